@@ -1,0 +1,158 @@
+#include "base/json.h"
+
+#include "base/text.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+#include <cmath>
+#include <optional>
+#include <set>
+#include <vector>
+
+namespace espalier {
+
+namespace {
+
+// nlohmann keeps the last of two equal keys and recurses without limit in its DOM consumers: both are checked while the text is
+// scanned, before a value is built.
+class Checker : public nlohmann::json_sax<Json> {
+public:
+    explicit Checker(int maxDepth) : m_maxDepth(maxDepth) {}
+
+    bool null() override { return true; }
+    bool boolean(bool) override { return true; }
+    bool number_integer(number_integer_t) override { return true; }
+    bool number_unsigned(number_unsigned_t) override { return true; }
+    bool number_float(number_float_t, const string_t&) override { return true; }
+    bool string(string_t&) override { return true; }
+    bool binary(binary_t&) override { return true; }
+    bool start_object(std::size_t) override { return push(); }
+    bool end_object() override { return pop(); }
+    bool start_array(std::size_t) override { return push(); }
+    bool end_array() override { return pop(); }
+    bool key(string_t& name) override
+    {
+        if (m_keys.back().insert(name).second) return true;
+        duplicate = name;
+        return false;
+    }
+    bool parse_error(std::size_t at, const std::string&, const nlohmann::detail::exception& error) override
+    {
+        position = at;
+        what = error.what();
+        return false;
+    }
+
+    std::optional<std::string> duplicate;
+    bool tooDeep = false;
+    std::size_t position = 0;
+    std::string what;
+
+private:
+    bool push()
+    {
+        m_keys.emplace_back();
+        tooDeep = static_cast<int>(m_keys.size()) > m_maxDepth;
+        return !tooDeep;
+    }
+    bool pop()
+    {
+        m_keys.pop_back();
+        return true;
+    }
+
+    int m_maxDepth;
+    std::vector<std::set<std::string>> m_keys;
+};
+
+std::string lineAndColumn(std::string_view text, std::size_t position)
+{
+    std::size_t line = 1;
+    std::size_t column = 1;
+    for (std::size_t i = 0; i + 1 < position && i < text.size(); ++i) {
+        if (text[i] == '\n') {
+            ++line;
+            column = 1;
+        } else {
+            ++column;
+        }
+    }
+    return fmt::format("line {}, column {}", line, column);
+}
+
+std::string withArea(std::string_view area, std::string_view what) { return fmt::format("{}.{}", area, what); }
+
+Json withoutNonFinite(const Json& value)
+{
+    if (value.is_number_float() && !std::isfinite(value.get<double>())) return nullptr;
+    if (value.is_structured()) {
+        Json copy = value;
+        for (auto& item : copy) item = withoutNonFinite(item);
+        return copy;
+    }
+    return value;
+}
+
+}  // namespace
+
+Result<Json> parseJson(std::string_view text, std::string_view subject, std::string_view area, const JsonLimits& limits)
+{
+    if (text.size() > limits.maxBytes)
+        return badInput(withArea(area, "too_large"), std::string(subject),
+                        fmt::format("{} has {} bytes of JSON, more than the {} that are read.", subject, text.size(), limits.maxBytes));
+    Checker checker(limits.maxDepth);
+    if (!Json::sax_parse(text, &checker)) {
+        if (checker.duplicate)
+            return badInput(withArea(area, "duplicate_key"), std::string(subject),
+                            fmt::format("{} names the key \"{}\" twice.", subject, *checker.duplicate),
+                            "Remove one of the two entries.");
+        if (checker.tooDeep)
+            return badInput(withArea(area, "invalid_json"), std::string(subject),
+                            fmt::format("{} is nested more than {} levels deep.", subject, limits.maxDepth));
+        return badInput(withArea(area, "invalid_json"), std::string(subject),
+                        fmt::format("{} is not valid JSON: {}.", subject, lineAndColumn(text, checker.position)),
+                        "The file is damaged or incomplete: fetch it again.");
+    }
+    return Json::parse(text);
+}
+
+Result<Json> readJsonFile(const std::filesystem::path& path, std::string_view area, const JsonLimits& limits)
+{
+    ESPALIER_TRY(const std::string text, readTextFile(path, area, limits.maxBytes));
+    return parseJson(text, path.filename().string(), area, limits);
+}
+
+std::string canonicalJson(const Json& value)
+{
+    return withoutNonFinite(value).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Json toJson(const Error& error)
+{
+    return {{"code", error.code}, {"subject", error.subject}, {"message", error.message},
+            {"kept", error.kept}, {"action", error.action},   {"exit_code", error.exitCode()}};
+}
+
+Error errorFromJson(const Json& value)
+{
+    const auto text = [&](const char* key) {
+        const auto it = value.find(key);
+        return it != value.end() && it->is_string() ? it->get<std::string>() : std::string();
+    };
+    Error error;
+    error.code = text("code");
+    error.subject = text("subject");
+    error.message = text("message");
+    error.kept = text("kept");
+    error.action = text("action");
+    const auto it = value.find("exit_code");
+    const int exitCode = it != value.end() && it->is_number_integer() ? it->get<int>() : 70;
+    switch (exitCode) {
+    case 2: case 3: case 4: case 5: case 6: case 130: error.kind = static_cast<ErrorKind>(exitCode); break;
+    default: error.kind = ErrorKind::Internal;
+    }
+    return error;
+}
+
+}  // namespace espalier

@@ -1,0 +1,80 @@
+#include "base/mapped_file.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace espalier {
+
+Result<MappedFile> MappedFile::open(const std::filesystem::path& path, std::string_view area)
+{
+    const std::string subject = path.filename().string();
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0)
+        return badInput(fmt::format("{}.{}", area, errno == ENOENT ? "missing" : "unreadable"), subject,
+                        fmt::format("{} cannot be opened: {}.", path.string(), std::strerror(errno)), "Check the path.");
+    struct stat info = {};
+    MappedFile file;
+    file.m_path = path;
+    if (::fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
+        ::close(descriptor);
+        return badInput(fmt::format("{}.unreadable", area), subject, fmt::format("{} is not a regular file.", path.string()));
+    }
+    file.m_size = static_cast<std::size_t>(info.st_size);
+    if (file.m_size > 0) {
+        void* data = ::mmap(nullptr, file.m_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+        const int number = errno;
+        if (data == MAP_FAILED) {
+            ::close(descriptor);
+            return badInput(fmt::format("{}.unreadable", area), subject,
+                            fmt::format("{} cannot be mapped: {}.", path.string(), std::strerror(number)));
+        }
+        file.m_data = static_cast<const std::byte*>(data);
+    }
+    ::close(descriptor);
+    return file;
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept { *this = std::move(other); }
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept
+{
+    std::swap(m_path, other.m_path);
+    std::swap(m_data, other.m_data);
+    std::swap(m_size, other.m_size);
+    return *this;
+}
+
+MappedFile::~MappedFile()
+{
+    if (m_data != nullptr) ::munmap(const_cast<std::byte*>(m_data), m_size);
+}
+
+namespace {
+void advise(const std::byte* data, std::size_t size, std::size_t offset, std::size_t length, int advice)
+{
+    if (data == nullptr || offset >= size) return;
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const std::size_t begin = offset / page * page;
+    const std::size_t end = std::min(size, offset + length);
+    ::madvise(const_cast<std::byte*>(data) + begin, end - begin, advice);
+}
+}  // namespace
+
+void MappedFile::willNeed(std::size_t offset, std::size_t length) const noexcept
+{
+    advise(m_data, m_size, offset, length, MADV_WILLNEED);
+}
+
+void MappedFile::dontNeed(std::size_t offset, std::size_t length) const noexcept
+{
+    advise(m_data, m_size, offset, length, MADV_DONTNEED);
+}
+
+}  // namespace espalier

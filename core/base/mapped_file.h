@@ -1,0 +1,36 @@
+// A file mapped read-only. The size is that of the descriptor that is mapped, so nothing derived from the file's content can reach
+// outside. The mapping lives as long as the object; a file truncated by somebody else meanwhile raises SIGBUS on access.
+#pragma once
+
+#include "base/error.h"
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+
+namespace espalier {
+
+class MappedFile {
+public:
+    // Errors: <area>.missing, <area>.unreadable.
+    static Result<MappedFile> open(const std::filesystem::path& path, std::string_view area);
+    MappedFile() = default;
+    MappedFile(MappedFile&& other) noexcept;
+    MappedFile& operator=(MappedFile&& other) noexcept;
+    ~MappedFile();
+
+    std::span<const std::byte> bytes() const noexcept { return {m_data, m_size}; }
+    std::size_t size() const noexcept { return m_size; }
+    const std::filesystem::path& path() const noexcept { return m_path; }
+
+    // Hints to the kernel: read ahead, or drop the pages (they come back from the file when touched again). Any thread.
+    void willNeed(std::size_t offset, std::size_t length) const noexcept;
+    void dontNeed(std::size_t offset, std::size_t length) const noexcept;
+
+private:
+    std::filesystem::path m_path;
+    const std::byte* m_data = nullptr;
+    std::size_t m_size = 0;
+};
+
+}  // namespace espalier

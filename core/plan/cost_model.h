@@ -1,0 +1,34 @@
+// Sizes of a plan from shapes alone: exact, instant (5 ms for 60 x 384), no weights.
+#pragma once
+
+#include "plan/compression_plan.h"
+#include "plan/model_shape.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace espalier {
+
+struct PlanCost {
+    std::int64_t bytes = 0;                    // of all tensors as exported in the source dtype
+    std::int64_t parameters = 0;
+    std::int64_t activeParameters = 0;         // per token
+    std::int64_t expertParameters = 0;         // routed experts only
+    std::int64_t expertParametersDense = 0;    // the same for the uncompressed model
+    double expertParametersRemoved() const;    // share in [0, 1]
+};
+
+PlanCost planCost(const ModelShape& shape, const CompressionPlan& plan);
+std::int64_t layerBytes(const LayerShape& shape, int hiddenSize, const LayerPlan& plan);
+
+// Which export flavours the plan allows, and why not (formats.md 9).
+struct FlavourChoice {
+    std::string id;        // "stock", "factored", "reconstructed", "plan"
+    bool allowed = false;
+    std::string loadsIn;   // "transformers, vLLM, llama.cpp converters"
+    std::string reason;    // why it is not allowed
+};
+std::vector<FlavourChoice> flavoursFor(const ModelShape& shape, const CompressionPlan& plan);
+
+}  // namespace espalier

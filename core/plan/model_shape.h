@@ -1,0 +1,83 @@
+// What config.json and the tensor shapes say about a model, without a weight being read. A plain value; crosses the JSON boundary.
+#pragma once
+
+#include "base/error.h"
+#include "base/json.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace espalier {
+
+// Index of a decoder layer in the model (dense layers counted), and of a routed expert in its layer of the uncompressed model.
+enum class LayerIndex : int {};
+enum class ExpertIndex : int {};
+constexpr int index(LayerIndex layer) noexcept { return static_cast<int>(layer); }
+constexpr int index(ExpertIndex expert) noexcept { return static_cast<int>(expert); }
+
+// How a router turns scores into weights (methods.md 4.2). The one place that implements them is plan/routing.h.
+enum class RoutingRule {
+    SoftmaxRenormalised,  // A: p / sum of the selected p          Mixtral, Qwen3-MoE, Qwen2-MoE with norm_topk_prob
+    Softmax,              // B: scaling * p over the kept experts  Qwen1.5/2-MoE, OLMoE, DeepSeek-V2 greedy
+    GroupLimitedSoftmax,  // D: groups by their best p, then B     DeepSeek-V2
+    SigmoidBias,          // C: sigmoid + selection bias + groups  DeepSeek-V3, GLM-4.5
+    Unknown,
+};
+
+struct RouterShape {
+    RoutingRule rule = RoutingRule::Unknown;
+    int topK = 0;
+    int groups = 1;
+    int topGroups = 1;
+    double scaling = 1.0;
+    bool normalise = false;  // SigmoidBias only
+};
+
+struct LayerShape {
+    int index = 0;
+    bool moe = false;
+    int experts = 0;      // routed experts, 0 in a dense layer
+    RouterShape router;
+    int expertWidth = 0;  // I, intermediate width of a routed expert
+    int sharedWidth = 0;  // 0: no shared expert
+    bool sharedGate = false;
+    int denseWidth = 0;   // intermediate width of a dense layer's MLP
+    // Parameter counts of this layer, and their bytes as stored.
+    std::int64_t expertParameters = 0;  // of one routed expert
+    std::int64_t routerParametersPerExpert = 0;
+    std::int64_t otherParameters = 0;   // attention, norms, shared expert, dense MLP, router bias independent of the count
+    std::int64_t bytesPerExpert = 0;
+    std::int64_t routerBytesPerExpert = 0;
+    std::int64_t otherBytes = 0;
+};
+
+struct ModelShape {
+    std::string modelType;      // "qwen2_moe"
+    std::string architecture;   // architectures[0]
+    std::string dtype;          // dominant storage dtype, safetensors spelling: "BF16"
+    int hiddenSize = 0;
+    int vocabularySize = 0;
+    int maxPositions = 0;
+    bool tiedEmbeddings = false;
+    std::int64_t embeddingParameters = 0;  // embed_tokens, lm_head (if not tied), final norm
+    std::int64_t embeddingBytes = 0;
+    std::vector<LayerShape> layers;        // all decoder layers, in order
+
+    int moeLayerCount() const;
+    int maxExperts() const;
+    std::int64_t totalExperts() const;     // over all MoE layers
+    std::int64_t parameters() const;
+    std::int64_t bytes() const;
+    // Parameters touched per token: everything but the routed experts that are not selected (with embedding and head).
+    std::int64_t activeParameters() const;
+};
+
+Json toJson(const ModelShape& shape);
+Result<ModelShape> modelShapeFromJson(const Json& value);
+
+// Largest rank of an [a, b] matrix that is still smaller than the dense matrix: floor(ab / (a + b)), 1 less where it is equal
+// (methods.md 1.1: 834 for 2048 x 1408).
+int breakEvenRank(std::int64_t rows, std::int64_t columns);
+
+}  // namespace espalier

@@ -1,0 +1,48 @@
+# Options, and the one interface target that every target of ours links for language level, warnings and sanitizers.
+option(ESPALIER_WITH_GUI "Build the window (Qt 6, QCustomPlot)" ON)
+option(ESPALIER_WITH_ENGINE "Build the engine (libtorch)" ON)
+option(ESPALIER_WITH_CUDA "Build the engine's CUDA kernels" OFF)
+option(ESPALIER_BUILD_TESTS "Build the tests" ON)
+option(ESPALIER_WERROR "Warnings of our own code are errors" OFF)
+set(ESPALIER_SANITIZE "" CACHE STRING "Sanitizers, e.g. address,undefined or thread")
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+    set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM)
+    set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+endif()
+# Linking the engine or compiling against ATen takes up to 2 GB: at most two at a time.
+set_property(GLOBAL APPEND PROPERTY JOB_POOLS heavy=2)
+
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+
+add_library(espalier_options INTERFACE)
+add_library(espalier::options ALIAS espalier_options)
+target_compile_features(espalier_options INTERFACE cxx_std_20)
+target_compile_options(espalier_options INTERFACE -Wall -Wextra -Wnon-virtual-dtor -Woverloaded-virtual
+    $<$<BOOL:${ESPALIER_WERROR}>:-Werror>)
+target_compile_definitions(espalier_options INTERFACE ESPALIER_VERSION="${PROJECT_VERSION}")
+if(ESPALIER_SANITIZE)
+    target_compile_options(espalier_options INTERFACE -fsanitize=${ESPALIER_SANITIZE} -fno-omit-frame-pointer)
+    target_link_options(espalier_options INTERFACE -fsanitize=${ESPALIER_SANITIZE})
+endif()
+
+# espalier_library(<name> SOURCES ... [PUBLIC libs...] [PRIVATE libs...])
+# A static library espalier_<name> with the alias espalier::<name>, headers included as "<folder>/<file>.h" from core/ or widgets/.
+function(espalier_library name)
+    cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+    add_library(espalier_${name} STATIC ${ARG_SOURCES})
+    add_library(espalier::${name} ALIAS espalier_${name})
+    target_include_directories(espalier_${name} PUBLIC ${PROJECT_SOURCE_DIR}/core)
+    target_link_libraries(espalier_${name} PUBLIC ${ARG_PUBLIC} PRIVATE espalier::options ${ARG_PRIVATE})
+endfunction()
+
+add_feature_info(window ESPALIER_WITH_GUI "espalier, the desktop application (Qt 6, QCustomPlot)")
+add_feature_info(engine ESPALIER_WITH_ENGINE "espalier-engine (libtorch)")
+add_feature_info(cuda ESPALIER_WITH_CUDA "CUDA kernels in the engine")
+add_feature_info(tests ESPALIER_BUILD_TESTS "GoogleTest, Qt Test, command line tests")
