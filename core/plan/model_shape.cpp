@@ -1,0 +1,158 @@
+#include "plan/model_shape.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace espalier {
+
+namespace {
+
+constexpr std::pair<RoutingRule, const char*> kRules[] = {
+    {RoutingRule::SoftmaxRenormalised, "softmax_renormalised"},
+    {RoutingRule::Softmax, "softmax"},
+    {RoutingRule::GroupLimitedSoftmax, "group_limited_softmax"},
+    {RoutingRule::SigmoidBias, "sigmoid_bias"},
+    {RoutingRule::Unknown, "unknown"},
+};
+
+}  // namespace
+
+int ModelShape::moeLayerCount() const
+{
+    return static_cast<int>(std::count_if(layers.begin(), layers.end(), [](const LayerShape& l) { return l.moe; }));
+}
+
+int ModelShape::maxExperts() const
+{
+    int most = 0;
+    for (const LayerShape& layer : layers) most = std::max(most, layer.experts);
+    return most;
+}
+
+std::int64_t ModelShape::totalExperts() const
+{
+    std::int64_t total = 0;
+    for (const LayerShape& layer : layers) total += layer.experts;
+    return total;
+}
+
+std::int64_t ModelShape::parameters() const
+{
+    std::int64_t total = embeddingParameters;
+    for (const LayerShape& layer : layers)
+        total += layer.otherParameters + layer.experts * (layer.expertParameters + layer.routerParametersPerExpert);
+    return total;
+}
+
+std::int64_t ModelShape::bytes() const
+{
+    std::int64_t total = embeddingBytes;
+    for (const LayerShape& layer : layers) total += layer.otherBytes + layer.experts * (layer.bytesPerExpert + layer.routerBytesPerExpert);
+    return total;
+}
+
+std::int64_t ModelShape::activeParameters() const
+{
+    std::int64_t total = embeddingParameters;
+    for (const LayerShape& layer : layers)
+        total += layer.otherParameters + layer.experts * layer.routerParametersPerExpert + layer.router.topK * layer.expertParameters;
+    return total;
+}
+
+Json toJson(const ModelShape& shape)
+{
+    Json layers = Json::array();
+    for (const LayerShape& layer : shape.layers) {
+        const char* rule = "unknown";
+        for (const auto& [value, name] : kRules)
+            if (value == layer.router.rule) rule = name;
+        layers.push_back({{"index", layer.index},
+                          {"moe", layer.moe},
+                          {"experts", layer.experts},
+                          {"router",
+                           {{"rule", rule},
+                            {"top_k", layer.router.topK},
+                            {"groups", layer.router.groups},
+                            {"top_groups", layer.router.topGroups},
+                            {"scaling", layer.router.scaling},
+                            {"normalise", layer.router.normalise}}},
+                          {"expert_width", layer.expertWidth},
+                          {"shared_width", layer.sharedWidth},
+                          {"shared_gate", layer.sharedGate},
+                          {"dense_width", layer.denseWidth},
+                          {"expert_parameters", layer.expertParameters},
+                          {"router_parameters_per_expert", layer.routerParametersPerExpert},
+                          {"other_parameters", layer.otherParameters},
+                          {"bytes_per_expert", layer.bytesPerExpert},
+                          {"router_bytes_per_expert", layer.routerBytesPerExpert},
+                          {"other_bytes", layer.otherBytes}});
+    }
+    return {{"model_type", shape.modelType},
+            {"architecture", shape.architecture},
+            {"dtype", shape.dtype},
+            {"hidden_size", shape.hiddenSize},
+            {"vocabulary_size", shape.vocabularySize},
+            {"max_positions", shape.maxPositions},
+            {"tied_embeddings", shape.tiedEmbeddings},
+            {"embedding_parameters", shape.embeddingParameters},
+            {"embedding_bytes", shape.embeddingBytes},
+            {"layers", layers}};
+}
+
+Result<ModelShape> modelShapeFromJson(const Json& value)
+{
+    try {
+        ModelShape shape;
+        shape.modelType = value.at("model_type");
+        shape.architecture = value.at("architecture");
+        shape.dtype = value.at("dtype");
+        shape.hiddenSize = value.at("hidden_size");
+        shape.vocabularySize = value.at("vocabulary_size");
+        shape.maxPositions = value.at("max_positions");
+        shape.tiedEmbeddings = value.at("tied_embeddings");
+        shape.embeddingParameters = value.at("embedding_parameters");
+        shape.embeddingBytes = value.at("embedding_bytes");
+        for (const Json& item : value.at("layers")) {
+            LayerShape layer;
+            layer.index = item.at("index");
+            layer.moe = item.at("moe");
+            layer.experts = item.at("experts");
+            const Json& router = item.at("router");
+            for (const auto& [rule, name] : kRules)
+                if (router.at("rule") == name) layer.router.rule = rule;
+            layer.router.topK = router.at("top_k");
+            layer.router.groups = router.at("groups");
+            layer.router.topGroups = router.at("top_groups");
+            layer.router.scaling = router.at("scaling");
+            layer.router.normalise = router.at("normalise");
+            layer.expertWidth = item.at("expert_width");
+            layer.sharedWidth = item.at("shared_width");
+            layer.sharedGate = item.at("shared_gate");
+            layer.denseWidth = item.at("dense_width");
+            layer.expertParameters = item.at("expert_parameters");
+            layer.routerParametersPerExpert = item.at("router_parameters_per_expert");
+            layer.otherParameters = item.at("other_parameters");
+            layer.bytesPerExpert = item.at("bytes_per_expert");
+            layer.routerBytesPerExpert = item.at("router_bytes_per_expert");
+            layer.otherBytes = item.at("other_bytes");
+            if (layer.experts < 0 || layer.router.topK < 0 || layer.router.topK > layer.experts || layer.router.groups < 1)
+                return badInput("shape.invalid", fmt::format("layer {}", layer.index),
+                                fmt::format("Layer {} has {} experts and top-k {}.", layer.index, layer.experts, layer.router.topK));
+            shape.layers.push_back(std::move(layer));
+        }
+        return shape;
+    } catch (const Json::exception& failure) {
+        return badInput("shape.invalid", "model shape", fmt::format("The model shape is malformed: {}.", failure.what()));
+    }
+}
+
+int breakEvenRank(std::int64_t rows, std::int64_t columns)
+{
+    if (rows <= 0 || columns <= 0) return 0;
+    const std::int64_t rank = rows * columns / (rows + columns);
+    // At equality the factors are exactly as large as the dense matrix and save nothing (formats.md 9.3).
+    return static_cast<int>(rank * (rows + columns) == rows * columns ? rank - 1 : rank);
+}
+
+}  // namespace espalier
