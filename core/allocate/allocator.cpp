@@ -9,9 +9,11 @@
 #include <cmath>
 #include <numeric>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 constexpr double kEpsilon = 1e-12;  // methods.md 3.7
 
@@ -27,7 +29,8 @@ ParamSpec alphaSpec()
     return spec;
 }
 
-MethodInfo info(std::string id, std::string title, std::string help, std::string source, std::vector<ParamSpec> params, std::vector<std::string> needs)
+MethodInfo info(std::string id, std::string title, std::string help, std::string source, std::vector<ParamSpec> params,
+                std::vector<std::string> needs)
 {
     MethodInfo method;
     method.id = std::move(id);
@@ -54,7 +57,9 @@ MoeLayers moeLayers(const ModelShape& shape, const CompressionPlan& plan)
         const LayerPlan& layerPlan = plan.layer(layer.index);
         const int kept = static_cast<int>(layerPlan.kept.size());
         layers.index.push_back(layer.index);
-        layers.limits.low.push_back(layerPlan.locked ? kept : std::max(layerPlan.topK.value_or(layer.router.topK), static_cast<int>(layerPlan.protectedExperts.size())));
+        layers.limits.low.push_back(
+            layerPlan.locked ? kept
+                             : std::max(layerPlan.topK.value_or(layer.router.topK), static_cast<int>(layerPlan.protectedExperts.size())));
         layers.limits.high.push_back(layerPlan.locked ? kept : layer.experts);
     }
     return layers;
@@ -63,7 +68,8 @@ MoeLayers moeLayers(const ModelShape& shape, const CompressionPlan& plan)
 std::vector<int> spread(const ModelShape& shape, const MoeLayers& layers, const std::vector<int>& counts)
 {
     std::vector<int> keep(shape.layers.size(), 0);
-    for (std::size_t i = 0; i < layers.index.size(); ++i) keep[static_cast<std::size_t>(layers.index[i])] = counts[i];
+    for (std::size_t i = 0; i < layers.index.size(); ++i)
+        keep[static_cast<std::size_t>(layers.index[i])] = counts[i];
     return keep;
 }
 
@@ -76,8 +82,9 @@ Result<std::vector<int>> equalCounts(const MoeLayers& layers, int total)
     const int experts = static_cast<int>(layers.index.size());
     if (least > most || count < least)
         return badInput("allocate.infeasible", fmt::format("{} experts", total),
-                        least > most ? std::string("Locked layers keep different counts, so no single count fits all layers.")
-                                     : fmt::format("With equal counts the feasible range is {} to {} experts.", least * experts, most * experts),
+                        least > most
+                            ? std::string("Locked layers keep different counts, so no single count fits all layers.")
+                            : fmt::format("With equal counts the feasible range is {} to {} experts.", least * experts, most * experts),
                         "Unlock layers, or allow unequal counts.");
     return std::vector<int>(layers.index.size(), std::min(count, most));
 }
@@ -88,14 +95,16 @@ const std::vector<MethodInfo>& allocators()
 {
     static const std::vector<MethodInfo> methods = {
         info("uniform", "Uniform", "Every layer keeps the same share.", "methods.md 6.1", {}, {}),
-        info("importance", "By importance", "Kept experts grow with layer importance to the power alpha.", "MoE-I² (arXiv 2411.01016), methods.md 3.2 (b)",
-             {alphaSpec()}, {"gram"}),
-        info("inverse", "Inverse importance", "Pruned experts are proportional to 1 / layer importance, without damping.", "methods.md 3.2 (a)", {}, {"gram"}),
+        info("importance", "By importance", "Kept experts grow with layer importance to the power alpha.",
+             "MoE-I² (arXiv 2411.01016), methods.md 3.2 (b)", {alphaSpec()}, {"gram"}),
+        info("inverse", "Inverse importance", "Pruned experts are proportional to 1 / layer importance, without damping.",
+             "methods.md 3.2 (a)", {}, {"gram"}),
     };
     return methods;
 }
 
-Result<std::vector<int>> allocate(const std::string& method, const ModelShape& shape, const AllocationRequest& request, const Params& params)
+Result<std::vector<int>> allocate(const std::string& method, const ModelShape& shape, const AllocationRequest& request,
+                                  const Params& params)
 {
     const auto it = std::find_if(allocators().begin(), allocators().end(), [&](const MethodInfo& m) { return m.id == method; });
     if (it == allocators().end()) {
@@ -119,7 +128,8 @@ Result<std::vector<int>> allocate(const std::string& method, const ModelShape& s
         if (request.layerImportance.size() != shape.layers.size())
             return badInput("allocate.no_importance", method, fmt::format("The allocator \"{}\" needs layer importance.", method),
                             "Measure a profile and score it with leave-one-out.");
-        for (const int layer : layers.index) importance.push_back(request.layerImportance[static_cast<std::size_t>(layer)]);
+        for (const int layer : layers.index)
+            importance.push_back(request.layerImportance[static_cast<std::size_t>(layer)]);
     }
 
     std::vector<double> utility(n);
@@ -135,7 +145,8 @@ Result<std::vector<int>> allocate(const std::string& method, const ModelShape& s
             total += experts;
         }
         ESPALIER_TRY(std::vector<int> counts, fillBudget(utility, pruned, total));
-        for (std::size_t i = 0; i < n; ++i) counts[i] = shape.layers[static_cast<std::size_t>(layers.index[i])].experts - counts[i];
+        for (std::size_t i = 0; i < n; ++i)
+            counts[i] = shape.layers[static_cast<std::size_t>(layers.index[i])].experts - counts[i];
         return spread(shape, layers, counts);
     }
     const double alpha = method == "importance" ? checked.at("alpha").get<double>() : 0.0;
@@ -151,8 +162,10 @@ Result<std::vector<int>> allocate(const std::string& method, const ModelShape& s
 Result<int> parseKeep(std::string_view text, int total)
 {
     const auto trim = [](std::string_view s) {
-        while (!s.empty() && s.front() == ' ') s.remove_prefix(1);
-        while (!s.empty() && s.back() == ' ') s.remove_suffix(1);
+        while (!s.empty() && s.front() == ' ')
+            s.remove_prefix(1);
+        while (!s.empty() && s.back() == ' ')
+            s.remove_suffix(1);
         return s;
     };
     const auto number = [](std::string_view s, double& value) {
@@ -168,13 +181,15 @@ Result<int> parseKeep(std::string_view text, int total)
     } else if (const auto slash = body.find('/'); slash != std::string_view::npos) {
         double above = 0;
         double below = 0;
-        if (number(trim(body.substr(0, slash)), above) && number(trim(body.substr(slash + 1)), below) && below > 0) kept = above / below * total;
+        if (number(trim(body.substr(0, slash)), above) && number(trim(body.substr(slash + 1)), below) && below > 0)
+            kept = above / below * total;
     } else if (number(body, share)) {
         const bool fraction = body.find('.') != std::string_view::npos && share <= 1;
         kept = fraction ? share * total : share;
     }
     if (!(kept >= 0 && kept <= total + 1e-9))
-        return usageError(fmt::format("\"{}\" is not a share or count of {} experts.", text, total), "Write for example 75%, 0.75, 96/128 or a number of experts.");
+        return usageError(fmt::format("\"{}\" is not a share or count of {} experts.", text, total),
+                          "Write for example 75%, 0.75, 96/128 or a number of experts.");
     return static_cast<int>(std::floor(kept + 0.5));
 }
 

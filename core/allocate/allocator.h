@@ -10,7 +10,8 @@
 #include <span>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
 // Floors and caps per slot; a locked layer has low == high.
 struct BudgetLimits {
@@ -27,14 +28,15 @@ Result<std::vector<int>> fillBudget(std::span<const double> utility, const Budge
                                     WaterFill fill = WaterFill::Proportional, Rounding rounding = Rounding::LargestRemainder);
 
 struct AllocationRequest {
-    int keepTotal = 0;                        // routed experts kept over all MoE layers
-    bool uniformCount = false;                // one count for all layers (stock export)
-    CompressionPlan plan;                     // locks, protected experts and current counts
-    std::vector<double> layerImportance;      // per decoder layer; needed by importance and inverse
+    int keepTotal = 0;                    // routed experts kept over all MoE layers
+    bool uniformCount = false;            // one count for all layers (stock export)
+    CompressionPlan plan;                 // locks, protected experts and current counts
+    std::vector<double> layerImportance;  // per decoder layer; needed by importance and inverse
 };
 
 // Kept count per decoder layer (0 for dense layers).
-Result<std::vector<int>> allocate(const std::string& method, const ModelShape& shape, const AllocationRequest& request, const Params& params);
+Result<std::vector<int>> allocate(const std::string& method, const ModelShape& shape, const AllocationRequest& request,
+                                  const Params& params);
 // uniform, importance, inverse.
 const std::vector<MethodInfo>& allocators();
 

@@ -7,9 +7,11 @@
 #include <cmath>
 #include <numeric>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 double filled(double utility, double s, int low, int high, WaterFill fill)
 {
@@ -22,18 +24,22 @@ std::vector<double> waterFill(std::span<const double> utility, const BudgetLimit
     const std::size_t n = utility.size();
     const auto sumAt = [&](double s) {
         double sum = 0;
-        for (std::size_t i = 0; i < n; ++i) sum += filled(utility[i], s, limits.low[i], limits.high[i], fill);
+        for (std::size_t i = 0; i < n; ++i)
+            sum += filled(utility[i], s, limits.low[i], limits.high[i], fill);
         return sum;
     };
     double low = 0;
     double high = 1;
     if (fill == WaterFill::Additive) {
         double span = 1;
-        for (std::size_t i = 0; i < n; ++i) span = std::max({span, std::abs(utility[i]), static_cast<double>(limits.high[i])});
+        for (std::size_t i = 0; i < n; ++i)
+            span = std::max({span, std::abs(utility[i]), static_cast<double>(limits.high[i])});
         low = -2 * span;
         high = 2 * span;
     } else {
-        for (int doubling = 0; doubling < 1100 && sumAt(high) < total; ++doubling) high *= 2;
+        // Utilities of zero never grow: give up where every other slot is long full.
+        for (int doubling = 0; doubling < 300 && sumAt(high) < total; ++doubling)
+            high *= 2;
     }
     for (int halving = 0; halving < 200 && low < high; ++halving) {
         const double middle = low + (high - low) / 2;
@@ -41,22 +47,26 @@ std::vector<double> waterFill(std::span<const double> utility, const BudgetLimit
         if (middle == low && middle == high) break;
     }
     std::vector<double> x(n);
-    for (std::size_t i = 0; i < n; ++i) x[i] = filled(utility[i], high, limits.low[i], limits.high[i], fill);
+    for (std::size_t i = 0; i < n; ++i)
+        x[i] = filled(utility[i], high, limits.low[i], limits.high[i], fill);
     return x;
 }
 
 }  // namespace
 
-Result<std::vector<int>> fillBudget(std::span<const double> utility, const BudgetLimits& limits, int total, WaterFill fill, Rounding rounding)
+Result<std::vector<int>> fillBudget(std::span<const double> utility, const BudgetLimits& limits, int total, WaterFill fill,
+                                    Rounding rounding)
 {
     const std::size_t n = utility.size();
     const int least = std::accumulate(limits.low.begin(), limits.low.end(), 0);
     const int most = std::accumulate(limits.high.begin(), limits.high.end(), 0);
     if (total < least || total > most)
-        return badInput("allocate.infeasible", fmt::format("{} experts", total),
-                        fmt::format("Keeping {} experts is not possible: with the router's top-k, locks and protected experts the feasible range is {} to {}.",
-                                    total, least, most),
-                        "Choose a target in that range, or unlock layers.");
+        return badInput(
+            "allocate.infeasible", fmt::format("{} experts", total),
+            fmt::format(
+                "Keeping {} experts is not possible: with the router's top-k, locks and protected experts the feasible range is {} to {}.",
+                total, least, most),
+            "Choose a target in that range, or unlock layers.");
     for (std::size_t i = 0; i < n; ++i)
         if (!std::isfinite(utility[i]) || (fill == WaterFill::Proportional && utility[i] < 0))
             return badInput("allocate.utility", fmt::format("slot {}", i), "A layer's importance is missing, negative or not finite.",

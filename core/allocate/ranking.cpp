@@ -7,7 +7,8 @@
 #include <cmath>
 #include <numeric>
 
-namespace espalier {
+namespace espalier
+{
 
 const std::vector<MethodInfo>& selectors()
 {
@@ -23,14 +24,16 @@ const std::vector<MethodInfo>& selectors()
     return methods;
 }
 
-Result<CompressionPlan> selectByRanking(const ModelShape& shape, const CompressionPlan& plan, const std::vector<int>& keep, const ExpertScores& scores)
+Result<CompressionPlan> selectByRanking(const ModelShape& shape, const CompressionPlan& plan, const std::vector<int>& keep,
+                                        const ExpertScores& scores)
 {
     CompressionPlan selected = plan;
     for (const LayerShape& layer : shape.layers) {
         const auto l = static_cast<std::size_t>(layer.index);
         if (!layer.moe || plan.layer(layer.index).locked || l >= keep.size()) continue;
         if (l >= scores.values.rows.size() || static_cast<int>(scores.values.rows[l].size()) != layer.experts)
-            return badInput("score.shape", fmt::format("layer {}", layer.index), fmt::format("The scores have no values for the {} experts of layer {}.", layer.experts, layer.index),
+            return badInput("score.shape", fmt::format("layer {}", layer.index),
+                            fmt::format("The scores have no values for the {} experts of layer {}.", layer.experts, layer.index),
                             "Use scores of this model's profile.");
         const std::vector<double>& value = scores.values.rows[l];
         const ExpertSet& pinned = plan.layer(layer.index).protectedExperts;

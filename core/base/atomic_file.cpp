@@ -2,16 +2,18 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
-#include <cstring>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstring>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 Error writeError(const std::filesystem::path& path, int number)
 {
@@ -119,7 +121,8 @@ Result<std::int64_t> freeDiskBytes(const std::filesystem::path& path)
 {
     std::filesystem::path probe = std::filesystem::absolute(path);
     std::error_code failure;
-    while (!std::filesystem::exists(probe, failure) && probe.has_relative_path()) probe = probe.parent_path();
+    while (!std::filesystem::exists(probe, failure) && probe.has_relative_path())
+        probe = probe.parent_path();
     struct statvfs info = {};
     if (::statvfs(probe.c_str(), &info) != 0) return writeError(path, errno);
     return static_cast<std::int64_t>(info.f_bavail) * static_cast<std::int64_t>(info.f_frsize);

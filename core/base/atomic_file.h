@@ -8,14 +8,16 @@
 #include <span>
 #include <string_view>
 
-namespace espalier {
+namespace espalier
+{
 
 // Replaces `path` by `bytes`: temporary file in the same folder, fsync, rename, fsync of the folder. A kill leaves the old file or
 // the new one. Errors: output.unwritable, output.disk_full.
 Status writeFileAtomically(const std::filesystem::path& path, std::string_view bytes);
 
 // A file being written at `path` + ".partial"; commit() flushes and renames it, the destructor removes what was not committed.
-class AtomicFile {
+class AtomicFile
+{
 public:
     static Result<AtomicFile> create(const std::filesystem::path& path);
     AtomicFile(AtomicFile&& other) noexcept;

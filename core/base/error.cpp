@@ -1,8 +1,10 @@
 #include "base/error.h"
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 Error make(ErrorKind kind, std::string code, std::string subject, std::string message, std::string action)
 {
     Error error;
@@ -41,12 +43,8 @@ Error usageError(std::string message, std::string action)
 }
 Error internalError(std::string message)
 {
-    return make(ErrorKind::Internal, "internal.bug", {}, std::move(message),
-                "This is a fault in Espalier: please report it with the log.");
+    return make(ErrorKind::Internal, "internal.bug", {}, std::move(message), "This is a fault in Espalier: please report it with the log.");
 }
-Error cancelledError()
-{
-    return make(ErrorKind::Cancelled, "job.cancelled", {}, "Cancelled.", {});
-}
+Error cancelledError() { return make(ErrorKind::Cancelled, "job.cancelled", {}, "Cancelled.", {}); }
 
 }  // namespace espalier

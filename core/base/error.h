@@ -8,7 +8,8 @@
 #include <utility>
 #include <variant>
 
-namespace espalier {
+namespace espalier
+{
 
 // The process exit code that an error leads to (cli.md 2).
 enum class ErrorKind {
@@ -43,9 +44,10 @@ Error cancelledError();
 
 // Either a value or an Error. GCC 12 has std::expected only in C++23 mode.
 template <typename T>
-class [[nodiscard]] Result {
+class [[nodiscard]] Result
+{
 public:
-    Result(T value) : m_state(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+    Result(T value) : m_state(std::in_place_index<0>, std::move(value)) {}      // NOLINT(google-explicit-constructor)
     Result(Error error) : m_state(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
     bool ok() const noexcept { return m_state.index() == 0; }
@@ -66,7 +68,8 @@ private:
 };
 
 template <>
-class [[nodiscard]] Result<void> {
+class [[nodiscard]] Result<void>
+{
 public:
     Result() = default;
     Result(Error error) : m_error(std::move(error)) {}  // NOLINT(google-explicit-constructor)
@@ -87,14 +90,13 @@ using Status = Result<void>;
 #define ESPALIER_CONCAT_(a, b) a##b
 #define ESPALIER_CONCAT(a, b) ESPALIER_CONCAT_(a, b)
 // ESPALIER_TRY(auto x, expr): x takes the value of expr, or the enclosing function returns the error.
-#define ESPALIER_TRY(declaration, expression)                                                   \
-    auto ESPALIER_CONCAT(espalierResult, __LINE__) = (expression);                              \
-    if (!ESPALIER_CONCAT(espalierResult, __LINE__).ok())                                        \
-        return std::move(ESPALIER_CONCAT(espalierResult, __LINE__)).error();                    \
+#define ESPALIER_TRY(declaration, expression)                                                                                 \
+    auto ESPALIER_CONCAT(espalierResult, __LINE__) = (expression);                                                            \
+    if (!ESPALIER_CONCAT(espalierResult, __LINE__).ok()) return std::move(ESPALIER_CONCAT(espalierResult, __LINE__)).error(); \
     declaration = std::move(ESPALIER_CONCAT(espalierResult, __LINE__)).value()
 // ESPALIER_CHECK_OK(expr): returns the error of a Status, if it has one.
-#define ESPALIER_CHECK_OK(expression)                                  \
-    do {                                                               \
-        auto espalierStatus = (expression);                            \
+#define ESPALIER_CHECK_OK(expression)                                       \
+    do {                                                                    \
+        auto espalierStatus = (expression);                                 \
         if (!espalierStatus.ok()) return std::move(espalierStatus).error(); \
     } while (false)

@@ -10,10 +10,12 @@
 #include <string>
 #include <string_view>
 
-namespace espalier {
+namespace espalier
+{
 
 // Implementations: the command line (progress on stderr, SIGINT), the engine's job queue (rpc), tests. Called from the thread that works.
-class JobContext {
+class JobContext
+{
 public:
     virtual ~JobContext() = default;
     virtual bool stopRequested() const noexcept = 0;
@@ -24,7 +26,8 @@ public:
 };
 
 // For callers that want neither.
-class SilentJob final : public JobContext {
+class SilentJob final : public JobContext
+{
 public:
     bool stopRequested() const noexcept override { return stop.load(std::memory_order_relaxed); }
     void progress(std::int64_t, std::int64_t, std::string_view) override {}

@@ -4,19 +4,22 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
 #include <cmath>
+#include <fstream>
 #include <optional>
 #include <set>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 // nlohmann keeps the last of two equal keys and recurses without limit in its DOM consumers: both are checked while the text is
 // scanned, before a value is built.
-class Checker : public nlohmann::json_sax<Json> {
+class Checker : public nlohmann::json_sax<Json>
+{
 public:
     explicit Checker(int maxDepth) : m_maxDepth(maxDepth) {}
 
@@ -88,7 +91,8 @@ Json withoutNonFinite(const Json& value)
     if (value.is_number_float() && !std::isfinite(value.get<double>())) return nullptr;
     if (value.is_structured()) {
         Json copy = value;
-        for (auto& item : copy) item = withoutNonFinite(item);
+        for (auto& item : copy)
+            item = withoutNonFinite(item);
         return copy;
     }
     return value;
@@ -105,8 +109,7 @@ Result<Json> parseJson(std::string_view text, std::string_view subject, std::str
     if (!Json::sax_parse(text, &checker)) {
         if (checker.duplicate)
             return badInput(withArea(area, "duplicate_key"), std::string(subject),
-                            fmt::format("{} names the key \"{}\" twice.", subject, *checker.duplicate),
-                            "Remove one of the two entries.");
+                            fmt::format("{} names the key \"{}\" twice.", subject, *checker.duplicate), "Remove one of the two entries.");
         if (checker.tooDeep)
             return badInput(withArea(area, "invalid_json"), std::string(subject),
                             fmt::format("{} is nested more than {} levels deep.", subject, limits.maxDepth));
@@ -123,10 +126,7 @@ Result<Json> readJsonFile(const std::filesystem::path& path, std::string_view ar
     return parseJson(text, path.filename().string(), area, limits);
 }
 
-std::string canonicalJson(const Json& value)
-{
-    return withoutNonFinite(value).dump(-1, ' ', false, Json::error_handler_t::replace);
-}
+std::string canonicalJson(const Json& value) { return withoutNonFinite(value).dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 Json toJson(const Error& error)
 {
@@ -149,8 +149,16 @@ Error errorFromJson(const Json& value)
     const auto it = value.find("exit_code");
     const int exitCode = it != value.end() && it->is_number_integer() ? it->get<int>() : 70;
     switch (exitCode) {
-    case 2: case 3: case 4: case 5: case 6: case 130: error.kind = static_cast<ErrorKind>(exitCode); break;
-    default: error.kind = ErrorKind::Internal;
+        case 2:
+        case 3:
+        case 4:
+        case 5:
+        case 6:
+        case 130:
+            error.kind = static_cast<ErrorKind>(exitCode);
+            break;
+        default:
+            error.kind = ErrorKind::Internal;
     }
     return error;
 }

@@ -10,7 +10,8 @@
 #include <string>
 #include <string_view>
 
-namespace espalier {
+namespace espalier
+{
 
 using Json = nlohmann::json;
 

@@ -2,15 +2,16 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
 
-namespace espalier {
+namespace espalier
+{
 
 Result<MappedFile> MappedFile::open(const std::filesystem::path& path, std::string_view area)
 {
@@ -56,7 +57,8 @@ MappedFile::~MappedFile()
     if (m_data != nullptr) ::munmap(const_cast<std::byte*>(m_data), m_size);
 }
 
-namespace {
+namespace
+{
 void advise(const std::byte* data, std::size_t size, std::size_t offset, std::size_t length, int advice)
 {
     if (data == nullptr || offset >= size) return;
@@ -67,14 +69,8 @@ void advise(const std::byte* data, std::size_t size, std::size_t offset, std::si
 }
 }  // namespace
 
-void MappedFile::willNeed(std::size_t offset, std::size_t length) const noexcept
-{
-    advise(m_data, m_size, offset, length, MADV_WILLNEED);
-}
+void MappedFile::willNeed(std::size_t offset, std::size_t length) const noexcept { advise(m_data, m_size, offset, length, MADV_WILLNEED); }
 
-void MappedFile::dontNeed(std::size_t offset, std::size_t length) const noexcept
-{
-    advise(m_data, m_size, offset, length, MADV_DONTNEED);
-}
+void MappedFile::dontNeed(std::size_t offset, std::size_t length) const noexcept { advise(m_data, m_size, offset, length, MADV_DONTNEED); }
 
 }  // namespace espalier

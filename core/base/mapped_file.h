@@ -8,9 +8,11 @@
 #include <filesystem>
 #include <span>
 
-namespace espalier {
+namespace espalier
+{
 
-class MappedFile {
+class MappedFile
+{
 public:
     // Errors: <area>.missing, <area>.unreadable.
     static Result<MappedFile> open(const std::filesystem::path& path, std::string_view area);

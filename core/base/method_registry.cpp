@@ -5,19 +5,19 @@
 
 #include <algorithm>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 constexpr std::pair<Slot, std::string_view> kSlots[] = {{Slot::Score, "score"},
                                                         {Slot::Allocate, "allocate"},
                                                         {Slot::Select, "select"},
                                                         {Slot::Factors, "factors"},
                                                         {Slot::RankRule, "rank-rule"}};
-constexpr std::pair<ParamType, std::string_view> kTypes[] = {{ParamType::Number, "number"},
-                                                             {ParamType::Integer, "integer"},
-                                                             {ParamType::Choice, "choice"},
-                                                             {ParamType::Switch, "switch"}};
+constexpr std::pair<ParamType, std::string_view> kTypes[] = {
+    {ParamType::Number, "number"}, {ParamType::Integer, "integer"}, {ParamType::Choice, "choice"}, {ParamType::Switch, "switch"}};
 
 Error badParameter(const MethodInfo& method, const std::string& key, std::string message)
 {
@@ -39,31 +39,33 @@ std::string_view slotName(Slot slot)
 Result<Params> checkParams(const MethodInfo& method, const Params& given)
 {
     Params checked;
-    for (const ParamSpec& spec : method.params) checked[spec.key] = spec.defaultValue;
+    for (const ParamSpec& spec : method.params)
+        checked[spec.key] = spec.defaultValue;
     for (const auto& [key, value] : given) {
         const auto spec = std::find_if(method.params.begin(), method.params.end(), [&](const ParamSpec& s) { return s.key == key; });
-        if (spec == method.params.end())
-            return badParameter(method, key, fmt::format("{} has no parameter \"{}\".", method.id, key));
+        if (spec == method.params.end()) return badParameter(method, key, fmt::format("{} has no parameter \"{}\".", method.id, key));
         switch (spec->type) {
-        case ParamType::Number:
-        case ParamType::Integer: {
-            if (!value.is_number() || (spec->type == ParamType::Integer && !value.is_number_integer()))
-                return badParameter(method, key, fmt::format("{} of {} takes {}.", key, method.id,
-                                                             spec->type == ParamType::Integer ? "a whole number" : "a number"));
-            const double number = value.get<double>();
-            if (!(number >= spec->low && number <= spec->high))
-                return badParameter(method, key, fmt::format("{} of {} must lie between {} and {}, not {}.", key, method.id, spec->low,
-                                                             spec->high, number));
-            break;
-        }
-        case ParamType::Choice:
-            if (!value.is_string() ||
-                std::find(spec->choices.begin(), spec->choices.end(), value.get<std::string>()) == spec->choices.end())
-                return badParameter(method, key, fmt::format("{} of {} is one of {}.", key, method.id, fmt::join(spec->choices, ", ")));
-            break;
-        case ParamType::Switch:
-            if (!value.is_boolean()) return badParameter(method, key, fmt::format("{} of {} is true or false.", key, method.id));
-            break;
+            case ParamType::Number:
+            case ParamType::Integer: {
+                if (!value.is_number() || (spec->type == ParamType::Integer && !value.is_number_integer()))
+                    return badParameter(method, key,
+                                        fmt::format("{} of {} takes {}.", key, method.id,
+                                                    spec->type == ParamType::Integer ? "a whole number" : "a number"));
+                const double number = value.get<double>();
+                if (!(number >= spec->low && number <= spec->high))
+                    return badParameter(
+                        method, key,
+                        fmt::format("{} of {} must lie between {} and {}, not {}.", key, method.id, spec->low, spec->high, number));
+                break;
+            }
+            case ParamType::Choice:
+                if (!value.is_string() ||
+                    std::find(spec->choices.begin(), spec->choices.end(), value.get<std::string>()) == spec->choices.end())
+                    return badParameter(method, key, fmt::format("{} of {} is one of {}.", key, method.id, fmt::join(spec->choices, ", ")));
+                break;
+            case ParamType::Switch:
+                if (!value.is_boolean()) return badParameter(method, key, fmt::format("{} of {} is true or false.", key, method.id));
+                break;
         }
         checked[key] = value;
     }
@@ -81,9 +83,8 @@ Json toJson(const MethodInfo& method)
         if (spec.type == ParamType::Choice) item["choices"] = spec.choices;
         params.push_back(std::move(item));
     }
-    return {{"id", method.id},         {"title", method.title},           {"slot", slotName(method.slot)}, {"help", method.help},
-            {"parameters", params},    {"needs", method.needs},           {"stochastic", method.stochastic},
-            {"source", method.source}};
+    return {{"id", method.id},      {"title", method.title}, {"slot", slotName(method.slot)},   {"help", method.help},
+            {"parameters", params}, {"needs", method.needs}, {"stochastic", method.stochastic}, {"source", method.source}};
 }
 
 Result<MethodInfo> methodFromJson(const Json& value)

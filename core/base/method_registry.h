@@ -10,7 +10,8 @@
 #include <string_view>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
 enum class Slot { Score, Allocate, Select, Factors, RankRule };
 std::string_view slotName(Slot slot);  // "score", "allocate", "select", "factors", "rank-rule"
@@ -29,7 +30,7 @@ struct ParamSpec {
 };
 
 struct MethodInfo {
-    std::string id;     // stable, cli.md "Method ids"
+    std::string id;  // stable, cli.md "Method ids"
     std::string title;
     Slot slot = Slot::Score;
     std::string help;

@@ -1,6 +1,7 @@
 #include "base/random.h"
 
-namespace espalier {
+namespace espalier
+{
 
 std::uint64_t Random::next()
 {
@@ -13,7 +14,8 @@ std::uint64_t Random::next()
 Random Random::forPurpose(std::uint64_t runSeed, std::string_view purpose, std::uint64_t index)
 {
     std::uint64_t hash = 0xCBF29CE484222325ull ^ runSeed;
-    for (const char c : purpose) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ull;
+    for (const char c : purpose)
+        hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ull;
     Random mixed(hash ^ (index * 0xD6E8FEB86659FD93ull));
     return Random(mixed.next());
 }
@@ -22,7 +24,8 @@ std::uint64_t Random::below(std::uint64_t bound)
 {
     const std::uint64_t limit = ~0ull - ~0ull % bound;
     std::uint64_t value = next();
-    while (value >= limit) value = next();
+    while (value >= limit)
+        value = next();
     return value % bound;
 }
 

@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <string_view>
 
-namespace espalier {
+namespace espalier
+{
 
 // SplitMix64 over a counter. Cheap to copy; equal seeds give equal streams everywhere.
-class Random {
+class Random
+{
 public:
     explicit Random(std::uint64_t seed) : m_state(seed) {}
     // Independent stream for one purpose: hash(seed, purpose, index).

@@ -4,7 +4,8 @@
 
 #include <fmt/format.h>
 
-namespace espalier {
+namespace espalier
+{
 
 struct Sha256::Context {
     EVP_MD_CTX* handle = EVP_MD_CTX_new();
@@ -25,7 +26,8 @@ std::string Sha256::finish()
     unsigned int length = 0;
     EVP_DigestFinal_ex(m_context->handle, digest, &length);
     std::string hex;
-    for (unsigned int i = 0; i < length; ++i) hex += fmt::format("{:02x}", digest[i]);
+    for (unsigned int i = 0; i < length; ++i)
+        hex += fmt::format("{:02x}", digest[i]);
     return hex;
 }
 

@@ -7,9 +7,11 @@
 #include <string>
 #include <string_view>
 
-namespace espalier {
+namespace espalier
+{
 
-class Sha256 {
+class Sha256
+{
 public:
     Sha256();
     ~Sha256();

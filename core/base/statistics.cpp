@@ -4,9 +4,11 @@
 #include <cmath>
 #include <map>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 struct Ratio {
     double value = 0;  // sum(numerator) / sum(tokens)
@@ -41,7 +43,8 @@ Ratio ratioOverWindows(const std::vector<std::pair<double, double>>& lossAndToke
 PerplexityEstimate perplexity(std::span<const WindowLoss> windows)
 {
     std::vector<std::pair<double, double>> terms;
-    for (const WindowLoss& window : windows) terms.emplace_back(window.nll, window.tokens);
+    for (const WindowLoss& window : windows)
+        terms.emplace_back(window.nll, window.tokens);
     const Ratio ratio = ratioOverWindows(terms);
     PerplexityEstimate estimate;
     estimate.nll = ratio.value;
@@ -56,7 +59,8 @@ PerplexityEstimate perplexity(std::span<const WindowLoss> windows)
 PairedDifference pairedDifference(std::span<const WindowLoss> plan, std::span<const WindowLoss> reference)
 {
     std::map<int, const WindowLoss*> byWindow;
-    for (const WindowLoss& window : reference) byWindow[window.window] = &window;
+    for (const WindowLoss& window : reference)
+        byWindow[window.window] = &window;
     std::vector<std::pair<double, double>> terms;
     for (const WindowLoss& window : plan) {
         const auto it = byWindow.find(window.window);
@@ -77,8 +81,9 @@ PairedDifference pairedDifference(std::span<const WindowLoss> plan, std::span<co
 double studentT975(int degreesOfFreedom)
 {
     // Table for 1..29; above, the normal quantile with the first Cornish-Fisher terms is exact to three decimals.
-    static constexpr double kTable[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-                                        2.120,  2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045};
+    static constexpr double kTable[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+                                        2.201,  2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+                                        2.080,  2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045};
     if (degreesOfFreedom < 1) return kTable[0];
     if (degreesOfFreedom <= 29) return kTable[degreesOfFreedom - 1];
     const double z = 1.959964;

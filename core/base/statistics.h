@@ -4,7 +4,8 @@
 #include <span>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
 // Loss of one window: NLL in nats summed over its scored tokens.
 struct WindowLoss {
@@ -14,10 +15,10 @@ struct WindowLoss {
 };
 
 struct PerplexityEstimate {
-    double nll = 0;        // per token
-    double ppl = 0;        // exp(nll)
-    double nllError = 0;   // standard error of nll over windows; 0 for one window
-    double pplError = 0;   // ppl * nllError (first order)
+    double nll = 0;       // per token
+    double ppl = 0;       // exp(nll)
+    double nllError = 0;  // standard error of nll over windows; 0 for one window
+    double pplError = 0;  // ppl * nllError (first order)
     long tokens = 0;
     int windows = 0;
 };
@@ -25,10 +26,10 @@ PerplexityEstimate perplexity(std::span<const WindowLoss> windows);
 
 // Paired difference plan - reference on the windows both have (matched by window index).
 struct PairedDifference {
-    double nll = 0;        // per token
+    double nll = 0;  // per token
     double se = 0;
-    double pplRatio = 1;   // exp(nll)
-    double low = 1;        // interval exp(nll -+ q se), q = 1.96 from 30 windows up, Student's t below
+    double pplRatio = 1;  // exp(nll)
+    double low = 1;       // interval exp(nll -+ q se), q = 1.96 from 30 windows up, Student's t below
     double high = 1;
     int windows = 0;
 };

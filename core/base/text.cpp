@@ -6,7 +6,8 @@
 #include <cmath>
 #include <fstream>
 
-namespace espalier {
+namespace espalier
+{
 
 Result<std::string> readTextFile(const std::filesystem::path& path, std::string_view area, std::size_t maxBytes)
 {
@@ -68,17 +69,27 @@ Result<std::int64_t> parseByteSize(std::string_view text)
     double number = 0;
     const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
     std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
-    while (!unit.empty() && unit.front() == ' ') unit.remove_prefix(1);
+    while (!unit.empty() && unit.front() == ' ')
+        unit.remove_prefix(1);
     double factor = 0;
-    if (unit.empty() || unit == "B") factor = 1;
-    else if (unit == "kB" || unit == "KB") factor = 1e3;
-    else if (unit == "MB") factor = 1e6;
-    else if (unit == "GB") factor = 1e9;
-    else if (unit == "TB") factor = 1e12;
-    else if (unit == "KiB") factor = 1024.0;
-    else if (unit == "MiB") factor = 1024.0 * 1024;
-    else if (unit == "GiB") factor = 1024.0 * 1024 * 1024;
-    else if (unit == "TiB") factor = 1024.0 * 1024 * 1024 * 1024;
+    if (unit.empty() || unit == "B")
+        factor = 1;
+    else if (unit == "kB" || unit == "KB")
+        factor = 1e3;
+    else if (unit == "MB")
+        factor = 1e6;
+    else if (unit == "GB")
+        factor = 1e9;
+    else if (unit == "TB")
+        factor = 1e12;
+    else if (unit == "KiB")
+        factor = 1024.0;
+    else if (unit == "MiB")
+        factor = 1024.0 * 1024;
+    else if (unit == "GiB")
+        factor = 1024.0 * 1024 * 1024;
+    else if (unit == "TiB")
+        factor = 1024.0 * 1024 * 1024 * 1024;
     const double bytes = number * factor;
     if (failure != std::errc() || factor == 0 || !(bytes >= 0) || bytes > 9e18)
         return usageError(fmt::format("\"{}\" is not a size.", text), "Write for example 4GiB or 512MiB.");
@@ -98,7 +109,9 @@ std::string formatBytes(std::int64_t bytes)
 std::string formatCount(std::int64_t count)
 {
     const auto value = static_cast<double>(count);
-    const auto threeDigits = [](double x) { return x >= 100 ? fmt::format("{:.0f}", x) : x >= 10 ? fmt::format("{:.1f}", x) : fmt::format("{:.2f}", x); };
+    const auto threeDigits = [](double x) {
+        return x >= 100 ? fmt::format("{:.0f}", x) : x >= 10 ? fmt::format("{:.1f}", x) : fmt::format("{:.2f}", x);
+    };
     if (value >= 1e9) return threeDigits(value / 1e9) + " B";
     if (value >= 1e6) return threeDigits(value / 1e6) + " M";
     if (value >= 1e4) return threeDigits(value / 1e3) + " k";

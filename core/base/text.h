@@ -10,7 +10,8 @@
 #include <string>
 #include <string_view>
 
-namespace espalier {
+namespace espalier
+{
 
 // Reads a whole file, size checked first. Errors: <area>.missing, <area>.unreadable, <area>.too_large.
 Result<std::string> readTextFile(const std::filesystem::path& path, std::string_view area, std::size_t maxBytes);

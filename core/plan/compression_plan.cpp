@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <mutex>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 constexpr int kPlanVersion = 1;
 const LayerPlan kNoLayer;
@@ -62,9 +64,12 @@ Status checkLayer(const ModelShape& model, int index, const LayerPlan& plan)
     int previous = -1;
     for (const int expert : plan.kept) {
         if (expert < 0 || expert >= shape.experts)
-            return invalid("unknown_expert", index, fmt::format("Layer {} has experts 0 to {}; the plan keeps expert {}.", index, shape.experts - 1, expert));
+            return invalid("unknown_expert", index,
+                           fmt::format("Layer {} has experts 0 to {}; the plan keeps expert {}.", index, shape.experts - 1, expert));
         if (expert <= previous)
-            return invalid("invalid", index, fmt::format("The kept experts of layer {} must be ascending and distinct ({} after {}).", index, expert, previous));
+            return invalid(
+                "invalid", index,
+                fmt::format("The kept experts of layer {} must be ascending and distinct ({} after {}).", index, expert, previous));
         previous = expert;
     }
     const int topK = plan.topK.value_or(shape.router.topK);
@@ -77,21 +82,28 @@ Status checkLayer(const ModelShape& model, int index, const LayerPlan& plan)
     if (shape.router.groups > 1) {
         const int size = shape.experts / shape.router.groups;
         std::vector<int> perGroup(static_cast<std::size_t>(shape.router.groups), 0);
-        for (const int expert : plan.kept) ++perGroup[static_cast<std::size_t>(expert / size)];
+        for (const int expert : plan.kept)
+            ++perGroup[static_cast<std::size_t>(expert / size)];
         if (std::any_of(perGroup.begin(), perGroup.end(), [&](int count) { return count != perGroup[0]; }))
-            return invalid("groups", index, fmt::format("Layer {} routes in {} groups: each must keep the same number of experts.", index, shape.router.groups));
+            return invalid(
+                "groups", index,
+                fmt::format("Layer {} routes in {} groups: each must keep the same number of experts.", index, shape.router.groups));
         if (topK > shape.router.topGroups * perGroup[0])
-            return invalid("groups", index, fmt::format("Layer {}: {} groups of {} kept experts cannot serve top-k {}.", index, shape.router.topGroups, perGroup[0], topK));
+            return invalid("groups", index,
+                           fmt::format("Layer {}: {} groups of {} kept experts cannot serve top-k {}.", index, shape.router.topGroups,
+                                       perGroup[0], topK));
     }
     if (!plan.ranks.empty() && plan.ranks.size() != plan.kept.size())
-        return invalid("invalid", index, fmt::format("Layer {} keeps {} experts and lists ranks for {}.", index, plan.kept.size(), plan.ranks.size()));
+        return invalid("invalid", index,
+                       fmt::format("Layer {} keeps {} experts and lists ranks for {}.", index, plan.kept.size(), plan.ranks.size()));
     const int breakEven = breakEvenRank(model.hiddenSize, shape.expertWidth);
     for (const RankTriple& triple : plan.ranks)
         for (const int rank : triple)
             if (rank < 0 || rank > breakEven)
-                return invalid("rank_beyond_break_even", index,
-                               fmt::format("Rank {} in layer {} is not between 1 and {}, beyond which factors save nothing.", rank, index, breakEven),
-                               "Use 0 for a dense matrix.");
+                return invalid(
+                    "rank_beyond_break_even", index,
+                    fmt::format("Rank {} in layer {} is not between 1 and {}, beyond which factors save nothing.", rank, index, breakEven),
+                    "Use 0 for a dense matrix.");
     return {};
 }
 
@@ -130,7 +142,8 @@ CompressionPlan CompressionPlan::identity(const ModelShape& shape)
     auto data = std::make_shared<Data>();
     for (const LayerShape& layer : shape.layers) {
         LayerPlan plan;
-        for (int e = 0; e < layer.experts; ++e) plan.kept.push_back(e);
+        for (int e = 0; e < layer.experts; ++e)
+            plan.kept.push_back(e);
         data->layers.push_back(std::move(plan));
         data->experts.push_back(layer.experts);
     }
@@ -172,14 +185,12 @@ bool CompressionPlan::keeps(int layerIndex, int expert) const
 int CompressionPlan::keptExperts() const
 {
     int total = 0;
-    for (int i = 0; i < layerCount(); ++i) total += static_cast<int>(layer(i).kept.size());
+    for (int i = 0; i < layerCount(); ++i)
+        total += static_cast<int>(layer(i).kept.size());
     return total;
 }
 
-bool CompressionPlan::hasRanks() const
-{
-    return m_data && std::any_of(m_data->layers.begin(), m_data->layers.end(), anyRank);
-}
+bool CompressionPlan::hasRanks() const { return m_data && std::any_of(m_data->layers.begin(), m_data->layers.end(), anyRank); }
 
 int CompressionPlan::firstDifference(const CompressionPlan& other) const
 {
@@ -281,26 +292,32 @@ Result<CompressionPlan> planFromJson(const Json& value, const ModelShape& shape)
     if (!value.is_object()) return badInput("plan.invalid", "plan", "The plan is not a JSON object.");
     try {
         const Json version = value.value("version", Json());
-        if (!version.is_number_integer()) return badInput("plan.version", "version", "The plan has no version number.", "Add \"version\": 1.");
+        if (!version.is_number_integer())
+            return badInput("plan.version", "version", "The plan has no version number.", "Add \"version\": 1.");
         if (version != kPlanVersion)
-            return unsupported("plan.version", "version", fmt::format("The plan has version {}; version {} is read.", version.dump(), kPlanVersion),
+            return unsupported("plan.version", "version",
+                               fmt::format("The plan has version {}; version {} is read.", version.dump(), kPlanVersion),
                                "Use the Espalier that wrote it, or a newer one.");
-        if (!value.contains("layers") || !value["layers"].is_array()) return badInput("plan.invalid", "layers", "The plan has no list of layers.");
+        if (!value.contains("layers") || !value["layers"].is_array())
+            return badInput("plan.invalid", "layers", "The plan has no list of layers.");
         CompressionPlan plan = CompressionPlan::identity(shape);
         auto data = std::make_shared<CompressionPlan::Data>(*plan.m_data);
         std::vector<bool> seen(shape.layers.size(), false);
         for (const Json& item : value["layers"]) {
             const int index = item.at("layer").get<int>();
             if (index < 0 || index >= static_cast<int>(shape.layers.size()))
-                return invalid("unknown_layer", index, fmt::format("The plan names layer {}; the model has layers 0 to {}.", index, shape.layers.size() - 1));
-            if (seen[static_cast<std::size_t>(index)]) return invalid("invalid", index, fmt::format("The plan lists layer {} twice.", index));
+                return invalid("unknown_layer", index,
+                               fmt::format("The plan names layer {}; the model has layers 0 to {}.", index, shape.layers.size() - 1));
+            if (seen[static_cast<std::size_t>(index)])
+                return invalid("invalid", index, fmt::format("The plan lists layer {} twice.", index));
             seen[static_cast<std::size_t>(index)] = true;
             LayerPlan& layer = data->layers[static_cast<std::size_t>(index)];
             layer.kept = item.at("kept").get<ExpertSet>();
             if (item.contains("ranks")) layer.ranks = item["ranks"].get<std::vector<RankTriple>>();
             if (item.contains("ranks"))
                 for (const Json& triple : item["ranks"])
-                    if (triple.size() != 3) return invalid("invalid", index, fmt::format("Ranks of layer {} are triples [gate, up, down].", index));
+                    if (triple.size() != 3)
+                        return invalid("invalid", index, fmt::format("Ranks of layer {} are triples [gate, up, down].", index));
             if (item.contains("top_k")) layer.topK = item["top_k"].get<int>();
             if (layer.topK && *layer.topK == shape.layers[static_cast<std::size_t>(index)].router.topK) layer.topK.reset();
             ESPALIER_CHECK_OK(checkLayer(shape, index, layer));
@@ -317,7 +334,9 @@ Result<CompressionPlan> planFromJson(const Json& value, const ModelShape& shape)
         }
         for (const Json& item : value.value("protected", Json::array())) {
             const int index = validLayer(item.at("layer"));
-            if (index < 0) return invalid("unknown_layer", item.at("layer").get<int>(), "A protected expert lies in a layer that the model does not have.");
+            if (index < 0)
+                return invalid("unknown_layer", item.at("layer").get<int>(),
+                               "A protected expert lies in a layer that the model does not have.");
             LayerPlan& layer = data->layers[static_cast<std::size_t>(index)];
             layer.protectedExperts = item.at("experts").get<ExpertSet>();
             std::sort(layer.protectedExperts.begin(), layer.protectedExperts.end());
@@ -336,8 +355,8 @@ Result<CompressionPlan> planFromJson(const Json& value, const ModelShape& shape)
         const bool ranks = std::any_of(data->layers.begin(), data->layers.end(), anyRank);
         if (ranks && data->factors.method.empty()) data->factors.method = "svd";
         if (ranks && data->factors.method != "svd" && data->factors.method != "whitened-svd")
-            return unsupported("plan.factors", "factors.method", fmt::format("The factor method \"{}\" is not known.", data->factors.method),
-                               "Use svd or whitened-svd.");
+            return unsupported("plan.factors", "factors.method",
+                               fmt::format("The factor method \"{}\" is not known.", data->factors.method), "Use svd or whitened-svd.");
         return CompressionPlan(std::move(data));
     } catch (const Json::exception& failure) {
         return badInput("plan.invalid", "plan", fmt::format("The plan is malformed: {}.", failure.what()));
@@ -356,7 +375,8 @@ Json toJson(const CompressionPlan& plan)
     Json protectedExperts = Json::array();
     for (int i = 0; i < plan.layerCount(); ++i) {
         if (plan.layer(i).locked) locks.push_back(i);
-        if (!plan.layer(i).protectedExperts.empty()) protectedExperts.push_back({{"layer", i}, {"experts", plan.layer(i).protectedExperts}});
+        if (!plan.layer(i).protectedExperts.empty())
+            protectedExperts.push_back({{"layer", i}, {"experts", plan.layer(i).protectedExperts}});
     }
     if (!locks.empty()) json["locks"] = locks;
     if (!protectedExperts.empty()) json["protected"] = protectedExperts;

@@ -13,24 +13,25 @@
 #include <string>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
-using ExpertSet = std::vector<int>;          // original expert ids, ascending
-using RankTriple = std::array<int, 3>;       // gate, up, down; 0 = dense
+using ExpertSet = std::vector<int>;     // original expert ids, ascending
+using RankTriple = std::array<int, 3>;  // gate, up, down; 0 = dense
 
 struct LayerPlan {
-    ExpertSet kept;                          // empty in a dense layer
-    std::vector<RankTriple> ranks;           // per kept expert; empty = all dense
-    std::optional<int> topK;                 // only where it differs from the model's
-    bool locked = false;                     // not touched by allocators and searches
-    ExpertSet protectedExperts;              // never dropped by allocators and searches
+    ExpertSet kept;                 // empty in a dense layer
+    std::vector<RankTriple> ranks;  // per kept expert; empty = all dense
+    std::optional<int> topK;        // only where it differs from the model's
+    bool locked = false;            // not touched by allocators and searches
+    ExpertSet protectedExperts;     // never dropped by allocators and searches
 
     bool operator==(const LayerPlan&) const = default;
 };
 
 struct FactorSettings {
-    std::string method;                      // "svd" or "whitened-svd"; empty when no rank is set
-    std::string profileSha256;               // whitened-svd only
+    std::string method;         // "svd" or "whitened-svd"; empty when no rank is set
+    std::string profileSha256;  // whitened-svd only
     bool operator==(const FactorSettings&) const = default;
 };
 
@@ -42,19 +43,20 @@ struct PlanModel {
     bool operator==(const PlanModel&) const = default;
 };
 
-class CompressionPlan {                      // copy is one shared_ptr; any thread
+class CompressionPlan
+{  // copy is one shared_ptr; any thread
 public:
-    CompressionPlan() = default;             // no layers; not valid for any model
+    CompressionPlan() = default;  // no layers; not valid for any model
     static CompressionPlan identity(const ModelShape& shape);
 
     int layerCount() const noexcept;
-    const LayerPlan& layer(int layer) const; // index over all decoder layers
+    const LayerPlan& layer(int layer) const;  // index over all decoder layers
     const FactorSettings& factors() const;
     const PlanModel& model() const;
 
     bool isIdentity(const ModelShape& shape) const;
     bool keeps(int layer, int expert) const;
-    int keptExperts() const;                 // over all layers
+    int keptExperts() const;  // over all layers
     bool hasRanks() const;
     // First layer whose numbers differ from the other plan's, or layerCount() when none does.
     int firstDifference(const CompressionPlan& other) const;

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <set>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 // Parameters of one expert whose matrices have these ranks (0 = dense). Gate, up [I, H], down [H, I]: rank r costs r (H + I).
 std::int64_t expertParameters(const LayerShape& shape, int hiddenSize, const RankTriple* ranks)
@@ -95,7 +97,9 @@ std::vector<FlavourChoice> flavoursFor(const ModelShape& shape, const Compressio
     }
     std::vector<FlavourChoice> choices;
     choices.push_back({"stock", unequal.empty() && !plan.hasRanks(), "unmodified transformers, vLLM, llama.cpp converters",
-                       !unequal.empty() ? unequal : plan.hasRanks() ? "Factored experts need their own modelling code." : ""});
+                       !unequal.empty()  ? unequal
+                       : plan.hasRanks() ? "Factored experts need their own modelling code."
+                                         : ""});
     choices.push_back({"factored", true, "transformers with trust_remote_code, Espalier", ""});
     choices.push_back({"plan", true, "Espalier, with the original model at hand", ""});
     return choices;

@@ -8,15 +8,16 @@
 #include <string>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
 struct PlanCost {
-    std::int64_t bytes = 0;                    // of all tensors as exported in the source dtype
+    std::int64_t bytes = 0;  // of all tensors as exported in the source dtype
     std::int64_t parameters = 0;
-    std::int64_t activeParameters = 0;         // per token
-    std::int64_t expertParameters = 0;         // routed experts only
-    std::int64_t expertParametersDense = 0;    // the same for the uncompressed model
-    double expertParametersRemoved() const;    // share in [0, 1]
+    std::int64_t activeParameters = 0;       // per token
+    std::int64_t expertParameters = 0;       // routed experts only
+    std::int64_t expertParametersDense = 0;  // the same for the uncompressed model
+    double expertParametersRemoved() const;  // share in [0, 1]
 };
 
 PlanCost planCost(const ModelShape& shape, const CompressionPlan& plan);
@@ -24,10 +25,10 @@ std::int64_t layerBytes(const LayerShape& shape, int hiddenSize, const LayerPlan
 
 // Which export flavours the plan allows, and why not (formats.md 9).
 struct FlavourChoice {
-    std::string id;        // "stock", "factored", "reconstructed", "plan"
+    std::string id;  // "stock", "factored", "reconstructed", "plan"
     bool allowed = false;
-    std::string loadsIn;   // "transformers, vLLM, llama.cpp converters"
-    std::string reason;    // why it is not allowed
+    std::string loadsIn;  // "transformers, vLLM, llama.cpp converters"
+    std::string reason;   // why it is not allowed
 };
 std::vector<FlavourChoice> flavoursFor(const ModelShape& shape, const CompressionPlan& plan);
 

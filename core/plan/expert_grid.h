@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
 struct ExpertGrid {
     std::vector<std::vector<double>> rows;

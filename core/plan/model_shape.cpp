@@ -4,9 +4,11 @@
 
 #include <algorithm>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 constexpr std::pair<RoutingRule, const char*> kRules[] = {
     {RoutingRule::SoftmaxRenormalised, "softmax_renormalised"},
@@ -26,14 +28,16 @@ int ModelShape::moeLayerCount() const
 int ModelShape::maxExperts() const
 {
     int most = 0;
-    for (const LayerShape& layer : layers) most = std::max(most, layer.experts);
+    for (const LayerShape& layer : layers)
+        most = std::max(most, layer.experts);
     return most;
 }
 
 std::int64_t ModelShape::totalExperts() const
 {
     std::int64_t total = 0;
-    for (const LayerShape& layer : layers) total += layer.experts;
+    for (const LayerShape& layer : layers)
+        total += layer.experts;
     return total;
 }
 
@@ -48,7 +52,8 @@ std::int64_t ModelShape::parameters() const
 std::int64_t ModelShape::bytes() const
 {
     std::int64_t total = embeddingBytes;
-    for (const LayerShape& layer : layers) total += layer.otherBytes + layer.experts * (layer.bytesPerExpert + layer.routerBytesPerExpert);
+    for (const LayerShape& layer : layers)
+        total += layer.otherBytes + layer.experts * (layer.bytesPerExpert + layer.routerBytesPerExpert);
     return total;
 }
 

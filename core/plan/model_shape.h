@@ -8,7 +8,8 @@
 #include <string>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
 // Index of a decoder layer in the model (dense layers counted), and of a routed expert in its layer of the uncompressed model.
 enum class LayerIndex : int {};
@@ -37,36 +38,36 @@ struct RouterShape {
 struct LayerShape {
     int index = 0;
     bool moe = false;
-    int experts = 0;      // routed experts, 0 in a dense layer
+    int experts = 0;  // routed experts, 0 in a dense layer
     RouterShape router;
     int expertWidth = 0;  // I, intermediate width of a routed expert
     int sharedWidth = 0;  // 0: no shared expert
     bool sharedGate = false;
-    int denseWidth = 0;   // intermediate width of a dense layer's MLP
+    int denseWidth = 0;  // intermediate width of a dense layer's MLP
     // Parameter counts of this layer, and their bytes as stored.
     std::int64_t expertParameters = 0;  // of one routed expert
     std::int64_t routerParametersPerExpert = 0;
-    std::int64_t otherParameters = 0;   // attention, norms, shared expert, dense MLP, router bias independent of the count
+    std::int64_t otherParameters = 0;  // attention, norms, shared expert, dense MLP, router bias independent of the count
     std::int64_t bytesPerExpert = 0;
     std::int64_t routerBytesPerExpert = 0;
     std::int64_t otherBytes = 0;
 };
 
 struct ModelShape {
-    std::string modelType;      // "qwen2_moe"
-    std::string architecture;   // architectures[0]
-    std::string dtype;          // dominant storage dtype, safetensors spelling: "BF16"
+    std::string modelType;     // "qwen2_moe"
+    std::string architecture;  // architectures[0]
+    std::string dtype;         // dominant storage dtype, safetensors spelling: "BF16"
     int hiddenSize = 0;
     int vocabularySize = 0;
     int maxPositions = 0;
     bool tiedEmbeddings = false;
     std::int64_t embeddingParameters = 0;  // embed_tokens, lm_head (if not tied), final norm
     std::int64_t embeddingBytes = 0;
-    std::vector<LayerShape> layers;        // all decoder layers, in order
+    std::vector<LayerShape> layers;  // all decoder layers, in order
 
     int moeLayerCount() const;
     int maxExperts() const;
-    std::int64_t totalExperts() const;     // over all MoE layers
+    std::int64_t totalExperts() const;  // over all MoE layers
     std::int64_t parameters() const;
     std::int64_t bytes() const;
     // Parameters touched per token: everything but the routed experts that are not selected (with embedding and head).

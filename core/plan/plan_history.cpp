@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <functional>
 
-namespace espalier {
+namespace espalier
+{
 
 PlanHistory::PlanHistory(CompressionPlan root, std::string text, std::int64_t time)
 {
@@ -65,7 +66,10 @@ std::vector<PlanHistory::Row> PlanHistory::rows() const
         if (entry.parent >= 0) children[static_cast<std::size_t>(entry.parent)].push_back(entry.id);
     // Newest on top: the line below an entry is its parent's; side branches stand above the entry they leave, indented.
     std::vector<Row> reversed;
-    struct Step { int id; int depth; };
+    struct Step {
+        int id;
+        int depth;
+    };
     std::vector<Step> stack = {{0, 0}};
     while (!stack.empty()) {
         const Step step = stack.back();

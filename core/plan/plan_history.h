@@ -7,17 +7,19 @@
 #include <string>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
 struct HistoryEntry {
-    int id = 0;                 // index in entries(), never reused
+    int id = 0;  // index in entries(), never reused
     int parent = -1;
-    std::string text;           // "Layer 12: keep 39 → 33 of 60"
+    std::string text;  // "Layer 12: keep 39 → 33 of 60"
     CompressionPlan plan;
-    std::int64_t time = 0;      // seconds since 1970
+    std::int64_t time = 0;  // seconds since 1970
 };
 
-class PlanHistory {
+class PlanHistory
+{
 public:
     PlanHistory() = default;
     PlanHistory(CompressionPlan root, std::string text, std::int64_t time);
@@ -31,12 +33,16 @@ public:
     int commit(CompressionPlan plan, std::string text, std::int64_t time);
     bool canUndo() const;
     bool canRedo() const;
-    void undo();                // to the parent
-    void redo();                // to the child that was current last
+    void undo();  // to the parent
+    void redo();  // to the child that was current last
     void jumpTo(int id);
     bool onCurrentPath(int id) const;
     // Entries for the list, newest branch first: current path and branches, depth gives the rail's indent.
-    struct Row { int id; int depth; bool onPath; };
+    struct Row {
+        int id;
+        int depth;
+        bool onPath;
+    };
     std::vector<Row> rows() const;
 
     static PlanHistory restore(std::vector<HistoryEntry> entries, int current);

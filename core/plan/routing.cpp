@@ -5,9 +5,11 @@
 #include <limits>
 #include <numeric>
 
-namespace espalier {
+namespace espalier
+{
 
-namespace {
+namespace
+{
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
@@ -41,7 +43,8 @@ void maskGroups(const RouterShape& router, std::vector<double>& score, int bestO
         groupScore.push_back(std::accumulate(members.begin(), members.begin() + count, 0.0));
     }
     std::vector<bool> chosen(static_cast<std::size_t>(router.groups), false);
-    for (const int group : largest(groupScore, router.topGroups)) chosen[static_cast<std::size_t>(group)] = true;
+    for (const int group : largest(groupScore, router.topGroups))
+        chosen[static_cast<std::size_t>(group)] = true;
     for (int group = 0; group < router.groups; ++group)
         if (!chosen[static_cast<std::size_t>(group)]) std::fill_n(score.begin() + group * size, size, masked);
 }
@@ -59,19 +62,24 @@ Routing route(const RouterShape& router, std::span<const float> logits, std::spa
     const std::size_t n = ids.size();
     std::vector<double> score(n);
     if (router.rule == RoutingRule::SigmoidBias) {
-        for (std::size_t i = 0; i < n; ++i) score[i] = 1.0 / (1.0 + std::exp(-static_cast<double>(logits[static_cast<std::size_t>(ids[i])])));
+        for (std::size_t i = 0; i < n; ++i)
+            score[i] = 1.0 / (1.0 + std::exp(-static_cast<double>(logits[static_cast<std::size_t>(ids[i])])));
     } else {
         double top = kMinusInfinity;
-        for (std::size_t i = 0; i < n; ++i) top = std::max(top, static_cast<double>(logits[static_cast<std::size_t>(ids[i])]));
+        for (std::size_t i = 0; i < n; ++i)
+            top = std::max(top, static_cast<double>(logits[static_cast<std::size_t>(ids[i])]));
         double sum = 0;
-        for (std::size_t i = 0; i < n; ++i) sum += score[i] = std::exp(logits[static_cast<std::size_t>(ids[i])] - top);
-        for (double& p : score) p /= sum;
+        for (std::size_t i = 0; i < n; ++i)
+            sum += score[i] = std::exp(logits[static_cast<std::size_t>(ids[i])] - top);
+        for (double& p : score)
+            p /= sum;
     }
 
     std::vector<double> selection = score;
     if (router.rule == RoutingRule::SigmoidBias) {
         if (!bias.empty())
-            for (std::size_t i = 0; i < n; ++i) selection[i] += bias[static_cast<std::size_t>(ids[i])];
+            for (std::size_t i = 0; i < n; ++i)
+                selection[i] += bias[static_cast<std::size_t>(ids[i])];
         maskGroups(router, selection, 2, kMinusInfinity);
     } else if (router.rule == RoutingRule::GroupLimitedSoftmax) {
         maskGroups(router, selection, 1, 0.0);
@@ -85,14 +93,17 @@ Routing route(const RouterShape& router, std::span<const float> logits, std::spa
         selectedSum += score[static_cast<std::size_t>(position)];
     }
     switch (router.rule) {
-    case RoutingRule::SoftmaxRenormalised:
-        for (double& w : routing.weights) w /= selectedSum;
-        break;
-    case RoutingRule::SigmoidBias:
-        for (double& w : routing.weights) w *= router.scaling / (router.normalise ? selectedSum + 1e-20 : 1.0);
-        break;
-    default:
-        for (double& w : routing.weights) w *= router.scaling;
+        case RoutingRule::SoftmaxRenormalised:
+            for (double& w : routing.weights)
+                w /= selectedSum;
+            break;
+        case RoutingRule::SigmoidBias:
+            for (double& w : routing.weights)
+                w *= router.scaling / (router.normalise ? selectedSum + 1e-20 : 1.0);
+            break;
+        default:
+            for (double& w : routing.weights)
+                w *= router.scaling;
     }
     return routing;
 }

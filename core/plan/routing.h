@@ -7,7 +7,8 @@
 #include <span>
 #include <vector>
 
-namespace espalier {
+namespace espalier
+{
 
 struct Routing {
     std::vector<int> experts;     // selected, by selection score descending, ties to the lower id
@@ -16,7 +17,6 @@ struct Routing {
 
 // `logits`: router logits of all n experts. `kept`: ascending ids that exist; empty = all. `bias`: selection bias of all n experts
 // (SigmoidBias), else empty. Equals slicing the router's rows. kept.size() >= topK.
-Routing route(const RouterShape& router, std::span<const float> logits, std::span<const int> kept = {},
-              std::span<const float> bias = {});
+Routing route(const RouterShape& router, std::span<const float> logits, std::span<const int> kept = {}, std::span<const float> bias = {});
 
 }  // namespace espalier

@@ -1,0 +1,1 @@
+espalier_test(test_allocate SOURCES core/test_allocate.cpp LIBS espalier::allocate)
