@@ -1,0 +1,75 @@
+// Perplexity of a plan on a fixed set of windows, with as much of earlier work reused as is exact (methods.md 4.7, 7.1).
+//
+// The input of layer l depends only on what the plan does below l. The evaluator keeps residual streams at layer boundaries under
+// (prefix hash of the plan, group of windows), so an edit at layer l re-runs layers >= l only, and it keeps every measured
+// (plan hash, window) loss for ever. Windows run in fixed groups chosen by index and length alone, never by what was asked for:
+// a matrix product may round a row differently beside other rows, so this is what makes cached == uncached and quick == full
+// bit for bit.
+#pragma once
+
+#include "base/error.h"
+#include "base/job.h"
+#include "base/statistics.h"
+#include "plan/compression_plan.h"
+#include "tokenizer/windows.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+class MoeModel;
+
+struct EvaluatorUsage {
+    std::int64_t cacheBytes = 0;     // residual streams held
+    std::int64_t boundaries = 0;     // how many
+    std::int64_t layersRun = 0;      // (layer, group) pairs computed since construction
+    std::int64_t layersSkipped = 0;  // ... and taken from the cache
+};
+
+// Belongs to the thread that owns the model. The model must outlive it.
+class Evaluator
+{
+public:
+    // cacheBytes bounds the residual streams (least recently used go first); 0 turns the cache off. Losses are not counted.
+    Evaluator(MoeModel& model, TokenWindows windows, std::int64_t cacheBytes);
+    ~Evaluator();
+    Evaluator(Evaluator&&) noexcept;
+    Evaluator& operator=(Evaluator&&) noexcept;
+
+    // Losses of the windows asked for, in that order: NLL in nats summed over the scored tokens (all but the first of a window), fp64
+    // from fp32 log-softmax. `known`: losses of the same plan, text, model and mode measured earlier (a resumed run), used as they
+    // are. Progress counts (layer, group) steps; each finished window is handed to job.partial as {"window","nll","tokens"}, known
+    // ones first. A stop is honoured between layers: error cancelled; what was finished by then stays in measured().
+    // Errors: evaluate.window_out_of_range, model.not_finite, whatever the model reports.
+    Result<std::vector<WindowLoss>> run(const CompressionPlan& plan, std::span<const int> windowIndices,
+                                        const std::vector<WindowLoss>& known, JobContext& job);
+
+    // Every loss measured (or given as known) so far under this plan hash, by ascending window.
+    std::vector<WindowLoss> measured(const std::string& planHash) const;
+
+    const TokenWindows& windows() const;
+    int windowCount() const;
+    EvaluatorUsage usage() const;
+    void clearCache();  // drops residual streams, keeps losses
+
+    // Windows that run together, by index: [first, last) ranges that cover all windows in order.
+    const std::vector<std::pair<int, int>>& groups() const;
+
+private:
+    struct State;
+    std::unique_ptr<State> m_state;
+};
+
+// Index ranges of windows that run together. At most 8 windows and at most about 2048 tokens of one length (at least one window).
+std::vector<std::pair<int, int>> windowGroups(const std::vector<std::vector<int>>& rows);
+
+// 0, 1, .. count - 1.
+std::vector<int> firstWindows(int count);
+
+}  // namespace espalier

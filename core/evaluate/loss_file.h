@@ -1,0 +1,52 @@
+// Window losses on disk, so that an interrupted evaluation goes on where it stopped (`evaluate --resume`). One JSON object per line:
+// a first line that names what the numbers belong to, then one line per window. A line torn by a kill is dropped on opening.
+#pragma once
+
+#include "base/error.h"
+#include "base/statistics.h"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+// Everything that decides a loss besides the plan and the window (formats.md 6.6). Two files with different keys never mix.
+struct LossKey {
+    std::string fingerprint;  // of the model
+    std::string textSha256;   // of the token windows
+    std::string mode;         // "fp32", "bf16"
+    int windowLength = 0;
+    std::string version;  // of the program; empty = this one
+
+    std::string hash() const;  // hex SHA-256, names the default file
+};
+
+class LossFile
+{
+public:
+    // $XDG_CACHE_HOME/espalier/evaluations/<key hash>.jsonl (~/.cache without the variable).
+    static std::filesystem::path defaultPath(const LossKey& key);
+
+    // Opens or creates. With `resume` false an existing file starts afresh. Errors: evaluate.other_run (the file belongs to another
+    // model, text or mode), evaluate.invalid_losses (not such a file), output.unwritable.
+    static Result<LossFile> open(const std::filesystem::path& path, const LossKey& key, bool resume);
+    LossFile(LossFile&& other) noexcept;
+    LossFile& operator=(LossFile&& other) noexcept;
+    ~LossFile();
+
+    // Ascending by window; of a window written twice the first counts.
+    std::vector<WindowLoss> known(const std::string& planHash) const;
+    // Appends one line and flushes it to the disk.
+    Status append(const std::string& planHash, const WindowLoss& loss);
+    const std::filesystem::path& path() const { return m_path; }
+
+private:
+    LossFile() = default;
+    std::filesystem::path m_path;
+    int m_descriptor = -1;
+    std::vector<std::pair<std::string, WindowLoss>> m_losses;
+};
+
+}  // namespace espalier

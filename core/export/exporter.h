@@ -1,0 +1,60 @@
+// Writes a plan as a checkpoint (formats.md 8, 9). The result stands complete under its name or not at all: everything goes to
+// `<out>.partial`, is flushed, and the folder is renamed. The source is only ever read.
+#pragma once
+
+#include "base/error.h"
+#include "base/job.h"
+#include "base/json.h"
+#include "export/flavors.h"
+#include "plan/compression_plan.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+class Checkpoint;
+
+struct ExportOptions {
+    std::string flavor;                      // "stock", "factored", "reconstructed", "plan"; empty or "auto": bestFlavor()
+    std::filesystem::path out;               // a folder that does not exist yet
+    std::int64_t shardSize = 5'000'000'000;  // bytes of tensor data per shard; a larger tensor gets its own
+    bool force = false;                      // replace an existing output, and a leftover of another export
+    bool resume = false;                     // go on with `<out>.partial` where it belongs to the same export
+    bool dryRun = false;                     // report files and bytes, write nothing
+    bool unfuse = false;                     // stock and reconstructed: per-expert tensors from a fused source
+    // For README.md, as `evaluate` prints it; all optional: {"text","window_length","windows","bos","dtype","ppl_before","ppl_after"}.
+    Json evaluation;
+};
+
+struct ExportedFile {
+    std::string name;
+    std::int64_t bytes = 0;
+};
+
+struct ExportReport {
+    std::string flavor;
+    std::filesystem::path out;
+    std::vector<ExportedFile> files;
+    std::int64_t bytes = 0;        // of all files
+    std::int64_t tensorBytes = 0;  // of the tensors in them
+    std::string planHash;
+    int resumedFiles = 0;  // found finished in an interrupted export
+    bool dryRun = false;
+    std::vector<std::string> warnings;
+};
+
+// Progress counts bytes ("byte"). A stop is honoured between tensors: finished shards stay in `<out>.partial` for a resumed run
+// (with none finished the folder goes), `out` never appears.
+// Errors: export.unequal_counts, export.ranks_not_dense, export.unsupported_architecture, export.unknown_flavor (the plan or the
+// model does not fit), export.exists, export.into_source, export.partial_in_the_way, export.nothing_to_resume (bad input),
+// output.disk_full (checked before the first byte), output.unwritable, plan.other_model.
+Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const CompressionPlan& plan, const ExportOptions& options,
+                                      JobContext& job);
+
+Json toJson(const ExportReport& report);  // files[] {name, bytes}, bytes, flavor, ... (cli.md)
+
+}  // namespace espalier
