@@ -1,0 +1,131 @@
+// The forward pass of a Mixture-of-Experts decoder under a compression plan, one decoder layer at a time (formats.md 3).
+//
+// Weights come from mapped safetensors: the unit of residency is a decoder layer, read and converted by a reader thread while the
+// layer before it computes. In stream mode a layer's weights are freed after use; in resident mode they stay, as far as the memory
+// budget reaches. Results are the same bits either way.
+//
+// What a plan does here is what the exporter writes: a pruned expert's router row does not exist (selection and normalisation run
+// over the kept rows), and a factored matrix runs as two products with the factors of lowrank/plain_svd.h, rounded to the stored
+// dtype of the checkpoint.
+//
+// This header needs no ATen: at::Tensor is only named. Include model/moe_model_torch.h to call the functions that take or return
+// tensors, or to observe a pass. One thread owns a model; all functions but the trivial getters belong to it.
+#pragma once
+
+#include "base/error.h"
+#include "plan/compression_plan.h"
+#include "plan/model_shape.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace at
+{
+class Tensor;
+}
+
+namespace espalier
+{
+
+class Checkpoint;
+class LayerObserver;
+
+enum class ComputeType {
+    Fp32,  // the reference: stored weights are converted to fp32, products are true fp32 (never TF32 or bf16 inside)
+    Bf16,  // weights and activations in bf16 with the fp32 islands of formats.md 3 (norms, softmax, router)
+};
+enum class Residency {
+    Auto,      // resident when everything fits the budget, else resident up to the budget and streamed beyond it
+    Resident,  // keep everything whatever the budget says
+    Stream,    // keep embedding, head and at most two layers
+};
+
+struct ModelOptions {
+    ComputeType compute = ComputeType::Fp32;
+    Residency residency = Residency::Auto;
+    std::int64_t memoryBudget = 0;  // bytes for weights and factors; 0 = half of the machine's memory
+    int threads = 0;                // of the process's compute pool; 0 = one per core
+};
+
+// A plan that was checked against a model and made ready for it. A cheap value (one shared_ptr); belongs to the model that made it.
+class PreparedPlan
+{
+public:
+    PreparedPlan();
+    ~PreparedPlan();
+    PreparedPlan(const PreparedPlan&);
+    PreparedPlan& operator=(const PreparedPlan&);
+    PreparedPlan(PreparedPlan&&) noexcept;
+    PreparedPlan& operator=(PreparedPlan&&) noexcept;
+
+    const CompressionPlan& plan() const;
+
+    struct Data;
+    explicit PreparedPlan(std::shared_ptr<const Data> data);
+    const Data& data() const { return *m_data; }
+
+private:
+    std::shared_ptr<const Data> m_data;
+};
+
+class MoeModel
+{
+public:
+    // Reads nothing large yet. Errors: model.unsupported_architecture, model.unsupported_dtype, model.unsupported_routing (all
+    // Unsupported: the checkpoint opens and can be exported, but its forward pass is not known here).
+    static Result<std::unique_ptr<MoeModel>> create(std::shared_ptr<const Checkpoint> checkpoint, const ModelOptions& options);
+    ~MoeModel();
+    MoeModel(const MoeModel&) = delete;
+    MoeModel& operator=(const MoeModel&) = delete;
+
+    const Checkpoint& checkpoint() const;
+    std::shared_ptr<const Checkpoint> sharedCheckpoint() const;
+    const ModelShape& shape() const;
+    const ModelOptions& options() const;  // with threads and memoryBudget resolved
+    std::string numericMode() const;      // "fp32" or "bf16"
+    int layerCount() const;
+    std::int64_t residentBytes() const;  // weights and factors held now
+
+    // Checks the plan against the model: kept sets, ranks, group limits. Factors are computed by plain SVD when a layer first needs
+    // them, and kept within the budget. Errors: plan.* of an invalid plan, model.unsupported_factors (Unsupported: a factor method
+    // that needs a profile, e.g. whitened-svd).
+    Result<PreparedPlan> prepare(const CompressionPlan& plan) const;
+    PreparedPlan identity() const;
+
+    // ids [B,T] int64 -> [B,T,H] in the compute type. Errors: model.token_out_of_range.
+    Result<at::Tensor> embed(const at::Tensor& ids);
+
+    // One decoder layer: hidden [B,T,H] -> [B,T,H]. Rows are independent windows, positions 0..T-1. A pure function of (l, hidden,
+    // what the plan does in layer l) for a fixed thread count: the same call gives the same bits however the input was obtained.
+    // (Another batch may round differently: callers that compare bits batch the same windows the same way.)
+    // Loads the layer's weights if they are not held and starts reading layer l+1. The observer may be null.
+    // Errors: model.not_finite (BadInput, names the first non-finite weight tensor), checkpoint.* while reading.
+    Result<at::Tensor> layer(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer = nullptr);
+
+    // All layers, embedding included; no logits. For tests and small models: callers that can be cancelled loop over layer().
+    Result<at::Tensor> hiddenStates(const at::Tensor& ids, const PreparedPlan& plan, LayerObserver* observer = nullptr);
+
+    // Final RMS norm over the last dimension. [.., H] -> [.., H].
+    at::Tensor finalNorm(const at::Tensor& hidden);
+    // Head product of normed rows [N,H] -> [N,V] fp32 (computed in the compute type, then upcast).
+    at::Tensor logits(const at::Tensor& normedRows);
+    // NLL in nats of token t+1 given the hidden state at t after the last layer (before the final norm): hidden [B,T,H], ids [B,T]
+    // -> [B,T-1] fp64. Log-softmax in fp32, head in row blocks: memory does not grow with B.
+    // Errors: model.not_finite, model.token_out_of_range.
+    Result<at::Tensor> tokenNll(const at::Tensor& hidden, const at::Tensor& ids);
+
+    // f_e(x) of the dense model for x [M,H] (inputs of the MoE module, after the post-attention norm) -> [M,H]; `expert` is an
+    // original id, kept by the plan or not. Meant for use inside LayerObserver::moe of the same layer (its weights are loaded then).
+    Result<at::Tensor> expertOutput(int layer, int expert, const at::Tensor& x);
+
+    // Drops every weight and factor held; they are read again when needed.
+    void releaseWeights();
+
+private:
+    struct Impl;
+    explicit MoeModel(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> m_impl;
+};
+
+}  // namespace espalier
