@@ -1,0 +1,63 @@
+// Banners under the tool bar: cause in bold, consequence, actions. One per cause with a counter; two at most, more fold into one line.
+#pragma once
+
+#include <QWidget>
+
+#include <functional>
+#include <vector>
+
+class QVBoxLayout;
+
+namespace espalier
+{
+
+struct BannerAction {
+    QString text;
+    std::function<void()> run;
+    bool filled = false;    // at most the first
+    bool dismisses = true;  // the banner goes when it runs
+};
+
+struct Banner {
+    enum class Kind { Info, Warning, Error };
+    QString id;  // the cause: a second one with the same id counts up and replaces the text
+    Kind kind = Kind::Warning;
+    QString iconName;  // empty: by kind
+    QString cause;
+    QString consequence;
+    std::vector<BannerAction> actions;
+};
+
+class BannerStack final : public QWidget
+{
+    Q_OBJECT
+public:
+    explicit BannerStack(QWidget* parent = nullptr);
+
+    void show(Banner banner);
+    void dismiss(const QString& id);
+    void dismissAll();
+    int count() const { return static_cast<int>(m_entries.size()); }
+    int repeats(const QString& id) const;  // how often it came; 0: not shown
+    QString text() const;                  // all banners as plain text, for the clipboard and tests
+
+signals:
+    void dismissed(const QString& id);
+    void countChanged(int count);
+
+protected:
+    void changeEvent(QEvent* event) override;
+
+private:
+    struct Entry {
+        Banner banner;
+        int repeats = 1;
+    };
+    void rebuild();
+
+    std::vector<Entry> m_entries;  // newest last
+    bool m_unfolded = false;
+    QVBoxLayout* m_layout = nullptr;
+};
+
+}  // namespace espalier

@@ -1,0 +1,1 @@
+#include "budget_bar.h"

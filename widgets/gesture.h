@@ -1,0 +1,29 @@
+// Wheel and key steps on one control within 600 ms form one gesture (ux.md 3): views call step() before each move they emit.
+#pragma once
+
+#include <QObject>
+#include <QTimer>
+
+namespace espalier
+{
+
+class StepGesture final : public QObject
+{
+    Q_OBJECT
+public:
+    static constexpr int kMsec = 600;
+
+    explicit StepGesture(QObject* parent = nullptr);
+    void step();    // starts a gesture, or prolongs the one that is open
+    void finish();  // ends an open one now
+    bool open() const { return m_timer.isActive(); }
+
+signals:
+    void started();
+    void finished();
+
+private:
+    QTimer m_timer;
+};
+
+}  // namespace espalier

@@ -1,0 +1,1 @@
+#include "heatmap_table.h"

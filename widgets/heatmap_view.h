@@ -1,0 +1,109 @@
+// The heatmap: layers x experts coloured by a score, with the plan's states drawn over it, and the readout line below.
+// Renders from values set by slots; emits intents. Accessible as a table (row = layer, column = expert).
+#pragma once
+
+#include "colour_map.h"
+#include "plan/compression_plan.h"
+#include "plan/expert_grid.h"
+#include "plan/model_shape.h"
+#include "selection.h"
+
+#include <QStringList>
+#include <QWidget>
+
+#include <memory>
+#include <optional>
+
+class QCustomPlot;
+
+namespace espalier
+{
+
+enum class ExpertSort { Index, Score, Usage };
+QString expertSortId(ExpertSort sort);
+ExpertSort expertSortFromId(const QString& id);
+
+// What the user chose to see; saved with the session.
+struct HeatmapOptions {
+    QString score;  // method id
+    NormOptions norm;
+    ExpertSort sort = ExpertSort::Index;
+    ColourMap map = ColourMap::Viridis;
+
+    bool operator==(const HeatmapOptions&) const = default;
+};
+
+enum class CellState { Kept, Dropped, Protected, Missing };
+
+// Everything that is known about one cell; tooltip, readout, table twin and accessibility are made from it.
+struct CellFacts {
+    CellId cell;
+    CellState state = CellState::Missing;
+    bool isProtected = false;
+    bool locked = false;     // its layer
+    double value = 0;        // NaN: no value
+    int place = 0;           // in its layer, 1 = most valuable; 0 unknown
+    int experts = 0;         // in its layer
+    double percentile = 0;   // over the whole model, 100 = most valuable; NaN unknown
+    double usage = 0;        // share of the layer's selections in [0, 1]; NaN unknown
+    std::int64_t bytes = 0;  // saved if dropped
+    int rank = 0;            // smallest matrix rank, 0 = dense
+};
+
+class HeatmapView final : public QWidget
+{
+    Q_OBJECT
+public:
+    HeatmapView(SelectionModel* selection, HoverModel* hover, QWidget* parent = nullptr);
+    ~HeatmapView() override;
+
+    // For the panel's header: score, norm, clip, sort, per layer. Owned by the panel once it is added there.
+    QWidget* choosers() const;
+
+    const HeatmapOptions& options() const;
+    std::optional<CellFacts> facts(CellId cell) const;
+    QString factsText(CellId cell) const;  // the readout as plain text
+    // The cell under a position of plot(), and the rectangle of a cell in it (empty when out of sight).
+    CellId cellAt(const QPointF& position) const;
+    QRectF cellRect(CellId cell) const;
+    QCustomPlot* plot() const;
+    // The legend's entries as shown ("dropped", "protected", ...): only the states present.
+    QStringList legend() const;
+    // Column of each expert as drawn (sorting is per layer).
+    int columnOf(CellId cell) const;
+    int expertAtColumn(int layer, int column) const;
+
+public slots:
+    void setShape(const espalier::ModelShape& shape);
+    void setPlan(const espalier::CompressionPlan& plan);
+    void setScores(const espalier::ExpertScores& scores);  // partial while a profile runs: missing rows empty or NaN
+    void setUsage(const espalier::ExpertGrid& usage);      // share per layer, or empty
+    void clearScores();
+    void setScoreChoices(const QStringList& ids, const QStringList& titles);
+    void setOptions(const espalier::HeatmapOptions& options);  // emits nothing
+    // Shown in place of the map while there are no scores; `buttonEnabled` and the reason why not.
+    void setEmptyText(const QString& what, const QString& why, const QString& button, bool buttonEnabled = true);
+    void setErrorText(const QString& what, const QString& why, const QString& button);
+    void setCompact(bool compact);  // below 1400 px: no per-layer bars, histogram and clip chooser
+
+signals:
+    void optionsChanged(const espalier::HeatmapOptions& options);  // by the user; a new score id asks for setScores
+    void toggleRequested(int layer, int expert);
+    void protectRequested(int layer, int expert);
+    void lockRequested(int layer);
+    void keepStepRequested(int layer, int delta);  // within gestureStarted ... gestureFinished
+    void setKeptRequested(const std::set<espalier::CellId>& cells, bool kept);
+    void gestureStarted();
+    void gestureFinished();
+    void profileRequested();
+
+protected:
+    void changeEvent(QEvent* event) override;
+    bool event(QEvent* event) override;
+
+private:
+    class Private;
+    std::unique_ptr<Private> d;
+};
+
+}  // namespace espalier

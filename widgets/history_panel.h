@@ -1,0 +1,71 @@
+// The history as a list with a rail: current path in the accent, the current entry bold, other branches dimmed but clickable.
+#pragma once
+
+#include "plan/plan_history.h"
+
+#include <QAbstractListModel>
+#include <QHash>
+#include <QListView>
+
+#include <memory>
+
+namespace espalier
+{
+
+// What is known about a plan, by plan hash.
+struct PlanLoss {
+    double ppl = 0;
+    bool full = false;      // a filled dot; else quick
+    bool estimate = false;  // violet, "est."
+};
+
+class HistoryModel final : public QAbstractListModel
+{
+    Q_OBJECT
+public:
+    enum Role {
+        IdRole = Qt::UserRole,
+        DepthRole,
+        OnPathRole,
+        CurrentRole,
+        LossRole,
+        EstimateRole,
+        FullRole,
+        RailAboveRole,
+        RailBelowRole,
+        BranchRole
+    };
+    using QAbstractListModel::QAbstractListModel;
+    void set(const PlanHistory& history, const QHash<QString, PlanLoss>& losses);
+    int rowCount(const QModelIndex& parent = {}) const override;
+    QVariant data(const QModelIndex& index, int role) const override;
+    int currentRow() const;
+
+private:
+    std::vector<HistoryEntry> m_entries;  // by row
+    std::vector<PlanHistory::Row> m_rows;
+    QHash<QString, PlanLoss> m_losses;
+    int m_current = -1;
+};
+
+class HistoryPanel final : public QListView
+{
+    Q_OBJECT
+public:
+    explicit HistoryPanel(QWidget* parent = nullptr);
+    ~HistoryPanel() override;
+
+public slots:
+    void setHistory(const espalier::PlanHistory& history, const QHash<QString, espalier::PlanLoss>& losses);
+
+signals:
+    void jumpRequested(int id);
+
+protected:
+    void changeEvent(QEvent* event) override;
+
+private:
+    HistoryModel* m_model = nullptr;
+};
+
+}  // namespace espalier

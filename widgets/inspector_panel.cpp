@@ -1,0 +1,1 @@
+#include "inspector_panel.h"

@@ -1,0 +1,48 @@
+// Facts about the current cell and its layer, with the edits that belong to them.
+#pragma once
+
+#include "plan/compression_plan.h"
+#include "plan/expert_grid.h"
+#include "plan/model_shape.h"
+#include "selection.h"
+
+#include <QScrollArea>
+
+#include <memory>
+
+namespace espalier
+{
+
+class InspectorPanel final : public QScrollArea
+{
+    Q_OBJECT
+public:
+    explicit InspectorPanel(SelectionModel* selection, QWidget* parent = nullptr);
+    ~InspectorPanel() override;
+
+public slots:
+    void setShape(const espalier::ModelShape& shape);
+    void setPlan(const espalier::CompressionPlan& plan);
+    void setScores(const espalier::ExpertScores& scores);
+    void setUsage(const espalier::ExpertGrid& usage);
+    // Estimated change of perplexity if the current cell were dropped; NaN: not known.
+    void setCellEstimate(double deltaPpl);
+
+signals:
+    void keepRequested(int layer, int expert, bool keep);
+    void protectRequested(int layer, int expert, bool isProtected);
+    void lockRequested(int layer);
+    void gestureStarted();
+    void layerKeepMoved(int layer, int keep);
+    void gestureFinished();
+    void gestureCancelled();
+
+protected:
+    void changeEvent(QEvent* event) override;
+
+private:
+    class Private;
+    std::unique_ptr<Private> d;
+};
+
+}  // namespace espalier

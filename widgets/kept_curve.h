@@ -1,0 +1,49 @@
+// Bars and curve of the experts kept per layer. Control points are dragged; the curve before the drag stays as a ghost.
+#pragma once
+
+#include "plan/compression_plan.h"
+#include "plan/model_shape.h"
+#include "selection.h"
+
+#include <QWidget>
+
+#include <memory>
+#include <optional>
+
+class QCustomPlot;
+
+namespace espalier
+{
+
+class KeptCurve final : public QWidget
+{
+    Q_OBJECT
+public:
+    KeptCurve(SelectionModel* selection, HoverModel* hover, QWidget* parent = nullptr);
+    ~KeptCurve() override;
+    QCustomPlot* plot() const;
+    QPointF pointPosition(int layer) const;  // of a layer's point in plot()
+
+public slots:
+    void setShape(const espalier::ModelShape& shape);
+    void setPlan(const espalier::CompressionPlan& plan);
+    void setReference(const std::optional<espalier::CompressionPlan>& before);  // the ghost; none: no ghost
+    void setLarge(bool large);                                                  // layout Budget: more ticks, readout with the estimate
+
+signals:
+    void gestureStarted();
+    void layerKeepMoved(int layer, int keep);  // top-k <= keep <= experts
+    void gestureFinished();
+    void gestureCancelled();
+    void resetRequested(int layer);  // double click on a point
+    void lockRequested(int layer);
+
+protected:
+    void changeEvent(QEvent* event) override;
+
+private:
+    class Private;
+    std::unique_ptr<Private> d;
+};
+
+}  // namespace espalier

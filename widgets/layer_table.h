@@ -1,0 +1,84 @@
+// Per-layer table: layer | kept bar | kept | removed % | MiB. The kept number is edited in place, the bar dragged like a slider.
+#pragma once
+
+#include "plan/compression_plan.h"
+#include "plan/expert_grid.h"
+#include "plan/model_shape.h"
+#include "selection.h"
+
+#include <QAbstractTableModel>
+#include <QTableView>
+
+#include <memory>
+#include <optional>
+
+namespace espalier
+{
+
+class LayerModel final : public QAbstractTableModel
+{
+    Q_OBJECT
+public:
+    enum Column { Layer, Bar, Kept, Removed, Mib, ColumnCount };
+    enum Role { RawRole = Qt::UserRole, LockedRole, FractionRole, BeforeRole, EditableRole, MinimumRole, MaximumRole };
+
+    using QAbstractTableModel::QAbstractTableModel;
+    void set(const ModelShape& shape, const CompressionPlan& plan, const ExpertScores& scores,
+             const std::optional<CompressionPlan>& before);
+    int layerOfRow(int row) const { return row; }
+
+    int rowCount(const QModelIndex& parent = {}) const override;
+    int columnCount(const QModelIndex& parent = {}) const override;
+    QVariant data(const QModelIndex& index, int role) const override;
+    QVariant headerData(int section, Qt::Orientation orientation, int role) const override;
+    Qt::ItemFlags flags(const QModelIndex& index) const override;
+    bool setData(const QModelIndex& index, const QVariant& value, int role) override;
+
+signals:
+    void keepEntered(int layer, int keep);
+
+private:
+    ModelShape m_shape;
+    CompressionPlan m_plan;
+    std::vector<double> m_removed;  // share of importance removed per layer, NaN unknown
+    std::optional<CompressionPlan> m_before;
+};
+
+class LayerTable final : public QTableView
+{
+    Q_OBJECT
+public:
+    LayerTable(SelectionModel* selection, HoverModel* hover, QWidget* parent = nullptr);
+    ~LayerTable() override;
+    LayerModel* layerModel() const;
+
+public slots:
+    void setShape(const espalier::ModelShape& shape);
+    void setPlan(const espalier::CompressionPlan& plan);
+    void setScores(const espalier::ExpertScores& scores);  // for the removed share
+    void setReference(const std::optional<espalier::CompressionPlan>& before);
+    void setMibVisible(bool visible);
+
+signals:
+    void gestureStarted();
+    void layerKeepMoved(int layer, int keep);
+    void gestureFinished();
+    void gestureCancelled();
+    void lockRequested(int layer);
+
+protected:
+    void changeEvent(QEvent* event) override;
+    void mousePressEvent(QMouseEvent* event) override;
+    void mouseMoveEvent(QMouseEvent* event) override;
+    void mouseReleaseEvent(QMouseEvent* event) override;
+    void keyPressEvent(QKeyEvent* event) override;
+    void leaveEvent(QEvent* event) override;
+    void contextMenuEvent(QContextMenuEvent* event) override;
+    void resizeEvent(QResizeEvent* event) override;
+
+private:
+    class Private;
+    std::unique_ptr<Private> d;
+};
+
+}  // namespace espalier

@@ -1,0 +1,1 @@
+#include "perplexity_panel.h"

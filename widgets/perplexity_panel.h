@@ -1,0 +1,79 @@
+// Perplexity in three tiers: the big number, its paired difference to dense, the running mean with its band.
+// Every number carries the plan it belongs to: a tier with a staleNote is drawn grey with a clock and that note.
+#pragma once
+
+#include "base/statistics.h"
+
+#include <QString>
+#include <QWidget>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+class QCustomPlot;
+
+namespace espalier
+{
+
+struct TierState {
+    std::vector<WindowLoss> windows;  // measured so far, any order; empty: not evaluated
+    int wanted = 0;                   // windows of the whole tier
+    double seconds = 0;               // how long it took; 0 unknown
+    bool running = false;
+    bool paused = false;  // the engine was lost or pre-empted
+    QString staleNote;    // "before this edit · 14:31"; empty: belongs to the plan on screen
+};
+
+struct PerplexityState {
+    QString planName;
+    std::vector<WindowLoss> dense;  // the identity plan on the same text; empty: not measured yet
+    TierState full;
+    TierState quick;
+    std::optional<double> estimatedDelta;  // change of perplexity to dense, from the profile
+    QString estimateNote;                  // "past error ±0.05 over 14 runs"
+    int windowLength = 0;                  // tokens
+    double settlingLimit = 0.02;           // relative standard error below which a number no longer settles
+    QString age;                           // of the stale number in short: "one edit old"
+};
+
+// The number that stands for the plan on screen in panel, status bar and history: full, else quick, else estimate, else a stale one.
+struct HeadlinePerplexity {
+    enum class Kind { None, Full, Quick, Estimate, Stale };
+    Kind kind = Kind::None;
+    double ppl = 0;
+    double error = 0;
+    std::optional<double> delta;  // to dense, paired
+    std::optional<double> deltaError;
+    bool settling = false;
+    QString note;  // windows, or the age
+};
+HeadlinePerplexity headline(const PerplexityState& state);
+
+class PerplexityPanel final : public QWidget
+{
+    Q_OBJECT
+public:
+    explicit PerplexityPanel(QWidget* parent = nullptr);
+    ~PerplexityPanel() override;
+    QCustomPlot* plot() const;
+    QWidget* choosers() const;  // the segment PPL | Δ, for the trailing side of the header
+
+public slots:
+    void setState(const espalier::PerplexityState& state);
+    void setEvaluateEnabled(bool enabled, const QString& reason = {});
+    void setCompact(bool compact);
+
+signals:
+    void evaluateRequested();
+
+protected:
+    void changeEvent(QEvent* event) override;
+    void resizeEvent(QResizeEvent* event) override;
+
+private:
+    class Private;
+    std::unique_ptr<Private> d;
+};
+
+}  // namespace espalier
