@@ -49,9 +49,9 @@ struct ExportReport {
 
 // Progress counts bytes ("byte"). A stop is honoured between tensors: finished shards stay in `<out>.partial` for a resumed run
 // (with none finished the folder goes), `out` never appears.
-// Errors: export.unequal_counts, export.ranks_not_dense, export.unsupported_architecture, export.unknown_flavor (the plan or the
-// model does not fit), export.exists, export.into_source, export.partial_in_the_way, export.nothing_to_resume (bad input),
-// output.disk_full (checked before the first byte), output.unwritable, plan.other_model.
+// Errors: export.unequal_counts, export.ranks_not_dense, export.unsupported_architecture (the plan or the model does not fit),
+// output.exists, export.into_source, export.partial_in_the_way, export.nothing_to_resume (bad input), output.disk_full (checked before the
+// first byte), output.unwritable, plan.other_model.
 Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const CompressionPlan& plan, const ExportOptions& options,
                                       JobContext& job);
 

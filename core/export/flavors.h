@@ -2,13 +2,9 @@
 #pragma once
 
 #include "base/error.h"
-#include "base/json.h"
 #include "plan/compression_plan.h"
 
-#include <optional>
-#include <string>
 #include <string_view>
-#include <vector>
 
 namespace espalier
 {
@@ -21,22 +17,16 @@ enum class ExportFlavor {
 };
 
 std::string_view flavorName(ExportFlavor flavor);
-// Error: export.unknown_flavor, listing the names.
+// Error: usage.arguments, listing the names.
 Result<ExportFlavor> parseFlavor(std::string_view name);
 
-struct FlavorFit {
-    ExportFlavor flavor = ExportFlavor::Plan;
-    bool fits = false;
-    std::optional<Error> reason;  // why it does not: export.unequal_counts, export.ranks_not_dense, export.unsupported_architecture
-};
-
-// All flavours in the order they should be offered, simplest for the recipient first.
-std::vector<FlavorFit> exportFlavors(const ModelShape& shape, const CompressionPlan& plan);
-// Ok, or the reason above.
+// Ok, or why the plan cannot be written that way: export.unequal_counts (names the layers and the ways out),
+// export.ranks_not_dense, export.unsupported_architecture. plan/cost_model.h has the short list for a view.
 Status checkFlavor(const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor);
 // The first that fits: stock, then factored, then plan.
 ExportFlavor bestFlavor(const ModelShape& shape, const CompressionPlan& plan);
 
-Json toJson(const FlavorFit& fit);
+// "mixtral" of "espalier_mixtral": the architecture a factored export was made of.
+std::string_view baseModelType(std::string_view modelType);
 
 }  // namespace espalier

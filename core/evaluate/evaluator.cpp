@@ -1,0 +1,332 @@
+#include "evaluate/evaluator.h"
+
+#include "model/moe_model_torch.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <list>
+#include <map>
+#include <new>
+#include <set>
+#include <unordered_map>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr int kMaxWindowsPerGroup = 8;
+constexpr std::size_t kMaxTokensPerGroup = 2048;
+// Residual streams that a layer-by-layer wave may hold beside the cache when weights are streamed.
+constexpr std::int64_t kMinWaveBytes = 256ll << 20;
+
+std::string boundaryKey(const std::string& prefixHash, int group) { return fmt::format("{}/{}", prefixHash, group); }
+
+std::int64_t tensorBytes(const at::Tensor& tensor)
+{
+    return static_cast<std::int64_t>(tensor.numel()) * static_cast<std::int64_t>(tensor.element_size());
+}
+
+// Residual streams by (prefix hash, group), least recently used first out.
+class BoundaryCache
+{
+public:
+    explicit BoundaryCache(std::int64_t limit) : m_limit(limit) {}
+
+    const at::Tensor* find(const std::string& key)
+    {
+        const auto found = m_entries.find(key);
+        if (found == m_entries.end()) return nullptr;
+        m_order.splice(m_order.end(), m_order, found->second.position);
+        return &found->second.tensor;
+    }
+    bool contains(const std::string& key) const { return m_entries.contains(key); }
+
+    void insert(const std::string& key, const at::Tensor& tensor)
+    {
+        const std::int64_t bytes = tensorBytes(tensor);
+        if (bytes > m_limit || m_entries.contains(key)) return;
+        while (m_bytes + bytes > m_limit && !m_order.empty()) {
+            const auto oldest = m_entries.find(m_order.front());
+            m_bytes -= tensorBytes(oldest->second.tensor);
+            m_entries.erase(oldest);
+            m_order.pop_front();
+        }
+        // A view would keep a larger storage alive than what is counted here.
+        const bool whole = tensor.is_contiguous() && static_cast<std::int64_t>(tensor.storage().nbytes()) == bytes;
+        m_order.push_back(key);
+        m_entries.emplace(key, Entry{whole ? tensor : tensor.clone(), std::prev(m_order.end())});
+        m_bytes += bytes;
+    }
+
+    void clear()
+    {
+        m_entries.clear();
+        m_order.clear();
+        m_bytes = 0;
+    }
+    std::int64_t bytes() const { return m_bytes; }
+    std::int64_t limit() const { return m_limit; }
+    std::int64_t count() const { return static_cast<std::int64_t>(m_entries.size()); }
+
+private:
+    struct Entry {
+        at::Tensor tensor;
+        std::list<std::string>::iterator position;
+    };
+    std::unordered_map<std::string, Entry> m_entries;
+    std::list<std::string> m_order;
+    std::int64_t m_limit = 0;
+    std::int64_t m_bytes = 0;
+};
+
+}  // namespace
+
+std::vector<std::pair<int, int>> windowGroups(const std::vector<std::vector<int>>& rows)
+{
+    std::vector<std::pair<int, int>> groups;
+    for (std::size_t first = 0; first < rows.size();) {
+        const std::size_t length = std::max<std::size_t>(rows[first].size(), 1);
+        const std::size_t most = std::clamp<std::size_t>(kMaxTokensPerGroup / length, 1, kMaxWindowsPerGroup);
+        std::size_t last = first + 1;
+        while (last < rows.size() && last - first < most && rows[last].size() == rows[first].size())
+            ++last;
+        groups.emplace_back(static_cast<int>(first), static_cast<int>(last));
+        first = last;
+    }
+    return groups;
+}
+
+std::vector<int> firstWindows(int count)
+{
+    std::vector<int> indices(static_cast<std::size_t>(std::max(count, 0)));
+    for (std::size_t i = 0; i < indices.size(); ++i)
+        indices[i] = static_cast<int>(i);
+    return indices;
+}
+
+struct Evaluator::State {
+    State(MoeModel& m, TokenWindows w, std::int64_t cacheBytes) : model(m), windows(std::move(w)), cache(cacheBytes)
+    {
+        groups = windowGroups(windows.rows);
+        for (std::size_t g = 0; g < groups.size(); ++g)
+            groupOf.insert(groupOf.end(), static_cast<std::size_t>(groups[g].second - groups[g].first), static_cast<int>(g));
+    }
+
+    MoeModel& model;
+    TokenWindows windows;
+    BoundaryCache cache;
+    std::vector<std::pair<int, int>> groups;
+    std::vector<int> groupOf;  // by window
+    std::unordered_map<std::string, std::map<int, WindowLoss>> losses;
+    EvaluatorUsage usage;
+
+    at::Tensor ids(int group) const;
+    std::int64_t streamBytes(int group) const;
+    bool streamsWeights() const;
+    Status measure(const CompressionPlan& plan, const std::vector<int>& todo, const std::set<int>& wanted, JobContext& job);
+};
+
+at::Tensor Evaluator::State::ids(int group) const
+{
+    const auto [first, last] = groups[static_cast<std::size_t>(group)];
+    const std::int64_t length = static_cast<std::int64_t>(windows.rows[static_cast<std::size_t>(first)].size());
+    at::Tensor result = at::empty({last - first, length}, at::kLong);
+    auto* out = result.mutable_data_ptr<std::int64_t>();
+    for (int w = first; w < last; ++w)
+        for (const int id : windows.rows[static_cast<std::size_t>(w)])
+            *out++ = id;
+    return result;
+}
+
+std::int64_t Evaluator::State::streamBytes(int group) const
+{
+    const auto [first, last] = groups[static_cast<std::size_t>(group)];
+    const std::int64_t element = model.options().compute == ComputeType::Fp32 ? 4 : 2;
+    return static_cast<std::int64_t>(last - first) * static_cast<std::int64_t>(windows.rows[static_cast<std::size_t>(first)].size()) *
+           model.shape().hiddenSize * element;
+}
+
+bool Evaluator::State::streamsWeights() const
+{
+    const ModelOptions& options = model.options();
+    if (options.residency != Residency::Auto) return options.residency == Residency::Stream;
+    return model.shape().parameters() * (options.compute == ComputeType::Fp32 ? 4 : 2) > options.memoryBudget;
+}
+
+// Runs the groups of `todo` under the plan and records the loss of every window in them; those in `wanted` are reported.
+Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<int>& todo, const std::set<int>& wanted, JobContext& job)
+{
+    const c10::InferenceMode inference;
+    const int layers = model.layerCount();
+    ESPALIER_TRY(const PreparedPlan prepared, model.prepare(plan));
+    std::vector<std::string> prefix(static_cast<std::size_t>(layers) + 1);
+    for (int l = 0; l <= layers; ++l)
+        prefix[static_cast<std::size_t>(l)] = plan.prefixHash(l);
+
+    // Every stride-th boundary, so that what one evaluation leaves behind fits half the cache beside what the next one leaves.
+    std::int64_t all = 0;
+    for (const int g : todo)
+        all += streamBytes(g) * std::max(layers - 1, 0);
+    const std::int64_t half = std::max<std::int64_t>(cache.limit() / 2, 1);
+    const std::int64_t stride = std::max<std::int64_t>(1, (all + half - 1) / half);
+
+    auto& results = losses[plan.hash()];
+    const std::int64_t total = static_cast<std::int64_t>(todo.size()) * layers;
+    std::int64_t done = 0;
+    job.progress(done, total, "layer");
+
+    struct Run {
+        int group = 0;
+        int next = 0;  // layer to run next
+        at::Tensor ids;
+        at::Tensor hidden;
+    };
+    const bool layerByLayer = streamsWeights();
+    const std::int64_t waveBytes = std::max(cache.limit(), kMinWaveBytes);
+    for (std::size_t position = 0; position < todo.size();) {
+        // Resident weights: group after group, the first losses come early. Streamed weights: layer after layer over as many
+        // groups as memory allows, each layer is read once per wave. Either way every group computes the same bits.
+        std::vector<Run> wave;
+        std::int64_t bytes = 0;
+        while (position < todo.size() && (wave.empty() || (layerByLayer && bytes + streamBytes(todo[position]) <= waveBytes))) {
+            Run run;
+            run.group = todo[position++];
+            run.ids = ids(run.group);
+            for (int l = layers - 1; l >= 1 && !run.hidden.defined(); --l)
+                if (cache.contains(boundaryKey(prefix[static_cast<std::size_t>(l)], run.group))) {
+                    // The boundaries below were needed to get here and will be needed by the next edit further up: keep them young.
+                    for (int below = 1; below <= l; ++below)
+                        if (const at::Tensor* found = cache.find(boundaryKey(prefix[static_cast<std::size_t>(below)], run.group)))
+                            run.hidden = *found;
+                    run.next = l;
+                }
+            bytes += streamBytes(run.group);
+            usage.layersSkipped += run.next;
+            done += run.next;
+            wave.push_back(std::move(run));
+        }
+        job.progress(done, total, "layer");
+        for (Run& run : wave)
+            if (!run.hidden.defined()) {
+                ESPALIER_TRY(run.hidden, model.embed(run.ids));
+            }
+        for (int l = 0; l < layers; ++l)
+            for (Run& run : wave) {
+                if (run.next != l) continue;
+                if (job.stopRequested()) return cancelledError();
+                ESPALIER_TRY(run.hidden, model.layer(l, run.hidden, prepared));
+                run.next = l + 1;
+                ++usage.layersRun;
+                if (l + 1 < layers && (l + 1) % stride == 0)
+                    cache.insert(boundaryKey(prefix[static_cast<std::size_t>(l) + 1], run.group), run.hidden);
+                job.progress(++done, total, "layer");
+            }
+        for (Run& run : wave) {
+            if (job.stopRequested()) return cancelledError();
+            ESPALIER_TRY(at::Tensor nll, model.tokenNll(run.hidden, run.ids));
+            nll = nll.to(at::kDouble).contiguous();
+            const auto [first, last] = groups[static_cast<std::size_t>(run.group)];
+            const std::int64_t scored = nll.size(1);
+            const double* values = nll.const_data_ptr<double>();
+            for (int w = first; w < last; ++w) {
+                WindowLoss loss{w, 0.0, static_cast<int>(scored)};
+                for (std::int64_t t = 0; t < scored; ++t)
+                    loss.nll += *values++;
+                // A loss that was given as known stays: one number per window, whatever ran beside it.
+                results.emplace(w, loss);
+                if (wanted.contains(w)) job.partial({{"window", w}, {"nll", loss.nll}, {"tokens", loss.tokens}});
+            }
+            run.hidden = {};
+        }
+    }
+    return {};
+}
+
+Evaluator::Evaluator(MoeModel& model, TokenWindows windows, std::int64_t cacheBytes)
+    : m_state(std::make_unique<State>(model, std::move(windows), std::max<std::int64_t>(cacheBytes, 0)))
+{
+}
+Evaluator::~Evaluator() = default;
+Evaluator::Evaluator(Evaluator&&) noexcept = default;
+Evaluator& Evaluator::operator=(Evaluator&&) noexcept = default;
+
+Result<std::vector<WindowLoss>> Evaluator::run(const CompressionPlan& plan, std::span<const int> windowIndices,
+                                               const std::vector<WindowLoss>& known, JobContext& job)
+{
+    State& state = *m_state;
+    for (const int w : windowIndices)
+        if (w < 0 || w >= windowCount())
+            return badInput("evaluate.window_out_of_range", fmt::format("window {}", w),
+                            fmt::format("Window {} was asked for; the text has windows 0 to {}.", w, windowCount() - 1));
+    auto& results = state.losses[plan.hash()];
+    for (const WindowLoss& loss : known)
+        if (loss.window >= 0 && loss.window < windowCount()) results.emplace(loss.window, loss);
+
+    std::set<int> wanted;
+    std::set<int> groups;
+    for (const int w : windowIndices) {
+        const auto found = results.find(w);
+        if (found != results.end()) {
+            job.partial({{"window", w}, {"nll", found->second.nll}, {"tokens", found->second.tokens}});
+        } else {
+            wanted.insert(w);
+            groups.insert(state.groupOf[static_cast<std::size_t>(w)]);
+        }
+    }
+    if (!groups.empty()) {
+        try {
+            const Status status = state.measure(plan, {groups.begin(), groups.end()}, wanted, job);
+            if (!status.ok()) {
+                Error error = status.error();
+                if (error.kept.empty()) {
+                    const auto measuredNow = std::count_if(wanted.begin(), wanted.end(), [&](int w) { return results.contains(w); });
+                    error.kept =
+                        fmt::format("{} of {} windows were measured and are kept.",
+                                    windowIndices.size() - wanted.size() + static_cast<std::size_t>(measuredNow), windowIndices.size());
+                }
+                return error;
+            }
+        } catch (const std::bad_alloc&) {
+            return resourceError("evaluate.out_of_memory", "memory", "There was not enough memory to run the model on these windows.",
+                                 "Set a smaller memory budget, or stream the weights.");
+        } catch (const c10::Error& error) {
+            return internalError(fmt::format("The forward pass failed: {}", error.what_without_backtrace()));
+        }
+    }
+    std::vector<WindowLoss> losses;
+    losses.reserve(windowIndices.size());
+    for (const int w : windowIndices)
+        losses.push_back(results.at(w));
+    return losses;
+}
+
+std::vector<WindowLoss> Evaluator::measured(const std::string& planHash) const
+{
+    std::vector<WindowLoss> losses;
+    const auto found = m_state->losses.find(planHash);
+    if (found != m_state->losses.end())
+        for (const auto& [window, loss] : found->second)
+            losses.push_back(loss);
+    return losses;
+}
+
+const TokenWindows& Evaluator::windows() const { return m_state->windows; }
+
+int Evaluator::windowCount() const { return static_cast<int>(m_state->windows.rows.size()); }
+
+EvaluatorUsage Evaluator::usage() const
+{
+    EvaluatorUsage usage = m_state->usage;
+    usage.cacheBytes = m_state->cache.bytes();
+    usage.boundaries = m_state->cache.count();
+    return usage;
+}
+
+void Evaluator::clearCache() { m_state->cache.clear(); }
+
+const std::vector<std::pair<int, int>>& Evaluator::groups() const { return m_state->groups; }
+
+}  // namespace espalier

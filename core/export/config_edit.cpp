@@ -1,0 +1,147 @@
+#include "export/config_edit.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+namespace espalier
+{
+
+namespace
+{
+
+using OrderedJson = nlohmann::ordered_json;
+
+constexpr std::array<const char*, 3> kCountKeys = {"num_local_experts", "num_experts", "n_routed_experts"};
+
+struct BaseNames {
+    std::string_view modelType;
+    std::string_view name;  // of the stock class, without ForCausalLM
+};
+constexpr std::array<BaseNames, 5> kBases = {
+    {{"mixtral", "Mixtral"}, {"qwen2_moe", "Qwen2Moe"}, {"qwen3_moe", "Qwen3Moe"}, {"olmoe", "Olmoe"}, {"deepseek_v2", "DeepseekV2"}}};
+
+std::string className(std::string_view base)
+{
+    const auto found = std::find_if(kBases.begin(), kBases.end(), [&](const BaseNames& entry) { return entry.modelType == base; });
+    return found == kBases.end() ? std::string(base) : std::string(found->name);
+}
+
+// Sets a key only where it differs, so that an untouched config stays byte-identical.
+void put(OrderedJson& config, const std::string& key, OrderedJson value, bool& changed)
+{
+    const auto found = config.find(key);
+    if (found != config.end() && *found == value) return;
+    config[key] = std::move(value);
+    changed = true;
+}
+
+void drop(OrderedJson& config, const std::string& key, bool& changed) { changed = config.erase(key) > 0 || changed; }
+
+}  // namespace
+
+Result<std::string> editConfig(std::string_view source, const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor,
+                               bool dropsMtp)
+{
+    OrderedJson config = OrderedJson::parse(source, nullptr, false);
+    if (!config.is_object()) return badInput("config.invalid_json", "config.json", "The source's config.json is not a JSON object.");
+    bool changed = false;
+    // Llama-4 keeps the language model's keys one level down.
+    OrderedJson* keys = &config;
+    if (!config.contains("num_hidden_layers") && config.contains("text_config") && config["text_config"].is_object())
+        keys = &config["text_config"];
+
+    std::vector<int> counts, topKs;
+    std::vector<std::vector<int>> originals;
+    int most = 0, fewest = 0, globalTopK = 0, largestTopK = 0;
+    // A source that is itself an export numbers its experts anew: the ids of the first model are what is recorded.
+    const OrderedJson own = config.value("espalier", OrderedJson::object());
+    const OrderedJson before = own.value("kept_experts", OrderedJson::array());
+    for (const LayerShape& layer : shape.layers) {
+        const LayerPlan& part = plan.layer(layer.index);
+        const int count = layer.moe ? static_cast<int>(part.kept.size()) : 0;
+        const int topK = layer.moe ? part.topK.value_or(layer.router.topK) : 0;
+        counts.push_back(count);
+        topKs.push_back(topK);
+        std::vector<int> ids = layer.moe ? part.kept : std::vector<int>{};
+        if (static_cast<std::size_t>(layer.index) < before.size())
+            for (int& id : ids)
+                id = before[static_cast<std::size_t>(layer.index)].at(static_cast<std::size_t>(id)).get<int>();
+        originals.push_back(std::move(ids));
+        if (!layer.moe) continue;
+        most = std::max(most, count);
+        fewest = fewest == 0 ? count : std::min(fewest, count);
+        globalTopK = std::max(globalTopK, layer.router.topK);
+        largestTopK = std::max(largestTopK, topK);
+    }
+
+    std::vector<std::string> countKeys;
+    for (const char* key : kCountKeys)
+        if (keys->contains(key) && !(*keys)[key].is_null()) countKeys.emplace_back(key);
+    if (countKeys.empty() && most > 0)
+        return badInput("config.missing_key", "config.json", "The source's config.json states no number of experts.");
+    for (const std::string& key : countKeys)
+        put(*keys, key, most, changed);
+    if (dropsMtp && keys->contains("num_nextn_predict_layers")) put(*keys, "num_nextn_predict_layers", 0, changed);
+
+    const std::string base(baseModelType(shape.modelType));
+    if (flavor == ExportFlavor::Factored) {
+        put(config, "model_type", "espalier_" + base, changed);
+        put(config, "architectures", OrderedJson::array({"Espalier" + className(base) + "ForCausalLM"}), changed);
+        put(config, "auto_map",
+            {{"AutoConfig", "configuration_espalier.EspalierConfig"}, {"AutoModelForCausalLM", "modeling_espalier.EspalierForCausalLM"}},
+            changed);
+        put(config, "num_experts_per_layer", counts, changed);
+        put(config, "num_experts_per_tok", globalTopK, changed);
+        OrderedJson perLayer = OrderedJson::object();
+        for (const LayerShape& layer : shape.layers) {
+            if (!layer.moe) continue;
+            const auto l = static_cast<std::size_t>(layer.index);
+            OrderedJson overrides = OrderedJson::object();
+            if (counts[l] != most)
+                for (const std::string& key : countKeys)
+                    overrides[key] = counts[l];
+            if (topKs[l] != globalTopK) overrides["num_experts_per_tok"] = topKs[l];
+            if (!overrides.empty()) perLayer[std::to_string(layer.index)] = std::move(overrides);
+        }
+        if (perLayer.empty())
+            drop(config, "per_layer_config", changed);
+        else
+            put(config, "per_layer_config", std::move(perLayer), changed);
+        OrderedJson ranks = OrderedJson::array();
+        for (const LayerShape& layer : shape.layers) {
+            const LayerPlan& part = plan.layer(layer.index);
+            OrderedJson rows = OrderedJson::array();
+            const OrderedJson beforeRanks = own.value("ranks", OrderedJson::array());
+            for (std::size_t i = 0; layer.moe && i < part.kept.size(); ++i) {
+                RankTriple triple = part.ranks.empty() ? RankTriple{} : part.ranks[i];
+                // What the source already holds as factors stays so.
+                if (static_cast<std::size_t>(layer.index) < beforeRanks.size())
+                    for (std::size_t m = 0; m < 3; ++m)
+                        if (triple[m] == 0)
+                            triple[m] = beforeRanks[static_cast<std::size_t>(layer.index)]
+                                            .at(static_cast<std::size_t>(part.kept[i]))
+                                            .at(m)
+                                            .get<int>();
+                rows.push_back(triple);
+            }
+            ranks.push_back(std::move(rows));
+        }
+        put(config, "espalier", {{"version", 1}, {"base_model_type", base}, {"kept_experts", originals}, {"ranks", std::move(ranks)}},
+            changed);
+    } else {
+        if (largestTopK != globalTopK) put(*keys, "num_experts_per_tok", largestTopK, changed);
+        if (config.contains("espalier")) {
+            put(config, "model_type", base, changed);
+            put(config, "architectures", OrderedJson::array({className(base) + "ForCausalLM"}), changed);
+            put(config, "num_experts_per_tok", largestTopK, changed);
+            for (const char* key : {"auto_map", "num_experts_per_layer", "per_layer_config", "espalier"})
+                drop(config, key, changed);
+        }
+    }
+    if (!changed) return std::string(source);
+    return config.dump(2) + "\n";
+}
+
+}  // namespace espalier
