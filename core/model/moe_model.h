@@ -107,9 +107,9 @@ public:
     Result<at::Tensor> hiddenStates(const at::Tensor& ids, const PreparedPlan& plan, LayerObserver* observer = nullptr);
 
     // Final RMS norm over the last dimension. [.., H] -> [.., H].
-    at::Tensor finalNorm(const at::Tensor& hidden);
+    Result<at::Tensor> finalNorm(const at::Tensor& hidden);
     // Head product of normed rows [N,H] -> [N,V] fp32 (computed in the compute type, then upcast).
-    at::Tensor logits(const at::Tensor& normedRows);
+    Result<at::Tensor> logits(const at::Tensor& normedRows);
     // NLL in nats of token t+1 given the hidden state at t after the last layer (before the final norm): hidden [B,T,H], ids [B,T]
     // -> [B,T-1] fp64. Log-softmax in fp32, head in row blocks: memory does not grow with B.
     // Errors: model.not_finite, model.token_out_of_range.
