@@ -1,0 +1,229 @@
+#include "model/attention.h"
+
+#include "model/kernels.h"
+#include "model/norm.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <optional>
+
+namespace espalier
+{
+
+RotarySetup rotarySetup(int dim, double theta, const RopeScaling& scaling, bool scalesSoftmax)
+{
+    RotarySetup setup;
+    const int half = dim / 2;
+    setup.inverseFrequencies.resize(static_cast<std::size_t>(half));
+    const auto plainFrequency = [&](int j) {
+        // fp32 arithmetic like the reference: exponent, power and reciprocal are each rounded.
+        const float exponent = static_cast<float>(2 * j) / static_cast<float>(dim);
+        return std::pow(static_cast<float>(theta), exponent);
+    };
+    if (scaling.type != RopeScaling::Type::Yarn) {
+        for (int j = 0; j < half; ++j)
+            setup.inverseFrequencies[static_cast<std::size_t>(j)] = 1.0f / plainFrequency(j);
+        return setup;
+    }
+    const auto correction = [&](double rotations) {
+        return dim * std::log(scaling.originalPositions / (rotations * 2 * std::numbers::pi)) / (2 * std::log(theta));
+    };
+    double low = correction(scaling.betaFast);
+    double high = correction(scaling.betaSlow);
+    if (scaling.truncate) {
+        low = std::floor(low);
+        high = std::ceil(high);
+    }
+    low = std::max(low, 0.0);
+    high = std::min(high, static_cast<double>(dim - 1));
+    if (low == high) high += 0.001;
+    for (int j = 0; j < half; ++j) {
+        const auto ramp = static_cast<float>(std::clamp((j - low) / (high - low), 0.0, 1.0));
+        const float position = plainFrequency(j);
+        const float stretched = 1.0f / (static_cast<float>(scaling.factor) * position);
+        setup.inverseFrequencies[static_cast<std::size_t>(j)] = stretched * ramp + (1.0f / position) * (1.0f - ramp);
+    }
+    const auto gain = [](double factor, double mscale) { return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0; };
+    const double mscale = scaling.mscale.value_or(0);
+    const double mscaleAllDim = scaling.mscaleAllDim.value_or(0);
+    if (scaling.attentionFactor)
+        setup.cosSinScale = *scaling.attentionFactor;
+    else if (mscale != 0 && mscaleAllDim != 0)
+        setup.cosSinScale = gain(scaling.factor, mscale) / gain(scaling.factor, mscaleAllDim);
+    else
+        setup.cosSinScale = gain(scaling.factor, 1);
+    if (scalesSoftmax && mscaleAllDim != 0) setup.softmaxFactor = std::pow(gain(scaling.factor, mscaleAllDim), 2);
+    return setup;
+}
+
+AttentionShape attentionShape(const ModelConfig& config)
+{
+    AttentionShape shape;
+    shape.hiddenSize = config.hiddenSize;
+    shape.heads = config.heads;
+    shape.kvHeads = config.kvHeads;
+    shape.headDim = config.headDim;
+    shape.eps = config.rmsNormEps;
+    shape.norm = config.qkNorm;
+    shape.clip = config.clipQkv.value_or(0);
+    int rotaryDim = config.headDim;
+    int queryDim = config.headDim;
+    if (config.mla) {
+        shape.latent = true;
+        shape.queryRank = config.mla->qLoraRank;
+        shape.latentRank = config.mla->kvLoraRank;
+        shape.latentEps = config.mla->normEps;
+        shape.nopeDim = config.mla->nopeHeadDim;
+        shape.ropeDim = config.mla->ropeHeadDim;
+        shape.valueDim = config.mla->valueHeadDim;
+        rotaryDim = shape.ropeDim;
+        queryDim = shape.nopeDim + shape.ropeDim;
+    }
+    RotarySetup rotary = rotarySetup(rotaryDim, config.ropeTheta, config.rope, config.mla.has_value());
+    shape.inverseFrequencies = std::move(rotary.inverseFrequencies);
+    shape.rotaryScale = rotary.cosSinScale;
+    shape.softmaxScale = std::pow(static_cast<double>(queryDim), -0.5) * rotary.softmaxFactor;
+    return shape;
+}
+
+const Attention::Tables& Attention::tables(std::int64_t length)
+{
+    auto& tables = m_tables[length];
+    if (tables.cos.defined()) return tables;
+    const auto half = static_cast<std::int64_t>(m_shape.inverseFrequencies.size());
+    at::Tensor frequencies = at::empty({half}, at::kFloat);
+    std::copy(m_shape.inverseFrequencies.begin(), m_shape.inverseFrequencies.end(), frequencies.mutable_data_ptr<float>());
+    const at::Tensor angle = at::arange(length, at::kFloat).unsqueeze(1) * frequencies.unsqueeze(0);
+    tables.cosHalf = (angle.cos() * m_shape.rotaryScale).contiguous();
+    tables.sinHalf = (angle.sin() * m_shape.rotaryScale).contiguous();
+    tables.cos = at::cat({tables.cosHalf, tables.cosHalf}, 1).to(m_compute).contiguous();
+    tables.sin = at::cat({tables.sinHalf, tables.sinHalf}, 1).to(m_compute).contiguous();
+    return tables;
+}
+
+const at::Tensor& Attention::windowMask(std::int64_t length, int window)
+{
+    at::Tensor& mask = m_masks[{length, window}];
+    if (mask.defined()) return mask;
+    const at::Tensor position = at::arange(length, at::kLong);
+    const at::Tensor distance = position.unsqueeze(1) - position.unsqueeze(0);  // query - key
+    const at::Tensor visible = (distance >= 0).logical_and(distance < window);
+    mask = at::zeros({length, length}, m_compute).masked_fill(visible.logical_not(), -std::numeric_limits<float>::infinity());
+    return mask;
+}
+
+at::Tensor Attention::normed(const at::Tensor& x, const at::Tensor& weight, double eps) const { return rmsNorm(x, weight, eps); }
+
+// q [B,heads,T,d], k [B,kvHeads,T,d], v [B,kvHeads,T,dv] -> [B,T,heads*dv]. KV head g serves q heads g*r .. (g+1)*r - 1.
+at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window)
+{
+    const std::int64_t length = q.size(2);
+    const std::int64_t repeat = q.size(1) / k.size(1);
+    at::Tensor keys = k;
+    at::Tensor values = v;
+    if (repeat > 1) {
+        keys = k.repeat_interleave(repeat, 1);
+        values = v.repeat_interleave(repeat, 1);
+    }
+    // The fused kernel wants one head width: a narrower v is padded with zeros, which come out as zeros.
+    const std::int64_t valueDim = values.size(3);
+    if (valueDim != q.size(3)) values = at::constant_pad_nd(values, {0, q.size(3) - valueDim});
+    std::optional<at::Tensor> mask;
+    if (window > 0 && window < length) mask = windowMask(length, window);
+    at::Tensor out = at::scaled_dot_product_attention(q, keys, values, mask, 0.0, !mask.has_value(), m_shape.softmaxScale);
+    if (valueDim != q.size(3)) out = out.narrow(3, 0, valueDim);
+    return out.transpose(1, 2).reshape({q.size(0), length, q.size(1) * valueDim});
+}
+
+at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weights, int window)
+{
+    const std::int64_t batch = x.size(0);
+    const std::int64_t length = x.size(1);
+    const std::int64_t d = m_shape.headDim;
+    const std::int64_t queryWidth = m_shape.heads * d;
+    const std::int64_t keyWidth = m_shape.kvHeads * d;
+    at::Tensor qkv = weights.qkv(x);  // [B,T,q|k|v]
+
+    if (m_shape.norm == QkNorm::Whole) {
+        qkv.narrow(2, 0, queryWidth).copy_(normed(qkv.narrow(2, 0, queryWidth), weights.queryNorm, m_shape.eps));
+        qkv.narrow(2, queryWidth, keyWidth).copy_(normed(qkv.narrow(2, queryWidth, keyWidth), weights.keyNorm, m_shape.eps));
+    } else if (m_shape.norm == QkNorm::PerHead) {
+        for (const auto& [begin, width, weight] :
+             {std::tuple{std::int64_t{0}, queryWidth, weights.queryNorm}, std::tuple{queryWidth, keyWidth, weights.keyNorm}}) {
+            at::Tensor part = qkv.narrow(2, begin, width).view({batch, length, width / d, d});
+            part.copy_(normed(part, weight, m_shape.eps));
+        }
+    }
+    if (m_shape.clip > 0) qkv.clamp_(-m_shape.clip, m_shape.clip);
+
+    const Tables& rotary = tables(length);
+    at::Tensor heads = qkv.view({batch, length, m_shape.heads + 2 * m_shape.kvHeads, d});
+    at::Tensor rotated = heads.narrow(2, 0, m_shape.heads + m_shape.kvHeads);
+    if (m_compute == at::kFloat) {
+        kernels::ropeHalf(qkv.mutable_data_ptr<float>(), queryWidth + 2 * keyWidth, d, batch * length, m_shape.heads + m_shape.kvHeads, d,
+                          length, rotary.cos.const_data_ptr<float>(), rotary.sin.const_data_ptr<float>());
+    } else {
+        const at::Tensor cos = rotary.cos.view({length, 1, d});
+        const at::Tensor sin = rotary.sin.view({length, 1, d});
+        const at::Tensor turned = at::cat({rotated.narrow(3, d / 2, d - d / 2).neg(), rotated.narrow(3, 0, d / 2)}, 3);
+        rotated.copy_(rotated * cos + turned * sin);
+    }
+    const at::Tensor q = heads.narrow(2, 0, m_shape.heads).transpose(1, 2);
+    const at::Tensor k = heads.narrow(2, m_shape.heads, m_shape.kvHeads).transpose(1, 2);
+    const at::Tensor v = heads.narrow(2, m_shape.heads + m_shape.kvHeads, m_shape.kvHeads).transpose(1, 2);
+    return weights.output(attend(q, k, v, window));
+}
+
+namespace
+{
+
+// Adjacent pairs as complex numbers times s e^{i angle}, in fp32, cast back (route (b) of formats.md 3.4).
+// x [B,T,heads,d], cos and sin [T,d/2] fp32.
+at::Tensor ropePairs(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin)
+{
+    const std::int64_t length = x.size(1);
+    const std::int64_t half = x.size(3) / 2;
+    const at::Tensor pairs = x.to(at::kFloat).reshape({x.size(0), length, x.size(2), half, 2});
+    const at::Tensor real = pairs.select(4, 0);
+    const at::Tensor imaginary = pairs.select(4, 1);
+    const at::Tensor c = cos.view({length, 1, half});
+    const at::Tensor s = sin.view({length, 1, half});
+    return at::stack({real * c - imaginary * s, real * s + imaginary * c}, 4).flatten(3).to(x.scalar_type());
+}
+
+}  // namespace
+
+at::Tensor Attention::latentAttention(const at::Tensor& x, const LayerWeights& weights, int window)
+{
+    const std::int64_t batch = x.size(0);
+    const std::int64_t length = x.size(1);
+    const std::int64_t headWidth = m_shape.nopeDim + m_shape.ropeDim;
+    const Tables& rotary = tables(length);
+
+    at::Tensor q =
+        m_shape.queryRank > 0 ? weights.queryB(normed(weights.queryA(x), weights.queryNorm, m_shape.latentEps)) : weights.queryB(x);
+    q = q.view({batch, length, m_shape.heads, headWidth});
+    const at::Tensor queryRope = ropePairs(q.narrow(3, m_shape.nopeDim, m_shape.ropeDim), rotary.cosHalf, rotary.sinHalf);
+    q = at::cat({q.narrow(3, 0, m_shape.nopeDim), queryRope}, 3);
+
+    const at::Tensor compressed = weights.latentA(x);  // [B,T,c | k_rope]
+    const at::Tensor latent = normed(compressed.narrow(2, 0, m_shape.latentRank), weights.keyNorm, m_shape.latentEps);
+    const at::Tensor keyRope =
+        ropePairs(compressed.narrow(2, m_shape.latentRank, m_shape.ropeDim).unsqueeze(2), rotary.cosHalf, rotary.sinHalf);
+    const at::Tensor expanded = weights.latentB(latent).view({batch, length, m_shape.heads, m_shape.nopeDim + m_shape.valueDim});
+    const at::Tensor k =
+        at::cat({expanded.narrow(3, 0, m_shape.nopeDim), keyRope.expand({batch, length, m_shape.heads, m_shape.ropeDim})}, 3);
+    const at::Tensor v = expanded.narrow(3, m_shape.nopeDim, m_shape.valueDim);
+    return weights.output(attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), window));
+}
+
+at::Tensor Attention::forward(const at::Tensor& x, const LayerWeights& weights, int window)
+{
+    return m_shape.latent ? latentAttention(x, weights, window) : groupedQuery(x, weights, window);
+}
+
+}  // namespace espalier

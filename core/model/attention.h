@@ -1,0 +1,75 @@
+// Attention of the supported families (formats.md 3.4 - 3.7): grouped-query attention with optional biases, q/k norms, clamp and
+// sliding window, and multi-head latent attention with YaRN (DeepSeek-V2).
+#pragma once
+
+#include "checkpoint/model_config.h"
+#include "model/layer_weights.h"
+
+#include <ATen/ATen.h>
+
+#include <map>
+#include <vector>
+
+namespace espalier
+{
+
+struct AttentionShape {
+    int hiddenSize = 0;
+    int heads = 0;
+    int kvHeads = 0;
+    int headDim = 0;  // of q and k; rotary over all of it, MLA excepted
+    double eps = 1e-6;
+    QkNorm norm = QkNorm::None;
+    double clip = 0;  // 0 = none
+    double softmaxScale = 0;
+    // Multi-head latent attention: q and k heads are nope | rope, v has its own width.
+    bool latent = false;
+    int queryRank = 0;  // 0: q_proj instead of q_a, q_b
+    int latentRank = 0;
+    double latentEps = 1e-6;
+    int nopeDim = 0;
+    int ropeDim = 0;
+    int valueDim = 0;
+    // Rotary embedding.
+    std::vector<float> inverseFrequencies;  // rotary dim / 2
+    double rotaryScale = 1;                 // of cos and sin
+};
+
+// YaRN or plain frequencies, and the factors that go with them (formats.md 3.5).
+struct RotarySetup {
+    std::vector<float> inverseFrequencies;
+    double cosSinScale = 1;
+    double softmaxFactor = 1;  // multiplies dim^-0.5
+};
+// `scalesSoftmax`: DeepSeek multiplies the softmax scale, the others do not.
+RotarySetup rotarySetup(int dim, double theta, const RopeScaling& scaling, bool scalesSoftmax);
+AttentionShape attentionShape(const ModelConfig& config);
+
+// Belongs to the compute thread; keeps tables and masks of the lengths it has seen.
+class Attention
+{
+public:
+    Attention(AttentionShape shape, at::ScalarType compute) : m_shape(std::move(shape)), m_compute(compute) {}
+
+    // x [B,T,H], normed; window 0 = full causal. Output after o_proj [B,T,H].
+    at::Tensor forward(const at::Tensor& x, const LayerWeights& weights, int window);
+
+private:
+    struct Tables {
+        at::Tensor cos, sin;          // [T, d] compute type
+        at::Tensor cosHalf, sinHalf;  // [T, d/2] fp32, scaled
+    };
+    const Tables& tables(std::int64_t length);
+    const at::Tensor& windowMask(std::int64_t length, int window);
+    at::Tensor normed(const at::Tensor& x, const at::Tensor& weight, double eps) const;
+    at::Tensor groupedQuery(const at::Tensor& x, const LayerWeights& weights, int window);
+    at::Tensor latentAttention(const at::Tensor& x, const LayerWeights& weights, int window);
+    at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window);
+
+    AttentionShape m_shape;
+    at::ScalarType m_compute;
+    std::map<std::int64_t, Tables> m_tables;
+    std::map<std::pair<std::int64_t, int>, at::Tensor> m_masks;
+};
+
+}  // namespace espalier

@@ -1,0 +1,296 @@
+#include "model/kernels.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+// One binary for every x86-64: the loader picks the variant that the processor has. Sanitizers do not get along with ifuncs.
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define ESPALIER_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define ESPALIER_CLONES
+#endif
+
+namespace espalier::kernels
+{
+
+namespace
+{
+
+constexpr std::int64_t kLanes = 16;
+
+std::int64_t grain(std::int64_t width) { return std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, width)); }
+
+ESPALIER_CLONES void rmsNormRow(const float* x, const float* weight, float* out, std::int64_t width, float eps)
+{
+    float lane[kLanes] = {};
+    std::int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes)
+        for (std::int64_t j = 0; j < kLanes; ++j)
+            lane[j] += x[i + j] * x[i + j];
+    double sum = 0;
+    for (const float value : lane)
+        sum += value;
+    for (; i < width; ++i)
+        sum += static_cast<double>(x[i]) * x[i];
+    const auto mean = static_cast<float>(sum / static_cast<double>(width));
+    const float scale = 1.0f / std::sqrt(mean + eps);
+    for (std::int64_t k = 0; k < width; ++k)
+        out[k] = weight[k] * (x[k] * scale);
+}
+
+ESPALIER_CLONES void ropeHead(float* head, const float* cos, const float* sin, std::int64_t half)
+{
+    float* first = head;
+    float* second = head + half;
+#pragma GCC ivdep
+    for (std::int64_t j = 0; j < half; ++j) {
+        const float a = first[j];
+        const float b = second[j];
+        first[j] = a * cos[j] - b * sin[j];
+        second[j] = b * cos[half + j] + a * sin[half + j];
+    }
+}
+
+ESPALIER_CLONES void axpy(const float* y, float weight, float* out, std::int64_t width)
+{
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < width; ++i)
+        out[i] += weight * y[i];
+}
+
+// exp(x) for x <= 0 .. about 88, relative error below 2e-7 (Cephes' expf polynomial with a two-part ln 2), so that the loops
+// around it vectorise. Below -87 it returns 0.
+inline float fastExp(float x)
+{
+    const float clamped = std::min(std::max(x, -87.0f), 88.0f);
+    // Round to nearest by adding 1.5 * 2^23; the integer then sits in the low mantissa bits.
+    const float shifted = clamped * 1.44269504088896341f + 12582912.0f;
+    const float n = shifted - 12582912.0f;
+    float r = clamped - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const auto bits = (std::bit_cast<std::int32_t>(shifted) - 0x4b400000 + 127) << 23;
+    const float result = p * std::bit_cast<float>(bits);
+    return x < -87.0f ? 0.0f : result;
+}
+
+ESPALIER_CLONES void siluMulRow(const float* gate, const float* up, float* out, std::int64_t width)
+{
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < width; ++i) {
+        const float g = gate[i];
+        // silu(g) = g / (1 + e^-g), by the exponential of -|g| so that nothing overflows.
+        const float e = fastExp(-std::fabs(g));
+        const float numerator = g < 0 ? e : 1.0f;
+        out[i] = g * (numerator / (1.0f + e)) * up[i];
+    }
+}
+
+ESPALIER_CLONES double rowNll(const float* x, std::int64_t target, std::int64_t width)
+{
+    float lane[kLanes];
+    std::fill_n(lane, kLanes, x[0]);
+    std::int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes)
+        for (std::int64_t j = 0; j < kLanes; ++j)
+            lane[j] = lane[j] < x[i + j] ? x[i + j] : lane[j];
+    float top = lane[0];
+    for (const float value : lane)
+        top = std::max(top, value);
+    for (; i < width; ++i)
+        top = std::max(top, x[i]);
+    double total = 0;
+    constexpr std::int64_t kBlock = 1024;  // partial sums of a block in fp32 lanes, blocks in fp64
+    for (std::int64_t begin = 0; begin < width; begin += kBlock) {
+        const std::int64_t end = std::min(begin + kBlock, width);
+        float sum[kLanes] = {};
+        std::int64_t k = begin;
+        for (; k + kLanes <= end; k += kLanes)
+            for (std::int64_t j = 0; j < kLanes; ++j) {
+                const float d = x[k + j] - top;
+                sum[j] += fastExp(d) + d * 0.0f;  // the product carries a NaN or an infinity into the sum
+            }
+        for (; k < end; ++k)
+            total += fastExp(x[k] - top) + (x[k] - top) * 0.0f;
+        for (const float value : sum)
+            total += value;
+    }
+    return std::log(total) + top - static_cast<double>(x[target]);
+}
+
+ESPALIER_CLONES std::uint32_t largestExponent(const std::uint32_t* bits, std::int64_t count)
+{
+    std::uint32_t largest = 0;
+    for (std::int64_t i = 0; i < count; ++i)
+        largest = std::max(largest, bits[i] & 0x7f800000u);
+    return largest;
+}
+
+ESPALIER_CLONES std::uint16_t largestExponent16(const std::uint16_t* bits, std::int64_t count)
+{
+    std::uint16_t largest = 0;
+    for (std::int64_t i = 0; i < count; ++i)
+        largest = std::max<std::uint16_t>(largest, bits[i] & 0x7f80u);
+    return largest;
+}
+
+ESPALIER_CLONES void widenBf16(const std::byte* in, std::uint32_t* out, std::int64_t count)
+{
+    for (std::int64_t i = 0; i < count; ++i) {
+        std::uint16_t value;
+        std::memcpy(&value, in + 2 * i, 2);
+        out[i] = static_cast<std::uint32_t>(value) << 16;
+    }
+}
+
+ESPALIER_CLONES void widenHalf(const std::byte* in, std::uint32_t* out, std::int64_t count)
+{
+    for (std::int64_t i = 0; i < count; ++i) {
+        std::uint16_t value;
+        std::memcpy(&value, in + 2 * i, 2);
+        const std::uint32_t sign = static_cast<std::uint32_t>(value & 0x8000u) << 16;
+        const std::uint32_t rest = value & 0x7fffu;
+        // Shift exponent and mantissa into place and rescale by 2^112: exact, subnormals included. Infinity and NaN get exponent 255.
+        const float scaled = std::bit_cast<float>(rest << 13) * 5.192296858534828e33f;
+        const std::uint32_t finite = std::bit_cast<std::uint32_t>(scaled);
+        const std::uint32_t special = 0x7f800000u | (rest << 13);
+        out[i] = sign | (rest >= 0x7c00u ? special : finite);
+    }
+}
+
+ESPALIER_CLONES void narrowDouble(const std::byte* in, float* out, std::int64_t count)
+{
+    for (std::int64_t i = 0; i < count; ++i) {
+        double value;
+        std::memcpy(&value, in + 8 * i, 8);
+        out[i] = static_cast<float>(value);
+    }
+}
+
+ESPALIER_CLONES void roundToBf16(const std::uint32_t* in, std::uint16_t* out, std::int64_t count)
+{
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::uint32_t bits = in[i];
+        const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+        const std::uint32_t quiet = (bits >> 16) | 0x40u;
+        out[i] = static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+    }
+}
+
+// Runs a conversion in blocks that stay in the first-level cache, and looks at each block while it is there.
+template <typename Convert>
+bool inBlocks(std::int64_t count, std::int64_t bytesPerValue, const std::byte* in, float* out, Convert&& convert)
+{
+    constexpr std::int64_t kBlock = 2048;
+    bool finite = true;
+    for (std::int64_t begin = 0; begin < count; begin += kBlock) {
+        const std::int64_t size = std::min(kBlock, count - begin);
+        convert(in + begin * bytesPerValue, out + begin, size);
+        finite = allFinite(out + begin, size) && finite;
+    }
+    return finite;
+}
+
+}  // namespace
+
+bool floatFromFloat(const std::byte* in, float* out, std::int64_t count)
+{
+    return inBlocks(count, 4, in, out, [](const std::byte* from, float* to, std::int64_t size) {
+        std::memcpy(to, from, static_cast<std::size_t>(size) * sizeof(float));
+    });
+}
+
+bool floatFromBf16(const std::byte* in, float* out, std::int64_t count)
+{
+    return inBlocks(count, 2, in, out, [](const std::byte* from, float* to, std::int64_t size) {
+        widenBf16(from, reinterpret_cast<std::uint32_t*>(to), size);
+    });
+}
+
+bool floatFromHalf(const std::byte* in, float* out, std::int64_t count)
+{
+    return inBlocks(count, 2, in, out, [](const std::byte* from, float* to, std::int64_t size) {
+        widenHalf(from, reinterpret_cast<std::uint32_t*>(to), size);
+    });
+}
+
+bool floatFromDouble(const std::byte* in, float* out, std::int64_t count)
+{
+    return inBlocks(count, 8, in, out, [](const std::byte* from, float* to, std::int64_t size) { narrowDouble(from, to, size); });
+}
+
+void bf16FromFloat(const float* in, std::uint16_t* out, std::int64_t count)
+{
+    roundToBf16(reinterpret_cast<const std::uint32_t*>(in), out, count);
+}
+
+void rmsNorm(const float* x, std::int64_t stride, const float* weight, float* out, std::int64_t rows, std::int64_t width, float eps)
+{
+    at::parallel_for(0, rows, grain(width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r)
+            rmsNormRow(x + r * stride, weight, out + r * width, width, eps);
+    });
+}
+
+void ropeHalf(float* x, std::int64_t rowStride, std::int64_t headStride, std::int64_t rows, std::int64_t heads, std::int64_t dim,
+              std::int64_t length, const float* cos, const float* sin)
+{
+    at::parallel_for(0, rows, grain(heads * dim), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r) {
+            const std::int64_t position = r % length;
+            for (std::int64_t h = 0; h < heads; ++h)
+                ropeHead(x + r * rowStride + h * headStride, cos + position * dim, sin + position * dim, dim / 2);
+        }
+    });
+}
+
+void gatherRows(const float* x, const std::int64_t* index, float* out, std::int64_t count, std::int64_t width)
+{
+    at::parallel_for(0, count, grain(width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i)
+            std::memcpy(out + i * width, x + index[i] * width, static_cast<std::size_t>(width) * sizeof(float));
+    });
+}
+
+void scatterAddRows(const float* y, const float* weight, const std::int64_t* index, float* out, std::int64_t count, std::int64_t width)
+{
+    at::parallel_for(0, count, grain(width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i)
+            axpy(y + i * width, weight[i], out + index[i] * width, width);
+    });
+}
+
+void siluMul(const float* gateUp, float* out, std::int64_t rows, std::int64_t width)
+{
+    at::parallel_for(0, rows, grain(4 * width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r)
+            siluMulRow(gateUp + r * 2 * width, gateUp + r * 2 * width + width, out + r * width, width);
+    });
+}
+
+bool allFinite(const float* x, std::int64_t count)
+{
+    return largestExponent(reinterpret_cast<const std::uint32_t*>(x), count) != 0x7f800000u;
+}
+
+bool allFiniteBf16(const std::uint16_t* x, std::int64_t count) { return largestExponent16(x, count) != 0x7f80u; }
+
+void negativeLogLikelihood(const float* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width)
+{
+    at::parallel_for(0, rows, grain(4 * width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r)
+            out[r] = rowNll(logits + r * width, target[r], width);
+    });
+}
+
+}  // namespace espalier::kernels

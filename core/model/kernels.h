@@ -1,0 +1,43 @@
+// fp32 loops that ATen would run as several passes over memory. Plain pointers, row-major, parallel over rows; every row is computed
+// independently of the others, so results do not depend on the number of rows or threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace espalier::kernels
+{
+
+// out[r] = w * (x[r] * rsqrt(mean(x[r]^2) + eps)); x has `stride` floats from row to row, out is dense.
+void rmsNorm(const float* x, std::int64_t stride, const float* weight, float* out, std::int64_t rows, std::int64_t width, float eps);
+
+// Rotary embedding in place, half-split form: heads x rotary dims of every row; row r sits at position r % length.
+// x: first rotary element of head 0 of row 0. cos, sin: [length, dim] as in formats.md 3.4.
+void ropeHalf(float* x, std::int64_t rowStride, std::int64_t headStride, std::int64_t rows, std::int64_t heads, std::int64_t dim,
+              std::int64_t length, const float* cos, const float* sin);
+
+// out[i] = x[index[i]]
+void gatherRows(const float* x, const std::int64_t* index, float* out, std::int64_t count, std::int64_t width);
+
+// out[index[i]] += weight[i] * y[i]; indices are distinct.
+void scatterAddRows(const float* y, const float* weight, const std::int64_t* index, float* out, std::int64_t count, std::int64_t width);
+
+// out = silu(gateUp[:, :width]) * gateUp[:, width:]
+void siluMul(const float* gateUp, float* out, std::int64_t rows, std::int64_t width);
+
+// Whether all values are finite.
+bool allFinite(const float* x, std::int64_t count);
+bool allFiniteBf16(const std::uint16_t* x, std::int64_t count);
+
+// Conversions from a file's bytes, which need not be aligned. Return whether every value is finite.
+bool floatFromFloat(const std::byte* in, float* out, std::int64_t count);
+bool floatFromBf16(const std::byte* in, float* out, std::int64_t count);
+bool floatFromHalf(const std::byte* in, float* out, std::int64_t count);
+bool floatFromDouble(const std::byte* in, float* out, std::int64_t count);
+// fp32 to bf16, round to nearest even.
+void bf16FromFloat(const float* in, std::uint16_t* out, std::int64_t count);
+
+// -log softmax(logits)[target] per row, in fp32 with the sum over the row in fp64.
+void negativeLogLikelihood(const float* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width);
+
+}  // namespace espalier::kernels

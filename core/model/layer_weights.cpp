@@ -1,0 +1,262 @@
+#include "model/layer_weights.h"
+
+#include "checkpoint/checkpoint.h"
+#include "model/kernels.h"
+
+#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <span>
+
+namespace espalier
+{
+
+namespace
+{
+
+// Converts values of a view to fp32; returns whether all are finite.
+bool toFloat(const TensorView& view, std::int64_t first, float* out, std::int64_t count)
+{
+    const std::byte* in = view.bytes.data() + first * dtypeBits(view.dtype) / 8;
+    switch (view.dtype) {
+        case DType::BF16:
+            return kernels::floatFromBf16(in, out, count);
+        case DType::F16:
+            return kernels::floatFromHalf(in, out, count);
+        case DType::F64:
+            return kernels::floatFromDouble(in, out, count);
+        default:
+            return kernels::floatFromFloat(in, out, count);
+    }
+}
+
+std::int64_t elements(const TensorView& view)
+{
+    std::int64_t count = 1;
+    for (const std::int64_t size : view.shape)
+        count *= size;
+    return count;
+}
+
+class Loader
+{
+public:
+    explicit Loader(at::ScalarType compute) : m_compute(compute) {}
+
+    // The first non-finite tensor goes to `bad` (kept if it already names one).
+    at::Tensor load(const TensorView& view, std::string& bad) { return load(view, bad, m_compute); }
+    at::Tensor load(const TensorView& view, std::string& bad, at::ScalarType type)
+    {
+        at::Tensor out = at::empty(view.shape, type);
+        fill(view, out, bad);
+        return out;
+    }
+    // Several matrices with equal columns, one below the other.
+    at::Tensor stack(std::span<const TensorView> views, std::string& bad)
+    {
+        std::vector<std::int64_t> shape = views.front().shape;
+        shape.front() = 0;
+        for (const TensorView& view : views)
+            shape.front() += view.shape.front();
+        at::Tensor out = at::empty(shape, m_compute);
+        std::int64_t row = 0;
+        for (const TensorView& view : views) {
+            at::Tensor part = out.narrow(0, row, view.shape.front());
+            fill(view, part, bad);
+            row += view.shape.front();
+        }
+        return out;
+    }
+    Linear linear(const LinearView& view, std::string& bad)
+    {
+        Linear linear;
+        if (view.factored) {
+            linear.u = load(view.u, bad);
+            linear.v = load(view.v, bad);
+        } else {
+            linear.weight = load(view.dense, bad);
+        }
+        return linear;
+    }
+    GatedMlp mlp(const LinearView& gate, const LinearView& up, const LinearView& down, std::string& bad)
+    {
+        GatedMlp mlp;
+        if (!gate.factored && !up.factored) {
+            mlp.gateUp = stack(std::array{gate.dense, up.dense}, bad);
+            mlp.width = static_cast<int>(mlp.gateUp.size(0) / 2);
+        } else {
+            mlp.gate = linear(gate, bad);
+            mlp.up = linear(up, bad);
+            mlp.width = static_cast<int>((up.factored ? up.u : up.dense).shape.front());
+        }
+        mlp.down = linear(down, bad);
+        return mlp;
+    }
+    std::int64_t bytes() const { return m_bytes; }
+
+private:
+    void fill(const TensorView& view, at::Tensor& out, std::string& bad)
+    {
+        const std::int64_t count = elements(view);
+        m_bytes += count * static_cast<std::int64_t>(out.element_size());
+        bool finite = true;
+        if (out.scalar_type() == at::kFloat) {
+            finite = toFloat(view, 0, out.mutable_data_ptr<float>(), count);
+        } else {
+            auto* to = reinterpret_cast<std::uint16_t*>(out.mutable_data_ptr<at::BFloat16>());
+            float block[2048];
+            for (std::int64_t begin = 0; begin < count; begin += std::ssize(block)) {
+                const std::int64_t size = std::min<std::int64_t>(std::ssize(block), count - begin);
+                finite = toFloat(view, begin, block, size) && finite;
+                kernels::bf16FromFloat(block, to + begin, size);
+            }
+        }
+        if (!finite && bad.empty()) bad = view.name;
+    }
+
+    at::ScalarType m_compute;
+    std::int64_t m_bytes = 0;
+};
+
+Status checkDtype(const TensorView& view)
+{
+    if (isFloating(view.dtype)) return {};
+    return unsupported("model.unsupported_dtype", view.name,
+                       fmt::format("The tensor {} is stored as {}, which cannot be computed with.", view.name, dtypeName(view.dtype)),
+                       "Use a checkpoint in BF16, F16 or F32.");
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute)
+{
+    const c10::InferenceMode guard;
+    const ModelConfig& config = checkpoint.config();
+    const LayerConfig& layerConfig = config.layers[static_cast<std::size_t>(layer)];
+    auto weights = std::make_shared<LayerWeights>();
+    std::string& bad = weights->nonFinite;
+    Loader loader(compute);
+
+    const auto named = [&](std::string_view suffix) -> Result<TensorView> {
+        ESPALIER_TRY(TensorView view, checkpoint.layerTensor(layer, suffix));
+        ESPALIER_CHECK_OK(checkDtype(view));
+        return view;
+    };
+    const auto linear = [&](std::string_view projection, bool bias) -> Result<Linear> {
+        Linear result;
+        ESPALIER_TRY(const TensorView view, named(fmt::format("self_attn.{}.weight", projection)));
+        result.weight = loader.load(view, bad);
+        if (bias) {
+            ESPALIER_TRY(const TensorView biasView, named(fmt::format("self_attn.{}.bias", projection)));
+            result.bias = loader.load(biasView, bad);
+        }
+        return result;
+    };
+    const auto vector = [&](std::string_view suffix) -> Result<at::Tensor> {
+        ESPALIER_TRY(const TensorView view, named(suffix));
+        return loader.load(view, bad);
+    };
+
+    ESPALIER_TRY(weights->inputNorm, vector("input_layernorm.weight"));
+    if (config.mla) {
+        if (config.mla->qLoraRank > 0) {
+            ESPALIER_TRY(weights->queryA, linear("q_a_proj", config.qkvBias));
+            ESPALIER_TRY(weights->queryNorm, vector("self_attn.q_a_layernorm.weight"));
+            ESPALIER_TRY(weights->queryB, linear("q_b_proj", false));
+        } else {
+            ESPALIER_TRY(weights->queryB, linear("q_proj", false));
+        }
+        ESPALIER_TRY(weights->latentA, linear("kv_a_proj_with_mqa", config.qkvBias));
+        ESPALIER_TRY(weights->keyNorm, vector("self_attn.kv_a_layernorm.weight"));
+        ESPALIER_TRY(weights->latentB, linear("kv_b_proj", false));
+    } else {
+        std::vector<TensorView> matrices, biases;
+        for (const char* projection : {"q_proj", "k_proj", "v_proj"}) {
+            ESPALIER_TRY(TensorView matrix, named(fmt::format("self_attn.{}.weight", projection)));
+            matrices.push_back(std::move(matrix));
+            if (config.qkvBias) {
+                ESPALIER_TRY(TensorView bias, named(fmt::format("self_attn.{}.bias", projection)));
+                biases.push_back(std::move(bias));
+            }
+        }
+        weights->qkv.weight = loader.stack(matrices, bad);
+        if (!biases.empty()) weights->qkv.bias = loader.stack(biases, bad);
+        if (config.qkNorm != QkNorm::None) {
+            ESPALIER_TRY(weights->queryNorm, vector("self_attn.q_norm.weight"));
+            ESPALIER_TRY(weights->keyNorm, vector("self_attn.k_norm.weight"));
+        }
+    }
+    ESPALIER_TRY(weights->output, linear("o_proj", config.outputBias));
+    ESPALIER_TRY(weights->postNorm, vector("post_attention_layernorm.weight"));
+
+    if (!layerConfig.moe) {
+        const LinearView gate = checkpoint.denseMlp(layer, Matrix::Gate);
+        ESPALIER_CHECK_OK(checkDtype(gate.dense));
+        weights->dense = loader.mlp(gate, checkpoint.denseMlp(layer, Matrix::Up), checkpoint.denseMlp(layer, Matrix::Down), bad);
+        weights->bytes = loader.bytes();
+        return std::shared_ptr<const LayerWeights>(std::move(weights));
+    }
+
+    const TensorView router = checkpoint.router(layer);
+    ESPALIER_CHECK_OK(checkDtype(router));
+    weights->router = loader.load(router, weights->routerNonFinite, config.routerFp32 ? at::kFloat : compute);
+    weights->experts.resize(static_cast<std::size_t>(layerConfig.experts));
+    for (int e = 0; e < layerConfig.experts; ++e) {
+        const LinearView gate = checkpoint.expert(layer, e, Matrix::Gate);
+        const LinearView up = checkpoint.expert(layer, e, Matrix::Up);
+        const LinearView down = checkpoint.expert(layer, e, Matrix::Down);
+        for (const LinearView* view : {&gate, &up, &down})
+            ESPALIER_CHECK_OK(checkDtype(view->factored ? view->u : view->dense));
+        ExpertWeights& expert = weights->experts[static_cast<std::size_t>(e)];
+        expert.mlp = loader.mlp(gate, up, down, expert.nonFinite);
+    }
+    if (const auto gate = checkpoint.sharedExpert(layer, Matrix::Gate)) {
+        ESPALIER_CHECK_OK(checkDtype(gate->dense));
+        weights->shared =
+            loader.mlp(*gate, *checkpoint.sharedExpert(layer, Matrix::Up), *checkpoint.sharedExpert(layer, Matrix::Down), bad);
+        if (const auto sharedGate = checkpoint.sharedGate(layer)) weights->sharedGate = loader.load(*sharedGate, bad);
+    }
+    weights->bytes = loader.bytes();
+    return std::shared_ptr<const LayerWeights>(std::move(weights));
+}
+
+Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, int expert, int matrix)
+{
+    const LinearView view = checkpoint.expert(layer, expert, static_cast<Matrix>(matrix));
+    const TensorView& stored = view.factored ? view.u : view.dense;
+    ESPALIER_CHECK_OK(checkDtype(stored));
+    StoredMatrix result;
+    result.stored = stored.dtype == DType::BF16 ? at::kBFloat16 : stored.dtype == DType::F16 ? at::kHalf : at::kFloat;
+    std::string bad;
+    Loader loader(at::kFloat);
+    const Linear linear = loader.linear(view, bad);
+    if (!bad.empty())
+        return badInput("model.not_finite", bad, fmt::format("The tensor {} holds values that are not finite (NaN or infinity).", bad),
+                        "Get the checkpoint again, or prune the expert the tensor belongs to.");
+    result.weight = view.factored ? at::mm(linear.u, linear.v) : linear.weight;
+    return result;
+}
+
+Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute)
+{
+    const c10::InferenceMode guard;
+    auto globals = std::make_shared<GlobalWeights>();
+    Loader loader(compute);
+    const TensorView embedding = checkpoint.embed();
+    const TensorView head = checkpoint.lmHead();
+    for (const TensorView& view : {embedding, head, checkpoint.finalNorm()})
+        ESPALIER_CHECK_OK(checkDtype(view));
+    globals->embedding = loader.load(embedding, globals->embeddingNonFinite);
+    if (head.name == embedding.name) {
+        globals->head = globals->embedding;
+        globals->headNonFinite = globals->embeddingNonFinite;
+    } else {
+        globals->head = loader.load(head, globals->headNonFinite);
+    }
+    globals->finalNorm = loader.load(checkpoint.finalNorm(), globals->normNonFinite);
+    globals->bytes = loader.bytes();
+    return std::shared_ptr<const GlobalWeights>(std::move(globals));
+}
+
+}  // namespace espalier

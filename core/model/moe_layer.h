@@ -1,0 +1,38 @@
+// The MoE module: router, selected experts, shared experts (formats.md 3.8 - 3.10) under what a plan does in one layer.
+#pragma once
+
+#include "base/error.h"
+#include "model/layer_weights.h"
+#include "model/moe_model_torch.h"
+
+#include <vector>
+
+namespace espalier
+{
+
+// One layer of a prepared plan.
+struct PlanLayer {
+    bool allKept = true;
+    std::vector<int> kept;          // original ids, ascending; all of them when allKept
+    at::Tensor keptIndex;           // the same, [n] int64
+    std::vector<RankTriple> ranks;  // per kept expert; empty = all dense
+    RouterShape router;             // with the plan's top_k
+};
+
+struct PreparedPlan::Data {
+    CompressionPlan plan;
+    std::vector<PlanLayer> layers;
+};
+
+struct MoeArithmetic {
+    at::ScalarType compute = at::kFloat;
+    bool routerInFp32 = false;    // DeepSeek-V2: the router product runs in fp32 whatever the compute type
+    bool weightsRounded = false;  // Qwen2/3-MoE, OLMoE: routing weights are rounded to the compute type
+};
+
+// x [N,H] normed -> [N,H]. `factors`: per kept expert and matrix (3 * n, gate, up, down) the factored form, undefined where dense;
+// empty when the plan sets no rank in this layer.
+at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan,
+                      const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, LayerObserver* observer);
+
+}  // namespace espalier

@@ -1,0 +1,359 @@
+#include "model/moe_model_torch.h"
+
+#include "checkpoint/checkpoint.h"
+#include "model/attention.h"
+#include "model/factor_store.h"
+#include "model/kernels.h"
+#include "model/moe_layer.h"
+#include "model/norm.h"
+#include "model/weight_store.h"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+#include <thread>
+
+#include <unistd.h>
+
+namespace espalier
+{
+
+PreparedPlan::PreparedPlan() : m_data(std::make_shared<const Data>()) {}
+PreparedPlan::PreparedPlan(std::shared_ptr<const Data> data) : m_data(std::move(data)) {}
+PreparedPlan::~PreparedPlan() = default;
+PreparedPlan::PreparedPlan(const PreparedPlan&) = default;
+PreparedPlan& PreparedPlan::operator=(const PreparedPlan&) = default;
+PreparedPlan::PreparedPlan(PreparedPlan&&) noexcept = default;
+PreparedPlan& PreparedPlan::operator=(PreparedPlan&&) noexcept = default;
+
+const CompressionPlan& PreparedPlan::plan() const { return m_data->plan; }
+
+namespace
+{
+
+constexpr std::int64_t kHeadRows = 512;  // rows of a block in tokenNll
+
+std::int64_t halfOfMemory()
+{
+    const long pages = sysconf(_SC_PHYS_PAGES);
+    const long size = sysconf(_SC_PAGE_SIZE);
+    return pages > 0 && size > 0 ? static_cast<std::int64_t>(pages) * size / 2 : std::int64_t{4} << 30;
+}
+
+std::int64_t layerParameters(const LayerShape& layer)
+{
+    return layer.otherParameters + layer.experts * (layer.expertParameters + layer.routerParametersPerExpert);
+}
+
+bool finite(const at::Tensor& x)
+{
+    if (x.scalar_type() == at::kFloat && x.is_contiguous()) return kernels::allFinite(x.const_data_ptr<float>(), x.numel());
+    if (x.scalar_type() == at::kBFloat16 && x.is_contiguous())
+        return kernels::allFiniteBf16(reinterpret_cast<const std::uint16_t*>(x.const_data_ptr<at::BFloat16>()), x.numel());
+    return at::isfinite(x).all().item<bool>();
+}
+
+Error notFiniteWeight(const std::string& tensor)
+{
+    return badInput("model.not_finite", tensor, fmt::format("The tensor {} holds values that are not finite (NaN or infinity).", tensor),
+                    "Get the checkpoint again, or prune the expert the tensor belongs to.");
+}
+
+Error notFiniteResult(const std::string& where)
+{
+    return badInput("model.not_finite", where, fmt::format("The numbers of {} are not finite although all its weights are.", where),
+                    "The activations overflow: evaluate in fp32.");
+}
+
+}  // namespace
+
+struct MoeModel::Impl {
+    std::shared_ptr<const Checkpoint> checkpoint;
+    ModelOptions options;
+    at::ScalarType compute = at::kFloat;
+    MoeArithmetic arithmetic;
+    double eps = 1e-6;
+    std::vector<int> windows;  // per layer, 0 = none
+    std::unique_ptr<WeightStore> store;
+    std::unique_ptr<FactorStore> factors;
+    std::unique_ptr<Attention> attention;
+    // Of the layer that runs: expertOutput inside an observer must not wait for the store.
+    int currentLayer = -1;
+    std::shared_ptr<const LayerWeights> current;
+
+    const ModelShape& shape() const { return checkpoint->shape(); }
+    Result<std::shared_ptr<const LayerWeights>> weights(int layer)
+    {
+        if (currentLayer == layer && current) return current;
+        return store->layer(layer);
+    }
+};
+
+Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpoint> checkpoint, const ModelOptions& options)
+{
+    const c10::InferenceMode guard;
+    if (!checkpoint->forwardSupported())
+        return unsupported("model.unsupported_architecture", checkpoint->shape().modelType,
+                           fmt::format("Models of type {} cannot be run here.", checkpoint->shape().modelType),
+                           "They can be inspected and sliced.");
+    const ModelConfig& config = checkpoint->config();
+    for (const LayerShape& layer : checkpoint->shape().layers)
+        if (layer.moe && (layer.router.rule == RoutingRule::SigmoidBias || layer.router.rule == RoutingRule::Unknown))
+            return unsupported("model.unsupported_routing", checkpoint->shape().modelType,
+                               fmt::format("The routing rule of layer {} cannot be run here.", layer.index),
+                               "It can be inspected and sliced.");
+
+    auto impl = std::make_unique<Impl>();
+    impl->checkpoint = checkpoint;
+    impl->options = options;
+    if (impl->options.threads <= 0) impl->options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    if (impl->options.memoryBudget <= 0) impl->options.memoryBudget = halfOfMemory();
+    at::set_num_threads(impl->options.threads);
+    // The reference mode stays true fp32 on hardware that has faster approximations.
+    at::globalContext().setFloat32MatmulPrecision("highest");
+
+    impl->compute = options.compute == ComputeType::Bf16 ? at::kBFloat16 : at::kFloat;
+    impl->arithmetic.compute = impl->compute;
+    impl->arithmetic.routerInFp32 = config.routerFp32;
+    impl->arithmetic.weightsRounded = config.routerWeightsInDtype;
+    impl->eps = config.rmsNormEps;
+    for (const LayerConfig& layer : config.layers)
+        impl->windows.push_back(layer.window);
+
+    // How many layers stay: as many as the budget holds beside embedding, head and (when any is streamed) two layers on their way.
+    const ModelShape& shape = checkpoint->shape();
+    const std::int64_t size = impl->compute == at::kFloat ? 4 : 2;
+    std::int64_t total = shape.embeddingParameters * size;
+    std::int64_t largest = 0;
+    for (const LayerShape& layer : shape.layers) {
+        total += layerParameters(layer) * size;
+        largest = std::max(largest, layerParameters(layer) * size);
+    }
+    const auto layers = static_cast<int>(shape.layers.size());
+    int resident = layers;
+    if (options.residency == Residency::Stream) {
+        resident = 0;
+    } else if (options.residency == Residency::Auto && total > impl->options.memoryBudget) {
+        std::int64_t left = impl->options.memoryBudget - shape.embeddingParameters * size - 2 * largest;
+        resident = 0;
+        while (resident < layers && left >= layerParameters(shape.layers[static_cast<std::size_t>(resident)]) * size)
+            left -= layerParameters(shape.layers[static_cast<std::size_t>(resident++)]) * size;
+    }
+    const std::int64_t factorBudget = std::max(impl->options.memoryBudget / 4, std::int64_t{64} << 20);
+    impl->store = std::make_unique<WeightStore>(checkpoint, impl->compute, layers, resident);
+    impl->factors = std::make_unique<FactorStore>(checkpoint, impl->compute, factorBudget);
+    impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute);
+    return std::unique_ptr<MoeModel>(new MoeModel(std::move(impl)));
+}
+
+MoeModel::MoeModel(std::unique_ptr<Impl> impl) : m_impl(std::move(impl)) {}
+MoeModel::~MoeModel() = default;
+
+const Checkpoint& MoeModel::checkpoint() const { return *m_impl->checkpoint; }
+
+std::shared_ptr<const Checkpoint> MoeModel::sharedCheckpoint() const { return m_impl->checkpoint; }
+
+const ModelShape& MoeModel::shape() const { return m_impl->shape(); }
+
+const ModelOptions& MoeModel::options() const { return m_impl->options; }
+
+std::string MoeModel::numericMode() const { return m_impl->compute == at::kFloat ? "fp32" : "bf16"; }
+
+int MoeModel::layerCount() const { return static_cast<int>(shape().layers.size()); }
+
+std::int64_t MoeModel::residentBytes() const { return m_impl->store->bytes() + m_impl->factors->bytes(); }
+
+void MoeModel::releaseWeights()
+{
+    m_impl->current.reset();
+    m_impl->store->release();
+    m_impl->factors->release();
+}
+
+Result<PreparedPlan> MoeModel::prepare(const CompressionPlan& plan) const
+{
+    const c10::InferenceMode guard;
+    const ModelShape& shape = m_impl->shape();
+    if (plan.layerCount() != layerCount())
+        return badInput("plan.unknown_layer", "plan", fmt::format("The plan has {} layers, the model {}.", plan.layerCount(), layerCount()),
+                        "Use a plan that was made for this model.");
+    if (plan.hasRanks() && !plan.factors().method.empty() && plan.factors().method != "svd")
+        return unsupported("model.unsupported_factors", plan.factors().method,
+                           fmt::format("Factors by \"{}\" cannot be computed here.", plan.factors().method),
+                           "Use plain factors (\"svd\").");
+    auto data = std::make_shared<PreparedPlan::Data>();
+    data->plan = plan;
+    data->layers.resize(shape.layers.size());
+    for (std::size_t l = 0; l < shape.layers.size(); ++l) {
+        const LayerShape& layerShape = shape.layers[l];
+        if (!layerShape.moe) continue;
+        const LayerPlan& layerPlan = plan.layer(static_cast<int>(l));
+        PlanLayer& layer = data->layers[l];
+        layer.router = layerShape.router;
+        if (layerPlan.topK) layer.router.topK = *layerPlan.topK;
+        layer.kept = layerPlan.kept;
+        const int n = static_cast<int>(layer.kept.size());
+        layer.allKept = n == layerShape.experts;
+        if (!std::is_sorted(layer.kept.begin(), layer.kept.end(), std::less_equal<>()) ||
+            (n > 0 && (layer.kept.front() < 0 || layer.kept.back() >= layerShape.experts)))
+            return badInput("plan.unknown_expert", fmt::format("layer {}", l),
+                            fmt::format("Layer {} has {} experts; the plan keeps others.", l, layerShape.experts),
+                            "Use a plan that was made for this model.");
+        if (n < layer.router.topK || layer.router.topK < 1)
+            return badInput("plan.kept_below_top_k", fmt::format("layer {}", l),
+                            fmt::format("Layer {} keeps {} experts, fewer than the {} that each token uses.", l, n, layer.router.topK),
+                            "Keep more experts.");
+        if (layer.router.groups > 1 &&
+            (n % layer.router.groups != 0 || n / layer.router.groups * layer.router.topGroups < layer.router.topK))
+            return badInput(
+                "plan.groups", fmt::format("layer {}", l),
+                fmt::format("Layer {} routes in {} groups; the plan does not keep equally many of each.", l, layer.router.groups),
+                "Keep the same number of experts in every group.");
+        layer.keptIndex = at::empty({n}, at::kLong);
+        std::copy(layer.kept.begin(), layer.kept.end(), layer.keptIndex.mutable_data_ptr<std::int64_t>());
+        const bool anyRank = std::any_of(layerPlan.ranks.begin(), layerPlan.ranks.end(), [](const RankTriple& ranks) {
+            return ranks != RankTriple{0, 0, 0};
+        });
+        if (anyRank) {
+            if (layerPlan.ranks.size() != layer.kept.size())
+                return badInput("plan.invalid", fmt::format("layer {}", l),
+                                fmt::format("Layer {} keeps {} experts but has ranks for {}.", l, n, layerPlan.ranks.size()), {});
+            layer.ranks = layerPlan.ranks;
+        }
+    }
+    return PreparedPlan(std::move(data));
+}
+
+PreparedPlan MoeModel::identity() const
+{
+    auto prepared = prepare(CompressionPlan::identity(shape()));
+    return prepared ? std::move(prepared).value() : PreparedPlan();  // the identity of a checkpoint that opened is valid
+}
+
+Result<at::Tensor> MoeModel::embed(const at::Tensor& ids)
+{
+    const c10::InferenceMode guard;
+    ESPALIER_TRY(const auto globals, m_impl->store->globals());
+    if (!globals->embeddingNonFinite.empty()) return notFiniteWeight(globals->embeddingNonFinite);
+    const at::Tensor flat = ids.to(at::kLong).contiguous();
+    const std::int64_t rows = globals->embedding.size(0);
+    const auto* id = flat.const_data_ptr<std::int64_t>();
+    for (std::int64_t i = 0; i < flat.numel(); ++i)
+        if (id[i] < 0 || id[i] >= rows)
+            return badInput("model.token_out_of_range", std::to_string(id[i]),
+                            fmt::format("Token {} does not exist: the model has {} embedding rows.", id[i], rows),
+                            "Use the tokenizer that belongs to the model.");
+    return at::embedding(globals->embedding, flat);
+}
+
+Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
+{
+    const c10::InferenceMode guard;
+    Impl& impl = *m_impl;
+    impl.current.reset();
+    ESPALIER_TRY(const auto weights, impl.store->layer(layer));
+    const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
+    const bool moe = impl.shape().layers[static_cast<std::size_t>(layer)].moe;
+    if (moe) {
+        if (!weights->routerNonFinite.empty() && !finite(weights->router.index_select(0, planLayer.keptIndex)))
+            return notFiniteWeight(weights->routerNonFinite);
+        for (const int expert : planLayer.kept)
+            if (const auto& name = weights->experts[static_cast<std::size_t>(expert)].nonFinite; !name.empty())
+                return notFiniteWeight(name);
+    }
+
+    std::vector<Linear> factors;
+    if (!planLayer.ranks.empty()) {
+        std::vector<FactorRequest> requests;
+        for (std::size_t i = 0; i < planLayer.kept.size(); ++i)
+            for (int matrix = 0; matrix < 3; ++matrix)
+                if (const int rank = planLayer.ranks[i][static_cast<std::size_t>(matrix)]; rank > 0)
+                    requests.push_back({planLayer.kept[i], matrix, rank});
+        ESPALIER_TRY(const auto computed, impl.factors->factors(layer, requests));
+        factors.resize(3 * planLayer.kept.size());
+        std::size_t next = 0;
+        for (std::size_t i = 0; i < planLayer.kept.size(); ++i)
+            for (std::size_t matrix = 0; matrix < 3; ++matrix)
+                if (planLayer.ranks[i][matrix] > 0) factors[3 * i + matrix] = computed[next++];
+    }
+
+    impl.currentLayer = layer;
+    impl.current = weights;
+    const std::int64_t batch = hidden.size(0);
+    const std::int64_t length = hidden.size(1);
+    const at::Tensor attended =
+        impl.attention->forward(rmsNorm(hidden, weights->inputNorm, impl.eps), *weights, impl.windows[static_cast<std::size_t>(layer)]);
+    if (observer) observer->attention(layer, attended);
+    const at::Tensor residual = hidden + attended;
+    const at::Tensor x = rmsNorm(residual, weights->postNorm, impl.eps).view({batch * length, -1});
+    const at::Tensor y = moe ? moeForward(layer, x, *weights, planLayer, factors, impl.arithmetic, observer) : weights->dense(x);
+    impl.current.reset();
+    const at::Tensor out = residual + y.view_as(residual);
+    if (!finite(out)) return notFiniteResult(fmt::format("layer {}", layer));
+    return out;
+}
+
+Result<at::Tensor> MoeModel::hiddenStates(const at::Tensor& ids, const PreparedPlan& plan, LayerObserver* observer)
+{
+    ESPALIER_TRY(at::Tensor hidden, embed(ids));
+    for (int l = 0; l < layerCount(); ++l) {
+        ESPALIER_TRY(hidden, layer(l, hidden, plan, observer));
+    }
+    return hidden;
+}
+
+Result<at::Tensor> MoeModel::finalNorm(const at::Tensor& hidden)
+{
+    const c10::InferenceMode guard;
+    ESPALIER_TRY(const auto globals, m_impl->store->globals());
+    if (!globals->normNonFinite.empty()) return notFiniteWeight(globals->normNonFinite);
+    return rmsNorm(hidden, globals->finalNorm, m_impl->eps);
+}
+
+Result<at::Tensor> MoeModel::logits(const at::Tensor& normedRows)
+{
+    const c10::InferenceMode guard;
+    ESPALIER_TRY(const auto globals, m_impl->store->globals());
+    if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
+    return at::linear(normedRows, globals->head).to(at::kFloat);
+}
+
+Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor& ids)
+{
+    const c10::InferenceMode guard;
+    const std::int64_t batch = hidden.size(0);
+    const std::int64_t scored = hidden.size(1) - 1;
+    at::Tensor nll = at::empty({batch, std::max<std::int64_t>(scored, 0)}, at::kDouble);
+    if (scored <= 0) return nll;
+    ESPALIER_TRY(const at::Tensor normed, finalNorm(hidden.narrow(1, 0, scored).reshape({batch * scored, hidden.size(2)})));
+    const at::Tensor targets = ids.to(at::kLong).narrow(1, 1, scored).reshape({batch * scored}).contiguous();
+    const auto* target = targets.const_data_ptr<std::int64_t>();
+    auto* out = nll.mutable_data_ptr<double>();
+    for (std::int64_t begin = 0; begin < batch * scored; begin += kHeadRows) {
+        const std::int64_t rows = std::min(kHeadRows, batch * scored - begin);
+        ESPALIER_TRY(const at::Tensor block, logits(normed.narrow(0, begin, rows)));
+        const std::int64_t vocabulary = block.size(1);
+        for (std::int64_t i = begin; i < begin + rows; ++i)
+            if (target[i] < 0 || target[i] >= vocabulary)
+                return badInput("model.token_out_of_range", std::to_string(target[i]),
+                                fmt::format("Token {} does not exist: the model has {} output rows.", target[i], vocabulary),
+                                "Use the tokenizer that belongs to the model.");
+        kernels::negativeLogLikelihood(block.const_data_ptr<float>(), target + begin, out + begin, rows, vocabulary);
+    }
+    if (!at::isfinite(nll).all().item<bool>()) return notFiniteResult("the output head");
+    return nll;
+}
+
+Result<at::Tensor> MoeModel::expertOutput(int layer, int expert, const at::Tensor& x)
+{
+    const c10::InferenceMode guard;
+    ESPALIER_TRY(const auto weights, m_impl->weights(layer));
+    if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
+        return internalError(fmt::format("expertOutput: layer {} has no expert {}", layer, expert));
+    return weights->experts[static_cast<std::size_t>(expert)].mlp(x);
+}
+
+}  // namespace espalier

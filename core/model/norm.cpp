@@ -1,0 +1,35 @@
+#include "model/norm.h"
+
+#include "model/kernels.h"
+
+namespace espalier
+{
+
+at::Tensor rmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps)
+{
+    if (x.scalar_type() == at::kFloat) {
+        // Rows of a narrowed view are dense but further apart; anything else is copied first.
+        const std::int64_t width = x.size(-1);
+        at::Tensor source = x;
+        std::int64_t stride = width;
+        bool regular = x.stride(-1) == 1 && x.dim() >= 2;
+        if (regular) {
+            stride = x.stride(-2);
+            for (std::int64_t i = x.dim() - 3; i >= 0; --i)
+                regular = regular && x.stride(i) == x.stride(i + 1) * x.size(i + 1);
+        }
+        if (!regular) {
+            source = x.contiguous();
+            stride = width;
+        }
+        at::Tensor out = at::empty(x.sizes(), x.options());
+        kernels::rmsNorm(source.const_data_ptr<float>(), stride, weight.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
+                         x.numel() / width, width, static_cast<float>(eps));
+        return out;
+    }
+    const at::Tensor wide = x.to(at::kFloat);
+    const at::Tensor scale = at::rsqrt(wide.square().mean({-1}, true) + eps);
+    return weight * (wide * scale).to(x.scalar_type());
+}
+
+}  // namespace espalier

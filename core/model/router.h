@@ -1,0 +1,31 @@
+// The batched twin of plan/routing.h: the same rules on [N,n] logits of the experts that exist. A test holds the two together.
+#pragma once
+
+#include "plan/model_shape.h"
+
+#include <ATen/ATen.h>
+
+#include <vector>
+
+namespace espalier
+{
+
+struct RoutedTokens {
+    at::Tensor selected;  // [N,k] int64: COLUMN of the logits, by weight descending, ties to the lower column
+    at::Tensor weights;   // [N,k] fp32
+};
+
+// logits [N,n] fp32, contiguous, n >= topK. Rules A, B and D. weightType Bf16: weights are rounded to it (and handed out as fp32),
+// as the reference does for Qwen2/3-MoE and OLMoE. Rows are independent of each other: no batch effect.
+RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, at::ScalarType weightType);
+
+// Tokens by expert, without padding: tokens of column c are order[offsets[c] .. offsets[c+1]), ascending, and slots[i] is the flat
+// index [token, slot] into `selected` and `weights`.
+struct TokenGroups {
+    std::vector<std::int64_t> offsets;  // n + 1
+    at::Tensor order;                   // [N*k] int64
+    std::vector<std::int64_t> slots;    // N*k
+};
+TokenGroups groupTokens(const at::Tensor& selected, int columns);
+
+}  // namespace espalier

@@ -1,0 +1,143 @@
+#include "model/weight_store.h"
+
+#include "checkpoint/checkpoint.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+
+namespace espalier
+{
+
+WeightStore::WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, int layers, int residentLayers)
+    : m_checkpoint(std::move(checkpoint)),
+      m_compute(compute),
+      m_residentLayers(residentLayers),
+      m_slots(static_cast<std::size_t>(layers)),
+      m_reader([this] { readerLoop(); })
+{
+}
+
+WeightStore::~WeightStore()
+{
+    {
+        const std::lock_guard lock(m_mutex);
+        m_stop = true;
+        m_queue.clear();
+    }
+    m_work.notify_all();
+    m_reader.join();
+}
+
+void WeightStore::enqueue(int layer, bool urgent)
+{
+    Slot& slot = m_slots[static_cast<std::size_t>(layer)];
+    if (slot.weights) return;
+    if (!slot.queued) {
+        slot.queued = true;
+        slot.error.reset();
+        m_queue.push_back(layer);
+    }
+    if (urgent) {
+        const auto place = std::find(m_queue.begin(), m_queue.end(), layer);
+        if (place != m_queue.end()) std::rotate(m_queue.begin(), place, place + 1);
+    }
+    m_work.notify_one();
+}
+
+void WeightStore::readerLoop()
+{
+    const c10::InferenceMode guard;
+    for (;;) {
+        int layer = 0;
+        {
+            std::unique_lock lock(m_mutex);
+            m_work.wait(lock, [this] { return m_stop || !m_queue.empty(); });
+            if (m_stop) return;
+            layer = m_queue.front();
+            m_queue.pop_front();
+        }
+        m_checkpoint->willNeedLayer(layer);
+        std::shared_ptr<const LayerWeights> weights;
+        std::optional<Error> error;
+        try {
+            auto loaded = loadLayer(*m_checkpoint, layer, m_compute);
+            if (loaded)
+                weights = std::move(loaded).value();
+            else
+                error = std::move(loaded).error();
+        } catch (const std::exception& exception) {  // an allocation that failed
+            error = resourceError("model.out_of_memory", std::to_string(layer),
+                                  "The weights of layer " + std::to_string(layer) + " do not fit in memory.",
+                                  "Close other programs, or lower the memory budget so that layers are streamed.");
+        }
+        // The converted copy is all that is read from now on: the file's pages may go.
+        m_checkpoint->dontNeedLayer(layer);
+        {
+            const std::lock_guard lock(m_mutex);
+            Slot& slot = m_slots[static_cast<std::size_t>(layer)];
+            slot.weights = std::move(weights);
+            slot.error = std::move(error);
+            slot.queued = false;
+        }
+        m_ready.notify_all();
+    }
+}
+
+Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer)
+{
+    std::unique_lock lock(m_mutex);
+    Slot& slot = m_slots[static_cast<std::size_t>(layer)];
+    const int count = static_cast<int>(m_slots.size());
+    // Room first: in a stream the layer before this one must be gone before the next one is read.
+    for (int i = m_residentLayers; i < count; ++i)
+        if (i != layer && i != layer + 1) m_slots[static_cast<std::size_t>(i)].weights.reset();
+    if (!slot.weights) {
+        slot.error.reset();
+        enqueue(layer, true);
+        m_ready.wait(lock, [&] { return slot.weights || slot.error; });
+    }
+    if (!slot.weights) {
+        Error error = *std::move(slot.error);
+        slot.error.reset();
+        return error;
+    }
+    auto weights = slot.weights;
+    if (layer + 1 < count) enqueue(layer + 1, false);
+    return weights;
+}
+
+Result<std::shared_ptr<const GlobalWeights>> WeightStore::globals()
+{
+    if (!m_globals) {
+        try {
+            ESPALIER_TRY(m_globals, loadGlobals(*m_checkpoint, m_compute));
+        } catch (const std::exception&) {
+            return resourceError("model.out_of_memory", "embedding", "The embedding and the output head do not fit in memory.",
+                                 "Close other programs, or use a machine with more memory.");
+        }
+    }
+    return m_globals;
+}
+
+std::int64_t WeightStore::bytes() const
+{
+    const std::lock_guard lock(m_mutex);
+    std::int64_t total = m_globals ? m_globals->bytes : 0;
+    for (const Slot& slot : m_slots)
+        if (slot.weights) total += slot.weights->bytes;
+    return total;
+}
+
+void WeightStore::release()
+{
+    std::unique_lock lock(m_mutex);
+    for (const int layer : m_queue)
+        m_slots[static_cast<std::size_t>(layer)].queued = false;
+    m_queue.clear();
+    for (Slot& slot : m_slots)
+        slot.weights.reset();
+    m_globals.reset();
+}
+
+}  // namespace espalier

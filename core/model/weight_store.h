@@ -1,0 +1,56 @@
+// Keeps the weights that a pass needs: a reader thread reads and converts layer l+1 while layer l computes.
+#pragma once
+
+#include "base/error.h"
+#include "model/layer_weights.h"
+#include "model/moe_model.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+namespace espalier
+{
+
+class WeightStore
+{
+public:
+    // The first residentLayers layers stay once loaded, the others are dropped when the pass has gone on.
+    WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, int layers, int residentLayers);
+    ~WeightStore();
+    WeightStore(const WeightStore&) = delete;
+    WeightStore& operator=(const WeightStore&) = delete;
+
+    // Blocks until the layer is there, drops what is neither resident nor next, and starts reading the next layer.
+    Result<std::shared_ptr<const LayerWeights>> layer(int layer);
+    Result<std::shared_ptr<const GlobalWeights>> globals();
+    std::int64_t bytes() const;
+    void release();
+
+private:
+    struct Slot {
+        std::shared_ptr<const LayerWeights> weights;
+        std::optional<Error> error;
+        bool queued = false;
+    };
+    void readerLoop();
+    void enqueue(int layer, bool urgent);  // with the lock held
+
+    const std::shared_ptr<const Checkpoint> m_checkpoint;
+    const at::ScalarType m_compute;
+    const int m_residentLayers;
+    std::shared_ptr<const GlobalWeights> m_globals;
+
+    mutable std::mutex m_mutex;
+    std::condition_variable m_work;
+    std::condition_variable m_ready;
+    std::vector<Slot> m_slots;
+    std::deque<int> m_queue;
+    bool m_stop = false;
+    std::thread m_reader;
+};
+
+}  // namespace espalier
