@@ -60,8 +60,8 @@ struct Theme {
     QColor role(QStringView name) const;
     static const std::vector<QString>& roleNames();
 
-    static const Theme& light();
-    static const Theme& dark_();
+    static const Theme& lightTheme();
+    static const Theme& darkTheme();
     // border := field border, grid := axis, hatch opaque, muted := text.
     Theme withMoreContrast() const;
 };
