@@ -239,7 +239,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
                 results.emplace(w, loss);
                 if (wanted.contains(w)) job.partial({{"window", w}, {"nll", loss.nll}, {"tokens", loss.tokens}});
             }
-            run.hidden = {};
+            run.hidden.reset();
         }
     }
     return {};

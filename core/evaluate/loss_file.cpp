@@ -39,7 +39,8 @@ Error unwritable(const std::filesystem::path& path)
     if (code == ENOSPC || code == EDQUOT)
         return resourceError("output.disk_full", path.string(), fmt::format("No space left for {}.", path.string()),
                              "Free some space and try again.");
-    return badInput("output.unwritable", path.string(), fmt::format("{} cannot be written: {}.", path.string(), std::strerror(code)));
+    return resourceError("output.unwritable", path.string(), fmt::format("{} cannot be written: {}.", path.string(), std::strerror(code)),
+                         "Check the folder and its permissions.");
 }
 
 Status writeAll(int descriptor, std::string_view bytes, const std::filesystem::path& path)

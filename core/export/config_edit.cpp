@@ -41,17 +41,11 @@ void drop(OrderedJson& config, const std::string& key, bool& changed) { changed 
 
 }  // namespace
 
-Result<std::string> editConfig(std::string_view source, const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor,
-                               bool dropsMtp)
+Result<std::string> editConfig(std::string_view source, const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor)
 {
     OrderedJson config = OrderedJson::parse(source, nullptr, false);
     if (!config.is_object()) return badInput("config.invalid_json", "config.json", "The source's config.json is not a JSON object.");
     bool changed = false;
-    // Llama-4 keeps the language model's keys one level down.
-    OrderedJson* keys = &config;
-    if (!config.contains("num_hidden_layers") && config.contains("text_config") && config["text_config"].is_object())
-        keys = &config["text_config"];
-
     std::vector<int> counts, topKs;
     std::vector<std::vector<int>> originals;
     int most = 0, fewest = 0, globalTopK = 0, largestTopK = 0;
@@ -78,12 +72,11 @@ Result<std::string> editConfig(std::string_view source, const ModelShape& shape,
 
     std::vector<std::string> countKeys;
     for (const char* key : kCountKeys)
-        if (keys->contains(key) && !(*keys)[key].is_null()) countKeys.emplace_back(key);
+        if (config.contains(key) && !config[key].is_null()) countKeys.emplace_back(key);
     if (countKeys.empty() && most > 0)
         return badInput("config.missing_key", "config.json", "The source's config.json states no number of experts.");
     for (const std::string& key : countKeys)
-        put(*keys, key, most, changed);
-    if (dropsMtp && keys->contains("num_nextn_predict_layers")) put(*keys, "num_nextn_predict_layers", 0, changed);
+        put(config, key, most, changed);
 
     const std::string base(baseModelType(shape.modelType));
     if (flavor == ExportFlavor::Factored) {
@@ -131,7 +124,7 @@ Result<std::string> editConfig(std::string_view source, const ModelShape& shape,
         put(config, "espalier", {{"version", 1}, {"base_model_type", base}, {"kept_experts", originals}, {"ranks", std::move(ranks)}},
             changed);
     } else {
-        if (largestTopK != globalTopK) put(*keys, "num_experts_per_tok", largestTopK, changed);
+        if (largestTopK != globalTopK) put(config, "num_experts_per_tok", largestTopK, changed);
         if (config.contains("espalier")) {
             put(config, "model_type", base, changed);
             put(config, "architectures", OrderedJson::array({className(base) + "ForCausalLM"}), changed);

@@ -12,8 +12,7 @@ namespace espalier
 {
 
 // `source`: text of the source's config.json (already validated). Returns the text to write; the very same bytes when nothing needs
-// to change. `dropsMtp`: the extra prediction layers were left out.
-Result<std::string> editConfig(std::string_view source, const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor,
-                               bool dropsMtp);
+// to change.
+Result<std::string> editConfig(std::string_view source, const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor);
 
 }  // namespace espalier

@@ -1,0 +1,338 @@
+#include "export/layout.h"
+
+#include "lowrank/plain_svd.h"
+#include "model/layer_weights.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr std::size_t kPiece = 16u << 20;
+
+std::uint64_t byteCount(DType dtype, const std::vector<std::int64_t>& shape)
+{
+    std::uint64_t elements = 1;
+    for (const std::int64_t size : shape)
+        elements *= static_cast<std::uint64_t>(size);
+    return elements * static_cast<std::uint64_t>(dtypeBits(dtype)) / 8;
+}
+
+at::ScalarType scalarType(DType dtype)
+{
+    switch (dtype) {
+        case DType::BF16:
+            return at::kBFloat16;
+        case DType::F16:
+            return at::kHalf;
+        case DType::F64:
+            return at::kDouble;
+        default:
+            return at::kFloat;
+    }
+}
+
+OutputTensor copyOf(const TensorView& view, std::string name)
+{
+    OutputTensor tensor;
+    tensor.name = std::move(name);
+    tensor.dtype = view.dtype;
+    tensor.shape = view.shape;
+    tensor.bytes = view.bytes.size();
+    tensor.source = view;
+    return tensor;
+}
+
+OutputTensor rowsOf(const TensorView& view, std::string name, const std::vector<int>& rows)
+{
+    OutputTensor tensor = copyOf(view, std::move(name));
+    if (static_cast<std::int64_t>(rows.size()) == view.shape[0]) return tensor;
+    tensor.origin = OutputTensor::Origin::Rows;
+    tensor.rows = rows;
+    tensor.shape[0] = static_cast<std::int64_t>(rows.size());
+    tensor.bytes = byteCount(tensor.dtype, tensor.shape);
+    return tensor;
+}
+
+// Number of an expert in the export, or -1.
+int newNumber(const LayerPlan& plan, int expert)
+{
+    const auto found = std::lower_bound(plan.kept.begin(), plan.kept.end(), expert);
+    return found != plan.kept.end() && *found == expert ? static_cast<int>(found - plan.kept.begin()) : -1;
+}
+
+std::string stem(std::string name)
+{
+    constexpr std::string_view kWeight = ".weight";
+    if (name.ends_with(kWeight)) name.resize(name.size() - kWeight.size());
+    return name;
+}
+
+struct Builder {
+    const Checkpoint& checkpoint;
+    const CompressionPlan& plan;
+    ExportLayout& layout;
+    bool perExpert = true;  // write experts one by one whatever the source does
+
+    void add(OutputTensor tensor)
+    {
+        layout.bytes += tensor.bytes;
+        layout.tensors.push_back(std::move(tensor));
+    }
+
+    // All tensors that stand for one matrix of one kept expert.
+    Status addExpert(int layer, int expert, Matrix matrix)
+    {
+        const LayerPlan& part = plan.layer(layer);
+        const int number = newNumber(part, expert);
+        if (number < 0) return {};
+        const int rank = part.ranks.empty() ? 0 : part.ranks[static_cast<std::size_t>(number)][static_cast<std::size_t>(matrix)];
+        const LinearView linear = checkpoint.expert(layer, expert, matrix);
+        const std::string name = checkpoint.expertTensorName(layer, number, matrix);
+        const bool whole = layout.flavor == ExportFlavor::Reconstructed;
+        if (rank == 0 && !linear.factored) {
+            OutputTensor tensor = copyOf(linear.dense, name);
+            tensor.origin = OutputTensor::Origin::Matrix;
+            add(std::move(tensor));
+            return {};
+        }
+        if (rank == 0 && !whole) {
+            if (layout.flavor == ExportFlavor::Stock)
+                return badInput("export.ranks_not_dense", linear.u.name,
+                                fmt::format("The source holds expert {} of layer {} as factors; a stock checkpoint holds whole matrices.",
+                                            expert, layer),
+                                "Export as \"factored\", as \"reconstructed\" (factors are multiplied back), or as \"plan\".");
+            add(copyOf(linear.u, stem(name) + ".U"));
+            add(copyOf(linear.v, stem(name) + ".V"));
+            return {};
+        }
+        OutputTensor tensor;
+        tensor.dtype = linear.factored ? linear.u.dtype : linear.dense.dtype;
+        tensor.layer = layer;
+        tensor.expert = expert;
+        tensor.matrix = matrix;
+        tensor.rank = rank;
+        const std::int64_t out = linear.factored ? linear.u.shape[0] : linear.dense.shape[0];
+        const std::int64_t in = linear.factored ? linear.v.shape[1] : linear.dense.shape[1];
+        const auto emit = [&](OutputTensor::Origin origin, std::string full, std::vector<std::int64_t> shape) {
+            tensor.origin = origin;
+            tensor.name = std::move(full);
+            tensor.shape = std::move(shape);
+            tensor.bytes = byteCount(tensor.dtype, tensor.shape);
+            add(tensor);
+        };
+        if (whole) {
+            emit(OutputTensor::Origin::Product, name, {out, in});
+        } else {
+            emit(OutputTensor::Origin::FactorU, stem(name) + ".U", {out, rank});
+            emit(OutputTensor::Origin::FactorV, stem(name) + ".V", {rank, in});
+        }
+        return {};
+    }
+
+    Status addTensor(const StoredTensor& stored)
+    {
+        using Kind = TensorRole::Kind;
+        const TensorRole& role = stored.role;
+        const TensorView& view = stored.view;
+        switch (role.kind) {
+            case Kind::Other:
+                add(copyOf(view, view.name));
+                return {};
+            case Kind::Ignored:
+                layout.dropped.push_back(view.name);
+                return {};
+            case Kind::Router:
+                add(rowsOf(view, perExpert ? checkpoint.routerTensorName(role.layer) : view.name, plan.layer(role.layer).kept));
+                return {};
+            case Kind::RouterBias:
+                add(rowsOf(view, view.name, plan.layer(role.layer).kept));
+                return {};
+            case Kind::Expert:
+                // U and V of a factored source are one matrix: it is handled when U comes by.
+                return role.factor == TensorRole::Factor::V ? Status{} : addExpert(role.layer, role.expert, role.matrix);
+            case Kind::FusedGateUp:
+            case Kind::FusedDown:
+                if (!perExpert) {
+                    add(rowsOf(view, view.name, plan.layer(role.layer).kept));
+                    layout.fused = true;
+                    return {};
+                }
+                for (const int expert : plan.layer(role.layer).kept) {
+                    if (role.kind == Kind::FusedDown) {
+                        ESPALIER_CHECK_OK(addExpert(role.layer, expert, Matrix::Down));
+                    } else {
+                        ESPALIER_CHECK_OK(addExpert(role.layer, expert, Matrix::Gate));
+                        ESPALIER_CHECK_OK(addExpert(role.layer, expert, Matrix::Up));
+                    }
+                }
+                return {};
+        }
+        return {};
+    }
+};
+
+}  // namespace
+
+std::string ExportLayout::shardName(std::size_t shard) const
+{
+    if (shards.size() == 1) return "model.safetensors";
+    return fmt::format("model-{:05d}-of-{:05d}.safetensors", shard + 1, shards.size());
+}
+
+Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const CompressionPlan& plan, ExportFlavor flavor, bool unfuse,
+                                  std::int64_t shardSize)
+{
+    ExportLayout layout;
+    layout.flavor = flavor;
+    layout.metadata = {{"format", "pt"}};
+    if (flavor == ExportFlavor::Plan) return layout;
+    if (flavor == ExportFlavor::Factored) layout.metadata["espalier.version"] = "1";
+
+    // A fused tensor cannot hold matrices of reduced rank multiplied back one by one without being put together again; such a
+    // source is written per expert.
+    const bool perExpert = flavor == ExportFlavor::Factored || unfuse || (flavor == ExportFlavor::Reconstructed && plan.hasRanks());
+    Builder builder{checkpoint, plan, layout, perExpert};
+    for (const StoredTensor& stored : checkpoint.tensorsInOrder())
+        ESPALIER_CHECK_OK(builder.addTensor(stored));
+
+    const std::uint64_t limit = static_cast<std::uint64_t>(std::max<std::int64_t>(shardSize, 1));
+    std::uint64_t used = 0;
+    for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
+        const std::uint64_t bytes = layout.tensors[i].bytes;
+        if (layout.shards.empty() || (used + bytes > limit && !layout.shards.back().empty())) {
+            layout.shards.emplace_back();
+            used = 0;
+        }
+        layout.shards.back().push_back(i);
+        used += bytes;
+    }
+    return layout;
+}
+
+std::string indexJson(const ExportLayout& layout)
+{
+    Json map = Json::object();
+    for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
+        for (const std::size_t i : layout.shards[shard])
+            map[layout.tensors[i].name] = layout.shardName(shard);
+    const Json index = {{"metadata", {{"total_size", layout.bytes}}}, {"weight_map", std::move(map)}};
+    return index.dump(2) + "\n";
+}
+
+struct TensorProducer::State {
+    struct Key {
+        int layer = -1;
+        int expert = -1;
+        Matrix matrix = Matrix::Gate;
+        auto operator<=>(const Key&) const = default;
+    };
+    struct Entry {
+        at::Tensor weight;  // fp32
+        at::ScalarType stored = at::kFloat;
+        PlainSvd svd;  // where a rank is asked for
+    };
+
+    explicit State(const Checkpoint& c) : checkpoint(c) {}
+    const Checkpoint& checkpoint;
+    std::vector<const OutputTensor*> upcoming;
+    std::map<Key, Entry> entries;  // the current batch
+
+    static bool computed(const OutputTensor& tensor)
+    {
+        return tensor.origin == OutputTensor::Origin::FactorU || tensor.origin == OutputTensor::Origin::FactorV ||
+               tensor.origin == OutputTensor::Origin::Product;
+    }
+
+    Result<const Entry*> entry(const OutputTensor& tensor)
+    {
+        const Key key{tensor.layer, tensor.expert, tensor.matrix};
+        if (const auto found = entries.find(key); found != entries.end()) return &found->second;
+        entries.clear();
+        std::vector<std::pair<Key, bool>> batch = {{key, tensor.rank > 0}};
+        auto next = std::find(upcoming.begin(), upcoming.end(), &tensor);
+        for (; next != upcoming.end() && batch.size() < static_cast<std::size_t>(at::get_num_threads()); ++next) {
+            const Key other{(*next)->layer, (*next)->expert, (*next)->matrix};
+            if (computed(**next) && batch.back().first != other) batch.emplace_back(other, (*next)->rank > 0);
+        }
+        std::vector<Entry> results(batch.size());
+        std::vector<std::optional<Error>> errors(batch.size());
+        at::parallel_for(0, static_cast<std::int64_t>(batch.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+            const c10::InferenceMode inference;
+            for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+                const auto& [which, decompose] = batch[i];
+                auto loaded = loadExpertMatrix(checkpoint, which.layer, which.expert, static_cast<int>(which.matrix));
+                if (!loaded) {
+                    errors[i] = loaded.error();
+                    continue;
+                }
+                results[i].weight = loaded->weight;
+                results[i].stored = loaded->stored;
+                if (!decompose) continue;
+                auto svd = PlainSvd::of(loaded->weight);
+                if (!svd)
+                    errors[i] = svd.error();
+                else
+                    results[i].svd = std::move(svd).value();
+            }
+        });
+        for (std::size_t i = 0; i < batch.size(); ++i) {
+            if (errors[i]) return *errors[i];
+            entries.emplace(batch[i].first, std::move(results[i]));
+        }
+        return &entries.at(key);
+    }
+};
+
+TensorProducer::TensorProducer(const Checkpoint& checkpoint) : m_state(std::make_unique<State>(checkpoint)) {}
+TensorProducer::~TensorProducer() = default;
+
+void TensorProducer::expect(std::vector<const OutputTensor*> upcoming) { m_state->upcoming = std::move(upcoming); }
+
+Status TensorProducer::produce(const OutputTensor& tensor, const Sink& sink)
+{
+    const auto pieces = [&](std::span<const std::byte> bytes) -> Status {
+        while (!bytes.empty()) {
+            const auto piece = bytes.first(std::min(bytes.size(), kPiece));
+            ESPALIER_CHECK_OK(sink(piece));
+            bytes = bytes.subspan(piece.size());
+        }
+        return {};
+    };
+    using Origin = OutputTensor::Origin;
+    if (tensor.origin == Origin::Copy || tensor.origin == Origin::Matrix) return pieces(tensor.source.bytes);
+    if (tensor.origin == Origin::Rows) {
+        const std::size_t row = tensor.source.bytes.size() / static_cast<std::size_t>(tensor.source.shape[0]);
+        for (const int r : tensor.rows)
+            ESPALIER_CHECK_OK(pieces(tensor.source.bytes.subspan(static_cast<std::size_t>(r) * row, row)));
+        return {};
+    }
+    const c10::InferenceMode inference;
+    ESPALIER_TRY(const State::Entry* entry, m_state->entry(tensor));
+    const at::ScalarType type = scalarType(tensor.dtype);
+    at::Tensor result;
+    if (tensor.origin == Origin::Product) {
+        if (tensor.rank > 0) {
+            // Of the rounded factors: the same matrix that the factored flavour stands for, rounded once more.
+            const Factors factors = entry->svd.factors(tensor.rank, entry->stored);
+            result = at::matmul(factors.u.to(at::kFloat), factors.v.to(at::kFloat));
+        } else {
+            result = entry->weight;
+        }
+        result = result.to(type).contiguous();
+    } else {
+        const Factors factors = entry->svd.factors(tensor.rank, type);
+        result = (tensor.origin == Origin::FactorU ? factors.u : factors.v).contiguous();
+    }
+    return pieces({static_cast<const std::byte*>(result.const_data_ptr()), static_cast<std::size_t>(tensor.bytes)});
+}
+
+}  // namespace espalier

@@ -1,0 +1,456 @@
+#include "export/verify.h"
+
+#include "base/random.h"
+#include "base/statistics.h"
+#include "base/text.h"
+#include "checkpoint/checkpoint.h"
+#include "evaluate/evaluator.h"
+#include "export/config_edit.h"
+#include "export/export_files.h"
+#include "export/exporter.h"
+#include "export/layout.h"
+#include "model/moe_model_torch.h"
+
+#include <fmt/format.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <new>
+
+namespace espalier
+{
+
+namespace
+{
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMaxSmallFile = 256u << 20;
+constexpr int kDefaultWindows = 2;
+constexpr int kDefaultLength = 64;
+constexpr std::int64_t kLogitRows = 64;
+
+// The differences of one kind: how many there are, and what the first one is.
+struct Differences {
+    int count = 0;
+    std::string first;
+    void add(std::string what)
+    {
+        if (count++ == 0) first = std::move(what);
+    }
+    std::string text(std::string_view fine) const
+    {
+        if (count == 0) return std::string(fine);
+        return count == 1 ? first : fmt::format("{} ({} differences)", first, count);
+    }
+};
+
+std::int64_t machineMemory()
+{
+    return static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::int64_t>(::sysconf(_SC_PAGE_SIZE));
+}
+
+at::Tensor floats(std::span<const std::byte> bytes, const OutputTensor& tensor)
+{
+    const at::ScalarType type = tensor.dtype == DType::BF16  ? at::kBFloat16
+                                : tensor.dtype == DType::F16 ? at::kHalf
+                                : tensor.dtype == DType::F64 ? at::kDouble
+                                                             : at::kFloat;
+    at::Tensor result = at::empty(tensor.shape, type);
+    std::memcpy(result.mutable_data_ptr(), bytes.data(), bytes.size());
+    return result.to(at::kFloat);
+}
+
+struct Verifier {
+    const VerifyOptions& options;
+    JobContext& job;
+    VerifyReport report = {};
+    std::shared_ptr<const Checkpoint> source = {};
+    std::shared_ptr<const Checkpoint> exported = {};
+    CompressionPlan plan = {};
+    ExportLayout layout = {};
+
+    bool check(std::string name, bool holds, std::string detail)
+    {
+        report.checks.push_back({std::move(name), holds, std::move(detail)});
+        return holds;
+    }
+    VerifyReport finish()
+    {
+        report.holds =
+            !report.checks.empty() && std::all_of(report.checks.begin(), report.checks.end(), [](const VerifyCheck& c) { return c.holds; });
+        return std::move(report);
+    }
+
+    void checkFiles(const Json& files);
+    void checkTensorList();
+    Status checkTensors();
+    Status checkForward();
+    Result<VerifyReport> run();
+};
+
+void Verifier::checkFiles(const Json& files)
+{
+    Differences differences;
+    for (const auto& [name, entry] : files.items()) {
+        const fs::path path = options.exported / name;
+        std::error_code failure;
+        const auto size = fs::file_size(path, failure);
+        if (failure)
+            differences.add(fmt::format("{} is missing", name));
+        else if (!entry.is_object() || entry.value("bytes", Json()) != Json(size))
+            differences.add(
+                fmt::format("{} has {} bytes, not {}", name, size, entry.is_object() ? entry.value("bytes", Json()).dump() : "?"));
+        else if (const auto digest = fileSha256(path); !digest || entry.value("sha256", Json()) != Json(*digest))
+            differences.add(fmt::format("{} has changed since it was exported", name));
+    }
+    check("files", differences.count == 0, differences.text(fmt::format("{} files have the digests they were written with", files.size())));
+}
+
+void Verifier::checkTensorList()
+{
+    Differences differences;
+    std::map<std::string, StoredTensor> there;
+    for (StoredTensor& stored : exported->tensorsInOrder())
+        there.emplace(stored.view.name, std::move(stored));
+    std::size_t found = 0;
+    for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
+        for (const std::size_t i : layout.shards[shard]) {
+            const OutputTensor& expected = layout.tensors[i];
+            const auto it = there.find(expected.name);
+            if (it == there.end()) {
+                differences.add(fmt::format("{} is missing", expected.name));
+                continue;
+            }
+            ++found;
+            const TensorView& view = it->second.view;
+            if (view.dtype != expected.dtype || view.shape != expected.shape)
+                differences.add(fmt::format("{} is {} {}, not {} {}", expected.name, dtypeName(view.dtype), shapeText(view.shape),
+                                            dtypeName(expected.dtype), shapeText(expected.shape)));
+            else if (it->second.shard != layout.shardName(shard))
+                differences.add(fmt::format("{} lies in {}, not in {}", expected.name, it->second.shard, layout.shardName(shard)));
+        }
+    if (there.size() > found) differences.add(fmt::format("{} tensors too many", there.size() - found));
+    check("tensor-list", differences.count == 0, differences.text(fmt::format("{} tensors, as planned", layout.tensors.size())));
+}
+
+// Bytes of everything that was copied or sliced; factors bit for bit, or else by their product.
+Status Verifier::checkTensors()
+{
+    const c10::InferenceMode inference;
+    Differences untouched, sliced, factors;
+    std::size_t untouchedCount = 0, slicedCount = 0, factorCount = 0, rounded = 0;
+    TensorProducer producer(*source);
+    std::vector<const OutputTensor*> order;
+    for (const OutputTensor& tensor : layout.tensors)
+        order.push_back(&tensor);
+    producer.expect(order);
+
+    std::uint64_t done = 0;
+    const auto collect = [&](const OutputTensor& tensor, std::vector<std::byte>& into) {
+        into.reserve(static_cast<std::size_t>(tensor.bytes));
+        return producer.produce(tensor, [&](std::span<const std::byte> bytes) -> Status {
+            into.insert(into.end(), bytes.begin(), bytes.end());
+            return {};
+        });
+    };
+    for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
+        if (job.stopRequested()) return cancelledError();
+        const OutputTensor& tensor = layout.tensors[i];
+        const auto view = exported->tensor(tensor.name);
+        using Origin = OutputTensor::Origin;
+        const bool computed = tensor.origin == Origin::FactorU || tensor.origin == Origin::FactorV || tensor.origin == Origin::Product;
+        Differences& differences = computed ? factors : tensor.origin == Origin::Copy ? untouched : sliced;
+        ++(computed ? factorCount : tensor.origin == Origin::Copy ? untouchedCount : slicedCount);
+        done += tensor.bytes;
+        job.progress(static_cast<std::int64_t>(done), static_cast<std::int64_t>(layout.bytes), "byte");
+        // Missing or misshapen tensors were reported with the list.
+        if (!view || view->bytes.size() != tensor.bytes) continue;
+        if (!computed) {
+            std::size_t offset = 0;
+            ESPALIER_CHECK_OK(producer.produce(tensor, [&](std::span<const std::byte> bytes) -> Status {
+                const auto there = view->bytes.subspan(offset, bytes.size());
+                if (std::memcmp(bytes.data(), there.data(), bytes.size()) != 0) {
+                    const auto at = std::mismatch(bytes.begin(), bytes.end(), there.begin()).first - bytes.begin();
+                    differences.add(
+                        fmt::format("{} differs from the source at byte {}", tensor.name, offset + static_cast<std::size_t>(at)));
+                }
+                offset += bytes.size();
+                return {};
+            }));
+            continue;
+        }
+        std::vector<std::byte> bytes;
+        ESPALIER_CHECK_OK(collect(tensor, bytes));
+        const bool same = std::memcmp(bytes.data(), view->bytes.data(), bytes.size()) == 0;
+        if (tensor.origin == Origin::Product) {
+            if (same) continue;
+            const at::Tensor expected = floats(bytes, tensor), there = floats(view->bytes, tensor);
+            const double error = (expected - there).norm().item<double>() / std::max(expected.norm().item<double>(), 1e-30);
+            const double limit = tensor.dtype == DType::F32 || tensor.dtype == DType::F64 ? 1e-5 : 4e-3;
+            if (!(error <= limit))
+                differences.add(fmt::format("{} differs from the recomputed matrix by {:.2g} of its norm", tensor.name, error));
+            else
+                ++rounded;
+            continue;
+        }
+        // U and V follow each other. Another processor may turn singular vectors otherwise: what counts is the product.
+        if (tensor.origin == Origin::FactorV || i + 1 >= layout.tensors.size()) continue;
+        const OutputTensor& partner = layout.tensors[i + 1];
+        const auto partnerView = exported->tensor(partner.name);
+        if (!partnerView || partnerView->bytes.size() != partner.bytes) continue;
+        std::vector<std::byte> partnerBytes;
+        ESPALIER_CHECK_OK(collect(partner, partnerBytes));
+        if (same && std::memcmp(partnerBytes.data(), partnerView->bytes.data(), partnerBytes.size()) == 0) continue;
+        const at::Tensor expected = at::matmul(floats(bytes, tensor), floats(partnerBytes, partner));
+        const at::Tensor there = at::matmul(floats(view->bytes, tensor), floats(partnerView->bytes, partner));
+        const double error = (expected - there).norm().item<double>() / std::max(expected.norm().item<double>(), 1e-30);
+        const double limit = tensor.dtype == DType::F32 || tensor.dtype == DType::F64 ? 1e-5 : 1e-2;
+        if (!(error <= limit))
+            differences.add(fmt::format("{} and its V differ from the recomputed factors by {:.2g} of the norm", tensor.name, error));
+        else
+            ++rounded;
+    }
+    check("untouched-tensors", untouched.count == 0, untouched.text(fmt::format("{} tensors equal the source's bytes", untouchedCount)));
+    if (slicedCount > 0)
+        check("sliced-tensors", sliced.count == 0, sliced.text(fmt::format("{} tensors equal the source's rows or matrices", slicedCount)));
+    if (factorCount > 0)
+        check("factors", factors.count == 0,
+              factors.text(rounded == 0
+                               ? fmt::format("{} tensors equal the recomputed ones", factorCount)
+                               : fmt::format("{} tensors equal the recomputed ones, {} of them up to rounding", factorCount, rounded)));
+    return {};
+}
+
+Status Verifier::checkForward()
+{
+    const c10::InferenceMode inference;
+    ModelOptions each = options.model;
+    if (each.memoryBudget <= 0) each.memoryBudget = machineMemory() / 2;
+    each.memoryBudget = std::max<std::int64_t>(each.memoryBudget / 2, 1);
+    auto createdSource = MoeModel::create(source, each);
+    auto createdExport = MoeModel::create(exported, each);
+    for (const auto* created : {&createdSource, &createdExport})
+        if (!*created) {
+            if (created->error().kind != ErrorKind::Unsupported) return created->error();
+            report.warnings.push_back("The forward pass of this model is not supported: only files were compared.");
+            return {};
+        }
+    MoeModel& before = **createdSource;
+    MoeModel& after = **createdExport;
+    ESPALIER_TRY(const PreparedPlan preview, before.prepare(plan));
+    const PreparedPlan whole = after.identity();
+
+    TokenWindows windows;
+    if (options.windows) {
+        windows = *options.windows;
+    } else {
+        Random random = Random::forPurpose(0, "verify");
+        for (int w = 0; w < kDefaultWindows; ++w) {
+            windows.rows.emplace_back();
+            for (int t = 0; t < kDefaultLength; ++t)
+                windows.rows.back().push_back(static_cast<int>(random.below(static_cast<std::uint64_t>(source->shape().vocabularySize))));
+        }
+    }
+    const auto groups = windowGroups(windows.rows);
+    const int layers = before.layerCount();
+    double largestDifference = 0, largestLogit = 0;
+    bool finite = true;
+    std::vector<WindowLoss> lossBefore, lossAfter;
+    std::int64_t done = 0;
+    for (const auto& [first, last] : groups) {
+        const auto length = static_cast<std::int64_t>(windows.rows[static_cast<std::size_t>(first)].size());
+        at::Tensor ids = at::empty({last - first, length}, at::kLong);
+        auto* out = ids.mutable_data_ptr<std::int64_t>();
+        for (int w = first; w < last; ++w)
+            for (const int id : windows.rows[static_cast<std::size_t>(w)])
+                *out++ = id;
+        ESPALIER_TRY(at::Tensor a, before.embed(ids));
+        ESPALIER_TRY(at::Tensor b, after.embed(ids));
+        for (int l = 0; l < layers; ++l) {
+            if (job.stopRequested()) return cancelledError();
+            ESPALIER_TRY(a, before.layer(l, a, preview));
+            auto next = after.layer(l, b, whole);
+            if (!next) {
+                // A damaged weight can make the export unable to run; that is the answer, not a failure to find one.
+                check("forward", false, next.error().message);
+                return {};
+            }
+            b = std::move(next).value();
+            job.progress(++done, static_cast<std::int64_t>(groups.size()) * layers, "layer");
+        }
+        ESPALIER_TRY(const at::Tensor nllA, before.tokenNll(a, ids));
+        auto nllResult = after.tokenNll(b, ids);
+        if (!nllResult) {
+            check("forward", false, nllResult.error().message);
+            return {};
+        }
+        const at::Tensor nllB = *nllResult;
+        for (int w = first; w < last; ++w) {
+            const auto tokens = static_cast<int>(nllA.size(1));
+            lossBefore.push_back({w, nllA[w - first].sum().item<double>(), tokens});
+            lossAfter.push_back({w, nllB[w - first].sum().item<double>(), tokens});
+        }
+        ESPALIER_TRY(const at::Tensor normedA, before.finalNorm(a));
+        ESPALIER_TRY(const at::Tensor normedB, after.finalNorm(b));
+        const at::Tensor rowsA = normedA.flatten(0, 1), rowsB = normedB.flatten(0, 1);
+        for (std::int64_t row = 0; row < rowsA.size(0); row += kLogitRows) {
+            if (job.stopRequested()) return cancelledError();
+            const std::int64_t end = std::min(row + kLogitRows, rowsA.size(0));
+            ESPALIER_TRY(const at::Tensor x, before.logits(rowsA.slice(0, row, end)));
+            ESPALIER_TRY(const at::Tensor y, after.logits(rowsB.slice(0, row, end)));
+            const double difference = (x - y).abs().max().item<double>();
+            finite = finite && std::isfinite(difference);
+            largestDifference = std::max(largestDifference, difference);
+            largestLogit = std::max(largestLogit, x.abs().max().item<double>());
+        }
+    }
+    const PerplexityEstimate pplBefore = perplexity(lossBefore), pplAfter = perplexity(lossAfter);
+    report.windows = static_cast<int>(windows.rows.size());
+    report.maxAbsLogitDifference = largestDifference;
+    report.pplPreview = pplBefore.ppl;
+    report.pplExport = pplAfter.ppl;
+
+    // In fp32 both compute the same products of the same numbers. Looser only where numbers really are rounded once more: bf16
+    // arithmetic, and factors multiplied back into a 16-bit type.
+    const bool narrow = source->shape().dtype != "F32" && source->shape().dtype != "F64";
+    const bool roundedAgain = layout.flavor == ExportFlavor::Reconstructed && plan.hasRanks() && narrow;
+    const bool exact = options.model.compute == ComputeType::Fp32 && !roundedAgain;
+    const double logitLimit = exact ? 2e-4 + 1e-5 * largestLogit : 0.05 * std::max(largestLogit, 1.0);
+    const double pplLimit = exact ? 2e-5 : 0.01;
+    const double ratio = std::abs(pplAfter.ppl / pplBefore.ppl - 1);
+    check("forward", finite && largestDifference <= logitLimit && ratio <= pplLimit,
+          fmt::format(
+              "{} windows: logits differ by at most {:.3g} (limit {:.3g}), perplexity {:.6f} from source and plan, {:.6f} from the export",
+              report.windows, largestDifference, logitLimit, pplBefore.ppl, pplAfter.ppl));
+    return {};
+}
+
+Result<VerifyReport> Verifier::run()
+{
+    const auto text = readTextFile(options.exported / kPlanFileName, "export", kMaxSmallFile);
+    if (!text)
+        return badInput("export.not_an_export", options.exported.string(),
+                        fmt::format("{} holds no {}: it is not an export of Espalier.", options.exported.string(), kPlanFileName),
+                        "Name the folder that was exported to.");
+    const auto json = parseJson(*text, kPlanFileName, "plan");
+    if (!json || !json->is_object()) {
+        check("plan", false, json ? "the recorded plan is not a JSON object" : json.error().message);
+        return finish();
+    }
+    const Json model = json->contains("model") && (*json)["model"].is_object() ? (*json)["model"] : Json::object();
+    const Json made = json->contains("export") && (*json)["export"].is_object() ? (*json)["export"] : Json::object();
+    const auto textOf = [](const Json& object, const char* key) {
+        return object.contains(key) && object[key].is_string() ? object[key].get<std::string>() : std::string();
+    };
+
+    fs::path sourceFolder = options.source;
+    if (sourceFolder.empty()) sourceFolder = textOf(model, "path");
+    if (sourceFolder.empty())
+        return badInput("export.no_source", options.exported.string(), "The model this was exported from is not recorded.",
+                        "Name it with --source.");
+    auto opened = Checkpoint::open(sourceFolder);
+    if (!opened) {
+        Error error = opened.error();
+        error.message = fmt::format("The source model cannot be opened: {}", error.message);
+        if (options.source.empty()) error.action = "Name the model it was exported from with --source.";
+        return error;
+    }
+    source = std::move(opened).value();
+    const bool sameSource = textOf(model, "config_sha256") == source->configSha256() &&
+                            textOf(model, "weights_sha256") == source->weightsSha256() &&
+                            (textOf(model, "fingerprint").empty() || textOf(model, "fingerprint") == source->fingerprint());
+    check("source", sameSource,
+          sameSource ? "the model is the one the export was made from"
+                     : fmt::format("{} is not the model the export was made from", sourceFolder.string()));
+
+    const auto recorded = planFromJson(*json, source->shape());
+    const auto flavor = parseFlavor(textOf(made, "flavor"));
+    Differences differences;
+    if (!recorded) {
+        differences.add(recorded.error().message);
+    } else {
+        plan = *recorded;
+        report.planHash = plan.hash();
+        if (textOf(made, "plan_hash") != plan.hash()) differences.add("the recorded hash is not that of the recorded plan");
+    }
+    if (!flavor) differences.add("the recorded flavour is not known");
+    if (!sealHolds(*text)) differences.add(fmt::format("{} has changed since it was written", kPlanFileName));
+    if (options.plan && recorded) {
+        ESPALIER_TRY(const CompressionPlan wanted, readPlanFile(*options.plan, source->shape()));
+        if (wanted.hash() != plan.hash())
+            differences.add(fmt::format("the export was made from another plan than {}", options.plan->string()));
+    }
+    check("plan", differences.count == 0, differences.text(fmt::format("recorded, hash {}", report.planHash.substr(0, 12))));
+    if (!recorded || !flavor) return finish();
+    report.flavor = flavorName(*flavor);
+
+    checkFiles(made.contains("files") && made["files"].is_object() ? made["files"] : Json::object());
+    if (job.stopRequested()) return cancelledError();
+    if (*flavor == ExportFlavor::Plan) return finish();
+
+    const Status fits = checkFlavor(source->shape(), plan, *flavor);
+    const bool unfuse = made.contains("unfuse") && made["unfuse"].is_boolean() && made["unfuse"].get<bool>();
+    const std::int64_t shardSize = made.contains("shard_size") && made["shard_size"].is_number_integer()
+                                       ? made["shard_size"].get<std::int64_t>()
+                                       : ExportOptions{}.shardSize;
+    auto planned = fits.ok() ? layoutExport(*source, plan, *flavor, unfuse, shardSize) : Result<ExportLayout>(fits.error());
+    if (!planned) {
+        check("plan", false, planned.error().message);
+        return finish();
+    }
+    layout = std::move(planned).value();
+
+    ESPALIER_TRY(const std::string sourceConfig, readTextFile(source->folder() / "config.json", "config", kMaxSmallFile));
+    ESPALIER_TRY(const std::string expectedConfig, editConfig(sourceConfig, source->shape(), plan, *flavor));
+    const auto config = readTextFile(options.exported / "config.json", "config", kMaxSmallFile);
+    check("config", config.ok() && *config == expectedConfig,
+          config.ok() && *config == expectedConfig ? "config.json is the source's with the edits of this plan"
+                                                   : "config.json is not what this plan gives");
+
+    auto reopened = Checkpoint::open(options.exported);
+    if (!check("opens", reopened.ok(), reopened.ok() ? "the export opens without errors" : reopened.error().message)) return finish();
+    exported = std::move(reopened).value();
+    checkTensorList();
+    ESPALIER_CHECK_OK(checkTensors());
+    ESPALIER_CHECK_OK(checkForward());
+    return finish();
+}
+
+}  // namespace
+
+Result<VerifyReport> verifyExport(const VerifyOptions& options, JobContext& job)
+{
+    try {
+        Verifier verifier{options, job};
+        return verifier.run();
+    } catch (const std::bad_alloc&) {
+        return resourceError("export.out_of_memory", "memory", "There was not enough memory to compare the export with its source.",
+                             "Set a smaller memory budget, or stream the weights.");
+    } catch (const c10::Error& error) {
+        return internalError(fmt::format("The comparison failed: {}", error.what_without_backtrace()));
+    }
+}
+
+Json toJson(const VerifyReport& report)
+{
+    Json checks = Json::array();
+    for (const VerifyCheck& check : report.checks)
+        checks.push_back({{"name", check.name}, {"holds", check.holds}, {"detail", check.detail}});
+    const auto number = [](const std::optional<double>& value) { return value && std::isfinite(*value) ? Json(*value) : Json(); };
+    return {{"holds", report.holds},
+            {"flavor", report.flavor},
+            {"plan_hash", report.planHash},
+            {"checks", std::move(checks)},
+            {"max_abs_logit_difference", number(report.maxAbsLogitDifference)},
+            {"ppl_preview", number(report.pplPreview)},
+            {"ppl_export", number(report.pplExport)},
+            {"windows", report.windows},
+            {"warnings", report.warnings}};
+}
+
+}  // namespace espalier
