@@ -1,0 +1,513 @@
+#include "checkpoint/checkpoint.h"
+
+#include "checkpoint/adapter.h"
+#include "checkpoint/tensor_files.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <charconv>
+#include <map>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr Matrix kMatrices[] = {Matrix::Gate, Matrix::Up, Matrix::Down};
+constexpr std::string_view kSharedMatrix[] = {"gate_proj", "up_proj", "down_proj"};
+constexpr std::size_t kMaxMissing = 64;  // then the list of what is missing is long enough, and the search stops
+constexpr std::size_t kMaxNamed = 5;
+
+// The number at the front of `text`, which is cut off together with the dot after it; -1 when there is none. "007" is no number.
+int takeNumber(std::string_view& text)
+{
+    int number = -1;
+    const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+    const auto length = static_cast<std::size_t>(end - text.data());
+    if (failure != std::errc() || number < 0 || length == text.size() || text[length] != '.' || (length > 1 && text[0] == '0')) return -1;
+    text.remove_prefix(length + 1);
+    return number;
+}
+
+bool takePrefix(std::string_view& text, std::string_view prefix)
+{
+    if (!text.starts_with(prefix)) return false;
+    text.remove_prefix(prefix.size());
+    return true;
+}
+
+std::string firstNames(const std::vector<std::string>& names, bool more)
+{
+    const auto shown = static_cast<std::ptrdiff_t>(std::min(kMaxNamed, names.size()));
+    return fmt::format("{}{}", fmt::join(names.begin(), names.begin() + shown, ", "), more || names.size() > kMaxNamed ? ", ..." : "");
+}
+
+struct Range {
+    std::uint32_t file = 0;
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+};
+
+}  // namespace
+
+struct Checkpoint::Data {
+    std::filesystem::path folder;
+    ModelConfig config;
+    const ArchitectureAdapter* adapter = nullptr;
+    ModelShape shape;
+    std::vector<std::string> warnings;
+    std::string fingerprint;
+    std::string configSha256;
+    TensorFiles source;
+    std::vector<bool> fused;                 // per layer
+    std::vector<std::vector<bool>> used;     // [file][tensor]: part of the model
+    std::vector<std::vector<Range>> ranges;  // per layer, for read-ahead; offsets in the file
+    bool tied = false;
+
+    std::string_view block(int layer) const
+    {
+        // transformers renames Mixtral's block when it fuses.
+        return fused[static_cast<std::size_t>(layer)] ? std::string_view("mlp") : adapter->names().block;
+    }
+    std::string expertBase(int layer, int expert, Matrix matrix) const
+    {
+        return fmt::format("model.layers.{}.{}.experts.{}.{}", layer, adapter->names().block, expert,
+                           adapter->names().matrix[static_cast<int>(matrix)]);
+    }
+    TensorView view(const TensorFiles::Place& place) const
+    {
+        const SafetensorsFile& file = source.files[place.file];
+        const TensorInfo& info = file.tensors()[place.tensor];
+        return {info.name, info.dtype, info.shape, file.bytes(info)};
+    }
+    TensorView mustView(const std::string& name) const
+    {
+        const auto place = source.places.find(name);
+        assert(place != source.places.end());
+        return place == source.places.end() ? TensorView{name, DType::F32, {0}, {}} : view(place->second);
+    }
+    const LayerConfig& layer(int index) const
+    {
+        assert(index >= 0 && index < config.layerCount);
+        return config.layers[static_cast<std::size_t>(index)];
+    }
+
+    TensorRole parse(std::string_view name) const;
+    Status verify();
+    void describeExtras();
+    void measure();
+};
+
+// By anchored components: "shared_experts.down_proj" is not an expert. Other where the name says nothing special.
+TensorRole Checkpoint::Data::parse(std::string_view name) const
+{
+    TensorRole role;
+    if (!takePrefix(name, "model.layers.")) return role;
+    const int index = takeNumber(name);
+    if (index < 0) return role;
+    role.layer = index;
+    if (index >= config.layerCount) {
+        role.kind = TensorRole::Kind::Ignored;
+        return role;
+    }
+    std::string_view rest = name;
+    if (!takePrefix(rest, block(index)) || !takePrefix(rest, ".")) return role;
+    if (rest == "gate.weight") {
+        role.kind = TensorRole::Kind::Router;
+    } else if (rest == "gate.e_score_correction_bias") {
+        role.kind = TensorRole::Kind::RouterBias;
+    } else if (takePrefix(rest, "experts.")) {
+        if (rest == "gate_up_proj") {
+            role.kind = TensorRole::Kind::FusedGateUp;
+        } else if (rest == "down_proj") {
+            role.kind = TensorRole::Kind::FusedDown;
+        } else if (const int expert = takeNumber(rest); expert >= 0) {
+            for (const Matrix matrix : kMatrices) {
+                std::string_view end = rest;
+                if (!takePrefix(end, adapter->names().matrix[static_cast<int>(matrix)])) continue;
+                if (end == ".weight" || end == ".U" || end == ".V") {
+                    role.kind = TensorRole::Kind::Expert;
+                    role.expert = expert;
+                    role.matrix = matrix;
+                    role.factor = end == ".U" ? TensorRole::Factor::U : end == ".V" ? TensorRole::Factor::V : TensorRole::Factor::None;
+                }
+            }
+        }
+    }
+    return role;
+}
+
+// Every tensor the configuration asks for is there, has its shape and a dtype that holds weights. Nothing is listed that is not in the
+// files, so a configuration that claims much costs nothing.
+Status Checkpoint::Data::verify()
+{
+    std::vector<std::string> missing;
+    std::optional<Error> wrongShape;
+    std::optional<Error> wrongType;
+    const TensorSink expect = [&](std::string_view name, std::span<const std::int64_t> shape) {
+        const auto place = source.places.find(name);
+        if (place == source.places.end()) {
+            missing.emplace_back(name);
+            return missing.size() < kMaxMissing;
+        }
+        used[place->second.file][place->second.tensor] = true;
+        const TensorInfo& info = source.files[place->second.file].tensors()[place->second.tensor];
+        if (!wrongShape && !std::equal(shape.begin(), shape.end(), info.shape.begin(), info.shape.end()))
+            wrongShape = badInput("checkpoint.tensor_shape", info.name,
+                                  fmt::format("Tensor {} in {} has the shape {}, but by config.json it is {}.", info.name,
+                                              source.names[place->second.file], shapeText(info.shape), shapeText(shape)),
+                                  "config.json and weights do not belong together: take both from the same place.");
+        if (!wrongType && !isFloating(info.dtype))
+            wrongType = badInput("checkpoint.tensor_dtype", info.name,
+                                 fmt::format("Tensor {} in {} is stored as {}; weights are F16, BF16, F32 or F64.", info.name,
+                                             source.names[place->second.file], dtypeName(info.dtype)),
+                                 "Open the unquantised checkpoint of this model.");
+        return true;
+    };
+
+    tied = !source.places.contains("lm_head.weight");
+    bool going = forEachTopTensor(config, tied, expect);
+    const std::int64_t hidden = config.hiddenSize;
+    for (int i = 0; going && i < config.layerCount; ++i) {
+        const LayerConfig& l = layer(i);
+        going = forEachLayerTensor(*adapter, config, i, block(i), expect);
+        if (fused[static_cast<std::size_t>(i)]) {
+            const std::int64_t experts = l.experts;
+            const std::string prefix = fmt::format("model.layers.{}.mlp.experts.", i);
+            going = going && expect(prefix + "gate_up_proj", std::array{experts, std::int64_t(2) * l.expertWidth, hidden}) &&
+                    expect(prefix + "down_proj", std::array{experts, hidden, std::int64_t(l.expertWidth)});
+            continue;
+        }
+        for (int e = 0; going && e < l.experts; ++e) {
+            for (const Matrix matrix : kMatrices) {
+                const std::int64_t rows = matrix == Matrix::Down ? hidden : l.expertWidth;
+                const std::int64_t columns = matrix == Matrix::Down ? l.expertWidth : hidden;
+                const std::int64_t rank = l.ranks.empty() ? 0 : l.ranks[static_cast<std::size_t>(e)][static_cast<std::size_t>(matrix)];
+                const std::string base = expertBase(i, e, matrix);
+                going =
+                    going && (rank == 0 ? expect(base + ".weight", std::array{rows, columns})
+                                        : expect(base + ".U", std::array{rows, rank}) && expect(base + ".V", std::array{rank, columns}));
+            }
+        }
+    }
+    if (!missing.empty())
+        return badInput(
+            "checkpoint.tensor_missing", missing.front(),
+            fmt::format("{} of the model {} not in the files: {}.",
+                        missing.size() == 1 ? "A tensor" : fmt::format("{}{} tensors", going ? "" : "At least ", missing.size()),
+                        missing.size() == 1 ? "is" : "are", firstNames(missing, !going)),
+            "The checkpoint is incomplete, or config.json belongs to another model.");
+    // What is left over in an MLP of the model would be computed with if the configuration were right.
+    std::vector<std::string> unexpected;
+    for (std::size_t f = 0; f < source.files.size(); ++f) {
+        const auto& tensors = source.files[f].tensors();
+        for (std::size_t t = 0; t < tensors.size(); ++t) {
+            if (used[f][t]) continue;
+            std::string_view rest = tensors[t].name;
+            if (!takePrefix(rest, "model.layers.")) continue;
+            const int index = takeNumber(rest);
+            if (index >= 0 && index < config.layerCount && (rest.starts_with("mlp.") || rest.starts_with("block_sparse_moe.")))
+                unexpected.push_back(tensors[t].name);
+        }
+    }
+    // The router of a layer with experts to spare has the wrong shape as well, and says the number.
+    if (wrongShape) return *wrongShape;
+    if (!unexpected.empty()) {
+        std::sort(unexpected.begin(), unexpected.end());
+        return badInput("checkpoint.tensor_unexpected", unexpected.front(),
+                        fmt::format("{} in the files {} no place in the model that config.json describes: {}.",
+                                    unexpected.size() == 1 ? "A tensor" : fmt::format("{} tensors", unexpected.size()),
+                                    unexpected.size() == 1 ? "has" : "have", firstNames(unexpected, false)),
+                        "config.json and weights do not belong together: take both from the same place.");
+    }
+    if (wrongType) return *wrongType;
+    return {};
+}
+
+void Checkpoint::Data::describeExtras()
+{
+    std::vector<std::string> others;
+    std::size_t beyond = 0;
+    for (std::size_t f = 0; f < source.files.size(); ++f) {
+        const auto& tensors = source.files[f].tensors();
+        for (std::size_t t = 0; t < tensors.size(); ++t) {
+            if (used[f][t]) continue;
+            if (parse(tensors[t].name).kind == TensorRole::Kind::Ignored)
+                ++beyond;
+            else
+                others.push_back(tensors[t].name);
+        }
+    }
+    if (beyond > 0)
+        warnings.push_back(
+            fmt::format("{} tensors of layers from {} on (multi-token prediction) are not part of the model and are ignored.", beyond,
+                        config.layerCount));
+    std::sort(others.begin(), others.end());
+    if (others.size() == 1)
+        warnings.push_back(fmt::format("The tensor {} is not part of the model and is ignored.", others.front()));
+    else if (!others.empty())
+        warnings.push_back(
+            fmt::format("{} tensors are not part of the model and are ignored: {}.", others.size(), firstNames(others, false)));
+    const bool stated = config.tiedEmbeddings;
+    if (tied && !stated)
+        warnings.emplace_back(
+            "lm_head.weight is not in the files although config.json says that embeddings are not tied: the output layer uses the "
+            "embedding.");
+    if (!tied && stated)
+        warnings.emplace_back(
+            "config.json says that embeddings are tied, but lm_head.weight is in the files: the output layer uses that one.");
+}
+
+// Shape and bytes as stored, and where each layer lies.
+void Checkpoint::Data::measure()
+{
+    config.tiedEmbeddings = tied;
+    shape = modelShape(config);
+    struct Sums {
+        std::int64_t experts = 0, router = 0, other = 0;
+    };
+    std::vector<Sums> sums(config.layers.size());
+    ranges.resize(config.layers.size());
+    std::map<DType, std::uint64_t> byType;
+    std::int64_t top = 0;
+    for (std::uint32_t f = 0; f < source.files.size(); ++f) {
+        const SafetensorsFile& file = source.files[f];
+        for (std::size_t t = 0; t < file.tensors().size(); ++t) {
+            const TensorInfo& info = file.tensors()[t];
+            if (!used[f][t]) continue;
+            byType[info.dtype] += info.byteCount();
+            const TensorRole role = parse(info.name);
+            const auto bytes = static_cast<std::int64_t>(info.byteCount());
+            if (role.layer < 0) {
+                top += bytes;
+                continue;
+            }
+            const auto index = static_cast<std::size_t>(role.layer);
+            switch (role.kind) {
+                case TensorRole::Kind::Expert:
+                case TensorRole::Kind::FusedGateUp:
+                case TensorRole::Kind::FusedDown:
+                    sums[index].experts += bytes;
+                    break;
+                case TensorRole::Kind::Router:
+                    sums[index].router += bytes;
+                    break;
+                default:
+                    sums[index].other += bytes;
+            }
+            const std::uint64_t begin = file.dataOffset() + info.begin;
+            if (!ranges[index].empty() && ranges[index].back().file == f && ranges[index].back().end == begin)
+                ranges[index].back().end += info.byteCount();
+            else
+                ranges[index].push_back({f, begin, begin + info.byteCount()});
+        }
+    }
+    shape.embeddingBytes = top;
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+        LayerShape& layer = shape.layers[i];
+        layer.otherBytes = sums[i].other;
+        if (!layer.moe) continue;
+        layer.bytesPerExpert = sums[i].experts / layer.experts;
+        layer.routerBytesPerExpert = sums[i].router / layer.experts;
+        layer.otherBytes += sums[i].experts % layer.experts + sums[i].router % layer.experts;
+    }
+    const auto most = std::max_element(byType.begin(), byType.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    if (most != byType.end()) shape.dtype = dtypeName(most->first);
+}
+
+namespace
+{
+
+Error nothingLoaded(Error error)
+{
+    if (error.kept.empty()) error.kept = "Nothing was loaded.";
+    return error;
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(std::unique_ptr<Data> data) : m_data(std::move(data)) {}
+Checkpoint::~Checkpoint() = default;
+
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::filesystem::path& folder)
+{
+    auto data = std::make_unique<Data>();
+    const auto load = [&]() -> Status {
+        data->folder = folder;
+        ESPALIER_TRY(ConfigFile file, readConfigFile(folder));
+        data->configSha256 = file.sha256;
+        ESPALIER_TRY(data->config, parseModelConfig(file.value));
+        data->adapter = &adapterFor(data->config.architecture);
+        ESPALIER_TRY(data->source, openTensorFiles(folder));
+        data->used.reserve(data->source.files.size());
+        for (const SafetensorsFile& shard : data->source.files)
+            data->used.emplace_back(shard.tensors().size());
+        for (int i = 0; i < data->config.layerCount; ++i) {
+            const std::string prefix = fmt::format("model.layers.{}.mlp.experts.", i);
+            data->fused.push_back(
+                !data->config.factored && data->layer(i).moe &&
+                (data->source.places.contains(prefix + "gate_up_proj") || data->source.places.contains(prefix + "down_proj")));
+        }
+        ESPALIER_CHECK_OK(data->verify());
+        data->warnings = data->config.warnings;
+        data->warnings.insert(data->warnings.end(), data->source.warnings.begin(), data->source.warnings.end());
+        data->describeExtras();
+        data->measure();
+        data->fingerprint = data->source.fingerprint(data->configSha256);
+        return {};
+    };
+    const Status status = load();
+    if (!status) return nothingLoaded(status.error());
+    return std::shared_ptr<const Checkpoint>(new Checkpoint(std::move(data)));
+}
+
+const std::filesystem::path& Checkpoint::folder() const noexcept { return m_data->folder; }
+const ModelConfig& Checkpoint::config() const noexcept { return m_data->config; }
+const ModelShape& Checkpoint::shape() const noexcept { return m_data->shape; }
+const std::vector<std::string>& Checkpoint::warnings() const noexcept { return m_data->warnings; }
+const std::string& Checkpoint::fingerprint() const noexcept { return m_data->fingerprint; }
+const std::string& Checkpoint::configSha256() const noexcept { return m_data->configSha256; }
+const std::string& Checkpoint::weightsSha256() const noexcept { return m_data->source.weightsSha256; }
+std::vector<std::string> Checkpoint::shardNames() const { return m_data->source.names; }
+std::int64_t Checkpoint::tensorCount() const noexcept { return static_cast<std::int64_t>(m_data->source.places.size()); }
+bool Checkpoint::has(std::string_view name) const noexcept { return m_data->source.places.contains(name); }
+
+Result<TensorView> Checkpoint::tensor(std::string_view name) const
+{
+    const auto place = m_data->source.places.find(name);
+    if (place == m_data->source.places.end())
+        return badInput("checkpoint.tensor_missing", std::string(name), fmt::format("The checkpoint has no tensor {}.", name),
+                        "Check the name with espalier-engine inspect --tensors.");
+    return m_data->view(place->second);
+}
+
+Result<TensorView> Checkpoint::layerTensor(int layer, std::string_view suffix) const
+{
+    return tensor(fmt::format("model.layers.{}.{}", layer, suffix));
+}
+
+TensorView Checkpoint::embed() const { return m_data->mustView("model.embed_tokens.weight"); }
+TensorView Checkpoint::lmHead() const { return m_data->mustView(m_data->tied ? "model.embed_tokens.weight" : "lm_head.weight"); }
+TensorView Checkpoint::finalNorm() const { return m_data->mustView("model.norm.weight"); }
+
+TensorView Checkpoint::router(int layer) const
+{
+    assert(m_data->layer(layer).moe);
+    return m_data->mustView(fmt::format("model.layers.{}.{}.gate.weight", layer, m_data->block(layer)));
+}
+
+std::optional<TensorView> Checkpoint::routerBias(int layer) const
+{
+    const auto place =
+        m_data->source.places.find(fmt::format("model.layers.{}.{}.gate.e_score_correction_bias", layer, m_data->block(layer)));
+    if (place == m_data->source.places.end() || !m_data->used[place->second.file][place->second.tensor]) return std::nullopt;
+    return m_data->view(place->second);
+}
+
+LinearView Checkpoint::expert(int layer, int expert, Matrix matrix) const
+{
+    const LayerConfig& l = m_data->layer(layer);
+    assert(l.moe && expert >= 0 && expert < l.experts);
+    LinearView linear;
+    if (m_data->fused[static_cast<std::size_t>(layer)]) {
+        // A row range of dim 1 of one expert's slab is contiguous: a slice, no copy.
+        const bool down = matrix == Matrix::Down;
+        TensorView whole = m_data->mustView(fmt::format("model.layers.{}.mlp.experts.{}", layer, down ? "down_proj" : "gate_up_proj"));
+        const std::size_t slab = whole.bytes.size() / static_cast<std::size_t>(l.experts);
+        const std::size_t part = down ? slab : slab / 2;
+        const std::size_t begin = slab * static_cast<std::size_t>(expert) + (matrix == Matrix::Up ? part : 0);
+        linear.dense.name = std::move(whole.name);
+        linear.dense.dtype = whole.dtype;
+        linear.dense.shape = down ? std::vector<std::int64_t>{m_data->config.hiddenSize, l.expertWidth}
+                                  : std::vector<std::int64_t>{l.expertWidth, m_data->config.hiddenSize};
+        linear.dense.bytes = whole.bytes.subspan(begin, part);
+        return linear;
+    }
+    const std::string base = m_data->expertBase(layer, expert, matrix);
+    if (!l.ranks.empty() && l.ranks[static_cast<std::size_t>(expert)][static_cast<std::size_t>(matrix)] > 0) {
+        linear.factored = true;
+        linear.u = m_data->mustView(base + ".U");
+        linear.v = m_data->mustView(base + ".V");
+    } else {
+        linear.dense = m_data->mustView(base + ".weight");
+    }
+    return linear;
+}
+
+std::optional<LinearView> Checkpoint::sharedExpert(int layer, Matrix matrix) const
+{
+    if (m_data->layer(layer).sharedWidth == 0) return std::nullopt;
+    LinearView linear;
+    linear.dense = m_data->mustView(fmt::format("model.layers.{}.{}.{}.{}.weight", layer, m_data->block(layer),
+                                                m_data->adapter->names().shared, kSharedMatrix[static_cast<int>(matrix)]));
+    return linear;
+}
+
+std::optional<TensorView> Checkpoint::sharedGate(int layer) const
+{
+    if (!m_data->config.sharedGate || m_data->layer(layer).sharedWidth == 0) return std::nullopt;
+    return m_data->mustView(fmt::format("model.layers.{}.{}.{}.weight", layer, m_data->block(layer), m_data->adapter->names().sharedGate));
+}
+
+LinearView Checkpoint::denseMlp(int layer, Matrix matrix) const
+{
+    assert(!m_data->layer(layer).moe);
+    LinearView linear;
+    linear.dense = m_data->mustView(fmt::format("model.layers.{}.mlp.{}.weight", layer, kSharedMatrix[static_cast<int>(matrix)]));
+    return linear;
+}
+
+bool Checkpoint::fusedExperts(int layer) const noexcept { return m_data->fused[static_cast<std::size_t>(layer)]; }
+
+std::string Checkpoint::expertTensorName(int layer, int expert, Matrix matrix) const
+{
+    return m_data->expertBase(layer, expert, matrix) + ".weight";
+}
+
+std::string Checkpoint::routerTensorName(int layer) const
+{
+    return fmt::format("model.layers.{}.{}.gate.weight", layer, m_data->adapter->names().block);
+}
+
+std::vector<StoredTensor> Checkpoint::tensorsInOrder() const
+{
+    std::vector<StoredTensor> all;
+    all.reserve(m_data->source.places.size());
+    for (std::uint32_t f = 0; f < m_data->source.files.size(); ++f)
+        for (std::uint32_t t = 0; t < m_data->source.files[f].tensors().size(); ++t) {
+            StoredTensor stored{m_data->view({f, t}), m_data->source.names[f], {}};
+            stored.role = roleOf(stored.view.name);
+            all.push_back(std::move(stored));
+        }
+    return all;
+}
+
+TensorRole Checkpoint::roleOf(std::string_view name) const
+{
+    TensorRole role = m_data->parse(name);
+    const auto place = m_data->source.places.find(name);
+    if (place == m_data->source.places.end() || !m_data->used[place->second.file][place->second.tensor])
+        role.kind = TensorRole::Kind::Ignored;
+    return role;
+}
+
+void Checkpoint::willNeedLayer(int layer) const noexcept
+{
+    if (layer < 0 || layer >= m_data->config.layerCount) return;
+    for (const Range& range : m_data->ranges[static_cast<std::size_t>(layer)])
+        m_data->source.files[range.file].file().willNeed(range.begin, range.end - range.begin);
+}
+
+void Checkpoint::dontNeedLayer(int layer) const noexcept
+{
+    if (layer < 0 || layer >= m_data->config.layerCount) return;
+    for (const Range& range : m_data->ranges[static_cast<std::size_t>(layer)])
+        m_data->source.files[range.file].file().dontNeed(range.begin, range.end - range.begin);
+}
+
+}  // namespace espalier

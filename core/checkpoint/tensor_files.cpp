@@ -1,0 +1,220 @@
+#include "checkpoint/tensor_files.h"
+
+#include "base/sha256.h"
+#include "base/text.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr const char* kSingle = "model.safetensors";
+constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr std::size_t kMaxConfigBytes = 4u << 20;
+constexpr std::size_t kMaxShards = 20'000;
+constexpr std::size_t kSampleBytes = 4096;
+
+namespace fs = std::filesystem;
+
+bool isFile(const fs::path& path)
+{
+    std::error_code failure;
+    return fs::is_regular_file(path, failure);
+}
+
+Error indexError(const std::string& what)
+{
+    return badInput("checkpoint.index_invalid", kIndex, fmt::format("{}: {}.", kIndex, what), "Fetch the index again.");
+}
+
+struct Index {
+    Json value;
+    std::vector<std::string> shards;
+};
+
+Result<Index> readIndex(const fs::path& folder, const std::string& text)
+{
+    Index index;
+    ESPALIER_TRY(index.value, parseJson(text, kIndex, "checkpoint"));
+    if (!index.value.is_object()) return indexError("it is not a JSON object");
+    const auto map = index.value.find("weight_map");
+    if (map == index.value.end() || !map->is_object() || map->empty()) return indexError("weight_map is missing, empty or no object");
+    std::set<std::string> shards;
+    for (const auto& [tensor, shard] : map->items()) {
+        if (!shard.is_string()) return indexError(fmt::format("weight_map of {} is not a file name", tensor));
+        shards.insert(shard.get<std::string>());
+    }
+    if (shards.size() > kMaxShards) return indexError(fmt::format("weight_map names {} files, more than {}", shards.size(), kMaxShards));
+    std::vector<std::string> missing;
+    for (const std::string& shard : shards) {
+        const bool plain =
+            !shard.empty() && shard != "." && shard.size() <= 255 && shard.find("..") == std::string::npos &&
+            std::none_of(shard.begin(), shard.end(), [](unsigned char c) { return c == '/' || c == '\\' || c < 0x20 || c == 0x7F; });
+        if (!plain)
+            return badInput("checkpoint.shard_name", kIndex,
+                            fmt::format("{} names the file {}, which is not a plain file name.", kIndex, Json(shard).dump(-1, ' ', true)),
+                            "Shards must lie in the model folder itself: do not open this checkpoint unless you know its origin.");
+        if (!isFile(folder / shard)) missing.push_back(shard);
+    }
+    if (!missing.empty())
+        return badInput(
+            "checkpoint.shard_missing", missing.front(),
+            fmt::format(
+                "{} {} named by {} but not in the folder: {}{}.",
+                missing.size() == 1 ? "A file is" : fmt::format("{} files", missing.size()), missing.size() == 1 ? "" : "are", kIndex,
+                fmt::join(missing.begin(), missing.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(5, missing.size())), ", "),
+                missing.size() > 5 ? ", ..." : ""),
+            "Fetch what is missing into the model folder.");
+    index.shards.assign(shards.begin(), shards.end());
+    return index;
+}
+
+// Both directions between index and files; a tensor that two files hold.
+Status checkIndex(const Index& index, TensorFiles& result)
+{
+    const Json& map = index.value.at("weight_map");
+    std::vector<std::string_view> unlisted;
+    for (std::uint32_t i = 0; i < result.files.size(); ++i) {
+        const auto& tensors = result.files[i].tensors();
+        for (std::uint32_t j = 0; j < tensors.size(); ++j) {
+            const auto [place, inserted] = result.places.emplace(tensors[j].name, TensorFiles::Place{i, j});
+            if (!inserted)
+                return badInput(
+                    "checkpoint.tensor_in_two_shards", tensors[j].name,
+                    fmt::format("Tensor {} is in {} and in {}.", tensors[j].name, result.names[place->second.file], result.names[i]),
+                    "Shards of different downloads are mixed: fetch the checkpoint again.");
+        }
+    }
+    for (const auto& [tensor, shard] : map.items()) {
+        const auto place = result.places.find(tensor);
+        const auto& name = shard.get_ref<const std::string&>();
+        if (place == result.places.end() || result.names[place->second.file] != name)
+            return badInput("checkpoint.tensor_not_in_shard", tensor,
+                            fmt::format("{} maps {} to {}, which does not hold it.", kIndex, tensor, name),
+                            "Index and shards do not belong together: fetch the checkpoint again.");
+    }
+    if (map.size() < result.places.size()) {
+        for (const auto& [name, place] : result.places)
+            if (!map.contains(name)) unlisted.push_back(name);
+        std::sort(unlisted.begin(), unlisted.end());
+        result.warnings.push_back(fmt::format("{} does not list {} of the tensors in its files, {} first; they are used all the same.",
+                                              kIndex, unlisted.size(), unlisted.front()));
+    }
+    const auto metadata = index.value.find("metadata");
+    if (metadata == index.value.end() || !metadata->is_object() || !metadata->contains("total_size")) return {};
+    const Json& total = metadata->at("total_size");
+    const std::uint64_t bytes = result.tensorBytes();
+    // Some writers give a float; a float that is the right number is not worth a word.
+    if (!total.is_number() || total.get<double>() != static_cast<double>(bytes))
+        result.warnings.push_back(fmt::format("{} states a total_size of {} bytes, but the tensors have {}.", kIndex, total.dump(), bytes));
+    return {};
+}
+
+Result<SafetensorsFile> openShard(const fs::path& folder, const std::string& name)
+{
+    // Caches link the files to a store elsewhere: what counts is that the name in the folder leads to a regular file.
+    std::error_code failure;
+    const fs::path real = fs::canonical(folder / name, failure);
+    if (failure)
+        return badInput("checkpoint.unreadable", name, fmt::format("{} cannot be resolved: {}.", name, failure.message()),
+                        "Check the link.");
+    return SafetensorsFile::open(folder / name);
+}
+
+}  // namespace
+
+const TensorInfo* TensorFiles::find(std::string_view name) const noexcept
+{
+    const auto place = places.find(name);
+    return place == places.end() ? nullptr : &files[place->second.file].tensors()[place->second.tensor];
+}
+
+std::span<const std::byte> TensorFiles::bytes(std::string_view name) const noexcept
+{
+    const auto place = places.find(name);
+    if (place == places.end()) return {};
+    const SafetensorsFile& file = files[place->second.file];
+    return file.bytes(file.tensors()[place->second.tensor]);
+}
+
+std::uint64_t TensorFiles::tensorBytes() const noexcept
+{
+    std::uint64_t sum = 0;
+    for (const SafetensorsFile& file : files)
+        sum += file.file().size() - file.dataOffset();
+    return sum;
+}
+
+std::string TensorFiles::fingerprint(std::string_view configSha256) const
+{
+    Sha256 hash;
+    hash.update(fmt::format("espalier checkpoint 1\n{}\n{}\n", configSha256, files.size()));
+    for (std::size_t i = 0; i < files.size(); ++i) {
+        const std::span<const std::byte> data = files[i].file().bytes().subspan(static_cast<std::size_t>(files[i].dataOffset()));
+        hash.update(fmt::format("{}\n{}\n{}\n", names[i], files[i].header().size(), data.size()));
+        hash.update(files[i].header());
+        const std::size_t length = std::min(kSampleBytes, data.size());
+        hash.update(data.subspan((data.size() - length) / 2, length));
+        hash.update(data.subspan(data.size() - length, length));
+    }
+    return hash.finish();
+}
+
+Result<TensorFiles> openTensorFiles(const fs::path& folder)
+{
+    TensorFiles result;
+    const bool single = isFile(folder / kSingle);
+    std::error_code failure;
+    if (single || fs::exists(folder / kSingle, failure)) {
+        ESPALIER_TRY(SafetensorsFile file, openShard(folder, kSingle));
+        result.weightsSha256 = sha256Hex(file.header());
+        result.files.push_back(std::move(file));
+        result.names.emplace_back(kSingle);
+        const auto& tensors = result.files.front().tensors();
+        for (std::uint32_t j = 0; j < tensors.size(); ++j)
+            result.places.emplace(tensors[j].name, TensorFiles::Place{0, j});
+        if (isFile(folder / kIndex))
+            result.warnings.push_back(fmt::format("The folder holds {} and {}: the first is read, as transformers does.", kSingle, kIndex));
+        return result;
+    }
+    if (!isFile(folder / kIndex)) {
+        const bool pickled = isFile(folder / "pytorch_model.bin") || isFile(folder / "pytorch_model.bin.index.json");
+        return badInput("checkpoint.no_weights", folder.filename().string(),
+                        fmt::format("{} has neither {} nor {}.", folder.string(), kSingle, kIndex),
+                        pickled ? "pytorch_model.bin can execute code when read and is not opened: convert it to safetensors."
+                                : "Choose the folder that holds config.json and the safetensors files.");
+    }
+    ESPALIER_TRY(const std::string text, readTextFile(folder / kIndex, "checkpoint", JsonLimits{}.maxBytes));
+    result.weightsSha256 = sha256Hex(text);
+    ESPALIER_TRY(Index index, readIndex(folder, text));
+    result.names = index.shards;
+    for (const std::string& name : index.shards) {
+        ESPALIER_TRY(SafetensorsFile file, openShard(folder, name));
+        result.files.push_back(std::move(file));
+    }
+    ESPALIER_CHECK_OK(checkIndex(index, result));
+    return result;
+}
+
+Result<ConfigFile> readConfigFile(const fs::path& folder)
+{
+    std::error_code failure;
+    if (!fs::is_directory(folder, failure))
+        return badInput("checkpoint.folder_missing", folder.string(),
+                        fmt::format("{} {}.", folder.string(), fs::exists(folder, failure) ? "is not a folder" : "does not exist"),
+                        "Choose the folder that holds config.json and the safetensors files.");
+    ESPALIER_TRY(const std::string text, readTextFile(folder / "config.json", "config", kMaxConfigBytes));
+    ConfigFile config;
+    config.sha256 = sha256Hex(text);
+    ESPALIER_TRY(config.value, parseJson(text, "config.json", "config", {kMaxConfigBytes, 64}));
+    return config;
+}
+
+}  // namespace espalier
