@@ -1,0 +1,55 @@
+// The exact layer loss of a kept set, from the Gram store, without a forward pass (methods.md 4.1 - 4.5):
+//     || Z - Z(C) ||_F^2 = sum_t a_t' G_t a_t,   a_t = w_t(C) - w_t(all).
+// Routing is plan/routing.h's, in fp64 from the stored logits. "Exact" means: for this layer, on the inputs at which it was collected.
+#pragma once
+
+#include "base/error.h"
+#include "session/profile_data.h"
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace espalier
+{
+
+struct GramLoss {
+    double squared = 0;          // charge included
+    double chargedSquared = 0;   // of it: energy of the routed output of uncovered tokens
+    std::int64_t uncovered = 0;  // tokens for which the kept set brings an expert into play that their list does not hold
+    std::int64_t tokens = 0;
+
+    double loss() const;  // sqrt(squared), unit of the output norm
+    double uncoveredShare() const { return tokens ? static_cast<double>(uncovered) / static_cast<double>(tokens) : 0; }
+};
+
+// Evaluates kept sets of one layer. Keeps references: the store must outlive it. const functions may run in parallel.
+class GramEvaluator
+{
+public:
+    // A store without tokens gives losses of 0 over 0 tokens.
+    GramEvaluator(const LayerProfile& layer, const RouterShape& router);
+
+    int experts() const noexcept { return m_experts; }
+    std::int64_t tokens() const noexcept { return static_cast<std::int64_t>(m_store.tokenCount()); }
+    double outputNorm() const noexcept;  // ||MoE output||_F over the stored tokens, shared experts included
+
+    // `kept`: ascending original ids, at least top-k of them.
+    GramLoss evaluate(std::span<const int> kept) const;
+    // Loss of all \ {e} for every expert e; equal to evaluate() of each, at a fraction of the cost (methods.md 4.3).
+    std::vector<GramLoss> leaveOneOut() const;
+
+private:
+    void prepareToken(std::size_t token);
+    GramLoss evaluateGeneric(std::span<const int> kept) const;
+    bool plainOrder() const noexcept;
+
+    const GramStore& m_store;
+    RouterShape m_router;
+    int m_experts = 0;
+    int m_topK = 0;
+    std::vector<double> m_probability;  // [T][n] softmax over all experts (plain rules only)
+    std::vector<double> m_energy;       // [T] w'Gw of the unpruned layer
+};
+
+}  // namespace espalier

@@ -1,0 +1,35 @@
+// Slot S: how much does each routed expert matter? Scores are computed from a profile alone (methods.md 5.3, 5.10, 3.1).
+// A new scorer is one file in this folder and one line in scorer.cpp.
+#pragma once
+
+#include "base/error.h"
+#include "base/method_registry.h"
+#include "plan/expert_grid.h"
+#include "session/profile_data.h"
+
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+// In the order in which choosers show them.
+const std::vector<MethodInfo>& scorers();
+
+// Values for all layers; rows of dense layers are empty. An expert that was never routed scores 0 where the score is a mean over its
+// tokens (see profileWarnings). layerImportance is filled by leave-one-out only: sum over the experts (methods.md 3.1 eq. 2).
+// Errors: method.unknown, method.bad_parameter (Usage), profile.missing_statistics (the profile was taken without them).
+Result<ExpertScores> score(const ProfileData& profile, const std::string& method, const Params& params = {});
+
+// The same for one layer, for rows that are shown while the pass still runs.
+Result<std::vector<double>> scoreLayer(const LayerProfile& layer, const RouterShape& router, const std::string& method,
+                                       const Params& params = {});
+
+// For people: experts never routed, by layer; tokens whose leave-one-out loss is a charge.
+std::vector<std::string> profileWarnings(const ProfileData& profile);
+
+// The part of the sampled tokens that has fewer than top-k experts left in its list when in every layer the quarter of the experts
+// with the lowest leave-one-out importance is removed: how far the store reaches for an ordinary plan. 0 without a store.
+double uncoveredFraction(const ProfileData& profile);
+
+}  // namespace espalier

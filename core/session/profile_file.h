@@ -1,0 +1,42 @@
+// Profile files (.h5): ProfileData on disk. Written by the engine only, as a new file that replaces the old one in one step.
+// Plain HDF5 behind a 512-byte user block that carries kind, version, length and SHA-256 of what follows: a damaged file is
+// recognised before HDF5 parses a byte of it. Any thread; calls of one process are serialised.
+#pragma once
+
+#include "base/error.h"
+#include "session/profile_data.h"
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+// Equal data give equal bytes. Errors: output.unwritable, output.disk_full.
+Status writeProfile(const std::filesystem::path& path, const ProfileData& data);
+
+// Errors: profile.missing, profile.unreadable, profile.not_a_profile, profile.truncated, profile.damaged (checksum),
+// profile.newer_version, profile.invalid (well-formed, but the arrays do not fit together).
+Result<ProfileData> readProfile(const std::filesystem::path& path);
+
+// SHA-256 of the content, from the header of the file alone: what plans and runs record. Errors as above.
+Result<std::string> profileSha256(const std::filesystem::path& path);
+
+// One layer of an unfinished pass and the hidden states that the next layer needs; `key` says which run they belong to.
+struct ProfileState {
+    std::string key;
+    LayerProfile profile;
+    std::string hiddenType;         // dtype of the states, "F32" or "BF16"
+    std::vector<std::byte> hidden;  // all windows, row-major
+};
+Status writeProfileState(const std::filesystem::path& path, const ProfileState& state);
+Result<ProfileState> readProfileState(const std::filesystem::path& path);
+
+// Adds up profiles of disjoint shards. Sums equal those of a single pass to rounding (1e-12). Errors: profile.other_model (fingerprint
+// or shape), profile.other_mode (numeric mode), profile.other_window_length, profile.other_statistics (collected, list length),
+// profile.overlap (the same windows twice), profile.nothing_to_merge.
+Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards);
+
+}  // namespace espalier
