@@ -1,0 +1,43 @@
+// Regexes of tokenizer.json on PCRE2: Unicode mode, limits on everything a pattern from a file could cost (formats.md 5.4, 5.5).
+#pragma once
+
+#include "base/error.h"
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace espalier
+{
+
+struct TextSpan {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+    bool match = false;
+};
+
+class TokenizerRegex
+{  // immutable; find() may be called from any thread at the same time
+public:
+    // Errors: tokenizer.regex (does not compile; the message quotes it), tokenizer.unsupported (a construct whose meaning differs
+    // between regex engines).
+    static Result<TokenizerRegex> compile(std::string_view pattern);
+    TokenizerRegex(TokenizerRegex&&) noexcept;
+    TokenizerRegex& operator=(TokenizerRegex&&) noexcept;
+    ~TokenizerRegex();
+
+    // Matches and the gaps between them, in order, covering the text (valid UTF-8). Error: tokenizer.regex_limit.
+    Result<std::vector<TextSpan>> find(std::string_view text) const;
+
+private:
+    struct Data;
+    explicit TokenizerRegex(std::unique_ptr<Data> data);
+    std::unique_ptr<Data> m_data;
+};
+
+// \s and \S spelled out as the reference's regex engine means them (PCRE2's include U+180E). Exposed for the test.
+Result<std::string> rewriteForPcre2(std::string_view pattern);
+
+}  // namespace espalier

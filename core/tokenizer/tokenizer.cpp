@@ -1,0 +1,213 @@
+#include "tokenizer/tokenizer.h"
+
+#include "base/json.h"
+#include "base/sha256.h"
+#include "base/text.h"
+#include "tokenizer/added_tokens.h"
+#include "tokenizer/bpe.h"
+#include "tokenizer/components.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr JsonLimits kFileLimits{.maxBytes = 256u << 20, .maxDepth = 32};
+
+// What TemplateProcessing puts before and after a single text.
+struct Template {
+    std::vector<int> before;
+    std::vector<int> after;
+};
+
+Result<Template> parsePostProcessor(const Json& value)
+{
+    constexpr std::string_view kSlot = "post_processor";
+    Template result;
+    if (value.is_null()) return result;
+    ESPALIER_TRY(const std::string type, componentType(value, kSlot));
+    if (type == "ByteLevel") return result;
+    if (type == "Sequence") {
+        if (!value.contains("processors") || !value["processors"].is_array()) return damagedComponent(kSlot, "is a sequence without \"processors\"");
+        for (const Json& item : value["processors"]) {
+            ESPALIER_TRY(const Template step, parsePostProcessor(item));
+            result.before.insert(result.before.begin(), step.before.begin(), step.before.end());
+            result.after.insert(result.after.end(), step.after.begin(), step.after.end());
+        }
+        return result;
+    }
+    if (type != "TemplateProcessing") return unsupportedComponent(kSlot, type);
+    const Json single = value.value("single", Json());
+    const Json specials = value.value("special_tokens", Json::object());
+    if (!single.is_array() || !specials.is_object()) return damagedComponent(kSlot, "is a template without \"single\"");
+    bool sequenceSeen = false;
+    for (const Json& item : single) {
+        if (item.is_object() && item.contains("Sequence")) {
+            sequenceSeen = true;
+            continue;
+        }
+        const Json special = item.is_object() ? item.value("SpecialToken", Json()) : Json();
+        const Json name = special.is_object() ? special.value("id", Json()) : Json();
+        const Json entry = name.is_string() ? specials.value(name.get<std::string>(), Json()) : Json();
+        const Json ids = entry.is_object() ? entry.value("ids", Json()) : Json();
+        if (!ids.is_array()) return damagedComponent(kSlot, "is a template that names an unknown special token");
+        for (const Json& id : ids) {
+            if (!id.is_number_unsigned()) return damagedComponent(kSlot, "is a template with an id that is not a number");
+            (sequenceSeen ? result.after : result.before).push_back(id.get<int>());
+        }
+    }
+    return result;
+}
+
+struct ConfigFile {
+    std::optional<std::string> bos;
+    std::optional<bool> addBos;
+};
+
+Result<ConfigFile> readConfigFile(const std::filesystem::path& folder)
+{
+    ConfigFile config;
+    const std::filesystem::path path = folder / "tokenizer_config.json";
+    std::error_code failure;
+    if (!std::filesystem::exists(path, failure)) return config;
+    ESPALIER_TRY(const Json json, readJsonFile(path, "tokenizer", kFileLimits));
+    if (!json.is_object()) return config;
+    const Json bos = json.value("bos_token", Json());
+    if (bos.is_string()) config.bos = bos.get<std::string>();
+    else if (bos.is_object() && bos.value("content", Json()).is_string()) config.bos = bos["content"].get<std::string>();
+    if (const Json add = json.value("add_bos_token", Json()); add.is_boolean()) config.addBos = add.get<bool>();
+    return config;
+}
+
+}  // namespace
+
+struct Tokenizer::Data {
+    Bpe bpe;
+    AddedTokens added;
+    std::unique_ptr<const Normalizer> normalizer;
+    std::unique_ptr<const PreTokenizer> preTokenizer;
+    std::unique_ptr<const Decoder> decoder;
+    Template post;
+    std::unordered_map<int, std::string> tokenOfId;
+    std::unordered_set<int> specialIds;
+    std::optional<int> bos;
+    bool addsBos = false;
+    std::string sha256;
+    int vocabularySize = 0;
+};
+
+Tokenizer::Tokenizer(std::unique_ptr<const Data> data) : m_data(std::move(data)) {}
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+Tokenizer::~Tokenizer() = default;
+
+Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std::optional<std::int64_t> embeddingRows)
+{
+    std::error_code failure;
+    const bool isFolder = std::filesystem::is_directory(folderOrFile, failure);
+    const std::filesystem::path path = isFolder ? folderOrFile / "tokenizer.json" : folderOrFile;
+    if (!std::filesystem::exists(path, failure))
+        return badInput("tokenizer.missing", "tokenizer.json", fmt::format("There is no tokenizer.json in {}.", path.parent_path().string()),
+                        "Put the model's tokenizer.json there, or pass token ids with --ids.");
+    ESPALIER_TRY(const std::string text, readTextFile(path, "tokenizer", kFileLimits.maxBytes));
+    ESPALIER_TRY(const Json json, parseJson(text, "tokenizer.json", "tokenizer", kFileLimits));
+    const Json none;
+    const auto part = [&](const char* key) -> const Json& {
+        const auto it = json.find(key);
+        return it == json.end() ? none : *it;
+    };
+    if (!json.is_object() || !part("model").is_object()) return damagedComponent("model", "is missing");
+    if (const Json type = part("model").value("type", Json("BPE")); type != "BPE")
+        return unsupportedComponent("model", type.is_string() ? type.get<std::string>() : type.dump());
+
+    ESPALIER_TRY(Bpe bpe, Bpe::fromJson(part("model")));
+    ESPALIER_TRY(auto normalizer, parseNormalizer(part("normalizer")));
+    ESPALIER_TRY(auto preTokenizer, parsePreTokenizer(part("pre_tokenizer")));
+    ESPALIER_TRY(auto decoder, parseDecoder(part("decoder")));
+    ESPALIER_TRY(Template post, parsePostProcessor(part("post_processor")));
+    ESPALIER_TRY(AddedTokens added, AddedTokens::fromJson(part("added_tokens"), bpe, *normalizer));
+    ESPALIER_TRY(const ConfigFile config, readConfigFile(path.parent_path()));
+
+    auto data = std::make_unique<Data>(Data{std::move(bpe), std::move(added), std::move(normalizer), std::move(preTokenizer), std::move(decoder), std::move(post), {}, {}, {}, false, sha256Hex(text), 0});
+    int highest = -1;
+    for (const auto& [token, id] : data->bpe.vocabulary()) {
+        data->tokenOfId.emplace(id, token);
+        highest = std::max(highest, id);
+    }
+    std::optional<int> named;
+    for (const AddedToken& token : data->added.all()) {
+        data->tokenOfId.emplace(token.id, token.content);
+        if (token.special) data->specialIds.insert(token.id);
+        highest = std::max(highest, token.id);
+        if (config.bos == token.content) named = token.id;
+    }
+    if (config.bos && !named) named = data->bpe.idOf(*config.bos);
+    data->vocabularySize = highest + 1;
+    if (embeddingRows && highest >= *embeddingRows)
+        return badInput("tokenizer.id_out_of_range", "tokenizer.json",
+                        fmt::format("tokenizer.json has ids up to {}, but the model's embedding has {} rows.", highest, *embeddingRows),
+                        "The tokenizer belongs to another model: use the one that came with these weights.");
+    data->bos = named;
+    if (!data->bos && !data->post.before.empty()) data->bos = data->post.before.front();
+    data->addsBos = data->bos && config.addBos.value_or(!data->post.before.empty());
+    return Tokenizer(std::move(data));
+}
+
+Result<std::vector<int>> Tokenizer::encode(std::string_view text, bool addSpecial) const
+{
+    if (const auto offset = invalidUtf8Offset(text))
+        return badInput("text.invalid_utf8", fmt::format("byte {}", *offset), fmt::format("The text is not valid UTF-8: byte {} does not belong there.", *offset),
+                        "Convert the file to UTF-8.");
+    std::vector<int> ids;
+    if (addSpecial) ids = m_data->post.before;
+    bool atStart = true;
+    for (const Segment& raw : m_data->added.split(text, false)) {
+        if (raw.tokenId >= 0) {
+            ids.push_back(raw.tokenId);
+            atStart = false;
+            continue;
+        }
+        const std::string normalized = m_data->normalizer->apply(std::string(raw.text));
+        for (const Segment& segment : m_data->added.split(normalized, true)) {
+            if (segment.tokenId >= 0) {
+                ids.push_back(segment.tokenId);
+                atStart = false;
+                continue;
+            }
+            if (segment.text.empty()) continue;
+            std::vector<Piece> pieces = {{std::string(segment.text), atStart}};
+            ESPALIER_CHECK_OK(m_data->preTokenizer->apply(pieces));
+            for (const Piece& piece : pieces) m_data->bpe.encode(piece.text, ids);
+            atStart = false;
+        }
+    }
+    if (addSpecial) ids.insert(ids.end(), m_data->post.after.begin(), m_data->post.after.end());
+    return ids;
+}
+
+std::string Tokenizer::decode(std::span<const int> ids, bool skipSpecial) const
+{
+    std::vector<std::string> tokens;
+    for (const int id : ids) {
+        const auto it = m_data->tokenOfId.find(id);
+        if (it == m_data->tokenOfId.end() || (skipSpecial && m_data->specialIds.contains(id))) continue;
+        tokens.push_back(it->second);
+    }
+    std::string text;
+    for (const std::string& part : m_data->decoder->apply(std::move(tokens))) text += part;
+    return text;
+}
+
+std::optional<int> Tokenizer::bosId() const { return m_data->bos; }
+bool Tokenizer::addsBos() const { return m_data->addsBos; }
+const std::string& Tokenizer::sha256() const { return m_data->sha256; }
+int Tokenizer::vocabularySize() const { return m_data->vocabularySize; }
+
+}  // namespace espalier

@@ -1,0 +1,199 @@
+#include "base/json.h"
+#include "base/text.h"
+#include "tokenizer/regex.h"
+#include "tokenizer/tokenizer.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+using namespace espalier;
+namespace fs = std::filesystem;
+
+namespace
+{
+
+std::vector<int> idsOf(const Json& value) { return value.get<std::vector<int>>(); }
+
+// Every line of cases.jsonl against the reference tokenizer's ids and texts.
+void runCases(const fs::path& folder)
+{
+    const auto tokenizer = Tokenizer::load(folder);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+    std::ifstream cases(folder / "cases.jsonl");
+    ASSERT_TRUE(cases) << folder;
+    std::string line;
+    int number = 0;
+    int failures = 0;
+    while (std::getline(cases, line) && failures < 5) {
+        ++number;
+        const Json item = Json::parse(line);
+        const std::vector<int> expected = idsOf(item.at("ids"));
+        const bool before = testing::Test::HasNonfatalFailure();
+        if (item.contains("text")) {
+            const std::string text = item["text"];
+            const auto ids = tokenizer->encode(text, false);
+            ASSERT_TRUE(ids.ok()) << ids.error().message;
+            EXPECT_EQ(*ids, expected) << "line " << number << ": " << text.substr(0, 200);
+            const auto special = tokenizer->encode(text, true);
+            ASSERT_TRUE(special.ok());
+            EXPECT_EQ(*special, idsOf(item.value("ids_with_special", item["ids"]))) << "line " << number;
+        }
+        if (item.contains("decoded")) {
+            EXPECT_EQ(tokenizer->decode(expected), item["decoded"].get<std::string>()) << "line " << number;
+            EXPECT_EQ(tokenizer->decode(expected, true), item.value("decoded_skip_special", item["decoded"]).get<std::string>()) << "line " << number;
+        }
+        if (!before && testing::Test::HasNonfatalFailure()) ++failures;
+    }
+    EXPECT_GT(number, 20) << "the cases file is empty or cut off";
+}
+
+class Style : public testing::TestWithParam<const char*>
+{
+};
+class RealFile : public testing::TestWithParam<const char*>
+{
+};
+
+}  // namespace
+
+TEST_P(Style, GivesTheReferencesIdsAndTexts) { runCases(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / GetParam()); }
+
+INSTANTIATE_TEST_SUITE_P(Tokenizer, Style,
+                         testing::Values("gpt2-style", "olmo-style", "qwen2-style", "llama3-style", "deepseekv2-style", "deepseekv3-style", "mixtral-style",
+                                         "mixtral-metaspace", "metaspace-split", "options"));
+
+TEST_P(RealFile, GivesTheReferencesIdsAndTexts)
+{
+    const fs::path folder = fs::path(ESPALIER_SHARED_FIXTURES) / "tokenizers" / GetParam();
+    if (!fs::exists(folder / "tokenizer.json")) GTEST_SKIP() << "SKIPPED: the large tokenizer fixtures are not beside this checkout: " << folder;
+    runCases(folder);
+}
+
+INSTANTIATE_TEST_SUITE_P(Tokenizer, RealFile, testing::Values("qwen2-real", "mistral-v1-real", "deepseek-v4-real"));
+
+TEST(Tokenizer, DemoTextRoundTrips)
+{
+    const fs::path demo = fs::path(ESPALIER_RESOURCES) / "demo";
+    const auto tokenizer = Tokenizer::load(demo / "espalier-demo-moe", 4096);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+    EXPECT_FALSE(tokenizer->addsBos()) << "tokenizer_config.json says add_bos_token false";
+    EXPECT_EQ(tokenizer->bosId(), 0);
+    const std::string text = *readTextFile(demo / "validation.txt", "text", 1u << 30);
+    const auto ids = tokenizer->encode(text, false);
+    ASSERT_TRUE(ids.ok());
+    EXPECT_EQ(tokenizer->decode(*ids), text);
+}
+
+TEST(Tokenizer, InvalidUtf8IsRefusedWithItsOffset)
+{
+    const auto tokenizer = Tokenizer::load(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "gpt2-style");
+    const auto ids = tokenizer->encode("abc\xFFxyz", false);
+    ASSERT_FALSE(ids.ok());
+    EXPECT_EQ(ids.error().code, "text.invalid_utf8");
+    EXPECT_NE(ids.error().message.find("byte 3"), std::string::npos);
+}
+
+TEST(Tokenizer, AWholeDocumentAsOneWordStaysFast)
+{
+    // Without a pre-tokenizer the document is one word: a quadratic merge would take minutes for this.
+    const auto tokenizer = Tokenizer::load(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "mixtral-style");
+    std::string text;
+    while (text.size() < 300000) text += "the quick brown fox jumps over the lazy dog ";
+    const auto ids = tokenizer->encode(text, false);
+    ASSERT_TRUE(ids.ok());
+    EXPECT_EQ(tokenizer->decode(*ids), text);
+}
+
+TEST(TokenizerRegex, SpaceMeansWhatTheReferenceMeans)
+{
+    // U+180E is white space to PCRE2's \s under UCP and is not to the reference.
+    const auto regex = TokenizerRegex::compile("\\s+");
+    const auto spans = *regex->find("a\xE1\xA0\x8E b");
+    ASSERT_EQ(spans.size(), 3u);
+    EXPECT_EQ(spans[1].begin, 4u);
+    EXPECT_TRUE(spans[1].match);
+    const auto inClass = *TokenizerRegex::compile("[^\\s]+")->find("a\xE1\xA0\x8E");
+    EXPECT_EQ(inClass.size(), 1u);
+    const auto notSpace = *TokenizerRegex::compile("[\\S]+")->find("a\xE1\xA0\x8E\xE2\x80\x83z");
+    EXPECT_EQ(notSpace.size(), 3u);
+}
+
+TEST(TokenizerRegex, ConstructsThatDifferBetweenEnginesAreRefused)
+{
+    for (const char* pattern : {"\\h+", "\\Kx", "\\Gx", "\\R", "\\X", "(?m)^a", "[a[b]]", "[a&&b]"}) {
+        const auto regex = TokenizerRegex::compile(pattern);
+        ASSERT_FALSE(regex.ok()) << pattern;
+        EXPECT_EQ(regex.error().code, "tokenizer.unsupported") << pattern;
+    }
+    EXPECT_EQ(TokenizerRegex::compile("(abc").error().code, "tokenizer.regex");
+}
+
+TEST(TokenizerRegex, AHostilePatternEndsInAnError)
+{
+    const auto regex = TokenizerRegex::compile("(a+)+$b");
+    ASSERT_TRUE(regex.ok());
+    const auto spans = regex->find(std::string(200, 'a') + "c");
+    // Either it finds out quickly or it is stopped: what must not happen is that it never comes back.
+    if (!spans.ok()) EXPECT_EQ(spans.error().code, "tokenizer.regex_limit");
+}
+
+class Damaged : public testing::Test
+{
+protected:
+    void SetUp() override
+    {
+        std::string pattern = (fs::temp_directory_path() / "espalier-XXXXXX").string();
+        folder = ::mkdtemp(pattern.data());
+        base = Json::parse(*readTextFile(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "gpt2-style" / "tokenizer.json", "x", 1u << 30));
+    }
+    void TearDown() override { fs::remove_all(folder); }
+    Error errorOf(const std::string& text, std::optional<std::int64_t> rows = {})
+    {
+        std::ofstream(folder / "tokenizer.json") << text;
+        const auto tokenizer = Tokenizer::load(folder, rows);
+        EXPECT_FALSE(tokenizer.ok());
+        return tokenizer.ok() ? Error() : tokenizer.error();
+    }
+    fs::path folder;
+    Json base;
+};
+
+TEST_F(Damaged, EachDamageIsNamed)
+{
+    EXPECT_EQ(Tokenizer::load(folder).error().code, "tokenizer.missing");
+    EXPECT_EQ(errorOf(base.dump().substr(0, 2000)).code, "tokenizer.invalid_json");
+    EXPECT_EQ(errorOf("[]").code, "tokenizer.invalid");
+
+    Json unknown = base;
+    unknown["normalizer"] = {{"type", "BertNormalizer"}};
+    EXPECT_EQ(errorOf(unknown.dump()).exitCode(), 6);
+    EXPECT_NE(errorOf(unknown.dump()).message.find("BertNormalizer"), std::string::npos);
+
+    Json wordpiece = base;
+    wordpiece["model"]["type"] = "WordPiece";
+    EXPECT_NE(errorOf(wordpiece.dump()).message.find("WordPiece"), std::string::npos);
+
+    Json merge = base;
+    merge["model"]["merges"].push_back("zzq e");
+    EXPECT_EQ(errorOf(merge.dump()).code, "tokenizer.merge");
+    EXPECT_NE(errorOf(merge.dump()).message.find("zzq"), std::string::npos);
+
+    Json parts = base;
+    parts["model"]["merges"].push_back("a b c");
+    EXPECT_EQ(errorOf(parts.dump()).code, "tokenizer.merge");
+
+    Json duplicate = base;
+    duplicate["model"]["vocab"]["never seen"] = 5;
+    EXPECT_EQ(errorOf(duplicate.dump()).code, "tokenizer.duplicate_id");
+
+    Json dropout = base;
+    dropout["model"]["dropout"] = 0.1;
+    EXPECT_EQ(errorOf(dropout.dump()).code, "tokenizer.unsupported");
+
+    const Error rows = errorOf(base.dump(), 10);
+    EXPECT_EQ(rows.code, "tokenizer.id_out_of_range");
+    EXPECT_NE(rows.message.find("10 rows"), std::string::npos);
+}

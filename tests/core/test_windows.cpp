@@ -1,0 +1,99 @@
+#include "base/json.h"
+#include "base/text.h"
+#include "checkpoint/safetensors.h"
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/windows.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+using namespace espalier;
+namespace fs = std::filesystem;
+
+namespace
+{
+class Windows : public testing::Test
+{
+protected:
+    void SetUp() override
+    {
+        std::string pattern = (fs::temp_directory_path() / "espalier-XXXXXX").string();
+        folder = ::mkdtemp(pattern.data());
+        tokenizer.emplace(std::move(*Tokenizer::load(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "gpt2-style")));
+    }
+    void TearDown() override { fs::remove_all(folder); }
+    fs::path write(const char* name, const std::string& text)
+    {
+        std::ofstream(folder / name, std::ios::binary) << text;
+        return folder / name;
+    }
+    Result<TokenWindows> fromText(const fs::path& path, int length, int most = 0)
+    {
+        const fs::path files[] = {path};
+        return windowsFromText(*tokenizer, files, {.windowLength = length, .maxWindows = most, .bos = Bos::Auto});
+    }
+    fs::path folder;
+    std::optional<Tokenizer> tokenizer;
+};
+}  // namespace
+
+TEST_F(Windows, ATextIsCutIntoWholeWindowsAndTheRestIsCounted)
+{
+    const std::string text = "one two three four five six seven eight nine ten eleven twelve";
+    const auto ids = *tokenizer->encode(text, false);
+    const auto windows = fromText(write("a.txt", text), 4);
+    ASSERT_TRUE(windows.ok()) << windows.error().message;
+    std::vector<int> joined;
+    for (const auto& row : windows->rows) {
+        EXPECT_EQ(row.size(), 4u);
+        joined.insert(joined.end(), row.begin(), row.end());
+    }
+    EXPECT_TRUE(std::equal(joined.begin(), joined.end(), ids.begin()));
+    EXPECT_EQ(static_cast<std::size_t>(windows->droppedTokens), ids.size() - joined.size());
+    EXPECT_EQ(fromText(folder / "a.txt", 4, 2)->rows.size(), 2u);
+    EXPECT_NE(fromText(folder / "a.txt", 4, 2)->textSha256, windows->textSha256);
+}
+
+TEST_F(Windows, UnusableTextsAreRefusedByCause)
+{
+    EXPECT_EQ(fromText(folder / "none.txt", 4).error().code, "text.missing");
+    EXPECT_EQ(fromText(write("empty.txt", ""), 4).error().code, "text.empty");
+    EXPECT_EQ(fromText(write("short.txt", "a"), 64).error().code, "text.too_short");
+    const Error bad = fromText(write("latin1.txt", "caf\xE9 au lait"), 4).error();
+    EXPECT_EQ(bad.code, "text.invalid_utf8");
+    EXPECT_NE(bad.message.find("byte 3"), std::string::npos) << bad.message;
+    EXPECT_EQ(bad.exitCode(), 3);
+}
+
+TEST_F(Windows, IdsFromJsonKeepRowsApart)
+{
+    const auto path = write("ids.json", "[[1,2,3],[4,5,6,7,8,9,10]]").string();
+    const auto windows = windowsFromIds(path, {.windowLength = 3}, 100);
+    ASSERT_TRUE(windows.ok()) << windows.error().message;
+    EXPECT_EQ(windows->rows, (std::vector<std::vector<int>>{{1, 2, 3}, {4, 5, 6}, {7, 8, 9}}));
+    EXPECT_EQ(windows->droppedTokens, 1);
+    EXPECT_EQ(windowsFromIds(path, {.windowLength = 3}, 9).error().code, "ids.out_of_range");
+    EXPECT_EQ(windowsFromIds(write("x.json", "{\"a\":1}").string(), {}, 9).error().code, "ids.invalid");
+    EXPECT_EQ(windowsFromIds(write("y.json", "[[1.5]]").string(), {}, 9).error().code, "ids.invalid");
+    EXPECT_EQ(windowsFromIds(write("z.json", "[]").string(), {}, 9).error().code, "ids.empty");
+    EXPECT_EQ(windowsFromIds((folder / "no.json").string(), {}, 9).error().code, "ids.missing");
+}
+
+TEST_F(Windows, IdsFromATensorByName)
+{
+    const fs::path path = folder / "ids.safetensors";
+    auto writer = SafetensorsWriter::create(path, {{"a", DType::I64, {2, 3}}, {"b", DType::I32, {4}}});
+    ASSERT_TRUE(writer.ok()) << writer.error().message;
+    const std::int64_t a[] = {1, 2, 3, 4, 5, 6};
+    const std::int32_t b[] = {7, 8, 9, 10};
+    for (const TensorInfo& info : writer->order()) {
+        const auto status = info.name == "a" ? writer->write(std::as_bytes(std::span(a))) : writer->write(std::as_bytes(std::span(b)));
+        ASSERT_TRUE(status.ok());
+    }
+    ASSERT_TRUE(writer->finish().ok());
+    EXPECT_EQ(windowsFromIds(path.string(), {}, 100).error().code, "ids.no_tensor") << "two tensors and no usual name";
+    EXPECT_EQ(windowsFromIds(path.string() + ":a", {}, 100)->rows, (std::vector<std::vector<int>>{{1, 2, 3}, {4, 5, 6}}));
+    EXPECT_EQ(windowsFromIds(path.string() + ":b", {.windowLength = 2}, 100)->rows, (std::vector<std::vector<int>>{{7, 8}, {9, 10}}));
+}
