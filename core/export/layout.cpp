@@ -195,7 +195,7 @@ Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const Compressio
     layout.flavor = flavor;
     layout.metadata = {{"format", "pt"}};
     if (flavor == ExportFlavor::Plan) return layout;
-    if (flavor == ExportFlavor::Factored) layout.metadata["espalier.version"] = "1";
+    if (flavor == ExportFlavor::Factored) layout.metadata.emplace("espalier.version", "1");
 
     // A fused tensor cannot hold matrices of reduced rank multiplied back one by one without being put together again; such a
     // source is written per expert.

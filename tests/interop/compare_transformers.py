@@ -1,0 +1,155 @@
+"""Exports made by Espalier, loaded in Hugging Face transformers: same token ids, logits and perplexity on both sides.
+
+compare_transformers.py TOOL RESOURCES FIXTURES..
+TOOL is espalier_interop_tool (built beside this file): it exports a plan and says what Espalier computes on the result's source.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+
+# Code and weights lie in local folders; nothing may be looked up elsewhere.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+
+LOGIT_TOLERANCE = 2e-4
+PERPLEXITY_TOLERANCE = 1e-4
+
+tool, resources, *fixtures = sys.argv[1:]
+failures = []
+
+
+def check(condition, text):
+    print(("ok      " if condition else "FAILED  ") + text, flush=True)
+    if not condition:
+        failures.append(text)
+
+
+def perplexity(model, rows):
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            ids = torch.tensor([row])
+            logits = model(ids, use_cache=False).logits[0, :-1].float()
+            loss = torch.nn.functional.cross_entropy(logits.double(), ids[0, 1:], reduction="sum")
+            total += loss.item()
+            count += len(row) - 1
+    return math.exp(total / count)
+
+
+def load(folder, trust):
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=trust, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
+    )
+    return model.eval()
+
+
+def compare(name, source, plan, flavor, folder, text=None):
+    """One export: what Espalier says about source + plan against what transformers computes from the files."""
+    plan_file = os.path.join(folder, "plan.json")
+    with open(plan_file, "w") as handle:
+        json.dump(plan, handle)
+    out = os.path.join(folder, f"{name}-{flavor}")
+    command = [tool, source, plan_file, flavor, out, os.path.join(folder, "logits.bin")] + ([text] if text else [])
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        check(False, f"{name} {flavor}: export failed: {done.stderr.strip()}")
+        return None, None, None
+    told = json.loads(done.stdout)
+    model = load(out, trust=flavor == "factored")
+    rows = told["rows"]
+    with torch.no_grad():
+        logits = model(torch.tensor([rows[0]]), use_cache=False).logits[0].numpy()
+    expected = np.fromfile(os.path.join(folder, "logits.bin"), dtype=np.float32).reshape(logits.shape)
+    difference = float(np.abs(logits - expected).max())
+    check(difference <= LOGIT_TOLERANCE, f"{name} {flavor}: logits differ by at most {difference:.2e}")
+    ppl = perplexity(model, rows)
+    relative = abs(ppl / told["ppl"] - 1)
+    check(
+        relative <= PERPLEXITY_TOLERANCE,
+        f"{name} {flavor}: perplexity {ppl:.6f} (transformers) and {told['ppl']:.6f} (Espalier, {len(rows)} windows)",
+    )
+    return model, told, out
+
+
+def every_other_plan(experts_by_layer, ranks):
+    """A plan with another count in every layer; `ranks`: also factored matrices."""
+    layers = []
+    for layer, experts in enumerate(experts_by_layer):
+        if experts == 0:
+            continue
+        kept = [e for e in range(experts) if (e + layer) % (layer % 3 + 3) != 0]
+        entry = {"layer": layer, "kept": kept}
+        if ranks:
+            entry["ranks"] = [[4 + e % 5, 0, 6] if e % 2 else [0, 0, 0] for e in range(len(kept))]
+        layers.append(entry)
+    return {"version": 1, "layers": layers}
+
+
+def main():
+    torch.set_num_threads(min(4, os.cpu_count() or 1))
+    demo = os.path.join(resources, "demo", "espalier-demo-moe")
+    text = os.path.join(resources, "demo", "validation.txt")
+    with open(os.path.join(demo, "config.json")) as handle:
+        config = json.load(handle)
+    layers, experts = config["num_hidden_layers"], config["num_experts"]
+
+    with tempfile.TemporaryDirectory() as folder:
+        uniform = {"version": 1, "layers": [{"layer": l, "kept": [e for e in range(experts) if (e + l) % 4]} for l in range(layers)]}
+        model, told, out = compare("demo", demo, uniform, "stock", folder, text)
+        if model is not None:
+            check(type(model).__name__ == "Qwen2MoeForCausalLM", "demo stock: loaded by transformers' own class")
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(out, "tokenizer.json"))
+            with open(text, encoding="utf-8", newline="") as handle:
+                start = tokenizer(handle.read(20000), add_special_tokens=False).input_ids
+            flat = [i for row in told["rows"] for i in row][:2048]
+            check(start[: len(flat)] == flat, f"demo stock: the first {len(flat)} token ids are equal")
+
+        model, told, out = compare("demo", demo, every_other_plan([experts] * layers, ranks=True), "factored", folder, text)
+        if model is not None:
+            counts = AutoConfig.from_pretrained(out, trust_remote_code=True).num_experts_per_layer
+            check(len(set(counts)) > 1, f"demo factored: experts per layer {counts}")
+            ids = torch.tensor([told["rows"][0][:32]])
+            with_cache = model.generate(ids, max_new_tokens=24, do_sample=False, use_cache=True, pad_token_id=0)
+            without = model.generate(ids, max_new_tokens=24, do_sample=False, use_cache=False, pad_token_id=0)
+            check(bool(torch.equal(with_cache, without)), "demo factored: the same text is generated with and without cache")
+            half = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True, dtype="auto")
+            ppl = perplexity(half.eval(), told["rows"][:4])
+            check(half.dtype == torch.bfloat16 and math.isfinite(ppl), f"demo factored: runs in bfloat16 (perplexity {ppl:.3f})")
+
+        found = {}
+        for parent in fixtures:
+            for name in sorted(os.listdir(parent)) if os.path.isdir(parent) else []:
+                found.setdefault(name, os.path.join(parent, name))
+        for name, source in found.items():
+            try:
+                with open(os.path.join(source, "config.json")) as handle:
+                    config = json.load(handle)
+            except OSError:
+                continue
+            count = next((config[k] for k in ("num_local_experts", "num_experts", "n_routed_experts") if k in config), 0)
+            if config.get("model_type") not in ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2"):
+                continue
+            if config["model_type"] == "deepseek_v2" and config.get("topk_method") == "group_limited_greedy":
+                continue  # the plan below does not keep groups equal
+            counts = []
+            for layer in range(config["num_hidden_layers"]):
+                dense = layer < config.get("first_k_dense_replace", 0) or layer in (config.get("mlp_only_layers") or [])
+                dense = dense or (layer + 1) % config.get("decoder_sparse_step", 1) != 0
+                counts.append(0 if dense else count)
+            compare(name, source, every_other_plan(counts, ranks=True), "factored", folder)
+            half = {"version": 1, "layers": [{"layer": l, "kept": list(range(1, c))} for l, c in enumerate(counts) if c]}
+            compare(name, source, half, "stock", folder)
+
+    if failures:
+        sys.exit(f"{len(failures)} of the comparisons failed")
+
+
+main()

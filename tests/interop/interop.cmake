@@ -1,0 +1,9 @@
+# Loads our exports in Hugging Face transformers. Needs Python with torch and transformers (ESPALIER_INTEROP_PYTHON, or an environment
+# that make-venv.sh installs once, about 1 GB): not part of the default test run, `ctest -L interop` asks for it.
+add_executable(espalier_interop_tool interop/interop_tool.cpp)
+target_link_libraries(espalier_interop_tool
+    PRIVATE espalier::export espalier::evaluate espalier::tokenizer espalier::model espalier::options)
+add_test(NAME interop_transformers
+    COMMAND ${CMAKE_CURRENT_LIST_DIR}/run-interop.sh $<TARGET_FILE:espalier_interop_tool> ${PROJECT_SOURCE_DIR}/resources
+        ${PROJECT_SOURCE_DIR}/tests/fixtures/model/checkpoints ${ESPALIER_SHARED_FIXTURES}/checkpoints)
+set_tests_properties(interop_transformers PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)
