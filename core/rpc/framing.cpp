@@ -14,13 +14,16 @@ namespace
 
 bool equalsIgnoringCase(std::string_view a, std::string_view b)
 {
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                      [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
 }
 
 std::string_view trimmed(std::string_view text)
 {
-    while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-    while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+    while (!text.empty() && (text.front() == ' ' || text.front() == '\t'))
+        text.remove_prefix(1);
+    while (!text.empty() && (text.back() == ' ' || text.back() == '\t'))
+        text.remove_suffix(1);
     return text;
 }
 
@@ -28,7 +31,8 @@ std::string_view trimmed(std::string_view text)
 Error badHeader(std::string_view header)
 {
     std::string shown;
-    for (const char c : header.substr(0, 80)) shown += c >= 0x20 && c < 0x7F ? c : '?';
+    for (const char c : header.substr(0, 80))
+        shown += c >= 0x20 && c < 0x7F ? c : '?';
     return badInput("rpc.bad_header", "message header", fmt::format("The other side did not send a message but \"{}\".", shown),
                     "Check the engine command: nothing else may print to its standard output.");
 }
@@ -48,7 +52,8 @@ Result<std::size_t> contentLength(std::string_view header)
         std::size_t number = 0;
         const auto [at, failure] = std::from_chars(value.data(), value.data() + value.size(), number);
         if (failure == std::errc::result_out_of_range)
-            return badInput("rpc.body_too_long", "Content-Length", fmt::format("A message of {} bytes was announced.", value.substr(0, 24)));
+            return badInput("rpc.body_too_long", "Content-Length",
+                            fmt::format("A message of {} bytes was announced.", value.substr(0, 24)));
         if (failure != std::errc() || at != value.data() + value.size()) return badHeader(line);
         if (length && *length != number) return badHeader(line);
         length = number;
@@ -75,13 +80,15 @@ Result<std::optional<std::string>> FrameDecoder::next()
         const std::size_t end = pending.find("\r\n\r\n");
         if (end == std::string_view::npos ? pending.size() > m_limits.headerBytes : end > m_limits.headerBytes) {
             if (pending.substr(0, 64).find(':') == std::string_view::npos) return badHeader(pending);
-            return badInput("rpc.header_too_long", "message header", fmt::format("A message header is longer than {} bytes.", m_limits.headerBytes),
+            return badInput("rpc.header_too_long", "message header",
+                            fmt::format("A message header is longer than {} bytes.", m_limits.headerBytes),
                             "Check the engine command: nothing else may print to its standard output.");
         }
         if (end == std::string_view::npos) {
             // Rubbish is recognised at its first line, not after 4 KiB of it.
             const std::size_t line = pending.find('\n');
-            if (line != std::string_view::npos && pending.substr(0, line).find(':') == std::string_view::npos) return badHeader(pending.substr(0, line));
+            if (line != std::string_view::npos && pending.substr(0, line).find(':') == std::string_view::npos)
+                return badHeader(pending.substr(0, line));
             return std::optional<std::string>();
         }
         ESPALIER_TRY(const std::size_t length, contentLength(pending.substr(0, end)));

@@ -53,7 +53,8 @@ public:
             return waiting ? m_job->stop.compare_exchange_strong(none, Job::Stop::GiveWay) || m_job->stop != Job::Stop::None
                            : m_job->stop != Job::Stop::None;
         }
-        while (const std::shared_ptr<Job> next = m_queue.takeNext(true)) m_queue.run(next);
+        while (const std::shared_ptr<Job> next = m_queue.takeNext(true))
+            m_queue.run(next);
         return m_job->stop != Job::Stop::None;
     }
 
@@ -64,9 +65,11 @@ public:
         m_lastSent = now;
         // Hidden until two steps are done: the first one carries the cost of starting.
         Json eta = nullptr;
-        if (done >= 2 && total > done) eta = static_cast<double>(now - m_started) / 1000.0 / static_cast<double>(done) * static_cast<double>(total - done);
+        if (done >= 2 && total > done)
+            eta = static_cast<double>(now - m_started) / 1000.0 / static_cast<double>(done) * static_cast<double>(total - done);
         m_queue.m_notify(
-            {"$/progress", {{"id", toJson(m_job->reply.id())}, {"done", done}, {"total", total}, {"phase", std::string(phase)}, {"eta_seconds", eta}}});
+            {"$/progress",
+             {{"id", toJson(m_job->reply.id())}, {"done", done}, {"total", total}, {"phase", std::string(phase)}, {"eta_seconds", eta}}});
     }
 
     void partial(const Json& result) override { m_queue.m_notify({"$/partial", {{"id", toJson(m_job->reply.id())}, {"value", result}}}); }
@@ -117,7 +120,8 @@ void JobQueue::submit(JobRequest request, ReplyOnce reply)
         m_waiting.push_back(std::make_shared<Job>(std::move(request), std::move(reply)));
     }
     m_changed.notify_all();
-    for (const auto& job : superseded) job->reply.fail({rpc::kSuperseded, "Superseded.", {{"reason", "superseded"}}});
+    for (const auto& job : superseded)
+        job->reply.fail({rpc::kSuperseded, "Superseded.", {{"reason", "superseded"}}});
 }
 
 bool JobQueue::cancel(const RequestId& id)
@@ -155,10 +159,12 @@ void JobQueue::close()
         const std::scoped_lock lock(m_mutex);
         m_closed = true;
         waiting.swap(m_waiting);
-        for (const auto& job : m_running) job->stop = Job::Stop::Cancelled;
+        for (const auto& job : m_running)
+            job->stop = Job::Stop::Cancelled;
     }
     m_changed.notify_all();
-    for (const auto& job : waiting) job->reply.fail(rpcErrorFrom(cancelledError()));
+    for (const auto& job : waiting)
+        job->reply.fail(rpcErrorFrom(cancelledError()));
 }
 
 bool JobQueue::blockUntilIdle(std::chrono::milliseconds deadline)
@@ -205,9 +211,12 @@ void JobQueue::run(const std::shared_ptr<Job>& job)
     }
     if (!again) {
         const bool stopped = !outcome.ok() && outcome.error().kind == ErrorKind::Cancelled;
-        if (outcome.ok()) job->reply.result(std::move(outcome).value());
-        else if (stopped && reason == Job::Stop::Superseded) job->reply.fail({rpc::kSuperseded, "Superseded.", {{"reason", "superseded"}}});
-        else job->reply.fail(rpcErrorFrom(outcome.error()));
+        if (outcome.ok())
+            job->reply.result(std::move(outcome).value());
+        else if (stopped && reason == Job::Stop::Superseded)
+            job->reply.fail({rpc::kSuperseded, "Superseded.", {{"reason", "superseded"}}});
+        else
+            job->reply.fail(rpcErrorFrom(outcome.error()));
     }
     m_changed.notify_all();
 }

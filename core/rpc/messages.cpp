@@ -95,8 +95,10 @@ std::string serialise(const Notification& notification)
 std::string serialise(const Response& response)
 {
     Json json = {{"jsonrpc", "2.0"}, {"id", toJson(response.id)}};
-    if (response.ok()) json["result"] = std::get<0>(response.outcome);
-    else json["error"] = errorJson(std::get<1>(response.outcome));
+    if (response.ok())
+        json["result"] = std::get<0>(response.outcome);
+    else
+        json["error"] = errorJson(std::get<1>(response.outcome));
     return dump(json);
 }
 

@@ -25,7 +25,8 @@ bool isWord(char32_t c)
 std::string_view lastCharacter(std::string_view text)
 {
     std::size_t at = text.size() - 1;
-    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80)
+        --at;
     return text.substr(at);
 }
 
@@ -70,22 +71,28 @@ Result<AddedTokens> AddedTokens::fromJson(const Json& list, const Bpe& bpe, cons
     if (!list.is_array()) return damagedComponent("added_tokens", "is not a list");
     std::map<int, std::string> byId;
     std::unordered_map<int, const std::string*> modelIds;
-    for (const auto& [token, id] : bpe.vocabulary()) modelIds.emplace(id, &token);
+    for (const auto& [token, id] : bpe.vocabulary())
+        modelIds.emplace(id, &token);
     for (const Json& item : list) {
         if (!item.is_object() || !item.value("id", Json()).is_number_unsigned() || !item.value("content", Json()).is_string())
             return damagedComponent("added_tokens", "has an entry without id or content");
         const auto flag = [&](const char* key) { return item.value(key, Json(false)) == true; };
-        AddedToken token{item["id"].get<int>(), item["content"].get<std::string>(), flag("single_word"), flag("lstrip"), flag("rstrip"), flag("normalized"),
+        AddedToken token{item["id"].get<int>(), item["content"].get<std::string>(),
+                         flag("single_word"),   flag("lstrip"),
+                         flag("rstrip"),        flag("normalized"),
                          flag("special")};
         const auto [seen, fresh] = byId.emplace(token.id, token.content);
         const auto inModel = modelIds.find(token.id);
         const bool clash = (!fresh && seen->second != token.content) || (inModel != modelIds.end() && *inModel->second != token.content);
         if (token.id < 0 || clash)
             return badInput("tokenizer.duplicate_id", "tokenizer.json",
-                            fmt::format("tokenizer.json gives the id {} to two tokens, one of them \"{}\".", token.id, token.content), "The file is damaged: fetch it again.");
+                            fmt::format("tokenizer.json gives the id {} to two tokens, one of them \"{}\".", token.id, token.content),
+                            "The file is damaged: fetch it again.");
         const int index = static_cast<int>(tokens.m_tokens.size());
-        if (token.normalized) tokens.m_normalized.add(normalizer.apply(token.content), index);
-        else if (!token.content.empty()) tokens.m_raw.add(token.content, index);
+        if (token.normalized)
+            tokens.m_normalized.add(normalizer.apply(token.content), index);
+        else if (!token.content.empty())
+            tokens.m_raw.add(token.content, index);
         tokens.m_tokens.push_back(std::move(token));
     }
     return tokens;
@@ -114,10 +121,12 @@ std::vector<Segment> AddedTokens::split(std::string_view text, bool normalized) 
             if (wordBefore || wordAfter) continue;
         }
         if (token.leftStrip) {
-            while (begin > covered && isSpace(lastCharacter(text.substr(0, begin)))) begin -= lastCharacter(text.substr(0, begin)).size();
+            while (begin > covered && isSpace(lastCharacter(text.substr(0, begin))))
+                begin -= lastCharacter(text.substr(0, begin)).size();
         }
         if (token.rightStrip) {
-            while (end < text.size() && isSpace(firstCharacter(text.substr(end)))) end += firstCharacter(text.substr(end)).size();
+            while (end < text.size() && isSpace(firstCharacter(text.substr(end))))
+                end += firstCharacter(text.substr(end)).size();
         }
         if (end <= covered) continue;  // swallowed whole by the match before
         if (begin > covered) segments.push_back({text.substr(covered, begin - covered), -1});

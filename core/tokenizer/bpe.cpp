@@ -23,7 +23,10 @@ Error damaged(std::string code, std::string message)
     return badInput(std::move(code), "tokenizer.json", "tokenizer.json " + message, "The file is damaged: fetch it again.");
 }
 
-std::uint64_t pairKey(int left, int right) { return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right); }
+std::uint64_t pairKey(int left, int right)
+{
+    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+}
 
 bool nullOrEmpty(const Json& model, const char* key)
 {
@@ -41,16 +44,20 @@ bool flag(const Json& model, const char* key)
 
 Result<Bpe> Bpe::fromJson(const Json& model)
 {
-    if (!model.is_object() || !model.contains("vocab") || !model["vocab"].is_object() || !model.contains("merges") || !model["merges"].is_array())
+    if (!model.is_object() || !model.contains("vocab") || !model["vocab"].is_object() || !model.contains("merges") ||
+        !model["merges"].is_array())
         return damaged("tokenizer.invalid", "has no BPE model with \"vocab\" and \"merges\".");
     if (const Json dropout = model.value("dropout", Json()); !dropout.is_null() && dropout != 0)
         return unsupported("tokenizer.unsupported", "tokenizer.json", "tokenizer.json asks for BPE dropout, which would make ids random.");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-        if (!nullOrEmpty(model, key)) return unsupported("tokenizer.unsupported", "tokenizer.json", fmt::format("tokenizer.json sets {}, which is not supported.", key));
+        if (!nullOrEmpty(model, key))
+            return unsupported("tokenizer.unsupported", "tokenizer.json",
+                               fmt::format("tokenizer.json sets {}, which is not supported.", key));
 
     Bpe bpe;
     const Json& vocabulary = model["vocab"];
-    if (vocabulary.size() > kMaxVocabulary || model["merges"].size() > kMaxMerges) return damaged("tokenizer.invalid", "has an absurdly large vocabulary.");
+    if (vocabulary.size() > kMaxVocabulary || model["merges"].size() > kMaxMerges)
+        return damaged("tokenizer.invalid", "has an absurdly large vocabulary.");
     bpe.m_vocabulary.reserve(vocabulary.size());
     std::unordered_map<int, const std::string*> tokenOfId;
     tokenOfId.reserve(vocabulary.size());
@@ -59,7 +66,8 @@ Result<Bpe> Bpe::fromJson(const Json& model)
             return damaged("tokenizer.invalid", fmt::format("gives the token \"{}\" the id {}.", it.key(), it->dump()));
         const int id = it->get<int>();
         if (const auto [seen, fresh] = tokenOfId.emplace(id, &it.key()); !fresh)
-            return damaged("tokenizer.duplicate_id", fmt::format("gives the id {} to two tokens, \"{}\" and \"{}\".", id, *seen->second, it.key()));
+            return damaged("tokenizer.duplicate_id",
+                           fmt::format("gives the id {} to two tokens, \"{}\" and \"{}\".", id, *seen->second, it.key()));
         bpe.m_vocabulary.emplace(it.key(), id);
     }
 
@@ -83,10 +91,13 @@ Result<Bpe> Bpe::fromJson(const Json& model)
         }
         const std::string merged = left + right;
         int ids[3] = {};
-        for (const auto& [token, slot] : {std::pair(&left, 0), std::pair(&right, 1), std::pair(&merged, 2)}) {
+        const std::string* const tokens[3] = {&left, &right, &merged};
+        for (int slot = 0; slot < 3; ++slot) {
+            const std::string* const token = tokens[slot];
             const auto it = bpe.m_vocabulary.find(*token);
             if (it == bpe.m_vocabulary.end())
-                return damaged("tokenizer.merge", fmt::format("has the merge \"{} {}\", but the token \"{}\" is not in the vocabulary.", left, right, *token));
+                return damaged("tokenizer.merge",
+                               fmt::format("has the merge \"{} {}\", but the token \"{}\" is not in the vocabulary.", left, right, *token));
             ids[slot] = it->second;
         }
         bpe.m_merges.try_emplace(pairKey(ids[0], ids[1]), Merge{rank, ids[2]});
@@ -95,13 +106,16 @@ Result<Bpe> Bpe::fromJson(const Json& model)
 
     if (const Json unknown = model.value("unk_token", Json()); unknown.is_string()) {
         bpe.m_unknown = bpe.idOf(unknown.get<std::string>());
-        if (!bpe.m_unknown) return damaged("tokenizer.invalid", fmt::format("names the unknown token {}, which is not in the vocabulary.", unknown.dump()));
+        if (!bpe.m_unknown)
+            return damaged("tokenizer.invalid", fmt::format("names the unknown token {}, which is not in the vocabulary.", unknown.dump()));
     }
     bpe.m_fuseUnknown = flag(model, "fuse_unk");
     bpe.m_ignoreMerges = flag(model, "ignore_merges");
     if (flag(model, "byte_fallback"))
-        for (int byte = 0; byte < 256; ++byte) bpe.m_byteIds.push_back(bpe.idOf(fmt::format("<0x{:02X}>", byte)).value_or(-1));
-    for (int byte = 0; byte < 128; ++byte) bpe.m_asciiIds.push_back(bpe.idOf(std::string(1, static_cast<char>(byte))).value_or(-1));
+        for (int byte = 0; byte < 256; ++byte)
+            bpe.m_byteIds.push_back(bpe.idOf(fmt::format("<0x{:02X}>", byte)).value_or(-1));
+    for (int byte = 0; byte < 128; ++byte)
+        bpe.m_asciiIds.push_back(bpe.idOf(std::string(1, static_cast<char>(byte))).value_or(-1));
     return bpe;
 }
 
@@ -138,9 +152,11 @@ void Bpe::firstSymbols(std::string_view word, std::vector<Symbol>& symbols) cons
         }
         if (!m_byteIds.empty()) {
             bool all = true;
-            for (const char c : character) all = all && m_byteIds[static_cast<unsigned char>(c)] >= 0;
+            for (const char c : character)
+                all = all && m_byteIds[static_cast<unsigned char>(c)] >= 0;
             if (all) {
-                for (const char c : character) add(m_byteIds[static_cast<unsigned char>(c)]);
+                for (const char c : character)
+                    add(m_byteIds[static_cast<unsigned char>(c)]);
                 continue;
             }
         }
@@ -165,9 +181,11 @@ void Bpe::merge(std::vector<Symbol>& symbols) const
     const auto consider = [&](int position) {
         const Symbol& left = symbols[static_cast<std::size_t>(position)];
         if (left.next < 0) return;
-        if (const Merge* found = find(left.id, symbols[static_cast<std::size_t>(left.next)].id)) queue.push({found->rank, position, found->id});
+        if (const Merge* found = find(left.id, symbols[static_cast<std::size_t>(left.next)].id))
+            queue.push({found->rank, position, found->id});
     };
-    for (int i = 0; i < static_cast<int>(symbols.size()); ++i) consider(i);
+    for (int i = 0; i < static_cast<int>(symbols.size()); ++i)
+        consider(i);
     while (!queue.empty()) {
         const Candidate top = queue.top();
         queue.pop();

@@ -48,8 +48,8 @@ private:
 
     std::unordered_map<std::string, int> m_vocabulary;
     std::unordered_map<std::uint64_t, Merge> m_merges;
-    std::vector<int> m_byteIds;       // <0x00>..<0xFF>, empty without byte fallback; -1 where the vocabulary lacks one
-    std::vector<int> m_asciiIds;      // id of each one-byte character, -1: none
+    std::vector<int> m_byteIds;   // <0x00>..<0xFF>, empty without byte fallback; -1 where the vocabulary lacks one
+    std::vector<int> m_asciiIds;  // id of each one-byte character, -1: none
     std::optional<int> m_unknown;
     bool m_fuseUnknown = false;
     bool m_ignoreMerges = false;

@@ -62,10 +62,14 @@ std::size_t validLength(std::string_view text, std::size_t& invalidPart)
     std::size_t length = 0;
     unsigned char low = 0x80;
     unsigned char high = 0xBF;
-    if (lead >= 0xC2 && lead <= 0xDF) length = 2;
-    else if (lead >= 0xE0 && lead <= 0xEF) length = 3;
-    else if (lead >= 0xF0 && lead <= 0xF4) length = 4;
-    else return 0;
+    if (lead >= 0xC2 && lead <= 0xDF)
+        length = 2;
+    else if (lead >= 0xE0 && lead <= 0xEF)
+        length = 3;
+    else if (lead >= 0xF0 && lead <= 0xF4)
+        length = 4;
+    else
+        return 0;
     if (lead == 0xE0) low = 0xA0;
     if (lead == 0xED) high = 0x9F;
     if (lead == 0xF0) low = 0x90;
@@ -87,7 +91,8 @@ std::string toByteLevel(std::string_view bytes)
 {
     std::string out;
     out.reserve(bytes.size() + bytes.size() / 4);
-    for (const char c : bytes) out += map().characters[static_cast<unsigned char>(c)];
+    for (const char c : bytes)
+        out += map().characters[static_cast<unsigned char>(c)];
     return out;
 }
 
@@ -108,11 +113,16 @@ char32_t utf8Decode(std::string_view character)
 {
     const auto byte = [&](std::size_t i) { return static_cast<char32_t>(static_cast<unsigned char>(character[i])); };
     switch (character.size()) {
-        case 1: return byte(0);
-        case 2: return (byte(0) & 0x1F) << 6 | (byte(1) & 0x3F);
-        case 3: return (byte(0) & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F);
-        case 4: return (byte(0) & 0x07) << 18 | (byte(1) & 0x3F) << 12 | (byte(2) & 0x3F) << 6 | (byte(3) & 0x3F);
-        default: return 0xFFFD;
+        case 1:
+            return byte(0);
+        case 2:
+            return (byte(0) & 0x1F) << 6 | (byte(1) & 0x3F);
+        case 3:
+            return (byte(0) & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F);
+        case 4:
+            return (byte(0) & 0x07) << 18 | (byte(1) & 0x3F) << 12 | (byte(2) & 0x3F) << 6 | (byte(3) & 0x3F);
+        default:
+            return 0xFFFD;
     }
 }
 
@@ -122,8 +132,10 @@ std::string lossyUtf8(std::string_view bytes)
     while (!bytes.empty()) {
         std::size_t invalid = 0;
         const std::size_t length = validLength(bytes, invalid);
-        if (length > 0) out += bytes.substr(0, length);
-        else out += "\xEF\xBF\xBD";
+        if (length > 0)
+            out += bytes.substr(0, length);
+        else
+            out += "\xEF\xBF\xBD";
         bytes.remove_prefix(length > 0 ? length : invalid);
     }
     return out;

@@ -20,7 +20,8 @@ class JoinWithSpaces final : public Decoder
 public:
     Tokens apply(Tokens tokens) const override
     {
-        for (std::size_t i = 1; i < tokens.size(); ++i) tokens[i].insert(0, 1, ' ');
+        for (std::size_t i = 1; i < tokens.size(); ++i)
+            tokens[i].insert(0, 1, ' ');
         return tokens;
     }
 };
@@ -31,7 +32,8 @@ public:
     Tokens apply(Tokens tokens) const override
     {
         std::string bytes;
-        for (const std::string& token : tokens) bytes += fromByteLevel(token).value_or(token);
+        for (const std::string& token : tokens)
+            bytes += fromByteLevel(token).value_or(token);
         return {lossyUtf8(bytes)};
     }
 };
@@ -45,8 +47,10 @@ public:
         std::string run;
         const auto flush = [&] {
             if (run.empty()) return;
-            if (!invalidUtf8Offset(run)) out.push_back(run);
-            else out.insert(out.end(), run.size(), "\xEF\xBF\xBD");
+            if (!invalidUtf8Offset(run))
+                out.push_back(run);
+            else
+                out.insert(out.end(), run.size(), "\xEF\xBF\xBD");
             run.clear();
         };
         for (std::string& token : tokens) {
@@ -70,7 +74,8 @@ public:
     Tokens apply(Tokens tokens) const override
     {
         std::string all;
-        for (const std::string& token : tokens) all += token;
+        for (const std::string& token : tokens)
+            all += token;
         return {all};
     }
 };
@@ -82,8 +87,10 @@ public:
     Tokens apply(Tokens tokens) const override
     {
         for (std::string& token : tokens) {
-            for (int i = 0; i < m_start && token.starts_with(m_content); ++i) token.erase(0, m_content.size());
-            for (int i = 0; i < m_stop && token.ends_with(m_content); ++i) token.resize(token.size() - m_content.size());
+            for (int i = 0; i < m_start && token.starts_with(m_content); ++i)
+                token.erase(0, m_content.size());
+            for (int i = 0; i < m_stop && token.ends_with(m_content); ++i)
+                token.resize(token.size() - m_content.size());
         }
         return tokens;
     }
@@ -100,7 +107,8 @@ public:
     explicit ReplaceInTokens(std::unique_ptr<const Normalizer> replace) : m_replace(std::move(replace)) {}
     Tokens apply(Tokens tokens) const override
     {
-        for (std::string& token : tokens) token = m_replace->apply(std::move(token));
+        for (std::string& token : tokens)
+            token = m_replace->apply(std::move(token));
         return tokens;
     }
 
@@ -142,7 +150,8 @@ public:
     explicit DecoderSequence(std::vector<std::unique_ptr<const Decoder>> steps) : m_steps(std::move(steps)) {}
     Tokens apply(Tokens tokens) const override
     {
-        for (const auto& step : m_steps) tokens = step->apply(std::move(tokens));
+        for (const auto& step : m_steps)
+            tokens = step->apply(std::move(tokens));
         return tokens;
     }
 
@@ -163,7 +172,8 @@ Result<std::unique_ptr<const Decoder>> parseDecoder(const Json& value)
     if (value.is_null()) return make<JoinWithSpaces>();
     ESPALIER_TRY(const std::string type, componentType(value, kSlot));
     if (type == "Sequence") {
-        if (!value.contains("decoders") || !value["decoders"].is_array()) return damagedComponent(kSlot, "is a sequence without \"decoders\"");
+        if (!value.contains("decoders") || !value["decoders"].is_array())
+            return damagedComponent(kSlot, "is a sequence without \"decoders\"");
         std::vector<std::unique_ptr<const Decoder>> steps;
         for (const Json& item : value["decoders"]) {
             ESPALIER_TRY(auto step, parseDecoder(item));
@@ -182,13 +192,15 @@ Result<std::unique_ptr<const Decoder>> parseDecoder(const Json& value)
         const Json content = value.value("content", Json());
         const Json start = value.value("start", Json(0));
         const Json stop = value.value("stop", Json(0));
-        if (!content.is_string() || content.get_ref<const std::string&>().empty() || !start.is_number_unsigned() || !stop.is_number_unsigned())
+        if (!content.is_string() || content.get_ref<const std::string&>().empty() || !start.is_number_unsigned() ||
+            !stop.is_number_unsigned())
             return damagedComponent(kSlot, "strips nothing");
         return make<Strip>(content.get<std::string>(), start.get<int>(), stop.get<int>());
     }
     if (type == "Metaspace") {
         const Json replacement = value.value("replacement", Json("\xE2\x96\x81"));
-        if (!replacement.is_string() || replacement.get_ref<const std::string&>().empty()) return damagedComponent(kSlot, "is a Metaspace without a replacement");
+        if (!replacement.is_string() || replacement.get_ref<const std::string&>().empty())
+            return damagedComponent(kSlot, "is a Metaspace without a replacement");
         bool drop = value.value("add_prefix_space", Json(true)) != false;
         if (const Json scheme = value.value("prepend_scheme", Json()); scheme.is_string()) drop = scheme != "never";
         return make<MetaspaceDecoder>(replacement.get<std::string>(), drop);

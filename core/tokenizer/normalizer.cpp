@@ -9,13 +9,15 @@ namespace espalier
 
 Error unsupportedComponent(std::string_view slot, std::string_view name)
 {
-    return unsupported("tokenizer.unsupported", "tokenizer.json", fmt::format("tokenizer.json uses the {} {}, which is not supported.", slot, name),
+    return unsupported("tokenizer.unsupported", "tokenizer.json",
+                       fmt::format("tokenizer.json uses the {} {}, which is not supported.", slot, name),
                        "Tokenise elsewhere and pass ids with --ids.");
 }
 
 Error damagedComponent(std::string_view slot, std::string_view what)
 {
-    return badInput("tokenizer.invalid", "tokenizer.json", fmt::format("tokenizer.json has a {} that {}.", slot, what), "The file is damaged: fetch it again.");
+    return badInput("tokenizer.invalid", "tokenizer.json", fmt::format("tokenizer.json has a {} that {}.", slot, what),
+                    "The file is damaged: fetch it again.");
 }
 
 Result<std::string> componentType(const Json& value, std::string_view slot)
@@ -87,7 +89,8 @@ public:
     explicit NormalizerSequence(std::vector<std::unique_ptr<const Normalizer>> steps) : m_steps(std::move(steps)) {}
     std::string apply(std::string text) const override
     {
-        for (const auto& step : m_steps) text = step->apply(std::move(text));
+        for (const auto& step : m_steps)
+            text = step->apply(std::move(text));
         return text;
     }
 
@@ -112,7 +115,8 @@ Result<std::unique_ptr<const Normalizer>> parseNormalizer(const Json& value)
     ESPALIER_TRY(const std::string type, componentType(value, kSlot));
     if (type == "NFC" || type == "NFKC") return unicodeForm(type == "NFKC");
     if (type == "Sequence") {
-        if (!value.contains("normalizers") || !value["normalizers"].is_array()) return damagedComponent(kSlot, "is a sequence without \"normalizers\"");
+        if (!value.contains("normalizers") || !value["normalizers"].is_array())
+            return damagedComponent(kSlot, "is a sequence without \"normalizers\"");
         std::vector<std::unique_ptr<const Normalizer>> steps;
         for (const Json& item : value["normalizers"]) {
             ESPALIER_TRY(auto step, parseNormalizer(item));
@@ -126,10 +130,12 @@ Result<std::unique_ptr<const Normalizer>> parseNormalizer(const Json& value)
     }
     if (type == "Replace") {
         const Json pattern = value.value("pattern", Json());
-        if (!pattern.is_object() || !value.contains("content") || !value["content"].is_string()) return damagedComponent(kSlot, "replaces nothing");
+        if (!pattern.is_object() || !value.contains("content") || !value["content"].is_string())
+            return damagedComponent(kSlot, "replaces nothing");
         if (!pattern.contains("String") || !pattern["String"].is_string()) return unsupportedComponent(kSlot, "Replace with a regex");
         if (pattern["String"].get_ref<const std::string&>().empty()) return damagedComponent(kSlot, "replaces an empty string");
-        return std::unique_ptr<const Normalizer>(std::make_unique<ReplaceString>(pattern["String"].get<std::string>(), value["content"].get<std::string>()));
+        return std::unique_ptr<const Normalizer>(
+            std::make_unique<ReplaceString>(pattern["String"].get<std::string>(), value["content"].get<std::string>()));
     }
     return unsupportedComponent(kSlot, type);
 }

@@ -24,21 +24,26 @@ std::vector<TextSpan> arrange(const std::vector<TextSpan>& spans, Behaviour beha
 {
     std::vector<TextSpan> out;
     switch (behaviour) {
-        case Behaviour::Isolated: return spans;
+        case Behaviour::Isolated:
+            return spans;
         case Behaviour::Removed:
             std::copy_if(spans.begin(), spans.end(), std::back_inserter(out), [](const TextSpan& s) { return !s.match; });
             return out;
         case Behaviour::Contiguous:
             for (const TextSpan& span : spans) {
-                if (!out.empty() && out.back().match == span.match) out.back().end = span.end;
-                else out.push_back(span);
+                if (!out.empty() && out.back().match == span.match)
+                    out.back().end = span.end;
+                else
+                    out.push_back(span);
             }
             return out;
         case Behaviour::MergedWithPrevious: {
             bool previousMatch = false;
             for (const TextSpan& span : spans) {
-                if (span.match && !previousMatch && !out.empty()) out.back().end = span.end;
-                else out.push_back(span);
+                if (span.match && !previousMatch && !out.empty())
+                    out.back().end = span.end;
+                else
+                    out.push_back(span);
                 previousMatch = span.match;
             }
             return out;
@@ -46,8 +51,10 @@ std::vector<TextSpan> arrange(const std::vector<TextSpan>& spans, Behaviour beha
         case Behaviour::MergedWithNext: {
             bool previousMatch = false;
             for (auto span = spans.rbegin(); span != spans.rend(); ++span) {
-                if (span->match && !previousMatch && !out.empty()) out.back().begin = span->begin;
-                else out.push_back(*span);
+                if (span->match && !previousMatch && !out.empty())
+                    out.back().begin = span->begin;
+                else
+                    out.push_back(*span);
                 previousMatch = span->match;
             }
             std::reverse(out.begin(), out.end());
@@ -66,9 +73,11 @@ Status splitPieces(std::vector<Piece>& pieces, const FindSpans& find, Behaviour 
     for (Piece& piece : pieces) {
         ESPALIER_TRY(std::vector<TextSpan> spans, find(piece.text));
         if (invert)
-            for (TextSpan& span : spans) span.match = !span.match;
+            for (TextSpan& span : spans)
+                span.match = !span.match;
         for (const TextSpan& span : arrange(spans, behaviour))
-            if (span.end > span.begin) out.push_back({piece.text.substr(span.begin, span.end - span.begin), piece.first && span.begin == 0});
+            if (span.end > span.begin)
+                out.push_back({piece.text.substr(span.begin, span.end - span.begin), piece.first && span.begin == 0});
     }
     pieces = std::move(out);
     return {};
@@ -120,15 +129,19 @@ std::vector<TextSpan> findDigits(std::string_view text)
 class ByteLevelPieces final : public PreTokenizer
 {
 public:
-    ByteLevelPieces(bool addPrefixSpace, std::optional<TokenizerRegex> regex) : m_addPrefixSpace(addPrefixSpace), m_regex(std::move(regex)) {}
+    ByteLevelPieces(bool addPrefixSpace, std::optional<TokenizerRegex> regex) : m_addPrefixSpace(addPrefixSpace), m_regex(std::move(regex))
+    {
+    }
     Status apply(std::vector<Piece>& pieces) const override
     {
         if (m_addPrefixSpace)
             for (Piece& piece : pieces)
                 if (!piece.text.starts_with(' ')) piece.text.insert(0, 1, ' ');
         if (m_regex)
-            ESPALIER_CHECK_OK(splitPieces(pieces, [&](std::string_view text) { return m_regex->find(text); }, Behaviour::Isolated, false));
-        for (Piece& piece : pieces) piece.text = toByteLevel(piece.text);
+            ESPALIER_CHECK_OK(splitPieces(
+                pieces, [&](std::string_view text) { return m_regex->find(text); }, Behaviour::Isolated, false));
+        for (Piece& piece : pieces)
+            piece.text = toByteLevel(piece.text);
         return {};
     }
 
@@ -142,14 +155,19 @@ enum class PrependScheme { Always, First, Never };
 class Metaspace final : public PreTokenizer
 {
 public:
-    Metaspace(std::string replacement, PrependScheme scheme, bool split) : m_replacement(std::move(replacement)), m_scheme(scheme), m_split(split) {}
+    Metaspace(std::string replacement, PrependScheme scheme, bool split)
+        : m_replacement(std::move(replacement)), m_scheme(scheme), m_split(split)
+    {
+    }
     Status apply(std::vector<Piece>& pieces) const override
     {
         for (Piece& piece : pieces) {
             std::string text;
             for (const char c : piece.text) {
-                if (c == ' ') text += m_replacement;
-                else text += c;
+                if (c == ' ')
+                    text += m_replacement;
+                else
+                    text += c;
             }
             const bool wanted = m_scheme == PrependScheme::Always || (m_scheme == PrependScheme::First && piece.first);
             if (wanted && !text.starts_with(m_replacement)) text.insert(0, m_replacement);
@@ -157,7 +175,8 @@ public:
         }
         if (!m_split) return {};
         return splitPieces(
-            pieces, [&](std::string_view text) -> Result<std::vector<TextSpan>> { return findString(text, m_replacement); }, Behaviour::MergedWithNext, false);
+            pieces, [&](std::string_view text) -> Result<std::vector<TextSpan>> { return findString(text, m_replacement); },
+            Behaviour::MergedWithNext, false);
     }
 
 private:
@@ -178,7 +197,8 @@ public:
     explicit PreTokenizerSequence(std::vector<std::unique_ptr<const PreTokenizer>> steps) : m_steps(std::move(steps)) {}
     Status apply(std::vector<Piece>& pieces) const override
     {
-        for (const auto& step : m_steps) ESPALIER_CHECK_OK(step->apply(pieces));
+        for (const auto& step : m_steps)
+            ESPALIER_CHECK_OK(step->apply(pieces));
         return {};
     }
 
@@ -197,10 +217,10 @@ Parsed make(Args&&... args)
 Parsed parseSplit(const Json& value)
 {
     static constexpr std::pair<std::string_view, Behaviour> kBehaviours[] = {{"Removed", Behaviour::Removed},
-                                                                            {"Isolated", Behaviour::Isolated},
-                                                                            {"MergedWithPrevious", Behaviour::MergedWithPrevious},
-                                                                            {"MergedWithNext", Behaviour::MergedWithNext},
-                                                                            {"Contiguous", Behaviour::Contiguous}};
+                                                                             {"Isolated", Behaviour::Isolated},
+                                                                             {"MergedWithPrevious", Behaviour::MergedWithPrevious},
+                                                                             {"MergedWithNext", Behaviour::MergedWithNext},
+                                                                             {"Contiguous", Behaviour::Contiguous}};
     const Json pattern = value.value("pattern", Json());
     const Json name = value.value("behavior", Json());
     const auto behaviour = std::find_if(std::begin(kBehaviours), std::end(kBehaviours), [&](const auto& b) { return name == b.first; });
@@ -208,12 +228,14 @@ Parsed parseSplit(const Json& value)
     if (behaviour == std::end(kBehaviours)) return unsupportedComponent(kSlot, "Split with behavior " + name.get<std::string>());
     const bool invert = value.value("invert", Json(false)) == true;
     if (const Json text = pattern.value("String", Json()); text.is_string())
-        return make<Split>([text = text.get<std::string>()](std::string_view t) -> Result<std::vector<TextSpan>> { return findString(t, text); }, behaviour->second,
-                           invert);
+        return make<Split>(
+            [text = text.get<std::string>()](std::string_view t) -> Result<std::vector<TextSpan>> { return findString(t, text); },
+            behaviour->second, invert);
     const Json regex = pattern.value("Regex", Json());
     if (!regex.is_string()) return damagedComponent(kSlot, "is a Split without a pattern");
     ESPALIER_TRY(TokenizerRegex compiled, TokenizerRegex::compile(regex.get_ref<const std::string&>()));
-    return make<Split>([shared = std::make_shared<TokenizerRegex>(std::move(compiled))](std::string_view t) { return shared->find(t); }, behaviour->second, invert);
+    return make<Split>([shared = std::make_shared<TokenizerRegex>(std::move(compiled))](std::string_view t) { return shared->find(t); },
+                       behaviour->second, invert);
 }
 
 Parsed parseMetaspace(const Json& value)
@@ -222,10 +244,14 @@ Parsed parseMetaspace(const Json& value)
     if (!replacement.is_string()) return damagedComponent(kSlot, "is a Metaspace without a replacement");
     PrependScheme scheme = value.value("add_prefix_space", Json(true)) == false ? PrependScheme::Never : PrependScheme::Always;
     if (const Json name = value.value("prepend_scheme", Json()); name.is_string()) {
-        if (name == "always") scheme = PrependScheme::Always;
-        else if (name == "first") scheme = PrependScheme::First;
-        else if (name == "never") scheme = PrependScheme::Never;
-        else return unsupportedComponent(kSlot, "Metaspace with prepend_scheme " + name.get<std::string>());
+        if (name == "always")
+            scheme = PrependScheme::Always;
+        else if (name == "first")
+            scheme = PrependScheme::First;
+        else if (name == "never")
+            scheme = PrependScheme::Never;
+        else
+            return unsupportedComponent(kSlot, "Metaspace with prepend_scheme " + name.get<std::string>());
     }
     return make<Metaspace>(replacement.get<std::string>(), scheme, value.value("split", Json(true)) != false);
 }
@@ -237,7 +263,8 @@ Result<std::unique_ptr<const PreTokenizer>> parsePreTokenizer(const Json& value)
     if (value.is_null()) return make<Nothing>();
     ESPALIER_TRY(const std::string type, componentType(value, kSlot));
     if (type == "Sequence") {
-        if (!value.contains("pretokenizers") || !value["pretokenizers"].is_array()) return damagedComponent(kSlot, "is a sequence without \"pretokenizers\"");
+        if (!value.contains("pretokenizers") || !value["pretokenizers"].is_array())
+            return damagedComponent(kSlot, "is a sequence without \"pretokenizers\"");
         std::vector<std::unique_ptr<const PreTokenizer>> steps;
         for (const Json& item : value["pretokenizers"]) {
             ESPALIER_TRY(auto step, parsePreTokenizer(item));

@@ -24,16 +24,21 @@ constexpr std::string_view kNotSpace =
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}!-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}"
     "\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}";
 
+// The reference counts marks and all connector punctuation as word characters; PCRE2's \w does not.
+constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+
 Error regexError(std::string_view pattern, std::string_view what)
 {
-    return badInput("tokenizer.regex", "tokenizer.json", fmt::format("tokenizer.json has the pattern \"{}\", which is not valid: {}.", pattern.substr(0, 200), what),
+    return badInput("tokenizer.regex", "tokenizer.json",
+                    fmt::format("tokenizer.json has the pattern \"{}\", which is not valid: {}.", pattern.substr(0, 200), what),
                     "The file is damaged: fetch it again.");
 }
 
 Error constructError(std::string_view pattern, std::string_view construct)
 {
     return unsupported("tokenizer.unsupported", "tokenizer.json",
-                       fmt::format("tokenizer.json has the pattern \"{}\" with {}, whose meaning differs between regex engines.", pattern.substr(0, 200), construct));
+                       fmt::format("tokenizer.json has the pattern \"{}\" with {}, whose meaning differs between regex engines.",
+                                   pattern.substr(0, 200), construct));
 }
 
 }  // namespace
@@ -51,6 +56,11 @@ Result<std::string> rewriteForPcre2(std::string_view pattern)
                 out += inClass ? std::string(kSpace) : fmt::format("[{}]", kSpace);
             } else if (escaped == 'S') {
                 out += inClass ? std::string(kNotSpace) : fmt::format("[^{}]", kSpace);
+            } else if (escaped == 'w') {
+                out += inClass ? std::string(kWord) : fmt::format("[{}]", kWord);
+            } else if (escaped == 'W') {
+                if (inClass) return constructError(pattern, "\\W inside a class");
+                out += fmt::format("[^{}]", kWord);
             } else if (std::string_view("hHKGRX").find(escaped) != std::string_view::npos) {
                 return constructError(pattern, fmt::format("\\{}", escaped));
             } else {
@@ -153,16 +163,18 @@ Result<std::vector<TextSpan>> TokenizerRegex::find(std::string_view text) const
 {
     std::vector<TextSpan> spans;
     if (text.empty()) return spans;
-    const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match(pcre2_match_data_create(1, nullptr), &pcre2_match_data_free);
+    const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match(pcre2_match_data_create(1, nullptr),
+                                                                                    &pcre2_match_data_free);
     std::size_t covered = 0;
     std::size_t from = 0;
     while (from <= text.size()) {
         const int rc = m_data->match(text, from, match.get());
         if (rc == PCRE2_ERROR_NOMATCH) break;
         if (rc < 0)
-            return badInput("tokenizer.regex_limit", "tokenizer.json",
-                            fmt::format("The pattern \"{}\" of tokenizer.json ran into its limit on this text.", m_data->pattern.substr(0, 200)),
-                            "Split the text into shorter lines, or check the tokenizer file.");
+            return badInput(
+                "tokenizer.regex_limit", "tokenizer.json",
+                fmt::format("The pattern \"{}\" of tokenizer.json ran into its limit on this text.", m_data->pattern.substr(0, 200)),
+                "Split the text into shorter lines, or check the tokenizer file.");
         const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match.get());
         const std::size_t begin = bounds[0];
         const std::size_t end = std::max<std::size_t>(bounds[1], begin);
@@ -172,7 +184,8 @@ Result<std::vector<TextSpan>> TokenizerRegex::find(std::string_view text) const
         from = end;
         if (end == begin) {  // an empty match: go on behind the next character
             ++from;
-            while (from < text.size() && (static_cast<unsigned char>(text[from]) & 0xC0) == 0x80) ++from;
+            while (from < text.size() && (static_cast<unsigned char>(text[from]) & 0xC0) == 0x80)
+                ++from;
         }
     }
     if (covered < text.size()) spans.push_back({covered, text.size(), false});

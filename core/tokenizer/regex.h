@@ -37,7 +37,7 @@ private:
     std::unique_ptr<Data> m_data;
 };
 
-// \s and \S spelled out as the reference's regex engine means them (PCRE2's include U+180E). Exposed for the test.
+// \s, \S, \w, \W spelled out as the reference's regex engine means them (PCRE2's \s includes U+180E, its \w lacks marks).
 Result<std::string> rewriteForPcre2(std::string_view pattern);
 
 }  // namespace espalier

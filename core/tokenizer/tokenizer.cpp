@@ -35,7 +35,8 @@ Result<Template> parsePostProcessor(const Json& value)
     ESPALIER_TRY(const std::string type, componentType(value, kSlot));
     if (type == "ByteLevel") return result;
     if (type == "Sequence") {
-        if (!value.contains("processors") || !value["processors"].is_array()) return damagedComponent(kSlot, "is a sequence without \"processors\"");
+        if (!value.contains("processors") || !value["processors"].is_array())
+            return damagedComponent(kSlot, "is a sequence without \"processors\"");
         for (const Json& item : value["processors"]) {
             ESPALIER_TRY(const Template step, parsePostProcessor(item));
             result.before.insert(result.before.begin(), step.before.begin(), step.before.end());
@@ -80,8 +81,10 @@ Result<ConfigFile> readConfigFile(const std::filesystem::path& folder)
     ESPALIER_TRY(const Json json, readJsonFile(path, "tokenizer", kFileLimits));
     if (!json.is_object()) return config;
     const Json bos = json.value("bos_token", Json());
-    if (bos.is_string()) config.bos = bos.get<std::string>();
-    else if (bos.is_object() && bos.value("content", Json()).is_string()) config.bos = bos["content"].get<std::string>();
+    if (bos.is_string())
+        config.bos = bos.get<std::string>();
+    else if (bos.is_object() && bos.value("content", Json()).is_string())
+        config.bos = bos["content"].get<std::string>();
     if (const Json add = json.value("add_bos_token", Json()); add.is_boolean()) config.addBos = add.get<bool>();
     return config;
 }
@@ -114,7 +117,8 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
     const bool isFolder = std::filesystem::is_directory(folderOrFile, failure);
     const std::filesystem::path path = isFolder ? folderOrFile / "tokenizer.json" : folderOrFile;
     if (!std::filesystem::exists(path, failure))
-        return badInput("tokenizer.missing", "tokenizer.json", fmt::format("There is no tokenizer.json in {}.", path.parent_path().string()),
+        return badInput("tokenizer.missing", "tokenizer.json",
+                        fmt::format("There is no tokenizer.json in {}.", path.parent_path().string()),
                         "Put the model's tokenizer.json there, or pass token ids with --ids.");
     ESPALIER_TRY(const std::string text, readTextFile(path, "tokenizer", kFileLimits.maxBytes));
     ESPALIER_TRY(const Json json, parseJson(text, "tokenizer.json", "tokenizer", kFileLimits));
@@ -135,7 +139,18 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
     ESPALIER_TRY(AddedTokens added, AddedTokens::fromJson(part("added_tokens"), bpe, *normalizer));
     ESPALIER_TRY(const ConfigFile config, readConfigFile(path.parent_path()));
 
-    auto data = std::make_unique<Data>(Data{std::move(bpe), std::move(added), std::move(normalizer), std::move(preTokenizer), std::move(decoder), std::move(post), {}, {}, {}, false, sha256Hex(text), 0});
+    auto data = std::make_unique<Data>(Data{std::move(bpe),
+                                            std::move(added),
+                                            std::move(normalizer),
+                                            std::move(preTokenizer),
+                                            std::move(decoder),
+                                            std::move(post),
+                                            {},
+                                            {},
+                                            {},
+                                            false,
+                                            sha256Hex(text),
+                                            0});
     int highest = -1;
     for (const auto& [token, id] : data->bpe.vocabulary()) {
         data->tokenOfId.emplace(id, token);
@@ -143,7 +158,8 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
     }
     std::optional<int> named;
     for (const AddedToken& token : data->added.all()) {
-        data->tokenOfId.emplace(token.id, token.content);
+        // The reference decodes a normalised added token to what it matches, not to what the file says.
+        data->tokenOfId.insert_or_assign(token.id, token.normalized ? data->normalizer->apply(token.content) : token.content);
         if (token.special) data->specialIds.insert(token.id);
         highest = std::max(highest, token.id);
         if (config.bos == token.content) named = token.id;
@@ -163,8 +179,8 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
 Result<std::vector<int>> Tokenizer::encode(std::string_view text, bool addSpecial) const
 {
     if (const auto offset = invalidUtf8Offset(text))
-        return badInput("text.invalid_utf8", fmt::format("byte {}", *offset), fmt::format("The text is not valid UTF-8: byte {} does not belong there.", *offset),
-                        "Convert the file to UTF-8.");
+        return badInput("text.invalid_utf8", fmt::format("byte {}", *offset),
+                        fmt::format("The text is not valid UTF-8: byte {} does not belong there.", *offset), "Convert the file to UTF-8.");
     std::vector<int> ids;
     if (addSpecial) ids = m_data->post.before;
     bool atStart = true;
@@ -184,7 +200,8 @@ Result<std::vector<int>> Tokenizer::encode(std::string_view text, bool addSpecia
             if (segment.text.empty()) continue;
             std::vector<Piece> pieces = {{std::string(segment.text), atStart}};
             ESPALIER_CHECK_OK(m_data->preTokenizer->apply(pieces));
-            for (const Piece& piece : pieces) m_data->bpe.encode(piece.text, ids);
+            for (const Piece& piece : pieces)
+                m_data->bpe.encode(piece.text, ids);
             atStart = false;
         }
     }
@@ -201,7 +218,8 @@ std::string Tokenizer::decode(std::span<const int> ids, bool skipSpecial) const
         tokens.push_back(it->second);
     }
     std::string text;
-    for (const std::string& part : m_data->decoder->apply(std::move(tokens))) text += part;
+    for (const std::string& part : m_data->decoder->apply(std::move(tokens)))
+        text += part;
     return text;
 }
 

@@ -62,7 +62,9 @@ Result<Rows> rowsFromJson(const std::filesystem::path& path)
     const std::string subject = path.filename().string();
     ESPALIER_TRY(const Json json, readJsonFile(path, "ids", {.maxBytes = 1u << 30, .maxDepth = 8}));
     Rows rows;
-    const auto invalid = [&] { return inputError("ids.invalid", subject, fmt::format("{} is not a JSON list of lists of token ids.", subject)); };
+    const auto invalid = [&] {
+        return inputError("ids.invalid", subject, fmt::format("{} is not a JSON list of lists of token ids.", subject));
+    };
     if (!json.is_array()) return invalid();
     const bool flat = !json.empty() && std::all_of(json.begin(), json.end(), [](const Json& x) { return x.is_number_integer(); });
     for (const Json& row : flat ? Json::array({json}) : json) {
@@ -93,24 +95,41 @@ Result<Rows> rowsFromTensor(const std::filesystem::path& path, const std::string
         return inputError("ids.no_tensor", subject, fmt::format("{} has no tensor \"{}\".", subject, name.empty() ? "input_ids" : name),
                           "Name the tensor: --ids FILE:NAME.");
     if (info->shape.empty() || info->shape.size() > 2)
-        return inputError("ids.invalid", subject, fmt::format("The tensor {} of {} has the shape {}; ids are rows of a matrix or one list.", info->name, subject, shapeText(info->shape)));
+        return inputError("ids.invalid", subject,
+                          fmt::format("The tensor {} of {} has the shape {}; ids are rows of a matrix or one list.", info->name, subject,
+                                      shapeText(info->shape)));
     std::vector<std::int64_t> values;
     const std::span<const std::byte> bytes = file.bytes(*info);
     switch (info->dtype) {
-        case DType::I64: values = integers<std::int64_t>(bytes); break;
-        case DType::I32: values = integers<std::int32_t>(bytes); break;
-        case DType::I16: values = integers<std::int16_t>(bytes); break;
-        case DType::U16: values = integers<std::uint16_t>(bytes); break;
-        case DType::U32: values = integers<std::uint32_t>(bytes); break;
-        case DType::U8: values = integers<std::uint8_t>(bytes); break;
+        case DType::I64:
+            values = integers<std::int64_t>(bytes);
+            break;
+        case DType::I32:
+            values = integers<std::int32_t>(bytes);
+            break;
+        case DType::I16:
+            values = integers<std::int16_t>(bytes);
+            break;
+        case DType::U16:
+            values = integers<std::uint16_t>(bytes);
+            break;
+        case DType::U32:
+            values = integers<std::uint32_t>(bytes);
+            break;
+        case DType::U8:
+            values = integers<std::uint8_t>(bytes);
+            break;
         default:
-            return inputError("ids.invalid", subject, fmt::format("The tensor {} of {} has dtype {}, which holds no ids.", info->name, subject, dtypeName(info->dtype)));
+            return inputError(
+                "ids.invalid", subject,
+                fmt::format("The tensor {} of {} has dtype {}, which holds no ids.", info->name, subject, dtypeName(info->dtype)));
     }
     const auto rowCount = static_cast<std::size_t>(info->shape.size() == 2 ? info->shape[0] : 1);
     const std::size_t length = rowCount == 0 ? 0 : values.size() / rowCount;
     Rows rows;
     for (std::size_t r = 0; r < rowCount; ++r)
-        rows.emplace_back(values.begin() + static_cast<std::ptrdiff_t>(r * length), values.begin() + static_cast<std::ptrdiff_t>((r + 1) * length));
+        rows.emplace_back(values.begin() + static_cast<std::ptrdiff_t>(r * length),
+                          values.begin() + static_cast<std::ptrdiff_t>((r + 1) * length));
     return rows;
 }
 
@@ -138,7 +157,8 @@ Result<TokenWindows> windowsFromText(const Tokenizer& tokenizer, std::span<const
     std::vector<int> ids;
     if (windows.bos) {
         if (!tokenizer.bosId())
-            return inputError("text.no_bos", "tokenizer.json", "The tokenizer has no beginning-of-sequence token to put before the text.", "Use --bos no.");
+            return inputError("text.no_bos", "tokenizer.json", "The tokenizer has no beginning-of-sequence token to put before the text.",
+                              "Use --bos no.");
         ids.push_back(*tokenizer.bosId());
     }
     const std::size_t before = ids.size();
@@ -146,13 +166,15 @@ Result<TokenWindows> windowsFromText(const Tokenizer& tokenizer, std::span<const
         const std::string subject = path.filename().string();
         ESPALIER_TRY(const std::string text, readTextFile(path, "text", kMaxTextBytes));
         if (const auto offset = invalidUtf8Offset(text))
-            return inputError("text.invalid_utf8", subject, fmt::format("{} is not valid UTF-8: byte {} does not belong there.", subject, *offset),
+            return inputError("text.invalid_utf8", subject,
+                              fmt::format("{} is not valid UTF-8: byte {} does not belong there.", subject, *offset),
                               "Convert the file to UTF-8.");
         ESPALIER_TRY(const std::vector<int> part, tokenizer.encode(text, false));
         ids.insert(ids.end(), part.begin(), part.end());
         windows.source += (windows.source.empty() ? "" : ", ") + subject;
     }
-    if (ids.size() == before) return inputError("text.empty", windows.source, fmt::format("{} holds no text.", windows.source), "Choose another file.");
+    if (ids.size() == before)
+        return inputError("text.empty", windows.source, fmt::format("{} holds no text.", windows.source), "Choose another file.");
     cut(ids, options, windows);
     if (windows.rows.empty())
         return inputError("text.too_short", windows.source,
@@ -173,7 +195,8 @@ Result<TokenWindows> windowsFromIds(const std::string& spec, const WindowOptions
         name = spec.substr(colon + 1);
     }
     const std::string subject = path.filename().string();
-    if (!std::filesystem::exists(path, failure)) return inputError("ids.missing", subject, fmt::format("{} does not exist.", path.string()), "Check the path.");
+    if (!std::filesystem::exists(path, failure))
+        return inputError("ids.missing", subject, fmt::format("{} does not exist.", path.string()), "Check the path.");
     ESPALIER_TRY(const Rows rows, path.extension() == ".safetensors" ? rowsFromTensor(path, name) : rowsFromJson(path));
 
     TokenWindows windows;
@@ -183,16 +206,23 @@ Result<TokenWindows> windowsFromIds(const std::string& spec, const WindowOptions
         std::vector<int> ids;
         for (const std::int64_t id : rows[r]) {
             if (id < 0 || id >= vocabulary)
-                return inputError("ids.out_of_range", subject, fmt::format("Row {} of {} has the id {}; the model's vocabulary has {} rows.", r, subject, id, vocabulary),
-                                  "Use ids made with this model's tokenizer.");
+                return inputError(
+                    "ids.out_of_range", subject,
+                    fmt::format("Row {} of {} has the id {}; the model's vocabulary has {} rows.", r, subject, id, vocabulary),
+                    "Use ids made with this model's tokenizer.");
             ids.push_back(static_cast<int>(id));
         }
         const bool full = options.maxWindows > 0 && static_cast<int>(windows.rows.size()) >= options.maxWindows;
-        if (ids.size() > static_cast<std::size_t>(options.windowLength)) cut(ids, options, windows);
-        else if (full || ids.size() < 2) windows.droppedTokens += static_cast<std::int64_t>(ids.size());
-        else windows.rows.push_back(std::move(ids));
+        if (ids.size() > static_cast<std::size_t>(options.windowLength))
+            cut(ids, options, windows);
+        else if (full || ids.size() < 2)
+            windows.droppedTokens += static_cast<std::int64_t>(ids.size());
+        else
+            windows.rows.push_back(std::move(ids));
     }
-    if (windows.rows.empty()) return inputError("ids.empty", subject, fmt::format("{} holds no row with at least two ids.", subject), "Nothing could be scored: use longer rows.");
+    if (windows.rows.empty())
+        return inputError("ids.empty", subject, fmt::format("{} holds no row with at least two ids.", subject),
+                          "Nothing could be scored: use longer rows.");
     windows.textSha256 = hashOfRows(windows.rows);
     return windows;
 }

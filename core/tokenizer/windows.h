@@ -25,16 +25,17 @@ struct WindowOptions {
 struct TokenWindows {
     std::vector<std::vector<int>> rows;  // independent windows, positions from 0; the first token of a row is not scored
     int windowLength = 0;
-    std::string textSha256;       // of the ids of all rows in order: what the numbers belong to
-    std::string source;           // file names, for people
-    bool bos = false;             // one BOS stands at the start of the text
-    std::string tokenizerSha256;  // empty for id files
+    std::string textSha256;          // of the ids of all rows in order: what the numbers belong to
+    std::string source;              // file names, for people
+    bool bos = false;                // one BOS stands at the start of the text
+    std::string tokenizerSha256;     // empty for id files
     std::int64_t droppedTokens = 0;  // shorter rest, and rows beyond maxWindows
 };
 
 // The files are tokenised one after the other as one sequence, with at most one BOS, and cut into windows; a shorter rest is dropped.
 // Errors: text.missing, text.invalid_utf8, text.empty, text.too_short (less than one window).
-Result<TokenWindows> windowsFromText(const Tokenizer& tokenizer, std::span<const std::filesystem::path> files, const WindowOptions& options);
+Result<TokenWindows> windowsFromText(const Tokenizer& tokenizer, std::span<const std::filesystem::path> files,
+                                     const WindowOptions& options);
 
 // `spec` is FILE or FILE:NAME: a JSON list of lists of ids, or a safetensors file with an integer tensor. Rows longer than the
 // window length are cut like text, others are kept whole. Every id must lie below `vocabulary`.

@@ -43,7 +43,8 @@ void runCases(const fs::path& folder)
         }
         if (item.contains("decoded")) {
             EXPECT_EQ(tokenizer->decode(expected), item["decoded"].get<std::string>()) << "line " << number;
-            EXPECT_EQ(tokenizer->decode(expected, true), item.value("decoded_skip_special", item["decoded"]).get<std::string>()) << "line " << number;
+            EXPECT_EQ(tokenizer->decode(expected, true), item.value("decoded_skip_special", item["decoded"]).get<std::string>())
+                << "line " << number;
         }
         if (!before && testing::Test::HasNonfatalFailure()) ++failures;
     }
@@ -62,13 +63,14 @@ class RealFile : public testing::TestWithParam<const char*>
 TEST_P(Style, GivesTheReferencesIdsAndTexts) { runCases(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / GetParam()); }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizer, Style,
-                         testing::Values("gpt2-style", "olmo-style", "qwen2-style", "llama3-style", "deepseekv2-style", "deepseekv3-style", "mixtral-style",
-                                         "mixtral-metaspace", "metaspace-split", "options"));
+                         testing::Values("gpt2-style", "olmo-style", "qwen2-style", "llama3-style", "deepseekv2-style", "deepseekv3-style",
+                                         "mixtral-style", "mixtral-metaspace", "metaspace-split", "options"));
 
 TEST_P(RealFile, GivesTheReferencesIdsAndTexts)
 {
     const fs::path folder = fs::path(ESPALIER_SHARED_FIXTURES) / "tokenizers" / GetParam();
-    if (!fs::exists(folder / "tokenizer.json")) GTEST_SKIP() << "SKIPPED: the large tokenizer fixtures are not beside this checkout: " << folder;
+    if (!fs::exists(folder / "tokenizer.json"))
+        GTEST_SKIP() << "SKIPPED: the large tokenizer fixtures are not beside this checkout: " << folder;
     runCases(folder);
 }
 
@@ -101,7 +103,8 @@ TEST(Tokenizer, AWholeDocumentAsOneWordStaysFast)
     // Without a pre-tokenizer the document is one word: a quadratic merge would take minutes for this.
     const auto tokenizer = Tokenizer::load(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "mixtral-style");
     std::string text;
-    while (text.size() < 300000) text += "the quick brown fox jumps over the lazy dog ";
+    while (text.size() < 300000)
+        text += "the quick brown fox jumps over the lazy dog ";
     const auto ids = tokenizer->encode(text, false);
     ASSERT_TRUE(ids.ok());
     EXPECT_EQ(tokenizer->decode(*ids), text);
@@ -137,7 +140,9 @@ TEST(TokenizerRegex, AHostilePatternEndsInAnError)
     ASSERT_TRUE(regex.ok());
     const auto spans = regex->find(std::string(200, 'a') + "c");
     // Either it finds out quickly or it is stopped: what must not happen is that it never comes back.
-    if (!spans.ok()) EXPECT_EQ(spans.error().code, "tokenizer.regex_limit");
+    if (!spans.ok()) {
+        EXPECT_EQ(spans.error().code, "tokenizer.regex_limit");
+    }
 }
 
 class Damaged : public testing::Test
