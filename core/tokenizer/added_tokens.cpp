@@ -38,6 +38,7 @@ bool isSpace(std::string_view character) { return u_isUWhiteSpace(static_cast<UC
 
 void TokenMatcher::add(std::string_view pattern, int token)
 {
+    if (!pattern.empty()) m_starts[static_cast<unsigned char>(pattern.front())] = true;
     std::size_t node = 0;
     for (const char c : pattern) {
         auto [it, fresh] = m_nodes[node].next.try_emplace(static_cast<unsigned char>(c), static_cast<int>(m_nodes.size()));
@@ -51,6 +52,7 @@ void TokenMatcher::add(std::string_view pattern, int token)
 TokenMatcher::Match TokenMatcher::find(std::string_view text, std::size_t from) const
 {
     for (std::size_t begin = from; begin < text.size(); ++begin) {
+        if (!m_starts[static_cast<unsigned char>(text[begin])]) continue;
         std::size_t node = 0;
         Match best{0, 0, -1};
         for (std::size_t at = begin; at < text.size(); ++at) {
@@ -76,6 +78,7 @@ Result<AddedTokens> AddedTokens::fromJson(const Json& list, const Bpe& bpe, cons
     for (const Json& item : list) {
         if (!item.is_object() || !item.value("id", Json()).is_number_unsigned() || !item.value("content", Json()).is_string())
             return damagedComponent("added_tokens", "has an entry without id or content");
+        if (item["id"].get<std::uint64_t>() > INT32_MAX) return damagedComponent("added_tokens", "has an id out of range");
         const auto flag = [&](const char* key) { return item.value(key, Json(false)) == true; };
         AddedToken token{item["id"].get<int>(), item["content"].get<std::string>(),
                          flag("single_word"),   flag("lstrip"),
@@ -84,7 +87,7 @@ Result<AddedTokens> AddedTokens::fromJson(const Json& list, const Bpe& bpe, cons
         const auto [seen, fresh] = byId.emplace(token.id, token.content);
         const auto inModel = modelIds.find(token.id);
         const bool clash = (!fresh && seen->second != token.content) || (inModel != modelIds.end() && *inModel->second != token.content);
-        if (token.id < 0 || clash)
+        if (clash)
             return badInput("tokenizer.duplicate_id", "tokenizer.json",
                             fmt::format("tokenizer.json gives the id {} to two tokens, one of them \"{}\".", token.id, token.content),
                             "The file is damaged: fetch it again.");

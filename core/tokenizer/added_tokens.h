@@ -6,6 +6,7 @@
 #include "tokenizer/bpe.h"
 #include "tokenizer/components.h"
 
+#include <array>
 #include <map>
 #include <string>
 #include <string_view>
@@ -45,6 +46,7 @@ private:
         int token = -1;
     };
     std::vector<Node> m_nodes = std::vector<Node>(1);
+    std::array<bool, 256> m_starts{};  // bytes that a pattern starts with: most text is passed over by this alone
 };
 
 struct Segment {

@@ -4,8 +4,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <queue>
 #include <tuple>
+#include <unordered_set>
 
 namespace espalier
 {
@@ -116,7 +118,29 @@ Result<Bpe> Bpe::fromJson(const Json& model)
             bpe.m_byteIds.push_back(bpe.idOf(fmt::format("<0x{:02X}>", byte)).value_or(-1));
     for (int byte = 0; byte < 128; ++byte)
         bpe.m_asciiIds.push_back(bpe.idOf(std::string(1, static_cast<char>(byte))).value_or(-1));
+    bpe.findBoundary();
     return bpe;
+}
+
+// Without a pre-tokenizer a whole document is one word. Where every merged token has U+2581 only at its start, no merge joins anything
+// with a U+2581 behind it, so the document falls into words that can be encoded apart and cached, with the same ids.
+void Bpe::findBoundary()
+{
+    const std::string marker = "\xE2\x96\x81";
+    const bool bytes = !m_byteIds.empty() && std::find(m_byteIds.begin(), m_byteIds.end(), -1) == m_byteIds.end();
+    // Dropped characters would bring their neighbours together.
+    if (m_ignoreMerges || !idOf(marker) || (!m_unknown && !bytes)) return;
+    std::unordered_set<int> merged;
+    for (const auto& [pair, merge] : m_merges)
+        merged.insert(merge.id);
+    for (const auto& [token, id] : m_vocabulary) {
+        if (!merged.contains(id)) continue;
+        std::size_t body = 0;
+        while (token.compare(body, marker.size(), marker) == 0)
+            body += marker.size();
+        if (token.find(marker, body) != std::string::npos) return;
+    }
+    m_boundary = marker;
 }
 
 std::optional<int> Bpe::idOf(std::string_view token) const
@@ -204,6 +228,21 @@ void Bpe::merge(std::vector<Symbol>& symbols) const
 }
 
 void Bpe::encode(std::string_view word, std::vector<int>& ids) const
+{
+    if (!m_boundary.empty() && word.size() >= kCachedWordBytes) {
+        std::size_t begin = 0;
+        std::size_t from = 0;
+        for (std::size_t at; (at = word.find(m_boundary, from)) != std::string_view::npos; from = at + m_boundary.size()) {
+            if (at == from) continue;  // at the start, or behind another boundary character
+            encodeWord(word.substr(begin, at - begin), ids);
+            begin = at;
+        }
+        word.remove_prefix(begin);
+    }
+    encodeWord(word, ids);
+}
+
+void Bpe::encodeWord(std::string_view word, std::vector<int>& ids) const
 {
     if (word.empty()) return;
     if (m_ignoreMerges) {

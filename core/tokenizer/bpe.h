@@ -42,6 +42,8 @@ private:
         bool alive;
     };
 
+    void findBoundary();
+    void encodeWord(std::string_view word, std::vector<int>& ids) const;
     void firstSymbols(std::string_view word, std::vector<Symbol>& symbols) const;
     void merge(std::vector<Symbol>& symbols) const;
     const Merge* find(int left, int right) const;
@@ -53,6 +55,8 @@ private:
     std::optional<int> m_unknown;
     bool m_fuseUnknown = false;
     bool m_ignoreMerges = false;
+    // A text may be cut before this character wherever another stands before it: no merge reaches across. Empty: no such character.
+    std::string m_boundary;
     std::unique_ptr<Cache> m_cache = std::make_unique<Cache>();
 };
 

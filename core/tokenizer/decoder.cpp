@@ -3,7 +3,9 @@
 
 #include "base/text.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cstdint>
 
 namespace espalier
 {
@@ -195,7 +197,8 @@ Result<std::unique_ptr<const Decoder>> parseDecoder(const Json& value)
         if (!content.is_string() || content.get_ref<const std::string&>().empty() || !start.is_number_unsigned() ||
             !stop.is_number_unsigned())
             return damagedComponent(kSlot, "strips nothing");
-        return make<Strip>(content.get<std::string>(), start.get<int>(), stop.get<int>());
+        return make<Strip>(content.get<std::string>(), static_cast<int>(std::min<std::uint64_t>(start.get<std::uint64_t>(), INT32_MAX)),
+                           static_cast<int>(std::min<std::uint64_t>(stop.get<std::uint64_t>(), INT32_MAX)));
     }
     if (type == "Metaspace") {
         const Json replacement = value.value("replacement", Json("\xE2\x96\x81"));

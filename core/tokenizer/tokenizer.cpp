@@ -6,6 +6,7 @@
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/components.h"
+#include "tokenizer/sentencepiece.h"
 
 #include <fmt/format.h>
 
@@ -60,7 +61,8 @@ Result<Template> parsePostProcessor(const Json& value)
         const Json ids = entry.is_object() ? entry.value("ids", Json()) : Json();
         if (!ids.is_array()) return damagedComponent(kSlot, "is a template that names an unknown special token");
         for (const Json& id : ids) {
-            if (!id.is_number_unsigned()) return damagedComponent(kSlot, "is a template with an id that is not a number");
+            if (!id.is_number_unsigned() || id.get<std::uint64_t>() > INT32_MAX)
+                return damagedComponent(kSlot, "is a template with an id that is not a number");
             (sequenceSeen ? result.after : result.before).push_back(id.get<int>());
         }
     }
@@ -115,13 +117,17 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
 {
     std::error_code failure;
     const bool isFolder = std::filesystem::is_directory(folderOrFile, failure);
-    const std::filesystem::path path = isFolder ? folderOrFile / "tokenizer.json" : folderOrFile;
+    std::filesystem::path path = isFolder ? folderOrFile / "tokenizer.json" : folderOrFile;
+    if (isFolder && !std::filesystem::exists(path, failure) && std::filesystem::exists(folderOrFile / "tokenizer.model", failure))
+        path = folderOrFile / "tokenizer.model";
     if (!std::filesystem::exists(path, failure))
         return badInput("tokenizer.missing", "tokenizer.json",
-                        fmt::format("There is no tokenizer.json in {}.", path.parent_path().string()),
+                        isFolder ? fmt::format("There is no tokenizer.json in {}.", folderOrFile.string())
+                                 : fmt::format("{} does not exist, so there is no tokenizer.json to read.", path.string()),
                         "Put the model's tokenizer.json there, or pass token ids with --ids.");
     ESPALIER_TRY(const std::string text, readTextFile(path, "tokenizer", kFileLimits.maxBytes));
-    ESPALIER_TRY(const Json json, parseJson(text, "tokenizer.json", "tokenizer", kFileLimits));
+    ESPALIER_TRY(const Json json, path.extension() == ".model" ? tokenizerJsonFromSentencePiece(text)
+                                                               : parseJson(text, "tokenizer.json", "tokenizer", kFileLimits));
     const Json none;
     const auto part = [&](const char* key) -> const Json& {
         const auto it = json.find(key);

@@ -20,9 +20,10 @@ namespace espalier
 class Tokenizer
 {  // immutable; const functions may be called from any thread at the same time
 public:
-    // A folder with tokenizer.json (and tokenizer_config.json), or the file itself. Every id must be below `embeddingRows` where given.
-    // Errors: tokenizer.missing, tokenizer.invalid_json, tokenizer.invalid (damage: exit 3), tokenizer.unsupported (a component that
-    // is known but not run here: exit 6), tokenizer.regex, tokenizer.duplicate_id, tokenizer.id_out_of_range, tokenizer.merge.
+    // A folder with tokenizer.json (else a SentencePiece tokenizer.model; and tokenizer_config.json), or the file itself. Every id must be
+    // below `embeddingRows` where given. Errors: tokenizer.missing, tokenizer.invalid_json, tokenizer.invalid (damage: exit 3),
+    // tokenizer.unsupported (a component that is known but not run here: exit 6), tokenizer.regex, tokenizer.duplicate_id,
+    // tokenizer.id_out_of_range, tokenizer.merge.
     static Result<Tokenizer> load(const std::filesystem::path& folderOrFile, std::optional<std::int64_t> embeddingRows = {});
     Tokenizer(Tokenizer&&) noexcept;
     Tokenizer& operator=(Tokenizer&&) noexcept;

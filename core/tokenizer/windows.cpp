@@ -104,6 +104,9 @@ Result<Rows> rowsFromTensor(const std::filesystem::path& path, const std::string
         case DType::I64:
             values = integers<std::int64_t>(bytes);
             break;
+        case DType::U64:  // beyond 2^63 turns negative: out of range below
+            values = integers<std::uint64_t>(bytes);
+            break;
         case DType::I32:
             values = integers<std::int32_t>(bytes);
             break;

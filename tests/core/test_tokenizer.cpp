@@ -7,7 +7,8 @@
 
 #include <filesystem>
 #include <fstream>
-#include <sstream>
+#include <optional>
+#include <thread>
 
 using namespace espalier;
 namespace fs = std::filesystem;
@@ -75,6 +76,74 @@ TEST_P(RealFile, GivesTheReferencesIdsAndTexts)
 }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizer, RealFile, testing::Values("qwen2-real", "mistral-v1-real", "deepseek-v4-real"));
+
+// tokenizer.model alone gives the same ids as the tokenizer.json converted from it.
+TEST(Tokenizer, ASentencePieceModelStandsInForTheJson)
+{
+    const fs::path source = fs::path(ESPALIER_SHARED_FIXTURES) / "tokenizers" / "mistral-v1-real";
+    if (!fs::exists(source / "tokenizer.model"))
+        GTEST_SKIP() << "SKIPPED: the large tokenizer fixtures are not beside this checkout: " << source;
+    std::string pattern = (fs::temp_directory_path() / "espalier-XXXXXX").string();
+    const fs::path folder = ::mkdtemp(pattern.data());
+    for (const char* name : {"tokenizer.model", "cases.jsonl"})
+        fs::copy_file(source / name, folder / name);
+    runCases(folder);
+    const auto tokenizer = Tokenizer::load(folder);
+    EXPECT_TRUE(tokenizer->addsBos());
+    EXPECT_EQ(tokenizer->bosId(), 1);
+    EXPECT_EQ(tokenizer->vocabularySize(), 32000);
+
+    // Cut anywhere, the file is refused or still consistent, and never read past its end.
+    const std::string whole = *readTextFile(source / "tokenizer.model", "x", 1u << 30);
+    for (const std::size_t length :
+         {std::size_t(0), std::size_t(1), std::size_t(7), std::size_t(1000), whole.size() / 2, whole.size() - 3}) {
+        std::ofstream(folder / "tokenizer.model", std::ios::binary | std::ios::trunc) << whole.substr(0, length);
+        const auto cut = Tokenizer::load(folder);
+        EXPECT_FALSE(cut.ok()) << length << " bytes";
+    }
+    fs::remove_all(folder);
+}
+
+TEST(Tokenizer, DocumentsCutIntoWordsGiveTheIdsOfOneWord)
+{
+    // mixtral-style has no pre-tokenizer: long texts are encoded word by word, short ones whole. Ids must not depend on which.
+    const auto tokenizer = Tokenizer::load(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "mixtral-style");
+    ASSERT_TRUE(tokenizer.ok());
+    std::ifstream cases(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "mixtral-style" / "cases.jsonl");
+    std::string line;
+    std::string text;
+    std::vector<int> expected;
+    // Each piece begins where a run of ordinary characters ends and a space begins: the seams of the joined text.
+    while (std::getline(cases, line)) {
+        const Json item = Json::parse(line);
+        if (!item.contains("text")) continue;
+        const std::string piece = item["text"];
+        if (piece.empty() || piece.size() > 200 || piece.front() == ' ' || piece.back() == ' ' || piece.find('<') != std::string::npos ||
+            piece.find("\xE2\x96\x81") != std::string::npos)
+            continue;
+        text += (text.empty() ? "" : " ") + piece;
+        const auto ids = *tokenizer->encode(piece, false);
+        expected.insert(expected.end(), ids.begin(), ids.end());
+    }
+    ASSERT_GT(text.size(), 2000u);
+    EXPECT_EQ(*tokenizer->encode(text, false), expected);
+}
+
+TEST(Tokenizer, ThreadsShareOneTokenizer)
+{
+    const auto tokenizer = Tokenizer::load(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "deepseekv3-style");
+    ASSERT_TRUE(tokenizer.ok());
+    const std::string text = readTextFile(fs::path(ESPALIER_RESOURCES) / "demo" / "validation.txt", "text", 1u << 30)->substr(0, 20000);
+    const auto expected = *tokenizer->encode(text, false);
+    std::vector<std::vector<int>> results(4);
+    std::vector<std::thread> threads;
+    for (auto& result : results)
+        threads.emplace_back([&] { result = *tokenizer->encode(text, false); });
+    for (auto& thread : threads)
+        thread.join();
+    for (const auto& result : results)
+        EXPECT_EQ(result, expected);
+}
 
 TEST(Tokenizer, DemoTextRoundTrips)
 {
@@ -201,4 +270,80 @@ TEST_F(Damaged, EachDamageIsNamed)
     const Error rows = errorOf(base.dump(), 10);
     EXPECT_EQ(rows.code, "tokenizer.id_out_of_range");
     EXPECT_NE(rows.message.find("10 rows"), std::string::npos);
+}
+
+struct DamagedFile {
+    const char* name;
+    const char* code;  // nullptr: opens
+    int exitCode;
+    std::vector<const char*> mustName;
+    std::optional<std::int64_t> rows;
+};
+
+TEST(Tokenizer, DamagedFilesAreRefusedByCause)
+{
+    const DamagedFile files[] = {
+        {"good", nullptr, 0, {}, 320},
+        {"missing", "tokenizer.missing", 3, {"tokenizer.json"}, {}},
+        {"invalid-json", "tokenizer.invalid_json", 3, {"tokenizer.json"}, {}},
+        {"unknown-component", "tokenizer.unsupported", 6, {"tokenizer.json", "BertNormalizer"}, {}},
+        {"wordpiece", "tokenizer.unsupported", 6, {"tokenizer.json", "WordPiece"}, {}},
+        {"merge-unknown-token", "tokenizer.merge", 3, {"tokenizer.json", "zzq"}, {}},
+        {"merge-three-parts", "tokenizer.merge", 3, {"tokenizer.json"}, {}},
+        {"bad-regex", "tokenizer.regex", 3, {"tokenizer.json", "(abc"}, {}},
+        {"id-beyond-embedding", "tokenizer.id_out_of_range", 3, {"300", "280"}, 280},
+        {"duplicate-id", "tokenizer.duplicate_id", 3, {"tokenizer.json"}, {}},
+    };
+    for (const DamagedFile& file : files) {
+        const auto tokenizer = Tokenizer::load(fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "bad" / file.name, file.rows);
+        if (file.code == nullptr) {
+            EXPECT_TRUE(tokenizer.ok()) << file.name;
+            continue;
+        }
+        ASSERT_FALSE(tokenizer.ok()) << file.name;
+        const Error& error = tokenizer.error();
+        EXPECT_EQ(error.code, file.code) << file.name;
+        EXPECT_EQ(error.exitCode(), file.exitCode) << file.name;
+        for (const char* text : file.mustName)
+            EXPECT_NE(error.message.find(text), std::string::npos) << file.name << ": " << error.message;
+    }
+}
+
+TEST_F(Damaged, IdsOutsideAllRangesAreRefused)
+{
+    Json added = base;
+    added["added_tokens"].push_back({{"id", 9000000000}, {"content", "<x>"}});
+    EXPECT_EQ(errorOf(added.dump()).exitCode(), 3);
+    Json vocabulary = base;
+    vocabulary["model"]["vocab"]["never seen"] = 9000000000;
+    EXPECT_EQ(errorOf(vocabulary.dump()).exitCode(), 3);
+    vocabulary["model"]["vocab"]["never seen"] = -1;
+    EXPECT_EQ(errorOf(vocabulary.dump()).exitCode(), 3);
+    Json pattern = base;
+    pattern["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", std::string(100000, 'a')}}}, {"behavior", "Isolated"}};
+    EXPECT_EQ(errorOf(pattern.dump()).code, "tokenizer.regex");
+}
+
+TEST_F(Damaged, TheConfigurationDecidesAboutBos)
+{
+    const auto load = [&](const Json& config, bool withTemplate) {
+        Json json = base;
+        json["added_tokens"].push_back({{"id", 5000}, {"content", "<s>"}, {"special", true}});
+        if (withTemplate)
+            json["post_processor"] = {{"type", "TemplateProcessing"},
+                                      {"single", Json::array({{{"SpecialToken", {{"id", "<s>"}}}}, {{"Sequence", {{"id", "A"}}}}})},
+                                      {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {5000}}}}}}};
+        std::ofstream(folder / "tokenizer.json") << json.dump();
+        std::ofstream(folder / "tokenizer_config.json") << config.dump();
+        auto tokenizer = Tokenizer::load(folder);
+        EXPECT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+        return std::pair(tokenizer->addsBos(), tokenizer->bosId());
+    };
+    using Expected = std::pair<bool, std::optional<int>>;
+    // DeepSeek: no template, the configuration asks for it. Qwen: none. Mixtral: the template; refused by the configuration.
+    EXPECT_EQ(load({{"bos_token", {{"content", "<s>"}}}, {"add_bos_token", true}}, false), Expected(true, 5000));
+    EXPECT_EQ(load({{"bos_token", nullptr}, {"add_bos_token", false}}, false), Expected(false, std::nullopt));
+    EXPECT_EQ(load(Json::object(), true), Expected(true, 5000));
+    EXPECT_EQ(load({{"bos_token", "<s>"}, {"add_bos_token", false}}, true), Expected(false, 5000));
+    EXPECT_EQ(load({{"bos_token", "<s>"}}, false), Expected(false, 5000));
 }

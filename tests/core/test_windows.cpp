@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -67,6 +68,33 @@ TEST_F(Windows, UnusableTextsAreRefusedByCause)
     EXPECT_EQ(bad.exitCode(), 3);
 }
 
+TEST_F(Windows, OneBosStandsBeforeAllFiles)
+{
+    const std::string bosConfig = R"({"bos_token": "<s>", "add_bos_token": true})";
+    const fs::path source = fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers" / "mixtral-style" / "tokenizer.json";
+    fs::copy_file(source, folder / "tokenizer.json");
+    write("tokenizer_config.json", bosConfig);
+    const auto mixtral = Tokenizer::load(folder);
+    ASSERT_TRUE(mixtral.ok()) << mixtral.error().message;
+    const fs::path files[] = {write("a.txt", "one two three four"), write("b.txt", "five six seven eight")};
+    const auto rows = [&](Bos bos) { return windowsFromText(*mixtral, files, {.windowLength = 4, .maxWindows = 0, .bos = bos}); };
+    const auto with = rows(Bos::Auto);
+    ASSERT_TRUE(with.ok()) << with.error().message;
+    EXPECT_TRUE(with->bos);
+    EXPECT_EQ(with->rows[0][0], *mixtral->bosId());
+    EXPECT_EQ(with->source, "a.txt, b.txt");
+    int count = 0;
+    for (const auto& row : with->rows)
+        count += static_cast<int>(std::count(row.begin(), row.end(), *mixtral->bosId()));
+    EXPECT_EQ(count, 1);
+    const auto without = rows(Bos::No);
+    EXPECT_FALSE(without->bos);
+    EXPECT_NE(without->rows[0][0], *mixtral->bosId());
+    EXPECT_NE(without->textSha256, with->textSha256);
+    const fs::path plain[] = {folder / "a.txt"};
+    EXPECT_EQ(windowsFromText(*tokenizer, plain, {.windowLength = 4, .maxWindows = 0, .bos = Bos::Yes}).error().code, "text.no_bos");
+}
+
 TEST_F(Windows, IdsFromJsonKeepRowsApart)
 {
     const auto path = write("ids.json", "[[1,2,3],[4,5,6,7,8,9,10]]").string();
@@ -95,5 +123,7 @@ TEST_F(Windows, IdsFromATensorByName)
     ASSERT_TRUE(writer->finish().ok());
     EXPECT_EQ(windowsFromIds(path.string(), {}, 100).error().code, "ids.no_tensor") << "two tensors and no usual name";
     EXPECT_EQ(windowsFromIds(path.string() + ":a", {}, 100)->rows, (std::vector<std::vector<int>>{{1, 2, 3}, {4, 5, 6}}));
+    EXPECT_EQ(windowsFromIds(path.string() + ":c", {}, 100).error().code, "ids.no_tensor");
+    EXPECT_EQ(windowsFromIds(path.string() + ":a", {}, 6).error().code, "ids.out_of_range");
     EXPECT_EQ(windowsFromIds(path.string() + ":b", {.windowLength = 2}, 100)->rows, (std::vector<std::vector<int>>{{7, 8}, {9, 10}}));
 }
