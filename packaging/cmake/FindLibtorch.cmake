@@ -30,6 +30,9 @@ if(Libtorch_FOUND AND NOT TARGET Libtorch::cpu)
     set_target_properties(Libtorch::cpu PROPERTIES
         IMPORTED_LOCATION ${Libtorch_CPU_LIBRARY}
         INTERFACE_LINK_LIBRARIES Libtorch::c10
+        # The wheel brings headers of a newer {fmt} than the system's, without the library: where they are found first they must
+        # carry their code with them.
+        INTERFACE_COMPILE_DEFINITIONS FMT_HEADER_ONLY=1
         INTERFACE_INCLUDE_DIRECTORIES "${Libtorch_INCLUDE_DIR};${Libtorch_INCLUDE_DIR}/torch/csrc/api/include"
         INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${Libtorch_INCLUDE_DIR};${Libtorch_INCLUDE_DIR}/torch/csrc/api/include")
     # libtorch_cpu needs libcudart and libcupti at link time although nothing here calls them.
