@@ -22,7 +22,8 @@ constexpr std::size_t kMaxTokensPerGroup = 2048;
 // Residual streams that a layer-by-layer wave may hold beside the cache when weights are streamed.
 constexpr std::int64_t kMinWaveBytes = 256ll << 20;
 
-std::string boundaryKey(const std::string& prefixHash, int group) { return fmt::format("{}/{}", prefixHash, group); }
+// The layer is part of the key: the prefix hash leaves out layers that stay whole, so it can be the same at several boundaries.
+std::string boundaryKey(const std::string& prefixHash, int layer, int group) { return fmt::format("{}/{}/{}", prefixHash, layer, group); }
 
 std::int64_t tensorBytes(const at::Tensor& tensor)
 {
@@ -165,6 +166,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
     std::vector<std::string> prefix(static_cast<std::size_t>(layers) + 1);
     for (int l = 0; l <= layers; ++l)
         prefix[static_cast<std::size_t>(l)] = plan.prefixHash(l);
+    const auto key = [&](int boundary, int group) { return boundaryKey(prefix[static_cast<std::size_t>(boundary)], boundary, group); };
 
     // Every stride-th boundary, so that what one evaluation leaves behind fits half the cache beside what the next one leaves.
     std::int64_t all = 0;
@@ -196,11 +198,10 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
             run.group = todo[position++];
             run.ids = ids(run.group);
             for (int l = layers - 1; l >= 1 && !run.hidden.defined(); --l)
-                if (cache.contains(boundaryKey(prefix[static_cast<std::size_t>(l)], run.group))) {
+                if (cache.contains(key(l, run.group))) {
                     // The boundaries below were needed to get here and will be needed by the next edit further up: keep them young.
                     for (int below = 1; below <= l; ++below)
-                        if (const at::Tensor* found = cache.find(boundaryKey(prefix[static_cast<std::size_t>(below)], run.group)))
-                            run.hidden = *found;
+                        if (const at::Tensor* found = cache.find(key(below, run.group))) run.hidden = *found;
                     run.next = l;
                 }
             bytes += streamBytes(run.group);
@@ -220,8 +221,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
                 ESPALIER_TRY(run.hidden, model.layer(l, run.hidden, prepared));
                 run.next = l + 1;
                 ++usage.layersRun;
-                if (l + 1 < layers && (l + 1) % stride == 0)
-                    cache.insert(boundaryKey(prefix[static_cast<std::size_t>(l) + 1], run.group), run.hidden);
+                if (l + 1 < layers && (l + 1) % stride == 0) cache.insert(key(l + 1, run.group), run.hidden);
                 job.progress(++done, total, "layer");
             }
         for (Run& run : wave) {

@@ -470,7 +470,11 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
                                       JobContext& job)
 {
     try {
-        Exporter exporter{checkpoint, plan, options, job, {}, {}, {}, {}, {}, {}, 0, 0};
+        // A plan whose ranks were set one by one may name no method yet; what is written is what the file says when it is read again.
+        FactorSettings factors = plan.factors();
+        if (plan.hasRanks() && factors.method.empty()) factors.method = "svd";
+        const CompressionPlan named = plan.withFactors(std::move(factors));
+        Exporter exporter{checkpoint, named, options, job, {}, {}, {}, {}, {}, {}, 0, 0};
         return exporter.run();
     } catch (const std::bad_alloc&) {
         return resourceError("export.out_of_memory", "memory", "There was not enough memory to compute the factors of an expert.",
