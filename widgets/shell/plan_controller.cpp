@@ -1,0 +1,252 @@
+#include "shell/plan_controller.h"
+
+#include "format.h"
+
+#include <QDateTime>
+
+#include <algorithm>
+#include <cmath>
+
+namespace espalier
+{
+
+PlanController::PlanController(QObject* parent) : QObject(parent) {}
+
+void PlanController::open(const ModelShape& shape, const PlanModel& model, const QString& name)
+{
+    restore(shape, PlanHistory(CompressionPlan::identity(shape).withModel(model), tr("Open %1").arg(name).toStdString(), QDateTime::currentSecsSinceEpoch()));
+}
+
+void PlanController::restore(const ModelShape& shape, PlanHistory history)
+{
+    m_shape = shape;
+    m_history = std::move(history);
+    m_live.reset();
+    m_scores.reset();
+    m_layerImportance.clear();
+    emit planChanged();
+    emit historyChanged();
+}
+
+void PlanController::close()
+{
+    m_history = PlanHistory();
+    m_live.reset();
+}
+
+void PlanController::setScores(const ExpertScores& scores) { m_scores = scores; }
+
+void PlanController::beginGesture()
+{
+    if (!isOpen()) return;
+    if (inGesture()) finishGesture();
+    m_live = committed();
+    m_gestureText.clear();
+}
+
+CompressionPlan PlanController::base() const { return committed(); }
+
+void PlanController::finishGesture()
+{
+    if (!inGesture()) return;
+    const CompressionPlan plan = *m_live;
+    m_live.reset();
+    const int before = m_history.currentId();
+    if (!m_gestureText.isEmpty()) m_history.commit(plan, m_gestureText.toStdString(), QDateTime::currentSecsSinceEpoch());
+    if (m_history.currentId() != before) emit historyChanged();
+    emit planChanged();
+}
+
+void PlanController::cancelGesture()
+{
+    if (!inGesture()) return;
+    m_live.reset();
+    say({});
+    emit planChanged();
+}
+
+void PlanController::apply(Result<CompressionPlan> plan, const QString& text)
+{
+    if (!plan.ok()) {
+        say(QString::fromStdString(plan.error().describe()), true);
+        return;
+    }
+    if (inGesture()) {
+        m_live = std::move(plan).value();
+        m_gestureText = text;
+        emit planChanged();
+        return;
+    }
+    const int before = m_history.currentId();
+    m_history.commit(std::move(plan).value(), text.toStdString(), QDateTime::currentSecsSinceEpoch());
+    if (m_history.currentId() == before) return;
+    emit planChanged();
+    emit historyChanged();
+}
+
+void PlanController::setKeep(int layer, int keep)
+{
+    if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || !m_shape.layers[static_cast<std::size_t>(layer)].moe) return;
+    const LayerShape& shape = m_shape.layers[static_cast<std::size_t>(layer)];
+    // Moves of one gesture start from the plan before it, so that dragging there and back gives the same experts again.
+    const CompressionPlan start = base();
+    const LayerPlan& now = start.layer(layer);
+    const int pinned = static_cast<int>(now.protectedExperts.size());
+    const int floor = std::max(now.topK.value_or(shape.router.topK), pinned);
+    if (keep < floor)
+        say(pinned > shape.router.topK ? tr("at least %1: that many experts of layer %2 are protected").arg(floor).arg(layer)
+                                       : tr("at least %1: the router picks %1").arg(floor));
+    else say({});
+    keep = std::clamp(keep, floor, shape.experts);
+    // Which experts: by the score on screen. Those already dropped by hand return last.
+    ExpertScores order;
+    order.better = Better::Higher;
+    order.values.rows.resize(m_shape.layers.size());
+    for (const LayerShape& l : m_shape.layers) {
+        std::vector<double>& row = order.values.rows[static_cast<std::size_t>(l.index)];
+        row.assign(static_cast<std::size_t>(l.experts), 0.0);
+    }
+    std::vector<double>& row = order.values.rows[static_cast<std::size_t>(layer)];
+    std::vector<double> score(row.size(), 0.0);
+    if (m_scores && static_cast<std::size_t>(layer) < m_scores->values.rows.size() && m_scores->values.rows[static_cast<std::size_t>(layer)].size() == row.size())
+        score = m_scores->values.rows[static_cast<std::size_t>(layer)];
+    std::vector<int> byScore(row.size());
+    for (std::size_t e = 0; e < row.size(); ++e) byScore[e] = static_cast<int>(e);
+    const bool higher = !m_scores || m_scores->better == Better::Higher;
+    std::stable_sort(byScore.begin(), byScore.end(), [&](int a, int b) {
+        const bool keptA = start.keeps(layer, a);
+        const bool keptB = start.keeps(layer, b);
+        if (keptA != keptB) return keptA;
+        const double x = score[static_cast<std::size_t>(a)];
+        const double y = score[static_cast<std::size_t>(b)];
+        if (std::isnan(x) || std::isnan(y)) return !std::isnan(x) && std::isnan(y);
+        return higher ? x > y : x < y;
+    });
+    for (std::size_t place = 0; place < byScore.size(); ++place) row[static_cast<std::size_t>(byScore[place])] = static_cast<double>(byScore.size() - place);
+    std::vector<int> counts(m_shape.layers.size());
+    for (const LayerShape& l : m_shape.layers) counts[static_cast<std::size_t>(l.index)] = static_cast<int>(start.layer(l.index).kept.size());
+    counts[static_cast<std::size_t>(layer)] = keep;
+    // Only this layer may move; its own lock does not hold it back, since it is the user's hand that moves it.
+    CompressionPlan others = start;
+    for (const LayerShape& l : m_shape.layers) others = others.withLocked(l.index, l.index != layer);
+    Result<CompressionPlan> chosen = selectByRanking(m_shape, others, counts, order);
+    if (chosen.ok()) chosen = start.withKept(m_shape, layer, chosen->layer(layer).kept);
+    apply(std::move(chosen), tr("Layer %1: keep %2 → %3 of %4").arg(layer).arg(now.kept.size()).arg(keep).arg(shape.experts));
+}
+
+void PlanController::stepKeep(int layer, int delta)
+{
+    if (!isOpen() || layer < 0) return;
+    setKeep(layer, static_cast<int>(plan().layer(layer).kept.size()) + delta);
+}
+
+void PlanController::toggleExpert(int layer, int expert)
+{
+    if (!isOpen()) return;
+    setKept({CellId{layer, expert}}, !plan().keeps(layer, expert));
+}
+
+void PlanController::setKept(const std::set<CellId>& cells, bool kept)
+{
+    if (!isOpen() || cells.empty()) return;
+    Result<CompressionPlan> next = plan();
+    for (const LayerShape& layer : m_shape.layers) {
+        ExpertSet set = next->layer(layer.index).kept;
+        bool touched = false;
+        for (const CellId& cell : cells) {
+            if (cell.layer != layer.index || cell.expert < 0 || cell.expert >= layer.experts) continue;
+            const auto it = std::lower_bound(set.begin(), set.end(), cell.expert);
+            const bool present = it != set.end() && *it == cell.expert;
+            if (kept && !present) set.insert(it, cell.expert);
+            if (!kept && present) set.erase(it);
+            touched = touched || present != kept;
+        }
+        if (!touched) continue;
+        next = next->withKept(m_shape, layer.index, std::move(set));
+        if (!next.ok()) break;
+    }
+    if (next.ok()) say({});
+    const CellId first = *cells.begin();
+    const QString what = cells.size() == 1 ? tr("expert %1 of layer %2").arg(first.expert).arg(first.layer) : tr("%n expert(s)", nullptr, static_cast<int>(cells.size()));
+    apply(std::move(next), kept ? tr("Keep %1").arg(what) : tr("Drop %1").arg(what));
+}
+
+void PlanController::toggleProtected(int layer, int expert)
+{
+    if (!isOpen() || expert < 0) return;
+    const ExpertSet& set = plan().layer(layer).protectedExperts;
+    const bool was = std::binary_search(set.begin(), set.end(), expert);
+    CompressionPlan next = plan().withProtected(layer, expert, !was);
+    // A protected expert is there: protecting a dropped one brings it back.
+    if (!was && !next.keeps(layer, expert)) {
+        ExpertSet kept = next.layer(layer).kept;
+        kept.insert(std::lower_bound(kept.begin(), kept.end(), expert), expert);
+        Result<CompressionPlan> back = next.withKept(m_shape, layer, std::move(kept));
+        if (back.ok()) next = std::move(back).value();
+    }
+    apply(std::move(next), was ? tr("Unprotect expert %1 of layer %2").arg(expert).arg(layer) : tr("Protect expert %1 of layer %2").arg(expert).arg(layer));
+}
+
+void PlanController::toggleLocked(int layer)
+{
+    if (!isOpen() || layer < 0) return;
+    const bool was = plan().layer(layer).locked;
+    apply(plan().withLocked(layer, !was), was ? tr("Unlock layer %1").arg(layer) : tr("Lock layer %1").arg(layer));
+}
+
+void PlanController::allocateTo(const AllocationIntent& intent)
+{
+    if (!isOpen()) return;
+    if (!m_scores) {
+        say(tr("The experts have no scores yet: wait for the profile."), true);
+        return;
+    }
+    AllocationRequest request;
+    request.keepTotal = intent.keepTotal;
+    request.uniformCount = intent.equalCounts;
+    request.plan = base();
+    request.layerImportance = m_layerImportance;
+    const Result<std::vector<int>> keep = allocate(intent.method, m_shape, request, intent.params);
+    if (!keep.ok()) {
+        say(QString::fromStdString(keep.error().describe()), true);
+        return;
+    }
+    say({});
+    const QString share = format::share(static_cast<double>(intent.keepTotal) / static_cast<double>(std::max<std::int64_t>(1, m_shape.totalExperts())));
+    apply(selectByRanking(m_shape, base(), *keep, *m_scores), tr("Keep %1, %2, by %3").arg(share, QString::fromStdString(intent.method), QString::fromStdString(m_scores->method)));
+}
+
+void PlanController::replacePlan(const CompressionPlan& plan, const QString& text)
+{
+    if (inGesture()) cancelGesture();
+    apply(plan, text);
+}
+
+void PlanController::undo()
+{
+    if (!canUndo()) return;
+    m_history.undo();
+    say({});
+    emit planChanged();
+    emit historyChanged();
+}
+
+void PlanController::redo()
+{
+    if (!canRedo()) return;
+    m_history.redo();
+    say({});
+    emit planChanged();
+    emit historyChanged();
+}
+
+void PlanController::jumpTo(int id)
+{
+    if (inGesture()) return;
+    m_history.jumpTo(id);
+    say({});
+    emit planChanged();
+    emit historyChanged();
+}
+
+}  // namespace espalier

@@ -1,0 +1,82 @@
+// The plan being edited: one gesture is one history entry, going back keeps the way forward, nothing edits a plan in place.
+// GUI thread. Pure logic but for Qt's signals: no widget, no engine.
+#pragma once
+
+#include "allocate/allocator.h"
+#include "budget_bar.h"
+#include "plan/compression_plan.h"
+#include "plan/expert_grid.h"
+#include "plan/plan_history.h"
+#include "selection.h"
+
+#include <QObject>
+#include <QTimer>
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+
+namespace espalier
+{
+
+class PlanController final : public QObject
+{
+    Q_OBJECT
+public:
+    explicit PlanController(QObject* parent = nullptr);
+
+    void open(const ModelShape& shape, const PlanModel& model, const QString& name);
+    void restore(const ModelShape& shape, PlanHistory history);
+    void close();
+    bool isOpen() const { return !m_history.empty(); }
+
+    const ModelShape& shape() const { return m_shape; }
+    const PlanHistory& history() const { return m_history; }
+    const CompressionPlan& plan() const { return m_live ? *m_live : m_history.current().plan; }  // on screen, mid-gesture too
+    const CompressionPlan& committed() const { return m_history.current().plan; }
+    bool inGesture() const { return m_live.has_value(); }
+
+    // Scores that decide which experts go when only a count is given.
+    void setScores(const ExpertScores& scores);
+    void setLayerImportance(std::vector<double> importance) { m_layerImportance = std::move(importance); }
+
+    void beginGesture();
+    void finishGesture();
+    void cancelGesture();
+
+    // Within a gesture, or one entry of their own.
+    void setKeep(int layer, int keep);
+    void toggleExpert(int layer, int expert);
+    void setKept(const std::set<CellId>& cells, bool kept);
+    void toggleProtected(int layer, int expert);
+    void toggleLocked(int layer);
+    void stepKeep(int layer, int delta);
+    void allocateTo(const AllocationIntent& intent);
+    void replacePlan(const CompressionPlan& plan, const QString& text);
+
+    void undo();
+    void redo();
+    void jumpTo(int id);
+    bool canUndo() const { return !inGesture() && m_history.canUndo(); }
+    bool canRedo() const { return !inGesture() && m_history.canRedo(); }
+
+signals:
+    void planChanged();     // the plan on screen, every frame of a drag
+    void historyChanged();  // an entry was added, or the current one moved
+    void explained(const QString& text, bool isError);  // why something was clamped or refused; empty: nothing to say
+
+private:
+    void apply(Result<CompressionPlan> plan, const QString& text);
+    CompressionPlan base() const;  // what a gesture's moves start from
+    void say(const QString& text, bool isError = false) { emit explained(text, isError); }
+
+    ModelShape m_shape;
+    PlanHistory m_history;
+    std::optional<CompressionPlan> m_live;
+    QString m_gestureText;
+    std::optional<ExpertScores> m_scores;
+    std::vector<double> m_layerImportance;
+};
+
+}  // namespace espalier
