@@ -473,7 +473,7 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
         // A plan whose ranks were set one by one may name no method yet; what is written is what the file says when it is read again.
         FactorSettings factors = plan.factors();
         if (plan.hasRanks() && factors.method.empty()) factors.method = "svd";
-        const CompressionPlan named = plan.withFactors(std::move(factors));
+        const CompressionPlan named = factors == plan.factors() ? plan : plan.withFactors(std::move(factors));
         Exporter exporter{checkpoint, named, options, job, {}, {}, {}, {}, {}, {}, 0, 0};
         return exporter.run();
     } catch (const std::bad_alloc&) {

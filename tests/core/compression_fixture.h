@@ -34,7 +34,7 @@ inline std::unique_ptr<MoeModel> modelOf(std::shared_ptr<const Checkpoint> check
 {
     ModelOptions options;
     options.residency = residency;
-    options.threads = 2;
+    options.threads = 1;  // tiny matrices: a second thread only waits
     return take(MoeModel::create(std::move(checkpoint), options));
 }
 

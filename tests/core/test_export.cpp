@@ -112,7 +112,7 @@ protected:
         VerifyOptions options;
         options.exported = folder / name;
         options.source = source;
-        options.model.threads = 2;
+        options.model.threads = 1;
         SilentJob job;
         return take(verifyExport(options, job));
     }

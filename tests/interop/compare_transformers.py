@@ -135,6 +135,8 @@ def main():
             except OSError:
                 continue
             count = next((config[k] for k in ("num_local_experts", "num_experts", "n_routed_experts") if k in config), 0)
+            if "ties" in name:
+                continue  # equal scores: which of two experts is taken is not defined, and only one of them is factored
             if config.get("model_type") not in ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2"):
                 continue
             if config["model_type"] == "deepseek_v2" and config.get("topk_method") == "group_limited_greedy":
