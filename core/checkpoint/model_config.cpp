@@ -16,6 +16,15 @@ namespace
 
 constexpr std::string_view kExportPrefix = "espalier_";
 
+// 0 to `high`, or nothing.
+std::optional<int> wholeNumber(const Json& value, int high)
+{
+    if (!value.is_number_integer()) return std::nullopt;
+    const bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(high)
+                                                 : value.get<std::int64_t>() >= 0 && value.get<std::int64_t>() <= high;
+    return fits ? std::optional<int>(value.get<int>()) : std::nullopt;
+}
+
 Status readCommon(const ConfigReader& reader, const ArchitectureAdapter& adapter, ModelConfig& config)
 {
     if (reader.has("architectures")) {
@@ -234,8 +243,9 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
             std::array<int, 3> values{};
             bool valid = triple.is_array() && triple.size() == 3;
             for (std::size_t j = 0; valid && j < 3; ++j) {
-                valid = triple[j].is_number_unsigned() && triple[j].get<std::uint64_t>() <= static_cast<std::uint64_t>(most);
-                if (valid) values[j] = triple[j].get<int>();
+                const std::optional<int> rank = wholeNumber(triple[j], most);
+                valid = rank.has_value();
+                values[j] = rank.value_or(0);
             }
             if (!valid)
                 return reader.conflict("espalier.ranks",
@@ -244,15 +254,15 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
             layer.ranks.push_back(values);
         }
         if (kept == nullptr || (*kept)[i].empty()) continue;
-        const ConfigReader row(*kept, reader.subject());
         if (!(*kept)[i].is_array() || (*kept)[i].size() != experts)
             return reader.conflict("espalier.kept_experts",
                                    fmt::format("espalier.kept_experts of layer {} is not a list of {} ids", i, experts));
         for (const Json& id : (*kept)[i]) {
-            if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= static_cast<std::uint64_t>(kMaxExperts))
+            const std::optional<int> number = wholeNumber(id, kMaxExperts - 1);
+            if (!number)
                 return reader.conflict("espalier.kept_experts",
                                        fmt::format("espalier.kept_experts of layer {} holds {}", i, ConfigReader::shown(id)));
-            layer.keptExperts.push_back(id.get<int>());
+            layer.keptExperts.push_back(*number);
         }
     }
     return {};
