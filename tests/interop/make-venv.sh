@@ -16,9 +16,12 @@ command -v python3 >/dev/null || { echo "python3 was not found" >&2; exit 1; }
 rm -rf "$folder.partial"
 mkdir -p "$(dirname "$folder")"
 python3 -m venv "$folder.partial" >&2 || { echo "python3 -m venv failed (Debian: install python3-venv)" >&2; exit 1; }
-"$folder.partial/bin/python" -m pip install --quiet --disable-pip-version-check --extra-index-url https://download.pytorch.org/whl/cpu \
-    "torch==$torch" "transformers==$transformers" safetensors numpy >&2 ||
-    { rm -rf "$folder.partial"; echo "torch $torch and transformers $transformers could not be installed" >&2; exit 1; }
+fail() { rm -rf "$folder.partial"; echo "$1" >&2; exit 1; }
+pip() { "$folder.partial/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2; }
+# The CPU build is 200 MB; where its index cannot be reached, PyPI's own build (several GB with CUDA) does as well.
+pip --retries 0 --timeout 20 --index-url https://download.pytorch.org/whl/cpu "torch==$torch" ||
+    pip "torch==$torch" || fail "torch $torch could not be installed"
+pip "transformers==$transformers" safetensors numpy || fail "transformers $transformers could not be installed"
 # A venv names its own folder in its scripts, not in the interpreter: only the interpreter is used from here on.
 rm -rf "$folder"
 mv "$folder.partial" "$folder"
