@@ -1,0 +1,104 @@
+// Perplexity in tiers, filed by plan: a loss belongs to exactly one plan hash on one text, so a late answer is never wrong, only for
+// another plan. GUI thread; talks to the engine only.
+#pragma once
+
+#include "base/statistics.h"
+#include "history_panel.h"
+#include "perplexity_panel.h"
+#include "plan/compression_plan.h"
+#include "shell/engine_client.h"
+
+#include <QElapsedTimer>
+#include <QHash>
+#include <QObject>
+#include <QTimer>
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+struct EvaluationText {
+    std::vector<std::string> paths;
+    int windowLength = 256;
+    int quickWindows = 16;
+    int fullWindows = 128;
+};
+
+// What was measured of one plan.
+struct PlanRun {
+    std::map<int, WindowLoss> losses;
+    double quickSeconds = 0;
+    double fullSeconds = 0;
+    std::int64_t time = 0;  // of the newest loss, seconds since 1970
+};
+
+class EvaluationController final : public QObject
+{
+    Q_OBJECT
+public:
+    explicit EvaluationController(EngineClient* engine, QObject* parent = nullptr);
+
+    void setModel(const std::string& path, const CompressionPlan& identity, const EvaluationText& text);
+    void clear();
+    bool isOpen() const { return !m_path.empty(); }
+
+    void setPlan(const CompressionPlan& plan, const QString& name);  // every frame; starts the quick tier after a rest
+    void setAutomatic(bool on);
+    void evaluateFull();
+    void cancel();
+    bool busy() const { return m_job.has_value(); }
+    // Results are shown only once the first quick tier of plan and dense are there.
+    bool quickComplete() const;
+
+    PerplexityState state() const;
+    QHash<QString, PlanLoss> planLosses() const;  // last known perplexity by plan hash
+    const std::map<std::string, PlanRun>& runs() const { return m_runs; }
+    void restoreRun(const std::string& planHash, PlanRun run);
+    const std::string& textSha256() const { return m_textSha256; }
+    const std::string& tokenizerSha256() const { return m_tokenizerSha256; }
+    const std::string& dtype() const { return m_dtype; }
+    const EvaluationText& text() const { return m_text; }
+
+signals:
+    void changed();      // numbers for the panel
+    void runsChanged();  // something new is worth saving
+    void jobChanged(const std::optional<espalier::JobState>& job);
+    void failed(const espalier::Error& error);
+
+private:
+    struct Running {
+        std::int64_t id = 0;
+        std::string planHash;
+        bool full = false;
+        QElapsedTimer clock;
+        JobState state;
+    };
+    std::vector<int> missing(const std::string& hash, int count) const;
+    void rest();
+    void next();  // the most urgent thing that is not measured yet
+    void run(const CompressionPlan& plan, const std::vector<int>& windows, bool full, const QString& name);
+
+    EngineClient* m_engine;
+    std::string m_path;
+    EvaluationText m_text;
+    CompressionPlan m_identity;
+    CompressionPlan m_plan;
+    QString m_planName;
+    std::map<std::string, PlanRun> m_runs;
+    std::string m_lastShown;  // hash of the plan whose numbers are drawn stale
+    std::optional<Running> m_job;
+    QTimer m_rest;
+    bool m_automatic = true;
+    bool m_quickWanted = false;
+    bool m_fullWanted = false;
+    int m_totalWindows = -1;
+    std::string m_textSha256;
+    std::string m_tokenizerSha256;
+    std::string m_dtype;
+};
+
+}  // namespace espalier

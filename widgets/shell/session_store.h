@@ -1,0 +1,46 @@
+// Reads and writes sessions and recovery copies on one I/O thread, so that the window never waits for HDF5. GUI thread API.
+#pragma once
+
+#include "session/session_file.h"
+
+#include <QObject>
+#include <QString>
+#include <QThread>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace espalier
+{
+
+class SessionStore final : public QObject
+{
+    Q_OBJECT
+public:
+    explicit SessionStore(const QString& recoveryFolder, QObject* parent = nullptr);
+    ~SessionStore() override;  // clean end: the recovery copy goes
+
+    void read(const QString& file, std::function<void(Result<SessionData>)> done);
+    void write(const QString& file, SessionData data, std::function<void(Status)> done);
+    // Replaces this process's recovery copy; of several that wait only the newest is written.
+    void writeRecovery(SessionData data, RecoveryInfo info);
+    void clearRecovery();
+    void findLeftovers(std::function<void(std::vector<RecoveryEntry>)> done);
+    void take(const RecoveryEntry& entry, std::function<void(Result<RecoveredSession>)> done);
+    void discard(const RecoveryEntry& entry);
+    // Waits until everything asked for is on disk (closing, tests).
+    void flush();
+
+private:
+    struct Recovery;
+    void post(std::function<void()> work);
+
+    QThread m_thread;
+    QObject* m_worker = nullptr;
+    QString m_folder;
+    std::shared_ptr<Recovery> m_recovery;
+};
+
+}  // namespace espalier

@@ -1,0 +1,470 @@
+#include "shell/workbench.h"
+
+#include "base/sha256.h"
+
+#include <QDateTime>
+#include <QDir>
+#include <QFileInfo>
+
+#include <algorithm>
+#include <cmath>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr int kProfileWindows = 96;
+constexpr int kDemoWindowLength = 256;
+constexpr int kModelWindowLength = 512;
+
+ExpertScores scoresFromJson(const std::string& method, const Json& value)
+{
+    ExpertScores scores;
+    scores.method = method;
+    scores.title = value.value("title", method);
+    scores.unit = value.value("unit", std::string());
+    scores.better = value.value("better", std::string("higher")) == "lower" ? Better::Lower : Better::Higher;
+    const auto number = [](const Json& x) { return x.is_number() ? x.get<double>() : std::nan(""); };
+    for (const Json& row : value.value("values", Json::array())) {
+        std::vector<double> values;
+        for (const Json& x : row) values.push_back(number(x));
+        scores.values.rows.push_back(std::move(values));
+    }
+    if (const Json importance = value.value("layer_importance", Json()); importance.is_array())
+        for (const Json& x : importance) scores.layerImportance.push_back(number(x));
+    return scores;
+}
+
+}  // namespace
+
+Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
+    : QObject(parent), m_paths(std::move(paths)), m_plans(this), m_evaluation(&m_engine, this), m_store(m_paths.dataFolder + QStringLiteral("/recovery"))
+{
+    m_text = m_paths.demoFolder + QStringLiteral("/calibration.txt");
+    connect(&m_plans, &PlanController::planChanged, this, [this] {
+        if (isOpen()) m_evaluation.setPlan(m_plans.plan(), planName());
+    });
+    connect(&m_plans, &PlanController::historyChanged, this, &Workbench::committed);
+    connect(&m_evaluation, &EvaluationController::failed, this, [this](const Error& error) { emit notice(error, QStringLiteral("evaluate:%1").arg(QString::fromStdString(error.code))); });
+    connect(&m_evaluation, &EvaluationController::jobChanged, this, [this](const std::optional<JobState>& job) {
+        if (job || !m_profileJob) emit jobChanged(job);
+        else emit jobChanged(m_profileJob);
+    });
+    connect(&m_evaluation, &EvaluationController::runsChanged, this, &Workbench::sessionChanged);
+    connect(&m_engine, &EngineClient::ready, this, [this] {
+        if (m_pendingModel) {
+            const QString folder = *std::exchange(m_pendingModel, std::nullopt);
+            requestOpen(folder, std::exchange(m_pendingSession, std::nullopt));
+        } else if (isOpen() && !m_modelPath.isEmpty() && !m_forwardSupported) {
+            requestOpen(m_modelPath, std::nullopt);
+        } else if (isOpen() && !m_profiled && m_profileRequest == 0) {
+            profile();
+        }
+    });
+    connect(&m_engine, &EngineClient::lost, this, [this] {
+        m_profileJob.reset();
+        m_profileRequest = 0;
+        emit profileChanged();
+        emit jobChanged(std::nullopt);
+    });
+}
+
+Workbench::~Workbench() = default;
+
+QString Workbench::modelName() const { return QFileInfo(m_modelPath).fileName(); }
+
+QString Workbench::planName() const
+{
+    if (!isOpen()) return {};
+    return m_plans.plan().isIdentity(m_plans.shape()) ? tr("dense") : QString::fromStdString(m_plans.history().current().text).section(QStringLiteral(":"), 0, 0);
+}
+
+void Workbench::openDemo() { openModel(m_paths.demoFolder + QStringLiteral("/espalier-demo-moe")); }
+
+void Workbench::openModel(const QString& folder)
+{
+    const QString path = QDir(folder).absolutePath();
+    if (!m_engine.usable()) {
+        m_pendingModel = path;
+        m_pendingSession.reset();
+        if (m_engine.state() == EngineState::NotStarted) m_engine.start();
+        return;
+    }
+    requestOpen(path, std::nullopt);
+}
+
+void Workbench::requestOpen(const QString& folder, std::optional<SessionData> session)
+{
+    auto shared = std::make_shared<std::optional<SessionData>>(std::move(session));
+    m_engine.request("open_model", {{"path", folder.toStdString()}}, [this, folder, shared](const EngineReply& reply) {
+        if (!reply.ok()) {
+            if (reply.outcome == EngineReply::Outcome::Failed) emit notice(reply.error, QStringLiteral("open:%1").arg(folder));
+            return;
+        }
+        modelOpened(folder, reply.result, std::move(*shared));
+    });
+}
+
+void Workbench::modelOpened(const QString& folder, const Json& result, std::optional<SessionData> session)
+{
+    Result<ModelShape> shape = modelShapeFromJson(result.value("shape", Json()));
+    if (!shape.ok() || shape->layers.empty()) {
+        Error error = shape.ok() ? unsupported("checkpoint.architecture_unsupported", folder.toStdString(), tr("This architecture can be inspected but not opened.").toStdString()) : shape.error();
+        error.kept = tr("Nothing was changed.").toStdString();
+        emit notice(error, QStringLiteral("open:%1").arg(folder));
+        return;
+    }
+    const std::string fingerprint = result.value("fingerprint", std::string());
+    const bool reconnected = isOpen() && fingerprint == m_fingerprint && folder == m_modelPath && !session;
+    if (isOpen() && !m_fingerprint.empty() && fingerprint != m_fingerprint && folder == m_modelPath) {
+        Error error = badInput("session.other_model", folder.toStdString(), tr("The model in this folder is another one than the session was made with.").toStdString(),
+                               tr("Open the right folder.").toStdString());
+        error.kept = tr("Plan, history and runs stay as they are.").toStdString();
+        emit notice(error, QStringLiteral("open:%1").arg(folder));
+        return;
+    }
+    m_modelPath = folder;
+    m_fingerprint = fingerprint;
+    m_configSha256 = result.value("config_sha256", std::string());
+    m_weightsSha256 = result.value("weights_sha256", std::string());
+    m_forwardSupported = result.value("forward_supported", false);
+    m_isDemo = QFileInfo(folder).fileName() == QStringLiteral("espalier-demo-moe");
+    for (const Json& warning : result.value("warnings", Json::array())) {
+        Error note;
+        note.code = "checkpoint.warning";
+        note.message = warning.is_string() ? warning.get<std::string>() : warning.dump();
+        emit notice(note, QStringLiteral("warning:%1").arg(QString::fromStdString(note.message)));
+    }
+    if (!reconnected && !session) {
+        beginModel(*shape, {shape->modelType, m_configSha256, m_weightsSha256});
+        emit recentChanged(folder);
+    }
+    if (!m_profiled) profile();
+}
+
+void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
+{
+    m_scores.clear();
+    m_profiled = false;
+    m_sessionFile.clear();
+    m_editsSinceSave = 0;
+    m_savedAt = 0;
+    m_view = Json::object();
+    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), evaluationText());
+    m_plans.open(shape, model, modelName());
+    m_savedHash = sessionContentHash(snapshot());
+    emit opened();
+    emit sessionChanged();
+}
+
+EvaluationText Workbench::evaluationText() const
+{
+    EvaluationText text;
+    text.paths = {m_text.toStdString()};
+    const int most = m_plans.isOpen() ? m_plans.shape().maxPositions : 0;
+    text.windowLength = m_isDemo ? kDemoWindowLength : std::min(kModelWindowLength, most > 0 ? most : kModelWindowLength);
+    return text;
+}
+
+QString Workbench::profileFile() const
+{
+    const QFileInfo info(m_text);
+    const std::string key = m_fingerprint + "|" + m_text.toStdString() + "|" + std::to_string(info.size()) + "|" + std::to_string(info.lastModified().toSecsSinceEpoch()) + "|" +
+                            std::to_string(evaluationText().windowLength) + "|" + std::to_string(kProfileWindows);
+    return m_paths.dataFolder + QStringLiteral("/profiles/%1.h5").arg(QString::fromStdString(sha256Hex(key)).left(32));
+}
+
+void Workbench::profile()
+{
+    if (!isOpen() || !m_engine.usable() || m_profileRequest != 0 || !m_forwardSupported) return;
+    const QString file = profileFile();
+    QDir().mkpath(QFileInfo(file).path());
+    const auto finished = [this](const EngineReply& reply) {
+        m_profileRequest = 0;
+        m_profileJob.reset();
+        if (reply.ok()) {
+            m_profiled = true;
+            takeScores(reply.result.value("scores", Json::object()));
+        } else if (reply.outcome == EngineReply::Outcome::Failed) {
+            emit notice(reply.error, QStringLiteral("profile:%1").arg(QString::fromStdString(reply.error.code)));
+        }
+        emit jobChanged(std::nullopt);
+        emit profileChanged();
+        if (reply.ok()) {
+            m_evaluation.setPlan(m_plans.plan(), planName());
+            emit sessionChanged();
+        }
+    };
+    const EvaluationText text = evaluationText();
+    JobState job;
+    job.what = tr("Profile · %1").arg(modelName());
+    m_profileJob = job;
+    if (QFileInfo::exists(file)) {
+        m_profileRequest = m_engine.request("load_profile", {{"profile", file.toStdString()}}, [this, file, finished](const EngineReply& reply) {
+            // A file of an older version or a damaged one is measured again, not complained about.
+            if (reply.outcome == EngineReply::Outcome::Failed && QFile::remove(file)) {
+                m_profileRequest = 0;
+                profile();
+                return;
+            }
+            finished(reply);
+        });
+        return;
+    }
+    m_profileRequest = m_engine.request(
+        "profile",
+        {{"path", m_modelPath.toStdString()}, {"text", text.paths}, {"window_length", text.windowLength}, {"windows", kProfileWindows}, {"out", file.toStdString()}, {"resume", true},
+         {"tag", "profile"}, {"lane", "full"}},
+        finished,
+        [this](const EngineProgress& progress) {
+            if (!m_profileJob) return;
+            m_profileJob->done = progress.done;
+            m_profileJob->total = progress.total;
+            m_profileJob->etaSeconds = progress.etaSeconds;
+            if (progress.total > 0 && progress.done >= progress.total) m_profileJob->phase = JobState::Phase::Finishing;
+            if (!m_evaluation.busy()) emit jobChanged(m_profileJob);
+        },
+        [this](const Json& partial) { takePartial(partial); });
+    emit jobChanged(m_profileJob);
+    emit profileChanged();
+}
+
+void Workbench::takePartial(const Json& partial)
+{
+    if (!partial.is_object() || !partial.value("layer", Json()).is_number_integer() || !partial.value("scores", Json()).is_object()) return;
+    const auto layer = static_cast<std::size_t>(partial["layer"].get<int>());
+    if (layer >= m_plans.shape().layers.size()) return;
+    for (const auto& [method, row] : partial["scores"].items()) {
+        ExpertScores& scores = m_scores[method];
+        if (scores.method.empty()) {
+            scores.method = method;
+            scores.title = method;
+            for (const MethodInfo& info : methods(Slot::Score))
+                if (info.id == method) scores.title = info.title;
+        }
+        scores.values.rows.resize(m_plans.shape().layers.size());
+        for (const LayerShape& l : m_plans.shape().layers)
+            if (auto& values = scores.values.rows[static_cast<std::size_t>(l.index)]; static_cast<int>(values.size()) != l.experts) values.assign(static_cast<std::size_t>(l.experts), std::nan(""));
+        std::vector<double>& values = scores.values.rows[layer];
+        for (std::size_t e = 0; e < values.size() && e < row.size(); ++e) values[e] = row[e].is_number() ? row[e].get<double>() : std::nan("");
+    }
+    emit scoresChanged();
+}
+
+void Workbench::takeScores(const Json& scores)
+{
+    for (const auto& [method, value] : scores.items()) {
+        ExpertScores taken = scoresFromJson(method, value);
+        taken.values.rows.resize(m_plans.shape().layers.size());
+        m_scores[method] = std::move(taken);
+    }
+    chooseScore(m_chosenScore);
+}
+
+const ExpertScores* Workbench::currentScores() const
+{
+    const auto it = m_scores.find(m_chosenScore);
+    return it == m_scores.end() ? nullptr : &it->second;
+}
+
+void Workbench::chooseScore(const std::string& method)
+{
+    m_chosenScore = method;
+    if (const ExpertScores* scores = currentScores(); scores && m_profiled) m_plans.setScores(*scores);
+    if (const auto it = m_scores.find("leave-one-out"); it != m_scores.end()) m_plans.setLayerImportance(it->second.layerImportance);
+    emit scoresChanged();
+}
+
+ExpertGrid Workbench::usage() const
+{
+    const auto it = m_scores.find("expert_frequency");
+    if (it == m_scores.end()) return {};
+    ExpertGrid grid = it->second.values;
+    for (std::vector<double>& row : grid.rows) {
+        double sum = 0;
+        for (const double x : row) sum += x;
+        if (sum > 0)
+            for (double& x : row) x /= sum;
+    }
+    return grid;
+}
+
+std::vector<MethodInfo> Workbench::methods(Slot slot) const
+{
+    std::vector<MethodInfo> found;
+    for (const Json& item : m_engine.serverInfo().value("methods", Json::array())) {
+        Result<MethodInfo> method = methodFromJson(item);
+        if (method.ok() && method->slot == slot) found.push_back(std::move(method).value());
+    }
+    if (found.empty() && slot == Slot::Allocate) found = allocators();
+    return found;
+}
+
+PlanCost Workbench::cost() const { return planCost(m_plans.shape(), m_plans.plan()); }
+PlanCost Workbench::denseCost() const { return planCost(m_plans.shape(), CompressionPlan::identity(m_plans.shape())); }
+bool Workbench::settled() const { return isOpen() && m_profiled && m_evaluation.quickComplete() && m_evaluation.busy() == false; }
+
+void Workbench::cancelJob()
+{
+    if (m_evaluation.busy()) {
+        m_evaluation.cancel();
+        return;
+    }
+    if (m_profileRequest == 0) return;
+    m_engine.cancel(m_profileRequest);
+    if (m_profileJob) {
+        m_profileJob->phase = JobState::Phase::Cancelling;
+        emit jobChanged(m_profileJob);
+    }
+}
+
+void Workbench::setCalibrationText(const QString& file)
+{
+    m_text = file;
+    if (!isOpen()) return;
+    m_scores.clear();
+    m_profiled = false;
+    const CompressionPlan plan = m_plans.plan();
+    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(m_plans.shape()), evaluationText());
+    emit scoresChanged();
+    m_evaluation.setPlan(plan, planName());
+    profile();
+}
+
+void Workbench::closeModel()
+{
+    cancelJob();
+    m_store.clearRecovery();
+    m_evaluation.clear();
+    m_plans.close();
+    m_modelPath.clear();
+    m_sessionFile.clear();
+    m_fingerprint.clear();
+    m_scores.clear();
+    m_profiled = false;
+    emit closed();
+    emit sessionChanged();
+}
+
+// ---- sessions
+
+SessionData Workbench::snapshot() const
+{
+    SessionData data;
+    data.model = {m_modelPath.toStdString(), m_fingerprint, m_configSha256, m_weightsSha256};
+    data.shape = m_plans.shape();
+    data.texts.push_back({"calibration", m_text.toStdString()});
+    data.history = m_plans.history();
+    for (const auto& [hash, run] : m_evaluation.runs()) {
+        if (run.losses.empty()) continue;
+        SessionRun saved;
+        saved.planHash = hash;
+        saved.tier = static_cast<int>(run.losses.size()) > m_evaluation.text().quickWindows ? "full" : "quick";
+        saved.textSha256 = m_evaluation.textSha256();
+        saved.tokenizerSha256 = m_evaluation.tokenizerSha256();
+        saved.windowLength = m_evaluation.text().windowLength;
+        saved.dtype = m_evaluation.dtype();
+        saved.settings = {{"quick_seconds", run.quickSeconds}, {"full_seconds", run.fullSeconds}};
+        saved.time = run.time;
+        for (const auto& [window, loss] : run.losses) saved.losses.push_back(loss);
+        data.runs.push_back(std::move(saved));
+    }
+    if (m_profiled)
+        for (const auto& [method, scores] : m_scores) data.scores.push_back(scores);
+    data.usage = usage();
+    data.profile = m_profiled ? profileFile().toStdString() : std::string();
+    data.view = m_view;
+    return data;
+}
+
+bool Workbench::modified() const { return isOpen() && sessionContentHash(snapshot()) != m_savedHash; }
+
+void Workbench::committed()
+{
+    if (!isOpen()) return;
+    ++m_editsSinceSave;
+    emit sessionChanged();
+    // The root entry alone is nothing to recover.
+    if (m_plans.history().entries().size() < 2) return;
+    RecoveryInfo info;
+    info.session = m_sessionFile.toStdString();
+    info.savedAt = m_savedAt;
+    info.writtenAt = QDateTime::currentSecsSinceEpoch();
+    info.edits = std::max(1, m_editsSinceSave - 1);
+    m_store.writeRecovery(snapshot(), info);
+}
+
+void Workbench::saveSession(const QString& file)
+{
+    SessionData data = snapshot();
+    const std::string hash = sessionContentHash(data);
+    m_store.write(file, std::move(data), [this, file, hash](Status status) {
+        if (!status.ok()) {
+            emit notice(status.error(), QStringLiteral("save"));
+            return;
+        }
+        m_sessionFile = file;
+        m_savedHash = hash;
+        m_savedAt = QDateTime::currentSecsSinceEpoch();
+        m_editsSinceSave = 0;
+        m_store.clearRecovery();
+        emit recentChanged(file);
+        emit sessionChanged();
+        emit saved(file);
+    });
+}
+
+void Workbench::openSession(const QString& file)
+{
+    m_store.read(file, [this, file](Result<SessionData> data) {
+        if (!data.ok()) {
+            emit notice(data.error(), QStringLiteral("session:%1").arg(file));
+            return;
+        }
+        adoptSession(std::move(data).value(), file, false);
+    });
+}
+
+void Workbench::adoptSession(SessionData data, const QString& file, bool recovered)
+{
+    m_modelPath = QString::fromStdString(data.model.path.string());
+    m_fingerprint = data.model.fingerprint;
+    m_configSha256 = data.model.configSha256;
+    m_weightsSha256 = data.model.weightsSha256;
+    m_isDemo = QFileInfo(m_modelPath).fileName() == QStringLiteral("espalier-demo-moe");
+    m_forwardSupported = false;  // known once the engine has opened the model again
+    for (const SessionText& text : data.texts)
+        if (text.role == "calibration") m_text = QString::fromStdString(text.path.string());
+    m_sessionFile = file;
+    m_scores.clear();
+    for (const ExpertScores& scores : data.scores) m_scores[scores.method] = scores;
+    m_profiled = !data.scores.empty();
+    m_view = data.view;
+    m_plans.restore(data.shape, data.history);
+    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(data.shape), evaluationText());
+    for (const SessionRun& run : data.runs) {
+        PlanRun restored;
+        for (const WindowLoss& loss : run.losses) restored.losses[loss.window] = loss;
+        restored.time = run.time;
+        restored.quickSeconds = run.settings.value("quick_seconds", 0.0);
+        restored.fullSeconds = run.settings.value("full_seconds", 0.0);
+        m_evaluation.restoreRun(run.planHash, std::move(restored));
+    }
+    m_evaluation.setPlan(m_plans.plan(), planName());
+    chooseScore(m_view.value("score", m_chosenScore));
+    m_savedHash = recovered ? std::string() : sessionContentHash(snapshot());
+    m_savedAt = QDateTime::currentSecsSinceEpoch();
+    m_editsSinceSave = 0;
+    emit opened();
+    emit sessionChanged();
+    if (!file.isEmpty() && !recovered) emit recentChanged(file);
+    if (m_engine.usable()) requestOpen(m_modelPath, std::move(data));
+    else {
+        m_pendingModel = m_modelPath;
+        m_pendingSession = std::move(data);
+    }
+}
+
+}  // namespace espalier

@@ -1,0 +1,120 @@
+// Everything behind the window: the open model, its profile and scores, plan, perplexity, session. Owns the controllers; knows no widget.
+// GUI thread; file work on the session store's I/O thread, computing in the engine.
+#pragma once
+
+#include "base/method_registry.h"
+#include "plan/cost_model.h"
+#include "session/session_file.h"
+#include "shell/engine_client.h"
+#include "shell/evaluation_controller.h"
+#include "shell/plan_controller.h"
+#include "shell/session_store.h"
+
+#include <QObject>
+#include <QTimer>
+
+#include <map>
+#include <optional>
+#include <string>
+
+namespace espalier
+{
+
+struct WorkbenchPaths {
+    QString demoFolder;  // resources/demo
+    QString dataFolder;  // profiles and recovery of this user
+};
+
+class Workbench final : public QObject
+{
+    Q_OBJECT
+public:
+    explicit Workbench(WorkbenchPaths paths, QObject* parent = nullptr);
+    ~Workbench() override;
+
+    EngineClient* engine() { return &m_engine; }
+    PlanController* plans() { return &m_plans; }
+    EvaluationController* evaluation() { return &m_evaluation; }
+    SessionStore* store() { return &m_store; }
+
+    void openDemo();
+    void openModel(const QString& folder);
+    void openSession(const QString& file);
+    void adoptSession(SessionData data, const QString& file, bool recovered);
+    void saveSession(const QString& file);
+    void closeModel();
+    void setCalibrationText(const QString& file);  // profiles again
+    void profile();
+    void cancelJob();
+
+    bool isOpen() const { return m_plans.isOpen(); }
+    bool profiling() const { return m_profileRequest != 0; }
+    bool forwardSupported() const { return m_forwardSupported; }
+    QString modelPath() const { return m_modelPath; }
+    QString modelName() const;
+    QString sessionFile() const { return m_sessionFile; }
+    QString planName() const;
+    bool modified() const;
+    QString calibrationText() const { return m_text; }
+    const std::map<std::string, ExpertScores>& scores() const { return m_scores; }
+    const ExpertScores* currentScores() const;
+    ExpertGrid usage() const;
+    void chooseScore(const std::string& method);
+    const std::string& chosenScore() const { return m_chosenScore; }
+    std::vector<MethodInfo> methods(Slot slot) const;  // of the engine, or the built-in allocators before it is there
+    PlanCost cost() const;
+    PlanCost denseCost() const;
+    bool settled() const;  // profile there and first quick tier complete: what --screenshot waits for
+    void setViewState(Json view) { m_view = std::move(view); }
+    const Json& viewState() const { return m_view; }
+
+signals:
+    void opened();          // a model or session is on screen
+    void closed();
+    void scoresChanged();   // of the chosen metric, rows may still be missing
+    void profileChanged();  // started, progressed, ended
+    void sessionChanged();  // file, modified flag
+    void notice(const espalier::Error& error, const QString& id);  // becomes a banner
+    void jobChanged(const std::optional<espalier::JobState>& job);
+    void recentChanged(const QString& path);
+    void saved(const QString& file);
+
+private:
+    void modelOpened(const QString& folder, const Json& result, std::optional<SessionData> session);
+    void requestOpen(const QString& folder, std::optional<SessionData> session);
+    void beginModel(const ModelShape& shape, const PlanModel& model);
+    void takeScores(const Json& scores);
+    void takePartial(const Json& partial);
+    QString profileFile() const;
+    EvaluationText evaluationText() const;
+    SessionData snapshot() const;
+    void committed();
+
+    WorkbenchPaths m_paths;
+    EngineClient m_engine;
+    PlanController m_plans;
+    EvaluationController m_evaluation;
+    SessionStore m_store;
+
+    QString m_modelPath;
+    QString m_text;
+    QString m_sessionFile;
+    std::string m_fingerprint;
+    std::string m_configSha256;
+    std::string m_weightsSha256;
+    bool m_forwardSupported = false;
+    bool m_isDemo = false;
+    std::map<std::string, ExpertScores> m_scores;
+    std::string m_chosenScore = "leave-one-out";
+    std::int64_t m_profileRequest = 0;
+    std::optional<JobState> m_profileJob;
+    bool m_profiled = false;
+    std::string m_savedHash;
+    std::int64_t m_savedAt = 0;
+    int m_editsSinceSave = 0;
+    std::optional<QString> m_pendingModel;  // asked for before the engine was ready
+    std::optional<SessionData> m_pendingSession;
+    Json m_view = Json::object();
+};
+
+}  // namespace espalier
