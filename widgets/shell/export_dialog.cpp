@@ -1,0 +1,270 @@
+#include "shell/export_dialog.h"
+
+#include "format.h"
+#include "theme.h"
+
+#include <QButtonGroup>
+#include <QCheckBox>
+#include <QDir>
+#include <QFileDialog>
+#include <QGridLayout>
+#include <QHBoxLayout>
+#include <QLabel>
+#include <QLineEdit>
+#include <QProgressBar>
+#include <QPushButton>
+#include <QRadioButton>
+#include <QVBoxLayout>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr int kVerifyWindows = 8;
+
+QString flavourTitle(const std::string& id)
+{
+    if (id == "stock") return ExportDialog::tr("Stock");
+    if (id == "factored") return ExportDialog::tr("Factored / non-uniform");
+    return ExportDialog::tr("Plan only");
+}
+
+QLabel* small(const QString& text)
+{
+    auto* label = new QLabel(text);
+    label->setFont(fontFor(FontRole::Small));
+    label->setWordWrap(true);
+    label->setProperty("muted", true);
+    return label;
+}
+
+}  // namespace
+
+ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(parent), m_workbench(workbench)
+{
+    setWindowTitle(tr("Export model"));
+    setModal(false);
+    setMinimumWidth(pixelsOf(820));
+
+    auto* left = new QVBoxLayout;
+    auto* what = new QLabel(tr("What is written"));
+    what->setFont(fontFor(FontRole::Head));
+    left->addWidget(what);
+    m_plan = new QLabel;
+    m_plan->setWordWrap(true);
+    left->addWidget(m_plan);
+    m_size = new QLabel;
+    m_size->setWordWrap(true);
+    m_size->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    left->addWidget(m_size);
+    m_result = new QLabel;
+    m_result->setWordWrap(true);
+    m_result->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    m_result->setAccessibleName(tr("result"));
+    left->addWidget(m_result);
+    left->addStretch();
+    m_bar = new QProgressBar;
+    m_bar->setTextVisible(false);
+    m_bar->hide();
+    left->addWidget(m_bar);
+
+    auto* right = new QVBoxLayout;
+    auto* form = new QLabel(tr("Form"));
+    form->setFont(fontFor(FontRole::Head));
+    right->addWidget(form);
+    m_flavours = new QButtonGroup(this);
+    for (const FlavourChoice& choice : flavoursFor(workbench->plans()->shape(), workbench->plans()->plan())) {
+        auto* button = new QRadioButton(flavourTitle(choice.id));
+        button->setObjectName(QStringLiteral("export.%1").arg(QString::fromStdString(choice.id)));
+        button->setProperty("flavour", QString::fromStdString(choice.id));
+        m_flavours->addButton(button);
+        right->addWidget(button);
+        auto* note = small({});
+        note->setContentsMargins(pixelsOf(24), 0, 0, pixelsOf(6));
+        m_reasons.push_back(note);
+        right->addWidget(note);
+    }
+    right->addSpacing(8);
+    auto* where = new QLabel(tr("Folder"));
+    where->setFont(fontFor(FontRole::Head));
+    right->addWidget(where);
+    auto* row = new QHBoxLayout;
+    m_folder = new QLineEdit(QDir::home().filePath(workbench->modelName() + QStringLiteral("-smaller")));
+    m_folder->setObjectName(QStringLiteral("export.folder"));
+    m_folder->setAccessibleName(tr("folder to write"));
+    auto* browseButton = new QPushButton(tr("Browse…"));
+    row->addWidget(m_folder, 1);
+    row->addWidget(browseButton);
+    right->addLayout(row);
+    m_replace = new QCheckBox(tr("Replace an existing export"));
+    right->addWidget(m_replace);
+    right->addStretch();
+
+    auto* columns = new QHBoxLayout;
+    columns->addLayout(left, 1);
+    columns->addSpacing(24);
+    columns->addLayout(right, 1);
+    auto* buttons = new QHBoxLayout;
+    buttons->addStretch();
+    m_cancel = new QPushButton(tr("Close"));
+    m_export = new QPushButton(tr("Export"));
+    m_export->setObjectName(QStringLiteral("export.start"));
+    m_export->setProperty("filled", true);
+    m_export->setDefault(true);
+    buttons->addWidget(m_cancel);
+    buttons->addWidget(m_export);
+    auto* all = new QVBoxLayout(this);
+    all->setContentsMargins(16, 16, 16, 12);
+    all->addLayout(columns, 1);
+    all->addSpacing(8);
+    all->addLayout(buttons);
+
+    connect(browseButton, &QPushButton::clicked, this, &ExportDialog::browse);
+    connect(m_export, &QPushButton::clicked, this, &ExportDialog::startExport);
+    connect(m_cancel, &QPushButton::clicked, this, [this] {
+        if (m_request != 0) {
+            m_workbench->engine()->cancel(m_request);
+            m_cancel->setEnabled(false);
+            m_size->setText(tr("cancelling"));
+        } else {
+            close();
+        }
+    });
+    connect(m_flavours, &QButtonGroup::buttonClicked, this, &ExportDialog::dryRun);
+    connect(workbench->plans(), &PlanController::historyChanged, this, &ExportDialog::refresh);
+    connect(workbench, &Workbench::closed, this, &QDialog::close);
+    refresh();
+}
+
+QString ExportDialog::flavour() const { return m_flavours->checkedButton() ? m_flavours->checkedButton()->property("flavour").toString() : QString(); }
+
+void ExportDialog::refresh()
+{
+    if (m_request != 0 || !m_workbench->isOpen()) return;
+    const ModelShape& shape = m_workbench->plans()->shape();
+    const CompressionPlan& plan = m_workbench->plans()->plan();
+    const PlanCost cost = m_workbench->cost();
+    m_plan->setText(tr("%1: %2 experts kept, %3, %4 parameters")
+                        .arg(m_workbench->planName(), format::countOf(plan.keptExperts(), shape.totalExperts()), format::bytes(cost.bytes), format::parameters(cost.parameters)));
+    const std::vector<FlavourChoice> choices = flavoursFor(shape, plan);
+    const QList<QAbstractButton*> buttons = m_flavours->buttons();
+    QAbstractButton* firstAllowed = nullptr;
+    for (int i = 0; i < buttons.size(); ++i) {
+        const FlavourChoice& choice = choices[static_cast<std::size_t>(i)];
+        buttons[i]->setEnabled(choice.allowed);
+        QString text = tr("Loads in %1.").arg(QString::fromStdString(choice.loadsIn));
+        if (!choice.allowed) text += QLatin1Char(' ') + QString::fromStdString(choice.reason);
+        m_reasons[static_cast<std::size_t>(i)]->setText(text);
+        if (choice.allowed && !firstAllowed) firstAllowed = buttons[i];
+    }
+    if (!m_flavours->checkedButton() || !m_flavours->checkedButton()->isEnabled())
+        if (firstAllowed) firstAllowed->setChecked(true);
+    m_result->clear();
+    dryRun();
+}
+
+void ExportDialog::browse()
+{
+    auto* dialog = new QFileDialog(this, tr("Folder to write"), QFileInfo(m_folder->text()).path());
+    dialog->setAttribute(Qt::WA_DeleteOnClose);
+    dialog->setFileMode(QFileDialog::Directory);
+    dialog->setModal(false);
+    connect(dialog, &QFileDialog::fileSelected, this, [this](const QString& folder) { m_folder->setText(QDir(folder).filePath(m_workbench->modelName() + QStringLiteral("-smaller"))); });
+    dialog->show();
+}
+
+void ExportDialog::dryRun()
+{
+    if (!m_workbench->engine()->usable()) {
+        m_size->setText(tr("Without an engine nothing can be written."));
+        m_export->setEnabled(false);
+        return;
+    }
+    m_export->setEnabled(true);
+    const CompressionPlan plan = m_workbench->plans()->plan();
+    m_workbench->engine()->request("export",
+                                   {{"path", m_workbench->modelPath().toStdString()}, {"plan", toJson(plan)}, {"flavor", flavour().toStdString()},
+                                    {"out", (m_folder->text() + QStringLiteral(".dry-run")).toStdString()}, {"dry_run", true}, {"force", true}, {"verify", false}, {"tag", "export-dry"}, {"lane", "interactive"}},
+                                   [this](const EngineReply& reply) {
+                                       if (m_request != 0) return;
+                                       if (reply.ok()) {
+                                           m_size->setText(tr("%n file(s), %1", nullptr, static_cast<int>(reply.result.value("files", Json::array()).size()))
+                                                               .arg(format::bytes(reply.result.value("bytes", std::int64_t(0)))));
+                                       } else if (reply.outcome == EngineReply::Outcome::Failed) {
+                                           m_size->setText(QString::fromStdString(reply.error.describe()));
+                                       }
+                                   });
+}
+
+void ExportDialog::setRunning(bool running)
+{
+    m_bar->setVisible(running);
+    m_bar->setRange(0, 0);
+    m_export->setEnabled(!running);
+    m_folder->setEnabled(!running);
+    for (QAbstractButton* button : m_flavours->buttons()) button->setEnabled(!running);
+    m_cancel->setText(running ? tr("Cancel") : tr("Close"));
+    m_cancel->setEnabled(true);
+}
+
+void ExportDialog::showResult(const QString& text, bool isError)
+{
+    QPalette palette = m_result->palette();
+    palette.setColor(QPalette::WindowText, isError ? theme().error : theme().text);
+    m_result->setPalette(palette);
+    m_result->setText(text);
+}
+
+void ExportDialog::startExport()
+{
+    m_exporting = m_workbench->plans()->plan();
+    const EvaluationText& text = m_workbench->evaluation()->text();
+    Json windows = Json::array();
+    for (int w = 0; w < kVerifyWindows; ++w) windows.push_back(w);
+    const QString folder = m_folder->text();
+    setRunning(true);
+    m_result->clear();
+    m_request = m_workbench->engine()->request(
+        "export",
+        {{"path", m_workbench->modelPath().toStdString()}, {"plan", toJson(m_exporting)}, {"flavor", flavour().toStdString()}, {"out", folder.toStdString()}, {"force", m_replace->isChecked()},
+         {"dry_run", false}, {"verify", true}, {"text", text.paths}, {"window_length", text.windowLength}, {"windows", windows}, {"tag", "export"}, {"lane", "export"}},
+        [this, folder](const EngineReply& reply) {
+            m_request = 0;
+            setRunning(false);
+            refresh();
+            if (reply.outcome == EngineReply::Outcome::Cancelled) {
+                showResult(tr("Cancelled. Nothing was written."), false);
+                return;
+            }
+            if (!reply.ok()) {
+                showResult(QString::fromStdString(reply.error.describe()), true);
+                return;
+            }
+            const Json verify = reply.result.value("verify", Json());
+            QString line = tr("Written to %1.").arg(folder);
+            if (verify.is_object()) {
+                const Json preview = verify.value("ppl_preview", Json());
+                const Json exported = verify.value("ppl_export", Json());
+                const bool holds = verify.value("holds", false);
+                if (preview.is_number() && exported.is_number())
+                    line += QLatin1Char('\n') + tr("Reopened: perplexity %1, in the window %2, on the same windows.")
+                                                    .arg(format::number(exported.get<double>(), 4), format::number(preview.get<double>(), 4));
+                line += QLatin1Char('\n') + (holds ? tr("Verified: every check holds.") : tr("The export does not match the plan: do not use it."));
+                if (!holds)
+                    for (const Json& check : verify.value("checks", Json::array()))
+                        if (!check.value("holds", true)) line += QLatin1Char('\n') + QString::fromStdString(check.value("name", std::string()) + ": " + check.value("detail", std::string()));
+                showResult(line, !holds);
+            } else {
+                showResult(line, false);
+            }
+        },
+        [this](const EngineProgress& progress) {
+            if (progress.total <= 0) return;
+            m_bar->setRange(0, 1000);
+            m_bar->setValue(static_cast<int>(1000.0 * static_cast<double>(progress.done) / static_cast<double>(progress.total)));
+        });
+}
+
+}  // namespace espalier

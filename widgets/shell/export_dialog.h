@@ -1,0 +1,51 @@
+// Export of the plan on screen, not modal: what you get on the left, where it goes on the right; progress, cancel, and the proof by
+// reopening at the end.
+#pragma once
+
+#include "shell/workbench.h"
+
+#include <QDialog>
+
+class QButtonGroup;
+class QCheckBox;
+class QLabel;
+class QLineEdit;
+class QProgressBar;
+class QPushButton;
+
+namespace espalier
+{
+
+class ExportDialog final : public QDialog
+{
+    Q_OBJECT
+public:
+    ExportDialog(Workbench* workbench, QWidget* parent = nullptr);
+
+public slots:
+    void refresh();  // the plan on screen changed: other flavours may be possible
+
+private:
+    QString flavour() const;
+    void browse();
+    void dryRun();
+    void startExport();
+    void setRunning(bool running);
+    void showResult(const QString& text, bool isError);
+
+    Workbench* m_workbench;
+    QButtonGroup* m_flavours = nullptr;
+    std::vector<QLabel*> m_reasons;
+    QLineEdit* m_folder = nullptr;
+    QCheckBox* m_replace = nullptr;
+    QLabel* m_plan = nullptr;
+    QLabel* m_size = nullptr;
+    QLabel* m_result = nullptr;
+    QProgressBar* m_bar = nullptr;
+    QPushButton* m_export = nullptr;
+    QPushButton* m_cancel = nullptr;
+    std::int64_t m_request = 0;
+    CompressionPlan m_exporting;
+};
+
+}  // namespace espalier

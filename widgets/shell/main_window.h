@@ -1,0 +1,129 @@
+// The window: wires views to the workbench. Every action is one QAction with a stable id, shared by menu, tool bar and tests.
+#pragma once
+
+#include "banner.h"
+#include "selection.h"
+#include "shell/workbench.h"
+#include "theme.h"
+
+#include <QHash>
+#include <QMainWindow>
+#include <QPointer>
+
+class QAbstractButton;
+class QPushButton;
+class QSettings;
+class QStackedWidget;
+
+namespace espalier
+{
+
+class ExportDialog;
+class HeatmapTable;
+class HeatmapView;
+class HelpWindow;
+class HistoryPanel;
+class InspectorPanel;
+class LayersPanel;
+class Panel;
+class PanelFrame;
+class PerplexityPanel;
+class StartPage;
+class StatusBar;
+class Switch;
+
+struct WindowOptions {
+    bool resetLayout = false;
+    bool safeMode = false;  // ignores settings, layout, recovery
+    QString helpFolder;
+};
+
+class MainWindow final : public QMainWindow
+{
+    Q_OBJECT
+public:
+    MainWindow(Workbench* workbench, ThemeController* themes, WindowOptions options, QWidget* parent = nullptr);
+    ~MainWindow() override;
+
+    QAction* action(const QString& id) const { return m_actions.value(id); }
+    QStringList actionIds() const { return m_actions.keys(); }
+    BannerStack* banners() const { return m_banners; }
+    HeatmapView* heatmap() const { return m_heatmap; }
+    SelectionModel* selection() { return &m_selection; }
+    ExportDialog* exportDialog() const { return m_export; }
+    void offerRecovery();  // looks for work left by a process that did not end cleanly
+
+protected:
+    void closeEvent(QCloseEvent* event) override;
+    void dragEnterEvent(QDragEnterEvent* event) override;
+    void dropEvent(QDropEvent* event) override;
+    void resizeEvent(QResizeEvent* event) override;
+    void keyPressEvent(QKeyEvent* event) override;
+
+private:
+    QAction* addAction(const QString& id, const QString& text, const QString& iconName, const QList<QKeySequence>& shortcuts, std::function<void()> run);
+    void makeActions();
+    void makeMenus();
+    void makeToolBar();
+    void makePanels();
+    void connectViews();
+    void showPlan();
+    void showHistory();
+    void showScores();
+    void showPerplexity();
+    void showSession();
+    void showEngine();
+    void showOpen(bool open);
+    void restoreLayout();
+    void resetLayout();
+    void updateActions();
+    void updateCompact();
+    void openPath(const QString& path);
+    void askModel();
+    void askSession();
+    void askText();
+    void save(bool as);
+    void finishClose();
+    void notice(const Error& error, const QString& id);
+    void engineLost(const QString& cause, const QString& lastLine);
+    void rememberRecent(const QString& path);
+    QStringList recent() const;
+    Json viewState() const;
+    void restoreViewState(const Json& view);
+    QSettings& settings() const;
+
+    Workbench* m_workbench;
+    ThemeController* m_themes;
+    WindowOptions m_options;
+    std::unique_ptr<QSettings> m_settings;
+    SelectionModel m_selection;
+    HoverModel m_hover;
+    QHash<QString, QAction*> m_actions;
+
+    QStackedWidget* m_pages = nullptr;
+    StartPage* m_start = nullptr;
+    QMainWindow* m_docks = nullptr;  // holds the panels, so that banners push them down
+    BannerStack* m_banners = nullptr;
+    PanelFrame* m_heatmapFrame = nullptr;
+    HeatmapView* m_heatmap = nullptr;
+    HeatmapTable* m_heatmapTable = nullptr;
+    LayersPanel* m_layers = nullptr;
+    InspectorPanel* m_inspector = nullptr;
+    HistoryPanel* m_history = nullptr;
+    PerplexityPanel* m_perplexity = nullptr;
+    Panel* m_layersDock = nullptr;
+    Panel* m_inspectorDock = nullptr;
+    Panel* m_historyDock = nullptr;
+    Panel* m_perplexityDock = nullptr;
+    StatusBar* m_status = nullptr;
+    Switch* m_auto = nullptr;
+    QPushButton* m_evaluate = nullptr;
+    QPointer<ExportDialog> m_export;
+    QPointer<HelpWindow> m_help;
+    QByteArray m_defaultLayout;
+    bool m_closing = false;
+    bool m_jobRunning = false;
+    int m_engineLosses = 0;
+};
+
+}  // namespace espalier
