@@ -287,13 +287,16 @@ protected:
     Json reference;
 };
 
-TEST_F(Demo, PerplexityOfTheValidationText)
+// Minutes on a busy machine: run by ctest as test_evaluate_demo, label slow.
+TEST_F(Demo, PerplexityOfWholeTexts)
 {
-    Evaluator evaluator(*model, windows("validation.txt", 0), 0);
-    ASSERT_EQ(evaluator.windowCount(), reference["validation"]["windows"]);
-    const PerplexityEstimate estimate = perplexity(losses(evaluator, CompressionPlan::identity(model->shape())));
-    EXPECT_NEAR(estimate.ppl, reference["validation"]["perplexity"].get<double>(), 1e-3);
-    EXPECT_EQ(estimate.tokens, reference["validation"]["predicted_tokens"]);
+    for (const char* part : {"validation", "test"}) {
+        Evaluator evaluator(*model, windows((std::string(part) + ".txt").c_str(), 0), 0);
+        ASSERT_EQ(evaluator.windowCount(), reference[part]["windows"]);
+        const PerplexityEstimate estimate = perplexity(losses(evaluator, CompressionPlan::identity(model->shape())));
+        EXPECT_NEAR(estimate.ppl, reference[part]["perplexity"].get<double>(), 1e-3);
+        EXPECT_EQ(estimate.tokens, reference[part]["predicted_tokens"]);
+    }
 }
 
 TEST_F(Demo, PerplexityWithoutTheLeastFrequentExperts)
@@ -302,21 +305,20 @@ TEST_F(Demo, PerplexityWithoutTheLeastFrequentExperts)
     Evaluator evaluator(*model, windows("validation.txt", 64), 1 << 28);
     const CompressionPlan dense = CompressionPlan::identity(shape);
     EXPECT_NEAR(perplexity(losses(evaluator, dense)).ppl, reference["ablation"]["unchanged"].get<double>(), 1e-3);
-    for (const auto& [count, key] :
-         {std::pair{4, "remove_4_least_frequent_per_layer"}, std::pair{8, "remove_8_least_frequent_per_layer"}}) {
-        CompressionPlan plan = dense;
-        for (const Json& layer : reference["routing"]["layers"]) {
-            const auto share = layer["share"].get<std::vector<double>>();
-            std::vector<int> order(share.size());
-            std::iota(order.begin(), order.end(), 0);
-            std::sort(order.begin(), order.end(),
-                      [&](int a, int b) { return share[static_cast<std::size_t>(a)] > share[static_cast<std::size_t>(b)]; });
-            ExpertSet kept(order.begin(), order.end() - count);
-            std::sort(kept.begin(), kept.end());
-            plan = take(plan.withKept(shape, layer["layer"], kept));
-        }
-        EXPECT_NEAR(perplexity(losses(evaluator, plan)).ppl / reference["ablation"][key].get<double>(), 1.0, 1e-4) << key;
+    constexpr int kDropped = 4;
+    const Json& expected = reference["ablation"]["remove_4_least_frequent_per_layer"];
+    CompressionPlan plan = dense;
+    for (const Json& layer : reference["routing"]["layers"]) {
+        const auto share = layer["share"].get<std::vector<double>>();
+        std::vector<int> order(share.size());
+        std::iota(order.begin(), order.end(), 0);
+        std::sort(order.begin(), order.end(),
+                  [&](int a, int b) { return share[static_cast<std::size_t>(a)] > share[static_cast<std::size_t>(b)]; });
+        ExpertSet kept(order.begin(), order.end() - kDropped);
+        std::sort(kept.begin(), kept.end());
+        plan = take(plan.withKept(shape, layer["layer"], kept));
     }
+    EXPECT_NEAR(perplexity(losses(evaluator, plan)).ppl / expected.get<double>(), 1.0, 1e-4);
 }
 
 class LossFileTest : public ::testing::Test
