@@ -202,9 +202,11 @@ void JobQueue::run(const std::shared_ptr<Job>& job)
                          : internalError(fmt::format("{} failed: {}", job->request.name, failure.what()));
     }
     bool again = false;
-    const Job::Stop reason = job->stop;
+    Job::Stop reason = Job::Stop::None;
     {
+        // The reason is read under the lock that cancel() takes: a cancel is either seen here or answers that it came too late.
         const std::scoped_lock lock(m_mutex);
+        reason = job->stop;
         std::erase(m_running, job);
         again = reason == Job::Stop::GiveWay && !outcome.ok() && outcome.error().kind == ErrorKind::Cancelled && !m_closed;
         if (again) m_waiting.push_front(job);

@@ -1,0 +1,134 @@
+#include "base/text.h"
+#include "evaluate/evaluator.h"
+#include "evaluate/loss_file.h"
+#include "work.h"
+
+#include <fmt/format.h>
+
+#include <set>
+
+namespace espalier
+{
+
+namespace
+{
+
+struct EvaluateOptions {
+    std::filesystem::path model;
+    TextOptions text;
+    std::filesystem::path plan;
+    std::string against;
+    bool resume = false;
+    bool allowOther = false;
+};
+
+// Passes everything on, and stores each measured window at once.
+class RecordingJob final : public JobContext
+{
+public:
+    RecordingJob(JobContext& job, LossFile* file, std::string planHash, const std::vector<WindowLoss>& known)
+        : m_job(job), m_file(file), m_planHash(std::move(planHash))
+    {
+        for (const WindowLoss& loss : known)
+            m_known.insert(loss.window);
+    }
+    bool stopRequested() const noexcept override { return m_job.stopRequested(); }
+    void progress(std::int64_t done, std::int64_t total, std::string_view phase) override { m_job.progress(done, total, phase); }
+    void partial(const Json& result) override
+    {
+        m_job.partial(result);
+        const int window = result.at("window").get<int>();
+        if (!m_file || m_known.contains(window)) return;
+        const Status stored = m_file->append(m_planHash, {window, result.at("nll").get<double>(), result.at("tokens").get<int>()});
+        if (!stored.ok()) m_file = nullptr;
+    }
+
+private:
+    JobContext& m_job;
+    LossFile* m_file;
+    std::string m_planHash;
+    std::set<int> m_known;
+};
+
+Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
+{
+    ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
+    const CompressionPlan dense = CompressionPlan::identity(checkpoint->shape());
+    CompressionPlan plan = dense;
+    if (!options.plan.empty()) {
+        ESPALIER_TRY(plan, readPlan(options.plan, *checkpoint, options.allowOther));
+    }
+    std::optional<CompressionPlan> reference;
+    const std::string against = !options.against.empty() ? options.against : options.plan.empty() ? "none" : "dense";
+    if (against == "dense") {
+        reference = dense;
+    } else if (against != "none") {
+        ESPALIER_TRY(reference, readPlan(against, *checkpoint, options.allowOther));
+    }
+    ESPALIER_TRY(TokenWindows windows, openText(options.text, *checkpoint));
+    ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
+
+    const LossKey key{checkpoint->fingerprint(), windows.textSha256, model->numericMode(), windows.windowLength, {}};
+    Result<LossFile> file = LossFile::open(LossFile::defaultPath(key), key, options.resume);
+    if (!file.ok()) {
+        if (options.resume) return std::move(file).error();
+        invocation.warnings.push_back("Measured windows are not kept for --resume: " + file.error().message);
+    }
+    const TokenWindows facts = {{},          windows.windowLength,    windows.textSha256,   windows.source,
+                                windows.bos, windows.tokenizerSha256, windows.droppedTokens};
+    Evaluator evaluator(*model, std::move(windows), evaluatorCacheBytes());
+    const std::vector<int> all = firstWindows(evaluator.windowCount());
+    const auto measure = [&](const CompressionPlan& which) -> Result<std::vector<WindowLoss>> {
+        const std::vector<WindowLoss> known = file.ok() ? file->known(which.hash()) : std::vector<WindowLoss>();
+        RecordingJob job(invocation.job, file.ok() ? &*file : nullptr, which.hash(), known);
+        return evaluator.run(which, all, known, job);
+    };
+    ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(plan));
+    const PerplexityEstimate estimate = perplexity(losses);
+    Json result = {{"plan_hash", plan.hash()},
+                   {"ppl", numberJson(estimate.ppl)},
+                   {"nll", numberJson(estimate.nll)},
+                   {"nll_error", numberJson(estimate.nllError)},
+                   {"ppl_error", numberJson(estimate.pplError)},
+                   {"scored_tokens", estimate.tokens},
+                   {"windows", windowsJson(losses, true)},
+                   {"window_length", facts.windowLength},
+                   {"text", facts.source},
+                   {"text_sha256", facts.textSha256},
+                   {"tokenizer_sha256", facts.tokenizerSha256},
+                   {"bos", facts.bos},
+                   {"dropped_tokens", facts.droppedTokens},
+                   {"against", against},
+                   {"delta", nullptr}};
+    invocation.text = fmt::format("perplexity {:.4f} ± {:.4f}  ({} tokens in {} windows of {})\n", estimate.ppl, estimate.pplError,
+                                  estimate.tokens, losses.size(), facts.windowLength);
+    if (reference) {
+        ESPALIER_TRY(const std::vector<WindowLoss> other, measure(*reference));
+        const PairedDifference difference = pairedDifference(losses, other);
+        result["delta"] = differenceJson(difference);
+        result["reference"] = {
+            {"plan_hash", reference->hash()}, {"ppl", numberJson(perplexity(other).ppl)}, {"nll", numberJson(perplexity(other).nll)}};
+        invocation.text +=
+            fmt::format("{} {:.4f}; change {:+.2f} % (95 %: {:+.2f} to {:+.2f} %)\n", against == "dense" ? "dense model" : against,
+                        perplexity(other).ppl, (difference.pplRatio - 1) * 100, (difference.low - 1) * 100, (difference.high - 1) * 100);
+    }
+    return result;
+}
+
+}  // namespace
+
+void addEvaluate(Verbs& verbs)
+{
+    auto options = std::make_shared<EvaluateOptions>();
+    CLI::App* verb = verbs.add("evaluate", "Perplexity of a plan, compared with the dense model",
+                               [options](Invocation& invocation) { return evaluate(*options, invocation); });
+    verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
+    addTextOptions(verb, options->text);
+    verb->add_option("--plan", options->plan, "Plan file (default: the dense model)")->type_name("FILE");
+    verb->add_option("--against", options->against, "What to compare with: dense, none or a plan file (default: dense for a plan)")
+        ->type_name("WHAT");
+    verb->add_flag("--resume", options->resume, "Use the windows that an earlier run measured");
+    verb->add_flag("--allow-other-model", options->allowOther, "Accept a plan made for another model");
+}
+
+}  // namespace espalier

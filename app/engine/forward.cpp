@@ -1,0 +1,68 @@
+#include "forward_dump.h"
+#include "work.h"
+
+#include <fmt/format.h>
+
+namespace espalier
+{
+
+namespace
+{
+
+struct ForwardOptions {
+    std::filesystem::path model;
+    std::string ids;
+    std::filesystem::path out;
+    std::filesystem::path plan;
+    bool hidden = false;
+    bool routing = false;
+    bool force = false;
+    bool allowOther = false;
+};
+
+Result<Json> forward(const ForwardOptions& options, Invocation& invocation)
+{
+    ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
+    ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
+    ForwardRequest request;
+    constexpr int kWholeRows = 1 << 30;
+    ESPALIER_TRY(const TokenWindows windows, windowsFromIds(options.ids, {kWholeRows, 0, Bos::No}, checkpoint->shape().vocabularySize));
+    for (const auto& row : windows.rows)
+        if (row.size() != windows.rows.front().size())
+            return badInput("ids.unequal_rows", options.ids,
+                            fmt::format("Rows of {} and {} ids cannot share one tensor.", windows.rows.front().size(), row.size()),
+                            "Give rows of one length.");
+    request.ids = windows.rows;
+    request.hidden = options.hidden;
+    request.routing = options.routing;
+    request.out = options.out;
+    request.plan = CompressionPlan::identity(checkpoint->shape());
+    if (!options.plan.empty()) {
+        ESPALIER_TRY(request.plan, readPlan(options.plan, *checkpoint, options.allowOther));
+    }
+    ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
+    ESPALIER_TRY(Json result, forwardDump(*model, request, invocation.job));
+    result["plan_hash"] = request.plan.hash();
+    for (const auto& [name, shape] : result["tensors"].items())
+        invocation.text += fmt::format("{}  {}\n", name, shape.dump());
+    return result;
+}
+
+}  // namespace
+
+void addForward(Verbs& verbs)
+{
+    auto options = std::make_shared<ForwardOptions>();
+    CLI::App* verb = verbs.add("forward", "Logits and internals for comparisons",
+                               [options](Invocation& invocation) { return forward(*options, invocation); });
+    verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
+    verb->add_option("--ids", options->ids, "JSON file of lists of ids, or safetensors FILE[:NAME]")->required()->type_name("FILE");
+    verb->add_option("--out", options->out, "safetensors file to write")->required()->type_name("FILE");
+    verb->add_option("--plan", options->plan, "Run under this plan")->type_name("FILE");
+    verb->add_flag("--hidden", options->hidden, "Also the hidden state after every layer");
+    verb->add_flag("--routing", options->routing, "Also the experts chosen and their weights");
+    verb->add_flag("--force", options->force, "Replace an existing output");
+    verb->add_flag("--allow-other-model", options->allowOther, "Accept a plan made for another model");
+}
+
+}  // namespace espalier

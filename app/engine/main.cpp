@@ -1,0 +1,131 @@
+// espalier-engine: verbs of cli.md. Results on standard output, everything else on standard error.
+#include "options.h"
+#include "output.h"
+#include "work.h"
+
+#include "base/text.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <sstream>
+#include <thread>
+
+namespace espalier
+{
+
+namespace
+{
+
+std::string dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
+
+int reportFailure(const Error& error, bool json, int output)
+{
+    if (json) {
+        Json body = toJson(error);
+        for (const char* field : {"code", "subject", "message", "kept", "action"})
+            if (!body.contains(field)) body[field] = "";
+        writeAll(output, dump({{"error", std::move(body)}}));
+    }
+    writeAll(2, fmt::format("espalier-engine: {} [{}]\n", error.describe(), error.code));
+    return error.exitCode();
+}
+
+Result<Json> guarded(const VerbFunction& verb, Invocation& invocation)
+{
+    try {
+        return verb(invocation);
+    } catch (const std::exception& failure) {
+        return errorFromException(failure);
+    }
+}
+
+int runVerb(const VerbFunction& verb, const CommonOptions& options, int output)
+{
+    const auto started = std::chrono::steady_clock::now();
+    Result<Json> result = internalError("The verb did not run.");
+    int code = 0;
+    std::string text;
+    {
+        TerminalJob job(options.quiet);
+        Invocation invocation{options, job, nullptr, {}, {}, {}, 0};
+        result = guarded(verb, invocation);
+        if (result.ok() && result->is_object()) {
+            Json& body = *result;
+            body["espalier"] = ESPALIER_VERSION;
+            if (!invocation.model.is_null()) body["model"] = invocation.model;
+            body["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+            body["peak_rss_bytes"] = peakResidentBytes();
+            body["threads"] = resolvedThreads(options.threads);
+            body["device"] = "cpu";
+            body["dtype"] = invocation.dtype.empty() ? Json() : Json(invocation.dtype);
+            body["seed"] = options.seed;
+            body["warnings"] = invocation.warnings;
+        }
+        code = invocation.exitCode;
+        text = std::move(invocation.text);
+        if (!options.quiet)
+            for (const std::string& warning : invocation.warnings)
+                writeAll(2, fmt::format("warning: {}\n", warning));
+    }
+    if (!result.ok()) return reportFailure(result.error(), options.json, output);
+    if (options.json)
+        writeAll(output, dump(*result));
+    else
+        writeAll(output, text);
+    return code;
+}
+
+int run(int argc, char** argv, int output)
+{
+    CLI::App app{"Compresses Mixture-of-Experts language models.", "espalier-engine"};
+    app.set_help_flag("-h,--help", "Print this help and exit");
+    app.set_version_flag("--version", "espalier-engine " ESPALIER_VERSION);
+    app.require_subcommand(1);
+    app.footer("`espalier-engine VERB --help` explains a verb.");
+    app.get_formatter()->column_width(34);
+
+    CommonOptions common;
+    Verbs verbs(app, common);
+    addInspect(verbs);
+    addTokenize(verbs);
+    addForward(verbs);
+    addMethods(verbs);
+    addProfile(verbs);
+    addPlan(verbs);
+    addEvaluate(verbs);
+    addExport(verbs);
+    addServe(verbs, output);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& outcome) {
+        std::ostringstream out;
+        std::ostringstream err;
+        if (outcome.get_exit_code() == 0) {  // --help, --version
+            app.exit(outcome, out, err);
+            writeAll(output, out.str());
+            return 0;
+        }
+        bool json = false;
+        for (int i = 1; i < argc; ++i)
+            json = json || std::strcmp(argv[i], "--json") == 0;
+        std::string message = outcome.what();
+        if (!message.empty() && message.back() != '.') message += '.';
+        return reportFailure(usageError(std::move(message), "See `espalier-engine --help`."), json, output);
+    }
+    if (const VerbFunction* verb = verbs.chosen()) return runVerb(*verb, common, output);
+    return reportFailure(internalError("No verb was chosen."), common.json, output);
+}
+
+}  // namespace
+
+}  // namespace espalier
+
+int main(int argc, char** argv)
+{
+    const int output = espalier::takeStandardOutput();
+    espalier::installStopSignals();
+    return espalier::run(argc, argv, output);
+}

@@ -1,0 +1,152 @@
+#include "output.h"
+#include "profile/profile_pass.h"
+#include "score/scorer.h"
+#include "session/profile_file.h"
+#include "work.h"
+
+#include "base/text.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <chrono>
+
+namespace espalier
+{
+
+namespace
+{
+
+struct ProfileVerbOptions {
+    std::filesystem::path model;
+    TextOptions text;
+    ProfileOptions profile;
+    std::string shard;
+};
+
+Status parseShard(const std::string& text, ProfileOptions& options)
+{
+    const std::size_t slash = text.find('/');
+    const auto number = [](std::string_view part, int& value) {
+        const auto [end, failure] = std::from_chars(part.data(), part.data() + part.size(), value);
+        return failure == std::errc() && end == part.data() + part.size();
+    };
+    int shard = 0;
+    int shards = 0;
+    if (slash == std::string::npos || !number(std::string_view(text).substr(0, slash), shard) ||
+        !number(std::string_view(text).substr(slash + 1), shards) || shard < 1 || shards < 1 || shard > shards)
+        return usageError(fmt::format("\"{}\" is not a shard.", text), "Write --shard i/n with 1 <= i <= n.");
+    options.shard = shard - 1;
+    options.shards = shards;
+    return {};
+}
+
+Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
+{
+    if (!options.shard.empty()) ESPALIER_CHECK_OK(parseShard(options.shard, options.profile));
+    ESPALIER_CHECK_OK(checkOutput(options.profile.out, options.profile.force));
+    ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
+    ESPALIER_TRY(const TokenWindows windows, openText(options.text, *checkpoint));
+    ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
+    const auto started = std::chrono::steady_clock::now();
+    ESPALIER_TRY(const ProfileData data, runProfile(*model, windows, options.profile, invocation.job));
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    for (std::string& warning : profileWarnings(data))
+        invocation.warnings.push_back(std::move(warning));
+    const double uncovered = uncoveredFraction(data);
+    invocation.text = fmt::format("{}: {} tokens in {} windows, {}, {:.0f} tokens/s\n", options.profile.out.string(), data.tokens,
+                                  data.windows, formatSeconds(seconds), static_cast<double>(data.tokens) / seconds);
+    return Json{{"profile", options.profile.out.string()},
+                {"tokens", data.tokens},
+                {"windows", data.windows},
+                {"window_length", data.windowLength},
+                {"tokens_per_second", numberJson(static_cast<double>(data.tokens) / seconds)},
+                {"layers_done", data.layers.size()},
+                {"uncovered_fraction", numberJson(uncovered)},
+                {"collected", data.collected},
+                {"text_sha256", data.textSha256},
+                {"dropped_tokens", windows.droppedTokens}};
+}
+
+struct MergeOptions {
+    std::filesystem::path out;
+    std::vector<std::filesystem::path> inputs;
+    bool force = false;
+};
+
+Result<Json> merge(const MergeOptions& options, Invocation& invocation)
+{
+    ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
+    ESPALIER_TRY(const ProfileData data, mergeProfiles(options.inputs, options.out, options.force));
+    invocation.text = fmt::format("{}: {} tokens of {} shards\n", options.out.string(), data.tokens, options.inputs.size());
+    return Json{{"profile", options.out.string()}, {"tokens", data.tokens}, {"windows", data.windows}, {"shards", options.inputs.size()}};
+}
+
+struct ScoreOptions {
+    std::filesystem::path profile;
+    std::string method = "leave-one-out";
+    std::vector<std::string> params;
+};
+
+std::string scoresText(const ExpertScores& scores)
+{
+    std::string text =
+        fmt::format("{}, {} ({} is better)\n", scores.title, scores.unit, scores.better == Better::Higher ? "higher" : "lower");
+    for (std::size_t layer = 0; layer < scores.values.rows.size(); ++layer) {
+        if (scores.values.rows[layer].empty()) continue;
+        text += fmt::format("layer {:>3} ", layer);
+        for (const double value : scores.values.rows[layer])
+            text += fmt::format(" {:>9.4g}", value);
+        text += "\n";
+    }
+    return text;
+}
+
+Result<Json> scoreVerb(const ScoreOptions& options, Invocation& invocation)
+{
+    ESPALIER_TRY(auto params, parseParams(options.params, {}));
+    ESPALIER_TRY(const ProfileData data, readProfile(options.profile));
+    ESPALIER_TRY(const ExpertScores scores, score(data, options.method, params[""]));
+    invocation.warnings = profileWarnings(data);
+    invocation.text = scoresText(scores);
+    Json result = scoresJson(scores);
+    result["profile"] = options.profile.string();
+    result["tokens"] = data.tokens;
+    return result;
+}
+
+}  // namespace
+
+void addProfile(Verbs& verbs)
+{
+    auto options = std::make_shared<ProfileVerbOptions>();
+    CLI::App* verb = verbs.add("profile", "One pass over the calibration text: what every expert does",
+                               [options](Invocation& invocation) { return profile(*options, invocation); });
+    verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
+    addTextOptions(verb, options->text);
+    verb->add_option("--out", options->profile.out, "Profile to write")->required()->type_name("P.h5");
+    verb->add_option("--collect", options->profile.collect, "Statistics, of counts, ean, reap, gram (default: all)")->delimiter(',');
+    verb->add_option("--gram-tokens", options->profile.gramTokens, "Tokens whose expert outputs are compared (default: as memory allows)")
+        ->type_name("N");
+    verb->add_option("--gram-extra", options->profile.gramExtra, "Experts beyond the router's choice that are evaluated for them")
+        ->type_name("M");
+    verb->add_option("--shard", options->shard, "Only part i of n of the windows, for merge")->type_name("I/N");
+    verb->add_flag("--resume", options->profile.resume, "Go on with an interrupted profile");
+    verb->add_flag("--force", options->profile.force, "Replace an existing output");
+
+    auto mergeOptions = std::make_shared<MergeOptions>();
+    CLI::App* mergeVerb = verbs.add("merge", "Adds up profiles of disjoint shards",
+                                    [mergeOptions](Invocation& invocation) { return merge(*mergeOptions, invocation); });
+    mergeVerb->add_option("OUT", mergeOptions->out, "Profile to write")->required();
+    mergeVerb->add_option("IN", mergeOptions->inputs, "Profiles of the shards")->required()->expected(1, -1);
+    mergeVerb->add_flag("--force", mergeOptions->force, "Replace an existing output");
+
+    auto scoreOptions = std::make_shared<ScoreOptions>();
+    CLI::App* scoreApp = verbs.add("score", "Importance of every expert, from a profile",
+                                   [scoreOptions](Invocation& invocation) { return scoreVerb(*scoreOptions, invocation); });
+    scoreApp->add_option("PROFILE", scoreOptions->profile, "Profile file")->required();
+    scoreApp->add_option("--method", scoreOptions->method, "Scoring method (see `methods --slot score`)");
+    scoreApp->add_option("--param", scoreOptions->params, "Parameter of the method, key=value")->type_name("K=V");
+}
+
+}  // namespace espalier

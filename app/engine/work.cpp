@@ -1,0 +1,241 @@
+#include "work.h"
+
+#include "allocate/allocator.h"
+#include "score/gram_loss.h"
+#include "score/scorer.h"
+
+#include <fmt/format.h>
+
+#include <sys/sysinfo.h>
+#include <algorithm>
+#include <cmath>
+#include <new>
+#include <string_view>
+#include <thread>
+
+namespace espalier
+{
+
+Error errorFromException(const std::exception& failure)
+{
+    const std::string_view what = failure.what();
+    const bool memory =
+        dynamic_cast<const std::bad_alloc*>(&failure) != nullptr || what.find("can't allocate memory") != std::string_view::npos;
+    if (memory)
+        return resourceError("engine.out_of_memory", {}, "The engine ran out of memory.",
+                             "Lower --memory-budget, or use fewer or shorter windows.");
+    return internalError(fmt::format("Unexpected failure: {}", what.substr(0, what.find('\n'))));
+}
+
+int resolvedThreads(int asked) { return asked > 0 ? asked : std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+
+std::int64_t evaluatorCacheBytes()
+{
+    struct sysinfo info = {};
+    if (sysinfo(&info) != 0) return std::int64_t{256} << 20;
+    const std::int64_t total = static_cast<std::int64_t>(info.totalram) * static_cast<std::int64_t>(info.mem_unit);
+    return std::min(total / 8, std::int64_t{1} << 30);
+}
+
+ComputeType computeTypeFor(const std::string& dtype, const Checkpoint& checkpoint)
+{
+    if (dtype == "fp32") return ComputeType::Fp32;
+    if (dtype == "bf16") return ComputeType::Bf16;
+    constexpr int kBatchTokens = 2048;  // evaluate/evaluator.h
+    constexpr int kRowsWorthIt = 512;
+    constexpr int kWidthWorthIt = 1024;
+#if defined(__x86_64__)
+    const bool native = __builtin_cpu_supports("avx512bf16");
+#else
+    const bool native = false;
+#endif
+    const ModelShape& shape = checkpoint.shape();
+    if (!native || shape.dtype != "BF16" || shape.hiddenSize < kWidthWorthIt) return ComputeType::Fp32;
+    for (const LayerShape& layer : shape.layers)
+        if (layer.moe && layer.experts > 0 && static_cast<std::int64_t>(kBatchTokens) * layer.router.topK / layer.experts < kRowsWorthIt)
+            return ComputeType::Fp32;
+    return ComputeType::Bf16;
+}
+
+Json modelJson(const Checkpoint& checkpoint) { return {{"path", checkpoint.folder().string()}, {"fingerprint", checkpoint.fingerprint()}}; }
+
+Result<std::shared_ptr<const Checkpoint>> openCheckpoint(const std::filesystem::path& folder, Invocation& invocation)
+{
+    ESPALIER_TRY(auto checkpoint, Checkpoint::open(folder));
+    invocation.model = modelJson(*checkpoint);
+    invocation.warnings.insert(invocation.warnings.end(), checkpoint->warnings().begin(), checkpoint->warnings().end());
+    return checkpoint;
+}
+
+Result<std::unique_ptr<MoeModel>> createModel(std::shared_ptr<const Checkpoint> checkpoint, Invocation& invocation)
+{
+    ESPALIER_TRY(ModelOptions options, modelOptions(invocation.options));
+    options.compute = computeTypeFor(invocation.options.dtype, *checkpoint);
+    ESPALIER_TRY(auto model, MoeModel::create(std::move(checkpoint), options));
+    invocation.dtype = model->numericMode();
+    return model;
+}
+
+PlanModel planModelOf(const Checkpoint& checkpoint)
+{
+    return {checkpoint.config().modelType, checkpoint.configSha256(), checkpoint.weightsSha256()};
+}
+
+Status checkPlanModel(const CompressionPlan& plan, const Checkpoint& checkpoint, bool allowOther)
+{
+    if (allowOther) return {};
+    const PlanModel own = planModelOf(checkpoint);
+    const PlanModel& other = plan.model();
+    const auto differs = [](const std::string& a, const std::string& b) { return !a.empty() && a != b; };
+    if (differs(other.modelType, own.modelType) || differs(other.configSha256, own.configSha256) ||
+        differs(other.weightsSha256, own.weightsSha256))
+        return badInput("plan.other_model", checkpoint.folder().string(), "The plan was made for another model: type or hashes differ.",
+                        "Open the model it belongs to, or use --allow-other-model.");
+    return {};
+}
+
+Result<CompressionPlan> readPlan(const std::filesystem::path& path, const Checkpoint& checkpoint, bool allowOther)
+{
+    ESPALIER_TRY(CompressionPlan plan, readPlanFile(path, checkpoint.shape()));
+    ESPALIER_CHECK_OK(checkPlanModel(plan, checkpoint, allowOther));
+    return plan;
+}
+
+void addTextOptions(CLI::App* verb, TextOptions& options)
+{
+    CLI::Option* text =
+        verb->add_option("--text", options.text, "Text files, tokenised as one sequence")->type_name("FILE")->expected(1, -1);
+    verb->add_option("--ids", options.ids, "Token ids instead of text: JSON lists, or safetensors FILE[:NAME]")
+        ->type_name("FILE")
+        ->excludes(text);
+    verb->add_option("--windows", options.windows, "Use the first N windows (default: all)")->check(CLI::Range(1, 1 << 30))->type_name("N");
+    verb->add_option("--window-length", options.windowLength, "Tokens per window (default: 2048, or what the model takes)")
+        ->check(CLI::Range(2, 1 << 30))
+        ->type_name("N");
+    verb->add_option("--bos", options.bos, "Begin-of-sequence token: auto, yes or no")->check(CLI::IsMember({"auto", "yes", "no"}));
+}
+
+Result<Bos> parseBos(const std::string& text)
+{
+    if (text == "auto" || text.empty()) return Bos::Auto;
+    if (text == "yes") return Bos::Yes;
+    if (text == "no") return Bos::No;
+    return usageError(fmt::format("\"{}\" is not one of auto, yes, no.", text));
+}
+
+Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint)
+{
+    if (options.text.empty() && options.ids.empty()) return usageError("A text is needed.", "Give --text FILE or --ids FILE.");
+    const ModelShape& shape = checkpoint.shape();
+    WindowOptions window;
+    window.windowLength = options.windowLength > 0 ? options.windowLength : 2048;
+    if (options.windowLength <= 0 && shape.maxPositions > 0) window.windowLength = std::min(2048, shape.maxPositions);
+    window.maxWindows = options.windows;
+    ESPALIER_TRY(window.bos, parseBos(options.bos));
+    if (!options.ids.empty()) return windowsFromIds(options.ids, window, shape.vocabularySize);
+    ESPALIER_TRY(const Tokenizer tokenizer, Tokenizer::load(checkpoint.folder(), shape.vocabularySize));
+    return windowsFromText(tokenizer, options.text, window);
+}
+
+Json numberJson(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+
+Json scoresJson(const ExpertScores& scores)
+{
+    Json values = Json::array();
+    for (const auto& row : scores.values.rows) {
+        Json line = Json::array();
+        for (const double value : row)
+            line.push_back(numberJson(value));
+        values.push_back(std::move(line));
+    }
+    Json importance = Json::array();
+    for (const double value : scores.layerImportance)
+        importance.push_back(numberJson(value));
+    return {{"method", scores.method},     {"title", scores.title},
+            {"unit", scores.unit},         {"better", scores.better == Better::Higher ? "higher" : "lower"},
+            {"values", std::move(values)}, {"layer_importance", std::move(importance)}};
+}
+
+Json allScoresJson(const ProfileData& profile)
+{
+    Json all = Json::object();
+    for (const MethodInfo& method : scorers()) {
+        if (!std::all_of(method.needs.begin(), method.needs.end(), [&](const std::string& need) { return profile.has(need); })) continue;
+        if (const Result<ExpertScores> scores = score(profile, method.id); scores.ok()) all[method.id] = scoresJson(*scores);
+    }
+    return all;
+}
+
+Json costJson(const PlanCost& cost, const PlanCost& dense)
+{
+    return {{"parameters", cost.parameters},
+            {"active_parameters", cost.activeParameters},
+            {"bytes", cost.bytes},
+            {"expert_parameters", cost.expertParameters},
+            {"expert_parameters_removed", cost.expertParametersRemoved()},
+            {"dense", {{"parameters", dense.parameters}, {"active_parameters", dense.activeParameters}, {"bytes", dense.bytes}}}};
+}
+
+Json windowsJson(const std::vector<WindowLoss>& losses, bool index)
+{
+    Json windows = Json::array();
+    for (const WindowLoss& loss : losses) {
+        Json item = {{"nll", numberJson(loss.nll)}, {"tokens", loss.tokens}};
+        if (index) item["window"] = loss.window;
+        windows.push_back(std::move(item));
+    }
+    return windows;
+}
+
+Json differenceJson(const PairedDifference& difference)
+{
+    return {{"nll", numberJson(difference.nll)}, {"se", numberJson(difference.se)},     {"ppl_ratio", numberJson(difference.pplRatio)},
+            {"low", numberJson(difference.low)}, {"high", numberJson(difference.high)}, {"windows", difference.windows}};
+}
+
+Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan)
+{
+    Json losses = Json::array();
+    for (const LayerProfile& layer : profile.layers) {
+        if (layer.experts == 0 || layer.gram.tokenCount() == 0 || layer.layer >= plan.layerCount()) continue;
+        RouterShape router = profile.shape.layers[static_cast<std::size_t>(layer.layer)].router;
+        const LayerPlan& layerPlan = plan.layer(layer.layer);
+        router.topK = layerPlan.topK.value_or(router.topK);
+        const GramEvaluator gram(layer, router);
+        const GramLoss loss = gram.evaluate(layerPlan.kept);
+        const double norm = gram.outputNorm();
+        losses.push_back({{"layer", layer.layer},
+                          {"loss", numberJson(loss.loss())},
+                          {"relative", norm > 0 ? numberJson(loss.loss() / norm) : Json()},
+                          {"uncovered_fraction", loss.uncoveredShare()}});
+    }
+    return losses;
+}
+
+std::vector<MethodInfo> allMethods()
+{
+    std::vector<MethodInfo> methods = scorers();
+    methods.insert(methods.end(), allocators().begin(), allocators().end());
+    methods.insert(methods.end(), selectors().begin(), selectors().end());
+    MethodInfo svd;
+    svd.id = "svd";
+    svd.title = "Truncated SVD";
+    svd.slot = Slot::Factors;
+    svd.help = "Best approximation of the weights for each rank, without calibration data; singular values are shared by both factors.";
+    svd.source = "methods.md 3.10";
+    methods.push_back(std::move(svd));
+    return methods;
+}
+
+Status checkOutput(const std::filesystem::path& path, bool force)
+{
+    std::error_code failure;
+    if (force || !std::filesystem::exists(std::filesystem::symlink_status(path, failure))) return {};
+    Error error = usageError(fmt::format("{} exists already.", path.string()), "Choose another name, or use --force.");
+    error.code = "output.exists";
+    error.subject = path.string();
+    error.kept = "It was not changed.";
+    return error;
+}
+
+}  // namespace espalier

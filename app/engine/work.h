@@ -1,0 +1,79 @@
+// What the verbs and `serve` have in common: opening models and texts, and results as JSON. No ATen here.
+#pragma once
+
+#include "base/error.h"
+#include "base/job.h"
+#include "base/json.h"
+#include "base/method_registry.h"
+#include "base/statistics.h"
+#include "checkpoint/checkpoint.h"
+#include "model/moe_model.h"
+#include "options.h"
+#include "plan/compression_plan.h"
+#include "plan/cost_model.h"
+#include "plan/expert_grid.h"
+#include "session/profile_data.h"
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/windows.h"
+
+#include <cstdint>
+#include <exception>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+// Running out of memory is the world's fault, anything else ours. libtorch reports both by exceptions.
+Error errorFromException(const std::exception& failure);
+
+int resolvedThreads(int asked);  // 0 = all cores
+// Memory for residual streams between edits: an eighth of the machine's, at most 1 GiB.
+std::int64_t evaluatorCacheBytes();
+
+// bf16 only where the processor multiplies it natively and an expert sees enough rows per batch for that to be faster (architecture.md 7:
+// 64 rows are slower in bf16 than in fp32, 2,048 twice as fast).
+ComputeType computeTypeFor(const std::string& dtype, const Checkpoint& checkpoint);
+
+Json modelJson(const Checkpoint& checkpoint);
+// Opens, and fills in model and warnings of the invocation.
+Result<std::shared_ptr<const Checkpoint>> openCheckpoint(const std::filesystem::path& folder, Invocation& invocation);
+Result<std::unique_ptr<MoeModel>> createModel(std::shared_ptr<const Checkpoint> checkpoint, Invocation& invocation);
+
+// Refuses a plan made for another model unless told otherwise. Error: plan.other_model.
+Status checkPlanModel(const CompressionPlan& plan, const Checkpoint& checkpoint, bool allowOther);
+Result<CompressionPlan> readPlan(const std::filesystem::path& path, const Checkpoint& checkpoint, bool allowOther);
+PlanModel planModelOf(const Checkpoint& checkpoint);
+
+// The text that a verb runs on: --text FILE.. or --ids FILE[:NAME], windows, their length, BOS.
+struct TextOptions {
+    std::vector<std::filesystem::path> text;
+    std::string ids;
+    int windows = 0;
+    int windowLength = 0;  // 0 = min(2048, the model's positions)
+    std::string bos = "auto";
+};
+void addTextOptions(CLI::App* verb, TextOptions& options);
+Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint);
+Result<Bos> parseBos(const std::string& text);
+
+// NaN and infinities become null.
+Json numberJson(double value);
+Json scoresJson(const ExpertScores& scores);  // method, title, unit, better, values, layer_importance
+// {method: scoresJson} for every scorer that the collected statistics allow.
+Json allScoresJson(const ProfileData& profile);
+Json costJson(const PlanCost& cost, const PlanCost& dense);
+Json windowsJson(const std::vector<WindowLoss>& losses, bool index);
+Json differenceJson(const PairedDifference& difference);
+// Exact layer losses of the plan's kept sets from the Gram store: one entry per MoE layer.
+Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan);
+// All methods of all slots.
+std::vector<MethodInfo> allMethods();
+
+// Error: output.exists (usage) unless forced.
+Status checkOutput(const std::filesystem::path& path, bool force);
+
+}  // namespace espalier
