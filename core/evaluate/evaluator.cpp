@@ -127,7 +127,7 @@ struct Evaluator::State {
     at::Tensor ids(int group) const;
     std::int64_t streamBytes(int group) const;
     bool streamsWeights() const;
-    Status measure(const CompressionPlan& plan, const std::vector<int>& todo, const std::set<int>& wanted, JobContext& job);
+    Status measure(const CompressionPlan& plan, const std::vector<int>& pending, const std::set<int>& wanted, JobContext& job);
 };
 
 at::Tensor Evaluator::State::ids(int group) const
@@ -157,8 +157,8 @@ bool Evaluator::State::streamsWeights() const
     return model.shape().parameters() * (options.compute == ComputeType::Fp32 ? 4 : 2) > options.memoryBudget;
 }
 
-// Runs the groups of `todo` under the plan and records the loss of every window in them; those in `wanted` are reported.
-Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<int>& todo, const std::set<int>& wanted, JobContext& job)
+// Runs the groups of `pending` under the plan and records the loss of every window in them; those in `wanted` are reported.
+Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<int>& pending, const std::set<int>& wanted, JobContext& job)
 {
     const c10::InferenceMode inference;
     const int layers = model.layerCount();
@@ -170,13 +170,13 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
 
     // Every stride-th boundary, so that what one evaluation leaves behind fits half the cache beside what the next one leaves.
     std::int64_t all = 0;
-    for (const int g : todo)
+    for (const int g : pending)
         all += streamBytes(g) * std::max(layers - 1, 0);
     const std::int64_t half = std::max<std::int64_t>(cache.limit() / 2, 1);
     const std::int64_t stride = std::max<std::int64_t>(1, (all + half - 1) / half);
 
     auto& results = losses[plan.hash()];
-    const std::int64_t total = static_cast<std::int64_t>(todo.size()) * layers;
+    const std::int64_t total = static_cast<std::int64_t>(pending.size()) * layers;
     std::int64_t done = 0;
     job.progress(done, total, "layer");
 
@@ -188,14 +188,14 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
     };
     const bool layerByLayer = streamsWeights();
     const std::int64_t waveBytes = std::max(cache.limit(), kMinWaveBytes);
-    for (std::size_t position = 0; position < todo.size();) {
+    for (std::size_t position = 0; position < pending.size();) {
         // Resident weights: group after group, the first losses come early. Streamed weights: layer after layer over as many
         // groups as memory allows, each layer is read once per wave. Either way every group computes the same bits.
         std::vector<Run> wave;
         std::int64_t bytes = 0;
-        while (position < todo.size() && (wave.empty() || (layerByLayer && bytes + streamBytes(todo[position]) <= waveBytes))) {
+        while (position < pending.size() && (wave.empty() || (layerByLayer && bytes + streamBytes(pending[position]) <= waveBytes))) {
             Run run;
-            run.group = todo[position++];
+            run.group = pending[position++];
             run.ids = ids(run.group);
             for (int l = layers - 1; l >= 1 && !run.hidden.defined(); --l)
                 if (cache.contains(key(l, run.group))) {
