@@ -1,0 +1,258 @@
+#include "session/profile_file.h"
+
+#include "session/hdf5.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr h5::Format kProfileFormat = {"profile", "profile", 1, 0};
+constexpr h5::Format kStateFormat = {"profile-state", "profile", 1, 0};
+
+std::string layerName(int layer) { return fmt::format("{:04}", layer); }
+
+std::int64_t bytesOf(const LayerProfile& layer)
+{
+    const GramStore& gram = layer.gram;
+    return static_cast<std::int64_t>(layer.count.size() * 11 * sizeof(double) + gram.tokens.size() * sizeof(std::int64_t) +
+                                     gram.list.size() * sizeof(std::uint16_t) + gram.products.size() * sizeof(double) +
+                                     gram.logits.size() * sizeof(float)) +
+           8192;
+}
+
+// The per-expert sums under the names they have in the file.
+template <typename Layer, typename Visit>
+void visitSums(Layer& layer, Visit visit)
+{
+    visit("soft_mass", layer.softMass);
+    visit("routed_mass_raw", layer.routedMassRaw);
+    visit("routed_mass_renormalised", layer.routedMassRenormalised);
+    visit("routed_mass_applied", layer.routedMassApplied);
+    visit("norm", layer.norm);
+    visit("norm_squared", layer.normSquared);
+    visit("weighted_norm_raw", layer.weightedNormRaw);
+    visit("weighted_norm_renormalised", layer.weightedNormRenormalised);
+    visit("weighted_norm_applied", layer.weightedNormApplied);
+    visit("max_activation", layer.maxActivation);
+}
+
+void writeLayer(const h5::Group& group, const LayerProfile& layer)
+{
+    group.write("tokens", std::vector<std::int64_t>{layer.tokens});
+    group.write("count", layer.count);
+    visitSums(layer, [&](const char* name, const std::vector<double>& values) {
+        if (!values.empty()) group.write(name, values);
+    });
+    group.write("energy", std::vector<double>{layer.outputEnergy, layer.routedEnergy});
+    const GramStore& gram = layer.gram;
+    if (gram.listLength == 0) return;
+    const h5::Group store = group.create("gram");
+    const std::uint64_t tokens = gram.tokens.size();
+    store.write("tokens", gram.tokens);
+    store.write<std::uint16_t>("list", gram.list, {tokens, static_cast<std::uint64_t>(gram.listLength)});
+    store.write<double>("products", gram.products, {tokens, gram.triangle()});
+    store.write<float>("logits", gram.logits, {tokens, static_cast<std::uint64_t>(layer.experts)});
+    if (!gram.selectionBias.empty()) store.write("selection_bias", gram.selectionBias);
+    store.write("output_energy", std::vector<double>{gram.outputEnergy});
+}
+
+void expect(bool condition, int layer, const char* what)
+{
+    if (!condition) throw h5::Failure(fmt::format("layer {}: {} does not fit", layer, what));
+}
+
+bool finite(const std::vector<double>& values)
+{
+    return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
+}
+
+// `experts` of the model's layer; 0 for a dense one.
+LayerProfile readLayer(const h5::Group& group, int index, int experts)
+{
+    LayerProfile layer;
+    layer.layer = index;
+    layer.experts = experts;
+    const auto n = static_cast<std::size_t>(experts);
+    const auto tokens = group.read<std::int64_t>("tokens");
+    expect(tokens.size() == 1 && tokens[0] >= 0, index, "tokens");
+    layer.tokens = tokens[0];
+    layer.count = group.read<std::int64_t>("count");
+    expect(layer.count.size() == n, index, "count");
+    visitSums(layer, [&](const char* name, std::vector<double>& values) {
+        if (!group.has(name)) return;
+        values = group.read<double>(name);
+        expect(values.size() == n && finite(values), index, name);
+    });
+    const auto energy = group.read<double>("energy");
+    expect(energy.size() == 2 && finite(energy), index, "energy");
+    layer.outputEnergy = energy[0];
+    layer.routedEnergy = energy[1];
+    if (!group.has("gram")) return layer;
+
+    const h5::Group store = group.open("gram");
+    GramStore& gram = layer.gram;
+    gram.tokens = store.read<std::int64_t>("tokens");
+    h5::Shape shape(2);
+    gram.list = store.read<std::uint16_t>("list", &shape);
+    expect(shape[0] == gram.tokens.size() && shape[1] >= 1 && shape[1] <= n, index, "expert list");
+    gram.listLength = static_cast<int>(shape[1]);
+    for (const std::uint16_t expert : gram.list)
+        expect(expert < n, index, "expert list");
+    gram.products = store.read<double>("products", &shape);
+    expect(shape[0] == gram.tokens.size() && shape[1] == gram.triangle() && finite(gram.products), index, "products");
+    gram.logits = store.read<float>("logits", &shape);
+    expect(shape[0] == gram.tokens.size() && shape[1] == n, index, "logits");
+    if (store.has("selection_bias")) gram.selectionBias = store.read<float>("selection_bias");
+    expect(gram.selectionBias.empty() || gram.selectionBias.size() == n, index, "selection bias");
+    const auto outputEnergy = store.read<double>("output_energy");
+    expect(outputEnergy.size() == 1 && finite(outputEnergy), index, "output energy");
+    gram.outputEnergy = outputEnergy[0];
+    return layer;
+}
+
+Json headerJson(const ProfileData& data)
+{
+    Json ranges = Json::array();
+    for (const TokenRange& range : data.ranges)
+        ranges.push_back({{"text_sha256", range.textSha256},
+                          {"first_window", range.firstWindow},
+                          {"windows", range.windowCount},
+                          {"tokens", range.tokens},
+                          {"sha256", range.sha256}});
+    return {{"shape", toJson(data.shape)},
+            {"fingerprint", data.fingerprint},
+            {"config_sha256", data.configSha256},
+            {"weights_sha256", data.weightsSha256},
+            {"numeric_mode", data.numericMode},
+            {"window_length", data.windowLength},
+            {"ranges", ranges},
+            {"text_sha256", data.textSha256},
+            {"source", data.source},
+            {"tokenizer_sha256", data.tokenizerSha256},
+            {"bos", data.bos},
+            {"windows", data.windows},
+            {"tokens", data.tokens},
+            {"collected", data.collected},
+            {"engine_version", data.engineVersion}};
+}
+
+Result<ProfileData> dataFromHeader(const Json& json)
+{
+    ProfileData data;
+    ESPALIER_TRY(data.shape, modelShapeFromJson(json.at("shape")));
+    data.fingerprint = json.at("fingerprint");
+    data.configSha256 = json.at("config_sha256");
+    data.weightsSha256 = json.at("weights_sha256");
+    data.numericMode = json.at("numeric_mode");
+    data.windowLength = json.at("window_length");
+    for (const Json& item : json.at("ranges"))
+        data.ranges.push_back({.textSha256 = item.at("text_sha256"),
+                               .firstWindow = item.at("first_window"),
+                               .windowCount = item.at("windows"),
+                               .tokens = item.at("tokens"),
+                               .sha256 = item.at("sha256")});
+    data.textSha256 = json.at("text_sha256");
+    data.source = json.at("source");
+    data.tokenizerSha256 = json.at("tokenizer_sha256");
+    data.bos = json.at("bos");
+    data.windows = json.at("windows");
+    data.tokens = json.at("tokens");
+    data.collected = json.at("collected").get<std::vector<std::string>>();
+    data.engineVersion = json.at("engine_version");
+    return data;
+}
+
+Error invalidProfile(const std::filesystem::path& path, const std::string& why)
+{
+    Error error = badInput("profile.invalid", path.string(), fmt::format("{} is not a usable profile: {}.", path.string(), why),
+                           "Take the profile again.");
+    error.kept = "Nothing was loaded and the file was not changed.";
+    return error;
+}
+
+}  // namespace
+
+Status writeProfile(const std::filesystem::path& path, const ProfileData& data)
+{
+    std::int64_t estimate = 1 << 16;
+    for (const LayerProfile& layer : data.layers)
+        estimate += bytesOf(layer);
+    return h5::writeContainer(path, kProfileFormat, estimate, [&](const h5::Group& root) {
+        root.writeJson("profile", headerJson(data));
+        const h5::Group layers = root.create("layers");
+        for (const LayerProfile& layer : data.layers)
+            if (layer.experts > 0) writeLayer(layers.create(layerName(layer.layer)), layer);
+    });
+}
+
+Result<ProfileData> readProfile(const std::filesystem::path& path)
+{
+    const auto lock = h5::exclusive();
+    ESPALIER_TRY(const h5::OpenedContainer container, h5::openContainer(path, kProfileFormat));
+    if (container.major > kProfileFormat.major)
+        return unsupported(
+            "profile.newer_version", path.string(),
+            fmt::format("{} was written by a newer Espalier (profile format {}.{}).", path.string(), container.major, container.minor),
+            "Open it with that version, or take the profile again.");
+    try {
+        ESPALIER_TRY(ProfileData data, dataFromHeader(container.root.readJson("profile")));
+        const h5::Group layers = container.root.open("layers");
+        for (const LayerShape& shape : data.shape.layers) {
+            if (!shape.moe) {
+                LayerProfile dense;
+                dense.layer = shape.index;
+                data.layers.push_back(std::move(dense));
+                continue;
+            }
+            data.layers.push_back(readLayer(layers.open(layerName(shape.index)), shape.index, shape.experts));
+        }
+        return data;
+    } catch (const std::exception& failure) {
+        return invalidProfile(path, failure.what());
+    }
+}
+
+Result<std::string> profileSha256(const std::filesystem::path& path)
+{
+    ESPALIER_TRY(h5::ContainerHeader header, h5::readContainerHeader(path, kProfileFormat));
+    return header.sha256;
+}
+
+Status writeProfileState(const std::filesystem::path& path, const ProfileState& state)
+{
+    const std::int64_t estimate = bytesOf(state.profile) + static_cast<std::int64_t>(state.hidden.size());
+    return h5::writeContainer(path, kStateFormat, estimate, [&](const h5::Group& root) {
+        root.writeJson(
+            "state",
+            {{"key", state.key}, {"layer", state.profile.layer}, {"experts", state.profile.experts}, {"hidden_type", state.hiddenType}});
+        writeLayer(root.create("layer"), state.profile);
+        root.write("hidden", state.hidden);
+    });
+}
+
+Result<ProfileState> readProfileState(const std::filesystem::path& path)
+{
+    const auto lock = h5::exclusive();
+    ESPALIER_TRY(const h5::OpenedContainer container, h5::openContainer(path, kStateFormat));
+    try {
+        ProfileState state;
+        const Json json = container.root.readJson("state");
+        state.key = json.at("key");
+        state.hiddenType = json.at("hidden_type");
+        state.profile = readLayer(container.root.open("layer"), json.at("layer"), json.at("experts"));
+        state.hidden = container.root.read<std::byte>("hidden");
+        return state;
+    } catch (const std::exception& failure) {
+        return invalidProfile(path, failure.what());
+    }
+}
+
+}  // namespace espalier

@@ -1,0 +1,394 @@
+#include "session/session_file.h"
+
+#include "base/sha256.h"
+#include "session/hdf5.h"
+#include "session/session_content.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr h5::Format kFormat = {"session", "session", kSessionMajor, kSessionMinor};
+constexpr const char* kKnownLinks[] = {"session", "plans", "history", "snapshots", "runs", "scores", "usage", kRecoveryLink};
+constexpr const char* kKnownFields[] = {"model", "shape", "texts", "view", "notes", "profile", "profile_fingerprint", "writer"};
+
+std::string numbered(std::size_t i) { return fmt::format("{:06}", i); }
+
+// Every distinct plan once, by content (locks and protection included); entries refer to it by index.
+class PlanTable
+{
+public:
+    int add(const CompressionPlan& plan)
+    {
+        Json json = toJson(plan);
+        const std::string key = canonicalJson(json);
+        const auto [it, isNew] = m_index.emplace(key, static_cast<int>(m_plans.size()));
+        if (isNew) m_plans.push_back(std::move(json));
+        return it->second;
+    }
+    const Json& json() const { return m_plans; }
+
+private:
+    std::map<std::string, int> m_index;
+    Json m_plans = Json::array();
+};
+
+Json sessionJson(const SessionData& data)
+{
+    Json json = data.unknownFields.is_object() ? data.unknownFields : Json::object();
+    Json texts = Json::array();
+    for (const SessionText& text : data.texts)
+        texts.push_back({{"role", text.role}, {"path", text.path.string()}});
+    json["model"] = {{"path", data.model.path.string()},
+                     {"fingerprint", data.model.fingerprint},
+                     {"config_sha256", data.model.configSha256},
+                     {"weights_sha256", data.model.weightsSha256}};
+    json["shape"] = toJson(data.shape);
+    json["texts"] = texts;
+    json["view"] = data.view;
+    json["notes"] = data.notes;
+    json["profile"] = data.profile.string();
+    json["profile_fingerprint"] = data.profileFingerprint;
+    json["writer"] = ESPALIER_VERSION;
+    return json;
+}
+
+Json historyJson(const SessionData& data, PlanTable& plans)
+{
+    Json entries = Json::array();
+    for (const HistoryEntry& entry : data.history.entries())
+        entries.push_back(
+            {{"id", entry.id}, {"parent", entry.parent}, {"text", entry.text}, {"time", entry.time}, {"plan", plans.add(entry.plan)}});
+    return {{"current", data.history.currentId()}, {"entries", entries}};
+}
+
+Json snapshotsJson(const SessionData& data, PlanTable& plans)
+{
+    Json snapshots = Json::array();
+    for (const SessionSnapshot& snapshot : data.snapshots)
+        snapshots.push_back({{"name", snapshot.name},
+                             {"note", snapshot.note},
+                             {"colour", snapshot.colour},
+                             {"time", snapshot.time},
+                             {"plan", plans.add(snapshot.plan)}});
+    return snapshots;
+}
+
+Json runJson(const SessionRun& run)
+{
+    return {{"plan_hash", run.planHash},
+            {"tier", run.tier},
+            {"text_sha256", run.textSha256},
+            {"tokenizer_sha256", run.tokenizerSha256},
+            {"window_length", run.windowLength},
+            {"bos", run.bos},
+            {"dtype", run.dtype},
+            {"settings", run.settings},
+            {"time", run.time}};
+}
+
+Json scoreJson(const ExpertScores& scores)
+{
+    return {{"method", scores.method},
+            {"title", scores.title},
+            {"unit", scores.unit},
+            {"better", scores.better == Better::Higher ? "higher" : "lower"}};
+}
+
+// [layer][expert], padded with NaN to the widest row; the true lengths beside it.
+void writeGrid(const h5::Group& group, const ExpertGrid& grid)
+{
+    std::size_t width = 0;
+    std::vector<std::int32_t> lengths;
+    for (const auto& row : grid.rows) {
+        width = std::max(width, row.size());
+        lengths.push_back(static_cast<std::int32_t>(row.size()));
+    }
+    std::vector<double> values(grid.rows.size() * width, std::numeric_limits<double>::quiet_NaN());
+    for (std::size_t i = 0; i < grid.rows.size(); ++i)
+        std::copy(grid.rows[i].begin(), grid.rows[i].end(), values.begin() + static_cast<std::ptrdiff_t>(i * width));
+    group.write("row_lengths", lengths);
+    group.write<double>("values", values, {grid.rows.size(), width});
+}
+
+ExpertGrid readGrid(const h5::Group& group)
+{
+    const auto lengths = group.read<std::int32_t>("row_lengths");
+    h5::Shape shape(2);
+    const auto values = group.read<double>("values", &shape);
+    if (shape[0] != lengths.size()) throw h5::Failure("a score matrix does not fit its row lengths");
+    ExpertGrid grid;
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+        if (lengths[i] < 0 || static_cast<std::uint64_t>(lengths[i]) > shape[1])
+            throw h5::Failure("a score matrix does not fit its row lengths");
+        const auto begin = values.begin() + static_cast<std::ptrdiff_t>(i * shape[1]);
+        grid.rows.emplace_back(begin, begin + lengths[i]);
+    }
+    return grid;
+}
+
+void writeContent(const h5::Group& root, const SessionData& data)
+{
+    PlanTable plans;
+    root.writeJson("session", sessionJson(data));
+    root.writeJson("history", historyJson(data, plans));
+    root.writeJson("snapshots", snapshotsJson(data, plans));
+    root.writeJson("plans", plans.json());
+
+    const h5::Group runs = root.create("runs");
+    for (std::size_t i = 0; i < data.runs.size(); ++i) {
+        const h5::Group group = runs.create(numbered(i));
+        group.writeJson("run", runJson(data.runs[i]));
+        std::vector<std::int32_t> windows;
+        std::vector<std::int32_t> tokens;
+        std::vector<double> nll;
+        for (const WindowLoss& loss : data.runs[i].losses) {
+            windows.push_back(loss.window);
+            tokens.push_back(loss.tokens);
+            nll.push_back(loss.nll);
+        }
+        group.write("windows", windows);
+        group.write("tokens", tokens);
+        group.write("nll", nll);
+    }
+
+    const h5::Group scores = root.create("scores");
+    for (std::size_t i = 0; i < data.scores.size(); ++i) {
+        const h5::Group group = scores.create(numbered(i));
+        group.writeJson("method", scoreJson(data.scores[i]));
+        writeGrid(group, data.scores[i].values);
+        group.write("layer_importance", data.scores[i].layerImportance);
+    }
+    if (!data.usage.empty()) writeGrid(root.create("usage"), data.usage);
+    if (data.unknown) h5::copyIn(root, *data.unknown);
+}
+
+void readRuns(const h5::Group& runs, SessionData& data)
+{
+    for (const std::string& name : runs.links()) {
+        const h5::Group group = runs.open(name);
+        const Json json = group.readJson("run");
+        SessionRun run;
+        run.planHash = json.at("plan_hash");
+        run.tier = json.at("tier");
+        run.textSha256 = json.at("text_sha256");
+        run.tokenizerSha256 = json.at("tokenizer_sha256");
+        run.windowLength = json.at("window_length");
+        run.bos = json.at("bos");
+        run.dtype = json.at("dtype");
+        run.settings = json.at("settings");
+        run.time = json.at("time");
+        const auto windows = group.read<std::int32_t>("windows");
+        const auto tokens = group.read<std::int32_t>("tokens");
+        const auto nll = group.read<double>("nll");
+        if (tokens.size() != windows.size() || nll.size() != windows.size()) throw h5::Failure("the losses of a run do not fit together");
+        for (std::size_t i = 0; i < windows.size(); ++i)
+            run.losses.push_back({.window = windows[i], .nll = nll[i], .tokens = tokens[i]});
+        data.runs.push_back(std::move(run));
+    }
+}
+
+void readScores(const h5::Group& scores, SessionData& data)
+{
+    for (const std::string& name : scores.links()) {
+        const h5::Group group = scores.open(name);
+        const Json json = group.readJson("method");
+        ExpertScores item;
+        item.method = json.at("method");
+        item.title = json.at("title");
+        item.unit = json.at("unit");
+        item.better = json.at("better") == "lower" ? Better::Lower : Better::Higher;
+        item.values = readGrid(group);
+        item.layerImportance = group.read<double>("layer_importance");
+        if (item.values.rows.size() != data.shape.layers.size()) throw h5::Failure("a score matrix has not one row per layer");
+        data.scores.push_back(std::move(item));
+    }
+}
+
+void readHistory(const Json& json, const std::vector<CompressionPlan>& plans, SessionData& data)
+{
+    std::vector<HistoryEntry> entries;
+    for (const Json& item : json.at("entries")) {
+        HistoryEntry entry;
+        entry.id = item.at("id");
+        entry.parent = item.at("parent");
+        entry.text = item.at("text");
+        entry.time = item.at("time");
+        entry.plan = plans.at(item.at("plan").get<std::size_t>());
+        // Ids are positions, and a parent comes before its children: a file that says otherwise would send the tree in circles.
+        if (entry.id != static_cast<int>(entries.size()) || entry.parent >= entry.id || entry.parent < -1)
+            throw h5::Failure("the history is not a tree");
+        entries.push_back(std::move(entry));
+    }
+    if (!entries.empty()) data.history = PlanHistory::restore(std::move(entries), json.at("current"));
+}
+
+Result<SessionData> readContent(const h5::Group& root)
+{
+    SessionData data;
+    const Json json = root.readJson("session");
+    const Json& model = json.at("model");
+    data.model = {.path = model.at("path").get<std::string>(),
+                  .fingerprint = model.at("fingerprint"),
+                  .configSha256 = model.at("config_sha256"),
+                  .weightsSha256 = model.at("weights_sha256")};
+    ESPALIER_TRY(data.shape, modelShapeFromJson(json.at("shape")));
+    for (const Json& item : json.at("texts"))
+        data.texts.push_back({.role = item.at("role"), .path = item.at("path").get<std::string>()});
+    data.view = json.at("view");
+    data.notes = json.at("notes");
+    data.profile = json.at("profile").get<std::string>();
+    data.profileFingerprint = json.at("profile_fingerprint");
+    for (const auto& [key, value] : json.items())
+        if (std::none_of(std::begin(kKnownFields), std::end(kKnownFields), [&](const char* known) { return key == known; }))
+            data.unknownFields[key] = value;
+
+    std::vector<CompressionPlan> plans;
+    for (const Json& item : root.readJson("plans")) {
+        ESPALIER_TRY(CompressionPlan plan, planFromJson(item, data.shape));
+        plans.push_back(std::move(plan));
+    }
+    readHistory(root.readJson("history"), plans, data);
+    for (const Json& item : root.readJson("snapshots"))
+        data.snapshots.push_back({.name = item.at("name"),
+                                  .note = item.at("note"),
+                                  .colour = item.at("colour"),
+                                  .plan = plans.at(item.at("plan").get<std::size_t>()),
+                                  .time = item.at("time")});
+    readRuns(root.open("runs"), data);
+    readScores(root.open("scores"), data);
+    if (root.has("usage")) data.usage = readGrid(root.open("usage"));
+
+    std::vector<std::string> unknown;
+    for (const std::string& name : root.links())
+        if (std::none_of(std::begin(kKnownLinks), std::end(kKnownLinks), [&](const char* known) { return name == known; }))
+            unknown.push_back(name);
+    if (!unknown.empty()) data.unknown = std::make_shared<const std::vector<std::byte>>(h5::copyOut(root, unknown));
+    return data;
+}
+
+std::int64_t estimateBytes(const SessionData& data)
+{
+    std::int64_t bytes = 1 << 16;
+    for (const ExpertScores& scores : data.scores)
+        for (const auto& row : scores.values.rows)
+            bytes += static_cast<std::int64_t>(row.size() * sizeof(double));
+    for (const SessionRun& run : data.runs)
+        bytes += 4096 + static_cast<std::int64_t>(run.losses.size() * 16);
+    if (data.unknown) bytes += static_cast<std::int64_t>(data.unknown->size());
+    return bytes;
+}
+
+void hashGrid(Sha256& hash, const ExpertGrid& grid)
+{
+    for (const auto& row : grid.rows) {
+        hash.update(fmt::format("row {};", row.size()));
+        hash.update(std::as_bytes(std::span(row)));
+    }
+}
+
+}  // namespace
+
+Status writeSessionContainer(const std::filesystem::path& path, const SessionData& data, const Json* recovery)
+{
+    return h5::writeContainer(path, kFormat, estimateBytes(data), [&](const h5::Group& root) {
+        writeContent(root, data);
+        if (recovery) root.writeJson(kRecoveryLink, *recovery);
+    });
+}
+
+Result<SessionData> readSessionContainer(const std::filesystem::path& path, Json* recovery)
+{
+    const auto lock = h5::exclusive();
+    ESPALIER_TRY(const h5::OpenedContainer container, h5::openContainer(path, kFormat));
+    const bool newerMajor = container.major > kSessionMajor;
+    std::string reason;
+    try {
+        if (recovery && container.root.has(kRecoveryLink)) *recovery = container.root.readJson(kRecoveryLink);
+        auto data = readContent(container.root);
+        if (data.ok()) {
+            data->readOnly = newerMajor;
+            data->newerMinor = container.major == kSessionMajor && container.minor > kSessionMinor;
+            return data;
+        }
+        reason = data.error().message;
+    } catch (const std::exception& failure) {
+        reason = failure.what();
+    }
+    if (newerMajor) {
+        Error error = unsupported("session.newer_version", path.string(),
+                                  fmt::format("{} was written by a newer Espalier (session format {}.{}) and cannot be shown here.",
+                                              path.string(), container.major, container.minor),
+                                  "Open it with that version.");
+        error.kept = "The file was not changed.";
+        return error;
+    }
+    Error error = badInput("session.invalid", path.string(), fmt::format("{} is not a usable session: {}.", path.string(), reason),
+                           "Open an older copy.");
+    error.kept = "Nothing was loaded and the file was not changed.";
+    return error;
+}
+
+Result<Json> readRecoveryJson(const std::filesystem::path& path)
+{
+    const auto lock = h5::exclusive();
+    ESPALIER_TRY(const h5::OpenedContainer container, h5::openContainer(path, kFormat));
+    try {
+        return container.root.readJson(kRecoveryLink);
+    } catch (const std::exception& failure) {
+        return badInput("session.invalid", path.string(), failure.what());
+    }
+}
+
+Status writeSession(const std::filesystem::path& path, const SessionData& data)
+{
+    if (data.readOnly) {
+        Error error = badInput(
+            "session.read_only", path.string(),
+            fmt::format("{} was written by a newer Espalier; saving it here would lose what this version does not know.", path.string()),
+            "Save under another name with that version.");
+        error.kept = "The file was not changed.";
+        return error;
+    }
+    return writeSessionContainer(path, data, nullptr);
+}
+
+Result<SessionData> readSession(const std::filesystem::path& path) { return readSessionContainer(path, nullptr); }
+
+std::string sessionContentHash(const SessionData& data)
+{
+    PlanTable plans;
+    Json json = sessionJson(data);
+    json.erase("view");
+    Sha256 hash;
+    hash.update(canonicalJson(json));
+    hash.update(canonicalJson(historyJson(data, plans)));
+    hash.update(canonicalJson(snapshotsJson(data, plans)));
+    hash.update(canonicalJson(plans.json()));
+    for (const SessionRun& run : data.runs) {
+        hash.update(canonicalJson(runJson(run)));
+        for (const WindowLoss& loss : run.losses) {
+            hash.update(fmt::format("{} {};", loss.window, loss.tokens));
+            hash.update(std::as_bytes(std::span(&loss.nll, 1)));
+        }
+    }
+    for (const ExpertScores& scores : data.scores) {
+        hash.update(canonicalJson(scoreJson(scores)));
+        hashGrid(hash, scores.values);
+        hash.update(std::as_bytes(std::span(scores.layerImportance)));
+    }
+    hashGrid(hash, data.usage);
+    if (data.unknown) hash.update(std::span<const std::byte>(*data.unknown));
+    return hash.finish();
+}
+
+}  // namespace espalier
