@@ -33,7 +33,10 @@ const CompressionPlan& PreparedPlan::plan() const { return m_data->plan; }
 namespace
 {
 
-constexpr std::int64_t kHeadRows = 512;  // rows of a block in tokenNll
+// Rows of a block in tokenNll: about 16 MB of logits, enough rows for a product that is not bound by reading the head.
+constexpr std::int64_t kHeadElements = std::int64_t{1} << 22;
+constexpr std::int64_t kHeadRowsMin = 128;
+constexpr std::int64_t kHeadRowsMax = 1024;
 
 std::int64_t halfOfMemory()
 {
@@ -332,15 +335,23 @@ Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor
     const at::Tensor targets = ids.to(at::kLong).narrow(1, 1, scored).reshape({batch * scored}).contiguous();
     const auto* target = targets.const_data_ptr<std::int64_t>();
     auto* out = nll.mutable_data_ptr<double>();
-    for (std::int64_t begin = 0; begin < batch * scored; begin += kHeadRows) {
-        const std::int64_t rows = std::min(kHeadRows, batch * scored - begin);
-        ESPALIER_TRY(const at::Tensor block, logits(normed.narrow(0, begin, rows)));
-        const std::int64_t vocabulary = block.size(1);
-        for (std::int64_t i = begin; i < begin + rows; ++i)
-            if (target[i] < 0 || target[i] >= vocabulary)
-                return badInput("model.token_out_of_range", std::to_string(target[i]),
-                                fmt::format("Token {} does not exist: the model has {} output rows.", target[i], vocabulary),
-                                "Use the tokenizer that belongs to the model.");
+    ESPALIER_TRY(const auto globals, m_impl->store->globals());
+    if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
+    const std::int64_t vocabulary = globals->head.size(0);
+    for (std::int64_t i = 0; i < targets.numel(); ++i)
+        if (target[i] < 0 || target[i] >= vocabulary)
+            return badInput("model.token_out_of_range", std::to_string(target[i]),
+                            fmt::format("Token {} does not exist: the model has {} output rows.", target[i], vocabulary),
+                            "Use the tokenizer that belongs to the model.");
+    // One buffer for all blocks: fresh pages for every block would cost more than the product.
+    const std::int64_t blockRows = std::clamp<std::int64_t>(kHeadElements / vocabulary, kHeadRowsMin, kHeadRowsMax);
+    const at::Tensor head = globals->head.t();
+    at::Tensor buffer = at::empty({std::min(blockRows, targets.numel()), vocabulary}, normed.options());
+    for (std::int64_t begin = 0; begin < batch * scored; begin += blockRows) {
+        const std::int64_t rows = std::min(blockRows, batch * scored - begin);
+        at::Tensor product = buffer.narrow(0, 0, rows);
+        at::mm_out(product, normed.narrow(0, begin, rows), head);
+        const at::Tensor block = product.to(at::kFloat);
         kernels::negativeLogLikelihood(block.const_data_ptr<float>(), target + begin, out + begin, rows, vocabulary);
     }
     if (!at::isfinite(nll).all().item<bool>()) return notFiniteResult("the output head");
