@@ -1,0 +1,276 @@
+#include "score/gram_loss.h"
+
+#include "plan/routing.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace espalier
+{
+
+namespace
+{
+
+// Packed lower triangle: <y_a, y_b> for list positions a, b.
+double product(const double* triangle, int a, int b)
+{
+    if (a < b) std::swap(a, b);
+    return triangle[static_cast<std::size_t>(a) * static_cast<std::size_t>(a + 1) / 2 + static_cast<std::size_t>(b)];
+}
+
+// A sparse vector over list positions, at most 2k long.
+struct Change {
+    std::vector<int> position;
+    std::vector<double> weight;
+
+    void clear()
+    {
+        position.clear();
+        weight.clear();
+    }
+    void add(int at, double value)
+    {
+        for (std::size_t i = 0; i < position.size(); ++i)
+            if (position[i] == at) {
+                weight[i] += value;
+                return;
+            }
+        position.push_back(at);
+        weight.push_back(value);
+    }
+    double energy(const double* triangle) const
+    {
+        double sum = 0;
+        for (std::size_t i = 0; i < position.size(); ++i) {
+            double row = 0;
+            for (std::size_t j = 0; j < i; ++j)
+                row += weight[j] * product(triangle, position[i], position[j]);
+            sum += weight[i] * (2 * row + weight[i] * product(triangle, position[i], position[i]));
+        }
+        // Rounding of a difference of equal vectors may leave a tiny negative number.
+        return std::max(sum, 0.0);
+    }
+};
+
+int positionOf(const std::uint16_t* list, int length, int expert)
+{
+    for (int i = 0; i < length; ++i)
+        if (list[i] == expert) return i;
+    return -1;
+}
+
+}  // namespace
+
+double GramLoss::loss() const { return std::sqrt(squared); }
+
+GramEvaluator::GramEvaluator(const LayerProfile& layer, const RouterShape& router)
+    : m_store(layer.gram), m_router(router), m_experts(layer.experts), m_topK(router.topK)
+{
+    const std::size_t tokens = m_store.tokenCount();
+    m_energy.assign(tokens, 0.0);
+    if (plainOrder()) m_probability.resize(tokens * static_cast<std::size_t>(m_experts));
+    for (std::size_t t = 0; t < tokens; ++t)
+        prepareToken(t);
+}
+
+// Rules A and B choose the best k of what is left: the first k kept ids of the list. Groups may choose otherwise.
+bool GramEvaluator::plainOrder() const noexcept
+{
+    return m_router.rule == RoutingRule::SoftmaxRenormalised || m_router.rule == RoutingRule::Softmax;
+}
+
+double GramEvaluator::outputNorm() const noexcept { return std::sqrt(m_store.outputEnergy); }
+
+void GramEvaluator::prepareToken(std::size_t token)
+{
+    const auto n = static_cast<std::size_t>(m_experts);
+    const std::span<const float> logits(m_store.logits.data() + token * n, n);
+    const auto length = static_cast<std::size_t>(m_store.listLength);
+    const std::uint16_t* list = m_store.list.data() + token * length;
+    const double* triangle = m_store.products.data() + token * m_store.triangle();
+    if (plainOrder()) {
+        double* p = m_probability.data() + token * n;
+        const double top = *std::max_element(logits.begin(), logits.end());
+        double sum = 0;
+        for (std::size_t e = 0; e < n; ++e)
+            sum += p[e] = std::exp(static_cast<double>(logits[e]) - top);
+        for (std::size_t e = 0; e < n; ++e)
+            p[e] /= sum;
+    }
+    const Routing all = route(m_router, logits, {}, m_store.selectionBias);
+    Change weights;
+    for (std::size_t i = 0; i < all.experts.size(); ++i) {
+        const int position = positionOf(list, m_store.listLength, all.experts[i]);
+        if (position >= 0) weights.add(position, all.weights[i]);
+    }
+    m_energy[token] = weights.energy(triangle);
+}
+
+GramLoss GramEvaluator::evaluate(std::span<const int> kept) const
+{
+    if (!plainOrder()) return evaluateGeneric(kept);
+    const auto n = static_cast<std::size_t>(m_experts);
+    const int length = m_store.listLength;
+    const bool renormalised = m_router.rule == RoutingRule::SoftmaxRenormalised;
+    std::vector<bool> keeps(n, false);
+    for (const int e : kept)
+        keeps[static_cast<std::size_t>(e)] = true;
+
+    GramLoss loss;
+    loss.tokens = tokens();
+    Change change;
+    std::vector<int> now(static_cast<std::size_t>(m_topK));
+    for (std::size_t t = 0; t < m_store.tokenCount(); ++t) {
+        const std::uint16_t* list = m_store.list.data() + t * static_cast<std::size_t>(length);
+        const double* p = m_probability.data() + t * n;
+        int found = 0;
+        for (int i = 0; i < length && found < m_topK; ++i)
+            if (keeps[list[i]]) now[static_cast<std::size_t>(found++)] = i;
+        if (found < m_topK) {
+            ++loss.uncovered;
+            loss.chargedSquared += m_energy[t];
+            loss.squared += m_energy[t];
+            continue;
+        }
+        double before = 1.0;
+        double after = 0;
+        if (renormalised) {
+            before = 0;
+            for (int i = 0; i < m_topK; ++i) {
+                before += p[list[i]];
+                after += p[list[now[static_cast<std::size_t>(i)]]];
+            }
+            if (now.back() == m_topK - 1) continue;  // the same experts, the same weights
+        } else {
+            for (const int e : kept)
+                after += p[e];
+        }
+        const double scale = renormalised ? 1.0 : m_router.scaling;
+        change.clear();
+        for (const int i : now)
+            change.add(i, scale * p[list[i]] / after);
+        for (int i = 0; i < m_topK; ++i)
+            change.add(i, -scale * p[list[i]] / before);
+        loss.squared += change.energy(m_store.products.data() + t * m_store.triangle());
+    }
+    return loss;
+}
+
+GramLoss GramEvaluator::evaluateGeneric(std::span<const int> kept) const
+{
+    const auto n = static_cast<std::size_t>(m_experts);
+    const int length = m_store.listLength;
+    GramLoss loss;
+    loss.tokens = tokens();
+    Change change;
+    for (std::size_t t = 0; t < m_store.tokenCount(); ++t) {
+        const std::span<const float> logits(m_store.logits.data() + t * n, n);
+        const std::uint16_t* list = m_store.list.data() + t * static_cast<std::size_t>(length);
+        change.clear();
+        bool covered = true;
+        const Routing after = route(m_router, logits, kept, m_store.selectionBias);
+        for (std::size_t i = 0; i < after.experts.size(); ++i) {
+            const int position = positionOf(list, length, after.experts[i]);
+            covered = covered && position >= 0;
+            if (position >= 0) change.add(position, after.weights[i]);
+        }
+        const Routing before = route(m_router, logits, {}, m_store.selectionBias);
+        for (std::size_t i = 0; i < before.experts.size(); ++i) {
+            const int position = positionOf(list, length, before.experts[i]);
+            covered = covered && position >= 0;
+            if (position >= 0) change.add(position, -before.weights[i]);
+        }
+        if (!covered) {
+            ++loss.uncovered;
+            loss.chargedSquared += m_energy[t];
+            loss.squared += m_energy[t];
+        } else {
+            loss.squared += change.energy(m_store.products.data() + t * m_store.triangle());
+        }
+    }
+    return loss;
+}
+
+std::vector<GramLoss> GramEvaluator::leaveOneOut() const
+{
+    const auto n = static_cast<std::size_t>(m_experts);
+    std::vector<GramLoss> losses(n);
+    if (m_experts <= m_topK) {
+        // Nothing may be removed: the price of doing it anyway is the whole routed output.
+        for (GramLoss& loss : losses) {
+            loss.tokens = loss.uncovered = tokens();
+            loss.squared = loss.chargedSquared = std::accumulate(m_energy.begin(), m_energy.end(), 0.0);
+        }
+        return losses;
+    }
+    if (!plainOrder()) {
+        for (int e = 0; e < m_experts; ++e) {
+            std::vector<int> kept;
+            for (int other = 0; other < m_experts; ++other)
+                if (other != e) kept.push_back(other);
+            losses[static_cast<std::size_t>(e)] = evaluateGeneric(kept);
+        }
+        return losses;
+    }
+
+    const int length = m_store.listLength;
+    const bool renormalised = m_router.rule == RoutingRule::SoftmaxRenormalised;
+    const double scale = renormalised ? 1.0 : m_router.scaling;
+    const bool hasNext = length > m_topK;
+    Change change;
+    for (std::size_t t = 0; t < m_store.tokenCount(); ++t) {
+        const std::uint16_t* list = m_store.list.data() + t * static_cast<std::size_t>(length);
+        const double* p = m_probability.data() + t * n;
+        const double* triangle = m_store.products.data() + t * m_store.triangle();
+        double selected = 0;
+        for (int i = 0; i < m_topK; ++i)
+            selected += p[list[i]];
+        // Probability left when e is gone. The difference cancels when e has nearly all of it.
+        const auto without = [&](double total, int e, bool amongSelected) {
+            if (p[e] < 0.5 * total) return total - p[e];
+            double rest = 0;
+            if (amongSelected) {
+                for (int i = 0; i < m_topK; ++i)
+                    if (list[i] != e) rest += p[list[i]];
+            } else {
+                for (int other = 0; other < m_experts; ++other)
+                    if (other != e) rest += p[other];
+            }
+            return rest;
+        };
+        for (int out = 0; out < m_topK; ++out) {
+            const int e = list[out];
+            GramLoss& loss = losses[static_cast<std::size_t>(e)];
+            if (!hasNext) {
+                ++loss.uncovered;
+                loss.chargedSquared += m_energy[t];
+                loss.squared += m_energy[t];
+                continue;
+            }
+            const double before = renormalised ? selected : 1.0;
+            const double after = renormalised ? without(selected, e, true) + p[list[m_topK]] : without(1.0, e, false);
+            change.clear();
+            for (int i = 0; i <= m_topK; ++i) {
+                const double probability = scale * p[list[i]];
+                const double was = i < m_topK ? probability / before : 0.0;
+                const double is = i != out ? probability / after : 0.0;
+                change.position.push_back(i);
+                change.weight.push_back(is - was);
+            }
+            loss.squared += change.energy(triangle);
+        }
+        if (renormalised) continue;
+        // Rule B: every other removal only enlarges the weights, by p_e / (1 - p_e).
+        for (int e = 0; e < m_experts; ++e) {
+            if (positionOf(list, m_topK, e) >= 0) continue;
+            const double growth = p[e] / without(1.0, e, false);
+            losses[static_cast<std::size_t>(e)].squared += growth * growth * m_energy[t];
+        }
+    }
+    for (GramLoss& loss : losses)
+        loss.tokens = tokens();
+    return losses;
+}
+
+}  // namespace espalier

@@ -1,0 +1,180 @@
+#include "score/scorer.h"
+
+#include "score/gram_loss.h"
+#include "score/score_method.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace espalier
+{
+
+namespace
+{
+
+// One line per scorer, in the order of the choosers.
+const std::vector<ScoreMethod>& methods()
+{
+    static const std::vector<ScoreMethod> table = {
+        leaveOneOutMethod(),     expertFrequencyMethod(), eanMeanMethod(), reapMethod(),           softCountMethod(),
+        routedSoftCountMethod(), eanSumMethod(),          msanMethod(),    weightedEanSumMethod(), maxActivationMethod(),
+    };
+    return table;
+}
+
+Result<const ScoreMethod*> findMethod(const std::string& id)
+{
+    for (const ScoreMethod& method : methods())
+        if (method.info.id == id) return &method;
+    std::vector<std::string> known;
+    for (const ScoreMethod& method : methods())
+        known.push_back(method.info.id);
+    return Error{.kind = ErrorKind::Usage,
+                 .code = "method.unknown",
+                 .subject = id,
+                 .message = fmt::format("There is no score called \"{}\".", id),
+                 .kept = "Nothing was computed.",
+                 .action = fmt::format("Use one of {}.", fmt::join(known, ", "))};
+}
+
+bool hasStatistic(const LayerProfile& layer, const std::string& need)
+{
+    if (need == "gram") return layer.gram.listLength > 0;
+    if (need == "ean") return !layer.norm.empty();
+    if (need == "reap") return !layer.weightedNormRaw.empty();
+    return !layer.softMass.empty();
+}
+
+Status checkNeeds(const LayerProfile& layer, const ScoreMethod& method)
+{
+    for (const std::string& need : method.info.needs)
+        if (!hasStatistic(layer, need))
+            return badInput("profile.missing_statistics", need,
+                            fmt::format("The profile was taken without \"{}\", which the score \"{}\" needs.", need, method.info.id),
+                            "Take the profile again and collect it.");
+    return {};
+}
+
+}  // namespace
+
+std::vector<double> meanPerToken(const std::vector<double>& sum, const std::vector<std::int64_t>& count)
+{
+    std::vector<double> mean(sum.size(), 0.0);
+    for (std::size_t i = 0; i < sum.size(); ++i)
+        if (count[i] > 0) mean[i] = sum[i] / static_cast<double>(count[i]);
+    return mean;
+}
+
+ParamSpec weightsParameter(const char* fallback)
+{
+    return {.key = "weights",
+            .type = ParamType::Choice,
+            .defaultValue = fallback,
+            .choices = {"renormalised", "raw", "applied"},
+            .unit = "",
+            .help =
+                "raw: the router's probability; renormalised: divided by the sum over the token's chosen experts; applied: what the "
+                "model multiplies with."};
+}
+
+const std::vector<double>& chosenWeights(const Params& params, const std::vector<double>& raw, const std::vector<double>& renormalised,
+                                         const std::vector<double>& applied)
+{
+    const Json& choice = params.at("weights");
+    return choice == "raw" ? raw : choice == "applied" ? applied : renormalised;
+}
+
+const std::vector<MethodInfo>& scorers()
+{
+    static const std::vector<MethodInfo> infos = [] {
+        std::vector<MethodInfo> list;
+        for (const ScoreMethod& method : methods())
+            list.push_back(method.info);
+        return list;
+    }();
+    return infos;
+}
+
+Result<ExpertScores> score(const ProfileData& profile, const std::string& id, const Params& params)
+{
+    ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
+    ESPALIER_TRY(const Params complete, checkParams(method->info, params));
+    ExpertScores scores;
+    scores.method = method->info.id;
+    scores.title = method->info.title;
+    scores.unit = method->unit(complete);
+    scores.better = method->better;
+    for (const LayerProfile& layer : profile.layers) {
+        std::vector<double> row;
+        if (layer.experts > 0) {
+            ESPALIER_CHECK_OK(checkNeeds(layer, *method));
+            row = method->row(layer, profile.shape.layers[static_cast<std::size_t>(layer.layer)].router, complete);
+        }
+        if (method->sumIsLayerImportance)
+            scores.layerImportance.push_back(layer.experts > 0 ? std::accumulate(row.begin(), row.end(), 0.0)
+                                                               : std::numeric_limits<double>::quiet_NaN());
+        scores.values.rows.push_back(std::move(row));
+    }
+    return scores;
+}
+
+Result<std::vector<double>> scoreLayer(const LayerProfile& layer, const RouterShape& router, const std::string& id, const Params& params)
+{
+    ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
+    ESPALIER_TRY(const Params complete, checkParams(method->info, params));
+    if (layer.experts == 0) return std::vector<double>();
+    ESPALIER_CHECK_OK(checkNeeds(layer, *method));
+    return method->row(layer, router, complete);
+}
+
+std::vector<std::string> profileWarnings(const ProfileData& profile)
+{
+    std::vector<std::string> warnings;
+    for (const LayerProfile& layer : profile.layers) {
+        std::vector<int> silent;
+        for (int e = 0; e < layer.experts; ++e)
+            if (layer.count[static_cast<std::size_t>(e)] == 0) silent.push_back(e);
+        if (!silent.empty())
+            warnings.push_back(fmt::format("Layer {}: the text never reaches expert{} {}; {} mean scores are 0.", layer.layer,
+                                           silent.size() == 1 ? "" : "s", fmt::join(silent, ", "), silent.size() == 1 ? "its" : "their"));
+        if (layer.experts == 0 || layer.gram.listLength == 0) continue;
+        const RouterShape& router = profile.shape.layers[static_cast<std::size_t>(layer.layer)].router;
+        if (layer.gram.listLength <= router.topK && layer.experts > router.topK)
+            warnings.push_back(
+                fmt::format("Layer {}: the lists hold only the {} chosen experts; losses charge a token's whole output when "
+                            "one of them is removed.",
+                            layer.layer, router.topK));
+    }
+    return warnings;
+}
+
+double uncoveredFraction(const ProfileData& profile)
+{
+    std::int64_t uncovered = 0;
+    std::int64_t tokens = 0;
+    for (const LayerProfile& layer : profile.layers) {
+        if (layer.experts == 0 || layer.gram.listLength == 0) continue;
+        const RouterShape& router = profile.shape.layers[static_cast<std::size_t>(layer.layer)].router;
+        const GramEvaluator evaluator(layer, router);
+        const std::vector<GramLoss> losses = evaluator.leaveOneOut();
+        std::vector<int> order(static_cast<std::size_t>(layer.experts));
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+            return losses[static_cast<std::size_t>(a)].squared > losses[static_cast<std::size_t>(b)].squared;
+        });
+        const int keep = std::max(router.topK, layer.experts - layer.experts / 4);
+        std::vector<int> kept(order.begin(), order.begin() + keep);
+        std::sort(kept.begin(), kept.end());
+        const GramLoss loss = evaluator.evaluate(kept);
+        uncovered += loss.uncovered;
+        tokens += loss.tokens;
+    }
+    return tokens > 0 ? static_cast<double>(uncovered) / static_cast<double>(tokens) : 0.0;
+}
+
+}  // namespace espalier
