@@ -43,7 +43,8 @@ Json numbersOf(const LayerPlan& layer, int index)
 
 Json factorsJson(const FactorSettings& factors)
 {
-    Json json = {{"method", factors.method}};
+    // Ranks without a named method are plain SVD (planFromJson reads them so): one plan, one hash.
+    Json json = {{"method", factors.method.empty() ? std::string("svd") : factors.method}};
     if (!factors.profileSha256.empty()) json["profile_sha256"] = factors.profileSha256;
     return json;
 }

@@ -23,6 +23,7 @@ TEST(Json, RefusesWhatWouldBeReadDifferentlyElsewhere)
     EXPECT_FALSE(parseJson("{} trailing", "x", "plan").ok());
     EXPECT_FALSE(parseJson("{\"a\":\"\xff\"}", "x", "plan").ok());
     EXPECT_FALSE(parseJson("", "x", "plan").ok());
+    EXPECT_FALSE(parseJson(std::string_view("{}\0{}", 5), "x", "plan").ok());
 }
 
 TEST(Json, DeepNestingIsRefusedInsteadOfOverflowingTheStack)

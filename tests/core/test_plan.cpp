@@ -65,6 +65,14 @@ TEST(Plan, HashSaysWhatDecidesTheNumbersAndNothingElse)
     EXPECT_EQ(pruned.withKept(shape, 1, dense.layer(1).kept)->hash(), dense.hash());
 }
 
+TEST(Plan, RanksWithoutANamedMethodArePlainSvd)
+{
+    const ModelShape shape = evenShape(2, 4, 1);
+    const CompressionPlan plan = *CompressionPlan::identity(shape).withRanks(shape, 0, std::vector<RankTriple>(4, RankTriple{8, 8, 8}));
+    EXPECT_EQ(plan.hash(), planFromJson(toJson(plan), shape)->hash());
+    EXPECT_EQ(plan.hash(), plan.withFactors({"svd", ""}).hash());
+}
+
 TEST(Plan, PrefixHashDependsOnLayersBelowOnly)
 {
     const ModelShape shape = evenShape(4, 8, 2);
