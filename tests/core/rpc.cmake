@@ -1,0 +1,1 @@
+espalier_test(test_rpc SOURCES core/test_rpc.cpp LIBS espalier::rpc)
