@@ -119,6 +119,7 @@ GramLoss GramEvaluator::evaluate(std::span<const int> kept) const
 
     GramLoss loss;
     loss.tokens = tokens();
+    if (kept.size() == n) return loss;  // exactly nothing, whatever the probabilities add up to
     Change change;
     std::vector<int> now(static_cast<std::size_t>(m_topK));
     for (std::size_t t = 0; t < m_store.tokenCount(); ++t) {
