@@ -50,6 +50,8 @@ struct CellFacts {
     int rank = 0;            // smallest matrix rank, 0 = dense
 };
 
+class HeatmapCanvas;
+
 class HeatmapView final : public QWidget
 {
     Q_OBJECT
@@ -102,6 +104,7 @@ protected:
     bool event(QEvent* event) override;
 
 private:
+    friend class HeatmapCanvas;
     class Private;
     std::unique_ptr<Private> d;
 };

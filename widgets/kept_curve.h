@@ -15,6 +15,8 @@ class QCustomPlot;
 namespace espalier
 {
 
+class CurveCanvas;
+
 class KeptCurve final : public QWidget
 {
     Q_OBJECT
@@ -42,6 +44,7 @@ protected:
     void changeEvent(QEvent* event) override;
 
 private:
+    friend class CurveCanvas;
     class Private;
     std::unique_ptr<Private> d;
 };
