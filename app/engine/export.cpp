@@ -22,6 +22,7 @@ struct ExportVerbOptions {
 
 Result<Json> exportVerb(ExportVerbOptions& verb, Invocation& invocation)
 {
+    if (!verb.options.dryRun) ESPALIER_CHECK_OK(checkOutput(verb.options.out, verb.options.force));
     if (!verb.shardSize.empty()) {
         ESPALIER_TRY(verb.options.shardSize, parseByteSize(verb.shardSize));
     }

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace espalier
 {
 
@@ -25,8 +27,8 @@ Result<Json> forward(const ForwardOptions& options, Invocation& invocation)
     ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     ForwardRequest request;
-    constexpr int kWholeRows = 1 << 30;
-    ESPALIER_TRY(const TokenWindows windows, windowsFromIds(options.ids, {kWholeRows, 0, Bos::No}, checkpoint->shape().vocabularySize));
+    const int wholeRows = std::max(2, checkpoint->shape().maxPositions > 0 ? checkpoint->shape().maxPositions : 1 << 20);
+    ESPALIER_TRY(const TokenWindows windows, windowsFromIds(options.ids, {wholeRows, 0, Bos::No}, checkpoint->shape().vocabularySize));
     for (const auto& row : windows.rows)
         if (row.size() != windows.rows.front().size())
             return badInput("ids.unequal_rows", options.ids,

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <new>
@@ -112,6 +113,11 @@ int run(int argc, char** argv, int output)
         for (int i = 1; i < argc; ++i)
             json = json || std::strcmp(argv[i], "--json") == 0;
         std::string message = outcome.what();
+        const auto isVerb = [&](const std::string& name) {
+            const std::vector<CLI::App*> known = app.get_subcommands([](CLI::App*) { return true; });
+            return std::any_of(known.begin(), known.end(), [&](const CLI::App* verb) { return verb->get_name() == name; });
+        };
+        if (argc > 1 && argv[1][0] != '-' && !isVerb(argv[1])) message = fmt::format("There is no verb \"{}\".", argv[1]);
         if (!message.empty() && message.back() != '.') message += '.';
         return reportFailure(usageError(std::move(message), "See `espalier-engine --help`."), json, output);
     }

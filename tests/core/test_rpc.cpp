@@ -36,7 +36,7 @@ std::vector<std::string> decodeAll(FrameDecoder& decoder)
 TEST(Framing, isTheSameHoweverTheStreamIsTorn)
 {
     const std::string stream = frameMessage("{\"a\":1}") + frameMessage("") + "content-length: 3\r\nContent-Type: x\r\n\r\nüa" +
-                              frameMessage(std::string(5000, 'x'));
+                               frameMessage(std::string(5000, 'x'));
     const std::vector<std::string> expected = {"{\"a\":1}", "", "üa", std::string(5000, 'x')};
     for (std::size_t cut = 0; cut <= 120; ++cut) {
         FrameDecoder decoder;

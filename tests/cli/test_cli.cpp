@@ -1,0 +1,368 @@
+// The command line as a script sees it: exit codes, exactly one JSON object, the fields of cli.md 3, damaged input, interruption.
+#include "cli/engine_process.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstdio>
+#include <thread>
+
+namespace espalier::testing
+{
+namespace
+{
+
+using ::testing::HasSubstr;
+
+const std::string kDemo = std::string(ESPALIER_RESOURCES) + "/demo/espalier-demo-moe";
+const std::string kText = std::string(ESPALIER_RESOURCES) + "/demo/validation.txt";
+const char* const kPlan =
+    R"({"version": 1, "layers": [{"layer": 0, "kept": [0,1,2,3,4,5,6,7,8,9,10,11]}, {"layer": 2, "kept": [1,2,3,5,8,13]}]})";
+
+Outcome json(std::vector<std::string> arguments)
+{
+    arguments.push_back("--json");
+    return runEngine(arguments);
+}
+
+void expectCommonFields(const Json& result)
+{
+    for (const char* field : {"espalier", "seconds", "peak_rss_bytes", "threads", "device", "dtype", "seed", "warnings"})
+        EXPECT_TRUE(result.contains(field)) << field;
+    EXPECT_TRUE(result["warnings"].is_array());
+}
+
+void expectError(const Outcome& outcome, int code, const std::string& name)
+{
+    EXPECT_EQ(outcome.code, code) << outcome.output << outcome.errors;
+    const Json result = outcome.json();
+    ASSERT_TRUE(result.contains("error")) << outcome.output;
+    EXPECT_EQ(result.size(), 1u);
+    for (const char* field : {"code", "subject", "message", "kept", "action"})
+        EXPECT_TRUE(result["error"].contains(field)) << field;
+    EXPECT_EQ(result["error"]["code"], name);
+}
+
+TEST(Cli, helpAndVersionOnEveryVerb)
+{
+    for (const char* verb : {"inspect", "tokenize", "forward", "methods", "profile", "merge", "score", "plan", "estimate", "evaluate",
+                             "export", "verify", "serve"}) {
+        const Outcome help = runEngine({verb, "--help"});
+        EXPECT_EQ(help.code, 0) << verb;
+        EXPECT_THAT(help.output, HasSubstr("--json")) << verb;
+        const Outcome version = runEngine({verb, "--version"});
+        EXPECT_EQ(version.code, 0);
+        EXPECT_THAT(version.output, HasSubstr(ESPALIER_VERSION));
+        EXPECT_THAT(runEngine({"--help"}).output, HasSubstr(verb));
+    }
+}
+
+TEST(Cli, usageErrors)
+{
+    expectError(json({"no-such-verb"}), 2, "usage.arguments");
+    expectError(json({}), 2, "usage.arguments");
+    expectError(json({"inspect"}), 2, "usage.arguments");
+    expectError(json({"inspect", kDemo, "--no-such-option"}), 2, "usage.arguments");
+    expectError(json({"evaluate", kDemo}), 2, "usage.arguments");
+    expectError(json({"evaluate", kDemo, "--text", kText, "--dtype", "fp8"}), 2, "usage.arguments");
+    const Outcome people = runEngine({"inspect"});
+    EXPECT_EQ(people.code, 2);
+    EXPECT_TRUE(people.output.empty());
+    expectError(json({"evaluate", kDemo, "--text", kText, "--device", "cuda", "--windows", "1"}), 4, "device.unavailable");
+}
+
+TEST(Cli, inspect)
+{
+    const Outcome outcome = json({"inspect", kDemo});
+    ASSERT_EQ(outcome.code, 0) << outcome.errors;
+    const Json result = outcome.json();
+    expectCommonFields(result);
+    EXPECT_EQ(result["model_type"], "qwen2_moe");
+    EXPECT_EQ(result["forward_supported"], true);
+    EXPECT_TRUE(result["model"]["fingerprint"].is_string());
+    for (const char* field : {"parameters", "active_parameters", "bytes"})
+        EXPECT_TRUE(result[field].is_number_integer()) << field;
+    for (const char* field : {"index", "kind", "experts", "top_k", "expert_parameters", "shared"})
+        EXPECT_TRUE(result["layers"][0].contains(field)) << field;
+    EXPECT_FALSE(result.contains("tensors"));
+    EXPECT_GT(json({"inspect", kDemo, "--tensors"}).json()["tensors"].size(), 300u);
+    EXPECT_THAT(runEngine({"inspect", kDemo}).output, HasSubstr("qwen2_moe"));
+}
+
+TEST(Cli, tokenize)
+{
+    const Json result = json({"tokenize", kDemo, "--string", "Hello world"}).json();
+    expectCommonFields(result);
+    EXPECT_EQ(result["text"], "Hello world");
+    EXPECT_EQ(result["count"], result["ids"].size());
+    std::string list;
+    for (const Json& id : result["ids"])
+        list += (list.empty() ? "" : ",") + id.dump();
+    EXPECT_EQ(json({"tokenize", kDemo, "--ids", list}).json()["text"], "Hello world");
+    EXPECT_EQ(Json::parse(runEngine({"tokenize", kDemo, "--text", "-", "--json"}, "Hello world").output)["ids"], result["ids"]);
+    Scratch scratch;
+    writeFile(scratch / "lines.jsonl", "{\"text\": \"Hello world\"}\n\n{\"text\": \"\"}\n");
+    const Json many = json({"tokenize", kDemo + "/tokenizer.json", "--jsonl", (scratch / "lines.jsonl").string()}).json();
+    ASSERT_EQ(many["results"].size(), 2u);
+    EXPECT_EQ(many["results"][0]["ids"], result["ids"]);
+    EXPECT_EQ(json({"tokenize", kDemo, "--string", ""}).json()["count"], 0);
+    expectError(json({"tokenize", kDemo}), 2, "usage.arguments");
+}
+
+TEST(Cli, methods)
+{
+    const Json result = json({"methods"}).json();
+    expectCommonFields(result);
+    bool importance = false;
+    for (const Json& method : result["methods"]) {
+        for (const char* field : {"id", "title", "slot", "parameters"})
+            EXPECT_TRUE(method.contains(field)) << field;
+        importance = importance || method["id"] == "importance";
+    }
+    EXPECT_TRUE(importance);
+    const Json allocate = json({"methods", "--slot", "allocate"}).json();
+    for (const Json& method : allocate["methods"])
+        EXPECT_EQ(method["slot"], "allocate");
+}
+
+TEST(Cli, forward)
+{
+    Scratch scratch;
+    writeFile(scratch / "ids.json", "[[1,2,3,4,5],[5,4,3,2,1]]");
+    const std::string out = (scratch / "out.safetensors").string();
+    const std::vector<std::string> arguments = {"forward", kDemo, "--ids",    (scratch / "ids.json").string(),
+                                                "--out",   out,   "--hidden", "--routing"};
+    const Outcome outcome = json(arguments);
+    ASSERT_EQ(outcome.code, 0) << outcome.errors;
+    const Json tensors = outcome.json()["tensors"];
+    EXPECT_EQ(tensors["logits"], Json({2, 5, 4096}));
+    EXPECT_EQ(tensors["nll"], Json({2, 4}));
+    EXPECT_EQ(tensors["hidden.0"], Json({2, 5, 192}));
+    EXPECT_EQ(tensors["router.0.ids"], Json({2, 5, 4}));
+    EXPECT_TRUE(std::filesystem::exists(out));
+    expectError(json(arguments), 2, "output.exists");
+    writeFile(scratch / "uneven.json", "[[1,2,3],[5,4]]");
+    expectError(json({"forward", kDemo, "--ids", (scratch / "uneven.json").string(), "--out", (scratch / "x").string()}), 3,
+                "ids.unequal_rows");
+}
+
+TEST(Cli, evaluateExportVerify)
+{
+    Scratch scratch;
+    const std::string plan = (scratch / "plan.json").string();
+    writeFile(plan, kPlan);
+    const Outcome outcome = json({"evaluate", kDemo, "--text", kText, "--window-length", "64", "--windows", "4", "--plan", plan});
+    ASSERT_EQ(outcome.code, 0) << outcome.errors;
+    const Json result = outcome.json();
+    expectCommonFields(result);
+    EXPECT_EQ(result["scored_tokens"], 4 * 63);
+    ASSERT_EQ(result["windows"].size(), 4u);
+    double sum = 0;
+    for (const Json& window : result["windows"])
+        sum += window["nll"].get<double>();
+    EXPECT_NEAR(result["nll"].get<double>(), sum / (4 * 63), 1e-12);
+    for (const char* field : {"nll", "se", "ppl_ratio", "low", "high"})
+        EXPECT_TRUE(result["delta"][field].is_number()) << field;
+    EXPECT_EQ(result["dtype"], "fp32");
+    EXPECT_TRUE(json({"evaluate", kDemo, "--text", kText, "--window-length", "64", "--windows", "2"}).json()["delta"].is_null());
+    // What was measured is used again, and gives the same number.
+    const Json again =
+        json({"evaluate", kDemo, "--text", kText, "--window-length", "64", "--windows", "4", "--plan", plan, "--resume"}).json();
+    EXPECT_EQ(again["windows"], result["windows"]);
+
+    const Json estimate = json({"estimate", kDemo, "--plan", plan}).json();
+    EXPECT_TRUE(estimate["delta_nll"].is_null());
+    EXPECT_EQ(estimate["label"], "estimate");
+    EXPECT_LT(estimate["bytes"].get<std::int64_t>(), estimate["dense"]["bytes"].get<std::int64_t>());
+
+    const std::string out = (scratch / "smaller").string();
+    const Json dry = json({"export", kDemo, "--plan", plan, "--out", out, "--dry-run"}).json();
+    EXPECT_FALSE(std::filesystem::exists(out));
+    const Outcome exported = json({"export", kDemo, "--plan", plan, "--out", out, "--flavor", "factored"});
+    ASSERT_EQ(exported.code, 0) << exported.errors;
+    EXPECT_EQ(exported.json()["flavor"], "factored");
+    EXPECT_EQ(exported.json()["plan_hash"], result["plan_hash"]);
+    EXPECT_GT(exported.json()["files"].size(), 3u);
+    EXPECT_EQ(dry["tensor_bytes"], exported.json()["tensor_bytes"]);
+    expectError(json({"export", kDemo, "--plan", plan, "--out", out}), 2, "output.exists");
+    expectError(json({"export", kDemo, "--plan", plan, "--out", out + "2", "--flavor", "stock"}), 3, "export.unequal_counts");
+
+    const Outcome verified = json({"verify", out, "--source", kDemo, "--plan", plan});
+    EXPECT_EQ(verified.code, 0) << verified.errors;
+    EXPECT_EQ(verified.json()["holds"], true);
+    EXPECT_TRUE(verified.json()["max_abs_logit_difference"].is_number());
+    // One changed byte is found, and the exit code says so.
+    {
+        const int bytes = static_cast<int>(std::filesystem::file_size(out + "/model.safetensors"));
+        FILE* file = std::fopen((out + "/model.safetensors").c_str(), "r+b");
+        ASSERT_NE(file, nullptr);
+        std::fseek(file, bytes - 100, SEEK_SET);
+        const int old = std::fgetc(file);
+        std::fseek(file, bytes - 100, SEEK_SET);
+        std::fputc(old ^ 1, file);
+        std::fclose(file);
+    }
+    const Outcome damaged = json({"verify", out, "--source", kDemo});
+    EXPECT_EQ(damaged.code, 5);
+    EXPECT_EQ(damaged.json()["holds"], false);
+}
+
+TEST(Cli, plansOfOtherModelsAndBadPlans)
+{
+    Scratch scratch;
+    const std::string plan = (scratch / "plan.json").string();
+    writeFile(plan, R"({"version":1,"layers":[],"model":{"model_type":"mixtral"}})");
+    expectError(json({"estimate", kDemo, "--plan", plan}), 3, "plan.other_model");
+    EXPECT_EQ(json({"estimate", kDemo, "--plan", plan, "--allow-other-model"}).code, 0);
+    writeFile(plan, R"({"version":1,"layers":[{"layer":0,"kept":[0,99]}]})");
+    EXPECT_EQ(json({"estimate", kDemo, "--plan", plan}).code, 3);
+    writeFile(plan, "{");
+    EXPECT_EQ(json({"estimate", kDemo, "--plan", plan}).code, 3);
+    EXPECT_EQ(json({"estimate", kDemo, "--plan", plan + ".missing"}).code, 3);
+}
+
+// Every damaged folder, by its manifest, through the real program: refused with a name, never a crash.
+TEST(Cli, damagedFolders)
+{
+    Scratch scratch;
+    writeFile(scratch / "ids.json", "[[1,2,3,4,5,6,7,8]]");
+    const Json manifest = *readJsonFile(fixture("bad/manifest.json"), "test");
+    for (const Json& item : manifest["cases"]) {
+        const std::string name = item["folder"];
+        const std::string folder = fixture("bad/" + name);
+        if (item["stage"] == "tokenize" || !std::filesystem::is_directory(folder)) continue;  // those are the tokenizer's own tests
+        SCOPED_TRACE(name);
+        const bool open = item["stage"] == "open";
+        const Outcome outcome =
+            open ? json({"inspect", folder}) : json({"evaluate", folder, "--ids", (scratch / "ids.json").string(), "--window-length", "8"});
+        std::string said;
+        const Json result = outcome.json();
+        if (item["outcome"] == "error") {
+            // A model that is merely unknown here can still be looked at.
+            if (outcome.code == 0) {
+                EXPECT_EQ(result["forward_supported"], false);
+                said = result["warnings"].dump();
+            } else {
+                EXPECT_THAT(outcome.code, ::testing::AnyOf(3, 6));
+                ASSERT_TRUE(result.contains("error"));
+                said = result["error"].dump();
+            }
+        } else {
+            EXPECT_EQ(outcome.code, 0) << outcome.errors;
+            said = result["warnings"].dump();
+            if (item["outcome"] == "ok") {
+                EXPECT_EQ(said, "[]");
+            }
+        }
+        for (const Json& text : item["must_name"]) {
+            const std::string choices = text;
+            bool named = false;
+            for (std::size_t begin = 0; begin <= choices.size();) {
+                const std::size_t end = std::min(choices.find('|', begin), choices.size());
+                named = named || said.find(choices.substr(begin, end - begin)) != std::string::npos;
+                begin = end + 1;
+            }
+            EXPECT_TRUE(named) << choices << " is not named in " << said;
+        }
+    }
+}
+
+TEST(Cli, interruptedEvaluationStopsAndResumes)
+{
+    Scratch scratch;
+    const std::vector<std::string> arguments = {"evaluate", kDemo, "--text", kText, "--window-length", "256", "--windows", "64", "--json"};
+    EngineProcess engine(arguments);
+    // The engine is inside the evaluation as soon as its file of measured windows is there.
+    const auto started = [&] {
+        std::error_code ignored;
+        return std::filesystem::exists(scratch / "cache/espalier/evaluations", ignored);
+    };
+    while (!started() && kill(engine.pid(), 0) == 0)
+        std::this_thread::yield();
+    engine.signal(SIGINT);
+    EXPECT_EQ(engine.wait(), 130);
+    EXPECT_EQ(Json::parse(engine.output())["error"]["code"], "job.cancelled");
+}
+
+// Profile, score, plan, in one go; a pass that was killed goes on and ends with the same bytes.
+TEST(Cli, profileScorePlan)
+{
+    Scratch scratch;
+    const std::string whole = (scratch / "p.h5").string();
+    const std::vector<std::string> base = {"profile", kDemo, "--text", kText, "--window-length", "64", "--windows", "8", "--json", "--out"};
+    auto arguments = base;
+    arguments.push_back(whole);
+    const Outcome profiled = runEngine(arguments);
+    if (profiled.code == 6 && profiled.json()["error"]["code"] == "profile.absent") GTEST_SKIP() << "This build has no profiles.";
+    ASSERT_EQ(profiled.code, 0) << profiled.errors;
+    EXPECT_EQ(profiled.json()["tokens"], 8 * 64);
+    for (const char* field : {"tokens_per_second", "layers_done", "uncovered_fraction"})
+        EXPECT_TRUE(profiled.json()[field].is_number()) << field;
+    expectError(runEngine(arguments), 2, "output.exists");
+
+    const Json scores = json({"score", whole, "--method", "leave-one-out"}).json();
+    EXPECT_EQ(scores["values"].size(), 6u);
+    EXPECT_EQ(scores["values"][0].size(), 16u);
+    EXPECT_EQ(scores["layer_importance"].size(), 6u);
+    for (const char* field : {"unit", "better"})
+        EXPECT_TRUE(scores[field].is_string()) << field;
+    EXPECT_EQ(json({"score", whole, "--method", "nonsense"}).code, 2);
+
+    const std::string plan = (scratch / "plan.json").string();
+    const Outcome planned = json({"plan", kDemo, "--profile", whole, "--prune", "25%", "--allocate", "importance", "--out", plan});
+    ASSERT_EQ(planned.code, 0) << planned.errors;
+    const Json result = planned.json();
+    int kept = 0;
+    for (const Json& layer : result["kept"])
+        kept += static_cast<int>(layer.size());
+    EXPECT_EQ(kept, 72);
+    for (const char* field : {"plan_hash", "ranks", "parameters", "bytes", "expert_parameters_removed", "losses", "trace"})
+        EXPECT_TRUE(result.contains(field)) << field;
+    EXPECT_NEAR(result["expert_parameters_removed"].get<double>(), 0.25, 1e-9);
+    EXPECT_EQ(json({"estimate", kDemo, "--profile", whole, "--plan", plan}).json()["plan_hash"], result["plan_hash"]);
+    const Json keep = json({"plan", kDemo, "--profile", whole, "--keep", "72/96", "--out", plan, "--force"}).json();
+    EXPECT_EQ(keep["plan_hash"], result["plan_hash"]);
+    const Json even =
+        json({"plan", kDemo, "--profile", whole, "--keep", "75%", "--uniform", "--lock", "1", "--protect", "0:3", "--out", plan, "--force"})
+            .json();
+    EXPECT_TRUE(even.contains("error") || even["kept"][0].size() == even["kept"][2].size());
+    const std::int64_t budget = result["bytes"].get<std::int64_t>();
+    const Json sized = json({"plan", kDemo, "--profile", whole, "--size", std::to_string(budget), "--out", plan, "--force"}).json();
+    EXPECT_LE(sized["bytes"].get<std::int64_t>(), budget);
+    EXPECT_EQ(sized["kept_experts"], 72);
+    expectError(json({"plan", kDemo, "--profile", whole, "--out", plan, "--force"}), 2, "usage.arguments");
+
+    // Two shards add up to the whole.
+    for (const char* part : {"1/2", "2/2"}) {
+        auto shard = base;
+        shard.insert(shard.end(), {(scratch / (std::string("s") + part[0] + ".h5")).string(), "--shard", part});
+        ASSERT_EQ(runEngine(shard).code, 0);
+    }
+    const Json merged = json({"merge", (scratch / "m.h5").string(), (scratch / "s1.h5").string(), (scratch / "s2.h5").string()}).json();
+    EXPECT_EQ(merged["tokens"], 8 * 64);
+    EXPECT_EQ(merged["shards"], 2);
+
+    // Killed without warning after its first layer, then resumed.
+    const std::string killed = (scratch / "k.h5").string();
+    auto again = base;
+    again.push_back(killed);
+    {
+        EngineProcess engine(again);
+        std::error_code ignored;
+        while (!std::filesystem::exists(killed + ".state", ignored) && !std::filesystem::exists(killed, ignored) &&
+               kill(engine.pid(), 0) == 0)
+            std::this_thread::yield();
+        engine.signal(SIGKILL);
+        engine.wait();
+    }
+    if (!std::filesystem::exists(killed)) {
+        again.push_back("--resume");
+        const Outcome resumed = runEngine(again);
+        ASSERT_EQ(resumed.code, 0) << resumed.errors;
+    }
+    EXPECT_EQ(json({"score", killed}).json()["values"], scores["values"]);
+}
+
+}  // namespace
+}  // namespace espalier::testing

@@ -1,0 +1,179 @@
+// `serve` as the window uses it, over real pipes: requests, partial results, supersession, rubbish, the end of the input.
+#include "cli/engine_process.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <map>
+
+namespace espalier::testing
+{
+namespace
+{
+
+const std::string kDemo = std::string(ESPALIER_RESOURCES) + "/demo/espalier-demo-moe";
+const std::string kText = std::string(ESPALIER_RESOURCES) + "/demo/validation.txt";
+
+Request ask(std::int64_t id, const std::string& method, Json params = Json::object()) { return {RequestId(id), method, std::move(params)}; }
+
+Json evaluation(const Json& plan, const std::string& tier, Json windows)
+{
+    return {{"path", kDemo}, {"plan", plan}, {"text", {kText}}, {"window_length", 64}, {"max_windows", 32}, {"windows", std::move(windows)},
+            {"tier", tier},  {"tag", tier}};
+}
+
+const Json kPlan = {{"version", 1}, {"layers", {{{"layer", 3}, {"kept", {0, 1, 2, 3, 4, 5, 6, 7}}}}}};
+const Json kDense = {{"version", 1}, {"layers", Json::array()}};
+
+TEST(Serve, helloModelAndFolders)
+{
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "initialize", {{"client_version", "x"}, {"protocol", 1}}));
+    const Json hello = engine.answer(1)["result"];
+    EXPECT_EQ(hello["name"], "espalier-engine");
+    EXPECT_EQ(hello["protocol"], 1);
+    EXPECT_EQ(hello["pid"], engine.pid());
+    for (const char* field : {"version", "threads", "device", "memory_bytes", "supported_architectures", "methods"})
+        EXPECT_TRUE(hello.contains(field)) << field;
+    engine.send(ask(2, "initialize", {{"protocol", 2}}));
+    EXPECT_EQ(engine.answer(2)["error"]["data"]["code"], "rpc.protocol");
+    engine.send(ask(3, "ping"));
+    EXPECT_EQ(engine.answer(3)["result"]["busy"], false);
+    engine.send(ask(4, "open_model", {{"path", kDemo}}));
+    const Json model = engine.answer(4)["result"];
+    for (const char* field :
+         {"path", "fingerprint", "config_sha256", "weights_sha256", "shape", "inspection", "warnings", "tokenizer", "forward_supported"})
+        EXPECT_TRUE(model.contains(field)) << field;
+    EXPECT_EQ(model["tokenizer"]["vocabulary"], 4096);
+    engine.send(ask(5, "open_model", {{"path", "/no/such/folder"}}));
+    const Json missing = engine.answer(5)["error"];
+    EXPECT_EQ(missing["code"], rpc::kFailed);
+    EXPECT_EQ(missing["data"]["code"], "checkpoint.folder_missing");
+    engine.send(ask(6, "list_folder", {{"path", kDemo}}));
+    bool config = false;
+    const Json folder = engine.answer(6)["result"];
+    for (const Json& entry : folder["entries"])
+        config = config || (entry["name"] == "config.json" && entry["folder"] == false && entry["bytes"].get<int>() > 0);
+    EXPECT_TRUE(config);
+    engine.send(ask(7, "shutdown"));
+    EXPECT_TRUE(engine.answer(7)["result"].is_null());
+    engine.send(Notification{"exit", Json::object()});
+    EXPECT_EQ(engine.wait(), 0);
+}
+
+TEST(Serve, evaluatesAndStreamsWindows)
+{
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "evaluate", evaluation(kDense, "quick", {{"first", 8}})));
+    std::vector<Json> notes;
+    const Json dense = engine.answer(1, &notes)["result"];
+    ASSERT_EQ(dense["windows"].size(), 8u) << dense.dump();
+    EXPECT_EQ(dense["window_count_total"], 32);
+    int partials = 0;
+    for (const Json& note : notes)
+        if (note["method"] == "$/partial") {
+            EXPECT_EQ(note["params"]["id"], 1);
+            ++partials;
+        }
+    EXPECT_EQ(partials, 8);
+    for (const char* field : {"plan_hash", "ppl", "nll", "scored_tokens", "text_sha256", "tokenizer_sha256", "dtype", "seconds"})
+        EXPECT_TRUE(dense.contains(field)) << field;
+
+    // An edit, then the full set: the windows both have are the same numbers.
+    engine.send(ask(2, "evaluate", evaluation(kPlan, "quick", {1, 3})));
+    const Json quick = engine.answer(2)["result"];
+    engine.send(ask(3, "evaluate", evaluation(kPlan, "full", {{"all", true}})));
+    const Json full = engine.answer(3)["result"];
+    ASSERT_EQ(full["windows"].size(), 32u);
+    EXPECT_EQ(full["windows"][1], quick["windows"][0]);
+    EXPECT_EQ(full["windows"][3], quick["windows"][1]);
+    EXPECT_NE(quick["plan_hash"], dense["plan_hash"]);
+}
+
+TEST(Serve, interactiveOvertakesAndEveryRequestIsAnsweredOnce)
+{
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "evaluate", evaluation(kDense, "full", {{"all", true}})));
+    for (std::int64_t id = 2; id <= 6; ++id)
+        engine.send(ask(id, "evaluate", evaluation(id % 2 ? kPlan : kDense, "quick", {{"first", 2}})));
+    engine.send(ask(7, "ping"));
+    std::map<std::int64_t, int> answers;
+    std::map<std::int64_t, Json> last;
+    while (answers.size() < 7) {
+        const auto message = engine.next();
+        ASSERT_TRUE(message.has_value());
+        if (!message->contains("id")) continue;
+        const auto id = (*message)["id"].get<std::int64_t>();
+        ++answers[id];
+        last[id] = *message;
+    }
+    for (const auto& [id, count] : answers)
+        EXPECT_EQ(count, 1) << id;
+    EXPECT_TRUE(last[1].contains("result"));
+    EXPECT_TRUE(last[6].contains("result"));
+    for (std::int64_t id = 2; id <= 5; ++id)
+        if (last[id].contains("error")) {
+            EXPECT_EQ(last[id]["error"]["code"], rpc::kSuperseded);
+            EXPECT_EQ(last[id]["error"]["data"]["reason"], "superseded");
+        }
+}
+
+TEST(Serve, cancelAndEndOfInput)
+{
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "evaluate", evaluation(kDense, "full", {{"all", true}})));
+    engine.send(Notification{"$/cancelRequest", {{"id", 1}}});
+    const Json answer = engine.answer(1);
+    EXPECT_EQ(answer["error"]["code"], rpc::kCancelled) << answer.dump();
+    // The window dies in the middle of a job: the engine ends by itself, and still answers what was open.
+    engine.send(ask(2, "evaluate", evaluation(kDense, "full", {{"all", true}})));
+    engine.closeInput();
+    EXPECT_EQ(engine.answer(2)["error"]["code"], rpc::kCancelled);
+    EXPECT_EQ(engine.wait(), 0);
+}
+
+TEST(Serve, refusesMalformedMessagesAndGoesOn)
+{
+    EngineProcess engine({"serve"});
+    const auto refused = [&](const std::string& body) {
+        engine.write(frameMessage(body));
+        const auto message = engine.next();
+        return message ? (*message)["error"]["code"].get<int>() : 0;
+    };
+    EXPECT_EQ(refused("{"), rpc::kParseError);
+    EXPECT_EQ(refused("[]"), rpc::kInvalidRequest);
+    EXPECT_EQ(refused("{\"id\":1,\"method\":\"ping\"}"), rpc::kInvalidRequest);
+    EXPECT_EQ(refused(serialise(ask(1, "no_such_method"))), rpc::kMethodNotFound);
+    EXPECT_EQ(refused(serialise(ask(2, "evaluate", {{"path", 5}}))), rpc::kInvalidParams);
+    EXPECT_EQ(refused(serialise(ask(3, "open_model"))), rpc::kInvalidParams);
+    EXPECT_EQ(refused(serialise(ask(4, "evaluate", {{"path", kDemo}, {"text", {kText}}, {"windows", "x"}}))), rpc::kInvalidParams);
+    engine.send(ask(5, "evaluate", {{"path", kDemo}, {"text", {kText}}, {"window_length", 64}, {"plan", {{"version", 99}}}}));
+    EXPECT_EQ(engine.answer(5)["error"]["code"], rpc::kFailed);
+    engine.send(ask(6, "ping"));
+    EXPECT_EQ(engine.answer(6)["result"]["busy"], false);
+}
+
+TEST(Serve, endsOnAStreamThatIsNotOne)
+{
+    for (const char* rubbish : {"hello\nworld\n", "Content-Length: 9999999999999999\r\n\r\n", "Content-Length: x\r\n\r\n"}) {
+        EngineProcess engine({"serve"});
+        engine.write(rubbish);
+        const auto message = engine.next();
+        ASSERT_TRUE(message.has_value());
+        EXPECT_EQ((*message)["error"]["code"], rpc::kParseError);
+        EXPECT_EQ(engine.wait(), 3) << rubbish;
+    }
+    EngineProcess torn({"serve"});
+    torn.write("Content-Length: 100\r\n\r\n{\"jsonrpc\"");
+    torn.closeInput();
+    EXPECT_EQ(torn.wait(), 0);
+    EngineProcess terminated({"serve"});
+    terminated.send(ask(1, "ping"));
+    (void)terminated.answer(1);
+    terminated.signal(SIGTERM);
+    EXPECT_EQ(terminated.wait(), 130);
+}
+
+}  // namespace
+}  // namespace espalier::testing
