@@ -1473,6 +1473,8 @@ int HeatmapView::expertAtColumn(int layer, int column) const
     return d->experts[static_cast<std::size_t>(layer)][static_cast<std::size_t>(column)];
 }
 
+int HeatmapView::layerCount() const { return d->rowCount(); }
+
 void HeatmapView::setShape(const ModelShape& shape)
 {
     d->shape = shape;

@@ -74,6 +74,7 @@ public:
     // Column of each expert as drawn (sorting is per layer).
     int columnOf(CellId cell) const;
     int expertAtColumn(int layer, int column) const;
+    int layerCount() const;
 
 public slots:
     void setShape(const espalier::ModelShape& shape);

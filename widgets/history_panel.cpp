@@ -1,1 +1,167 @@
 #include "history_panel.h"
+
+#include "format.h"
+#include "icon.h"
+#include "number.h"
+#include "theme.h"
+
+#include <QPainter>
+#include <QStyledItemDelegate>
+
+namespace espalier
+{
+
+// ---- model
+
+void HistoryModel::set(const PlanHistory& history, const QHash<QString, PlanLoss>& losses)
+{
+    beginResetModel();
+    m_entries.clear();
+    m_rows = history.rows();
+    m_losses = losses;
+    m_current = history.currentId();
+    for (const PlanHistory::Row& row : m_rows) m_entries.push_back(history.entries()[static_cast<std::size_t>(row.id)]);
+    endResetModel();
+}
+
+int HistoryModel::rowCount(const QModelIndex& parent) const { return parent.isValid() ? 0 : static_cast<int>(m_rows.size()); }
+
+int HistoryModel::currentRow() const
+{
+    for (std::size_t i = 0; i < m_rows.size(); ++i)
+        if (m_rows[i].id == m_current) return static_cast<int>(i);
+    return -1;
+}
+
+QVariant HistoryModel::data(const QModelIndex& index, int role) const
+{
+    if (!index.isValid() || index.row() >= rowCount()) return {};
+    const auto i = static_cast<std::size_t>(index.row());
+    const HistoryEntry& entry = m_entries[i];
+    const PlanHistory::Row& row = m_rows[i];
+    const auto loss = m_losses.constFind(QString::fromStdString(entry.plan.hash()));
+    const bool known = loss != m_losses.constEnd();
+    switch (role) {
+        case Qt::DisplayRole: return QString::fromStdString(entry.text);
+        case Qt::ToolTipRole: {
+            QString text = QString::fromStdString(entry.text) + QLatin1Char('\n') + tr("%1 experts kept").arg(entry.plan.keptExperts());
+            if (known) text += QLatin1Char('\n') + tr("perplexity %1, %2").arg(format::perplexity(loss->ppl), loss->full ? tr("all windows") : tr("quick windows"));
+            return text;
+        }
+        case Qt::AccessibleTextRole: {
+            QString text = QString::fromStdString(entry.text);
+            if (known) text += QStringLiteral(", ") + tr("perplexity %1").arg(format::perplexity(loss->ppl));
+            if (row.id == m_current) text += QStringLiteral(", ") + tr("current");
+            else if (!row.onPath) text += QStringLiteral(", ") + tr("other branch");
+            return text;
+        }
+        case IdRole: return row.id;
+        case DepthRole: return row.depth;
+        case OnPathRole: return row.onPath;
+        case CurrentRole: return row.id == m_current;
+        case LossRole: return known ? QVariant(loss->ppl) : QVariant();
+        case EstimateRole: return known && loss->estimate;
+        case FullRole: return known && loss->full;
+        case RailAboveRole: return i > 0;
+        case RailBelowRole: return i + 1 < m_rows.size();
+        // A side branch leaves the rail below its last entry.
+        case BranchRole: return row.depth > 0 && (i + 1 == m_rows.size() || m_rows[i + 1].depth < row.depth);
+        default: return {};
+    }
+}
+
+// ---- view
+
+namespace
+{
+
+class HistoryDelegate final : public QStyledItemDelegate
+{
+public:
+    using QStyledItemDelegate::QStyledItemDelegate;
+
+    QSize sizeHint(const QStyleOptionViewItem&, const QModelIndex&) const override { return {pixelsOf(120), pixelsOf(24)}; }
+
+    void paint(QPainter* painter, const QStyleOptionViewItem& option, const QModelIndex& index) const override
+    {
+        const Theme& t = theme();
+        painter->save();
+        painter->setRenderHint(QPainter::Antialiasing);
+        const QRect r = option.rect;
+        const bool isCurrent = index.data(HistoryModel::CurrentRole).toBool();
+        const bool onPath = index.data(HistoryModel::OnPathRole).toBool();
+        const int depth = index.data(HistoryModel::DepthRole).toInt();
+        if (isCurrent) painter->fillRect(r, t.selection);
+        else if (option.state & QStyle::State_MouseOver) painter->fillRect(r, t.rowHover);
+
+        const double rail = r.left() + pixelsOf(14);
+        const double middle = r.center().y() + 0.5;
+        painter->setPen(QPen(t.accent, 2));
+        if (index.data(HistoryModel::RailAboveRole).toBool()) painter->drawLine(QPointF(rail, r.top()), QPointF(rail, middle));
+        if (index.data(HistoryModel::RailBelowRole).toBool()) painter->drawLine(QPointF(rail, middle), QPointF(rail, r.bottom() + 1));
+        const double x = rail + depth * pixelsOf(12);
+        if (depth > 0) {
+            painter->setPen(QPen(t.ghost, 1.25));
+            painter->drawLine(QPointF(x, middle), QPointF(x, index.data(HistoryModel::BranchRole).toBool() ? r.bottom() - 2 : r.bottom() + 1));
+            if (index.data(HistoryModel::BranchRole).toBool()) painter->drawLine(QPointF(x, r.bottom() - 2), QPointF(rail, r.bottom() + 1));
+        }
+        const QColor ring = depth > 0 || !onPath ? t.ghost : t.accent;
+        const double radius = isCurrent ? pixelsOf(5) : pixelsOf(4) - 0.5;
+        painter->setPen(QPen(ring, 1.5));
+        painter->setBrush(isCurrent || index.data(HistoryModel::FullRole).toBool() ? ring : t.base);
+        painter->drawEllipse(QPointF(x, middle), radius, radius);
+
+        const QVariant loss = index.data(HistoryModel::LossRole);
+        const QString number = loss.isValid() ? (index.data(HistoryModel::EstimateRole).toBool() ? format::estimate(loss.toDouble()) : format::perplexity(loss.toDouble())) : QString();
+        painter->setFont(fontFor(isCurrent ? FontRole::Head : FontRole::Body));
+        const int numberWidthPixels = number.isEmpty() ? 0 : static_cast<int>(numberWidth(painter->font(), number)) + pixelsOf(8);
+        const int left = static_cast<int>(x) + pixelsOf(14);
+        const QRect textRect(left, r.top(), r.right() - pixelsOf(10) - numberWidthPixels - left, r.height());
+        painter->setPen(onPath ? t.text : t.muted);
+        painter->drawText(textRect, Qt::AlignLeft | Qt::AlignVCenter, painter->fontMetrics().elidedText(index.data().toString(), Qt::ElideRight, textRect.width()));
+        if (!number.isEmpty()) {
+            painter->setPen(index.data(HistoryModel::EstimateRole).toBool() ? t.estimate : onPath ? t.text : t.muted);
+            drawNumber(painter, QRectF(r.right() - pixelsOf(10) - numberWidthPixels, r.top(), numberWidthPixels, r.height()), number);
+        }
+        painter->restore();
+    }
+};
+
+}  // namespace
+
+HistoryPanel::HistoryPanel(QWidget* parent) : QListView(parent), m_model(new HistoryModel(this))
+{
+    setModel(m_model);
+    setItemDelegate(new HistoryDelegate(this));
+    setAccessibleName(tr("history"));
+    setFrameShape(QFrame::NoFrame);
+    setMouseTracking(true);
+    setUniformItemSizes(true);
+    setSelectionMode(QAbstractItemView::SingleSelection);
+    setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+    const auto jump = [this](const QModelIndex& index) { emit jumpRequested(index.data(HistoryModel::IdRole).toInt()); };
+    connect(this, &QListView::clicked, this, jump);
+    connect(this, &QListView::activated, this, [this, jump](const QModelIndex& index) {
+        if (!index.data(HistoryModel::CurrentRole).toBool()) jump(index);
+    });
+}
+
+HistoryPanel::~HistoryPanel() = default;
+
+void HistoryPanel::setHistory(const PlanHistory& history, const QHash<QString, PlanLoss>& losses)
+{
+    m_model->set(history, losses);
+    if (const int row = m_model->currentRow(); row >= 0) {
+        const QModelIndex index = m_model->index(row, 0);
+        setCurrentIndex(index);
+        scrollTo(index);
+    }
+}
+
+void HistoryPanel::changeEvent(QEvent* event)
+{
+    if (event->type() == QEvent::StyleChange || event->type() == QEvent::PaletteChange) viewport()->update();
+    QListView::changeEvent(event);
+}
+
+}  // namespace espalier

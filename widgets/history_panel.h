@@ -23,27 +23,28 @@ class HistoryModel final : public QAbstractListModel
 {
     Q_OBJECT
 public:
-    enum Role {
-        IdRole = Qt::UserRole,
-        DepthRole,
-        OnPathRole,
-        CurrentRole,
-        LossRole,
-        EstimateRole,
-        FullRole,
-        RailAboveRole,
-        RailBelowRole,
-        BranchRole
-    };
+    enum Role { IdRole = Qt::UserRole, DepthRole, OnPathRole, CurrentRole, LossRole, EstimateRole, FullRole };
     using QAbstractListModel::QAbstractListModel;
     void set(const PlanHistory& history, const QHash<QString, PlanLoss>& losses);
     int rowCount(const QModelIndex& parent = {}) const override;
     QVariant data(const QModelIndex& index, int role) const override;
     int currentRow() const;
 
+    // A piece of the rail in one row: at the depth's column, from top (0), centre (1) to bottom (2) of the row; `into` >= 0 bends to
+    // that depth at the lower end (a branch leaving its parent).
+    struct Rail {
+        int depth = 0;
+        int from = 0;
+        int to = 2;
+        int into = -1;
+        bool onPath = false;
+    };
+    const std::vector<Rail>& rails(int row) const { return m_rails[static_cast<std::size_t>(row)]; }
+
 private:
     std::vector<HistoryEntry> m_entries;  // by row
     std::vector<PlanHistory::Row> m_rows;
+    std::vector<std::vector<Rail>> m_rails;
     QHash<QString, PlanLoss> m_losses;
     int m_current = -1;
 };

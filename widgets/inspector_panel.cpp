@@ -1,1 +1,321 @@
 #include "inspector_panel.h"
+
+#include "controls.h"
+#include "format.h"
+#include "plan/cost_model.h"
+#include "theme.h"
+
+#include <QCheckBox>
+#include <QGridLayout>
+#include <QHBoxLayout>
+#include <QLabel>
+#include <QPainter>
+#include <QSpinBox>
+#include <QVBoxLayout>
+
+#include <algorithm>
+#include <cmath>
+
+namespace espalier
+{
+
+namespace
+{
+
+// The experts of one layer by score, best first: kept in the accent, dropped in neutral, the current one in the text colour.
+class SortedBars final : public QWidget
+{
+public:
+    explicit SortedBars(QWidget* parent = nullptr) : QWidget(parent) { setMinimumHeight(pixelsOf(92)); }
+
+    struct Bar {
+        double value;
+        bool kept;
+        bool current;
+    };
+    void set(std::vector<Bar> bars, const QString& caption, const QString& counts)
+    {
+        m_bars = std::move(bars);
+        m_caption = caption;
+        m_counts = counts;
+        setAccessibleName(caption + QStringLiteral(", ") + counts);
+        update();
+    }
+
+protected:
+    void paintEvent(QPaintEvent*) override
+    {
+        const Theme& t = theme();
+        QPainter painter(this);
+        painter.setFont(fontFor(FontRole::Small));
+        painter.setPen(t.muted);
+        const int line = painter.fontMetrics().height();
+        painter.drawText(QRect(0, height() - line, width(), line), Qt::AlignCenter, m_caption);
+        painter.drawText(QRect(0, 0, width(), line), Qt::AlignRight | Qt::AlignTop, m_counts);
+        const QRect area(0, line + 2, width(), height() - 2 * line - 6);
+        double most = 0;
+        for (const Bar& bar : m_bars)
+            if (std::isfinite(bar.value)) most = std::max(most, bar.value);
+        if (m_bars.empty() || most <= 0) return;
+        const double step = static_cast<double>(area.width()) / static_cast<double>(m_bars.size());
+        for (std::size_t i = 0; i < m_bars.size(); ++i) {
+            const Bar& bar = m_bars[i];
+            const double h = std::isfinite(bar.value) ? std::max(1.0, bar.value / most * area.height()) : 1.0;
+            const QRectF rect(area.left() + static_cast<double>(i) * step, area.bottom() - h, std::max(1.0, step - 1), h);
+            painter.fillRect(rect, bar.current ? t.text : bar.kept ? t.keptBar() : mixed(t.muted, t.base, 0.45));
+        }
+        painter.setPen(t.axis);
+        painter.drawLine(area.left(), area.bottom(), area.right(), area.bottom());
+    }
+
+private:
+    std::vector<Bar> m_bars;
+    QString m_caption;
+    QString m_counts;
+};
+
+}  // namespace
+
+class InspectorPanel::Private
+{
+public:
+    SelectionModel* selection = nullptr;
+    ModelShape shape;
+    CompressionPlan plan;
+    ExpertScores scores;
+    ExpertGrid usage;
+    double estimate = std::nan("");
+
+    EmptyState* empty = nullptr;
+    QWidget* page = nullptr;
+    QLabel* title = nullptr;
+    Segment* keep = nullptr;
+    QCheckBox* protect = nullptr;
+    QLabel* names[4] = {};
+    QLabel* values[4] = {};
+    SortedBars* bars = nullptr;
+    QLabel* layerTitle = nullptr;
+    QLabel* layerSize = nullptr;
+    Slider* slider = nullptr;
+    QSpinBox* spin = nullptr;
+    QLabel* of = nullptr;
+    QCheckBox* locked = nullptr;
+    bool filling = false;
+
+    void refresh();
+};
+
+InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QScrollArea(parent), d(std::make_unique<Private>())
+{
+    d->selection = selection;
+    setFrameShape(QFrame::NoFrame);
+    setWidgetResizable(true);
+    setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+    auto* content = new QWidget;
+    setWidget(content);
+    auto* outer = new QVBoxLayout(content);
+    outer->setContentsMargins(0, 0, 0, 0);
+    d->empty = new EmptyState;
+    d->empty->set(EmptyState::Kind::Empty, QStringLiteral("info"), tr("Nothing selected"), tr("Click a cell, or move the cursor with the arrow keys."));
+    outer->addWidget(d->empty, 1);
+    d->page = new QWidget;
+    outer->addWidget(d->page);
+    auto* column = new QVBoxLayout(d->page);
+    column->setContentsMargins(12, 10, 12, 12);
+    column->setSpacing(8);
+    d->title = new QLabel;
+    d->title->setFont(fontFor(FontRole::Title));
+    column->addWidget(d->title);
+    auto* state = new QHBoxLayout;
+    d->keep = new Segment({tr("Keep"), tr("Drop")});
+    d->keep->setAccessibleName(tr("keep or drop the expert"));
+    d->protect = new QCheckBox(tr("Protect"));
+    d->protect->setToolTip(tr("Allocators and searches never drop a protected expert"));
+    state->addWidget(d->keep);
+    state->addSpacing(8);
+    state->addWidget(d->protect);
+    state->addStretch();
+    column->addLayout(state);
+    auto* grid = new QGridLayout;
+    grid->setVerticalSpacing(4);
+    grid->setHorizontalSpacing(12);
+    for (int i = 0; i < 4; ++i) {
+        d->names[i] = new QLabel;
+        d->names[i]->setProperty("muted", true);
+        d->values[i] = new QLabel;
+        d->values[i]->setTextInteractionFlags(Qt::TextSelectableByMouse);
+        grid->addWidget(d->names[i], i, 0);
+        grid->addWidget(d->values[i], i, 1);
+    }
+    grid->setColumnMinimumWidth(0, pixelsOf(96));
+    grid->setColumnStretch(1, 1);
+    column->addLayout(grid);
+    d->bars = new SortedBars;
+    column->addWidget(d->bars);
+    auto* layerHead = new QHBoxLayout;
+    d->layerTitle = new QLabel;
+    d->layerTitle->setFont(fontFor(FontRole::Head));
+    d->layerSize = new QLabel;
+    d->layerSize->setProperty("muted", true);
+    layerHead->addWidget(d->layerTitle);
+    layerHead->addStretch();
+    layerHead->addWidget(d->layerSize);
+    column->addLayout(layerHead);
+    auto* row = new QHBoxLayout;
+    auto* keptLabel = new QLabel(tr("Kept"));
+    keptLabel->setProperty("muted", true);
+    d->slider = new Slider;
+    d->slider->setObjectName(QStringLiteral("inspector.keep"));
+    d->slider->setAccessibleName(tr("experts kept in this layer"));
+    d->spin = new QSpinBox;
+    d->spin->setAccessibleName(tr("number of experts kept in this layer"));
+    d->spin->setKeyboardTracking(false);
+    d->of = new QLabel;
+    row->addWidget(keptLabel);
+    row->addWidget(d->slider, 1);
+    row->addWidget(d->spin);
+    row->addWidget(d->of);
+    column->addLayout(row);
+    d->locked = new QCheckBox(tr("Lock layer"));
+    d->locked->setToolTip(tr("Allocators leave a locked layer as it is (L)"));
+    column->addWidget(d->locked);
+    column->addStretch();
+
+    const auto layer = [this] { return d->selection->currentLayer(); };
+    connect(d->keep, &Segment::chosen, this, [this](int index) {
+        const CellId cell = d->selection->current();
+        if (cell.valid() && cell.expert >= 0) emit keepRequested(cell.layer, cell.expert, index == 0);
+    });
+    connect(d->protect, &QCheckBox::clicked, this, [this](bool on) {
+        const CellId cell = d->selection->current();
+        if (cell.valid() && cell.expert >= 0) emit protectRequested(cell.layer, cell.expert, on);
+    });
+    connect(d->locked, &QCheckBox::clicked, this, [this, layer] { emit lockRequested(layer()); });
+    connect(d->slider, &Slider::gestureStarted, this, &InspectorPanel::gestureStarted);
+    connect(d->slider, &Slider::moved, this, [this, layer](int value) { emit layerKeepMoved(layer(), value); });
+    connect(d->slider, &Slider::gestureFinished, this, &InspectorPanel::gestureFinished);
+    connect(d->slider, &Slider::gestureCancelled, this, &InspectorPanel::gestureCancelled);
+    connect(d->spin, &QSpinBox::valueChanged, this, [this, layer](int value) {
+        if (!d->filling) emit layerKeepMoved(layer(), value);
+    });
+    connect(selection, &SelectionModel::currentChanged, this, [this] { d->refresh(); });
+    d->refresh();
+}
+
+InspectorPanel::~InspectorPanel() = default;
+
+void InspectorPanel::setShape(const ModelShape& shape)
+{
+    d->shape = shape;
+    d->scores = {};
+    d->usage = {};
+    d->refresh();
+}
+
+void InspectorPanel::setPlan(const CompressionPlan& plan)
+{
+    d->plan = plan;
+    d->refresh();
+}
+
+void InspectorPanel::setScores(const ExpertScores& scores)
+{
+    d->scores = scores;
+    d->refresh();
+}
+
+void InspectorPanel::setUsage(const ExpertGrid& usage)
+{
+    d->usage = usage;
+    d->refresh();
+}
+
+void InspectorPanel::setCellEstimate(double deltaPpl)
+{
+    d->estimate = deltaPpl;
+    d->refresh();
+}
+
+void InspectorPanel::changeEvent(QEvent* event)
+{
+    if (event->type() == QEvent::StyleChange || event->type() == QEvent::PaletteChange) d->refresh();
+    QScrollArea::changeEvent(event);
+}
+
+void InspectorPanel::Private::refresh()
+{
+    const CellId cell = selection->current();
+    const bool valid = cell.valid() && cell.layer < static_cast<int>(shape.layers.size()) && plan.layerCount() == static_cast<int>(shape.layers.size()) &&
+                       shape.layers[static_cast<std::size_t>(cell.layer)].moe;
+    empty->setVisible(!valid);
+    page->setVisible(valid);
+    if (!valid) return;
+    filling = true;
+    const LayerShape& layer = shape.layers[static_cast<std::size_t>(cell.layer)];
+    const LayerPlan& layerPlan = plan.layer(cell.layer);
+    const int kept = static_cast<int>(layerPlan.kept.size());
+    const bool expert = cell.expert >= 0 && cell.expert < layer.experts;
+    title->setText(expert ? format::layerExpert(cell.layer, cell.expert) : InspectorPanel::tr("Layer %1").arg(cell.layer));
+    keep->setEnabled(expert);
+    protect->setEnabled(expert);
+    keep->setCurrent(expert && !plan.keeps(cell.layer, cell.expert) ? 1 : 0);
+    protect->setChecked(expert && std::binary_search(layerPlan.protectedExperts.begin(), layerPlan.protectedExperts.end(), cell.expert));
+    locked->setChecked(layerPlan.locked);
+
+    const auto l = static_cast<std::size_t>(cell.layer);
+    const bool haveScores = l < scores.values.rows.size() && static_cast<int>(scores.values.rows[l].size()) == layer.experts;
+    const bool higher = scores.better == Better::Higher;
+    std::vector<int> order(static_cast<std::size_t>(layer.experts));
+    for (int e = 0; e < layer.experts; ++e) order[static_cast<std::size_t>(e)] = e;
+    if (haveScores) {
+        const std::vector<double>& row = scores.values.rows[l];
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+            const double x = row[static_cast<std::size_t>(a)];
+            const double y = row[static_cast<std::size_t>(b)];
+            if (std::isnan(x) || std::isnan(y)) return !std::isnan(x) && std::isnan(y);
+            return higher ? x > y : x < y;
+        });
+    }
+    for (QLabel* label : names) label->clear();
+    for (QLabel* label : values) label->clear();
+    if (expert) {
+        const auto e = static_cast<std::size_t>(cell.expert);
+        if (haveScores) {
+            const int place = static_cast<int>(std::find(order.begin(), order.end(), cell.expert) - order.begin()) + 1;
+            names[0]->setText(QString::fromStdString(scores.method));
+            values[0]->setText(format::score(scores.values.rows[l][e]) + format::kDot + InspectorPanel::tr("place %1 of %2").arg(place).arg(layer.experts));
+        }
+        if (l < usage.rows.size() && e < usage.rows[l].size() && std::isfinite(usage.rows[l][e])) {
+            names[1]->setText(InspectorPanel::tr("usage"));
+            values[1]->setText(format::share(usage.rows[l][e]) + format::kDot + InspectorPanel::tr("even share %1").arg(format::share(1.0 / layer.experts)));
+        }
+        names[2]->setText(InspectorPanel::tr("size"));
+        values[2]->setText(format::bytes(layer.bytesPerExpert) + format::kDot + QString::fromStdString(shape.dtype).toLower());
+        if (std::isfinite(estimate)) {
+            names[3]->setText(InspectorPanel::tr("if dropped"));
+            values[3]->setText(InspectorPanel::tr("est. Δ PPL %1").arg(format::delta(estimate)));
+            QPalette palette = values[3]->palette();
+            palette.setColor(QPalette::WindowText, theme().estimate);
+            values[3]->setPalette(palette);
+        }
+    }
+    std::vector<SortedBars::Bar> sorted;
+    if (haveScores)
+        for (const int e : order) sorted.push_back({scores.values.rows[l][static_cast<std::size_t>(e)], plan.keeps(cell.layer, e), e == cell.expert});
+    bars->setVisible(haveScores);
+    bars->set(std::move(sorted), InspectorPanel::tr("experts of layer %1, by %2").arg(cell.layer).arg(QString::fromStdString(scores.method)),
+              InspectorPanel::tr("%1 kept, %2 dropped").arg(kept).arg(layer.experts - kept));
+    layerTitle->setText(InspectorPanel::tr("Layer %1").arg(cell.layer));
+    layerSize->setText(format::bytes(layerBytes(layer, shape.hiddenSize, layerPlan)));
+    const int floor = std::max(layerPlan.topK.value_or(layer.router.topK), static_cast<int>(layerPlan.protectedExperts.size()));
+    slider->setRange(0, layer.experts);
+    slider->setFloor(floor);
+    slider->setResetValue(layer.experts);
+    slider->setValue(kept);
+    spin->setRange(floor, layer.experts);
+    spin->setValue(kept);
+    of->setText(InspectorPanel::tr("of %1").arg(layer.experts));
+    filling = false;
+}
+
+}  // namespace espalier
