@@ -186,7 +186,7 @@ void ExportDialog::dryRun()
     const CompressionPlan plan = m_workbench->plans()->plan();
     m_workbench->engine()->request("export",
                                    {{"path", m_workbench->modelPath().toStdString()}, {"plan", toJson(plan)}, {"flavor", flavour().toStdString()},
-                                    {"out", (m_folder->text() + QStringLiteral(".dry-run")).toStdString()}, {"dry_run", true}, {"force", true}, {"verify", false}, {"tag", "export-dry"}, {"lane", "interactive"}},
+                                    {"out", QString(m_folder->text() + QStringLiteral(".dry-run")).toStdString()}, {"dry_run", true}, {"force", true}, {"verify", false}, {"tag", "export-dry"}, {"lane", "interactive"}},
                                    [this](const EngineReply& reply) {
                                        if (m_request != 0) return;
                                        if (reply.ok()) {

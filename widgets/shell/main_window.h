@@ -50,7 +50,7 @@ public:
     BannerStack* banners() const { return m_banners; }
     HeatmapView* heatmap() const { return m_heatmap; }
     SelectionModel* selection() { return &m_selection; }
-    ExportDialog* exportDialog() const { return m_export; }
+    ExportDialog* exportDialog() const;
     void offerRecovery();  // looks for work left by a process that did not end cleanly
 
 protected:

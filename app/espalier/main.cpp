@@ -1,0 +1,109 @@
+// The window's program: command line, paths, wiring. No arithmetic, no painting.
+#include "shell/main_window.h"
+#include "shell/workbench.h"
+#include "theme.h"
+
+#include <QApplication>
+#include <QCommandLineParser>
+#include <QDir>
+#include <QFileInfo>
+#include <QProcess>
+#include <QStandardPaths>
+#include <QTimer>
+
+#include <cstdio>
+
+using namespace espalier;
+
+namespace
+{
+
+constexpr int kScreenshotLimitMsec = 180000;
+
+// Installed: share/espalier beside bin. Build tree: the source tree's resources.
+QString resourceFolder()
+{
+    const QString installed = QDir(QCoreApplication::applicationDirPath()).absoluteFilePath(QStringLiteral("../share/espalier"));
+    if (QFileInfo::exists(installed + QStringLiteral("/demo"))) return QDir::cleanPath(installed);
+    return QStringLiteral(ESPALIER_SOURCE_RESOURCES);
+}
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    // Our own lock file says who holds a session; HDF5's fails on some network disks.
+    qputenv("HDF5_USE_FILE_LOCKING", "FALSE");
+    QApplication application(argc, argv);
+    QApplication::setApplicationName(QStringLiteral("espalier"));
+    QApplication::setApplicationDisplayName(QStringLiteral("Espalier"));
+    QApplication::setApplicationVersion(QStringLiteral(ESPALIER_VERSION));
+
+    QCommandLineParser parser;
+    parser.setApplicationDescription(QCoreApplication::translate("main", "Choose what a Mixture-of-Experts model keeps, and watch its perplexity while you do."));
+    parser.addHelpOption();
+    parser.addVersionOption();
+    parser.addPositionalArgument(QStringLiteral("what"), QCoreApplication::translate("main", "A model folder or a .espalier session."), QStringLiteral("[MODEL|SESSION.espalier]"));
+    const QCommandLineOption demo(QStringLiteral("demo"), QCoreApplication::translate("main", "Open the demo model."));
+    const QCommandLineOption engine(QStringLiteral("engine"), QCoreApplication::translate("main", "Command that starts the engine, run without a shell."), QStringLiteral("command"));
+    const QCommandLineOption safe(QStringLiteral("safe-mode"), QCoreApplication::translate("main", "Ignore settings, layout and recovery."));
+    const QCommandLineOption reset(QStringLiteral("reset-layout"), QCoreApplication::translate("main", "Start with the default layout."));
+    const QCommandLineOption shot(QStringLiteral("screenshot"), QCoreApplication::translate("main", "Save a picture of the window and quit."), QStringLiteral("file.png"));
+    const QCommandLineOption after(QStringLiteral("after"), QCoreApplication::translate("main", "When the picture is taken: start or ready."), QStringLiteral("moment"), QStringLiteral("ready"));
+    const QCommandLineOption themeOption(QStringLiteral("theme"), QCoreApplication::translate("main", "system, light or dark."), QStringLiteral("theme"));
+    const QCommandLineOption size(QStringLiteral("size"), QCoreApplication::translate("main", "Window size, for example 1600x1000."), QStringLiteral("WxH"));
+    parser.addOptions({demo, engine, safe, reset, shot, after, themeOption, size});
+    parser.process(application);
+
+    const QString resources = resourceFolder();
+    const bool picture = parser.isSet(shot);
+    ThemeController themes;
+    themes.apply();
+    if (parser.isSet(themeOption)) themes.setChoice(themeChoiceFromId(parser.value(themeOption)));
+
+    Workbench workbench({resources + QStringLiteral("/demo"), QStandardPaths::writableLocation(QStandardPaths::AppDataLocation)});
+    QStringList command = {QDir(QCoreApplication::applicationDirPath()).filePath(QStringLiteral("espalier-engine")), QStringLiteral("serve")};
+    if (parser.isSet(engine)) command = QProcess::splitCommand(parser.value(engine));
+    workbench.engine()->setCommand(command);
+
+    WindowOptions options;
+    options.safeMode = parser.isSet(safe) || picture;
+    options.resetLayout = parser.isSet(reset);
+    options.helpFolder = resources + QStringLiteral("/help");
+    MainWindow window(&workbench, &themes, options);
+    if (parser.isSet(themeOption)) themes.setChoice(themeChoiceFromId(parser.value(themeOption)));
+    if (const QStringList parts = parser.value(size).split(QLatin1Char('x')); parts.size() == 2) window.resize(parts[0].toInt(), parts[1].toInt());
+    window.show();
+
+    // The window first, the engine behind it.
+    QTimer::singleShot(0, &window, [&] {
+        workbench.engine()->start();
+        window.offerRecovery();
+        const QStringList arguments = parser.positionalArguments();
+        if (parser.isSet(demo)) workbench.openDemo();
+        else if (!arguments.isEmpty() && arguments.first().endsWith(QLatin1String(".espalier"))) workbench.openSession(QFileInfo(arguments.first()).absoluteFilePath());
+        else if (!arguments.isEmpty()) workbench.openModel(arguments.first());
+    });
+
+    if (picture) {
+        const QString file = parser.value(shot);
+        const bool ready = parser.value(after) == QStringLiteral("ready");
+        auto* poll = new QTimer(&window);
+        auto* waited = new QElapsedTimer;
+        waited->start();
+        QObject::connect(poll, &QTimer::timeout, &window, [&, poll, waited, file, ready] {
+            const bool failed = workbench.engine()->state() == EngineState::Lost || workbench.engine()->state() == EngineState::Incompatible || window.banners()->count() > 0;
+            const bool late = waited->elapsed() > kScreenshotLimitMsec;
+            if (ready && !workbench.settled() && !late && !failed) return;
+            poll->stop();
+            // One more turn of the loop, so that everything queued is painted.
+            QTimer::singleShot(200, &window, [&, file, late, failed] {
+                const bool saved = window.grab().save(file);
+                if (late || failed) std::fprintf(stderr, "espalier: the window was not complete when the picture was taken. %s\n", qPrintable(window.banners()->text()));
+                QCoreApplication::exit(!saved ? 4 : late || failed ? 3 : 0);
+            });
+        });
+        poll->start(50);
+    }
+    return QApplication::exec();
+}
