@@ -1,0 +1,336 @@
+// An engine without a model: speaks the protocol on stdio with made-up but deterministic numbers, and fails in every way that a test
+// asks for. One thread; a request is answered before the next is read.
+//
+//   --rubbish          prints "hello" before anything else
+//   --half             half a message, then ends
+//   --half-silent      half a message, then says nothing until its input is closed
+//   --huge             announces a message of 99999999999 bytes
+//   --old              answers initialize with protocol 0
+//   --bad-model        open_model fails with checkpoint.shard_missing
+//   --die-on METHOD    ends by SIGKILL when a request of that name arrives
+//   --hold METHOD      begins the job, then never finishes it (it can be cancelled); everything behind it waits as well
+//   --once FILE        --die-on and --hold only while FILE is not there; it is made when they take effect
+//   --log FILE         appends one line per request: method, tier, plan hash
+#include "base/statistics.h"
+#include "plan/compression_plan.h"
+#include "plan/cost_model.h"
+#include "rpc/framing.h"
+#include "rpc/messages.h"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <unistd.h>
+
+using namespace espalier;
+
+namespace
+{
+
+constexpr int kLayers = 4;
+constexpr int kExperts = 8;
+constexpr int kTotalWindows = 128;
+
+struct Script {
+    std::set<std::string> switches;
+    std::string dieOn;
+    std::string hold;
+    std::string once;
+    std::string log;
+    bool has(const char* name) const { return switches.contains(name); }
+};
+
+void put(const std::string& bytes)
+{
+    std::fwrite(bytes.data(), 1, bytes.size(), stdout);
+    std::fflush(stdout);
+}
+
+ModelShape shapeOfModel()
+{
+    ModelShape shape;
+    shape.modelType = "qwen2_moe";
+    shape.architecture = "Qwen2MoeForCausalLM";
+    shape.dtype = "BF16";
+    shape.hiddenSize = 64;
+    shape.vocabularySize = 1000;
+    shape.maxPositions = 1024;
+    shape.embeddingParameters = 128064;
+    shape.embeddingBytes = 256128;
+    for (int i = 0; i < kLayers; ++i) {
+        LayerShape layer;
+        layer.index = i;
+        layer.moe = true;
+        layer.experts = kExperts;
+        layer.router.rule = RoutingRule::SoftmaxRenormalised;
+        layer.router.topK = 2;
+        layer.expertWidth = 32;
+        layer.expertParameters = 3 * 64 * 32;
+        layer.routerParametersPerExpert = 64;
+        layer.otherParameters = 4 * 64 * 64;
+        layer.bytesPerExpert = 2 * layer.expertParameters;
+        layer.routerBytesPerExpert = 128;
+        layer.otherBytes = 2 * layer.otherParameters;
+        shape.layers.push_back(layer);
+    }
+    return shape;
+}
+
+// Distinct in a layer and the same in every run.
+double scoreOf(const std::string& method, int layer, int expert)
+{
+    const double place = static_cast<double>((expert * 5 + layer * 3) % kExperts + 1);
+    return method == "expert_frequency" ? 100.0 * place : method == "leave-one-out" ? 0.01 * place : 0.5 * place;
+}
+
+const std::vector<std::string>& methodIds()
+{
+    static const std::vector<std::string> ids = {"expert_frequency", "ean_mean", "reap", "leave-one-out"};
+    return ids;
+}
+
+class Engine
+{
+public:
+    explicit Engine(Script script) : m_script(std::move(script)) {}
+
+    int run()
+    {
+        FrameDecoder decoder;
+        std::vector<char> buffer(64 * 1024);
+        for (;;) {
+            Result<std::optional<std::string>> body = decoder.next();
+            if (!body.ok()) return 70;
+            if (body->has_value()) {
+                if (handle(**body)) return 0;
+                continue;
+            }
+            const ssize_t count = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+            if (count <= 0) return 0;
+            decoder.feed(std::string_view(buffer.data(), static_cast<std::size_t>(count)));
+        }
+    }
+
+private:
+    void reply(const RequestId& id, Json result) { put(frameMessage(serialise(Response{id, std::move(result)}))); }
+    void fail(const RequestId& id, const Error& error) { put(frameMessage(serialise(Response{id, rpcErrorFrom(error)}))); }
+    void partial(const RequestId& id, Json value) { put(frameMessage(serialise(Notification{"$/partial", {{"id", toJson(id)}, {"value", std::move(value)}}}))); }
+    void progress(const RequestId& id, int done, int total, const char* phase)
+    {
+        put(frameMessage(serialise(Notification{"$/progress", {{"id", toJson(id)}, {"done", done}, {"total", total}, {"phase", phase}, {"eta_seconds", nullptr}}})));
+    }
+
+    // Whether the script's accident for this method happens now.
+    bool strikes(const std::string& wanted, const std::string& method) const
+    {
+        if (wanted != method) return false;
+        if (m_script.once.empty()) return true;
+        if (std::filesystem::exists(m_script.once)) return false;
+        std::ofstream(m_script.once) << "done\n";
+        return true;
+    }
+
+    void log(const std::string& line) const
+    {
+        if (!m_script.log.empty()) std::ofstream(m_script.log, std::ios::app) << line << '\n';
+    }
+
+    bool handle(const std::string& body)
+    {
+        const std::variant<Message, BadMessage> parsed = parseMessage(body);
+        if (const BadMessage* bad = std::get_if<BadMessage>(&parsed)) {
+            put(frameMessage(serialise(*bad)));
+            return false;
+        }
+        const Message& message = std::get<Message>(parsed);
+        if (const Notification* note = std::get_if<Notification>(&message)) {
+            if (note->method == "exit") return true;
+            if (note->method == "$/cancelRequest" && m_held) {
+                const auto id = requestIdFromJson(note->params.value("id", Json()));
+                if (id && *id == *m_held) {
+                    fail(*m_held, cancelledError());
+                    m_held.reset();
+                    std::vector<std::string> waiting;
+                    waiting.swap(m_waiting);
+                    for (const std::string& next : waiting) (void)handle(next);
+                }
+            }
+            return false;
+        }
+        const Request* request = std::get_if<Request>(&message);
+        if (!request) return false;
+        if (m_held && request->method != "ping" && request->method != "shutdown") {
+            m_waiting.push_back(body);
+            return false;
+        }
+        answer(*request);
+        return false;
+    }
+
+    void answer(const Request& request)
+    {
+        const std::string& method = request.method;
+        const Json& params = request.params;
+        std::string line = method;
+        if (params.contains("tier")) line += " " + params["tier"].get<std::string>();
+        if (params.contains("plan"))
+            if (const Result<CompressionPlan> plan = planFromJson(params["plan"], m_shape); plan.ok()) line += " " + plan->hash();
+        log(line);
+        if (strikes(m_script.dieOn, method)) {
+            std::fputs("fake engine: dies as told\n", stderr);
+            std::raise(SIGKILL);
+        }
+        const bool held = strikes(m_script.hold, method);
+        if (held) m_held = request.id;
+        if (method == "initialize") {
+            reply(request.id, {{"name", "espalier-engine"}, {"version", ESPALIER_VERSION}, {"protocol", m_script.has("--old") ? 0 : kProtocolVersion}, {"pid", ::getpid()}, {"threads", 2},
+                               {"device", "cpu"}, {"memory_bytes", 1 << 30}, {"supported_architectures", {"qwen2_moe"}}, {"methods", Json::array()}});
+        } else if (method == "ping") {
+            reply(request.id, {{"busy", m_held.has_value()}});
+        } else if (method == "open_model") {
+            if (!held) openModel(request);
+        } else if (method == "profile") {
+            profile(request, held);
+        } else if (method == "load_profile") {
+            fail(request.id, badInput("profile.unreadable", params.value("profile", std::string()), "The profile file cannot be read.", "Measure the profile again."));
+        } else if (method == "evaluate") {
+            evaluate(request, held);
+        } else if (method == "export") {
+            if (!held) exportModel(request);
+        } else if (method == "shutdown") {
+            reply(request.id, nullptr);
+        } else {
+            put(frameMessage(serialise(Response{request.id, RpcError{rpc::kMethodNotFound, "unknown method " + method, {}}})));
+        }
+    }
+
+    void openModel(const Request& request)
+    {
+        const std::string path = request.params.value("path", std::string());
+        if (m_script.has("--bad-model")) {
+            Error error = badInput("checkpoint.shard_missing", path, "model-00002-of-00003.safetensors is named in the index but is not in the folder.", "Copy the missing file.");
+            error.kept = "Nothing was loaded.";
+            fail(request.id, error);
+            return;
+        }
+        reply(request.id, {{"path", path}, {"fingerprint", std::string(64, 'f')}, {"config_sha256", std::string(64, 'c')}, {"weights_sha256", std::string(64, 'a')}, {"shape", toJson(m_shape)},
+                           {"inspection", Json::object()}, {"warnings", Json::array()}, {"tokenizer", {{"sha256", std::string(64, 'b')}, {"vocabulary", 1000}, {"adds_bos", false}}},
+                           {"forward_supported", true}});
+    }
+
+    void profile(const Request& request, bool held)
+    {
+        for (int layer = 0; layer < kLayers; ++layer) {
+            Json scores = Json::object();
+            for (const std::string& method : methodIds())
+                for (int e = 0; e < kExperts; ++e) scores[method].push_back(scoreOf(method, layer, e));
+            partial(request.id, {{"layer", layer}, {"scores", scores}});
+            progress(request.id, layer + 1, kLayers, "layers");
+            if (held && layer == 1) return;
+        }
+        const std::filesystem::path out = request.params.value("out", std::string());
+        if (!out.empty()) std::ofstream(out) << "not a profile\n";
+        Json scores = Json::object();
+        for (const std::string& method : methodIds()) {
+            Json values = Json::array();
+            for (int layer = 0; layer < kLayers; ++layer) {
+                values.push_back(Json::array());
+                for (int e = 0; e < kExperts; ++e) values.back().push_back(scoreOf(method, layer, e));
+            }
+            scores[method] = {{"title", method}, {"unit", ""}, {"better", "higher"}, {"values", values}};
+            if (method == "leave-one-out") scores[method]["layer_importance"] = {0.4, 0.3, 0.2, 0.1};
+        }
+        reply(request.id, {{"profile", out.string()}, {"tokens", 96 * 256}, {"tokens_per_second", 1000.0}, {"layers_done", kLayers}, {"uncovered_fraction", 0.0}, {"scores", scores}});
+    }
+
+    static double lossOf(const CompressionPlan& plan, int window, int tokens)
+    {
+        const double dropped = 1.0 - static_cast<double>(plan.keptExperts()) / (kLayers * kExperts);
+        const unsigned seed = static_cast<unsigned>(std::stoul(plan.hash().substr(0, 7), nullptr, 16));
+        const double ofPlan = static_cast<double>(seed % 997) / 997.0;
+        const double ofWindow = static_cast<double>((static_cast<unsigned>(window) * 2654435761u >> 8) % 1000) / 1000.0;
+        return tokens * (2.0 + 0.5 * dropped + 0.01 * ofPlan + 0.3 * ofWindow);
+    }
+
+    void evaluate(const Request& request, bool held)
+    {
+        const Result<CompressionPlan> plan = planFromJson(request.params.value("plan", Json()), m_shape);
+        if (!plan.ok()) {
+            fail(request.id, plan.error());
+            return;
+        }
+        std::vector<int> windows;
+        if (request.params.contains("windows"))
+            for (const Json& w : request.params["windows"]) windows.push_back(w.get<int>());
+        else
+            for (int w = 0, count = std::min(kTotalWindows, request.params.value("first", kTotalWindows)); w < count; ++w) windows.push_back(w);
+        const int tokens = request.params.value("window_length", 256) - 1;
+        Json measured = Json::array();
+        std::vector<WindowLoss> losses;
+        for (const int window : windows) {
+            const WindowLoss loss{window, lossOf(*plan, window, tokens), tokens};
+            losses.push_back(loss);
+            measured.push_back({{"window", window}, {"nll", loss.nll}, {"tokens", tokens}});
+            partial(request.id, measured.back());
+            progress(request.id, static_cast<int>(losses.size()), static_cast<int>(windows.size()), "windows");
+            if (held && losses.size() == 3) return;
+        }
+        const PerplexityEstimate estimate = perplexity(losses);
+        reply(request.id, {{"plan_hash", plan->hash()}, {"windows", measured}, {"ppl", estimate.ppl}, {"nll", estimate.nll}, {"scored_tokens", estimate.tokens}, {"window_count_total", kTotalWindows},
+                           {"text_sha256", std::string(64, '1')}, {"tokenizer_sha256", std::string(64, 'b')}, {"dtype", "fp32"}, {"seconds", 0.01}});
+    }
+
+    void exportModel(const Request& request)
+    {
+        const Result<CompressionPlan> plan = planFromJson(request.params.value("plan", Json()), m_shape);
+        if (!plan.ok()) {
+            fail(request.id, plan.error());
+            return;
+        }
+        Json result = {{"files", {"config.json", "espalier_plan.json", "model.safetensors"}}, {"bytes", planCost(m_shape, *plan).bytes}, {"flavor", request.params.value("flavor", std::string())}};
+        if (!request.params.value("dry_run", false)) {
+            progress(request.id, 1, 2, "write");
+            progress(request.id, 2, 2, "verify");
+            result["verify"] = {{"holds", true}, {"checks", {{{"name", "tensors"}, {"holds", true}, {"detail", "all equal"}}}}, {"ppl_preview", 7.5012}, {"ppl_export", 7.5034}, {"max_abs_logit_difference", 0.0}};
+        }
+        reply(request.id, std::move(result));
+    }
+
+    Script m_script;
+    ModelShape m_shape = shapeOfModel();
+    std::optional<RequestId> m_held;
+    std::vector<std::string> m_waiting;  // bodies behind the held job
+};
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    Script script;
+    for (int i = 1; i < argc; ++i) {
+        const std::string name = argv[i];
+        const auto value = [&] { return i + 1 < argc ? std::string(argv[++i]) : std::string(); };
+        if (name == "--die-on") script.dieOn = value();
+        else if (name == "--hold") script.hold = value();
+        else if (name == "--once") script.once = value();
+        else if (name == "--log") script.log = value();
+        else script.switches.insert(name);
+    }
+    if (script.has("--rubbish")) put("hello\r\n\r\n");
+    if (script.has("--huge")) put("Content-Length: 99999999999\r\n\r\n");
+    if (script.has("--half") || script.has("--half-silent")) {
+        put("Content-Length: 100\r\n\r\n{\"jsonrpc\":\"2.0\",");
+        if (script.has("--half")) return 0;
+        char byte = 0;
+        while (::read(STDIN_FILENO, &byte, 1) > 0) {
+        }
+        return 0;
+    }
+    return Engine(std::move(script)).run();
+}
