@@ -1,0 +1,254 @@
+#include "profile/profile_collector.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <tuple>
+
+namespace espalier
+{
+
+namespace
+{
+
+// Tokens whose products are formed at a time: bounds the fp64 copy of the outputs.
+constexpr std::int64_t kGramChunk = 1024;
+
+std::vector<double> rowNorms(const at::Tensor& rows)
+{
+    const at::Tensor norms = at::linalg_vector_norm(rows.to(at::kDouble), 2, at::IntArrayRef({1})).contiguous();
+    const double* data = norms.const_data_ptr<double>();
+    return {data, data + norms.numel()};
+}
+
+at::Tensor indexTensor(const std::vector<std::int64_t>& values)
+{
+    return at::from_blob(const_cast<std::int64_t*>(values.data()), {static_cast<std::int64_t>(values.size())}, at::kLong).clone();
+}
+
+}  // namespace
+
+ProfileCollector::ProfileCollector(MoeModel& model, const LayerShape& shape, const CollectorSettings& settings)
+    : m_model(model), m_shape(shape), m_settings(settings)
+{
+    const auto n = static_cast<std::size_t>(shape.experts);
+    m_profile.layer = shape.index;
+    m_profile.experts = shape.experts;
+    m_profile.count.assign(n, 0);
+    for (auto* sums : {&m_profile.softMass, &m_profile.routedMassRaw, &m_profile.routedMassRenormalised, &m_profile.routedMassApplied})
+        sums->assign(n, 0.0);
+    if (settings.norms)
+        for (auto* sums : {&m_profile.norm, &m_profile.normSquared, &m_profile.maxActivation})
+            sums->assign(n, 0.0);
+    if (settings.weighted)
+        for (auto* sums : {&m_profile.weightedNormRaw, &m_profile.weightedNormRenormalised, &m_profile.weightedNormApplied})
+            sums->assign(n, 0.0);
+    if (settings.gram) m_profile.gram.listLength = settings.listLength;
+}
+
+void ProfileCollector::beginBatch(std::vector<std::int64_t> positions, std::vector<std::int64_t> sampledRows)
+{
+    m_positions = std::move(positions);
+    m_sampledRows = m_settings.gram ? std::move(sampledRows) : std::vector<std::int64_t>();
+    m_sampleOfRow.assign(m_positions.size(), -1);
+    for (std::size_t i = 0; i < m_sampledRows.size(); ++i)
+        m_sampleOfRow[static_cast<std::size_t>(m_sampledRows[i])] = static_cast<std::int64_t>(i);
+    m_norms.assign(m_positions.size() * static_cast<std::size_t>(m_shape.experts), 0.0);
+    m_outputs.clear();
+    m_routed = at::Tensor();
+}
+
+void ProfileCollector::expert(int, int expert, const at::Tensor& tokens, const at::Tensor&, const at::Tensor&, const at::Tensor& y,
+                              const at::Tensor& w)
+{
+    if (tokens.numel() == 0) return;
+    const at::Tensor rows = tokens.contiguous();
+    const std::int64_t* row = rows.const_data_ptr<std::int64_t>();
+    const auto e = static_cast<std::size_t>(expert);
+    const auto n = static_cast<std::size_t>(m_shape.experts);
+    if (m_settings.norms || m_settings.weighted) {
+        const std::vector<double> norms = rowNorms(y);
+        for (std::size_t i = 0; i < norms.size(); ++i)
+            m_norms[static_cast<std::size_t>(row[i]) * n + e] = norms[i];
+    }
+    if (m_settings.norms) m_profile.maxActivation[e] = std::max(m_profile.maxActivation[e], y.abs().max().to(at::kDouble).item<double>());
+    if (m_shape.sharedWidth > 0 && m_settings.norms) {
+        if (!m_routed.defined()) m_routed = at::zeros({static_cast<std::int64_t>(m_positions.size()), y.size(1)}, at::kDouble);
+        m_routed.index_add_(0, rows, y.to(at::kDouble) * w.to(at::kDouble).unsqueeze(1));
+    }
+    if (m_sampledRows.empty()) return;
+
+    std::vector<std::int64_t> samples;
+    std::vector<std::int64_t> picked;
+    for (std::int64_t i = 0; i < rows.numel(); ++i)
+        if (const std::int64_t sample = m_sampleOfRow[static_cast<std::size_t>(row[i])]; sample >= 0) {
+            samples.push_back(sample);
+            picked.push_back(i);
+        }
+    if (samples.empty()) return;
+    // A copy in either case: the model may use the memory of y again.
+    const at::Tensor output = static_cast<std::int64_t>(picked.size()) == y.size(0) ? y.clone() : y.index_select(0, indexTensor(picked));
+    m_outputs.push_back({expert, indexTensor(samples), output});
+}
+
+void ProfileCollector::moe(const MoeBatch& batch)
+{
+    addSums(batch);
+    addEnergies(batch);
+    if (!m_sampledRows.empty() && m_status.ok()) addGram(batch);
+    m_outputs.clear();
+}
+
+void ProfileCollector::addSums(const MoeBatch& batch)
+{
+    const at::Tensor logits = batch.routerLogits.to(at::kFloat).contiguous();
+    const at::Tensor selected = batch.selected.contiguous();
+    const at::Tensor weights = batch.weights.to(at::kFloat).contiguous();
+    const std::int64_t tokens = logits.size(0);
+    const std::int64_t n = logits.size(1);
+    const std::int64_t k = selected.size(1);
+    const bool sigmoid = m_shape.router.rule == RoutingRule::SigmoidBias;
+    m_profile.tokens += tokens;
+    std::vector<double> p(static_cast<std::size_t>(n));
+    for (std::int64_t t = 0; t < tokens; ++t) {
+        const float* z = logits.const_data_ptr<float>() + t * n;
+        const double top = *std::max_element(z, z + n);
+        double sum = 0;
+        for (std::int64_t e = 0; e < n; ++e)
+            sum += p[static_cast<std::size_t>(e)] = sigmoid ? 1.0 / (1.0 + std::exp(-static_cast<double>(z[e]))) : std::exp(z[e] - top);
+        for (std::int64_t e = 0; e < n; ++e) {
+            p[static_cast<std::size_t>(e)] /= sum;
+            m_profile.softMass[static_cast<std::size_t>(e)] += p[static_cast<std::size_t>(e)];
+        }
+        const std::int64_t* choice = selected.const_data_ptr<std::int64_t>() + t * k;
+        const float* applied = weights.const_data_ptr<float>() + t * k;
+        double chosen = 0;
+        for (std::int64_t i = 0; i < k; ++i)
+            chosen += p[static_cast<std::size_t>(choice[i])];
+        for (std::int64_t i = 0; i < k; ++i) {
+            const auto e = static_cast<std::size_t>(choice[i]);
+            const double raw = p[e];
+            const double renormalised = raw / chosen;
+            const double weight = applied[i];
+            const double norm = m_norms[static_cast<std::size_t>(t * n) + e];
+            ++m_profile.count[e];
+            m_profile.routedMassRaw[e] += raw;
+            m_profile.routedMassRenormalised[e] += renormalised;
+            m_profile.routedMassApplied[e] += weight;
+            if (m_settings.norms) {
+                m_profile.norm[e] += norm;
+                m_profile.normSquared[e] += norm * norm;
+            }
+            if (m_settings.weighted) {
+                m_profile.weightedNormRaw[e] += raw * norm;
+                m_profile.weightedNormRenormalised[e] += renormalised * norm;
+                m_profile.weightedNormApplied[e] += weight * norm;
+            }
+        }
+    }
+}
+
+void ProfileCollector::addEnergies(const MoeBatch& batch)
+{
+    if (!m_settings.norms && m_sampledRows.empty()) return;
+    const std::vector<double> norms = rowNorms(batch.output);
+    for (const std::int64_t row : m_sampledRows)
+        m_profile.gram.outputEnergy += norms[static_cast<std::size_t>(row)] * norms[static_cast<std::size_t>(row)];
+    if (!m_settings.norms) return;
+    double energy = 0;
+    for (const double norm : norms)
+        energy += norm * norm;
+    m_profile.outputEnergy += energy;
+    if (m_shape.sharedWidth == 0) {
+        m_profile.routedEnergy += energy;
+    } else if (m_routed.defined()) {
+        for (const double norm : rowNorms(m_routed))
+            m_profile.routedEnergy += norm * norm;
+    }
+}
+
+void ProfileCollector::addGram(const MoeBatch& batch)
+{
+    GramStore& gram = m_profile.gram;
+    const auto samples = static_cast<std::int64_t>(m_sampledRows.size());
+    const std::int64_t length = gram.listLength;
+    const std::int64_t n = m_shape.experts;
+    const std::int64_t k = batch.selected.size(1);
+    const at::Tensor rows = indexTensor(m_sampledRows);
+    const at::Tensor logits = batch.routerLogits.index_select(0, rows).to(at::kFloat).contiguous();
+    const at::Tensor selected = batch.selected.index_select(0, rows).contiguous();
+
+    // Lists: the experts the model chose, in its order, then the rest by logit. slot[s][e]: place of expert e in the list, or -1.
+    std::vector<std::int64_t> slot(static_cast<std::size_t>(samples * n), -1);
+    std::vector<int> order(static_cast<std::size_t>(n));
+    for (std::int64_t s = 0; s < samples; ++s) {
+        const float* z = logits.const_data_ptr<float>() + s * n;
+        std::int64_t* place = slot.data() + s * n;
+        const std::int64_t* choice = selected.const_data_ptr<std::int64_t>() + s * k;
+        for (std::int64_t i = 0; i < k; ++i)
+            place[choice[i]] = i;
+        std::iota(order.begin(), order.end(), 0);
+        std::partial_sort(order.begin(), order.begin() + length, order.end(),
+                          [&](int a, int b) { return std::tuple(place[a] < 0, -z[a], a) < std::tuple(place[b] < 0, -z[b], b); });
+        for (std::int64_t i = 0; i < length; ++i) {
+            place[order[static_cast<std::size_t>(i)]] = i;
+            gram.list.push_back(static_cast<std::uint16_t>(order[static_cast<std::size_t>(i)]));
+        }
+        gram.tokens.push_back(m_positions[static_cast<std::size_t>(m_sampledRows[static_cast<std::size_t>(s)])]);
+    }
+    gram.logits.insert(gram.logits.end(), logits.const_data_ptr<float>(), logits.const_data_ptr<float>() + logits.numel());
+
+    const std::int64_t width = batch.output.size(1);
+    const at::Tensor outputs = at::empty({samples * length, width}, batch.output.options());
+    std::vector<bool> filled(static_cast<std::size_t>(samples * length), false);
+    const auto place = [&](int expert, const at::Tensor& which, const at::Tensor& y) {
+        std::vector<std::int64_t> targets;
+        const std::int64_t* sample = which.const_data_ptr<std::int64_t>();
+        for (std::int64_t i = 0; i < which.numel(); ++i) {
+            const std::int64_t target = sample[i] * length + slot[static_cast<std::size_t>(sample[i] * n + expert)];
+            targets.push_back(target);
+            filled[static_cast<std::size_t>(target)] = true;
+        }
+        outputs.index_copy_(0, indexTensor(targets), y.to(outputs.scalar_type()));
+    };
+    for (const ExpertRows& done : m_outputs)
+        place(done.expert, done.samples, done.output);
+    for (int expert = 0; expert < n; ++expert) {
+        std::vector<std::int64_t> missing;
+        std::vector<std::int64_t> missingRows;
+        for (std::int64_t s = 0; s < samples; ++s)
+            if (const std::int64_t at = slot[static_cast<std::size_t>(s * n + expert)];
+                at >= 0 && !filled[static_cast<std::size_t>(s * length + at)]) {
+                missing.push_back(s);
+                missingRows.push_back(m_sampledRows[static_cast<std::size_t>(s)]);
+            }
+        if (missing.empty()) continue;
+        auto y = m_model.expertOutput(m_shape.index, expert, batch.input.index_select(0, indexTensor(missingRows)));
+        if (!y.ok()) {
+            m_status = std::move(y).error();
+            return;
+        }
+        place(expert, indexTensor(missing), *y);
+    }
+
+    // fp64 products of the stored outputs: fp32 products lose the difference of near-duplicate experts (methods.md 4.1).
+    const std::size_t begin = gram.products.size();
+    const std::int64_t triangle = static_cast<std::int64_t>(gram.triangle());
+    gram.products.resize(begin + static_cast<std::size_t>(samples * triangle));
+    for (std::int64_t first = 0; first < samples; first += kGramChunk) {
+        const std::int64_t count = std::min(kGramChunk, samples - first);
+        const at::Tensor y = outputs.narrow(0, first * length, count * length).to(at::kDouble).view({count, length, width});
+        const at::Tensor products = at::bmm(y, y.transpose(1, 2)).contiguous();
+        const double* from = products.const_data_ptr<double>();
+        double* to = gram.products.data() + begin + static_cast<std::size_t>(first * triangle);
+        for (std::int64_t s = 0; s < count; ++s)
+            for (std::int64_t a = 0; a < length; ++a) {
+                const double* row = from + (s * length + a) * length;
+                to = std::copy(row, row + a + 1, to);
+            }
+    }
+}
+
+}  // namespace espalier

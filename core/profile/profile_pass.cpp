@@ -1,0 +1,410 @@
+#include "profile/profile_pass.h"
+
+#include "base/random.h"
+#include "base/sha256.h"
+#include "checkpoint/checkpoint.h"
+#include "model/moe_model_torch.h"
+#include "profile/profile_collector.h"
+#include "score/scorer.h"
+#include "session/profile_file.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <optional>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr const char* kStatistics[] = {"counts", "ean", "reap", "gram"};
+constexpr const char* kPartialMethods[] = {"expert_frequency", "ean_mean", "reap", "leave-one-out"};
+// Outputs of all list entries of a batch are held at once; so many bytes they may take.
+constexpr std::int64_t kBatchBytes = std::int64_t{256} << 20;
+constexpr std::int64_t kMostBatchTokens = 8192;
+// Below this many experts every subset may be wanted (exhaustive search), and the dense store costs little.
+constexpr int kDenseExperts = 10;
+
+Error badOption(const std::string& message, const std::string& action)
+{
+    Error error = usageError(message, action);
+    error.code = "profile.bad_option";
+    return error;
+}
+
+struct WindowBatch {
+    std::size_t first = 0;  // index into the run's windows
+    std::size_t count = 0;
+    int length = 0;
+    std::vector<std::int64_t> positions;    // [count * length] in the text
+    std::vector<std::int64_t> sampledRows;  // ascending
+};
+
+struct Settings {
+    bool norms = false;
+    bool weighted = false;
+    bool gram = false;
+    std::vector<std::string> collected;
+    std::int64_t gramTokens = 0;  // of the whole text
+    std::vector<int> listLength;  // per decoder layer, 0 = none
+};
+
+int listLength(const LayerShape& layer, int extra)
+{
+    const int n = layer.experts;
+    const int k = layer.router.topK;
+    if (extra >= 0) return std::min(n, k + extra);
+    return n <= kDenseExperts ? n : std::min(n, 2 * k + 1);
+}
+
+Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape, std::int64_t textTokens)
+{
+    if (options.shards < 1 || options.shard < 0 || options.shard >= options.shards)
+        return badOption(fmt::format("There is no shard {} of {}.", options.shard + 1, options.shards),
+                         "Write --shard i/n with 1 <= i <= n.");
+    if (options.gramTokens < -1 || options.gramExtra < -1)
+        return badOption("Numbers of tokens and experts are not negative.", "Leave the option out for the default.");
+    Settings settings;
+    for (const std::string& name : options.collect)
+        if (std::find(std::begin(kStatistics), std::end(kStatistics), name) == std::end(kStatistics))
+            return badOption(fmt::format("\"{}\" is not a statistic.", name), "Use counts, ean, reap, gram.");
+    const auto wants = [&](const char* name) {
+        return options.collect.empty() || std::find(options.collect.begin(), options.collect.end(), name) != options.collect.end();
+    };
+    settings.norms = wants("ean");
+    settings.weighted = wants("reap");
+    settings.gram = wants("gram") && options.gramTokens != 0;
+
+    std::int64_t bytesPerToken = 0;
+    for (const LayerShape& layer : shape.layers) {
+        const std::int64_t length = layer.moe ? listLength(layer, options.gramExtra) : 0;
+        settings.listLength.push_back(static_cast<int>(length));
+        if (layer.moe) bytesPerToken += length * (length + 1) / 2 * 8 + length * 2 + layer.experts * 4 + 8;
+    }
+    if (settings.gram) {
+        const std::int64_t wanted = options.gramTokens > 0 ? options.gramTokens : kGramBytes / std::max<std::int64_t>(bytesPerToken, 1);
+        settings.gramTokens = std::min(wanted, textTokens);
+    }
+    settings.collected = {"counts"};
+    if (settings.norms) settings.collected.push_back("ean");
+    if (settings.weighted) settings.collected.push_back("reap");
+    if (settings.gram) settings.collected.push_back("gram");
+    return settings;
+}
+
+// Positions of one window that enter the Gram store. Depends on the window's index in the text alone, so that shards and a single
+// pass sample the same tokens.
+std::vector<std::int64_t> samplePositions(int window, int windows, int length, std::int64_t gramTokens, bool all)
+{
+    std::vector<std::int64_t> positions(static_cast<std::size_t>(length));
+    std::iota(positions.begin(), positions.end(), 0);
+    if (all) return positions;
+    const std::int64_t share = (window + 1) * gramTokens / windows - window * gramTokens / windows;
+    const auto count = static_cast<std::size_t>(std::min<std::int64_t>(share, length));
+    Random random = Random::forPurpose(0, "gram-sample", static_cast<std::uint64_t>(window));
+    for (std::size_t i = 0; i < count; ++i)
+        std::swap(positions[i], positions[i + random.below(positions.size() - i)]);
+    positions.resize(count);
+    std::sort(positions.begin(), positions.end());
+    return positions;
+}
+
+std::vector<WindowBatch> makeBatches(const TokenWindows& windows, std::size_t first, std::size_t last, const Settings& settings,
+                                     std::int64_t textTokens, std::int64_t batchTokens)
+{
+    const bool all = settings.gramTokens >= textTokens;
+    std::int64_t position = 0;
+    for (std::size_t w = 0; w < first; ++w)
+        position += static_cast<std::int64_t>(windows.rows[w].size());
+    std::vector<WindowBatch> batches;
+    for (std::size_t w = first; w < last; ++w) {
+        const auto length = static_cast<int>(windows.rows[w].size());
+        if (batches.empty() || batches.back().length != length ||
+            static_cast<std::int64_t>(batches.back().count + 1) * length > std::max<std::int64_t>(batchTokens, length))
+            batches.push_back({.first = w, .count = 0, .length = length, .positions = {}, .sampledRows = {}});
+        WindowBatch& batch = batches.back();
+        const auto row = static_cast<std::int64_t>(batch.count) * length;
+        for (int i = 0; i < length; ++i)
+            batch.positions.push_back(position + i);
+        if (settings.gram)
+            for (const std::int64_t i :
+                 samplePositions(static_cast<int>(w), static_cast<int>(windows.rows.size()), length, settings.gramTokens, all))
+                batch.sampledRows.push_back(row + i);
+        ++batch.count;
+        position += length;
+    }
+    return batches;
+}
+
+at::Tensor idTensor(const TokenWindows& windows, const WindowBatch& batch)
+{
+    at::Tensor ids = at::empty({static_cast<std::int64_t>(batch.count), batch.length}, at::kLong);
+    auto* to = ids.data_ptr<std::int64_t>();
+    for (std::size_t w = batch.first; w < batch.first + batch.count; ++w)
+        to = std::copy(windows.rows[w].begin(), windows.rows[w].end(), to);
+    return ids;
+}
+
+// The state of an unfinished pass on disk: one file per finished layer, and the hidden states behind the last of them, which are
+// written last and so decide how far the pass has come.
+class StateFolder
+{
+public:
+    StateFolder(const std::filesystem::path& out, std::string key) : m_key(std::move(key))
+    {
+        if (out.empty()) return;
+        m_folder = out;
+        m_folder += ".state";
+    }
+    bool active() const { return !m_folder.empty(); }
+
+    Status clear()
+    {
+        if (!active()) return {};
+        std::error_code failure;
+        std::filesystem::remove_all(m_folder, failure);
+        return {};
+    }
+
+    Status prepare()
+    {
+        if (!active()) return {};
+        std::error_code failure;
+        std::filesystem::create_directories(m_folder, failure);
+        if (failure)
+            return resourceError("output.unwritable", m_folder.string(),
+                                 fmt::format("{} cannot be created: {}.", m_folder.string(), failure.message()),
+                                 "Check the folder and its permissions.");
+        return {};
+    }
+
+    Status commit(const LayerProfile& profile, const std::vector<at::Tensor>& hidden, bool last)
+    {
+        if (!active()) return {};
+        if (profile.experts > 0)
+            ESPALIER_CHECK_OK(
+                writeProfileState(layerFile(profile.layer), {.key = m_key, .profile = profile, .hiddenType = "", .hidden = {}}));
+        ProfileState state{.key = m_key, .profile = {}, .hiddenType = "", .hidden = {}};
+        state.profile.layer = profile.layer;
+        if (!last) {
+            state.hiddenType = hidden.front().scalar_type() == at::kBFloat16 ? "BF16" : "F32";
+            for (const at::Tensor& part : hidden) {
+                const at::Tensor rows = part.contiguous();
+                const auto* bytes = static_cast<const std::byte*>(rows.const_data_ptr());
+                state.hidden.insert(state.hidden.end(), bytes, bytes + rows.nbytes());
+            }
+        }
+        return writeProfileState(hiddenFile(), state);
+    }
+
+    // Layers done, in order, and the hidden states; nothing when there is no state. Error: profile.other_run.
+    Result<std::optional<std::vector<LayerProfile>>> load(const ModelShape& shape, const std::vector<WindowBatch>& batches,
+                                                          at::ScalarType type, std::vector<at::Tensor>& hidden)
+    {
+        std::optional<std::vector<LayerProfile>> none;
+        if (!active() || !std::filesystem::exists(hiddenFile())) return none;
+        ESPALIER_TRY(const ProfileState state, readProfileState(hiddenFile()));
+        if (state.key != m_key) return otherRun();
+        std::vector<LayerProfile> layers;
+        const int done = state.profile.layer;
+        if (done < 0 || done >= static_cast<int>(shape.layers.size())) return otherRun();
+        for (int l = 0; l <= done; ++l) {
+            LayerProfile profile;
+            profile.layer = l;
+            if (shape.layers[static_cast<std::size_t>(l)].moe) {
+                ESPALIER_TRY(ProfileState layer, readProfileState(layerFile(l)));
+                if (layer.key != m_key || layer.profile.layer != l) return otherRun();
+                profile = std::move(layer.profile);
+            }
+            layers.push_back(std::move(profile));
+        }
+        if (done + 1 == static_cast<int>(shape.layers.size())) return std::optional(std::move(layers));
+        std::size_t offset = 0;
+        for (const WindowBatch& batch : batches) {
+            at::Tensor part = at::empty({static_cast<std::int64_t>(batch.count), batch.length, shape.hiddenSize}, type);
+            if (offset + part.nbytes() > state.hidden.size()) return otherRun();
+            std::memcpy(part.mutable_data_ptr(), state.hidden.data() + offset, part.nbytes());
+            offset += part.nbytes();
+            hidden.push_back(std::move(part));
+        }
+        if (offset != state.hidden.size()) return otherRun();
+        return std::optional(std::move(layers));
+    }
+
+private:
+    Error otherRun() const
+    {
+        Error error = badInput("profile.other_run", m_folder.string(),
+                               fmt::format("{} belongs to a pass over other windows, another model or other options.", m_folder.string()),
+                               "Start without --resume, or give the same options as before.");
+        error.kept = "The interrupted pass is unchanged.";
+        return error;
+    }
+    std::filesystem::path layerFile(int layer) const { return m_folder / fmt::format("layer-{:04}.h5", layer); }
+    std::filesystem::path hiddenFile() const { return m_folder / "hidden.h5"; }
+
+    std::filesystem::path m_folder;
+    std::string m_key;
+};
+
+void reportLayer(const LayerProfile& layer, const ModelShape& shape, JobContext& job)
+{
+    if (layer.experts == 0) return;
+    Json scores = Json::object();
+    for (const char* method : kPartialMethods)
+        if (auto row = scoreLayer(layer, shape.layers[static_cast<std::size_t>(layer.layer)].router, method); row.ok())
+            scores[method] = *row;
+    job.partial({{"layer", layer.layer}, {"scores", scores}});
+}
+
+Status refuseExisting(const std::filesystem::path& out, bool force)
+{
+    std::error_code failure;
+    if (out.empty() || force || !std::filesystem::exists(out, failure)) return {};
+    Error error = usageError(fmt::format("{} exists already.", out.string()), "Use --force to replace it, or another name.");
+    error.code = "output.exists";
+    error.subject = out.string();
+    error.kept = "It was not touched.";
+    return error;
+}
+
+}  // namespace
+
+Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, const ProfileOptions& options, JobContext& job)
+{
+    const c10::InferenceMode guard;
+    const ModelShape& shape = model.shape();
+    ESPALIER_CHECK_OK(refuseExisting(options.out, options.force));
+    std::int64_t textTokens = 0;
+    for (const auto& row : windows.rows)
+        textTokens += static_cast<std::int64_t>(row.size());
+    ESPALIER_TRY(const Settings settings, resolve(options, shape, textTokens));
+
+    const std::size_t total = windows.rows.size();
+    const std::size_t first = total * static_cast<std::size_t>(options.shard) / static_cast<std::size_t>(options.shards);
+    const std::size_t last = total * static_cast<std::size_t>(options.shard + 1) / static_cast<std::size_t>(options.shards);
+    if (first == last)
+        return badInput("text.too_short", windows.source,
+                        fmt::format("The text has {} windows, too few for {} shards.", total, options.shards),
+                        "Use fewer shards or more text.");
+
+    ProfileData data;
+    data.shape = shape;
+    data.fingerprint = model.checkpoint().fingerprint();
+    data.configSha256 = model.checkpoint().configSha256();
+    data.weightsSha256 = model.checkpoint().weightsSha256();
+    data.numericMode = model.numericMode();
+    data.windowLength = windows.windowLength;
+    data.textSha256 = windows.textSha256;
+    data.source = windows.source;
+    data.tokenizerSha256 = windows.tokenizerSha256;
+    data.bos = windows.bos;
+    data.windows = static_cast<int>(last - first);
+    data.collected = settings.collected;
+    data.engineVersion = ESPALIER_VERSION;
+    const std::vector<std::vector<int>> rows(windows.rows.begin() + static_cast<std::ptrdiff_t>(first),
+                                             windows.rows.begin() + static_cast<std::ptrdiff_t>(last));
+    for (const auto& row : rows)
+        data.tokens += static_cast<std::int64_t>(row.size());
+    data.ranges = {{.textSha256 = windows.textSha256,
+                    .firstWindow = static_cast<int>(first),
+                    .windowCount = data.windows,
+                    .tokens = data.tokens,
+                    .sha256 = hashOfRows(rows)}};
+
+    int longest = 1;
+    for (const int length : settings.listLength)
+        longest = std::max(longest, length);
+    const std::int64_t batchTokens =
+        std::clamp<std::int64_t>(kBatchBytes / (static_cast<std::int64_t>(longest) * shape.hiddenSize * 4), 1, kMostBatchTokens);
+    const std::vector<WindowBatch> batches = makeBatches(windows, first, last, settings, textTokens, batchTokens);
+
+    StateFolder state(options.out, sha256Hex(canonicalJson({{"fingerprint", data.fingerprint},
+                                                            {"windows", data.ranges.front().sha256},
+                                                            {"text", data.textSha256},
+                                                            {"first_window", first},
+                                                            {"mode", data.numericMode},
+                                                            {"threads", model.options().threads},
+                                                            {"collected", data.collected},
+                                                            {"gram_tokens", settings.gramTokens},
+                                                            {"list_length", settings.listLength},
+                                                            {"batch_tokens", batchTokens},
+                                                            {"version", data.engineVersion}})));
+    std::vector<at::Tensor> hidden;
+    if (options.resume) {
+        const at::ScalarType type = data.numericMode == "bf16" ? at::kBFloat16 : at::kFloat;
+        ESPALIER_TRY(auto done, state.load(shape, batches, type, hidden));
+        if (done) data.layers = std::move(*done);
+    }
+    if (data.layers.empty()) {
+        hidden.clear();
+        ESPALIER_CHECK_OK(state.clear());
+        for (const WindowBatch& batch : batches) {
+            ESPALIER_TRY(at::Tensor embedded, model.embed(idTensor(windows, batch)));
+            hidden.push_back(std::move(embedded));
+        }
+    }
+    ESPALIER_CHECK_OK(state.prepare());
+    for (const LayerProfile& layer : data.layers)
+        reportLayer(layer, shape, job);
+
+    const PreparedPlan plan = model.identity();
+    const std::int64_t work = data.tokens * static_cast<std::int64_t>(shape.layers.size());
+    std::int64_t done = data.tokens * static_cast<std::int64_t>(data.layers.size());
+    job.progress(done, work, "token");
+    while (data.layers.size() < shape.layers.size()) {
+        if (job.stopRequested()) {
+            Error error = cancelledError();
+            if (state.active())
+                error.kept = fmt::format("{} of {} layers are kept; --resume goes on from there.", data.layers.size(), shape.layers.size());
+            return error;
+        }
+        const auto l = data.layers.size();
+        const LayerShape& layer = shape.layers[l];
+        LayerProfile profile;
+        profile.layer = layer.index;
+        std::optional<ProfileCollector> collector;
+        if (layer.moe)
+            collector.emplace(
+                model, layer,
+                CollectorSettings{
+                    .norms = settings.norms, .weighted = settings.weighted, .gram = settings.gram, .listLength = settings.listLength[l]});
+        for (std::size_t b = 0; b < batches.size(); ++b) {
+            if (collector) collector->beginBatch(batches[b].positions, batches[b].sampledRows);
+            ESPALIER_TRY(at::Tensor next, model.layer(static_cast<int>(l), hidden[b], plan, collector ? &*collector : nullptr));
+            if (collector) ESPALIER_CHECK_OK(collector->status());
+            hidden[b] = std::move(next);
+            done += static_cast<std::int64_t>(batches[b].positions.size());
+            job.progress(done, work, "token");
+        }
+        if (collector) profile = collector->takeResult();
+        ESPALIER_CHECK_OK(state.commit(profile, hidden, l + 1 == shape.layers.size()));
+        data.layers.push_back(std::move(profile));
+        reportLayer(data.layers.back(), shape, job);
+    }
+
+    if (!options.out.empty()) {
+        ESPALIER_CHECK_OK(writeProfile(options.out, data));
+        ESPALIER_CHECK_OK(state.clear());
+    }
+    return data;
+}
+
+Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force)
+{
+    ESPALIER_CHECK_OK(refuseExisting(out, force));
+    std::vector<ProfileData> parts;
+    for (const std::filesystem::path& path : shards) {
+        ESPALIER_TRY(ProfileData part, readProfile(path));
+        parts.push_back(std::move(part));
+    }
+    ESPALIER_TRY(ProfileData sum, mergeProfiles(parts));
+    ESPALIER_CHECK_OK(writeProfile(out, sum));
+    return sum;
+}
+
+}  // namespace espalier
