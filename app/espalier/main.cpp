@@ -34,6 +34,11 @@ int main(int argc, char** argv)
 {
     // Our own lock file says who holds a session; HDF5's fails on some network disks.
     qputenv("HDF5_USE_FILE_LOCKING", "FALSE");
+    // What only prints needs no display.
+    for (int i = 1; i < argc; ++i) {
+        const QByteArray argument(argv[i]);
+        if (argument == "--version" || argument == "-v" || argument == "--help" || argument == "-h" || argument == "--help-all") qputenv("QT_QPA_PLATFORM", "offscreen");
+    }
     QApplication application(argc, argv);
     QApplication::setApplicationName(QStringLiteral("espalier"));
     QApplication::setApplicationDisplayName(QStringLiteral("Espalier"));

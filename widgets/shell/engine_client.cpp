@@ -28,6 +28,10 @@ void EngineWorker::start()
 {
     m_process = new QProcess(this);
     m_process->setProcessChannelMode(QProcess::SeparateChannels);
+    // Idle OpenMP threads that spin take the processor from the window (read by libgomp when it is loaded).
+    QProcessEnvironment environment = QProcessEnvironment::systemEnvironment();
+    if (!environment.contains(QStringLiteral("GOMP_SPINCOUNT"))) environment.insert(QStringLiteral("GOMP_SPINCOUNT"), QStringLiteral("0"));
+    m_process->setProcessEnvironment(environment);
     connect(m_process, &QProcess::readyReadStandardOutput, this, &EngineWorker::readOutput);
     connect(m_process, &QProcess::readyReadStandardError, this, &EngineWorker::readLog);
     connect(m_process, &QProcess::started, this,
@@ -126,17 +130,19 @@ EngineClient::EngineClient(QObject* parent) : QObject(parent)
     m_thread.start();
     m_ping.setInterval(kPingMsec);
     connect(&m_ping, &QTimer::timeout, this, [this] {
-        if (m_state == EngineState::NotStarted || m_state == EngineState::Lost || m_state == EngineState::Starting) return;
+        if (m_state == EngineState::NotStarted || m_state == EngineState::Lost || m_state == EngineState::Incompatible) return;
         if (m_lastAnswer.elapsed() > kSilentMsec && m_state != EngineState::NotResponding) setState(EngineState::NotResponding, tr("not responding"));
-        request("ping", Json::object(), [](const EngineReply&) {});
+        if (!m_serverInfo.empty()) request("ping", Json::object(), [](const EngineReply&) {});
     });
 }
 
 EngineClient::~EngineClient()
 {
     m_closing = true;
+    // quit() alone may end the loop before the queued stop() ran, and the engine would be killed instead of told to finish.
+    if (m_worker) connect(m_worker, &QObject::destroyed, &m_thread, &QThread::quit, Qt::DirectConnection);
+    else m_thread.quit();
     stopWorker();
-    m_thread.quit();
     m_thread.wait(9000);
 }
 
@@ -155,6 +161,7 @@ void EngineClient::start()
     stopWorker();
     endAllAsLost(tr("restarted"));
     ++m_generation;
+    m_serverInfo = Json::object();
     m_worker = new EngineWorker(this, m_generation, m_command);
     m_worker->moveToThread(&m_thread);
     setState(EngineState::Starting, tr("starting"));
@@ -192,7 +199,8 @@ std::int64_t EngineClient::request(const std::string& method, Json params, Done 
 {
     const std::int64_t id = m_nextId++;
     const bool first = method == "initialize";
-    if (!m_worker || (!first && m_state != EngineState::Ready && m_state != EngineState::Busy && m_state != EngineState::NotResponding)) {
+    const bool spoken = m_state == EngineState::Ready || m_state == EngineState::Busy || (m_state == EngineState::NotResponding && !m_serverInfo.empty());
+    if (!m_worker || (!first && !spoken)) {
         EngineReply reply;
         reply.outcome = EngineReply::Outcome::Lost;
         reply.error = resourceError("engine.lost", "engine", tr("There is no engine to do this.").toStdString(), tr("Restart the engine.").toStdString());
@@ -220,21 +228,27 @@ void EngineClient::onMessage(std::uint64_t generation, const std::string& kind, 
 {
     if (generation != m_generation) return;
     m_lastAnswer.start();
-    if (m_state == EngineState::NotResponding) setState(EngineState::Ready, tr("ready"));
+    if (m_state == EngineState::NotResponding && !m_serverInfo.empty()) setState(EngineState::Ready, tr("ready"));
     const auto it = m_open.find(id);
     if (it == m_open.end()) return;
-    if (kind == "$/progress") {
-        if (!it->second.progress) return;
-        EngineProgress progress;
-        progress.done = value.value("done", std::int64_t(0));
-        progress.total = value.value("total", std::int64_t(0));
-        progress.phase = value.value("phase", std::string());
-        if (const Json eta = value.value("eta_seconds", Json()); eta.is_number()) progress.etaSeconds = eta.get<double>();
-        it->second.progress(progress);
-        return;
-    }
-    if (kind == "$/partial") {
-        if (it->second.partial) it->second.partial(value.value("value", Json()));
+    // Fields of another type than agreed throw in the JSON library. A progress or partial of that kind is passed over; an answer fails.
+    if (kind == "$/progress" || kind == "$/partial") {
+        try {
+            if (kind == "$/partial") {
+                if (const Partial partial = it->second.partial) partial(value.value("value", Json()));
+                return;
+            }
+            const Progress report = it->second.progress;
+            if (!report) return;
+            EngineProgress progress;
+            progress.done = value.value("done", std::int64_t(0));
+            progress.total = value.value("total", std::int64_t(0));
+            progress.phase = value.value("phase", std::string());
+            if (const Json eta = value.value("eta_seconds", Json()); eta.is_number()) progress.etaSeconds = eta.get<double>();
+            report(progress);
+        } catch (const Json::exception& exception) {
+            onLog(tr("%1 passed over: %2").arg(QString::fromStdString(kind), QString::fromUtf8(exception.what())));
+        }
         return;
     }
     const Open open = std::move(it->second);
@@ -242,14 +256,21 @@ void EngineClient::onMessage(std::uint64_t generation, const std::string& kind, 
     EngineReply reply;
     if (kind == "result") {
         reply.outcome = EngineReply::Outcome::Finished;
-        reply.result = value;
+        reply.result = value.is_null() ? Json::object() : value;
     } else {
         reply.outcome = errorCode == rpc::kCancelled    ? EngineReply::Outcome::Cancelled
                         : errorCode == rpc::kSuperseded ? EngineReply::Outcome::Superseded
                                                         : EngineReply::Outcome::Failed;
         reply.error = errorFromJson(value);
     }
-    open.done(reply);
+    try {
+        open.done(reply);
+    } catch (const Json::exception& exception) {
+        onLog(QString::fromUtf8(exception.what()));
+        EngineReply bad;
+        bad.error = resourceError("engine.answer", "engine", tr("The engine's answer cannot be understood.").toStdString(), tr("Restart the engine, or choose one of this version.").toStdString());
+        open.done(bad);
+    }
 }
 
 void EngineClient::onEnded(std::uint64_t generation, const QString& cause)

@@ -89,7 +89,6 @@ private:
     void endAllAsLost(const QString& cause);
     void send(const std::string& body);
     void initialize();
-    void updateBusy();
     void stopWorker();
 
     QStringList m_command;
@@ -100,7 +99,7 @@ private:
     std::int64_t m_nextId = 1;
     EngineState m_state = EngineState::NotStarted;
     QString m_stateText;
-    Json m_serverInfo;
+    Json m_serverInfo = Json::object();
     qint64 m_processId = 0;
     QStringList m_log;
     QTimer m_ping;

@@ -49,8 +49,12 @@ void EvaluationController::clear()
     m_runs.clear();
     m_lastShown.clear();
     m_job.reset();
+    ++m_epoch;
     m_quickWanted = m_fullWanted = false;
     m_totalWindows = -1;
+    m_textSha256.clear();
+    m_tokenizerSha256.clear();
+    m_dtype.clear();
     emit jobChanged(std::nullopt);
     emit changed();
 }
@@ -164,13 +168,17 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
     emit jobChanged(m_job->state);
     m_job->id = m_engine->request(
         "evaluate", params,
-        [this, hash, full](const EngineReply& reply) {
+        [this, epoch = m_epoch, hash, full](const EngineReply& reply) {
+            if (epoch != m_epoch) return;
             const bool mine = m_job && m_job->planHash == hash && m_job->full == full;
             if (mine) {
                 if (reply.ok()) {
                     const Json& result = reply.result;
                     m_totalWindows = result.value("window_count_total", m_totalWindows);
-                    m_textSha256 = result.value("text_sha256", m_textSha256);
+                    // Runs that a session brought along from another text are not comparable with this one.
+                    const std::string text = result.value("text_sha256", m_textSha256);
+                    if (!m_textSha256.empty() && text != m_textSha256) m_runs.clear();
+                    m_textSha256 = text;
                     m_tokenizerSha256 = result.value("tokenizer_sha256", m_tokenizerSha256);
                     m_dtype = result.value("dtype", m_dtype);
                     PlanRun& run = m_runs[hash];
@@ -192,16 +200,16 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
             if (reply.outcome == EngineReply::Outcome::Lost) return;
             next();
         },
-        [this, hash, full](const EngineProgress& progress) {
-            if (!m_job || m_job->planHash != hash || m_job->full != full) return;
+        [this, epoch = m_epoch, hash, full](const EngineProgress& progress) {
+            if (epoch != m_epoch || !m_job || m_job->planHash != hash || m_job->full != full) return;
             m_job->state.done = progress.done;
             m_job->state.total = progress.total;
             m_job->state.etaSeconds = progress.etaSeconds;
             if (progress.total > 0 && progress.done >= progress.total && m_job->state.phase == JobState::Phase::Running) m_job->state.phase = JobState::Phase::Finishing;
             emit jobChanged(m_job->state);
         },
-        [this, hash](const Json& partial) {
-            if (!partial.is_object() || !partial.contains("window")) return;
+        [this, epoch = m_epoch, hash](const Json& partial) {
+            if (epoch != m_epoch || !partial.is_object() || !partial.contains("window")) return;
             PlanRun& run = m_runs[hash];
             const int window = partial["window"].get<int>();
             run.losses[window] = {window, partial.value("nll", 0.0), partial.value("tokens", 0)};
@@ -263,6 +271,13 @@ QHash<QString, PlanLoss> EvaluationController::planLosses() const
         losses.insert(QString::fromStdString(hash), loss);
     }
     return losses;
+}
+
+void EvaluationController::restoreText(const std::string& textSha256, const std::string& tokenizerSha256, const std::string& dtype)
+{
+    m_textSha256 = textSha256;
+    m_tokenizerSha256 = tokenizerSha256;
+    m_dtype = dtype;
 }
 
 void EvaluationController::restoreRun(const std::string& planHash, PlanRun run) { m_runs[planHash] = std::move(run); }

@@ -58,6 +58,8 @@ public:
     QHash<QString, PlanLoss> planLosses() const;  // last known perplexity by plan hash
     const std::map<std::string, PlanRun>& runs() const { return m_runs; }
     void restoreRun(const std::string& planHash, PlanRun run);
+    // Hashes of the text and tokenizer that restored runs were measured with. An evaluation on another text drops them.
+    void restoreText(const std::string& textSha256, const std::string& tokenizerSha256, const std::string& dtype);
     const std::string& textSha256() const { return m_textSha256; }
     const std::string& tokenizerSha256() const { return m_tokenizerSha256; }
     const std::string& dtype() const { return m_dtype; }
@@ -91,6 +93,7 @@ private:
     std::map<std::string, PlanRun> m_runs;
     std::string m_lastShown;  // hash of the plan whose numbers are drawn stale
     std::optional<Running> m_job;
+    int m_epoch = 0;  // counts models and texts: answers of an earlier one are dropped
     QTimer m_rest;
     bool m_automatic = true;
     bool m_quickWanted = false;

@@ -5,12 +5,14 @@
 
 #include <QButtonGroup>
 #include <QCheckBox>
+#include <QCloseEvent>
 #include <QDir>
 #include <QFileDialog>
 #include <QGridLayout>
 #include <QHBoxLayout>
 #include <QLabel>
 #include <QLineEdit>
+#include <QPointer>
 #include <QProgressBar>
 #include <QPushButton>
 #include <QRadioButton>
@@ -165,6 +167,22 @@ void ExportDialog::refresh()
     dryRun();
 }
 
+void ExportDialog::closeEvent(QCloseEvent* event)
+{
+    if (m_request == 0) {
+        QDialog::closeEvent(event);
+        return;
+    }
+    hide();
+    event->ignore();
+}
+
+void ExportDialog::reject()
+{
+    if (m_request == 0) QDialog::reject();
+    else hide();
+}
+
 void ExportDialog::browse()
 {
     auto* dialog = new QFileDialog(this, tr("Folder to write"), QFileInfo(m_folder->text()).path());
@@ -187,8 +205,8 @@ void ExportDialog::dryRun()
     m_workbench->engine()->request("export",
                                    {{"path", m_workbench->modelPath().toStdString()}, {"plan", toJson(plan)}, {"flavor", flavour().toStdString()},
                                     {"out", QString(m_folder->text() + QStringLiteral(".dry-run")).toStdString()}, {"dry_run", true}, {"force", true}, {"verify", false}, {"tag", "export-dry"}, {"lane", "interactive"}},
-                                   [this](const EngineReply& reply) {
-                                       if (m_request != 0) return;
+                                   [this, alive = QPointer<ExportDialog>(this)](const EngineReply& reply) {
+                                       if (!alive || m_request != 0) return;
                                        if (reply.ok()) {
                                            m_size->setText(tr("%n file(s), %1", nullptr, static_cast<int>(reply.result.value("files", Json::array()).size()))
                                                                .arg(format::bytes(reply.result.value("bytes", std::int64_t(0)))));
@@ -230,10 +248,12 @@ void ExportDialog::startExport()
         "export",
         {{"path", m_workbench->modelPath().toStdString()}, {"plan", toJson(m_exporting)}, {"flavor", flavour().toStdString()}, {"out", folder.toStdString()}, {"force", m_replace->isChecked()},
          {"dry_run", false}, {"verify", true}, {"text", text.paths}, {"window_length", text.windowLength}, {"windows", windows}, {"tag", "export"}, {"lane", "export"}},
-        [this, folder](const EngineReply& reply) {
+        [this, alive = QPointer<ExportDialog>(this), folder](const EngineReply& reply) {
+            if (!alive) return;
             m_request = 0;
             setRunning(false);
             refresh();
+            show();
             if (reply.outcome == EngineReply::Outcome::Cancelled) {
                 showResult(tr("Cancelled. Nothing was written."), false);
                 return;
@@ -260,8 +280,8 @@ void ExportDialog::startExport()
                 showResult(line, false);
             }
         },
-        [this](const EngineProgress& progress) {
-            if (progress.total <= 0) return;
+        [this, alive = QPointer<ExportDialog>(this)](const EngineProgress& progress) {
+            if (!alive || progress.total <= 0) return;
             m_bar->setRange(0, 1000);
             m_bar->setValue(static_cast<int>(1000.0 * static_cast<double>(progress.done) / static_cast<double>(progress.total)));
         });

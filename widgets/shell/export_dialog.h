@@ -25,6 +25,11 @@ public:
 public slots:
     void refresh();  // the plan on screen changed: other flavours may be possible
 
+protected:
+    // Closing while an export runs only hides: it comes back with the result.
+    void closeEvent(QCloseEvent* event) override;
+    void reject() override;
+
 private:
     QString flavour() const;
     void browse();

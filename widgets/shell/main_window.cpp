@@ -25,6 +25,7 @@
 #include <QLabel>
 #include <QMenuBar>
 #include <QMimeData>
+#include <QPlainTextEdit>
 #include <QPushButton>
 #include <QSettings>
 #include <QStackedWidget>
@@ -122,7 +123,7 @@ void MainWindow::makeActions()
     const auto key = [](const char* text) { return QList<QKeySequence>{QKeySequence(QString::fromLatin1(text))}; };
     addAction(QStringLiteral("file.openModel"), tr("&Open model…"), QStringLiteral("box"), key("Ctrl+O"), [this] { askModel(); });
     addAction(QStringLiteral("file.openSession"), tr("Open &session…"), QStringLiteral("folder-open"), key("Ctrl+Shift+O"), [this] { askSession(); });
-    addAction(QStringLiteral("file.demo"), tr("Try the &demo"), QStringLiteral("sprout"), {}, [this] { m_workbench->openDemo(); });
+    addAction(QStringLiteral("file.demo"), tr("Try the &demo"), QStringLiteral("sprout"), {}, [this] { replaceSession([this] { m_workbench->openDemo(); }); });
     addAction(QStringLiteral("file.save"), tr("&Save session"), QStringLiteral("save"), key("Ctrl+S"), [this] { save(false); });
     addAction(QStringLiteral("file.saveAs"), tr("Save session &as…"), {}, key("Ctrl+Shift+S"), [this] { save(true); });
     addAction(QStringLiteral("file.export"), tr("&Export model…"), QStringLiteral("upload"), key("Ctrl+E"), [this] {
@@ -362,12 +363,14 @@ void MainWindow::connectViews()
     connect(m_workbench, &Workbench::scoresChanged, this, &MainWindow::showScores);
     connect(m_workbench, &Workbench::profileChanged, this, &MainWindow::showScores);
     connect(m_workbench, &Workbench::sessionChanged, this, &MainWindow::showSession);
+    connect(plans, &PlanController::shapeChanged, this, [this, plans] {
+        m_heatmap->setShape(plans->shape());
+        m_layers->setShape(plans->shape());
+        m_inspector->setShape(plans->shape());
+    });
     connect(m_workbench, &Workbench::opened, this, [this] {
         showOpen(true);
         const ModelShape& shape = m_workbench->plans()->shape();
-        m_heatmap->setShape(shape);
-        m_layers->setShape(shape);
-        m_inspector->setShape(shape);
         m_heatmap->clearScores();
         m_layers->budget()->setMethods(m_workbench->methods(Slot::Allocate));
         restoreViewState(m_workbench->viewState());
@@ -389,7 +392,9 @@ void MainWindow::connectViews()
     connect(m_workbench, &Workbench::notice, this, &MainWindow::notice);
     connect(m_workbench, &Workbench::recentChanged, this, &MainWindow::rememberRecent);
     connect(m_workbench, &Workbench::saved, this, [this] {
-        if (m_closing) close();
+        if (!std::exchange(m_closing, false)) return;
+        m_leaving = true;
+        close();
     });
     connect(m_workbench, &Workbench::jobChanged, this, [this](const std::optional<JobState>& job) {
         m_jobRunning = job.has_value();
@@ -514,6 +519,17 @@ void MainWindow::showEngine()
     EngineClient* engine = m_workbench->engine();
     QString text = tr("This computer · %1").arg(engine->stateText().isEmpty() ? tr("not started") : engine->stateText());
     m_status->setEngine(engine->state(), text);
+    if (engine->state() == EngineState::NotResponding) {
+        Banner banner;
+        banner.id = QStringLiteral("engine-silent");
+        banner.kind = Banner::Kind::Warning;
+        banner.cause = tr("The engine does not respond.");
+        banner.consequence = tr("Your plan and history are kept.");
+        banner.actions = {{tr("Restart"), [this] { m_workbench->engine()->start(); }, true}, {tr("Wait"), [] {}}};
+        m_banners->show(banner);
+    } else {
+        m_banners->dismiss(QStringLiteral("engine-silent"));
+    }
     if (engine->usable()) {
         const Json& info = engine->serverInfo();
         text = tr("Ready · %1, %n thread(s)", nullptr, info.value("threads", 1)).arg(QString::fromStdString(info.value("device", std::string("cpu"))).toUpper());
@@ -566,6 +582,7 @@ void MainWindow::updateCompact()
 
 void MainWindow::notice(const Error& error, const QString& id)
 {
+    if (id == QStringLiteral("save")) m_closing = false;
     Banner banner;
     banner.id = id;
     banner.kind = error.code == "checkpoint.warning" ? Banner::Kind::Warning : Banner::Kind::Error;
@@ -585,9 +602,26 @@ void MainWindow::engineLost(const QString& cause, const QString& lastLine)
     const int runs = static_cast<int>(m_workbench->evaluation()->runs().size());
     banner.consequence = m_workbench->isOpen() ? tr("Your plan, history and %n run(s) are kept.", nullptr, runs) : QString();
     if (!lastLine.isEmpty() && m_engineLosses > 1) banner.consequence += QStringLiteral(" ") + tr("It last said: %1").arg(lastLine.left(160));
-    banner.actions = {{tr("Restart"), [this] { m_workbench->engine()->start(); }, true}};
+    banner.actions = {{tr("Restart"), [this] { m_workbench->engine()->start(); }, true}, {tr("Details"), [this, cause] { showEngineDetails(cause); }, false, false}};
     m_banners->show(banner);
     showPerplexity();
+}
+
+void MainWindow::showEngineDetails(const QString& cause)
+{
+    auto* dialog = new QDialog(this);
+    dialog->setAttribute(Qt::WA_DeleteOnClose);
+    dialog->setModal(false);
+    dialog->setWindowTitle(tr("Engine details"));
+    dialog->resize(760, 420);
+    auto* text = new QPlainTextEdit;
+    text->setReadOnly(true);
+    text->setAccessibleName(tr("engine details"));
+    text->setPlainText(tr("Command: %1\nEnd: %2\n\nLast lines of its log:\n%3")
+                           .arg(m_workbench->engine()->command().join(QLatin1Char(' ')), cause, m_workbench->engine()->lastLogLines().join(QLatin1Char('\n'))));
+    auto* layout = new QVBoxLayout(dialog);
+    layout->addWidget(text);
+    dialog->show();
 }
 
 void MainWindow::offerRecovery()
@@ -627,8 +661,24 @@ void MainWindow::offerRecovery()
 
 void MainWindow::openPath(const QString& path)
 {
-    if (path.endsWith(QLatin1String(".espalier"))) m_workbench->openSession(path);
-    else m_workbench->openModel(QFileInfo(path).isDir() ? path : QFileInfo(path).path());
+    replaceSession([this, path] {
+        if (path.endsWith(QLatin1String(".espalier"))) m_workbench->openSession(path);
+        else m_workbench->openModel(QFileInfo(path).isDir() ? path : QFileInfo(path).path());
+    });
+}
+
+void MainWindow::replaceSession(std::function<void()> next)
+{
+    if (!m_workbench->isOpen() || m_workbench->plans()->history().entries().size() < 2 || !m_workbench->modified()) {
+        next();
+        return;
+    }
+    Banner banner;
+    banner.id = QStringLiteral("replace");
+    banner.cause = tr("The session has changes that are not saved.");
+    banner.consequence = tr("Opening something else ends its plan and history.");
+    banner.actions = {{tr("Save…"), [this] { save(false); }, true}, {tr("Discard and open"), std::move(next)}, {tr("Keep working"), [] {}}};
+    m_banners->show(banner);
 }
 
 void MainWindow::askModel()
@@ -637,7 +687,7 @@ void MainWindow::askModel()
     dialog->setAttribute(Qt::WA_DeleteOnClose);
     dialog->setFileMode(QFileDialog::Directory);
     dialog->setModal(false);
-    connect(dialog, &QFileDialog::fileSelected, m_workbench, &Workbench::openModel);
+    connect(dialog, &QFileDialog::fileSelected, this, [this](const QString& folder) { replaceSession([this, folder] { m_workbench->openModel(folder); }); });
     dialog->show();
 }
 
@@ -647,7 +697,7 @@ void MainWindow::askSession()
     dialog->setAttribute(Qt::WA_DeleteOnClose);
     dialog->setFileMode(QFileDialog::ExistingFile);
     dialog->setModal(false);
-    connect(dialog, &QFileDialog::fileSelected, m_workbench, &Workbench::openSession);
+    connect(dialog, &QFileDialog::fileSelected, this, [this](const QString& file) { replaceSession([this, file] { m_workbench->openSession(file); }); });
     dialog->show();
 }
 
@@ -683,7 +733,7 @@ void MainWindow::closeEvent(QCloseEvent* event)
 {
     // Closing asks in a banner, once; a second close goes through.
     const bool unsaved = m_workbench->isOpen() && m_workbench->plans()->history().entries().size() > 1 && m_workbench->modified();
-    if (unsaved && m_banners->repeats(QStringLiteral("close")) == 0 && !m_options.safeMode) {
+    if (unsaved && !m_leaving && m_banners->repeats(QStringLiteral("close")) == 0 && !m_options.safeMode) {
         Banner banner;
         banner.id = QStringLiteral("close");
         banner.cause = tr("The session has changes that are not saved.");
@@ -696,8 +746,8 @@ void MainWindow::closeEvent(QCloseEvent* event)
                            true},
                           {tr("Discard and quit"),
                            [this] {
-                               finishClose();
-                               QApplication::quit();
+                               m_leaving = true;
+                               close();
                            }},
                           {tr("Keep working"), [this] { m_closing = false; }}};
         m_banners->show(banner);

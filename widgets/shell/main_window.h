@@ -84,6 +84,9 @@ private:
     void askText();
     void save(bool as);
     void finishClose();
+    // Runs `next`, which replaces what is open; asks first when that would lose edits.
+    void replaceSession(std::function<void()> next);
+    void showEngineDetails(const QString& cause);
     void notice(const Error& error, const QString& id);
     void engineLost(const QString& cause, const QString& lastLine);
     void rememberRecent(const QString& path);
@@ -121,7 +124,8 @@ private:
     QPointer<ExportDialog> m_export;
     QPointer<HelpWindow> m_help;
     QByteArray m_defaultLayout;
-    bool m_closing = false;
+    bool m_closing = false;  // quits once the save is done
+    bool m_leaving = false;  // quits without asking
     bool m_jobRunning = false;
     int m_engineLosses = 0;
 };

@@ -24,6 +24,7 @@ void PlanController::restore(const ModelShape& shape, PlanHistory history)
     m_live.reset();
     m_scores.reset();
     m_layerImportance.clear();
+    emit shapeChanged();
     emit planChanged();
     emit historyChanged();
 }

@@ -146,24 +146,35 @@ void Workbench::modelOpened(const QString& folder, const Json& result, std::opti
 
 void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
 {
-    m_scores.clear();
-    m_profiled = false;
+    forgetProfile();
+    m_kept = {};
     m_sessionFile.clear();
     m_editsSinceSave = 0;
     m_savedAt = 0;
     m_view = Json::object();
-    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), evaluationText());
+    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), evaluationText(shape));
     m_plans.open(shape, model, modelName());
     m_savedHash = sessionContentHash(snapshot());
     emit opened();
     emit sessionChanged();
 }
 
-EvaluationText Workbench::evaluationText() const
+// What was measured so far, and what is being measured, belongs to another model or text.
+void Workbench::forgetProfile()
+{
+    if (m_profileRequest != 0) m_engine.cancel(m_profileRequest);
+    m_profileRequest = 0;
+    ++m_profileEpoch;
+    m_profileJob.reset();
+    m_scores.clear();
+    m_profiled = false;
+}
+
+EvaluationText Workbench::evaluationText(const ModelShape& shape) const
 {
     EvaluationText text;
     text.paths = {m_text.toStdString()};
-    const int most = m_plans.isOpen() ? m_plans.shape().maxPositions : 0;
+    const int most = shape.maxPositions;
     text.windowLength = m_isDemo ? kDemoWindowLength : std::min(kModelWindowLength, most > 0 ? most : kModelWindowLength);
     return text;
 }
@@ -172,7 +183,7 @@ QString Workbench::profileFile() const
 {
     const QFileInfo info(m_text);
     const std::string key = m_fingerprint + "|" + m_text.toStdString() + "|" + std::to_string(info.size()) + "|" + std::to_string(info.lastModified().toSecsSinceEpoch()) + "|" +
-                            std::to_string(evaluationText().windowLength) + "|" + std::to_string(kProfileWindows);
+                            std::to_string(evaluationText(m_plans.shape()).windowLength) + "|" + std::to_string(kProfileWindows);
     return m_paths.dataFolder + QStringLiteral("/profiles/%1.h5").arg(QString::fromStdString(sha256Hex(key)).left(32));
 }
 
@@ -181,7 +192,8 @@ void Workbench::profile()
     if (!isOpen() || !m_engine.usable() || m_profileRequest != 0 || !m_forwardSupported) return;
     const QString file = profileFile();
     QDir().mkpath(QFileInfo(file).path());
-    const auto finished = [this](const EngineReply& reply) {
+    const auto finished = [this, epoch = m_profileEpoch](const EngineReply& reply) {
+        if (epoch != m_profileEpoch) return;
         m_profileRequest = 0;
         m_profileJob.reset();
         if (reply.ok()) {
@@ -197,12 +209,13 @@ void Workbench::profile()
             emit sessionChanged();
         }
     };
-    const EvaluationText text = evaluationText();
+    const EvaluationText text = evaluationText(m_plans.shape());
     JobState job;
     job.what = tr("Profile · %1").arg(modelName());
     m_profileJob = job;
     if (QFileInfo::exists(file)) {
-        m_profileRequest = m_engine.request("load_profile", {{"profile", file.toStdString()}}, [this, file, finished](const EngineReply& reply) {
+        m_profileRequest = m_engine.request("load_profile", {{"profile", file.toStdString()}}, [this, file, finished, epoch = m_profileEpoch](const EngineReply& reply) {
+            if (epoch != m_profileEpoch) return;
             // A file of an older version or a damaged one is measured again, not complained about.
             if (reply.outcome == EngineReply::Outcome::Failed && QFile::remove(file)) {
                 m_profileRequest = 0;
@@ -218,15 +231,17 @@ void Workbench::profile()
         {{"path", m_modelPath.toStdString()}, {"text", text.paths}, {"window_length", text.windowLength}, {"windows", kProfileWindows}, {"out", file.toStdString()}, {"resume", true},
          {"tag", "profile"}, {"lane", "full"}},
         finished,
-        [this](const EngineProgress& progress) {
-            if (!m_profileJob) return;
+        [this, epoch = m_profileEpoch](const EngineProgress& progress) {
+            if (epoch != m_profileEpoch || !m_profileJob) return;
             m_profileJob->done = progress.done;
             m_profileJob->total = progress.total;
             m_profileJob->etaSeconds = progress.etaSeconds;
             if (progress.total > 0 && progress.done >= progress.total) m_profileJob->phase = JobState::Phase::Finishing;
             if (!m_evaluation.busy()) emit jobChanged(m_profileJob);
         },
-        [this](const Json& partial) { takePartial(partial); });
+        [this, epoch = m_profileEpoch](const Json& partial) {
+            if (epoch == m_profileEpoch) takePartial(partial);
+        });
     emit jobChanged(m_profileJob);
     emit profileChanged();
 }
@@ -324,10 +339,9 @@ void Workbench::setCalibrationText(const QString& file)
 {
     m_text = file;
     if (!isOpen()) return;
-    m_scores.clear();
-    m_profiled = false;
+    forgetProfile();
     const CompressionPlan plan = m_plans.plan();
-    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(m_plans.shape()), evaluationText());
+    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(m_plans.shape()), evaluationText(m_plans.shape()));
     emit scoresChanged();
     m_evaluation.setPlan(plan, planName());
     profile();
@@ -335,15 +349,14 @@ void Workbench::setCalibrationText(const QString& file)
 
 void Workbench::closeModel()
 {
-    cancelJob();
+    forgetProfile();
     m_store.clearRecovery();
     m_evaluation.clear();
     m_plans.close();
+    m_kept = {};
     m_modelPath.clear();
     m_sessionFile.clear();
     m_fingerprint.clear();
-    m_scores.clear();
-    m_profiled = false;
     emit closed();
     emit sessionChanged();
 }
@@ -352,9 +365,10 @@ void Workbench::closeModel()
 
 SessionData Workbench::snapshot() const
 {
-    SessionData data;
+    SessionData data = m_kept;
     data.model = {m_modelPath.toStdString(), m_fingerprint, m_configSha256, m_weightsSha256};
     data.shape = m_plans.shape();
+    std::erase_if(data.texts, [](const SessionText& text) { return text.role == "calibration"; });
     data.texts.push_back({"calibration", m_text.toStdString()});
     data.history = m_plans.history();
     for (const auto& [hash, run] : m_evaluation.runs()) {
@@ -438,12 +452,18 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     for (const SessionText& text : data.texts)
         if (text.role == "calibration") m_text = QString::fromStdString(text.path.string());
     m_sessionFile = file;
-    m_scores.clear();
+    forgetProfile();
+    // Snapshots, notes and whatever a newer version wrote are saved again as they were.
+    m_kept = data;
+    m_kept.history = PlanHistory();
+    m_kept.runs.clear();
+    m_kept.scores.clear();
     for (const ExpertScores& scores : data.scores) m_scores[scores.method] = scores;
     m_profiled = !data.scores.empty();
     m_view = data.view;
     m_plans.restore(data.shape, data.history);
-    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(data.shape), evaluationText());
+    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(data.shape), evaluationText(data.shape));
+    if (!data.runs.empty()) m_evaluation.restoreText(data.runs.front().textSha256, data.runs.front().tokenizerSha256, data.runs.front().dtype);
     for (const SessionRun& run : data.runs) {
         PlanRun restored;
         for (const WindowLoss& loss : run.losses) restored.losses[loss.window] = loss;

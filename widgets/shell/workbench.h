@@ -86,7 +86,8 @@ private:
     void takeScores(const Json& scores);
     void takePartial(const Json& partial);
     QString profileFile() const;
-    EvaluationText evaluationText() const;
+    EvaluationText evaluationText(const ModelShape& shape) const;
+    void forgetProfile();
     SessionData snapshot() const;
     void committed();
 
@@ -99,6 +100,7 @@ private:
     QString m_modelPath;
     QString m_text;
     QString m_sessionFile;
+    SessionData m_kept;  // parts of the opened session that this window does not edit
     std::string m_fingerprint;
     std::string m_configSha256;
     std::string m_weightsSha256;
@@ -107,6 +109,7 @@ private:
     std::map<std::string, ExpertScores> m_scores;
     std::string m_chosenScore = "leave-one-out";
     std::int64_t m_profileRequest = 0;
+    int m_profileEpoch = 0;  // counts models and texts: a profile of an earlier one is dropped
     std::optional<JobState> m_profileJob;
     bool m_profiled = false;
     std::string m_savedHash;
