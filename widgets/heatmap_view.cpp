@@ -16,6 +16,7 @@
 #include <QMenu>
 #include <QMouseEvent>
 #include <QPainter>
+#include <QPointer>
 #include <QSignalBlocker>
 #include <QStackedLayout>
 #include <QToolTip>
@@ -162,7 +163,7 @@ public:
     HeatmapReadout* readout = nullptr;
     EmptyState* empty = nullptr;
     QStackedLayout* stack = nullptr;
-    QWidget* chooserRow = nullptr;
+    QPointer<QWidget> chooserRow;  // the panel's once it is added there, and may go before the view
     QComboBox* scoreBox = nullptr;
     QComboBox* normBox = nullptr;
     QComboBox* clipBox = nullptr;
@@ -1412,7 +1413,7 @@ HeatmapView::~HeatmapView()
     // The canvas draws through d; it must be gone first.
     delete d->canvas;
     d->canvas = nullptr;
-    if (d->chooserRow != nullptr && d->chooserRow->parent() == nullptr) delete d->chooserRow;
+    if (d->chooserRow && d->chooserRow->parent() == nullptr) delete d->chooserRow.data();
 }
 
 QWidget* HeatmapView::choosers() const { return d->chooserRow; }

@@ -10,6 +10,7 @@
 #include <QHBoxLayout>
 #include <QLabel>
 #include <QPainter>
+#include <QPointer>
 #include <QStackedLayout>
 #include <QVBoxLayout>
 
@@ -128,7 +129,7 @@ public:
         QLabel* note = nullptr;
     };
     Row rows[3];
-    Segment* mode = nullptr;
+    QPointer<Segment> mode;  // the panel's once it is added there, and may go before the view
     QCustomPlot* plot = nullptr;
     QCPGraph* planLine = nullptr;
     QCPGraph* planLow = nullptr;
@@ -238,7 +239,7 @@ PerplexityPanel::~PerplexityPanel()
 {
     delete d->plot;
     d->plot = nullptr;
-    if (d->mode != nullptr && d->mode->parent() == nullptr) delete d->mode;
+    if (d->mode && d->mode->parent() == nullptr) delete d->mode.data();
 }
 
 QCustomPlot* PerplexityPanel::plot() const { return d->plot; }
