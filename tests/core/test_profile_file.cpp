@@ -1,0 +1,96 @@
+#include "core/session_samples.h"
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+
+namespace espalier
+{
+
+namespace
+{
+
+using test::Folder;
+using test::readBytes;
+using test::sampleProfile;
+using test::writeBytes;
+
+TEST(ProfileFile, RoundTripIsExact)
+{
+    const Folder folder;
+    const ProfileData data = sampleProfile();
+    ASSERT_TRUE(writeProfile(folder / "a.h5", data).ok());
+    const auto back = readProfile(folder / "a.h5");
+    ASSERT_TRUE(back.ok()) << back.error().describe();
+    EXPECT_EQ(back->layers, data.layers);
+    EXPECT_EQ(back->ranges, data.ranges);
+    EXPECT_EQ(back->fingerprint, data.fingerprint);
+    EXPECT_EQ(back->collected, data.collected);
+    ASSERT_TRUE(writeProfile(folder / "b.h5", *back).ok());
+    EXPECT_EQ(readBytes(folder / "a.h5"), readBytes(folder / "b.h5"));
+    EXPECT_EQ(*profileSha256(folder / "a.h5"), *profileSha256(folder / "b.h5"));
+    EXPECT_EQ(profileSha256(folder / "a.h5")->size(), 64u);
+}
+
+TEST(ProfileFile, DamageGivesACode)
+{
+    const Folder folder;
+    ASSERT_TRUE(writeProfile(folder / "a.h5", sampleProfile()).ok());
+    const std::string bytes = readBytes(folder / "a.h5");
+    for (std::size_t at = 0; at < bytes.size(); at += 61) {
+        std::string damaged = bytes;
+        damaged[at] = static_cast<char>(damaged[at] ^ 4);
+        writeBytes(folder / "bad.h5", damaged);
+        const auto flipped = readProfile(folder / "bad.h5");
+        ASSERT_FALSE(flipped.ok()) << at;
+        EXPECT_EQ(flipped.error().code.substr(0, 8), "profile.");
+        writeBytes(folder / "bad.h5", bytes.substr(0, at));
+        EXPECT_FALSE(readProfile(folder / "bad.h5").ok()) << at;
+    }
+    EXPECT_EQ(readProfile(folder / "none.h5").error().code, "profile.missing");
+}
+
+TEST(ProfileMerge, ShardsAddUpInAnyOrder)
+{
+    const ProfileData a = sampleProfile(0, 4);
+    const ProfileData b = sampleProfile(4, 2);
+    const auto sum = mergeProfiles({b, a});
+    ASSERT_TRUE(sum.ok()) << sum.error().describe();
+    EXPECT_EQ(sum->tokens, 24);
+    EXPECT_EQ(sum->windows, 6);
+    EXPECT_EQ(sum->textSha256, "t1");
+    ASSERT_EQ(sum->ranges.size(), 2u);
+    EXPECT_EQ(sum->ranges[0].firstWindow, 0);
+    const LayerProfile& layer = sum->layers[1];
+    EXPECT_EQ(layer.count[0], 3 + 7);
+    EXPECT_DOUBLE_EQ(layer.norm[2], a.layers[1].norm[2] + b.layers[1].norm[2]);
+    EXPECT_EQ(layer.maxActivation[1], std::max(a.layers[1].maxActivation[1], b.layers[1].maxActivation[1]));
+    EXPECT_EQ(layer.gram.tokenCount(), 12u);
+    EXPECT_EQ(layer.gram.tokens[8], 16);
+    EXPECT_TRUE(std::is_sorted(layer.gram.tokens.begin(), layer.gram.tokens.end()));
+}
+
+TEST(ProfileMerge, RefusesWhatDoesNotBelongTogether)
+{
+    const ProfileData a = sampleProfile(0, 4);
+    const auto code = [&](auto change) {
+        ProfileData b = sampleProfile(4, 2);
+        change(b);
+        return mergeProfiles({a, b}).error().code;
+    };
+    EXPECT_EQ(code([](ProfileData& b) { b.ranges[0].firstWindow = 3; }), "profile.overlap");
+    EXPECT_EQ(code([](ProfileData& b) {
+                  b.ranges[0].textSha256 = b.textSha256 = "t2";
+                  b.ranges[0].sha256 = "r0";
+              }),
+              "profile.overlap");
+    EXPECT_EQ(code([](ProfileData& b) { b.fingerprint = "f2"; }), "profile.other_model");
+    EXPECT_EQ(code([](ProfileData& b) { b.numericMode = "bf16"; }), "profile.other_mode");
+    EXPECT_EQ(code([](ProfileData& b) { b.windowLength = 8; }), "profile.other_window_length");
+    EXPECT_EQ(code([](ProfileData& b) { b.collected = {"counts"}; }), "profile.other_statistics");
+    EXPECT_EQ(mergeProfiles({}).error().code, "profile.nothing_to_merge");
+}
+
+}  // namespace
+
+}  // namespace espalier
