@@ -1,0 +1,208 @@
+#include "core/session_samples.h"
+
+#include <gmock/gmock.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
+#include <csignal>
+
+namespace espalier
+{
+
+namespace
+{
+
+using test::Folder;
+using test::readBytes;
+using test::sampleSession;
+using test::writeBytes;
+
+TEST(Session, RoundTripKeepsEverything)
+{
+    const Folder folder;
+    const SessionData data = sampleSession();
+    ASSERT_TRUE(writeSession(folder / "a.espalier", data).ok());
+    const auto back = readSession(folder / "a.espalier");
+    ASSERT_TRUE(back.ok()) << back.error().describe();
+    EXPECT_EQ(sessionContentHash(*back), sessionContentHash(data));
+    EXPECT_EQ(back->view, data.view);
+    EXPECT_EQ(back->shape.layers.size(), 3u);
+    ASSERT_EQ(back->history.entries().size(), 3u);
+    EXPECT_EQ(back->history.currentId(), data.history.currentId());
+    EXPECT_EQ(back->history.entries()[2].plan, data.history.entries()[2].plan);
+    EXPECT_TRUE(back->history.current().plan.layer(2).locked);
+    EXPECT_EQ(back->runs[0].losses[1].nll, 1.0 / 3.0);
+    EXPECT_EQ(back->scores[0].values, data.scores[0].values);
+    EXPECT_EQ(back->usage, data.usage);
+    EXPECT_EQ(back->notes, data.notes);
+    EXPECT_FALSE(back->readOnly);
+    EXPECT_FALSE(back->newerMinor);
+    // Equal content, equal bytes: nothing in the file depends on when it was written.
+    ASSERT_TRUE(writeSession(folder / "b.espalier", *back).ok());
+    EXPECT_EQ(readBytes(folder / "a.espalier"), readBytes(folder / "b.espalier"));
+}
+
+TEST(Session, EmptySessionRoundTrips)
+{
+    const Folder folder;
+    SessionData data;
+    data.shape = test::smallShape();
+    ASSERT_TRUE(writeSession(folder / "a.espalier", data).ok());
+    const auto back = readSession(folder / "a.espalier");
+    ASSERT_TRUE(back.ok()) << back.error().describe();
+    EXPECT_TRUE(back->history.empty());
+    EXPECT_EQ(sessionContentHash(*back), sessionContentHash(data));
+}
+
+TEST(Session, ContentHashIgnoresTheViewOnly)
+{
+    SessionData data = sampleSession();
+    const std::string hash = sessionContentHash(data);
+    data.view["selected_layer"] = 1;
+    EXPECT_EQ(sessionContentHash(data), hash);
+    data.runs[0].losses[0].nll += 1e-12;
+    EXPECT_NE(sessionContentHash(data), hash);
+}
+
+TEST(Session, EveryTruncationGivesACode)
+{
+    const Folder folder;
+    ASSERT_TRUE(writeSession(folder / "a.espalier", sampleSession()).ok());
+    const std::string bytes = readBytes(folder / "a.espalier");
+    for (std::size_t size = 0; size < bytes.size(); size += 1 + bytes.size() / 97) {
+        writeBytes(folder / "cut.espalier", bytes.substr(0, size));
+        const auto result = readSession(folder / "cut.espalier");
+        ASSERT_FALSE(result.ok()) << size;
+        EXPECT_THAT(result.error().code, testing::AnyOf("session.truncated", "session.not_a_session", "session.damaged"));
+    }
+}
+
+TEST(Session, EveryFlippedBitGivesACode)
+{
+    const Folder folder;
+    ASSERT_TRUE(writeSession(folder / "a.espalier", sampleSession()).ok());
+    const std::string bytes = readBytes(folder / "a.espalier");
+    for (std::size_t at = 0; at < bytes.size(); at += at < 600 ? 1 : 41) {
+        std::string damaged = bytes;
+        damaged[at] = static_cast<char>(damaged[at] ^ (1 << (at % 8)));
+        writeBytes(folder / "bad.espalier", damaged);
+        const auto result = readSession(folder / "bad.espalier");
+        ASSERT_FALSE(result.ok()) << at;
+        EXPECT_EQ(result.error().code.substr(0, 8), "session.") << at;
+    }
+}
+
+TEST(Session, ForeignAndMissingFiles)
+{
+    const Folder folder;
+    EXPECT_EQ(readSession(folder / "none.espalier").error().code, "session.missing");
+    EXPECT_EQ(readSession(folder.path()).error().code, "session.unreadable");
+    writeBytes(folder / "text.espalier", "Dear diary\n");
+    EXPECT_EQ(readSession(folder / "text.espalier").error().code, "session.not_a_session");
+    ASSERT_TRUE(writeProfile(folder / "p.h5", test::sampleProfile()).ok());
+    EXPECT_EQ(readSession(folder / "p.h5").error().code, "session.not_a_session");
+    EXPECT_EQ(writeSession(folder / "no-folder" / "a.espalier", sampleSession()).error().code, "output.unwritable");
+}
+
+TEST(Session, ReadOnlyDataAreNotSaved)
+{
+    const Folder folder;
+    SessionData data = sampleSession();
+    data.readOnly = true;
+    EXPECT_EQ(writeSession(folder / "a.espalier", data).error().code, "session.read_only");
+    EXPECT_FALSE(std::filesystem::exists(folder / "a.espalier"));
+}
+
+TEST(Session, KillDuringSaveLeavesOldOrNew)
+{
+    const Folder folder;
+    const SessionData old = sampleSession();
+    ASSERT_TRUE(writeSession(folder / "a.espalier", old).ok());
+    SessionData changed = old;
+    changed.notes = "changed";
+    const std::string oldHash = sessionContentHash(old);
+    const std::string newHash = sessionContentHash(changed);
+    for (int round = 0; round < 12; ++round) {
+        const pid_t child = ::fork();
+        if (child == 0) {
+            for (;;)
+                if (!writeSession(folder / "a.espalier", changed).ok()) ::_exit(1);
+        }
+        ::usleep(static_cast<useconds_t>(300 * round));
+        ::kill(child, SIGKILL);
+        int status = 0;
+        ::waitpid(child, &status, 0);
+        const auto back = readSession(folder / "a.espalier");
+        ASSERT_TRUE(back.ok()) << back.error().describe();
+        EXPECT_THAT(sessionContentHash(*back), testing::AnyOf(oldHash, newHash));
+    }
+}
+
+TEST(SessionLock, SecondOpenerIsToldWhoHoldsIt)
+{
+    const Folder folder;
+    {
+        auto lock = SessionLock::acquire(folder / "a.espalier");
+        ASSERT_TRUE(lock.ok());
+        const auto second = SessionLock::acquire(folder / "a.espalier");
+        ASSERT_FALSE(second.ok());
+        EXPECT_EQ(second.error().code, "session.locked");
+        EXPECT_THAT(second.error().message, testing::HasSubstr(std::to_string(::getpid())));
+    }
+    EXPECT_FALSE(std::filesystem::exists(folder / "a.espalier.lock"));
+    EXPECT_TRUE(SessionLock::acquire(folder / "a.espalier").ok());
+    // Left by a crash on this machine: stale. By another machine: not ours to judge.
+    writeBytes(folder / "b.espalier.lock", "");
+    EXPECT_TRUE(SessionLock::acquire(folder / "b.espalier").ok());
+    writeBytes(folder / "c.espalier.lock", R"({"host":"elsewhere","process":7,"user":"ada"})");
+    const auto remote = SessionLock::acquire(folder / "c.espalier");
+    ASSERT_FALSE(remote.ok());
+    EXPECT_THAT(remote.error().message, testing::HasSubstr("ada on elsewhere"));
+}
+
+TEST(Recovery, CopyOfADeadProcessIsOfferedOnce)
+{
+    const Folder folder;
+    const RecoveryInfo info{.session = "/home/a.espalier", .savedAt = 50, .writtenAt = 60, .edits = 3};
+    const pid_t child = ::fork();
+    if (child == 0) {
+        auto file = RecoveryFile::create(folder.path());
+        ::_exit(file.ok() && file->write(sampleSession(), info).ok() ? 0 : 1);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    ASSERT_EQ(status, 0);
+
+    const auto entries = findRecovery(folder.path());
+    ASSERT_EQ(entries.size(), 1u);
+    EXPECT_EQ(entries[0].info.session, info.session);
+    EXPECT_EQ(entries[0].info.edits, 3);
+    EXPECT_EQ(entries[0].info.savedAt, 50);
+    const auto taken = takeRecovery(entries[0]);
+    ASSERT_TRUE(taken.ok()) << taken.error().describe();
+    EXPECT_EQ(sessionContentHash(taken->data), sessionContentHash(sampleSession()));
+    EXPECT_TRUE(findRecovery(folder.path()).empty());
+    EXPECT_EQ(takeRecovery(entries[0]).error().code, "session.recovery_gone");
+    discardRecovery(taken->entry);
+    EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(Recovery, LiveAndCleanlyEndedSessionsAreNotOffered)
+{
+    const Folder folder;
+    auto file = RecoveryFile::create(folder.path());
+    ASSERT_TRUE(file.ok());
+    ASSERT_TRUE(file->write(sampleSession(), {}).ok());
+    EXPECT_TRUE(findRecovery(folder.path()).empty());
+    file->finish();
+    EXPECT_TRUE(findRecovery(folder.path()).empty());
+    EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+    writeBytes(folder / "1-2-3.espalier-recovery", "garbage");
+    EXPECT_TRUE(findRecovery(folder.path()).empty());
+    EXPECT_TRUE(std::filesystem::exists(folder / "1-2-3.espalier-recovery.damaged"));
+    EXPECT_TRUE(findRecovery(folder / "missing").empty());
+}
+
+}  // namespace
+
+}  // namespace espalier
