@@ -35,6 +35,7 @@
 #include <QVBoxLayout>
 
 #include <cmath>
+#include <utility>
 
 namespace espalier
 {
@@ -294,9 +295,6 @@ void MainWindow::makePanels()
     m_docks->addDockWidget(Qt::RightDockWidgetArea, m_inspectorDock);
     m_docks->splitDockWidget(m_inspectorDock, m_historyDock, Qt::Vertical);
     m_docks->addDockWidget(Qt::BottomDockWidgetArea, m_perplexityDock);
-    m_docks->resizeDocks({m_layersDock, m_inspectorDock}, {316, 312}, Qt::Horizontal);
-    m_docks->resizeDocks({m_perplexityDock}, {292}, Qt::Vertical);
-    m_docks->resizeDocks({m_inspectorDock, m_historyDock}, {460, 420}, Qt::Vertical);
     m_defaultLayout = m_docks->saveState();
 }
 
@@ -311,11 +309,24 @@ void MainWindow::restoreLayout()
     // A layout that cannot be read leaves the compiled-in one.
     const QByteArray geometry = settings().value(QStringLiteral("geometry")).toByteArray();
     if (!geometry.isEmpty()) restoreGeometry(geometry);
-    const QByteArray layout = settings().value(QStringLiteral("layout")).toByteArray();
-    if (!layout.isEmpty() && !m_docks->restoreState(layout)) resetLayout();
+    m_storedLayout = settings().value(QStringLiteral("layout")).toByteArray();
 }
 
-void MainWindow::resetLayout() { m_docks->restoreState(m_defaultLayout); }
+void MainWindow::resetLayout()
+{
+    m_docks->restoreState(m_defaultLayout);
+    m_docks->resizeDocks({m_layersDock, m_inspectorDock}, {316, 312}, Qt::Horizontal);
+    m_docks->resizeDocks({m_perplexityDock}, {292}, Qt::Vertical);
+    m_docks->resizeDocks({m_inspectorDock, m_historyDock}, {460, 420}, Qt::Vertical);
+}
+
+// Sizes asked for before the panels are on screen are shares of a small default size, so this waits for the first model.
+void MainWindow::applyLayout()
+{
+    if (std::exchange(m_layoutApplied, true)) return;
+    m_pages->layout()->activate();
+    if (m_storedLayout.isEmpty() || !m_docks->restoreState(m_storedLayout)) resetLayout();
+}
 
 void MainWindow::connectViews()
 {
@@ -420,6 +431,7 @@ void MainWindow::connectViews()
 void MainWindow::showOpen(bool open)
 {
     m_pages->setCurrentIndex(open ? 1 : 0);
+    if (open) applyLayout();
     if (!open) {
         m_status->clear();
         setWindowTitle(QStringLiteral("Espalier"));
@@ -529,6 +541,18 @@ void MainWindow::showEngine()
         m_banners->show(banner);
     } else {
         m_banners->dismiss(QStringLiteral("engine-silent"));
+    }
+    if (engine->state() == EngineState::Incompatible) {
+        Banner banner;
+        banner.id = QStringLiteral("engine-incompatible");
+        banner.kind = Banner::Kind::Error;
+        banner.iconName = QStringLiteral("unplug");
+        banner.cause = tr("The engine does not fit this window: %1.").arg(engine->stateText());
+        banner.consequence = tr("Sessions can be opened and edited; nothing can be measured.");
+        banner.actions = {{tr("Details"), [this, cause = engine->stateText()] { showEngineDetails(cause); }, false, false}};
+        m_banners->show(banner);
+    } else {
+        m_banners->dismiss(QStringLiteral("engine-incompatible"));
     }
     if (engine->usable()) {
         const Json& info = engine->serverInfo();
@@ -761,7 +785,7 @@ void MainWindow::closeEvent(QCloseEvent* event)
 void MainWindow::finishClose()
 {
     if (!m_options.safeMode) {
-        settings().setValue(QStringLiteral("layout"), m_docks->saveState());
+        if (m_layoutApplied) settings().setValue(QStringLiteral("layout"), m_docks->saveState());
         settings().setValue(QStringLiteral("geometry"), saveGeometry());
     }
     m_workbench->store()->clearRecovery();

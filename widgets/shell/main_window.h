@@ -76,6 +76,7 @@ private:
     void showOpen(bool open);
     void restoreLayout();
     void resetLayout();
+    void applyLayout();  // once, when the panels have their size
     void updateActions();
     void updateCompact();
     void openPath(const QString& path);
@@ -124,6 +125,8 @@ private:
     QPointer<ExportDialog> m_export;
     QPointer<HelpWindow> m_help;
     QByteArray m_defaultLayout;
+    QByteArray m_storedLayout;
+    bool m_layoutApplied = false;
     bool m_closing = false;  // quits once the save is done
     bool m_leaving = false;  // quits without asking
     bool m_jobRunning = false;

@@ -10,7 +10,21 @@ namespace espalier
 struct SessionStore::Recovery {
     std::mutex mutex;
     std::optional<std::pair<SessionData, RecoveryInfo>> waiting;
-    std::optional<RecoveryFile> file;  // I/O thread only
+    // I/O thread only
+    std::optional<RecoveryFile> file;
+    std::optional<SessionLock> lock;
+    std::filesystem::path locked;
+
+    // Where no lock can be written (a read-only folder, some network disks) work goes on without.
+    Status take(const std::filesystem::path& path)
+    {
+        if (lock && locked == path) return {};
+        Result<SessionLock> taken = SessionLock::acquire(path);
+        if (!taken.ok()) return taken.error().code == "session.locked" ? Status(taken.error()) : Status();
+        lock.emplace(std::move(taken).value());
+        locked = path;
+        return {};
+    }
 };
 
 SessionStore::SessionStore(const QString& recoveryFolder, QObject* parent) : QObject(parent), m_folder(recoveryFolder), m_recovery(std::make_shared<Recovery>())
@@ -26,6 +40,7 @@ SessionStore::~SessionStore()
     post([recovery = m_recovery] {
         if (recovery->file) recovery->file->finish();
         recovery->file.reset();
+        recovery->lock.reset();
     });
     flush();
     m_worker->deleteLater();
@@ -37,16 +52,29 @@ void SessionStore::post(std::function<void()> work) { QMetaObject::invokeMethod(
 
 void SessionStore::read(const QString& file, std::function<void(Result<SessionData>)> done)
 {
-    post([this, path = std::filesystem::path(file.toStdString()), done = std::move(done)] {
+    post([this, recovery = m_recovery, path = std::filesystem::path(file.toStdString()), done = std::move(done)] {
         auto result = std::make_shared<Result<SessionData>>(readSession(path));
-        QMetaObject::invokeMethod(this, [result, done] { done(std::move(*result)); }, Qt::QueuedConnection);
+        const Status held = result->ok() ? recovery->take(path) : Status();
+        QMetaObject::invokeMethod(
+            this,
+            [this, result, held, done] {
+                done(std::move(*result));
+                if (!held.ok()) emit heldElsewhere(held.error());
+            },
+            Qt::QueuedConnection);
     });
+}
+
+void SessionStore::release()
+{
+    post([recovery = m_recovery] { recovery->lock.reset(); });
 }
 
 void SessionStore::write(const QString& file, SessionData data, std::function<void(Status)> done)
 {
-    post([this, path = std::filesystem::path(file.toStdString()), data = std::move(data), done = std::move(done)] {
-        auto status = std::make_shared<Status>(writeSession(path, data));
+    post([this, recovery = m_recovery, path = std::filesystem::path(file.toStdString()), data = std::move(data), done = std::move(done)] {
+        auto status = std::make_shared<Status>(recovery->take(path));
+        if (status->ok()) *status = writeSession(path, data);
         QMetaObject::invokeMethod(this, [status, done] { done(std::move(*status)); }, Qt::QueuedConnection);
     });
 }

@@ -22,16 +22,22 @@ public:
     explicit SessionStore(const QString& recoveryFolder, QObject* parent = nullptr);
     ~SessionStore() override;  // clean end: the recovery copy goes
 
+    // Reading and writing take the session's lock, held until another session is read or written, or release(). Who opens what another
+    // window holds may look and edit (heldElsewhere says so); writing it fails with session.locked.
     void read(const QString& file, std::function<void(Result<SessionData>)> done);
     void write(const QString& file, SessionData data, std::function<void(Status)> done);
     // Replaces this process's recovery copy; of several that wait only the newest is written.
     void writeRecovery(SessionData data, RecoveryInfo info);
     void clearRecovery();
+    void release();
     void findLeftovers(std::function<void(std::vector<RecoveryEntry>)> done);
     void take(const RecoveryEntry& entry, std::function<void(Result<RecoveredSession>)> done);
     void discard(const RecoveryEntry& entry);
     // Waits until everything asked for is on disk (closing, tests).
     void flush();
+
+signals:
+    void heldElsewhere(const espalier::Error& error);
 
 private:
     struct Recovery;

@@ -53,6 +53,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
         else emit jobChanged(m_profileJob);
     });
     connect(&m_evaluation, &EvaluationController::runsChanged, this, &Workbench::sessionChanged);
+    connect(&m_store, &SessionStore::heldElsewhere, this, [this](const Error& error) { emit notice(error, QStringLiteral("session-lock")); });
     connect(&m_engine, &EngineClient::ready, this, [this] {
         if (m_pendingModel) {
             const QString folder = *std::exchange(m_pendingModel, std::nullopt);
@@ -147,6 +148,7 @@ void Workbench::modelOpened(const QString& folder, const Json& result, std::opti
 void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
 {
     forgetProfile();
+    m_store.release();
     m_kept = {};
     m_sessionFile.clear();
     m_editsSinceSave = 0;
@@ -351,6 +353,7 @@ void Workbench::closeModel()
 {
     forgetProfile();
     m_store.clearRecovery();
+    m_store.release();
     m_evaluation.clear();
     m_plans.close();
     m_kept = {};
