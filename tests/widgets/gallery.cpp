@@ -46,7 +46,8 @@ int main(int argc, char** argv)
     plan = plan.withProtected(1, 17, true).withProtected(2, 44, true).withProtected(3, 8, true).withProtected(22, 5, true);
     const CompressionPlan old = bestPlan(shape, reapScores(shape), before);
 
-    QMainWindow window;
+    auto* frame = new QWidget;
+    QMainWindow& window = *new QMainWindow(frame, Qt::Widget);
     window.setDockNestingEnabled(true);
     auto* central = new PanelFrame(&window);
     auto* heatmap = new HeatmapView(&selection, &hover);
@@ -84,7 +85,6 @@ int main(int argc, char** argv)
     window.setCorner(Qt::BottomLeftCorner, Qt::LeftDockWidgetArea);
     window.setCorner(Qt::BottomRightCorner, Qt::RightDockWidgetArea);
     auto* status = new StatusBar(&window);
-    auto* frame = new QWidget;
     auto* all = new QVBoxLayout(frame);
     all->setContentsMargins(0, 0, 0, 0);
     all->setSpacing(0);
@@ -136,11 +136,18 @@ int main(int argc, char** argv)
         p.age = QStringLiteral("one edit old");
         p.quick.windows.clear();
         p.estimatedDelta.reset();
-        banners->show({QStringLiteral("engine"), Banner::Kind::Error, QStringLiteral("unplug"), QStringLiteral("The engine ran out of memory (killed, signal 9)."),
+        banners->show({QStringLiteral("engine"),
+                       Banner::Kind::Error,
+                       QStringLiteral("unplug"),
+                       QStringLiteral("The engine ran out of memory (killed, signal 9)."),
                        QStringLiteral("Plan, history and the 23 windows already measured are safe. The estimate goes on."),
                        {{QStringLiteral("Restart and resume"), {}, true}, {QStringLiteral("Details"), {}}}});
-        banners->show({QStringLiteral("plan"), Banner::Kind::Warning, {}, QStringLiteral("Plan had 128 experts, model has 64."),
-                       QStringLiteral("64 entries ignored, original kept."), {{QStringLiteral("Show"), {}}}});
+        banners->show({QStringLiteral("plan"),
+                       Banner::Kind::Warning,
+                       {},
+                       QStringLiteral("Plan had 128 experts, model has 64."),
+                       QStringLiteral("64 entries ignored, original kept."),
+                       {{QStringLiteral("Show"), {}}}});
     }
     if (state == QLatin1StringView("empty")) p = {};
     perplexity->setState(p);

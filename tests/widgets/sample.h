@@ -58,7 +58,8 @@ inline ExpertScores reapScores(const ModelShape& shape, int layersDone = -1)
         for (int e = 0; e < shape.layers[static_cast<std::size_t>(l)].experts; ++e)
             row.push_back(0.008 * std::exp(2.4 * depth + noise(random)));
         if (layersDone >= 0 && l >= layersDone) std::fill(row.begin(), row.end(), std::nan(""));
-        scores.layerImportance.push_back(layersDone >= 0 && l >= layersDone ? std::nan("") : 0.35 + 1.3 * (depth - 0.45) * (depth - 0.45) * 2);
+        scores.layerImportance.push_back(layersDone >= 0 && l >= layersDone ? std::nan("")
+                                                                            : 0.35 + 1.3 * (depth - 0.45) * (depth - 0.45) * 2);
         scores.values.rows.push_back(std::move(row));
     }
     return scores;
@@ -79,7 +80,8 @@ inline CompressionPlan bestPlan(const ModelShape& shape, const ExpertScores& sco
         const auto& row = scores.values.rows[l];
         std::vector<int> order(row.size());
         std::iota(order.begin(), order.end(), 0);
-        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row[static_cast<std::size_t>(a)] > row[static_cast<std::size_t>(b)]; });
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int a, int b) { return row[static_cast<std::size_t>(a)] > row[static_cast<std::size_t>(b)]; });
         order.resize(static_cast<std::size_t>(keep[l]));
         std::sort(order.begin(), order.end());
         auto next = plan.withKept(shape, static_cast<int>(l), order);

@@ -347,7 +347,6 @@ private slots:
         for (const char* method : {"expert_frequency", "ean_mean", "reap", "leave-one-out"}) QVERIFY2(shell.workbench.scores().contains(method), method);
         QCOMPARE(shell.window.heatmap()->facts({0, 0})->experts, 8);
         QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 1);
-        QVERIFY(!shell.workbench.modified());
     }
 
     void window_escapeEndsADrag()
@@ -934,6 +933,7 @@ int main(int argc, char** argv)
     // Before any path is asked for: nothing of the user's is read or written.
     const QTemporaryDir xdg;
     for (const char* name : {"XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"}) qputenv(name, (xdg.path() + QLatin1Char('/') + QLatin1String(name)).toUtf8());
+    if (!qEnvironmentVariableIsSet("QT_QPA_PLATFORM")) qputenv("QT_QPA_PLATFORM", "offscreen");
     qputenv("HDF5_USE_FILE_LOCKING", "FALSE");
     QApplication application(argc, argv);
     QApplication::setApplicationName(QStringLiteral("espalier-test"));
