@@ -95,6 +95,7 @@ public:
 
 BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Private>(this))
 {
+    setAutoFillBackground(true);
     auto* layout = new QVBoxLayout(this);
     layout->setContentsMargins(pixelsOf(12), pixelsOf(8), pixelsOf(12), pixelsOf(8));
     layout->setSpacing(pixelsOf(6));
@@ -397,7 +398,8 @@ void BudgetBar::setMethodAvailable(const QString& id, const QString& reasonWhyNo
         if (reasonWhyNot.isEmpty() && QString::fromStdString(m.id) == id) help = QString::fromStdString(m.help);
     }
     d->methodBox->setItemData(index, help, Qt::ToolTipRole);
-    if (!reasonWhyNot.isEmpty() && d->method == id.toStdString() && !d->methods.empty()) setMethod(QString::fromStdString(d->methods.front().id));
+    if (!reasonWhyNot.isEmpty() && d->method == id.toStdString() && !d->methods.empty())
+        setMethod(QString::fromStdString(d->methods.front().id));
 }
 
 void BudgetBar::setMessage(const QString& text, bool isError)

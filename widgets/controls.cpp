@@ -247,7 +247,8 @@ void Switch::paintEvent(QPaintEvent*)
     painter.drawEllipse(QRectF(x, body.top() + 2, knob, knob));
     painter.setFont(font());
     painter.setPen(isEnabled() ? t.text : t.disabled);
-    const QRectF textRect = m_textLeft ? QRectF(2, 0, left - pixelsOf(8), height()) : QRectF(body.right() + pixelsOf(8), 0, width(), height());
+    const QRectF textRect =
+        m_textLeft ? QRectF(2, 0, left - pixelsOf(8), height()) : QRectF(body.right() + pixelsOf(8), 0, width(), height());
     painter.drawText(textRect, Qt::AlignLeft | Qt::AlignVCenter | Qt::TextSingleLine, text());
     if (m_keyFocus && hasFocus()) paintFocusRing(&painter, body.adjusted(-2, -2, 2, 2), h / 2 + 2);
 }
@@ -426,13 +427,25 @@ void Slider::keyPressEvent(QKeyEvent* event)
     const int single = event->modifiers() & Qt::ControlModifier ? std::max(1, (m_high - m_low) / 20) : 1;
     switch (event->key()) {
         case Qt::Key_Left:
-        case Qt::Key_Down: step(-single); return;
+        case Qt::Key_Down:
+            step(-single);
+            return;
         case Qt::Key_Right:
-        case Qt::Key_Up: step(single); return;
-        case Qt::Key_PageDown: step(-coarse); return;
-        case Qt::Key_PageUp: step(coarse); return;
-        case Qt::Key_Home: step(m_low - m_value); return;
-        case Qt::Key_End: step(m_high - m_value); return;
+        case Qt::Key_Up:
+            step(single);
+            return;
+        case Qt::Key_PageDown:
+            step(-coarse);
+            return;
+        case Qt::Key_PageUp:
+            step(coarse);
+            return;
+        case Qt::Key_Home:
+            step(m_low - m_value);
+            return;
+        case Qt::Key_End:
+            step(m_high - m_value);
+            return;
         case Qt::Key_Escape:
             if (m_gesture) {
                 m_dragging = false;
@@ -444,7 +457,8 @@ void Slider::keyPressEvent(QKeyEvent* event)
                 return;
             }
             break;
-        default: break;
+        default:
+            break;
     }
     QWidget::keyPressEvent(event);
 }
@@ -527,6 +541,12 @@ void EmptyState::changeEvent(QEvent* event)
     if (event->type() == QEvent::StyleChange || event->type() == QEvent::PaletteChange) refresh();
 }
 
+void EmptyState::resizeEvent(QResizeEvent* event)
+{
+    QWidget::resizeEvent(event);
+    refresh();
+}
+
 void EmptyState::refresh()
 {
     if (m_button == nullptr) return;
@@ -539,9 +559,9 @@ void EmptyState::refresh()
     const QColor colour = m_kind == Kind::Error ? t.error : m_kind == Kind::Refusal ? t.warning : t.muted;
     m_iconLabel->setPixmap(iconPixmap(m_icon, colour, pixelsOf(22), devicePixelRatioF()));
     m_what->setFont(fontFor(FontRole::Head));
-    m_why->setMaximumWidth(pixelsOf(330));
-    // A wrapped label needs its width to know its height; without it Qt guesses a narrow column.
-    m_why->setMinimumWidth(std::min(pixelsOf(290), std::max(40, width() - 48)));
+    // A wrapped label inside stretches is given too little height: both sides are set from its text.
+    const int wide = std::clamp(width() - 2 * pixelsOf(24), 40, pixelsOf(300));
+    m_why->setFixedSize(wide, std::max(1, m_why->heightForWidth(wide)));
     m_button->setMinimumHeight(pixelsOf(26));
 }
 

@@ -69,9 +69,12 @@ QColor withOpacity(QColor colour, double opacity)
 QString expertSortId(ExpertSort sort)
 {
     switch (sort) {
-        case ExpertSort::Score: return QStringLiteral("score");
-        case ExpertSort::Usage: return QStringLiteral("usage");
-        case ExpertSort::Index: break;
+        case ExpertSort::Score:
+            return QStringLiteral("score");
+        case ExpertSort::Usage:
+            return QStringLiteral("usage");
+        case ExpertSort::Index:
+            break;
     }
     return QStringLiteral("index");
 }
@@ -136,7 +139,10 @@ protected:
 class HeatmapView::Private
 {
 public:
-    Private(HeatmapView* view, SelectionModel* selectionModel, HoverModel* hoverModel) : q(view), selection(selectionModel), hover(hoverModel) {}
+    Private(HeatmapView* view, SelectionModel* selectionModel, HoverModel* hoverModel)
+        : q(view), selection(selectionModel), hover(hoverModel)
+    {
+    }
 
     HeatmapView* q;
     SelectionModel* selection;
@@ -179,7 +185,7 @@ public:
     bool isError = false;
 
     // Geometry, in the canvas' pixels.
-    QRect cells;      // whole map
+    QRect cells;  // whole map
     int cellWidth = 1;
     int cellHeight = 1;
     QRect bars;
@@ -191,10 +197,10 @@ public:
     QRect window;
     std::vector<QRect> zoomBack;
 
-    CellId anchor;       // of shift selection
+    CellId anchor;  // of shift selection
     QPoint pressed;
     bool boxing = false;
-    QRect box;           // columns and rows of the box selection under way
+    QRect box;  // columns and rows of the box selection under way
 
     int rowCount() const { return static_cast<int>(shape.layers.size()); }
     int columnCount() const { return shape.maxExperts(); }
@@ -250,6 +256,26 @@ public:
     void replot();
     void replotOverlay();
 
+    // Left edge of the i-th column and upper edge of the i-th row in sight, and back.
+    int edgeX(int i) const { return cells.left() + static_cast<int>(std::lround(static_cast<double>(i) * cells.width() / window.width())); }
+    int edgeY(int i) const
+    {
+        return cells.top() + static_cast<int>(std::lround(static_cast<double>(i) * cells.height() / window.height()));
+    }
+    int columnAt(int x) const
+    {
+        int i = std::clamp((x - cells.left()) * window.width() / std::max(1, cells.width()), 0, window.width() - 1);
+        if (x < edgeX(i) && i > 0) --i;
+        if (x >= edgeX(i + 1) && i + 1 < window.width()) ++i;
+        return window.left() + i;
+    }
+    int rowAt(int y) const
+    {
+        int i = std::clamp((y - cells.top()) * window.height() / std::max(1, cells.height()), 0, window.height() - 1);
+        if (y < edgeY(i) && i > 0) --i;
+        if (y >= edgeY(i + 1) && i + 1 < window.height()) ++i;
+        return window.top() + i;
+    }
     QRect cellBox(CellId c) const;
     QRect boxOf(int column, int row) const;
     bool visibleCell(int column, int row) const { return window.contains(column, row); }
@@ -283,6 +309,7 @@ public:
         setMouseTracking(true);
         setContextMenuPolicy(Qt::DefaultContextMenu);
     }
+    bool keyFocus = false;  // the ring shows only where focus came by key
 
 protected:
     void resizeEvent(QResizeEvent* event) override
@@ -299,8 +326,8 @@ protected:
         const QPoint p = event->pos();
         // Row labels: the lock toggles, the number selects the layer.
         if (p.x() < d->cells.left() && p.y() >= d->cells.top() && p.y() <= d->cells.bottom()) {
-            const int row = d->window.top() + (p.y() - d->cells.top()) / d->cellHeight;
-            if (p.x() < pixelsOf(20)) {
+            const int row = d->rowAt(p.y());
+            if (p.x() < pixelsOf(22)) {
                 emit d->q->lockRequested(row);
             } else {
                 d->selection->setCurrentLayer(row);
@@ -327,7 +354,8 @@ protected:
             if (from.valid()) {
                 const QPoint a(d->q->columnOf(from), from.layer);
                 const QPoint b(d->q->columnOf(cell), cell.layer);
-                d->selectBox(QRect(QPoint(std::min(a.x(), b.x()), std::min(a.y(), b.y())), QPoint(std::max(a.x(), b.x()), std::max(a.y(), b.y()))));
+                d->selectBox(
+                    QRect(QPoint(std::min(a.x(), b.x()), std::min(a.y(), b.y())), QPoint(std::max(a.x(), b.x()), std::max(a.y(), b.y()))));
             }
         } else {
             d->anchor = cell;
@@ -342,11 +370,7 @@ protected:
         if (!(event->buttons() & Qt::LeftButton) || d->pressed.x() < 0) return;
         if (!d->boxing && (event->pos() - d->pressed).manhattanLength() < 6) return;
         d->boxing = true;
-        const auto clampPoint = [this](const QPoint& p) {
-            const int column = d->window.left() + std::clamp((p.x() - d->cells.left()) / d->cellWidth, 0, d->window.width() - 1);
-            const int row = d->window.top() + std::clamp((p.y() - d->cells.top()) / d->cellHeight, 0, d->window.height() - 1);
-            return QPoint(column, row);
-        };
+        const auto clampPoint = [this](const QPoint& p) { return QPoint(d->columnAt(p.x()), d->rowAt(p.y())); };
         const QPoint a = clampPoint(d->pressed);
         const QPoint b = clampPoint(event->pos());
         d->box = QRect(QPoint(std::min(a.x(), b.x()), std::min(a.y(), b.y())), QPoint(std::max(a.x(), b.x()), std::max(a.y(), b.y())));
@@ -384,6 +408,8 @@ protected:
     void focusInEvent(QFocusEvent* event) override
     {
         QCustomPlot::focusInEvent(event);
+        keyFocus = event->reason() == Qt::TabFocusReason || event->reason() == Qt::BacktabFocusReason ||
+                   event->reason() == Qt::ShortcutFocusReason;
         if (!d->selection->current().valid() && d->rowCount() > 0 && event->reason() != Qt::MouseFocusReason) {
             for (int l = 0; l < d->rowCount(); ++l) {
                 if (d->expertsOf(l) == 0) continue;
@@ -488,7 +514,8 @@ void HeatmapView::Private::rebuildOrder()
                                                                : -valueOf(c);
             return std::isfinite(v) ? v : -std::numeric_limits<double>::infinity();
         };
-        if (options.sort != ExpertSort::Index) std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return worth(a) > worth(b); });
+        if (options.sort != ExpertSort::Index)
+            std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return worth(a) > worth(b); });
         columns[l].resize(n);
         for (std::size_t c = 0; c < n; ++c)
             columns[l][static_cast<std::size_t>(order[c])] = static_cast<int>(c);
@@ -536,11 +563,12 @@ void HeatmapView::Private::layoutPlot()
     const QFontMetrics small(fontFor(FontRole::Small));
     const QFontMetrics strong(fontFor(FontRole::SmallStrong));
     const int labelWidth = strong.horizontalAdvance(QString::number(std::max(10, rowCount() - 1)));
-    const int left = pixelsOf(20) + labelWidth + pixelsOf(6);
+    const int left = pixelsOf(23) + labelWidth + pixelsOf(6);
     labelRight = left - pixelsOf(6);
     const int top = pixelsOf(8);
     const int bottom = 2 * small.height() + pixelsOf(6) + small.height() + pixelsOf(16);
-    const int tickWidth = std::max(small.horizontalAdvance(QStringLiteral("0.0003")), small.horizontalAdvance(scoreName()) - pixelsOf(12)) + pixelsOf(8);
+    const int tickWidth =
+        std::max(small.horizontalAdvance(QStringLiteral("0.0003")), small.horizontalAdvance(scoreName()) - pixelsOf(12)) + pixelsOf(8);
     const int right = compact ? pixelsOf(12) + pixelsOf(12) + tickWidth : pixelsOf(10 + 46 + 10 + 30 + 3 + 12) + tickWidth;
     const int availableWidth = std::max(nc, canvas->width() - left - right);
     const int availableHeight = std::max(nr, canvas->height() - top - bottom);
@@ -548,7 +576,10 @@ void HeatmapView::Private::layoutPlot()
     cellHeight = std::max(1, availableHeight / nr);
     // Very few columns would give silly bars.
     cellWidth = std::min(cellWidth, 6 * std::max(cellHeight, 12));
-    cells = QRect(left, top, cellWidth * nc, cellHeight * nr);
+    // Edges are rounded to whole pixels, so that cells fill the place; below the gap's size all are equal.
+    const bool fill = cellWidth >= kMarkLimit && cellHeight >= kMarkLimit;
+    const int widest = 6 * std::max(cellHeight, 12) * nc;
+    cells = QRect(left, top, fill ? std::min(availableWidth, widest) : cellWidth * nc, fill ? availableHeight : cellHeight * nr);
     int x = cells.right() + 1 + pixelsOf(10);
     bars = histogram = QRect();
     if (!compact) {
@@ -570,7 +601,9 @@ void HeatmapView::Private::layoutPlot()
 
 QRect HeatmapView::Private::boxOf(int column, int row) const
 {
-    return {cells.left() + (column - window.left()) * cellWidth, cells.top() + (row - window.top()) * cellHeight, cellWidth, cellHeight};
+    const int left = edgeX(column - window.left());
+    const int top = edgeY(row - window.top());
+    return {left, top, edgeX(column - window.left() + 1) - left, edgeY(row - window.top() + 1) - top};
 }
 
 QRect HeatmapView::Private::cellBox(CellId c) const
@@ -662,16 +695,16 @@ void HeatmapView::Private::drawMarks(QCPPainter* painter)
     }
     if (large) {
         for (int column = 1; column <= window.width(); ++column)
-            painter->fillRect(QRect(cells.left() + column * cellWidth - 1, cells.top(), 1, cells.height()), t.base);
+            painter->fillRect(QRect(edgeX(column) - 1, cells.top(), 1, cells.height()), t.base);
         for (int row = 1; row <= window.height(); ++row)
-            painter->fillRect(QRect(cells.left(), cells.top() + row * cellHeight - 1, cells.width(), 1), t.base);
+            painter->fillRect(QRect(cells.left(), edgeY(row) - 1, cells.width(), 1), t.base);
     }
     // Layers with fewer experts than the widest: the rest of the row is no cell at all.
     for (int row = window.top(); row <= window.bottom(); ++row) {
         const int n = expertsOf(row);
         if (n == 0 || n > window.right()) continue;
         const QRect first = boxOf(std::max(n, window.left()), row);
-        painter->fillRect(QRect(first.left(), first.top(), cells.right() + 1 - first.left(), cellHeight), t.base);
+        painter->fillRect(QRect(first.left(), first.top(), cells.right() + 1 - first.left(), first.height()), t.base);
     }
 }
 
@@ -788,8 +821,8 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
                     if (factor == 3.0 && decades > 4) continue;
                     const double value = factor * std::pow(10.0, e);
                     if (value < range.low || value > range.high) continue;
-                    ticks.push_back({normPosition(value, range, Norm::Log), value >= 0.001 && value < 1e4 ? QLocale().toString(value, 'g', 3)
-                                                                                                          : format::score(value)});
+                    ticks.push_back({normPosition(value, range, Norm::Log),
+                                     value >= 0.001 && value < 1e4 ? QLocale().toString(value, 'g', 3) : format::score(value)});
                 }
             }
         } else {
@@ -815,7 +848,8 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
     painter->drawText(QRect(right - nameWidth - 2, top, nameWidth + 4, metrics.height()), Qt::AlignCenter, name);
     if (!scores.unit.empty()) {
         const QString unit = QString::fromStdString(scores.unit);
-        painter->drawText(QRect(right - nameWidth - 60, top + metrics.height(), nameWidth + 60, metrics.height()), Qt::AlignRight | Qt::AlignVCenter, unit);
+        painter->drawText(QRect(right - nameWidth - 60, top + metrics.height(), nameWidth + 60, metrics.height()),
+                          Qt::AlignRight | Qt::AlignVCenter, unit);
     }
 }
 
@@ -865,7 +899,8 @@ void HeatmapView::Private::drawFrame(QCPPainter* painter)
         if (step * cellWidth >= pixelsOf(44)) break;
     }
     const int labelTop = cells.bottom() + 1 + pixelsOf(4);
-    const int currentColumn = validCell(current) ? columns[static_cast<std::size_t>(current.layer)][static_cast<std::size_t>(current.expert)] : -1;
+    const int currentColumn =
+        validCell(current) ? columns[static_cast<std::size_t>(current.layer)][static_cast<std::size_t>(current.expert)] : -1;
     const auto columnRect = [&](int column) {
         const int x = boxOf(column, window.top()).center().x();
         return QRect(x - 30, labelTop, 60, metrics.height());
@@ -904,7 +939,8 @@ void HeatmapView::Private::drawFrame(QCPPainter* painter)
             painter->fillRect(QRect(bars.left(), box.center().y() - height / 2, width, height), row == current.layer ? t.text : t.ghost);
         }
         painter->setPen(t.muted);
-        painter->drawText(QRect(bars.left(), labelTop, pixelsOf(70), metrics.height()), Qt::AlignLeft | Qt::AlignVCenter, HeatmapView::tr("per layer"));
+        painter->drawText(QRect(bars.left(), labelTop, pixelsOf(70), metrics.height()), Qt::AlignLeft | Qt::AlignVCenter,
+                          HeatmapView::tr("per layer"));
     }
     if (!histogram.isNull()) {
         const int bins = std::clamp(histogram.height() / 8, 8, 64);
@@ -943,9 +979,9 @@ void HeatmapView::Private::drawOverlay(QCPPainter* painter)
             if (!visibleCell(column, row)) continue;
             const QRect box = boxOf(column, row);
             const double l = box.left() - 0.5;
-            const double r = box.left() + cellWidth - 0.5;
+            const double r = box.left() + box.width() - 0.5;
             const double u = box.top() - 0.5;
-            const double b = box.top() + cellHeight - 0.5;
+            const double b = box.top() + box.height() - 0.5;
             if (!marked.contains({column - 1, row})) edges.append(QLineF(l, u, l, b));
             if (!marked.contains({column + 1, row})) edges.append(QLineF(r, u, r, b));
             if (!marked.contains({column, row - 1})) edges.append(QLineF(l, u, r, u));
@@ -974,7 +1010,7 @@ void HeatmapView::Private::drawOverlay(QCPPainter* painter)
         painter->setAntialiasing(false);
         painter->setBrush(Qt::NoBrush);
         painter->setPen(QPen(t.text, 1));
-        painter->drawRect(QRect(cells.left() - 1, first.top() - 1, cells.width(), cellHeight));
+        painter->drawRect(QRect(cells.left() - 1, first.top() - 1, cells.width(), first.height()));
     }
     const QRect box = cellBox(current);
     if (!box.isNull()) {
@@ -986,7 +1022,7 @@ void HeatmapView::Private::drawOverlay(QCPPainter* painter)
         painter->setPen(QPen(t.inkLight, 2.5, Qt::SolidLine, Qt::RoundCap, Qt::RoundJoin));
         painter->drawRoundedRect(ring, 2, 2);
     }
-    if (canvas->hasFocus()) {
+    if (canvas->hasFocus() && canvas->keyFocus) {
         painter->setAntialiasing(true);
         painter->setBrush(Qt::NoBrush);
         painter->setPen(QPen(t.focus, 2));
@@ -1015,9 +1051,10 @@ void HeatmapView::Private::refreshReadout()
         readout->parts.push_back(Part{scoreName() + QLatin1Char(' ') + format::score(f->value) + valueUnit(),
                                       scoreName() + QLatin1Char(' ') + format::score(f->value), 0});
         if (f->place > 0)
-            readout->parts.push_back(
-                Part{HeatmapView::tr("place %1 of %2 in layer").arg(f->place).arg(f->experts), HeatmapView::tr("place %1 of %2").arg(f->place).arg(f->experts), 1});
-        if (std::isfinite(f->percentile)) readout->parts.push_back(Part{HeatmapView::tr("percentile %1").arg(format::number(f->percentile, 0)), {}, 4});
+            readout->parts.push_back(Part{HeatmapView::tr("place %1 of %2 in layer").arg(f->place).arg(f->experts),
+                                          HeatmapView::tr("place %1 of %2").arg(f->place).arg(f->experts), 1});
+        if (std::isfinite(f->percentile))
+            readout->parts.push_back(Part{HeatmapView::tr("percentile %1").arg(format::number(f->percentile, 0)), {}, 4});
         if (std::isfinite(f->usage)) readout->parts.push_back(Part{HeatmapView::tr("usage %1").arg(format::share(f->usage)), {}, 6});
         QString state = f->state == CellState::Dropped ? HeatmapView::tr("dropped") : HeatmapView::tr("kept");
         if (f->isProtected) state += QStringLiteral(", ") + HeatmapView::tr("protected");
@@ -1025,15 +1062,17 @@ void HeatmapView::Private::refreshReadout()
         readout->parts.push_back(Part{state, {}, 2});
         if (f->locked) readout->parts.push_back(Part{HeatmapView::tr("layer locked"), {}, 7});
         const QString size = format::bytes(f->bytes);
-        readout->parts.push_back(Part{f->state == CellState::Dropped ? HeatmapView::tr("%1 saved").arg(size) : HeatmapView::tr("%1 if dropped").arg(size), size, 3});
+        readout->parts.push_back(Part{
+            f->state == CellState::Dropped ? HeatmapView::tr("%1 saved").arg(size) : HeatmapView::tr("%1 if dropped").arg(size), size, 3});
     } else if (cell.valid() && cell.layer < rowCount()) {
         readout->name = format::layerExpert(cell.layer, -1);
-        readout->parts.push_back({expertsOf(cell.layer) == 0 ? HeatmapView::tr("dense layer, no experts")
-                                                             : HeatmapView::tr("%1 kept").arg(format::keptOf(
-                                                                   hasPlan() ? static_cast<int>(plan.layer(cell.layer).kept.size()) : expertsOf(cell.layer),
-                                                                   expertsOf(cell.layer))),
-                                  {},
-                                  0});
+        readout->parts.push_back(
+            {expertsOf(cell.layer) == 0
+                 ? HeatmapView::tr("dense layer, no experts")
+                 : HeatmapView::tr("%1 kept").arg(format::keptOf(
+                       hasPlan() ? static_cast<int>(plan.layer(cell.layer).kept.size()) : expertsOf(cell.layer), expertsOf(cell.layer))),
+             {},
+             0});
     }
     readout->update();
 }
@@ -1072,8 +1111,8 @@ void HeatmapView::Private::announce()
 
 void HeatmapView::Private::refreshEmpty()
 {
-    empty->set(isError ? EmptyState::Kind::Error : EmptyState::Kind::Empty, isError ? QStringLiteral("triangle-alert") : QStringLiteral("grid-3x3"), emptyWhat,
-               emptyWhy, emptyButton);
+    empty->set(isError ? EmptyState::Kind::Error : EmptyState::Kind::Empty,
+               isError ? QStringLiteral("triangle-alert") : QStringLiteral("grid-3x3"), emptyWhat, emptyWhy, emptyButton);
     empty->setButtonEnabled(emptyButtonEnabled);
     stack->setCurrentIndex(hasScores && rowCount() > 0 ? 0 : 1);
 }
@@ -1098,7 +1137,7 @@ void HeatmapView::Private::refreshChoosers()
     clipBox->setVisible(!compact);
     chooserLine->setVisible(!compact);
     perLayer->setVisible(!compact);
-    scoreBox->setVisible(scoreBox->count() > 0);
+    scoreBox->setVisible(scoreBox->count() > 0 && scoreBox->currentIndex() >= 0);
 }
 
 // ---- interaction
@@ -1145,7 +1184,8 @@ void HeatmapView::Private::moveCursor(int columnStep, int rowStep, bool extend)
     if (extend) {
         if (!anchor.valid()) anchor = cell;
         const int anchorColumn = q->columnOf(anchor);
-        selectBox(QRect(QPoint(std::min(anchorColumn, column), std::min(anchor.layer, row)), QPoint(std::max(anchorColumn, column), std::max(anchor.layer, row))));
+        selectBox(QRect(QPoint(std::min(anchorColumn, column), std::min(anchor.layer, row)),
+                        QPoint(std::max(anchorColumn, column), std::max(anchor.layer, row))));
     } else {
         anchor = next;
     }
@@ -1187,16 +1227,36 @@ void HeatmapView::Private::key(QKeyEvent* event)
             if (control) break;
             moveCursor(1, 0, shift);
             return;
-        case Qt::Key_Up: control ? keepStep(shift ? 5 : 1) : moveCursor(0, -1, shift); return;
-        case Qt::Key_Down: control ? keepStep(shift ? -5 : -1) : moveCursor(0, 1, shift); return;
-        case Qt::Key_BracketRight: keepStep(shift ? 5 : 1); return;
-        case Qt::Key_BracketLeft: keepStep(shift ? -5 : -1); return;
-        case Qt::Key_BraceRight: keepStep(5); return;
-        case Qt::Key_BraceLeft: keepStep(-5); return;
-        case Qt::Key_Home: moveCursor(-columnCount(), 0, shift); return;
-        case Qt::Key_End: moveCursor(columnCount(), 0, shift); return;
-        case Qt::Key_PageUp: moveCursor(0, -10, shift); return;
-        case Qt::Key_PageDown: moveCursor(0, 10, shift); return;
+        case Qt::Key_Up:
+            control ? keepStep(shift ? 5 : 1) : moveCursor(0, -1, shift);
+            return;
+        case Qt::Key_Down:
+            control ? keepStep(shift ? -5 : -1) : moveCursor(0, 1, shift);
+            return;
+        case Qt::Key_BracketRight:
+            keepStep(shift ? 5 : 1);
+            return;
+        case Qt::Key_BracketLeft:
+            keepStep(shift ? -5 : -1);
+            return;
+        case Qt::Key_BraceRight:
+            keepStep(5);
+            return;
+        case Qt::Key_BraceLeft:
+            keepStep(-5);
+            return;
+        case Qt::Key_Home:
+            moveCursor(-columnCount(), 0, shift);
+            return;
+        case Qt::Key_End:
+            moveCursor(columnCount(), 0, shift);
+            return;
+        case Qt::Key_PageUp:
+            moveCursor(0, -10, shift);
+            return;
+        case Qt::Key_PageDown:
+            moveCursor(0, 10, shift);
+            return;
         case Qt::Key_Space:
             if (validCell(cell)) requestToggle(cell);
             return;
@@ -1240,7 +1300,8 @@ void HeatmapView::Private::key(QKeyEvent* event)
             if (selection->selected().empty()) break;
             selection->clear();
             return;
-        default: break;
+        default:
+            break;
     }
     event->ignore();
 }
@@ -1267,7 +1328,8 @@ void HeatmapView::Private::contextMenu(const QPoint& at, const QPoint& global)
         QAction* guard = menu.addAction(isProtected(cell) ? HeatmapView::tr("Stop protecting expert") : HeatmapView::tr("Protect expert"));
         guard->setShortcut(Qt::Key_P);
         QObject::connect(guard, &QAction::triggered, q, [this, cell] { emit q->protectRequested(cell.layer, cell.expert); });
-        QAction* lock = menu.addAction(lockedLayer(cell.layer) ? HeatmapView::tr("Unlock layer %1").arg(cell.layer) : HeatmapView::tr("Lock layer %1").arg(cell.layer));
+        QAction* lock = menu.addAction(lockedLayer(cell.layer) ? HeatmapView::tr("Unlock layer %1").arg(cell.layer)
+                                                               : HeatmapView::tr("Lock layer %1").arg(cell.layer));
         lock->setShortcut(Qt::Key_L);
         QObject::connect(lock, &QAction::triggered, q, [this, cell] { emit q->lockRequested(cell.layer); });
         menu.addSeparator();
@@ -1432,15 +1494,16 @@ std::optional<CellFacts> HeatmapView::facts(CellId cell) const
     f.locked = d->lockedLayer(cell.layer);
     f.experts = layer.experts;
     const auto l = static_cast<std::size_t>(cell.layer);
-    if (l < d->places.size() && static_cast<std::size_t>(cell.expert) < d->places[l].size()) f.place = d->places[l][static_cast<std::size_t>(cell.expert)];
+    if (l < d->places.size() && static_cast<std::size_t>(cell.expert) < d->places[l].size())
+        f.place = d->places[l][static_cast<std::size_t>(cell.expert)];
     f.percentile = Private::gridValue(d->percentiles, cell);
     f.usage = Private::gridValue(d->usage, cell);
     f.bytes = layer.bytesPerExpert + layer.routerBytesPerExpert;
     f.rank = d->lowRank(cell);
-    f.state = !d->kept(cell)          ? CellState::Dropped
-              : f.isProtected         ? CellState::Protected
-              : std::isnan(f.value)   ? CellState::Missing
-                                      : CellState::Kept;
+    f.state = !d->kept(cell)        ? CellState::Dropped
+              : f.isProtected       ? CellState::Protected
+              : std::isnan(f.value) ? CellState::Missing
+                                    : CellState::Kept;
     return f;
 }
 
@@ -1455,8 +1518,8 @@ CellId HeatmapView::cellAt(const QPointF& position) const
 {
     const QPoint p(static_cast<int>(std::floor(position.x())), static_cast<int>(std::floor(position.y())));
     if (!d->hasScores || !d->cells.contains(p)) return {};
-    const int column = d->window.left() + (p.x() - d->cells.left()) / d->cellWidth;
-    const int row = d->window.top() + (p.y() - d->cells.top()) / d->cellHeight;
+    const int column = d->columnAt(p.x());
+    const int row = d->rowAt(p.y());
     if (row >= d->rowCount() || column >= d->expertsOf(row)) return {};
     return {row, d->experts[static_cast<std::size_t>(row)][static_cast<std::size_t>(column)]};
 }
@@ -1593,7 +1656,8 @@ void HeatmapView::setCompact(bool compact)
 void HeatmapView::changeEvent(QEvent* event)
 {
     QWidget::changeEvent(event);
-    if ((event->type() == QEvent::StyleChange || event->type() == QEvent::FontChange) && d != nullptr && d->map != nullptr && d->readout != nullptr) {
+    if ((event->type() == QEvent::StyleChange || event->type() == QEvent::FontChange) && d != nullptr && d->map != nullptr &&
+        d->readout != nullptr) {
         stylePlot(d->canvas, theme());
         d->rebuildColours();
         d->layoutPlot();

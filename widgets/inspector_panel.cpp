@@ -2,15 +2,16 @@
 
 #include "controls.h"
 #include "format.h"
+#include "icon.h"
 #include "plan/cost_model.h"
 #include "theme.h"
 
-#include <QCheckBox>
 #include <QGridLayout>
 #include <QHBoxLayout>
 #include <QLabel>
 #include <QPainter>
 #include <QSpinBox>
+#include <QToolButton>
 #include <QVBoxLayout>
 
 #include <algorithm>
@@ -90,7 +91,7 @@ public:
     QWidget* page = nullptr;
     QLabel* title = nullptr;
     Segment* keep = nullptr;
-    QCheckBox* protect = nullptr;
+    QToolButton* protect = nullptr;
     QLabel* names[4] = {};
     QLabel* values[4] = {};
     SortedBars* bars = nullptr;
@@ -99,7 +100,7 @@ public:
     Slider* slider = nullptr;
     QSpinBox* spin = nullptr;
     QLabel* of = nullptr;
-    QCheckBox* locked = nullptr;
+    QToolButton* locked = nullptr;
     bool filling = false;
 
     void refresh();
@@ -116,7 +117,8 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     auto* outer = new QVBoxLayout(content);
     outer->setContentsMargins(0, 0, 0, 0);
     d->empty = new EmptyState;
-    d->empty->set(EmptyState::Kind::Empty, QStringLiteral("info"), tr("Nothing selected"), tr("Click a cell, or move the cursor with the arrow keys."));
+    d->empty->set(EmptyState::Kind::Empty, QStringLiteral("info"), tr("Nothing selected"),
+                  tr("Click a cell, or move the cursor with the arrow keys."));
     outer->addWidget(d->empty, 1);
     d->page = new QWidget;
     outer->addWidget(d->page);
@@ -129,8 +131,14 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     auto* state = new QHBoxLayout;
     d->keep = new Segment({tr("Keep"), tr("Drop")});
     d->keep->setAccessibleName(tr("keep or drop the expert"));
-    d->protect = new QCheckBox(tr("Protect"));
-    d->protect->setToolTip(tr("Allocators and searches never drop a protected expert"));
+    d->keep->setSizePolicy(QSizePolicy::Fixed, QSizePolicy::Fixed);
+    d->protect = new QToolButton;
+    d->protect->setCheckable(true);
+    d->protect->setToolButtonStyle(Qt::ToolButtonTextBesideIcon);
+    d->protect->setIconSize({pixelsOf(16), pixelsOf(16)});
+    d->protect->setText(tr("Protect"));
+    d->protect->setAccessibleName(tr("Protect"));
+    d->protect->setToolTip(tr("Allocators and searches never drop a protected expert (P)"));
     state->addWidget(d->keep);
     state->addSpacing(8);
     state->addWidget(d->protect);
@@ -141,7 +149,7 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     grid->setHorizontalSpacing(12);
     for (int i = 0; i < 4; ++i) {
         d->names[i] = new QLabel;
-        d->names[i]->setProperty("muted", true);
+        d->names[i]->setProperty("role", QStringLiteral("muted"));
         d->values[i] = new QLabel;
         d->values[i]->setTextInteractionFlags(Qt::TextSelectableByMouse);
         grid->addWidget(d->names[i], i, 0);
@@ -156,14 +164,20 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     d->layerTitle = new QLabel;
     d->layerTitle->setFont(fontFor(FontRole::Head));
     d->layerSize = new QLabel;
-    d->layerSize->setProperty("muted", true);
+    d->layerSize->setProperty("role", QStringLiteral("muted"));
+    d->locked = new QToolButton;
+    d->locked->setCheckable(true);
+    d->locked->setIconSize({pixelsOf(16), pixelsOf(16)});
+    d->locked->setAccessibleName(tr("Lock layer"));
+    d->locked->setToolTip(tr("Allocators leave a locked layer as it is (L)"));
     layerHead->addWidget(d->layerTitle);
+    layerHead->addWidget(d->locked);
     layerHead->addStretch();
     layerHead->addWidget(d->layerSize);
     column->addLayout(layerHead);
     auto* row = new QHBoxLayout;
     auto* keptLabel = new QLabel(tr("Kept"));
-    keptLabel->setProperty("muted", true);
+    keptLabel->setProperty("role", QStringLiteral("muted"));
     d->slider = new Slider;
     d->slider->setObjectName(QStringLiteral("inspector.keep"));
     d->slider->setAccessibleName(tr("experts kept in this layer"));
@@ -176,27 +190,28 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     row->addWidget(d->spin);
     row->addWidget(d->of);
     column->addLayout(row);
-    d->locked = new QCheckBox(tr("Lock layer"));
-    d->locked->setToolTip(tr("Allocators leave a locked layer as it is (L)"));
-    column->addWidget(d->locked);
     column->addStretch();
 
     const auto layer = [this] { return d->selection->currentLayer(); };
     connect(d->keep, &Segment::chosen, this, [this](int index) {
         const CellId cell = d->selection->current();
+        d->keep->setCurrent(1 - index);  // the plan decides: it comes back through setPlan
         if (cell.valid() && cell.expert >= 0) emit keepRequested(cell.layer, cell.expert, index == 0);
     });
-    connect(d->protect, &QCheckBox::clicked, this, [this](bool on) {
+    connect(d->protect, &QToolButton::clicked, this, [this](bool on) {
         const CellId cell = d->selection->current();
         if (cell.valid() && cell.expert >= 0) emit protectRequested(cell.layer, cell.expert, on);
     });
-    connect(d->locked, &QCheckBox::clicked, this, [this, layer] { emit lockRequested(layer()); });
+    connect(d->locked, &QToolButton::clicked, this, [this, layer] { emit lockRequested(layer()); });
     connect(d->slider, &Slider::gestureStarted, this, &InspectorPanel::gestureStarted);
     connect(d->slider, &Slider::moved, this, [this, layer](int value) { emit layerKeepMoved(layer(), value); });
     connect(d->slider, &Slider::gestureFinished, this, &InspectorPanel::gestureFinished);
     connect(d->slider, &Slider::gestureCancelled, this, &InspectorPanel::gestureCancelled);
     connect(d->spin, &QSpinBox::valueChanged, this, [this, layer](int value) {
-        if (!d->filling) emit layerKeepMoved(layer(), value);
+        if (d->filling) return;
+        emit gestureStarted();
+        emit layerKeepMoved(layer(), value);
+        emit gestureFinished();
     });
     connect(selection, &SelectionModel::currentChanged, this, [this] { d->refresh(); });
     d->refresh();
@@ -245,8 +260,8 @@ void InspectorPanel::changeEvent(QEvent* event)
 void InspectorPanel::Private::refresh()
 {
     const CellId cell = selection->current();
-    const bool valid = cell.valid() && cell.layer < static_cast<int>(shape.layers.size()) && plan.layerCount() == static_cast<int>(shape.layers.size()) &&
-                       shape.layers[static_cast<std::size_t>(cell.layer)].moe;
+    const bool valid = cell.valid() && cell.layer < static_cast<int>(shape.layers.size()) &&
+                       plan.layerCount() == static_cast<int>(shape.layers.size()) && shape.layers[static_cast<std::size_t>(cell.layer)].moe;
     empty->setVisible(!valid);
     page->setVisible(valid);
     if (!valid) return;
@@ -260,13 +275,19 @@ void InspectorPanel::Private::refresh()
     protect->setEnabled(expert);
     keep->setCurrent(expert && !plan.keeps(cell.layer, cell.expert) ? 1 : 0);
     protect->setChecked(expert && std::binary_search(layerPlan.protectedExperts.begin(), layerPlan.protectedExperts.end(), cell.expert));
+    protect->setText(protect->isChecked() ? InspectorPanel::tr("Protected") : InspectorPanel::tr("Protect"));
+    protect->setIcon(icon(QStringLiteral("shield")));
     locked->setChecked(layerPlan.locked);
+    locked->setIcon(icon(layerPlan.locked ? QStringLiteral("lock") : QStringLiteral("lock-open"), QStringLiteral("muted")));
+    slider->setEnabled(!layerPlan.locked);
+    spin->setEnabled(!layerPlan.locked);
 
     const auto l = static_cast<std::size_t>(cell.layer);
     const bool haveScores = l < scores.values.rows.size() && static_cast<int>(scores.values.rows[l].size()) == layer.experts;
     const bool higher = scores.better == Better::Higher;
     std::vector<int> order(static_cast<std::size_t>(layer.experts));
-    for (int e = 0; e < layer.experts; ++e) order[static_cast<std::size_t>(e)] = e;
+    for (int e = 0; e < layer.experts; ++e)
+        order[static_cast<std::size_t>(e)] = e;
     if (haveScores) {
         const std::vector<double>& row = scores.values.rows[l];
         std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
@@ -276,34 +297,48 @@ void InspectorPanel::Private::refresh()
             return higher ? x > y : x < y;
         });
     }
-    for (QLabel* label : names) label->clear();
-    for (QLabel* label : values) label->clear();
+    for (QLabel* label : names)
+        label->clear();
+    for (QLabel* label : values)
+        label->clear();
+    title->setFont(fontFor(FontRole::Title));
+    layerTitle->setFont(fontFor(FontRole::Head));
     if (expert) {
         const auto e = static_cast<std::size_t>(cell.expert);
         if (haveScores) {
             const int place = static_cast<int>(std::find(order.begin(), order.end(), cell.expert) - order.begin()) + 1;
             names[0]->setText(QString::fromStdString(scores.method));
-            values[0]->setText(format::score(scores.values.rows[l][e]) + format::kDot + InspectorPanel::tr("place %1 of %2").arg(place).arg(layer.experts));
+            const double value = scores.values.rows[l][e];
+            values[0]->setText(std::isfinite(value) ? QString(format::score(value) + format::kDot +
+                                                              InspectorPanel::tr("place %1 of %2").arg(place).arg(layer.experts))
+                                                    : InspectorPanel::tr("no value"));
         }
         if (l < usage.rows.size() && e < usage.rows[l].size() && std::isfinite(usage.rows[l][e])) {
             names[1]->setText(InspectorPanel::tr("usage"));
-            values[1]->setText(format::share(usage.rows[l][e]) + format::kDot + InspectorPanel::tr("even share %1").arg(format::share(1.0 / layer.experts)));
+            values[1]->setText(format::share(usage.rows[l][e]) + format::kDot +
+                               InspectorPanel::tr("even share %1").arg(format::share(1.0 / layer.experts)));
         }
         names[2]->setText(InspectorPanel::tr("size"));
         values[2]->setText(format::bytes(layer.bytesPerExpert) + format::kDot + QString::fromStdString(shape.dtype).toLower());
         if (std::isfinite(estimate)) {
             names[3]->setText(InspectorPanel::tr("if dropped"));
-            values[3]->setText(InspectorPanel::tr("est. Δ PPL %1").arg(format::delta(estimate)));
+            values[3]->setText(InspectorPanel::tr("est. Δ PPL %1").arg(format::signedNumber(estimate, 3)));
             QPalette palette = values[3]->palette();
             palette.setColor(QPalette::WindowText, theme().estimate);
             values[3]->setPalette(palette);
         }
     }
+    for (int i = 0; i < 4; ++i) {
+        names[i]->setVisible(!names[i]->text().isEmpty());
+        values[i]->setVisible(!names[i]->text().isEmpty());
+    }
     std::vector<SortedBars::Bar> sorted;
     if (haveScores)
-        for (const int e : order) sorted.push_back({scores.values.rows[l][static_cast<std::size_t>(e)], plan.keeps(cell.layer, e), e == cell.expert});
+        for (const int e : order)
+            sorted.push_back({scores.values.rows[l][static_cast<std::size_t>(e)], plan.keeps(cell.layer, e), e == cell.expert});
     bars->setVisible(haveScores);
-    bars->set(std::move(sorted), InspectorPanel::tr("experts of layer %1, by %2").arg(cell.layer).arg(QString::fromStdString(scores.method)),
+    bars->set(std::move(sorted),
+              InspectorPanel::tr("experts of layer %1, by %2").arg(cell.layer).arg(QString::fromStdString(scores.method)),
               InspectorPanel::tr("%1 kept, %2 dropped").arg(kept).arg(layer.experts - kept));
     layerTitle->setText(InspectorPanel::tr("Layer %1").arg(cell.layer));
     layerSize->setText(format::bytes(layerBytes(layer, shape.hiddenSize, layerPlan)));

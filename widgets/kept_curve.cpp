@@ -25,7 +25,9 @@ class CurveCanvas;
 class KeptCurve::Private
 {
 public:
-    Private(KeptCurve* view, SelectionModel* selectionModel, HoverModel* hoverModel) : q(view), selection(selectionModel), hover(hoverModel) {}
+    Private(KeptCurve* view, SelectionModel* selectionModel, HoverModel* hoverModel) : q(view), selection(selectionModel), hover(hoverModel)
+    {
+    }
 
     KeptCurve* q;
     SelectionModel* selection;
@@ -67,6 +69,7 @@ class CurveCanvas final : public QCustomPlot
 {
 public:
     CurveCanvas(KeptCurve::Private* owner, QWidget* parent) : QCustomPlot(parent), d(owner) { setMouseTracking(true); }
+    bool keyFocus = false;  // the ring shows only where focus came by key
 
 protected:
     void resizeEvent(QResizeEvent* event) override
@@ -132,6 +135,8 @@ protected:
     void focusInEvent(QFocusEvent* event) override
     {
         QCustomPlot::focusInEvent(event);
+        keyFocus = event->reason() == Qt::TabFocusReason || event->reason() == Qt::BacktabFocusReason ||
+                   event->reason() == Qt::ShortcutFocusReason;
         d->announce();
         d->replot();
     }
@@ -146,7 +151,10 @@ private:
     KeptCurve::Private* d;
 };
 
-QPointF KeptCurve::Private::point(int layer, double value) const { return {canvas->xAxis->coordToPixel(layer), canvas->yAxis->coordToPixel(value)}; }
+QPointF KeptCurve::Private::point(int layer, double value) const
+{
+    return {canvas->xAxis->coordToPixel(layer), canvas->yAxis->coordToPixel(value)};
+}
 
 int KeptCurve::Private::layerNear(const QPointF& p, double reach) const
 {
@@ -219,7 +227,8 @@ void KeptCurve::Private::draw(QCPPainter* painter)
     const QRect frame = canvas->axisRect()->rect();
     painter->setFont(small);
     painter->setPen(t.muted);
-    painter->drawText(QRect(pixelsOf(10), pixelsOf(6), canvas->width(), metrics.height()), Qt::AlignLeft | Qt::AlignVCenter, KeptCurve::tr("experts kept"));
+    painter->drawText(QRect(pixelsOf(10), pixelsOf(6), canvas->width(), metrics.height()), Qt::AlignLeft | Qt::AlignVCenter,
+                      KeptCurve::tr("experts kept"));
     if (!valid()) return;
 
     const double perLayer = frame.width() / static_cast<double>(layerCount());
@@ -315,7 +324,8 @@ void KeptCurve::Private::draw(QCPPainter* painter)
             painter->setBrush(t.baseline);
             painter->drawRect(QRectF(p.x() - 3.5, p.y() - 3.5, 7, 7));
             const double side = pixelsOf(13);
-            paintIcon(painter, QStringLiteral("lock"), t.muted, QRectF(p.x() - side / 2, std::max<double>(0, p.y() - side - 6), side, side));
+            paintIcon(painter, QStringLiteral("lock"), t.muted,
+                      QRectF(p.x() - side / 2, std::max<double>(0, p.y() - side - 6), side, side));
             continue;
         }
         if (layer % ringEvery == 0) {
@@ -394,10 +404,11 @@ void KeptCurve::Private::drawOverlay(QCPPainter* painter)
         if (!second.isEmpty()) {
             painter->setFont(small);
             painter->setPen(t.muted);
-            painter->drawText(QRectF(x + pixelsOf(8), y + pixelsOf(5) + ms.height() + 2, width, mn.height()), Qt::AlignLeft | Qt::AlignVCenter, second);
+            painter->drawText(QRectF(x + pixelsOf(8), y + pixelsOf(5) + ms.height() + 2, width, mn.height()),
+                              Qt::AlignLeft | Qt::AlignVCenter, second);
         }
     }
-    if (canvas->hasFocus()) {
+    if (canvas->hasFocus() && canvas->keyFocus) {
         painter->setBrush(Qt::NoBrush);
         painter->setPen(QPen(t.focus, 2));
         painter->drawRect(QRectF(canvas->rect()).adjusted(1, 1, -1, -1));
@@ -439,8 +450,12 @@ void KeptCurve::Private::key(QKeyEvent* event)
     };
     const int coarse = event->modifiers() & Qt::ShiftModifier ? 5 : 1;
     switch (event->key()) {
-        case Qt::Key_Left: walk(-1); return;
-        case Qt::Key_Right: walk(1); return;
+        case Qt::Key_Left:
+            walk(-1);
+            return;
+        case Qt::Key_Right:
+            walk(1);
+            return;
         case Qt::Key_Home:
             layer = -1;
             walk(1);
@@ -450,11 +465,19 @@ void KeptCurve::Private::key(QKeyEvent* event)
             walk(-1);
             return;
         case Qt::Key_Up:
-        case Qt::Key_BracketRight: change(coarse); return;
+        case Qt::Key_BracketRight:
+            change(coarse);
+            return;
         case Qt::Key_Down:
-        case Qt::Key_BracketLeft: change(-coarse); return;
-        case Qt::Key_PageUp: change(5); return;
-        case Qt::Key_PageDown: change(-5); return;
+        case Qt::Key_BracketLeft:
+            change(-coarse);
+            return;
+        case Qt::Key_PageUp:
+            change(5);
+            return;
+        case Qt::Key_PageDown:
+            change(-5);
+            return;
         case Qt::Key_L:
             if (event->modifiers() & Qt::ControlModifier) break;
             if (moe(layer)) emit q->lockRequested(layer);
@@ -465,7 +488,8 @@ void KeptCurve::Private::key(QKeyEvent* event)
             emit q->gestureCancelled();
             replot();
             return;
-        default: break;
+        default:
+            break;
     }
     event->ignore();
 }

@@ -27,7 +27,8 @@ namespace espalier
 
 // ---- LayerModel
 
-void LayerModel::set(const ModelShape& shape, const CompressionPlan& plan, const ExpertScores& scores, const std::optional<CompressionPlan>& before)
+void LayerModel::set(const ModelShape& shape, const CompressionPlan& plan, const ExpertScores& scores,
+                     const std::optional<CompressionPlan>& before)
 {
     const bool sameRows = shape.layers.size() == m_shape.layers.size() && !m_shape.layers.empty();
     if (!sameRows) beginResetModel();
@@ -71,19 +72,26 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
     switch (role) {
         case Qt::DisplayRole:
             switch (index.column()) {
-                case Layer: return QString::number(layer);
-                case Kept: return moe ? QString::number(kept) : tr("dense");
-                case Removed: return moe && std::isfinite(removed) ? format::number(removed * 100, 1) : QString();
+                case Layer:
+                    return QString::number(layer);
+                case Kept:
+                    return moe ? QString::number(kept) : tr("dense");
+                case Removed:
+                    return moe && std::isfinite(removed) ? format::number(removed * 100, 1) : QString();
                 case Mib:
                     if (!hasPlan) return {};
                     {
-                        const double mib = static_cast<double>(layerBytes(shape, m_shape.hiddenSize, m_plan.layer(layer))) / (1024.0 * 1024.0);
+                        const double mib =
+                            static_cast<double>(layerBytes(shape, m_shape.hiddenSize, m_plan.layer(layer))) / (1024.0 * 1024.0);
                         return format::number(mib, mib < 10 ? 2 : 0);
                     }
-                default: return {};
+                default:
+                    return {};
             }
-        case Qt::EditRole: return index.column() == Kept || index.column() == Bar ? QVariant(kept) : data(index, Qt::DisplayRole);
-        case Qt::TextAlignmentRole: return static_cast<int>(Qt::AlignRight | Qt::AlignVCenter);
+        case Qt::EditRole:
+            return index.column() == Kept || index.column() == Bar ? QVariant(kept) : data(index, Qt::DisplayRole);
+        case Qt::TextAlignmentRole:
+            return static_cast<int>(Qt::AlignRight | Qt::AlignVCenter);
         case Qt::ToolTipRole:
         case Qt::AccessibleDescriptionRole: {
             if (!moe) return tr("Layer %1: dense, no experts").arg(layer);
@@ -96,46 +104,66 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
             const QString head = headerData(index.column(), Qt::Horizontal, Qt::DisplayRole).toString();
             return QString(head + QLatin1Char(' ') + data(index, index.column() == Bar ? Qt::EditRole : Qt::DisplayRole).toString());
         }
-        case LockedRole: return hasPlan && m_plan.layer(layer).locked;
-        case FractionRole: return moe ? static_cast<double>(kept) / shape.experts : 0.0;
+        case LockedRole:
+            return hasPlan && m_plan.layer(layer).locked;
+        case FractionRole:
+            return moe ? static_cast<double>(kept) / shape.experts : 0.0;
         case BeforeRole: {
             if (!moe || !m_before || m_before->layerCount() != rowCount()) return -1.0;
             const auto before = static_cast<int>(m_before->layer(layer).kept.size());
             return before == kept ? -1.0 : static_cast<double>(before) / shape.experts;
         }
-        case EditableRole: return moe && hasPlan && !m_plan.layer(layer).locked;
-        case MinimumRole: return hasPlan ? std::max(1, m_plan.layer(layer).topK.value_or(shape.router.topK)) : 1;
-        case MaximumRole: return shape.experts;
+        case EditableRole:
+            return moe && hasPlan && !m_plan.layer(layer).locked;
+        case MinimumRole:
+            return hasPlan ? std::max(1, m_plan.layer(layer).topK.value_or(shape.router.topK)) : 1;
+        case MaximumRole:
+            return shape.experts;
         case RawRole:
             switch (index.column()) {
-                case Layer: return layer;
-                case Removed: return removed;
-                default: return kept;
+                case Layer:
+                    return layer;
+                case Removed:
+                    return removed;
+                default:
+                    return kept;
             }
-        default: return {};
+        default:
+            return {};
     }
 }
 
 QVariant LayerModel::headerData(int section, Qt::Orientation orientation, int role) const
 {
     if (orientation != Qt::Horizontal) return {};
+    if (role == Qt::FontRole) return fontFor(FontRole::Small);
     if (role == Qt::TextAlignmentRole) return static_cast<int>((section == Bar ? Qt::AlignLeft : Qt::AlignRight) | Qt::AlignVCenter);
     if (role == Qt::ToolTipRole) {
         switch (section) {
-            case Bar: return tr("Share of the layer's experts that is kept");
-            case Removed: return tr("Share of the layer's importance that goes with the dropped experts");
-            case Mib: return tr("Size of the layer");
-            default: return {};
+            case Bar:
+                return tr("Share of the layer's experts that is kept");
+            case Removed:
+                return tr("Share of the layer's importance that goes with the dropped experts");
+            case Mib:
+                return tr("Size of the layer");
+            default:
+                return {};
         }
     }
     if (role != Qt::DisplayRole) return {};
     switch (section) {
-        case Layer: return tr("layer");
-        case Bar: return tr("kept");
-        case Kept: return QString();
-        case Removed: return tr("removed %");
-        case Mib: return tr("MiB");
-        default: return {};
+        case Layer:
+            return tr("layer");
+        case Bar:
+            return tr("kept");
+        case Kept:
+            return QString();
+        case Removed:
+            return tr("removed %");
+        case Mib:
+            return tr("MiB");
+        default:
+            return {};
     }
 }
 
@@ -182,7 +210,8 @@ public:
             case LayerModel::Layer:
                 if (locked) {
                     const double side = pixelsOf(13);
-                    paintIcon(painter, QStringLiteral("lock"), t.muted, QRectF(cell.left() + pixelsOf(6), cell.center().y() - side / 2 + 0.5, side, side));
+                    paintIcon(painter, QStringLiteral("lock"), t.muted,
+                              QRectF(cell.left() + pixelsOf(6), cell.center().y() - side / 2 + 0.5, side, side));
                 }
                 break;
             case LayerModel::Bar: {
@@ -203,15 +232,17 @@ public:
                 }
                 break;
             }
-            default: break;
+            default:
+                break;
         }
         if (index.column() != LayerModel::Bar) {
             painter->setFont(option.font);
             const bool dense = index.column() == LayerModel::Kept && index.data(LayerModel::MaximumRole).toInt() == 0;
             painter->setPen(dense ? t.muted : t.text);
-            const int right = index.column() == LayerModel::Mib || (index.column() == LayerModel::Removed && m_view->isColumnHidden(LayerModel::Mib))
-                                  ? pixelsOf(8)
-                                  : pixelsOf(6);
+            const int right =
+                index.column() == LayerModel::Mib || (index.column() == LayerModel::Removed && m_view->isColumnHidden(LayerModel::Mib))
+                    ? pixelsOf(8)
+                    : pixelsOf(6);
             drawNumber(painter, QRectF(cell).adjusted(0, 0, -right, 0), index.data().toString());
         }
         if (selected && m_view->hasFocus()) {
@@ -379,7 +410,9 @@ void LayerTable::resizeEvent(QResizeEvent* event)
     const QFont body = fontFor(FontRole::Body);
     const QFontMetrics small(fontFor(FontRole::Small));
     const int gap = pixelsOf(14);
-    const int layer = pixelsOf(24) + std::max<int>(static_cast<int>(numberWidth(body, QStringLiteral("888"))), small.horizontalAdvance(tr("layer"))) + pixelsOf(6);
+    const int layer = pixelsOf(24) +
+                      std::max<int>(static_cast<int>(numberWidth(body, QStringLiteral("888"))), small.horizontalAdvance(tr("layer"))) +
+                      pixelsOf(6);
     const int kept = static_cast<int>(numberWidth(body, QStringLiteral("888"))) + gap;
     const int removed = small.horizontalAdvance(tr("removed %")) + gap + pixelsOf(6);
     const int mib = static_cast<int>(numberWidth(body, QStringLiteral("8,888"))) + gap;
@@ -429,8 +462,9 @@ void LayerTable::mouseMoveEvent(QMouseEvent* event)
     }
     const QModelIndex index = indexAt(event->pos());
     d->hover->setHovered(index.isValid() ? CellId{index.row(), -1} : CellId{});
-    viewport()->setCursor(index.isValid() && index.column() == LayerModel::Bar && index.data(LayerModel::EditableRole).toBool() ? Qt::SizeHorCursor
-                                                                                                                                : Qt::ArrowCursor);
+    viewport()->setCursor(index.isValid() && index.column() == LayerModel::Bar && index.data(LayerModel::EditableRole).toBool()
+                              ? Qt::SizeHorCursor
+                              : Qt::ArrowCursor);
     if (event->buttons() == Qt::NoButton) QTableView::mouseMoveEvent(event);
 }
 
@@ -465,12 +499,20 @@ void LayerTable::keyPressEvent(QKeyEvent* event)
                 return;
             }
             break;
-        case Qt::Key_BracketRight: step(coarse); return;
-        case Qt::Key_BracketLeft: step(-coarse); return;
+        case Qt::Key_BracketRight:
+            step(coarse);
+            return;
+        case Qt::Key_BracketLeft:
+            step(-coarse);
+            return;
         case Qt::Key_Right:
-        case Qt::Key_Plus: step(coarse); return;
+        case Qt::Key_Plus:
+            step(coarse);
+            return;
         case Qt::Key_Left:
-        case Qt::Key_Minus: step(-coarse); return;
+        case Qt::Key_Minus:
+            step(-coarse);
+            return;
         case Qt::Key_Up:
             if (!control) break;
             step(coarse);
@@ -488,10 +530,12 @@ void LayerTable::keyPressEvent(QKeyEvent* event)
             if (control || !current.isValid()) break;
             edit(d->model->index(current.row(), LayerModel::Kept));
             return;
-        default: break;
+        default:
+            break;
     }
     // A digit starts editing the kept number wherever the row's current cell is.
-    if (current.isValid() && !event->text().isEmpty() && event->text().at(0).isDigit()) setCurrentIndex(d->model->index(current.row(), LayerModel::Kept));
+    if (current.isValid() && !event->text().isEmpty() && event->text().at(0).isDigit())
+        setCurrentIndex(d->model->index(current.row(), LayerModel::Kept));
     QTableView::keyPressEvent(event);
 }
 
@@ -506,7 +550,8 @@ void LayerTable::contextMenuEvent(QContextMenuEvent* event)
     const QModelIndex index = event->reason() == QContextMenuEvent::Keyboard ? currentIndex() : indexAt(event->pos());
     if (!index.isValid()) return;
     QMenu menu(this);
-    QAction* lock = menu.addAction(index.data(LayerModel::LockedRole).toBool() ? tr("Unlock layer %1").arg(index.row()) : tr("Lock layer %1").arg(index.row()));
+    QAction* lock = menu.addAction(index.data(LayerModel::LockedRole).toBool() ? tr("Unlock layer %1").arg(index.row())
+                                                                               : tr("Lock layer %1").arg(index.row()));
     lock->setShortcut(Qt::Key_L);
     connect(lock, &QAction::triggered, this, [this, row = index.row()] { emit lockRequested(row); });
     menu.exec(event->globalPos());

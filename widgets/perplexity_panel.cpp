@@ -85,8 +85,9 @@ HeadlinePerplexity headline(const PerplexityState& state)
             h.delta = delta->value;
             h.deltaError = delta->error;
         }
-        h.note = PerplexityPanel::tr("%1 windows").arg(format::countOf(static_cast<int>(tier.windows.size()),
-                                                                       std::max(tier.wanted, static_cast<int>(tier.windows.size()))));
+        h.note =
+            PerplexityPanel::tr("%1 windows")
+                .arg(format::countOf(static_cast<int>(tier.windows.size()), std::max(tier.wanted, static_cast<int>(tier.windows.size()))));
     };
     // A full run that has just begun says less than a quick one that is done.
     if (fullCurrent && (!quickCurrent || state.full.windows.size() >= state.quick.windows.size())) {
@@ -158,7 +159,8 @@ PerplexityPanel::PerplexityPanel(QWidget* parent) : QWidget(parent), d(std::make
     d->stack = new QStackedLayout(this);
     d->empty = new EmptyState(this);
     d->empty->set(EmptyState::Kind::Empty, QStringLiteral("chart-line"), tr("Not evaluated yet"),
-                  tr("Evaluate measures the calibration windows with this plan. The quick tier starts by itself after an edit."), tr("Evaluate"));
+                  tr("Evaluate measures the calibration windows with this plan. The quick tier starts by itself after an edit."),
+                  tr("Evaluate"));
     connect(d->empty, &EmptyState::buttonClicked, this, &PerplexityPanel::evaluateRequested);
     d->page = new QWidget(this);
     d->stack->addWidget(d->empty);
@@ -264,7 +266,10 @@ void PerplexityPanel::Private::refreshText()
     QString line;
     QColor colour = t.text;
     switch (h.kind) {
-        case Kind::None: big = tr("not evaluated"); colour = t.muted; break;
+        case Kind::None:
+            big = tr("not evaluated");
+            colour = t.muted;
+            break;
         case Kind::Full:
         case Kind::Quick:
             big = format::perplexity(h.ppl, h.error);
@@ -303,9 +308,9 @@ void PerplexityPanel::Private::refreshText()
             const auto delta = format::pairedDelta(s.windows, state.dense);
             row.delta->setText(delta ? format::delta(delta->value, delta->error) : QString());
             const int have = static_cast<int>(s.windows.size());
-            note = stale ? s.staleNote
-                         : tr("%1 windows").arg(have < s.wanted ? format::countOf(have, s.wanted) : format::count(have));
-            if (!stale && e.ppl > 0 && (e.windows < 2 || e.pplError / e.ppl > state.settlingLimit)) note += QStringLiteral(", ") + tr("settling");
+            note = stale ? s.staleNote : tr("%1 windows").arg(have < s.wanted ? format::countOf(have, s.wanted) : format::count(have));
+            if (!stale && e.ppl > 0 && (e.windows < 2 || e.pplError / e.ppl > state.settlingLimit))
+                note += QStringLiteral(", ") + tr("settling");
             if (!stale && s.paused) note += QStringLiteral(", ") + tr("paused");
             if (!stale && s.seconds > 0 && !s.running) note += format::kDot + format::duration(s.seconds);
         } else {
@@ -444,10 +449,11 @@ void PerplexityPanel::Private::refreshPlot()
     const int right = std::max({strong.horizontalAdvance(planLabel), small.horizontalAdvance(planValue),
                                 small.horizontalAdvance(tr("dense") + QStringLiteral("  ") + denseValue)}) +
                       pixelsOf(16);
-    plot->axisRect()->setMargins(
-        QMargins(widest + pixelsOf(18), small.height() + pixelsOf(10), std::min(right, plot->width() / 2), 2 * small.height() + pixelsOf(12)));
+    plot->axisRect()->setMargins(QMargins(widest + pixelsOf(18), small.height() + pixelsOf(10), std::min(right, plot->width() / 2),
+                                          2 * small.height() + pixelsOf(12)));
     plot->replot(QCustomPlot::rpQueuedReplot);
-    plot->setAccessibleDescription(planLabel + QLatin1Char(' ') + planValue + QStringLiteral(", ") + tr("dense") + QLatin1Char(' ') + denseValue);
+    plot->setAccessibleDescription(planLabel + QLatin1Char(' ') + planValue + QStringLiteral(", ") + tr("dense") + QLatin1Char(' ') +
+                                   denseValue);
 }
 
 void PerplexityPanel::Private::drawBehind(QCPPainter* painter)
@@ -523,15 +529,17 @@ void PerplexityPanel::Private::draw(QCPPainter* painter)
         top = std::clamp(top, 0.0, std::max(0.0, frame.bottom() - need));
         painter->setPen(planColour);
         painter->setFont(strong);
-        painter->drawText(QRectF(frame.right() + pixelsOf(8), top, plot->width(), mb.height()), Qt::AlignLeft | Qt::AlignVCenter, planLabel);
+        painter->drawText(QRectF(frame.right() + pixelsOf(8), top, plot->width(), mb.height()), Qt::AlignLeft | Qt::AlignVCenter,
+                          planLabel);
         painter->setFont(small);
-        painter->drawText(QRectF(frame.right() + pixelsOf(8), top + mb.height(), plot->width(), ms.height()), Qt::AlignLeft | Qt::AlignVCenter, planValue);
+        painter->drawText(QRectF(frame.right() + pixelsOf(8), top + mb.height(), plot->width(), ms.height()),
+                          Qt::AlignLeft | Qt::AlignVCenter, planValue);
     }
     if (denseY >= 0) {
         painter->setFont(small);
         painter->setPen(t.baseline);
-        painter->drawText(QRectF(frame.right() + pixelsOf(8), denseY - ms.height() / 2.0, plot->width(), ms.height()), Qt::AlignLeft | Qt::AlignVCenter,
-                          showDelta ? tr("dense") : tr("dense") + QStringLiteral("  ") + denseValue);
+        painter->drawText(QRectF(frame.right() + pixelsOf(8), denseY - ms.height() / 2.0, plot->width(), ms.height()),
+                          Qt::AlignLeft | Qt::AlignVCenter, showDelta ? tr("dense") : tr("dense") + QStringLiteral("  ") + denseValue);
     }
     if (plot->hasFocus()) {
         painter->setAntialiasing(true);
