@@ -561,7 +561,8 @@ void EmptyState::refresh()
     m_what->setFont(fontFor(FontRole::Head));
     // A wrapped label inside stretches is given too little height: both sides are set from its text.
     const int wide = std::clamp(width() - 2 * pixelsOf(24), 40, pixelsOf(300));
-    m_why->setFixedSize(wide, std::max(1, m_why->heightForWidth(wide)));
+    const QRect needed = m_why->fontMetrics().boundingRect(QRect(0, 0, wide, 1000), Qt::AlignCenter | Qt::TextWordWrap, m_why->text());
+    if (width() > 120) m_why->setFixedSize(wide, needed.height() + 2);
     m_button->setMinimumHeight(pixelsOf(26));
 }
 

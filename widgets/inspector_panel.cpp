@@ -27,7 +27,7 @@ namespace
 class SortedBars final : public QWidget
 {
 public:
-    explicit SortedBars(QWidget* parent = nullptr) : QWidget(parent) { setMinimumHeight(pixelsOf(92)); }
+    explicit SortedBars(QWidget* parent = nullptr) : QWidget(parent) { setMinimumHeight(pixelsOf(104)); }
 
     struct Bar {
         double value;
@@ -38,7 +38,7 @@ public:
     {
         m_bars = std::move(bars);
         m_caption = caption;
-        m_counts = counts;
+        m_kept = static_cast<int>(std::count_if(m_bars.begin(), m_bars.end(), [](const Bar& bar) { return bar.kept; }));
         setAccessibleName(caption + QStringLiteral(", ") + counts);
         update();
     }
@@ -52,7 +52,6 @@ protected:
         painter.setPen(t.muted);
         const int line = painter.fontMetrics().height();
         painter.drawText(QRect(0, height() - line, width(), line), Qt::AlignCenter, m_caption);
-        painter.drawText(QRect(0, 0, width(), line), Qt::AlignRight | Qt::AlignTop, m_counts);
         const QRect area(0, line + 2, width(), height() - 2 * line - 6);
         double most = 0;
         for (const Bar& bar : m_bars)
@@ -65,6 +64,17 @@ protected:
             const QRectF rect(area.left() + static_cast<double>(i) * step, area.bottom() - h, std::max(1.0, step - 1), h);
             painter.fillRect(rect, bar.current ? t.text : bar.kept ? t.keptBar() : mixed(t.muted, t.base, 0.45));
         }
+        // The cut stands after as many bars as are kept; its two counts beside it where they fit.
+        const double cut = std::round(area.left() + m_kept * step) + 0.5;
+        painter.setPen(QPen(t.text, 1, Qt::DashLine));
+        painter.drawLine(QLineF(cut, 1, cut, area.bottom()));
+        painter.setPen(t.muted);
+        const QString left = InspectorPanel::tr("%1 kept").arg(m_kept);
+        const QString right = InspectorPanel::tr("%1 dropped").arg(static_cast<int>(m_bars.size()) - m_kept);
+        if (painter.fontMetrics().horizontalAdvance(left) + 5 < cut)
+            painter.drawText(QRectF(0, 0, cut - 4, line), Qt::AlignRight | Qt::AlignTop, left);
+        if (painter.fontMetrics().horizontalAdvance(right) + 5 < width() - cut)
+            painter.drawText(QRectF(cut + 5, 0, width(), line), Qt::AlignLeft | Qt::AlignTop, right);
         painter.setPen(t.axis);
         painter.drawLine(area.left(), area.bottom(), area.right(), area.bottom());
     }
@@ -72,7 +82,7 @@ protected:
 private:
     std::vector<Bar> m_bars;
     QString m_caption;
-    QString m_counts;
+    int m_kept = 0;
 };
 
 }  // namespace

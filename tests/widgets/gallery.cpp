@@ -47,7 +47,7 @@ int main(int argc, char** argv)
     const CompressionPlan old = bestPlan(shape, reapScores(shape), before);
 
     auto* frame = new QWidget;
-    QMainWindow& window = *new QMainWindow(frame, Qt::Widget);
+    QMainWindow& window = *new QMainWindow;  // the layout gives it to the frame
     window.setDockNestingEnabled(true);
     auto* central = new PanelFrame(&window);
     auto* heatmap = new HeatmapView(&selection, &hover);
