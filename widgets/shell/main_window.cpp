@@ -219,7 +219,10 @@ void MainWindow::makeMenus()
     QMenu* themes = view->addMenu(tr("&Theme"));
     fill(themes, {QStringLiteral("view.theme.system"), QStringLiteral("view.theme.light"), QStringLiteral("view.theme.dark")});
     view->addSeparator();
-    for (Panel* panel : {m_layersDock, m_inspectorDock, m_historyDock, m_perplexityDock}) view->addAction(panel->toggleViewAction());
+    for (Panel* panel : {m_layersDock, m_inspectorDock, m_historyDock, m_perplexityDock}) {
+        panel->toggleViewAction()->setObjectName(QStringLiteral("view.panel.%1").arg(panel->objectName()));
+        view->addAction(panel->toggleViewAction());
+    }
     fill(view, {QStringLiteral("view.resetLayout")});
     fill(menuBar()->addMenu(tr("&Plan")), {QStringLiteral("plan.dense"), QStringLiteral("plan.equal")});
     fill(menuBar()->addMenu(tr("E&valuate")), {QStringLiteral("evaluate.full"), QStringLiteral("evaluate.cancel"), {}, QStringLiteral("evaluate.profile"), QStringLiteral("evaluate.text"), {},
