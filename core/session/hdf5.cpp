@@ -411,7 +411,7 @@ Result<OpenedContainer> openContainer(const std::filesystem::path& path, const F
         const Handle access = fileAccess();
         Handle handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.id()), H5Fclose, "file");
         Group root(Handle(H5Gopen2(handle.id(), "/", H5P_DEFAULT), H5Gclose, "/"));
-        return OpenedContainer{std::move(root), std::move(handle), header.major, header.minor, header.sha256};
+        return OpenedContainer{std::move(handle), std::move(root), header.major, header.minor, header.sha256};
     } catch (const Failure& failure) {
         return readError(format, path, "damaged", fmt::format("{}: {}.", path.string(), failure.what()), "Open an older copy.");
     }

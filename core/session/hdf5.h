@@ -147,8 +147,8 @@ Status writeContainer(const std::filesystem::path& path, const Format& format, s
                       const std::function<void(const Group&)>& fill);
 
 struct OpenedContainer {
+    Handle file;  // first, so that it is closed last: closing it closes what is open in it
     Group root;
-    Handle file;
     int major = 0;
     int minor = 0;
     std::string sha256;
