@@ -80,6 +80,7 @@ void EngineWorker::readOutput()
         if (!body.ok()) {
             end(QString::fromStdString(body.error().message));
             m_process->kill();
+            m_process->waitForFinished(1000);
             return;
         }
         if (!body->has_value()) return;
@@ -88,6 +89,7 @@ void EngineWorker::readOutput()
         if (!message) {
             end(EngineClient::tr("sent a message that cannot be understood: %1").arg(QString::fromStdString(std::get<BadMessage>(parsed).error.message)));
             m_process->kill();
+            m_process->waitForFinished(1000);
             return;
         }
         if (const Response* response = std::get_if<Response>(message)) {
