@@ -26,6 +26,8 @@ constexpr const char* kPartialMethods[] = {"expert_frequency", "ean_mean", "reap
 // Outputs of all list entries of a batch are held at once; so many bytes they may take.
 constexpr std::int64_t kBatchBytes = std::int64_t{256} << 20;
 constexpr std::int64_t kMostBatchTokens = 8192;
+// A text is cut into at least so many batches (if it has the windows): shards are made of whole ones.
+constexpr std::size_t kFewestBatches = 16;
 // Below this many experts every subset may be wanted (exhaustive search), and the dense store costs little.
 constexpr int kDenseExperts = 10;
 
@@ -113,18 +115,18 @@ std::vector<std::int64_t> samplePositions(int window, int windows, int length, s
     return positions;
 }
 
-std::vector<WindowBatch> makeBatches(const TokenWindows& windows, std::size_t first, std::size_t last, const Settings& settings,
-                                     std::int64_t textTokens, std::int64_t batchTokens)
+// Batches of the whole text. They depend on the text and the model alone: shards are made of whole batches, so that every window is
+// computed in the same company, and with the same bits, as in a single pass.
+std::vector<WindowBatch> makeBatches(const TokenWindows& windows, const Settings& settings, std::int64_t textTokens,
+                                     std::int64_t batchTokens, std::size_t mostWindows)
 {
     const bool all = settings.gramTokens >= textTokens;
     std::int64_t position = 0;
-    for (std::size_t w = 0; w < first; ++w)
-        position += static_cast<std::int64_t>(windows.rows[w].size());
     std::vector<WindowBatch> batches;
-    for (std::size_t w = first; w < last; ++w) {
+    for (std::size_t w = 0; w < windows.rows.size(); ++w) {
         const auto length = static_cast<int>(windows.rows[w].size());
-        if (batches.empty() || batches.back().length != length ||
-            static_cast<std::int64_t>(batches.back().count + 1) * length > std::max<std::int64_t>(batchTokens, length))
+        if (batches.empty() || batches.back().length != length || batches.back().count >= mostWindows ||
+            static_cast<std::int64_t>(batches.back().count + 1) * length > batchTokens)
             batches.push_back({.first = w, .count = 0, .length = length, .positions = {}, .sampledRows = {}});
         WindowBatch& batch = batches.back();
         const auto row = static_cast<std::int64_t>(batch.count) * length;
@@ -284,13 +286,26 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         textTokens += static_cast<std::int64_t>(row.size());
     ESPALIER_TRY(const Settings settings, resolve(options, shape, textTokens));
 
+    int longest = 1;
+    for (const int length : settings.listLength)
+        longest = std::max(longest, length);
+    const std::int64_t batchTokens =
+        std::clamp<std::int64_t>(kBatchBytes / (static_cast<std::int64_t>(longest) * shape.hiddenSize * 4), 1, kMostBatchTokens);
     const std::size_t total = windows.rows.size();
-    const std::size_t first = total * static_cast<std::size_t>(options.shard) / static_cast<std::size_t>(options.shards);
-    const std::size_t last = total * static_cast<std::size_t>(options.shard + 1) / static_cast<std::size_t>(options.shards);
-    if (first == last)
+    const auto shards = static_cast<std::size_t>(options.shards);
+    if (total < shards)
         return badInput("text.too_short", windows.source,
                         fmt::format("The text has {} windows, too few for {} shards.", total, options.shards),
                         "Use fewer shards or more text.");
+    std::vector<WindowBatch> batches =
+        makeBatches(windows, settings, textTokens, batchTokens, (total + kFewestBatches - 1) / kFewestBatches);
+    // More shards than batches: one window at a time. Sums then agree with those of a single pass to the rounding of the forward pass.
+    if (batches.size() < shards) batches = makeBatches(windows, settings, textTokens, batchTokens, 1);
+    const auto shard = static_cast<std::size_t>(options.shard);
+    const auto boundary = [&](std::size_t i) { return static_cast<std::ptrdiff_t>(batches.size() * i / shards); };
+    batches = std::vector<WindowBatch>(batches.begin() + boundary(shard), batches.begin() + boundary(shard + 1));
+    const std::size_t first = batches.front().first;
+    const std::size_t last = batches.back().first + batches.back().count;
 
     ProfileData data;
     data.shape = shape;
@@ -316,13 +331,6 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
                     .tokens = data.tokens,
                     .sha256 = hashOfRows(rows)}};
 
-    int longest = 1;
-    for (const int length : settings.listLength)
-        longest = std::max(longest, length);
-    const std::int64_t batchTokens =
-        std::clamp<std::int64_t>(kBatchBytes / (static_cast<std::int64_t>(longest) * shape.hiddenSize * 4), 1, kMostBatchTokens);
-    const std::vector<WindowBatch> batches = makeBatches(windows, first, last, settings, textTokens, batchTokens);
-
     StateFolder state(options.out, sha256Hex(canonicalJson({{"fingerprint", data.fingerprint},
                                                             {"windows", data.ranges.front().sha256},
                                                             {"text", data.textSha256},
@@ -332,7 +340,9 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
                                                             {"collected", data.collected},
                                                             {"gram_tokens", settings.gramTokens},
                                                             {"list_length", settings.listLength},
-                                                            {"batch_tokens", batchTokens},
+                                                            {"batch_windows", batches.front().count},
+                                                            {"shard", options.shard},
+                                                            {"shards", options.shards},
                                                             {"version", data.engineVersion}})));
     std::vector<at::Tensor> hidden;
     if (options.resume) {
