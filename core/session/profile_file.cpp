@@ -212,7 +212,9 @@ Result<ProfileData> readProfile(const std::filesystem::path& path)
                 data.layers.push_back(std::move(dense));
                 continue;
             }
-            data.layers.push_back(readLayer(layers.open(layerName(shape.index)), shape.index, shape.experts));
+            LayerProfile layer = readLayer(layers.open(layerName(shape.index)), shape.index, shape.experts);
+            expect(layer.gram.listLength == 0 || layer.gram.listLength >= shape.router.topK, shape.index, "list length");
+            data.layers.push_back(std::move(layer));
         }
         return data;
     } catch (const std::exception& failure) {

@@ -1,0 +1,116 @@
+// Every way in which a profile file can be unusable, and the code that says so.
+#include "core/profile_fixture.h"
+#include "session/profile_file.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+using namespace espalier;
+using namespace espalier::test;
+
+namespace
+{
+
+class ProfileDamage : public testing::Test
+{
+protected:
+    void SetUp() override
+    {
+        m_folder = std::filesystem::path(testing::TempDir()) /
+                   ("profile-damage-" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+        std::filesystem::remove_all(m_folder);
+        std::filesystem::create_directories(m_folder);
+        m_file = m_folder / "a.h5";
+    }
+    void TearDown() override { std::filesystem::remove_all(m_folder); }
+
+    static std::string bytesOf(const std::filesystem::path& path)
+    {
+        std::ifstream in(path, std::ios::binary);
+        std::ostringstream out;
+        out << in.rdbuf();
+        return out.str();
+    }
+    static void put(const std::filesystem::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+    std::filesystem::path m_folder;
+    std::filesystem::path m_file;
+};
+
+}  // namespace
+
+TEST_F(ProfileDamage, IsFoundWhereverItIs)
+{
+    ASSERT_TRUE(writeProfile(m_file, madeProfile(2, 6, 2, 2, 0, 3)).ok());
+    const std::string good = bytesOf(m_file);
+    for (std::size_t at = 512; at < good.size(); at += 397) {
+        std::string bad = good;
+        bad[at] = static_cast<char>(bad[at] ^ 0x40);
+        put(m_file, bad);
+        const auto read = readProfile(m_file);
+        ASSERT_FALSE(read.ok()) << at;
+        EXPECT_EQ(read.error().code, "profile.damaged") << at;
+    }
+    // In the header every change is noticed too, under one code or another.
+    for (std::size_t at = 0; at < 512; ++at) {
+        std::string bad = good;
+        bad[at] = static_cast<char>(bad[at] ^ 0x01);
+        put(m_file, bad);
+        const auto read = readProfile(m_file);
+        ASSERT_FALSE(read.ok()) << at;
+        EXPECT_EQ(read.error().code.substr(0, 8), "profile.") << at;
+    }
+}
+
+TEST_F(ProfileDamage, EveryKindHasACode)
+{
+    EXPECT_EQ(readProfile(m_folder / "none.h5").error().code, "profile.missing");
+    EXPECT_EQ(profileSha256(m_folder / "none.h5").error().code, "profile.missing");
+    EXPECT_EQ(readProfile(m_folder).error().code, "profile.unreadable");
+    put(m_file, std::string(4096, 'x'));
+    EXPECT_EQ(readProfile(m_file).error().code, "profile.not_a_profile");
+    put(m_file, "");
+    EXPECT_EQ(readProfile(m_file).error().code, "profile.not_a_profile");
+
+    ASSERT_TRUE(writeProfile(m_file, madeProfile(1, 6, 2, 1, 0, 4)).ok());
+    const std::string good = bytesOf(m_file);
+    put(m_file, good.substr(0, good.size() / 2));
+    EXPECT_EQ(readProfile(m_file).error().code, "profile.truncated");
+    EXPECT_EQ(profileSha256(m_file).error().code, "profile.truncated");
+
+    // A state is not a profile.
+    ASSERT_TRUE(writeProfileState(m_file, {.key = "k", .profile = {}, .hiddenType = "F32", .hidden = {}}).ok());
+    EXPECT_EQ(readProfile(m_file).error().code, "profile.not_a_profile");
+}
+
+TEST_F(ProfileDamage, ArraysThatDoNotFitAreRefused)
+{
+    const auto codeOf = [&](auto change) {
+        ProfileData data = madeProfile(1, 6, 2, 1, 0, 5);
+        change(data.layers[0]);
+        const Status written = writeProfile(m_file, data);
+        if (!written.ok()) return written.error().code;
+        const auto read = readProfile(m_file);
+        return read.ok() ? std::string("accepted") : read.error().code;
+    };
+    EXPECT_EQ(codeOf([](LayerProfile&) {}), "accepted");
+    EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.count.pop_back(); }), "profile.invalid");
+    EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.norm.push_back(0); }), "profile.invalid");
+    EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.gram.list[3] = 6; }), "profile.invalid");
+    EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.softMass[0] = std::nan(""); }), "profile.invalid");
+    // Lists shorter than the selection would be read beyond their end.
+    EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.gram = madeLayer(RoutingRule::Softmax, 6, 2, 8, 1, 5).profile.gram; }),
+              "profile.invalid");
+}
+
+TEST_F(ProfileDamage, NothingIsLeftWhereWritingFails)
+{
+    const Status status = writeProfile(m_folder / "no such folder" / "a.h5", madeProfile(1, 6, 2, 1, 0, 6));
+    ASSERT_FALSE(status.ok());
+    EXPECT_EQ(status.error().code, "output.unwritable");
+    EXPECT_TRUE(std::filesystem::is_empty(m_folder));
+}
