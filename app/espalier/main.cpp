@@ -37,7 +37,8 @@ int main(int argc, char** argv)
     // What only prints needs no display.
     for (int i = 1; i < argc; ++i) {
         const QByteArray argument(argv[i]);
-        if (argument == "--version" || argument == "-v" || argument == "--help" || argument == "-h" || argument == "--help-all") qputenv("QT_QPA_PLATFORM", "offscreen");
+        if (argument == "--version" || argument == "-v" || argument == "--help" || argument == "-h" || argument == "--help-all")
+            qputenv("QT_QPA_PLATFORM", "offscreen");
     }
     QApplication application(argc, argv);
     QApplication::setApplicationName(QStringLiteral("espalier"));
@@ -45,18 +46,29 @@ int main(int argc, char** argv)
     QApplication::setApplicationVersion(QStringLiteral(ESPALIER_VERSION));
 
     QCommandLineParser parser;
-    parser.setApplicationDescription(QCoreApplication::translate("main", "Choose what a Mixture-of-Experts model keeps, and watch its perplexity while you do."));
+    parser.setApplicationDescription(
+        QCoreApplication::translate("main", "Choose what a Mixture-of-Experts model keeps, and watch its perplexity while you do."));
     parser.addHelpOption();
     parser.addVersionOption();
-    parser.addPositionalArgument(QStringLiteral("what"), QCoreApplication::translate("main", "A model folder or a .espalier session."), QStringLiteral("[MODEL|SESSION.espalier]"));
+    parser.addPositionalArgument(QStringLiteral("what"), QCoreApplication::translate("main", "A model folder or a .espalier session."),
+                                 QStringLiteral("[MODEL|SESSION.espalier]"));
     const QCommandLineOption demo(QStringLiteral("demo"), QCoreApplication::translate("main", "Open the demo model."));
-    const QCommandLineOption engine(QStringLiteral("engine"), QCoreApplication::translate("main", "Command that starts the engine, run without a shell."), QStringLiteral("command"));
-    const QCommandLineOption safe(QStringLiteral("safe-mode"), QCoreApplication::translate("main", "Ignore settings, layout and recovery."));
+    const QCommandLineOption engine(QStringLiteral("engine"),
+                                    QCoreApplication::translate("main", "Command that starts the engine, run without a shell."),
+                                    QStringLiteral("command"));
+    const QCommandLineOption safe(QStringLiteral("safe-mode"),
+                                  QCoreApplication::translate("main", "Ignore settings, layout and recovery."));
     const QCommandLineOption reset(QStringLiteral("reset-layout"), QCoreApplication::translate("main", "Start with the default layout."));
-    const QCommandLineOption shot(QStringLiteral("screenshot"), QCoreApplication::translate("main", "Save a picture of the window and quit."), QStringLiteral("file.png"));
-    const QCommandLineOption after(QStringLiteral("after"), QCoreApplication::translate("main", "When the picture is taken: start or ready."), QStringLiteral("moment"), QStringLiteral("ready"));
-    const QCommandLineOption themeOption(QStringLiteral("theme"), QCoreApplication::translate("main", "system, light or dark."), QStringLiteral("theme"));
-    const QCommandLineOption size(QStringLiteral("size"), QCoreApplication::translate("main", "Window size, for example 1600x1000."), QStringLiteral("WxH"));
+    const QCommandLineOption shot(QStringLiteral("screenshot"),
+                                  QCoreApplication::translate("main", "Save a picture of the window and quit."),
+                                  QStringLiteral("file.png"));
+    const QCommandLineOption after(QStringLiteral("after"),
+                                   QCoreApplication::translate("main", "When the picture is taken: start or ready."),
+                                   QStringLiteral("moment"), QStringLiteral("ready"));
+    const QCommandLineOption themeOption(QStringLiteral("theme"), QCoreApplication::translate("main", "system, light or dark."),
+                                         QStringLiteral("theme"));
+    const QCommandLineOption size(QStringLiteral("size"), QCoreApplication::translate("main", "Window size, for example 1600x1000."),
+                                  QStringLiteral("WxH"));
     parser.addOptions({demo, engine, safe, reset, shot, after, themeOption, size});
     parser.process(application);
 
@@ -67,7 +79,8 @@ int main(int argc, char** argv)
     if (parser.isSet(themeOption)) themes.setChoice(themeChoiceFromId(parser.value(themeOption)));
 
     Workbench workbench({resources + QStringLiteral("/demo"), QStandardPaths::writableLocation(QStandardPaths::AppDataLocation)});
-    QStringList command = {QDir(QCoreApplication::applicationDirPath()).filePath(QStringLiteral("espalier-engine")), QStringLiteral("serve")};
+    QStringList command = {QDir(QCoreApplication::applicationDirPath()).filePath(QStringLiteral("espalier-engine")),
+                           QStringLiteral("serve")};
     if (parser.isSet(engine)) command = QProcess::splitCommand(parser.value(engine));
     workbench.engine()->setCommand(command);
 
@@ -77,7 +90,8 @@ int main(int argc, char** argv)
     options.helpFolder = resources + QStringLiteral("/help");
     MainWindow window(&workbench, &themes, options);
     if (parser.isSet(themeOption)) themes.setChoice(themeChoiceFromId(parser.value(themeOption)));
-    if (const QStringList parts = parser.value(size).split(QLatin1Char('x')); parts.size() == 2) window.resize(parts[0].toInt(), parts[1].toInt());
+    if (const QStringList parts = parser.value(size).split(QLatin1Char('x')); parts.size() == 2)
+        window.resize(parts[0].toInt(), parts[1].toInt());
     window.show();
 
     // The window first, the engine behind it.
@@ -85,9 +99,12 @@ int main(int argc, char** argv)
         workbench.engine()->start();
         window.offerRecovery();
         const QStringList arguments = parser.positionalArguments();
-        if (parser.isSet(demo)) workbench.openDemo();
-        else if (!arguments.isEmpty() && arguments.first().endsWith(QLatin1String(".espalier"))) workbench.openSession(QFileInfo(arguments.first()).absoluteFilePath());
-        else if (!arguments.isEmpty()) workbench.openModel(arguments.first());
+        if (parser.isSet(demo))
+            workbench.openDemo();
+        else if (!arguments.isEmpty() && arguments.first().endsWith(QLatin1String(".espalier")))
+            workbench.openSession(QFileInfo(arguments.first()).absoluteFilePath());
+        else if (!arguments.isEmpty())
+            workbench.openModel(arguments.first());
     });
 
     if (picture) {
@@ -97,14 +114,17 @@ int main(int argc, char** argv)
         auto* waited = new QElapsedTimer;
         waited->start();
         QObject::connect(poll, &QTimer::timeout, &window, [&, poll, waited, file, ready] {
-            const bool failed = workbench.engine()->state() == EngineState::Lost || workbench.engine()->state() == EngineState::Incompatible || window.banners()->count() > 0;
+            const bool failed = workbench.engine()->state() == EngineState::Lost ||
+                                workbench.engine()->state() == EngineState::Incompatible || window.banners()->count() > 0;
             const bool late = waited->elapsed() > kScreenshotLimitMsec;
             if (ready && !workbench.settled() && !late && !failed) return;
             poll->stop();
             // One more turn of the loop, so that everything queued is painted.
             QTimer::singleShot(200, &window, [&, file, late, failed] {
                 const bool saved = window.grab().save(file);
-                if (late || failed) std::fprintf(stderr, "espalier: the window was not complete when the picture was taken. %s\n", qPrintable(window.banners()->text()));
+                if (late || failed)
+                    std::fprintf(stderr, "espalier: the window was not complete when the picture was taken. %s\n",
+                                 qPrintable(window.banners()->text()));
                 QCoreApplication::exit(!saved ? 4 : late || failed ? 3 : 0);
             });
         });

@@ -1,4 +1,5 @@
 #include "core/session_samples.h"
+#include "session/hdf5.h"
 
 #include <gmock/gmock.h>
 
@@ -111,6 +112,66 @@ TEST(Session, ReadOnlyDataAreNotSaved)
     data.readOnly = true;
     EXPECT_EQ(writeSession(folder / "a.espalier", data).error().code, "session.read_only");
     EXPECT_FALSE(std::filesystem::exists(folder / "a.espalier"));
+}
+
+// The file `from` as a version `major`.`minor` would have written it: with parts that this one does not know.
+void rewriteAs(const std::filesystem::path& from, const std::filesystem::path& to, int major, int minor, bool withHistory = true)
+{
+    const auto lock = h5::exclusive();
+    const auto container = h5::openContainer(from, {"session", "session", kSessionMajor, kSessionMinor});
+    ASSERT_TRUE(container.ok());
+    const Status written = h5::writeContainer(to, {"session", "session", major, minor}, 0, [&](const h5::Group& root) {
+        for (const std::string& name : container->root.links())
+            if (name != "session" && (name != "history" || withHistory))
+                H5Ocopy(container->root.id(), name.c_str(), root.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT);
+        Json json = container->root.readJson("session");
+        json["mood"] = "sunny";
+        root.writeJson("session", json);
+        const h5::Group later = root.create("pareto");
+        later.write("front", std::vector<double>{1, 2.5, 3});
+        later.create("nested").writeJson("text", {{"a", 1}});
+    });
+    ASSERT_TRUE(written.ok()) << written.error().describe();
+}
+
+TEST(Session, PartsOfANewerMinorVersionSurvive)
+{
+    const Folder folder;
+    ASSERT_TRUE(writeSession(folder / "a.espalier", sampleSession()).ok());
+    rewriteAs(folder / "a.espalier", folder / "b.espalier", kSessionMajor, kSessionMinor + 7);
+    auto data = readSession(folder / "b.espalier");
+    ASSERT_TRUE(data.ok()) << data.error().describe();
+    EXPECT_TRUE(data->newerMinor);
+    EXPECT_FALSE(data->readOnly);
+    EXPECT_EQ(data->notes, sampleSession().notes);
+    data->notes = "edited here";
+    ASSERT_TRUE(writeSession(folder / "c.espalier", *data).ok());
+    const auto again = readSession(folder / "c.espalier");
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(sessionContentHash(*again), sessionContentHash(*data));
+    EXPECT_EQ(again->unknownFields.at("mood"), "sunny");
+
+    const auto lock = h5::exclusive();
+    const auto container = h5::openContainer(folder / "c.espalier", {"session", "session", kSessionMajor, kSessionMinor});
+    ASSERT_TRUE(container.ok());
+    const h5::Group later = container->root.open("pareto");
+    EXPECT_EQ(later.read<double>("front"), (std::vector<double>{1, 2.5, 3}));
+    EXPECT_EQ(later.open("nested").readJson("text"), Json({{"a", 1}}));
+}
+
+TEST(Session, NewerMajorVersionIsReadOnlyOrNamed)
+{
+    const Folder folder;
+    ASSERT_TRUE(writeSession(folder / "a.espalier", sampleSession()).ok());
+    rewriteAs(folder / "a.espalier", folder / "b.espalier", kSessionMajor + 1, 0);
+    const auto data = readSession(folder / "b.espalier");
+    ASSERT_TRUE(data.ok()) << data.error().describe();
+    EXPECT_TRUE(data->readOnly);
+    EXPECT_EQ(writeSession(folder / "b.espalier", *data).error().code, "session.read_only");
+    rewriteAs(folder / "a.espalier", folder / "c.espalier", kSessionMajor + 1, 0, false);
+    EXPECT_EQ(readSession(folder / "c.espalier").error().code, "session.newer_version");
+    rewriteAs(folder / "a.espalier", folder / "d.espalier", kSessionMajor, 0, false);
+    EXPECT_EQ(readSession(folder / "d.espalier").error().code, "session.invalid");
 }
 
 TEST(Session, KillDuringSaveLeavesOldOrNew)

@@ -23,6 +23,7 @@
 #include <QLineEdit>
 #include <QMenu>
 #include <QMenuBar>
+#include <QPointer>
 #include <QPushButton>
 #include <QRadioButton>
 #include <QSettings>
@@ -822,7 +823,100 @@ private slots:
         QVERIFY(shell.window.close());
     }
 
+    void closing_discardingReallyCloses()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(0, 5);
+        QVERIFY(!shell.window.close());
+        QPushButton* discard = shell.bannerButton(QStringLiteral("Discard and quit"));
+        QVERIFY(discard);
+        discard->click();
+        QVERIFY(!shell.window.isVisible());
+    }
+
+    void opening_neverEndsUnsavedEditsUnasked()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(0, 5);
+        const std::string edited = shell.hash();
+        shell.window.action(QStringLiteral("file.demo"))->trigger();
+        QCOMPARE(shell.window.banners()->repeats(QStringLiteral("replace")), 1);
+        QCOMPARE(shell.hash(), edited);
+        QPushButton* keep = shell.bannerButton(QStringLiteral("Keep working"));
+        QVERIFY(keep);
+        keep->click();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QCOMPARE(shell.hash(), edited);
+        shell.window.action(QStringLiteral("file.demo"))->trigger();
+        QPushButton* discard = shell.bannerButton(QStringLiteral("Discard and open"));
+        QVERIFY(discard);
+        discard->click();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.plans().history().entries().size(), std::size_t(1), kLimit);
+    }
+
+    void opening_anotherTextDropsTheProfileUnderWay()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--hold"), QStringLiteral("profile")});
+        shell.engine().start();
+        shell.workbench.openDemo();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.profiling() && !shell.workbench.scores().empty(), kLimit);
+        QFile text(home.path("other.txt"));
+        QVERIFY(text.open(QIODevice::WriteOnly));
+        text.write("Another text.\n");
+        text.close();
+        shell.workbench.setCalibrationText(text.fileName());
+        // The rows that had arrived are of the other text.
+        QVERIFY(shell.workbench.scores().empty());
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 2);
+        QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    void session_openElsewhereIsNotWrittenOver()
+    {
+        Home home;
+        const QString file = home.path("work.espalier");
+        Shell first(home);
+        OPEN_AND_SETTLE(first);
+        first.plans().setKeep(0, 5);
+        QSignalSpy saved(&first.workbench, &Workbench::saved);
+        first.workbench.saveSession(file);
+        QTRY_COMPARE_WITH_TIMEOUT(saved.size(), 1, kLimit);
+
+        Shell second(home, {}, "second");
+        second.workbench.openSession(file);
+        QTRY_COMPARE_WITH_TIMEOUT(second.window.banners()->repeats(QStringLiteral("session-lock")), 1, kLimit);
+        QCOMPARE(second.hash(), first.hash());
+        second.plans().setKeep(1, 4);
+        QSignalSpy savedToo(&second.workbench, &Workbench::saved);
+        second.workbench.saveSession(file);
+        QTRY_COMPARE_WITH_TIMEOUT(second.window.banners()->repeats(QStringLiteral("save")), 1, kLimit);
+        QCOMPARE(savedToo.size(), 0);
+        second.workbench.saveSession(home.path("copy.espalier"));
+        QTRY_COMPARE_WITH_TIMEOUT(savedToo.size(), 1, kLimit);
+    }
+
     // ---- export
+
+    void export_closedDialogIsNotCalledBack()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--hold"), QStringLiteral("export")});
+        OPEN_AND_SETTLE(shell);
+        shell.window.action(QStringLiteral("file.export"))->trigger();
+        QPointer<ExportDialog> dialog = shell.window.exportDialog();
+        QVERIFY(dialog);
+        QTRY_VERIFY_WITH_TIMEOUT(QFile::exists(home.once), kLimit);  // the dry run is open
+        dialog->close();
+        QTRY_VERIFY_WITH_TIMEOUT(dialog.isNull(), kLimit);
+        QCOMPARE(::kill(static_cast<pid_t>(shell.engine().processId()), SIGKILL), 0);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.engine().openRequests(), 0, kLimit);
+    }
 
     void export_explainsAndProves()
     {

@@ -37,14 +37,18 @@ void EngineWorker::start()
     connect(m_process, &QProcess::started, this,
             [this] { post([client = m_client, g = m_generation, pid = m_process->processId()] { client->onStarted(g, pid); }); });
     connect(m_process, &QProcess::errorOccurred, this, [this](QProcess::ProcessError error) {
-        if (error == QProcess::FailedToStart) end(EngineClient::tr("%1 cannot be started: %2.").arg(m_command.value(0), m_process->errorString()));
+        if (error == QProcess::FailedToStart)
+            end(EngineClient::tr("%1 cannot be started: %2.").arg(m_command.value(0), m_process->errorString()));
     });
     connect(m_process, &QProcess::finished, this, [this](int code, QProcess::ExitStatus status) {
         readOutput();
         readLog();
-        if (status == QProcess::CrashExit) end(EngineClient::tr("killed by a signal, possibly out of memory"));
-        else if (code == 255) end(EngineClient::tr("the engine or the connection ended with status 255"));
-        else end(EngineClient::tr("ended with status %1").arg(code));
+        if (status == QProcess::CrashExit)
+            end(EngineClient::tr("killed by a signal, possibly out of memory"));
+        else if (code == 255)
+            end(EngineClient::tr("the engine or the connection ended with status 255"));
+        else
+            end(EngineClient::tr("ended with status %1").arg(code));
     });
     m_process->start(m_command.value(0), m_command.mid(1));
 }
@@ -87,7 +91,8 @@ void EngineWorker::readOutput()
         const std::variant<Message, BadMessage> parsed = parseMessage(**body);
         const Message* message = std::get_if<Message>(&parsed);
         if (!message) {
-            end(EngineClient::tr("sent a message that cannot be understood: %1").arg(QString::fromStdString(std::get<BadMessage>(parsed).error.message)));
+            end(EngineClient::tr("sent a message that cannot be understood: %1")
+                    .arg(QString::fromStdString(std::get<BadMessage>(parsed).error.message)));
             m_process->kill();
             m_process->waitForFinished(1000);
             return;
@@ -97,13 +102,17 @@ void EngineWorker::readOutput()
             if (!id) continue;
             const RpcError* error = std::get_if<RpcError>(&response->outcome);
             const Json value = error ? toJson(errorFrom(*error)) : std::get<Json>(response->outcome);
-            post([client = m_client, g = m_generation, id = *id, value, code = error ? error->code : 0] { client->onMessage(g, code ? "error" : "result", id, value, code); });
+            post([client = m_client, g = m_generation, id = *id, value, code = error ? error->code : 0] {
+                client->onMessage(g, code ? "error" : "result", id, value, code);
+            });
         } else if (const Notification* note = std::get_if<Notification>(message)) {
             const auto id = requestIdFromJson(note->params.value("id", Json()));
             const std::int64_t* number = id ? std::get_if<std::int64_t>(&*id) : nullptr;
             if (!number) continue;
             if (note->method == "$/progress" || note->method == "$/partial")
-                post([client = m_client, g = m_generation, id = *number, note = *note] { client->onMessage(g, note.method, id, note.params, 0); });
+                post([client = m_client, g = m_generation, id = *number, note = *note] {
+                    client->onMessage(g, note.method, id, note.params, 0);
+                });
         }
     }
 }
@@ -133,7 +142,8 @@ EngineClient::EngineClient(QObject* parent) : QObject(parent)
     m_ping.setInterval(kPingMsec);
     connect(&m_ping, &QTimer::timeout, this, [this] {
         if (m_state == EngineState::NotStarted || m_state == EngineState::Lost || m_state == EngineState::Incompatible) return;
-        if (m_lastAnswer.elapsed() > kSilentMsec && m_state != EngineState::NotResponding) setState(EngineState::NotResponding, tr("not responding"));
+        if (m_lastAnswer.elapsed() > kSilentMsec && m_state != EngineState::NotResponding)
+            setState(EngineState::NotResponding, tr("not responding"));
         if (!m_serverInfo.empty()) request("ping", Json::object(), [](const EngineReply&) {});
     });
 }
@@ -142,8 +152,10 @@ EngineClient::~EngineClient()
 {
     m_closing = true;
     // quit() alone may end the loop before the queued stop() ran, and the engine would be killed instead of told to finish.
-    if (m_worker) connect(m_worker, &QObject::destroyed, &m_thread, &QThread::quit, Qt::DirectConnection);
-    else m_thread.quit();
+    if (m_worker)
+        connect(m_worker, &QObject::destroyed, &m_thread, &QThread::quit, Qt::DirectConnection);
+    else
+        m_thread.quit();
     stopWorker();
     m_thread.wait(9000);
 }
@@ -183,12 +195,15 @@ void EngineClient::initialize()
     m_ping.start();
     request("initialize", {{"client_version", ESPALIER_VERSION}, {"protocol", kProtocolVersion}}, [this](const EngineReply& reply) {
         if (!reply.ok()) {
-            if (reply.outcome == EngineReply::Outcome::Failed) setState(EngineState::Incompatible, QString::fromStdString(reply.error.message));
+            if (reply.outcome == EngineReply::Outcome::Failed)
+                setState(EngineState::Incompatible, QString::fromStdString(reply.error.message));
             return;
         }
         const Json protocol = reply.result.value("protocol", Json());
         if (protocol != kProtocolVersion) {
-            setState(EngineState::Incompatible, tr("this window speaks protocol %1, the engine %2").arg(kProtocolVersion).arg(QString::fromStdString(protocol.dump())));
+            setState(
+                EngineState::Incompatible,
+                tr("this window speaks protocol %1, the engine %2").arg(kProtocolVersion).arg(QString::fromStdString(protocol.dump())));
             return;
         }
         m_serverInfo = reply.result;
@@ -201,12 +216,15 @@ std::int64_t EngineClient::request(const std::string& method, Json params, Done 
 {
     const std::int64_t id = m_nextId++;
     const bool first = method == "initialize";
-    const bool spoken = m_state == EngineState::Ready || m_state == EngineState::Busy || (m_state == EngineState::NotResponding && !m_serverInfo.empty());
+    const bool spoken =
+        m_state == EngineState::Ready || m_state == EngineState::Busy || (m_state == EngineState::NotResponding && !m_serverInfo.empty());
     if (!m_worker || (!first && !spoken)) {
         EngineReply reply;
         reply.outcome = EngineReply::Outcome::Lost;
-        reply.error = resourceError("engine.lost", "engine", tr("There is no engine to do this.").toStdString(), tr("Restart the engine.").toStdString());
-        QMetaObject::invokeMethod(this, [done, reply] { done(reply); }, Qt::QueuedConnection);
+        reply.error = resourceError("engine.lost", "engine", tr("There is no engine to do this.").toStdString(),
+                                    tr("Restart the engine.").toStdString());
+        QMetaObject::invokeMethod(
+            this, [done, reply] { done(reply); }, Qt::QueuedConnection);
         return id;
     }
     m_open.emplace(id, Open{std::move(done), std::move(progress), std::move(partial)});
@@ -218,7 +236,8 @@ void EngineClient::send(const std::string& body)
 {
     if (!m_worker) return;
     const QByteArray bytes = QByteArray::fromStdString(frameMessage(body));
-    QMetaObject::invokeMethod(m_worker, [worker = m_worker, bytes] { worker->write(bytes); }, Qt::QueuedConnection);
+    QMetaObject::invokeMethod(
+        m_worker, [worker = m_worker, bytes] { worker->write(bytes); }, Qt::QueuedConnection);
 }
 
 void EngineClient::cancel(std::int64_t id)
@@ -270,7 +289,8 @@ void EngineClient::onMessage(std::uint64_t generation, const std::string& kind, 
     } catch (const Json::exception& exception) {
         onLog(QString::fromUtf8(exception.what()));
         EngineReply bad;
-        bad.error = resourceError("engine.answer", "engine", tr("The engine's answer cannot be understood.").toStdString(), tr("Restart the engine, or choose one of this version.").toStdString());
+        bad.error = resourceError("engine.answer", "engine", tr("The engine's answer cannot be understood.").toStdString(),
+                                  tr("Restart the engine, or choose one of this version.").toStdString());
         open.done(bad);
     }
 }
@@ -294,7 +314,8 @@ void EngineClient::endAllAsLost(const QString& cause)
     for (auto& [id, request] : open) {
         EngineReply reply;
         reply.outcome = EngineReply::Outcome::Lost;
-        reply.error = resourceError("engine.lost", "engine", tr("The engine stopped (%1).").arg(cause).toStdString(), tr("Restart the engine.").toStdString());
+        reply.error = resourceError("engine.lost", "engine", tr("The engine stopped (%1).").arg(cause).toStdString(),
+                                    tr("Restart the engine.").toStdString());
         request.done(reply);
     }
 }
@@ -302,7 +323,8 @@ void EngineClient::endAllAsLost(const QString& cause)
 void EngineClient::onLog(const QString& line)
 {
     m_log.append(line);
-    while (m_log.size() > kLogLines) m_log.removeFirst();
+    while (m_log.size() > kLogLines)
+        m_log.removeFirst();
 }
 
 QStringList EngineClient::lastLogLines() const { return m_log; }

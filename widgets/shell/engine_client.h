@@ -69,9 +69,9 @@ public:
 
 signals:
     void stateChanged();
-    void ready();                                               // initialize was answered
-    void lost(const QString& cause, const QString& lastLine);   // the process ended or cannot be understood
-    void outputReady(const QByteArray& bytes);                  // to the worker
+    void ready();                                              // initialize was answered
+    void lost(const QString& cause, const QString& lastLine);  // the process ended or cannot be understood
+    void outputReady(const QByteArray& bytes);                 // to the worker
     void stopRequested();
 
 private:

@@ -19,7 +19,10 @@ class EngineWorker final : public QObject
 {
     Q_OBJECT
 public:
-    EngineWorker(EngineClient* client, std::uint64_t generation, QStringList command) : m_client(client), m_generation(generation), m_command(std::move(command)) {}
+    EngineWorker(EngineClient* client, std::uint64_t generation, QStringList command)
+        : m_client(client), m_generation(generation), m_command(std::move(command))
+    {
+    }
 
 public slots:
     void start();

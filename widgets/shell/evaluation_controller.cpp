@@ -76,8 +76,10 @@ void EvaluationController::setPlan(const CompressionPlan& plan, const QString& n
 void EvaluationController::setAutomatic(bool on)
 {
     m_automatic = on;
-    if (on && isOpen()) m_rest.start(kRestMsec);
-    else m_rest.stop();
+    if (on && isOpen())
+        m_rest.start(kRestMsec);
+    else
+        m_rest.stop();
 }
 
 void EvaluationController::rest()
@@ -127,7 +129,8 @@ void EvaluationController::next()
         QString name;
     };
     std::optional<Step> step;
-    const auto consider = [&](bool wanted, const CompressionPlan& plan, const std::string& hash, int count, bool full, const QString& name) {
+    const auto consider = [&](bool wanted, const CompressionPlan& plan, const std::string& hash, int count, bool full,
+                              const QString& name) {
         if (!wanted || step) return;
         std::vector<int> windows = missing(hash, count);
         if (!windows.empty()) step = Step{&plan, std::move(windows), full, name};
@@ -135,8 +138,9 @@ void EvaluationController::next()
     consider(m_quickWanted, m_plan, planHash, m_text.quickWindows, false, m_planName);
     consider(m_quickWanted, m_identity, denseHash, m_text.quickWindows, false, tr("dense"));
     if (!step) m_quickWanted = false;
-    consider(m_fullWanted, m_plan, planHash, m_text.fullWindows, true, m_planName);
+    // Dense first, once per text: the difference of every later full evaluation is paired from its first window on.
     consider(m_fullWanted, m_identity, denseHash, m_text.fullWindows, true, tr("dense"));
+    consider(m_fullWanted, m_plan, planHash, m_text.fullWindows, true, m_planName);
     if (!step) {
         m_fullWanted = false;
         return;
@@ -153,10 +157,18 @@ void EvaluationController::next()
 
 void EvaluationController::run(const CompressionPlan& plan, const std::vector<int>& windows, bool full, const QString& name)
 {
-    Json params = {{"path", m_path}, {"plan", toJson(plan)}, {"text", m_text.paths}, {"window_length", m_text.windowLength}, {"bos", "auto"},
-                   {"tier", full ? "full" : "quick"}, {"tag", full ? "full" : "quick"}, {"lane", full ? "full" : "interactive"}};
-    if (m_totalWindows < 0) params["first"] = full ? m_text.fullWindows : m_text.quickWindows;
-    else params["windows"] = windows;
+    Json params = {{"path", m_path},
+                   {"plan", toJson(plan)},
+                   {"text", m_text.paths},
+                   {"window_length", m_text.windowLength},
+                   {"bos", "auto"},
+                   {"tier", full ? "full" : "quick"},
+                   {"tag", full ? "full" : "quick"},
+                   {"lane", full ? "full" : "interactive"}};
+    if (m_totalWindows < 0)
+        params["first"] = full ? m_text.fullWindows : m_text.quickWindows;
+    else
+        params["windows"] = windows;
     const std::string hash = plan.hash();
     Running job;
     job.planHash = hash;
@@ -184,7 +196,8 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
                     PlanRun& run = m_runs[hash];
                     (full ? run.fullSeconds : run.quickSeconds) = static_cast<double>(m_job->clock.elapsed()) / 1000.0;
                     for (const Json& item : result.value("windows", Json::array()))
-                        run.losses[item.at("window").get<int>()] = {item.at("window").get<int>(), item.at("nll").get<double>(), item.at("tokens").get<int>()};
+                        run.losses[item.at("window").get<int>()] = {item.at("window").get<int>(), item.at("nll").get<double>(),
+                                                                    item.at("tokens").get<int>()};
                     run.time = QDateTime::currentSecsSinceEpoch();
                 }
                 m_job.reset();
@@ -205,7 +218,8 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
             m_job->state.done = progress.done;
             m_job->state.total = progress.total;
             m_job->state.etaSeconds = progress.etaSeconds;
-            if (progress.total > 0 && progress.done >= progress.total && m_job->state.phase == JobState::Phase::Running) m_job->state.phase = JobState::Phase::Finishing;
+            if (progress.total > 0 && progress.done >= progress.total && m_job->state.phase == JobState::Phase::Running)
+                m_job->state.phase = JobState::Phase::Finishing;
             emit jobChanged(m_job->state);
         },
         [this, epoch = m_epoch, hash](const Json& partial) {
@@ -249,7 +263,8 @@ PerplexityState EvaluationController::state() const
     if (run != m_runs.end() && !run->second.losses.empty()) {
         fill(run->second, {});
     } else if (const auto last = m_runs.find(m_lastShown); last != m_runs.end()) {
-        fill(last->second, tr("before this edit · %1").arg(format::time(QDateTime::fromSecsSinceEpoch(last->second.time), QDateTime::currentDateTime())));
+        fill(last->second,
+             tr("before this edit · %1").arg(format::time(QDateTime::fromSecsSinceEpoch(last->second.time), QDateTime::currentDateTime())));
         state.age = tr("one edit old");
     }
     if (m_job && m_job->planHash == hash) (m_job->full ? state.full : state.quick).running = true;
@@ -264,7 +279,8 @@ QHash<QString, PlanLoss> EvaluationController::planLosses() const
     for (const auto& [hash, run] : m_runs) {
         if (run.losses.empty()) continue;
         std::vector<WindowLoss> list;
-        for (const auto& [window, loss] : run.losses) list.push_back(loss);
+        for (const auto& [window, loss] : run.losses)
+            list.push_back(loss);
         PlanLoss loss;
         loss.ppl = perplexity(list).ppl;
         loss.full = static_cast<int>(run.losses.size()) > m_text.quickWindows;

@@ -140,7 +140,10 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     refresh();
 }
 
-QString ExportDialog::flavour() const { return m_flavours->checkedButton() ? m_flavours->checkedButton()->property("flavour").toString() : QString(); }
+QString ExportDialog::flavour() const
+{
+    return m_flavours->checkedButton() ? m_flavours->checkedButton()->property("flavour").toString() : QString();
+}
 
 void ExportDialog::refresh()
 {
@@ -149,7 +152,8 @@ void ExportDialog::refresh()
     const CompressionPlan& plan = m_workbench->plans()->plan();
     const PlanCost cost = m_workbench->cost();
     m_plan->setText(tr("%1: %2 experts kept, %3, %4 parameters")
-                        .arg(m_workbench->planName(), format::countOf(plan.keptExperts(), shape.totalExperts()), format::bytes(cost.bytes), format::parameters(cost.parameters)));
+                        .arg(m_workbench->planName(), format::countOf(plan.keptExperts(), shape.totalExperts()), format::bytes(cost.bytes),
+                             format::parameters(cost.parameters)));
     const std::vector<FlavourChoice> choices = flavoursFor(shape, plan);
     const QList<QAbstractButton*> buttons = m_flavours->buttons();
     QAbstractButton* firstAllowed = nullptr;
@@ -179,8 +183,10 @@ void ExportDialog::closeEvent(QCloseEvent* event)
 
 void ExportDialog::reject()
 {
-    if (m_request == 0) QDialog::reject();
-    else hide();
+    if (m_request == 0)
+        QDialog::reject();
+    else
+        hide();
 }
 
 void ExportDialog::browse()
@@ -189,7 +195,9 @@ void ExportDialog::browse()
     dialog->setAttribute(Qt::WA_DeleteOnClose);
     dialog->setFileMode(QFileDialog::Directory);
     dialog->setModal(false);
-    connect(dialog, &QFileDialog::fileSelected, this, [this](const QString& folder) { m_folder->setText(QDir(folder).filePath(m_workbench->modelName() + QStringLiteral("-smaller"))); });
+    connect(dialog, &QFileDialog::fileSelected, this, [this](const QString& folder) {
+        m_folder->setText(QDir(folder).filePath(m_workbench->modelName() + QStringLiteral("-smaller")));
+    });
     dialog->show();
 }
 
@@ -202,18 +210,26 @@ void ExportDialog::dryRun()
     }
     m_export->setEnabled(true);
     const CompressionPlan plan = m_workbench->plans()->plan();
-    m_workbench->engine()->request("export",
-                                   {{"path", m_workbench->modelPath().toStdString()}, {"plan", toJson(plan)}, {"flavor", flavour().toStdString()},
-                                    {"out", QString(m_folder->text() + QStringLiteral(".dry-run")).toStdString()}, {"dry_run", true}, {"force", true}, {"verify", false}, {"tag", "export-dry"}, {"lane", "interactive"}},
-                                   [this, alive = QPointer<ExportDialog>(this)](const EngineReply& reply) {
-                                       if (!alive || m_request != 0) return;
-                                       if (reply.ok()) {
-                                           m_size->setText(tr("%n file(s), %1", nullptr, static_cast<int>(reply.result.value("files", Json::array()).size()))
-                                                               .arg(format::bytes(reply.result.value("bytes", std::int64_t(0)))));
-                                       } else if (reply.outcome == EngineReply::Outcome::Failed) {
-                                           m_size->setText(QString::fromStdString(reply.error.describe()));
-                                       }
-                                   });
+    m_workbench->engine()->request(
+        "export",
+        {{"path", m_workbench->modelPath().toStdString()},
+         {"plan", toJson(plan)},
+         {"flavor", flavour().toStdString()},
+         {"out", QString(m_folder->text() + QStringLiteral(".dry-run")).toStdString()},
+         {"dry_run", true},
+         {"force", true},
+         {"verify", false},
+         {"tag", "export-dry"},
+         {"lane", "interactive"}},
+        [this, alive = QPointer<ExportDialog>(this)](const EngineReply& reply) {
+            if (!alive || m_request != 0) return;
+            if (reply.ok()) {
+                m_size->setText(tr("%n file(s), %1", nullptr, static_cast<int>(reply.result.value("files", Json::array()).size()))
+                                    .arg(format::bytes(reply.result.value("bytes", std::int64_t(0)))));
+            } else if (reply.outcome == EngineReply::Outcome::Failed) {
+                m_size->setText(QString::fromStdString(reply.error.describe()));
+            }
+        });
 }
 
 void ExportDialog::setRunning(bool running)
@@ -222,7 +238,8 @@ void ExportDialog::setRunning(bool running)
     m_bar->setRange(0, 0);
     m_export->setEnabled(!running);
     m_folder->setEnabled(!running);
-    for (QAbstractButton* button : m_flavours->buttons()) button->setEnabled(!running);
+    for (QAbstractButton* button : m_flavours->buttons())
+        button->setEnabled(!running);
     m_cancel->setText(running ? tr("Cancel") : tr("Close"));
     m_cancel->setEnabled(true);
 }
@@ -240,14 +257,25 @@ void ExportDialog::startExport()
     m_exporting = m_workbench->plans()->plan();
     const EvaluationText& text = m_workbench->evaluation()->text();
     Json windows = Json::array();
-    for (int w = 0; w < kVerifyWindows; ++w) windows.push_back(w);
+    for (int w = 0; w < kVerifyWindows; ++w)
+        windows.push_back(w);
     const QString folder = m_folder->text();
     setRunning(true);
     m_result->clear();
     m_request = m_workbench->engine()->request(
         "export",
-        {{"path", m_workbench->modelPath().toStdString()}, {"plan", toJson(m_exporting)}, {"flavor", flavour().toStdString()}, {"out", folder.toStdString()}, {"force", m_replace->isChecked()},
-         {"dry_run", false}, {"verify", true}, {"text", text.paths}, {"window_length", text.windowLength}, {"windows", windows}, {"tag", "export"}, {"lane", "export"}},
+        {{"path", m_workbench->modelPath().toStdString()},
+         {"plan", toJson(m_exporting)},
+         {"flavor", flavour().toStdString()},
+         {"out", folder.toStdString()},
+         {"force", m_replace->isChecked()},
+         {"dry_run", false},
+         {"verify", true},
+         {"text", text.paths},
+         {"window_length", text.windowLength},
+         {"windows", windows},
+         {"tag", "export"},
+         {"lane", "export"}},
         [this, alive = QPointer<ExportDialog>(this), folder](const EngineReply& reply) {
             if (!alive) return;
             m_request = 0;
@@ -269,12 +297,16 @@ void ExportDialog::startExport()
                 const Json exported = verify.value("ppl_export", Json());
                 const bool holds = verify.value("holds", false);
                 if (preview.is_number() && exported.is_number())
-                    line += QLatin1Char('\n') + tr("Reopened: perplexity %1, in the window %2, on the same windows.")
-                                                    .arg(format::number(exported.get<double>(), 4), format::number(preview.get<double>(), 4));
-                line += QLatin1Char('\n') + (holds ? tr("Verified: every check holds.") : tr("The export does not match the plan: do not use it."));
+                    line +=
+                        QLatin1Char('\n') + tr("Reopened: perplexity %1, in the window %2, on the same windows.")
+                                                .arg(format::number(exported.get<double>(), 4), format::number(preview.get<double>(), 4));
+                line += QLatin1Char('\n') +
+                        (holds ? tr("Verified: every check holds.") : tr("The export does not match the plan: do not use it."));
                 if (!holds)
                     for (const Json& check : verify.value("checks", Json::array()))
-                        if (!check.value("holds", true)) line += QLatin1Char('\n') + QString::fromStdString(check.value("name", std::string()) + ": " + check.value("detail", std::string()));
+                        if (!check.value("holds", true))
+                            line += QLatin1Char('\n') + QString::fromStdString(check.value("name", std::string()) + ": " +
+                                                                               check.value("detail", std::string()));
                 showResult(line, !holds);
             } else {
                 showResult(line, false);

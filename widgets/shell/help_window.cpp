@@ -31,10 +31,12 @@ HelpWindow::HelpWindow(const QString& folder, QWidget* parent) : QDialog(parent)
     layout->setSpacing(4);
     layout->addWidget(m_list);
     layout->addWidget(m_text, 1);
-    const QStringList order = {QStringLiteral("getting-started"), QStringLiteral("heatmap"), QStringLiteral("shaping-the-plan"), QStringLiteral("perplexity"),
-                               QStringLiteral("export"),          QStringLiteral("keyboard"), QStringLiteral("command-line")};
+    const QStringList order = {QStringLiteral("getting-started"), QStringLiteral("heatmap"), QStringLiteral("shaping-the-plan"),
+                               QStringLiteral("perplexity"),      QStringLiteral("export"),  QStringLiteral("keyboard"),
+                               QStringLiteral("command-line")};
     QStringList pages;
-    for (const QFileInfo& file : QDir(folder).entryInfoList({QStringLiteral("*.md")}, QDir::Files)) pages << file.completeBaseName();
+    for (const QFileInfo& file : QDir(folder).entryInfoList({QStringLiteral("*.md")}, QDir::Files))
+        pages << file.completeBaseName();
     std::stable_sort(pages.begin(), pages.end(), [&](const QString& a, const QString& b) {
         const auto place = [&](const QString& p) { return order.contains(p) ? order.indexOf(p) : order.size(); };
         return place(a) < place(b);

@@ -29,6 +29,7 @@
 #include <QPushButton>
 #include <QSettings>
 #include <QStackedWidget>
+#include <QStyle>
 #include <QTemporaryDir>
 #include <QTextBrowser>
 #include <QToolBar>
@@ -90,7 +91,8 @@ MainWindow::MainWindow(Workbench* workbench, ThemeController* themes, WindowOpti
     showOpen(false);
     showEngine();
     restoreLayout();
-    if (const QString theme = settings().value(QStringLiteral("theme")).toString(); !theme.isEmpty()) m_themes->setChoice(themeChoiceFromId(theme));
+    if (const QString theme = settings().value(QStringLiteral("theme")).toString(); !theme.isEmpty())
+        m_themes->setChoice(themeChoiceFromId(theme));
     updateActions();
 }
 
@@ -102,7 +104,8 @@ QSettings& MainWindow::settings() const { return *m_settings; }
 
 // ---- actions
 
-QAction* MainWindow::addAction(const QString& id, const QString& text, const QString& iconName, const QList<QKeySequence>& shortcuts, std::function<void()> run)
+QAction* MainWindow::addAction(const QString& id, const QString& text, const QString& iconName, const QList<QKeySequence>& shortcuts,
+                               std::function<void()> run)
 {
     auto* made = new QAction(text, this);
     made->setObjectName(id);
@@ -123,8 +126,10 @@ void MainWindow::makeActions()
 {
     const auto key = [](const char* text) { return QList<QKeySequence>{QKeySequence(QString::fromLatin1(text))}; };
     addAction(QStringLiteral("file.openModel"), tr("&Open model…"), QStringLiteral("box"), key("Ctrl+O"), [this] { askModel(); });
-    addAction(QStringLiteral("file.openSession"), tr("Open &session…"), QStringLiteral("folder-open"), key("Ctrl+Shift+O"), [this] { askSession(); });
-    addAction(QStringLiteral("file.demo"), tr("Try the &demo"), QStringLiteral("sprout"), {}, [this] { replaceSession([this] { m_workbench->openDemo(); }); });
+    addAction(QStringLiteral("file.openSession"), tr("Open &session…"), QStringLiteral("folder-open"), key("Ctrl+Shift+O"),
+              [this] { askSession(); });
+    addAction(QStringLiteral("file.demo"), tr("Try the &demo"), QStringLiteral("sprout"), {},
+              [this] { replaceSession([this] { m_workbench->openDemo(); }); });
     addAction(QStringLiteral("file.save"), tr("&Save session"), QStringLiteral("save"), key("Ctrl+S"), [this] { save(false); });
     addAction(QStringLiteral("file.saveAs"), tr("Save session &as…"), {}, key("Ctrl+Shift+S"), [this] { save(true); });
     addAction(QStringLiteral("file.export"), tr("&Export model…"), QStringLiteral("upload"), key("Ctrl+E"), [this] {
@@ -140,7 +145,8 @@ void MainWindow::makeActions()
             Banner banner;
             banner.id = QStringLiteral("close-model");
             banner.cause = tr("The session has changes that are not saved.");
-            banner.actions = {{tr("Save…"), [this] { save(false); }, true}, {tr("Discard and close"), [this] { m_workbench->closeModel(); }}};
+            banner.actions = {{tr("Save…"), [this] { save(false); }, true},
+                              {tr("Discard and close"), [this] { m_workbench->closeModel(); }}};
             m_banners->show(banner);
         } else {
             m_workbench->closeModel();
@@ -148,10 +154,13 @@ void MainWindow::makeActions()
     });
     addAction(QStringLiteral("file.quit"), tr("&Quit"), {}, key("Ctrl+Q"), [this] { close(); });
     addAction(QStringLiteral("edit.undo"), tr("&Undo"), QStringLiteral("undo-2"), key("Ctrl+Z"), [this] { m_workbench->plans()->undo(); });
-    addAction(QStringLiteral("edit.redo"), tr("&Redo"), QStringLiteral("redo-2"), {QKeySequence(QStringLiteral("Ctrl+Shift+Z")), QKeySequence(QStringLiteral("Ctrl+Y"))},
+    addAction(QStringLiteral("edit.redo"), tr("&Redo"), QStringLiteral("redo-2"),
+              {QKeySequence(QStringLiteral("Ctrl+Shift+Z")), QKeySequence(QStringLiteral("Ctrl+Y"))},
               [this] { m_workbench->plans()->redo(); });
     addAction(QStringLiteral("plan.dense"), tr("Keep &all experts"), {}, {}, [this] {
-        m_workbench->plans()->replacePlan(CompressionPlan::identity(m_workbench->plans()->shape()).withModel(m_workbench->plans()->plan().model()), tr("Keep all experts"));
+        m_workbench->plans()->replacePlan(
+            CompressionPlan::identity(m_workbench->plans()->shape()).withModel(m_workbench->plans()->plan().model()),
+            tr("Keep all experts"));
     });
     addAction(QStringLiteral("plan.equal"), tr("&Equalise counts for a stock export"), {}, {}, [this] {
         AllocationIntent intent = m_layers->budget()->intent();
@@ -161,20 +170,24 @@ void MainWindow::makeActions()
         intent.equalCounts = true;
         m_workbench->plans()->allocateTo(intent);
     });
-    addAction(QStringLiteral("evaluate.full"), tr("&Evaluate all windows"), QStringLiteral("play"), {QKeySequence(QStringLiteral("Ctrl+Return")), QKeySequence(QStringLiteral("Ctrl+Enter"))},
+    addAction(QStringLiteral("evaluate.full"), tr("&Evaluate all windows"), QStringLiteral("play"),
+              {QKeySequence(QStringLiteral("Ctrl+Return")), QKeySequence(QStringLiteral("Ctrl+Enter"))},
               [this] { m_workbench->evaluation()->evaluateFull(); });
-    addAction(QStringLiteral("evaluate.cancel"), tr("&Cancel the running job"), QStringLiteral("square"), key("Ctrl+."), [this] { m_workbench->cancelJob(); });
+    addAction(QStringLiteral("evaluate.cancel"), tr("&Cancel the running job"), QStringLiteral("square"), key("Ctrl+."),
+              [this] { m_workbench->cancelJob(); });
     addAction(QStringLiteral("evaluate.profile"), tr("Measure the &profile"), {}, {}, [this] { m_workbench->profile(); });
     addAction(QStringLiteral("evaluate.text"), tr("Calibration &text…"), {}, {}, [this] { askText(); });
-    addAction(QStringLiteral("engine.restart"), tr("&Restart the engine"), QStringLiteral("cpu"), {}, [this] { m_workbench->engine()->start(); });
+    addAction(QStringLiteral("engine.restart"), tr("&Restart the engine"), QStringLiteral("cpu"), {},
+              [this] { m_workbench->engine()->start(); });
     addAction(QStringLiteral("view.resetLayout"), tr("&Reset layout"), {}, {}, [this] { resetLayout(); });
     addAction(QStringLiteral("view.table"), tr("Heatmap as &table"), QStringLiteral("table-2"), {}, [this] {
         const bool table = m_actions[QStringLiteral("view.table")]->isChecked();
         m_heatmapFrame->setCurrentPage(table ? 1 : 0);
         m_heatmapTable->refresh();
     })->setCheckable(true);
-    for (const auto& [id, text] : {std::pair(QStringLiteral("view.theme.system"), tr("&System")), std::pair(QStringLiteral("view.theme.light"), tr("&Light")),
-                                   std::pair(QStringLiteral("view.theme.dark"), tr("&Dark"))}) {
+    for (const auto& [id, text] :
+         {std::pair(QStringLiteral("view.theme.system"), tr("&System")), std::pair(QStringLiteral("view.theme.light"), tr("&Light")),
+          std::pair(QStringLiteral("view.theme.dark"), tr("&Dark"))}) {
         const QString choice = id.section(QLatin1Char('.'), 2);
         addAction(id, text, {}, {}, [this, choice] {
             m_themes->setChoice(themeChoiceFromId(choice));
@@ -207,12 +220,23 @@ void MainWindow::makeMenus()
 {
     const auto fill = [this](QMenu* menu, const QStringList& ids) {
         for (const QString& id : ids) {
-            if (id.isEmpty()) menu->addSeparator();
-            else menu->addAction(m_actions.value(id));
+            if (id.isEmpty())
+                menu->addSeparator();
+            else
+                menu->addAction(m_actions.value(id));
         }
     };
-    fill(menuBar()->addMenu(tr("&File")), {QStringLiteral("file.openModel"), QStringLiteral("file.openSession"), QStringLiteral("file.demo"), {}, QStringLiteral("file.save"),
-                                           QStringLiteral("file.saveAs"), {}, QStringLiteral("file.export"), {}, QStringLiteral("file.close"), QStringLiteral("file.quit")});
+    fill(menuBar()->addMenu(tr("&File")), {QStringLiteral("file.openModel"),
+                                           QStringLiteral("file.openSession"),
+                                           QStringLiteral("file.demo"),
+                                           {},
+                                           QStringLiteral("file.save"),
+                                           QStringLiteral("file.saveAs"),
+                                           {},
+                                           QStringLiteral("file.export"),
+                                           {},
+                                           QStringLiteral("file.close"),
+                                           QStringLiteral("file.quit")});
     fill(menuBar()->addMenu(tr("&Edit")), {QStringLiteral("edit.undo"), QStringLiteral("edit.redo")});
     QMenu* view = menuBar()->addMenu(tr("&View"));
     fill(view, {QStringLiteral("view.table"), {}});
@@ -225,7 +249,12 @@ void MainWindow::makeMenus()
     }
     fill(view, {QStringLiteral("view.resetLayout")});
     fill(menuBar()->addMenu(tr("&Plan")), {QStringLiteral("plan.dense"), QStringLiteral("plan.equal")});
-    fill(menuBar()->addMenu(tr("E&valuate")), {QStringLiteral("evaluate.full"), QStringLiteral("evaluate.cancel"), {}, QStringLiteral("evaluate.profile"), QStringLiteral("evaluate.text"), {},
+    fill(menuBar()->addMenu(tr("E&valuate")), {QStringLiteral("evaluate.full"),
+                                               QStringLiteral("evaluate.cancel"),
+                                               {},
+                                               QStringLiteral("evaluate.profile"),
+                                               QStringLiteral("evaluate.text"),
+                                               {},
                                                QStringLiteral("engine.restart")});
     fill(menuBar()->addMenu(tr("&Help")), {QStringLiteral("help.contents"), QStringLiteral("help.keyboard"), QStringLiteral("help.about")});
 }
@@ -240,8 +269,10 @@ void MainWindow::makeToolBar()
     bar->setIconSize({18, 18});
     addToolBar(bar);
     for (const char* id : {"file.openModel", "file.save", "", "edit.undo", "edit.redo", "", "file.export"}) {
-        if (*id == 0) bar->addSeparator();
-        else bar->addAction(m_actions.value(QString::fromLatin1(id)));
+        if (*id == 0)
+            bar->addSeparator();
+        else
+            bar->addAction(m_actions.value(QString::fromLatin1(id)));
     }
     auto* stretch = new QWidget;
     stretch->setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Preferred);
@@ -260,7 +291,8 @@ void MainWindow::makeToolBar()
     m_evaluate = new QPushButton;
     m_evaluate->setObjectName(QStringLiteral("evaluate"));
     m_evaluate->setProperty("filled", true);
-    connect(m_evaluate, &QPushButton::clicked, this, [this] { m_actions[m_jobRunning ? QStringLiteral("evaluate.cancel") : QStringLiteral("evaluate.full")]->trigger(); });
+    connect(m_evaluate, &QPushButton::clicked, this,
+            [this] { m_actions[m_jobRunning ? QStringLiteral("evaluate.cancel") : QStringLiteral("evaluate.full")]->trigger(); });
     bar->addWidget(m_evaluate);
     auto* end = new QWidget;
     end->setFixedWidth(8);
@@ -357,8 +389,11 @@ void MainWindow::connectViews()
     connect(m_layers, &LayersPanel::layerKeepMoved, plans, &PlanController::setKeep);
     connect(m_layers, &LayersPanel::lockRequested, plans, &PlanController::toggleLocked);
     connect(m_layers->budget(), &BudgetBar::allocationRequested, plans, &PlanController::allocateTo);
-    connect(m_layers->curve(), &KeptCurve::resetRequested, this, [plans](int layer) { plans->setKeep(layer, plans->shape().layers[static_cast<std::size_t>(layer)].experts); });
-    connect(m_inspector, &InspectorPanel::keepRequested, this, [plans](int layer, int expert, bool keep) { plans->setKept({CellId{layer, expert}}, keep); });
+    connect(m_layers->curve(), &KeptCurve::resetRequested, this,
+            [plans](int layer) { plans->setKeep(layer, plans->shape().layers[static_cast<std::size_t>(layer)].experts); });
+    connect(m_inspector, &InspectorPanel::keepRequested, this, [plans](int layer, int expert, bool keep) {
+        plans->setKept({CellId{layer, expert}}, keep);
+    });
     connect(m_inspector, &InspectorPanel::protectRequested, this, [plans](int layer, int expert, bool on) {
         const ExpertSet& set = plans->plan().layer(layer).protectedExperts;
         if (std::binary_search(set.begin(), set.end(), expert) != on) plans->toggleProtected(layer, expert);
@@ -372,7 +407,8 @@ void MainWindow::connectViews()
 
     connect(plans, &PlanController::planChanged, this, &MainWindow::showPlan);
     connect(plans, &PlanController::historyChanged, this, &MainWindow::showHistory);
-    connect(plans, &PlanController::explained, this, [this](const QString& text, bool isError) { m_layers->budget()->setMessage(text, isError); });
+    connect(plans, &PlanController::explained, this,
+            [this](const QString& text, bool isError) { m_layers->budget()->setMessage(text, isError); });
     connect(m_workbench->evaluation(), &EvaluationController::changed, this, &MainWindow::showPerplexity);
     connect(m_workbench, &Workbench::scoresChanged, this, &MainWindow::showScores);
     connect(m_workbench, &Workbench::profileChanged, this, &MainWindow::showScores);
@@ -452,7 +488,8 @@ void MainWindow::showPlan()
     m_layers->setPlan(plan);
     m_inspector->setPlan(plan);
     m_status->setCost(m_workbench->cost(), m_workbench->denseCost());
-    m_status->setPlan(m_workbench->planName(), m_workbench->plans()->history().entries().size() > 1 && m_workbench->sessionFile().isEmpty());
+    m_status->setPlan(m_workbench->planName(),
+                      m_workbench->plans()->history().entries().size() > 1 && m_workbench->sessionFile().isEmpty());
     updateActions();
 }
 
@@ -497,11 +534,15 @@ void MainWindow::showScores()
     } else {
         const bool usable = m_workbench->engine()->usable();
         m_heatmap->setEmptyText(m_workbench->profiling() ? tr("Measuring the profile") : tr("No scores yet"),
-                                m_workbench->profiling() ? tr("Rows fill as layers arrive.") : usable ? tr("One pass over the calibration text measures every expert.") : tr("The engine is not running."),
+                                m_workbench->profiling() ? tr("Rows fill as layers arrive.")
+                                : usable                 ? tr("One pass over the calibration text measures every expert.")
+                                                         : tr("The engine is not running."),
                                 m_workbench->profiling() ? QString() : tr("Profile"), usable);
     }
     const bool importance = m_workbench->scores().contains("leave-one-out") && !m_workbench->profiling();
-    for (const char* id : {"importance", "inverse"}) m_layers->budget()->setMethodAvailable(QString::fromLatin1(id), importance ? QString() : tr("needs the leave-one-out scores of a profile"));
+    for (const char* id : {"importance", "inverse"})
+        m_layers->budget()->setMethodAvailable(QString::fromLatin1(id),
+                                               importance ? QString() : tr("needs the leave-one-out scores of a profile"));
     m_heatmapTable->refresh();
 }
 
@@ -518,7 +559,8 @@ void MainWindow::showSession()
 {
     const bool open = m_workbench->isOpen();
     if (open) {
-        const QString name = m_workbench->sessionFile().isEmpty() ? m_workbench->modelName() : QFileInfo(m_workbench->sessionFile()).fileName();
+        const QString name =
+            m_workbench->sessionFile().isEmpty() ? m_workbench->modelName() : QFileInfo(m_workbench->sessionFile()).fileName();
         setWindowTitle(QStringLiteral("%1[*] · Espalier").arg(name));
         const bool modified = m_workbench->modified();
         setWindowModified(modified);
@@ -559,7 +601,8 @@ void MainWindow::showEngine()
     }
     if (engine->usable()) {
         const Json& info = engine->serverInfo();
-        text = tr("Ready · %1, %n thread(s)", nullptr, info.value("threads", 1)).arg(QString::fromStdString(info.value("device", std::string("cpu"))).toUpper());
+        text = tr("Ready · %1, %n thread(s)", nullptr, info.value("threads", 1))
+                   .arg(QString::fromStdString(info.value("device", std::string("cpu"))).toUpper());
     }
     m_start->setEngine(engine->state(), text);
     updateActions();
@@ -588,10 +631,13 @@ void MainWindow::updateActions()
     if (!m_evaluate) return;
     m_evaluate->setEnabled(m_jobRunning || (open && engine));
     m_evaluate->setText(m_jobRunning ? tr("Cancel") : tr("Evaluate"));
-    m_evaluate->setIcon(icon(m_jobRunning ? QStringLiteral("square") : QStringLiteral("play"), m_jobRunning ? QStringLiteral("text") : QStringLiteral("on-accent")));
+    m_evaluate->setIcon(icon(m_jobRunning ? QStringLiteral("square") : QStringLiteral("play"),
+                             m_jobRunning ? QStringLiteral("text") : QStringLiteral("on-accent")));
     if (m_evaluate->property("filled").toBool() == m_jobRunning) {
         m_evaluate->setProperty("filled", !m_jobRunning);
-        m_evaluate->setStyleSheet(m_evaluate->styleSheet());  // makes the style look at the property again
+        // Makes the style look at the property again.
+        m_evaluate->style()->unpolish(m_evaluate);
+        m_evaluate->style()->polish(m_evaluate);
     }
     m_perplexity->setEvaluateEnabled(open && engine, engine ? QString() : tr("The engine is not running."));
 }
@@ -628,8 +674,10 @@ void MainWindow::engineLost(const QString& cause, const QString& lastLine)
     banner.cause = tr("The engine stopped (%1).").arg(cause);
     const int runs = static_cast<int>(m_workbench->evaluation()->runs().size());
     banner.consequence = m_workbench->isOpen() ? tr("Your plan, history and %n run(s) are kept.", nullptr, runs) : QString();
-    if (!lastLine.isEmpty() && m_engineLosses > 1) banner.consequence += QStringLiteral(" ") + tr("It last said: %1").arg(lastLine.left(160));
-    banner.actions = {{tr("Restart"), [this] { m_workbench->engine()->start(); }, true}, {tr("Details"), [this, cause] { showEngineDetails(cause); }, false, false}};
+    if (!lastLine.isEmpty() && m_engineLosses > 1)
+        banner.consequence += QStringLiteral(" ") + tr("It last said: %1").arg(lastLine.left(160));
+    banner.actions = {{tr("Restart"), [this] { m_workbench->engine()->start(); }, true},
+                      {tr("Details"), [this, cause] { showEngineDetails(cause); }, false, false}};
     m_banners->show(banner);
     showPerplexity();
 }
@@ -645,7 +693,8 @@ void MainWindow::showEngineDetails(const QString& cause)
     text->setReadOnly(true);
     text->setAccessibleName(tr("engine details"));
     text->setPlainText(tr("Command: %1\nEnd: %2\n\nLast lines of its log:\n%3")
-                           .arg(m_workbench->engine()->command().join(QLatin1Char(' ')), cause, m_workbench->engine()->lastLogLines().join(QLatin1Char('\n'))));
+                           .arg(m_workbench->engine()->command().join(QLatin1Char(' ')), cause,
+                                m_workbench->engine()->lastLogLines().join(QLatin1Char('\n'))));
     auto* layout = new QVBoxLayout(dialog);
     layout->addWidget(text);
     dialog->show();
@@ -659,7 +708,9 @@ void MainWindow::offerRecovery()
         const RecoveryEntry entry = entries.front();
         Banner banner;
         banner.id = QStringLiteral("recovery");
-        const QString name = entry.info.session.empty() ? tr("A session that was never saved") : tr("Session %1").arg(QString::fromStdString(entry.info.session.filename().string()));
+        const QString name = entry.info.session.empty()
+                                 ? tr("A session that was never saved")
+                                 : tr("Session %1").arg(QString::fromStdString(entry.info.session.filename().string()));
         banner.cause = tr("%1 was not closed cleanly.").arg(name);
         banner.consequence = tr("%n edit(s) up to %1 can be brought back.", nullptr, entry.info.edits)
                                  .arg(format::time(QDateTime::fromSecsSinceEpoch(entry.info.writtenAt), QDateTime::currentDateTime()));
@@ -678,7 +729,8 @@ void MainWindow::offerRecovery()
                                   },
                                   true});
         if (!entry.info.session.empty())
-            banner.actions.push_back({tr("Open saved"), [this, entry] { m_workbench->openSession(QString::fromStdString(entry.info.session.string())); }});
+            banner.actions.push_back(
+                {tr("Open saved"), [this, entry] { m_workbench->openSession(QString::fromStdString(entry.info.session.string())); }});
         banner.actions.push_back({tr("Discard"), [this, entry] { m_workbench->store()->discard(entry); }});
         m_banners->show(banner);
     });
@@ -689,8 +741,10 @@ void MainWindow::offerRecovery()
 void MainWindow::openPath(const QString& path)
 {
     replaceSession([this, path] {
-        if (path.endsWith(QLatin1String(".espalier"))) m_workbench->openSession(path);
-        else m_workbench->openModel(QFileInfo(path).isDir() ? path : QFileInfo(path).path());
+        if (path.endsWith(QLatin1String(".espalier")))
+            m_workbench->openSession(path);
+        else
+            m_workbench->openModel(QFileInfo(path).isDir() ? path : QFileInfo(path).path());
     });
 }
 
@@ -714,7 +768,8 @@ void MainWindow::askModel()
     dialog->setAttribute(Qt::WA_DeleteOnClose);
     dialog->setFileMode(QFileDialog::Directory);
     dialog->setModal(false);
-    connect(dialog, &QFileDialog::fileSelected, this, [this](const QString& folder) { replaceSession([this, folder] { m_workbench->openModel(folder); }); });
+    connect(dialog, &QFileDialog::fileSelected, this,
+            [this](const QString& folder) { replaceSession([this, folder] { m_workbench->openModel(folder); }); });
     dialog->show();
 }
 
@@ -724,13 +779,15 @@ void MainWindow::askSession()
     dialog->setAttribute(Qt::WA_DeleteOnClose);
     dialog->setFileMode(QFileDialog::ExistingFile);
     dialog->setModal(false);
-    connect(dialog, &QFileDialog::fileSelected, this, [this](const QString& file) { replaceSession([this, file] { m_workbench->openSession(file); }); });
+    connect(dialog, &QFileDialog::fileSelected, this,
+            [this](const QString& file) { replaceSession([this, file] { m_workbench->openSession(file); }); });
     dialog->show();
 }
 
 void MainWindow::askText()
 {
-    auto* dialog = new QFileDialog(this, tr("Calibration text"), QFileInfo(m_workbench->calibrationText()).path(), tr("Text (*.txt *.md);;All files (*)"));
+    auto* dialog = new QFileDialog(this, tr("Calibration text"), QFileInfo(m_workbench->calibrationText()).path(),
+                                   tr("Text (*.txt *.md);;All files (*)"));
     dialog->setAttribute(Qt::WA_DeleteOnClose);
     dialog->setFileMode(QFileDialog::ExistingFile);
     dialog->setModal(false);
@@ -746,7 +803,8 @@ void MainWindow::save(bool as)
         m_workbench->saveSession(m_workbench->sessionFile());
         return;
     }
-    auto* dialog = new QFileDialog(this, tr("Save session"), m_workbench->modelName() + QStringLiteral(".espalier"), tr("Espalier sessions (*.espalier)"));
+    auto* dialog = new QFileDialog(this, tr("Save session"), m_workbench->modelName() + QStringLiteral(".espalier"),
+                                   tr("Espalier sessions (*.espalier)"));
     dialog->setAttribute(Qt::WA_DeleteOnClose);
     dialog->setAcceptMode(QFileDialog::AcceptSave);
     dialog->setDefaultSuffix(QStringLiteral("espalier"));
@@ -818,7 +876,8 @@ void MainWindow::rememberRecent(const QString& path)
     QStringList paths = recent();
     paths.removeAll(path);
     paths.prepend(path);
-    while (paths.size() > kRecent) paths.removeLast();
+    while (paths.size() > kRecent)
+        paths.removeLast();
     settings().setValue(QStringLiteral("recent"), paths);
     m_start->setRecent(paths);
 }

@@ -61,7 +61,8 @@ protected:
     void keyPressEvent(QKeyEvent* event) override;
 
 private:
-    QAction* addAction(const QString& id, const QString& text, const QString& iconName, const QList<QKeySequence>& shortcuts, std::function<void()> run);
+    QAction* addAction(const QString& id, const QString& text, const QString& iconName, const QList<QKeySequence>& shortcuts,
+                       std::function<void()> run);
     void makeActions();
     void makeMenus();
     void makeToolBar();

@@ -14,7 +14,8 @@ PlanController::PlanController(QObject* parent) : QObject(parent) {}
 
 void PlanController::open(const ModelShape& shape, const PlanModel& model, const QString& name)
 {
-    restore(shape, PlanHistory(CompressionPlan::identity(shape).withModel(model), tr("Open %1").arg(name).toStdString(), QDateTime::currentSecsSinceEpoch()));
+    restore(shape, PlanHistory(CompressionPlan::identity(shape).withModel(model), tr("Open %1").arg(name).toStdString(),
+                               QDateTime::currentSecsSinceEpoch()));
 }
 
 void PlanController::restore(const ModelShape& shape, PlanHistory history)
@@ -87,7 +88,8 @@ void PlanController::apply(Result<CompressionPlan> plan, const QString& text)
 
 void PlanController::setKeep(int layer, int keep)
 {
-    if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || !m_shape.layers[static_cast<std::size_t>(layer)].moe) return;
+    if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || !m_shape.layers[static_cast<std::size_t>(layer)].moe)
+        return;
     const LayerShape& shape = m_shape.layers[static_cast<std::size_t>(layer)];
     // Moves of one gesture start from the plan before it, so that dragging there and back gives the same experts again.
     const CompressionPlan start = base();
@@ -97,7 +99,8 @@ void PlanController::setKeep(int layer, int keep)
     if (keep < floor)
         say(pinned > shape.router.topK ? tr("at least %1: that many experts of layer %2 are protected").arg(floor).arg(layer)
                                        : tr("at least %1: the router picks %1").arg(floor));
-    else say({});
+    else
+        say({});
     keep = std::clamp(keep, floor, shape.experts);
     // Which experts: by the score on screen. Those already dropped by hand return last.
     ExpertScores order;
@@ -109,10 +112,12 @@ void PlanController::setKeep(int layer, int keep)
     }
     std::vector<double>& row = order.values.rows[static_cast<std::size_t>(layer)];
     std::vector<double> score(row.size(), 0.0);
-    if (m_scores && static_cast<std::size_t>(layer) < m_scores->values.rows.size() && m_scores->values.rows[static_cast<std::size_t>(layer)].size() == row.size())
+    if (m_scores && static_cast<std::size_t>(layer) < m_scores->values.rows.size() &&
+        m_scores->values.rows[static_cast<std::size_t>(layer)].size() == row.size())
         score = m_scores->values.rows[static_cast<std::size_t>(layer)];
     std::vector<int> byScore(row.size());
-    for (std::size_t e = 0; e < row.size(); ++e) byScore[e] = static_cast<int>(e);
+    for (std::size_t e = 0; e < row.size(); ++e)
+        byScore[e] = static_cast<int>(e);
     const bool higher = !m_scores || m_scores->better == Better::Higher;
     std::stable_sort(byScore.begin(), byScore.end(), [&](int a, int b) {
         const bool keptA = start.keeps(layer, a);
@@ -123,13 +128,16 @@ void PlanController::setKeep(int layer, int keep)
         if (std::isnan(x) || std::isnan(y)) return !std::isnan(x) && std::isnan(y);
         return higher ? x > y : x < y;
     });
-    for (std::size_t place = 0; place < byScore.size(); ++place) row[static_cast<std::size_t>(byScore[place])] = static_cast<double>(byScore.size() - place);
+    for (std::size_t place = 0; place < byScore.size(); ++place)
+        row[static_cast<std::size_t>(byScore[place])] = static_cast<double>(byScore.size() - place);
     std::vector<int> counts(m_shape.layers.size());
-    for (const LayerShape& l : m_shape.layers) counts[static_cast<std::size_t>(l.index)] = static_cast<int>(start.layer(l.index).kept.size());
+    for (const LayerShape& l : m_shape.layers)
+        counts[static_cast<std::size_t>(l.index)] = static_cast<int>(start.layer(l.index).kept.size());
     counts[static_cast<std::size_t>(layer)] = keep;
     // Only this layer may move; its own lock does not hold it back, since it is the user's hand that moves it.
     CompressionPlan others = start;
-    for (const LayerShape& l : m_shape.layers) others = others.withLocked(l.index, l.index != layer);
+    for (const LayerShape& l : m_shape.layers)
+        others = others.withLocked(l.index, l.index != layer);
     Result<CompressionPlan> chosen = selectByRanking(m_shape, others, counts, order);
     if (chosen.ok()) chosen = start.withKept(m_shape, layer, chosen->layer(layer).kept);
     apply(std::move(chosen), tr("Layer %1: keep %2 → %3 of %4").arg(layer).arg(now.kept.size()).arg(keep).arg(shape.experts));
@@ -168,7 +176,8 @@ void PlanController::setKept(const std::set<CellId>& cells, bool kept)
     }
     if (next.ok()) say({});
     const CellId first = *cells.begin();
-    const QString what = cells.size() == 1 ? tr("expert %1 of layer %2").arg(first.expert).arg(first.layer) : tr("%n expert(s)", nullptr, static_cast<int>(cells.size()));
+    const QString what = cells.size() == 1 ? tr("expert %1 of layer %2").arg(first.expert).arg(first.layer)
+                                           : tr("%n expert(s)", nullptr, static_cast<int>(cells.size()));
     apply(std::move(next), kept ? tr("Keep %1").arg(what) : tr("Drop %1").arg(what));
 }
 
@@ -185,7 +194,8 @@ void PlanController::toggleProtected(int layer, int expert)
         Result<CompressionPlan> back = next.withKept(m_shape, layer, std::move(kept));
         if (back.ok()) next = std::move(back).value();
     }
-    apply(std::move(next), was ? tr("Unprotect expert %1 of layer %2").arg(expert).arg(layer) : tr("Protect expert %1 of layer %2").arg(expert).arg(layer));
+    apply(std::move(next),
+          was ? tr("Unprotect expert %1 of layer %2").arg(expert).arg(layer) : tr("Protect expert %1 of layer %2").arg(expert).arg(layer));
 }
 
 void PlanController::toggleLocked(int layer)
@@ -213,8 +223,10 @@ void PlanController::allocateTo(const AllocationIntent& intent)
         return;
     }
     say({});
-    const QString share = format::share(static_cast<double>(intent.keepTotal) / static_cast<double>(std::max<std::int64_t>(1, m_shape.totalExperts())));
-    apply(selectByRanking(m_shape, base(), *keep, *m_scores), tr("Keep %1, %2, by %3").arg(share, QString::fromStdString(intent.method), QString::fromStdString(m_scores->method)));
+    const QString share =
+        format::share(static_cast<double>(intent.keepTotal) / static_cast<double>(std::max<std::int64_t>(1, m_shape.totalExperts())));
+    apply(selectByRanking(m_shape, base(), *keep, *m_scores),
+          tr("Keep %1, %2, by %3").arg(share, QString::fromStdString(intent.method), QString::fromStdString(m_scores->method)));
 }
 
 void PlanController::replacePlan(const CompressionPlan& plan, const QString& text)

@@ -62,9 +62,9 @@ public:
     bool canRedo() const { return !inGesture() && m_history.canRedo(); }
 
 signals:
-    void shapeChanged();    // another model, before its plan is announced
-    void planChanged();     // the plan on screen, every frame of a drag
-    void historyChanged();  // an entry was added, or the current one moved
+    void shapeChanged();                                // another model, before its plan is announced
+    void planChanged();                                 // the plan on screen, every frame of a drag
+    void historyChanged();                              // an entry was added, or the current one moved
     void explained(const QString& text, bool isError);  // why something was clamped or refused; empty: nothing to say
 
 private:

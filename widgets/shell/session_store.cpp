@@ -27,7 +27,8 @@ struct SessionStore::Recovery {
     }
 };
 
-SessionStore::SessionStore(const QString& recoveryFolder, QObject* parent) : QObject(parent), m_folder(recoveryFolder), m_recovery(std::make_shared<Recovery>())
+SessionStore::SessionStore(const QString& recoveryFolder, QObject* parent)
+    : QObject(parent), m_folder(recoveryFolder), m_recovery(std::make_shared<Recovery>())
 {
     m_worker = new QObject;
     m_worker->moveToThread(&m_thread);
@@ -75,7 +76,8 @@ void SessionStore::write(const QString& file, SessionData data, std::function<vo
     post([this, recovery = m_recovery, path = std::filesystem::path(file.toStdString()), data = std::move(data), done = std::move(done)] {
         auto status = std::make_shared<Status>(recovery->take(path));
         if (status->ok()) *status = writeSession(path, data);
-        QMetaObject::invokeMethod(this, [status, done] { done(std::move(*status)); }, Qt::QueuedConnection);
+        QMetaObject::invokeMethod(
+            this, [status, done] { done(std::move(*status)); }, Qt::QueuedConnection);
     });
 }
 
@@ -118,7 +120,8 @@ void SessionStore::findLeftovers(std::function<void(std::vector<RecoveryEntry>)>
 {
     post([this, folder = std::filesystem::path(m_folder.toStdString()), done = std::move(done)] {
         std::vector<RecoveryEntry> entries = findRecovery(folder);
-        QMetaObject::invokeMethod(this, [entries = std::move(entries), done] { done(entries); }, Qt::QueuedConnection);
+        QMetaObject::invokeMethod(
+            this, [entries = std::move(entries), done] { done(entries); }, Qt::QueuedConnection);
     });
 }
 
@@ -126,7 +129,8 @@ void SessionStore::take(const RecoveryEntry& entry, std::function<void(Result<Re
 {
     post([this, entry, done = std::move(done)] {
         auto result = std::make_shared<Result<RecoveredSession>>(takeRecovery(entry));
-        QMetaObject::invokeMethod(this, [result, done] { done(std::move(*result)); }, Qt::QueuedConnection);
+        QMetaObject::invokeMethod(
+            this, [result, done] { done(std::move(*result)); }, Qt::QueuedConnection);
     });
 }
 

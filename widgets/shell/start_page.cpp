@@ -85,7 +85,8 @@ protected:
         if (underMouse() && m_exists) painter.fillRect(rect(), t.rowHover);
         const bool session = m_path.endsWith(QLatin1String(".espalier"));
         const qreal icon = pixelsOf(20);
-        paintIcon(&painter, session ? QStringLiteral("grid-3x3") : QStringLiteral("box"), m_exists ? t.muted : t.disabled, QRectF(pixelsOf(14), (height() - icon) / 2.0, icon, icon));
+        paintIcon(&painter, session ? QStringLiteral("grid-3x3") : QStringLiteral("box"), m_exists ? t.muted : t.disabled,
+                  QRectF(pixelsOf(14), (height() - icon) / 2.0, icon, icon));
         const int left = pixelsOf(52);
         const int half = height() / 2;
         painter.setFont(fontFor(FontRole::Head));
@@ -93,7 +94,8 @@ protected:
         painter.drawText(QRect(left, 0, width() - left, half - pixelsOf(1)), Qt::AlignLeft | Qt::AlignBottom, text());
         painter.setFont(fontFor(FontRole::Small));
         painter.setPen(t.muted);
-        const QString shown = m_exists ? QDir::toNativeSeparators(m_path) : QObject::tr("Not found: the file was moved or the disk is not mounted · %1").arg(m_path);
+        const QString shown = m_exists ? QDir::toNativeSeparators(m_path)
+                                       : QObject::tr("Not found: the file was moved or the disk is not mounted · %1").arg(m_path);
         painter.drawText(QRect(left, half + pixelsOf(1), width() - left - pixelsOf(8), half), Qt::AlignLeft | Qt::AlignTop,
                          painter.fontMetrics().elidedText(shown, Qt::ElideMiddle, width() - left - pixelsOf(8)));
         if (hasFocus()) paintFocusRing(&painter, QRectF(rect()));
@@ -136,9 +138,12 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent)
     line->setProperty("muted", true);
     left->addWidget(line);
     left->addSpacing(16);
-    auto* model = new EntryButton(QStringLiteral("box"), tr("Open model…"), tr("A Hugging Face folder with config.json"), QStringLiteral("Ctrl+O"), true, this);
-    auto* session = new EntryButton(QStringLiteral("folder-open"), tr("Open session…"), tr("An .espalier file"), QStringLiteral("Ctrl+Shift+O"), false, this);
-    auto* demo = new EntryButton(QStringLiteral("sprout"), tr("Try the demo"), tr("15 MB model, profiled on this computer, no download"), {}, false, this);
+    auto* model = new EntryButton(QStringLiteral("box"), tr("Open model…"), tr("A Hugging Face folder with config.json"),
+                                  QStringLiteral("Ctrl+O"), true, this);
+    auto* session = new EntryButton(QStringLiteral("folder-open"), tr("Open session…"), tr("An .espalier file"),
+                                    QStringLiteral("Ctrl+Shift+O"), false, this);
+    auto* demo = new EntryButton(QStringLiteral("sprout"), tr("Try the demo"), tr("15 MB model, profiled on this computer, no download"),
+                                 {}, false, this);
     model->setObjectName(QStringLiteral("start.openModel"));
     session->setObjectName(QStringLiteral("start.openSession"));
     demo->setObjectName(QStringLiteral("start.demo"));
@@ -222,7 +227,12 @@ void StartPage::setEngine(EngineState state, const QString& text)
     m_stateText = text;
     const bool bad = state == EngineState::Lost || state == EngineState::Incompatible || state == EngineState::NotResponding;
     const bool good = state == EngineState::Ready || state == EngineState::Busy;
-    m_engineIcon->setPixmap(iconPixmap(good ? QStringLiteral("circle-check") : bad ? QStringLiteral("unplug") : QStringLiteral("cpu"), good ? theme().accent : bad ? theme().error : theme().muted,
+    m_engineIcon->setPixmap(iconPixmap(good  ? QStringLiteral("circle-check")
+                                       : bad ? QStringLiteral("unplug")
+                                             : QStringLiteral("cpu"),
+                                       good  ? theme().accent
+                                       : bad ? theme().error
+                                             : theme().muted,
                                        pixelsOf(16), devicePixelRatioF()));
     m_engine->setText(text);
 }

@@ -29,37 +29,47 @@ ExpertScores scoresFromJson(const std::string& method, const Json& value)
     const auto number = [](const Json& x) { return x.is_number() ? x.get<double>() : std::nan(""); };
     for (const Json& row : value.value("values", Json::array())) {
         std::vector<double> values;
-        for (const Json& x : row) values.push_back(number(x));
+        for (const Json& x : row)
+            values.push_back(number(x));
         scores.values.rows.push_back(std::move(values));
     }
     if (const Json importance = value.value("layer_importance", Json()); importance.is_array())
-        for (const Json& x : importance) scores.layerImportance.push_back(number(x));
+        for (const Json& x : importance)
+            scores.layerImportance.push_back(number(x));
     return scores;
 }
 
 }  // namespace
 
 Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
-    : QObject(parent), m_paths(std::move(paths)), m_plans(this), m_evaluation(&m_engine, this), m_store(m_paths.dataFolder + QStringLiteral("/recovery"))
+    : QObject(parent),
+      m_paths(std::move(paths)),
+      m_plans(this),
+      m_evaluation(&m_engine, this),
+      m_store(m_paths.dataFolder + QStringLiteral("/recovery"))
 {
     m_text = m_paths.demoFolder + QStringLiteral("/calibration.txt");
     connect(&m_plans, &PlanController::planChanged, this, [this] {
         if (isOpen()) m_evaluation.setPlan(m_plans.plan(), planName());
     });
     connect(&m_plans, &PlanController::historyChanged, this, &Workbench::committed);
-    connect(&m_evaluation, &EvaluationController::failed, this, [this](const Error& error) { emit notice(error, QStringLiteral("evaluate:%1").arg(QString::fromStdString(error.code))); });
+    connect(&m_evaluation, &EvaluationController::failed, this,
+            [this](const Error& error) { emit notice(error, QStringLiteral("evaluate:%1").arg(QString::fromStdString(error.code))); });
     connect(&m_evaluation, &EvaluationController::jobChanged, this, [this](const std::optional<JobState>& job) {
-        if (job || !m_profileJob) emit jobChanged(job);
-        else emit jobChanged(m_profileJob);
+        if (job || !m_profileJob)
+            emit jobChanged(job);
+        else
+            emit jobChanged(m_profileJob);
     });
     connect(&m_evaluation, &EvaluationController::runsChanged, this, &Workbench::sessionChanged);
-    connect(&m_store, &SessionStore::heldElsewhere, this, [this](const Error& error) { emit notice(error, QStringLiteral("session-lock")); });
+    connect(&m_store, &SessionStore::heldElsewhere, this,
+            [this](const Error& error) { emit notice(error, QStringLiteral("session-lock")); });
     connect(&m_engine, &EngineClient::ready, this, [this] {
         if (m_pendingModel) {
             const QString folder = *std::exchange(m_pendingModel, std::nullopt);
             requestOpen(folder, std::exchange(m_pendingSession, std::nullopt));
         } else if (isOpen() && !m_modelPath.isEmpty() && !m_forwardSupported) {
-            requestOpen(m_modelPath, std::nullopt);
+            requestOpen(m_modelPath, std::nullopt, true);
         } else if (isOpen() && !m_profiled && m_profileRequest == 0) {
             profile();
         }
@@ -79,7 +89,9 @@ QString Workbench::modelName() const { return QFileInfo(m_modelPath).fileName();
 QString Workbench::planName() const
 {
     if (!isOpen()) return {};
-    return m_plans.plan().isIdentity(m_plans.shape()) ? tr("dense") : QString::fromStdString(m_plans.history().current().text).section(QStringLiteral(":"), 0, 0);
+    return m_plans.plan().isIdentity(m_plans.shape())
+               ? tr("dense")
+               : QString::fromStdString(m_plans.history().current().text).section(QStringLiteral(":"), 0, 0);
 }
 
 void Workbench::openDemo() { openModel(m_paths.demoFolder + QStringLiteral("/espalier-demo-moe")); }
@@ -96,31 +108,34 @@ void Workbench::openModel(const QString& folder)
     requestOpen(path, std::nullopt);
 }
 
-void Workbench::requestOpen(const QString& folder, std::optional<SessionData> session)
+void Workbench::requestOpen(const QString& folder, std::optional<SessionData> session, bool reconnect)
 {
     auto shared = std::make_shared<std::optional<SessionData>>(std::move(session));
-    m_engine.request("open_model", {{"path", folder.toStdString()}}, [this, folder, shared](const EngineReply& reply) {
+    m_engine.request("open_model", {{"path", folder.toStdString()}}, [this, folder, shared, reconnect](const EngineReply& reply) {
         if (!reply.ok()) {
             if (reply.outcome == EngineReply::Outcome::Failed) emit notice(reply.error, QStringLiteral("open:%1").arg(folder));
             return;
         }
-        modelOpened(folder, reply.result, std::move(*shared));
+        modelOpened(folder, reply.result, std::move(*shared), reconnect);
     });
 }
 
-void Workbench::modelOpened(const QString& folder, const Json& result, std::optional<SessionData> session)
+void Workbench::modelOpened(const QString& folder, const Json& result, std::optional<SessionData> session, bool reconnect)
 {
     Result<ModelShape> shape = modelShapeFromJson(result.value("shape", Json()));
     if (!shape.ok() || shape->layers.empty()) {
-        Error error = shape.ok() ? unsupported("checkpoint.architecture_unsupported", folder.toStdString(), tr("This architecture can be inspected but not opened.").toStdString()) : shape.error();
+        Error error = shape.ok() ? unsupported("checkpoint.architecture_unsupported", folder.toStdString(),
+                                               tr("This architecture can be inspected but not opened.").toStdString())
+                                 : shape.error();
         error.kept = tr("Nothing was changed.").toStdString();
         emit notice(error, QStringLiteral("open:%1").arg(folder));
         return;
     }
     const std::string fingerprint = result.value("fingerprint", std::string());
-    const bool reconnected = isOpen() && fingerprint == m_fingerprint && folder == m_modelPath && !session;
-    if (isOpen() && !m_fingerprint.empty() && fingerprint != m_fingerprint && folder == m_modelPath) {
-        Error error = badInput("session.other_model", folder.toStdString(), tr("The model in this folder is another one than the session was made with.").toStdString(),
+    const bool reconnected = reconnect && isOpen() && fingerprint == m_fingerprint && folder == m_modelPath && !session;
+    if ((reconnect || session) && isOpen() && !m_fingerprint.empty() && fingerprint != m_fingerprint && folder == m_modelPath) {
+        Error error = badInput("session.other_model", folder.toStdString(),
+                               tr("The model in this folder is another one than the session was made with.").toStdString(),
                                tr("Open the right folder.").toStdString());
         error.kept = tr("Plan, history and runs stay as they are.").toStdString();
         emit notice(error, QStringLiteral("open:%1").arg(folder));
@@ -184,7 +199,8 @@ EvaluationText Workbench::evaluationText(const ModelShape& shape) const
 QString Workbench::profileFile() const
 {
     const QFileInfo info(m_text);
-    const std::string key = m_fingerprint + "|" + m_text.toStdString() + "|" + std::to_string(info.size()) + "|" + std::to_string(info.lastModified().toSecsSinceEpoch()) + "|" +
+    const std::string key = m_fingerprint + "|" + m_text.toStdString() + "|" + std::to_string(info.size()) + "|" +
+                            std::to_string(info.lastModified().toSecsSinceEpoch()) + "|" +
                             std::to_string(evaluationText(m_plans.shape()).windowLength) + "|" + std::to_string(kProfileWindows);
     return m_paths.dataFolder + QStringLiteral("/profiles/%1.h5").arg(QString::fromStdString(sha256Hex(key)).left(32));
 }
@@ -216,22 +232,29 @@ void Workbench::profile()
     job.what = tr("Profile · %1").arg(modelName());
     m_profileJob = job;
     if (QFileInfo::exists(file)) {
-        m_profileRequest = m_engine.request("load_profile", {{"profile", file.toStdString()}}, [this, file, finished, epoch = m_profileEpoch](const EngineReply& reply) {
-            if (epoch != m_profileEpoch) return;
-            // A file of an older version or a damaged one is measured again, not complained about.
-            if (reply.outcome == EngineReply::Outcome::Failed && QFile::remove(file)) {
-                m_profileRequest = 0;
-                profile();
-                return;
-            }
-            finished(reply);
-        });
+        m_profileRequest = m_engine.request("load_profile", {{"profile", file.toStdString()}},
+                                            [this, file, finished, epoch = m_profileEpoch](const EngineReply& reply) {
+                                                if (epoch != m_profileEpoch) return;
+                                                // A file of an older version or a damaged one is measured again, not complained about.
+                                                if (reply.outcome == EngineReply::Outcome::Failed && QFile::remove(file)) {
+                                                    m_profileRequest = 0;
+                                                    profile();
+                                                    return;
+                                                }
+                                                finished(reply);
+                                            });
         return;
     }
     m_profileRequest = m_engine.request(
         "profile",
-        {{"path", m_modelPath.toStdString()}, {"text", text.paths}, {"window_length", text.windowLength}, {"windows", kProfileWindows}, {"out", file.toStdString()}, {"resume", true},
-         {"tag", "profile"}, {"lane", "full"}},
+        {{"path", m_modelPath.toStdString()},
+         {"text", text.paths},
+         {"window_length", text.windowLength},
+         {"windows", kProfileWindows},
+         {"out", file.toStdString()},
+         {"resume", true},
+         {"tag", "profile"},
+         {"lane", "full"}},
         finished,
         [this, epoch = m_profileEpoch](const EngineProgress& progress) {
             if (epoch != m_profileEpoch || !m_profileJob) return;
@@ -263,9 +286,11 @@ void Workbench::takePartial(const Json& partial)
         }
         scores.values.rows.resize(m_plans.shape().layers.size());
         for (const LayerShape& l : m_plans.shape().layers)
-            if (auto& values = scores.values.rows[static_cast<std::size_t>(l.index)]; static_cast<int>(values.size()) != l.experts) values.assign(static_cast<std::size_t>(l.experts), std::nan(""));
+            if (auto& values = scores.values.rows[static_cast<std::size_t>(l.index)]; static_cast<int>(values.size()) != l.experts)
+                values.assign(static_cast<std::size_t>(l.experts), std::nan(""));
         std::vector<double>& values = scores.values.rows[layer];
-        for (std::size_t e = 0; e < values.size() && e < row.size(); ++e) values[e] = row[e].is_number() ? row[e].get<double>() : std::nan("");
+        for (std::size_t e = 0; e < values.size() && e < row.size(); ++e)
+            values[e] = row[e].is_number() ? row[e].get<double>() : std::nan("");
     }
     emit scoresChanged();
 }
@@ -301,9 +326,11 @@ ExpertGrid Workbench::usage() const
     ExpertGrid grid = it->second.values;
     for (std::vector<double>& row : grid.rows) {
         double sum = 0;
-        for (const double x : row) sum += x;
+        for (const double x : row)
+            sum += x;
         if (sum > 0)
-            for (double& x : row) x /= sum;
+            for (double& x : row)
+                x /= sum;
     }
     return grid;
 }
@@ -385,18 +412,25 @@ SessionData Workbench::snapshot() const
         saved.dtype = m_evaluation.dtype();
         saved.settings = {{"quick_seconds", run.quickSeconds}, {"full_seconds", run.fullSeconds}};
         saved.time = run.time;
-        for (const auto& [window, loss] : run.losses) saved.losses.push_back(loss);
+        for (const auto& [window, loss] : run.losses)
+            saved.losses.push_back(loss);
         data.runs.push_back(std::move(saved));
     }
     if (m_profiled)
-        for (const auto& [method, scores] : m_scores) data.scores.push_back(scores);
+        for (const auto& [method, scores] : m_scores)
+            data.scores.push_back(scores);
     data.usage = usage();
     data.profile = m_profiled ? profileFile().toStdString() : std::string();
     data.view = m_view;
     return data;
 }
 
-bool Workbench::modified() const { return isOpen() && sessionContentHash(snapshot()) != m_savedHash; }
+bool Workbench::modified() const
+{
+    // A model that was only opened and measured has nothing to lose.
+    if (!isOpen() || (m_sessionFile.isEmpty() && m_plans.history().entries().size() < 2)) return false;
+    return sessionContentHash(snapshot()) != m_savedHash;
+}
 
 void Workbench::committed()
 {
@@ -461,15 +495,18 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_kept.history = PlanHistory();
     m_kept.runs.clear();
     m_kept.scores.clear();
-    for (const ExpertScores& scores : data.scores) m_scores[scores.method] = scores;
+    for (const ExpertScores& scores : data.scores)
+        m_scores[scores.method] = scores;
     m_profiled = !data.scores.empty();
     m_view = data.view;
     m_plans.restore(data.shape, data.history);
     m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(data.shape), evaluationText(data.shape));
-    if (!data.runs.empty()) m_evaluation.restoreText(data.runs.front().textSha256, data.runs.front().tokenizerSha256, data.runs.front().dtype);
+    if (!data.runs.empty())
+        m_evaluation.restoreText(data.runs.front().textSha256, data.runs.front().tokenizerSha256, data.runs.front().dtype);
     for (const SessionRun& run : data.runs) {
         PlanRun restored;
-        for (const WindowLoss& loss : run.losses) restored.losses[loss.window] = loss;
+        for (const WindowLoss& loss : run.losses)
+            restored.losses[loss.window] = loss;
         restored.time = run.time;
         restored.quickSeconds = run.settings.value("quick_seconds", 0.0);
         restored.fullSeconds = run.settings.value("full_seconds", 0.0);
@@ -483,7 +520,8 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     emit opened();
     emit sessionChanged();
     if (!file.isEmpty() && !recovered) emit recentChanged(file);
-    if (m_engine.usable()) requestOpen(m_modelPath, std::move(data));
+    if (m_engine.usable())
+        requestOpen(m_modelPath, std::move(data));
     else {
         m_pendingModel = m_modelPath;
         m_pendingSession = std::move(data);

@@ -69,19 +69,20 @@ public:
     const Json& viewState() const { return m_view; }
 
 signals:
-    void opened();          // a model or session is on screen
+    void opened();  // a model or session is on screen
     void closed();
-    void scoresChanged();   // of the chosen metric, rows may still be missing
-    void profileChanged();  // started, progressed, ended
-    void sessionChanged();  // file, modified flag
+    void scoresChanged();                                          // of the chosen metric, rows may still be missing
+    void profileChanged();                                         // started, progressed, ended
+    void sessionChanged();                                         // file, modified flag
     void notice(const espalier::Error& error, const QString& id);  // becomes a banner
     void jobChanged(const std::optional<espalier::JobState>& job);
     void recentChanged(const QString& path);
     void saved(const QString& file);
 
 private:
-    void modelOpened(const QString& folder, const Json& result, std::optional<SessionData> session);
-    void requestOpen(const QString& folder, std::optional<SessionData> session);
+    void modelOpened(const QString& folder, const Json& result, std::optional<SessionData> session, bool reconnect);
+    // reconnect: the engine is new, the plan on screen stays.
+    void requestOpen(const QString& folder, std::optional<SessionData> session, bool reconnect = false);
     void beginModel(const ModelShape& shape, const PlanModel& model);
     void takeScores(const Json& scores);
     void takePartial(const Json& partial);
