@@ -422,6 +422,8 @@ std::vector<std::byte> copyOut(const Group& root, const std::vector<std::string>
     if (names.empty()) return {};
     const Handle access = fileAccess();
     H5Pset_fapl_core(access.id(), 1u << 16, false);
+    // The image of an open file has its superblock changed without a new checksum (1.10.8); the oldest superblock has none.
+    H5Pset_libver_bounds(access.id(), H5F_LIBVER_EARLIEST, H5F_LIBVER_V110);
     const Handle creation = objectList(H5P_FILE_CREATE);
     const Handle memory(H5Fcreate("unknown-parts", H5F_ACC_TRUNC, creation.id(), access.id()), H5Fclose, "file in memory");
     for (const std::string& name : names)

@@ -145,7 +145,8 @@ TEST(Session, PartsOfANewerMinorVersionSurvive)
     EXPECT_FALSE(data->readOnly);
     EXPECT_EQ(data->notes, sampleSession().notes);
     data->notes = "edited here";
-    ASSERT_TRUE(writeSession(folder / "c.espalier", *data).ok());
+    const Status saved = writeSession(folder / "c.espalier", *data);
+    ASSERT_TRUE(saved.ok()) << saved.error().describe();
     const auto again = readSession(folder / "c.espalier");
     ASSERT_TRUE(again.ok());
     EXPECT_EQ(sessionContentHash(*again), sessionContentHash(*data));
