@@ -42,6 +42,8 @@ int main(int argc, char** argv)
     }
     QApplication application(argc, argv);
     QApplication::setApplicationName(QStringLiteral("espalier"));
+    // Where settings lie (~/.config/espalier); without one Qt makes a folder "Unknown Organization".
+    QApplication::setOrganizationDomain(QStringLiteral("espalier"));
     QApplication::setApplicationDisplayName(QStringLiteral("Espalier"));
     QApplication::setApplicationVersion(QStringLiteral(ESPALIER_VERSION));
 

@@ -293,6 +293,11 @@ private:
             fail(request.id, plan.error());
             return;
         }
+        // As strict as the real one: a count, not a list of windows.
+        if (const Json windows = request.params.value("windows", Json(1)); !windows.is_number_integer() || windows.get<int>() < 1) {
+            put(frameMessage(serialise(Response{request.id, RpcError{rpc::kInvalidParams, "export: \"windows\" is not a number in range", {}}})));
+            return;
+        }
         Json result = {{"files", {"config.json", "espalier_plan.json", "model.safetensors"}}, {"bytes", planCost(m_shape, *plan).bytes}, {"flavor", request.params.value("flavor", std::string())}};
         if (!request.params.value("dry_run", false)) {
             progress(request.id, 1, 2, "write");

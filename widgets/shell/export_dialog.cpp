@@ -256,9 +256,6 @@ void ExportDialog::startExport()
 {
     m_exporting = m_workbench->plans()->plan();
     const EvaluationText& text = m_workbench->evaluation()->text();
-    Json windows = Json::array();
-    for (int w = 0; w < kVerifyWindows; ++w)
-        windows.push_back(w);
     const QString folder = m_folder->text();
     setRunning(true);
     m_result->clear();
@@ -273,7 +270,7 @@ void ExportDialog::startExport()
          {"verify", true},
          {"text", text.paths},
          {"window_length", text.windowLength},
-         {"windows", windows},
+         {"windows", kVerifyWindows},
          {"tag", "export"},
          {"lane", "export"}},
         [this, alive = QPointer<ExportDialog>(this), folder](const EngineReply& reply) {
