@@ -823,6 +823,55 @@ private slots:
         QVERIFY(shell.window.close());
     }
 
+    void recovery_holdsResultsToo()
+    {
+        Home home;
+        std::size_t measured = 0;
+        std::string hash;
+        {
+            Shell shell(home);
+            shell.workbench.setAutosaveInterval(0);
+            OPEN_AND_SETTLE(shell);
+            shell.plans().setKeep(0, 5);
+            shell.evaluation().evaluateFull();
+            QTRY_COMPARE_WITH_TIMEOUT(shell.evaluation().state().full.windows.size(), std::size_t(kFull), kLimit);
+            QTRY_VERIFY_WITH_TIMEOUT(!shell.evaluation().busy(), kLimit);
+            QCoreApplication::processEvents();
+            shell.workbench.store()->flush();
+            hash = shell.hash();
+            measured = shell.evaluation().runs().at(hash).losses.size();
+            QVERIFY(QDir().mkpath(home.path("after-kill/recovery")));
+            const QDir from(home.path("data/recovery"));
+            for (const QString& name : from.entryList(QDir::Files | QDir::Hidden))
+                QVERIFY(QFile::copy(from.filePath(name), home.path("after-kill/recovery/") + name));
+        }
+        QCOMPARE(measured, std::size_t(kFull));
+        Shell shell(home, {}, "after-kill");
+        shell.window.offerRecovery();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->repeats(QStringLiteral("recovery")), 1, kLimit);
+        QVERIFY2(shell.banners().contains(QStringLiteral("1 edit")), qPrintable(shell.banners()));
+        shell.bannerButton(QStringLiteral("Recover"))->click();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.isOpen(), kLimit);
+        QCOMPARE(shell.evaluation().runs().at(hash).losses.size(), measured);
+    }
+
+    void recovery_isNotOfferedForWhatWasOnlyOpened()
+    {
+        Home home;
+        const QString file = home.path("work.espalier");
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(0, 5);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        QSignalSpy saved(&shell.workbench, &Workbench::saved);
+        shell.workbench.saveSession(file);
+        QTRY_COMPARE_WITH_TIMEOUT(saved.size(), 1, kLimit);
+        shell.workbench.openSession(file);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled() && !shell.workbench.modified(), kLimit);
+        shell.workbench.store()->flush();
+        QCOMPARE(QDir(home.path("data/recovery")).entryList({QStringLiteral("*.espalier")}, QDir::Files).size(), 0);
+    }
+
     void closing_discardingReallyCloses()
     {
         Home home;

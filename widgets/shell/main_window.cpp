@@ -712,7 +712,8 @@ void MainWindow::offerRecovery()
                                  ? tr("A session that was never saved")
                                  : tr("Session %1").arg(QString::fromStdString(entry.info.session.filename().string()));
         banner.cause = tr("%1 was not closed cleanly.").arg(name);
-        banner.consequence = tr("%n edit(s) up to %1 can be brought back.", nullptr, entry.info.edits)
+        banner.consequence = (entry.info.edits > 0 ? tr("%n edit(s) up to %1 can be brought back.", nullptr, entry.info.edits)
+                                                   : tr("What was measured up to %1 can be brought back."))
                                  .arg(format::time(QDateTime::fromSecsSinceEpoch(entry.info.writtenAt), QDateTime::currentDateTime()));
         banner.actions.push_back({tr("Recover"),
                                   [this, entry] {

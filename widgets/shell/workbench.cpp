@@ -16,6 +16,7 @@ namespace
 {
 
 constexpr int kProfileWindows = 96;
+constexpr int kAutosaveMsec = 30000;
 constexpr int kDemoWindowLength = 256;
 constexpr int kModelWindowLength = 512;
 
@@ -62,6 +63,12 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
             emit jobChanged(m_profileJob);
     });
     connect(&m_evaluation, &EvaluationController::runsChanged, this, &Workbench::sessionChanged);
+    m_autosave.setSingleShot(true);
+    m_autosave.setInterval(kAutosaveMsec);
+    connect(&m_autosave, &QTimer::timeout, this, &Workbench::writeRecovery);
+    connect(&m_evaluation, &EvaluationController::runsChanged, this, [this] {
+        if (!m_autosave.isActive()) m_autosave.start();
+    });
     connect(&m_store, &SessionStore::heldElsewhere, this,
             [this](const Error& error) { emit notice(error, QStringLiteral("session-lock")); });
     connect(&m_engine, &EngineClient::ready, this, [this] {
@@ -166,11 +173,12 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
     m_store.release();
     m_kept = {};
     m_sessionFile.clear();
-    m_editsSinceSave = 0;
     m_savedAt = 0;
     m_view = Json::object();
     m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), evaluationText(shape));
     m_plans.open(shape, model, modelName());
+    m_store.clearRecovery();
+    m_editsSinceSave = 0;
     m_savedHash = sessionContentHash(snapshot());
     emit opened();
     emit sessionChanged();
@@ -437,13 +445,19 @@ void Workbench::committed()
     if (!isOpen()) return;
     ++m_editsSinceSave;
     emit sessionChanged();
+    writeRecovery();
+}
+
+void Workbench::writeRecovery()
+{
+    m_autosave.stop();
     // The root entry alone is nothing to recover.
-    if (m_plans.history().entries().size() < 2) return;
+    if (!isOpen() || m_plans.history().entries().size() < 2 || !modified()) return;
     RecoveryInfo info;
     info.session = m_sessionFile.toStdString();
     info.savedAt = m_savedAt;
     info.writtenAt = QDateTime::currentSecsSinceEpoch();
-    info.edits = std::max(1, m_editsSinceSave - 1);
+    info.edits = m_editsSinceSave;
     m_store.writeRecovery(snapshot(), info);
 }
 
@@ -517,6 +531,11 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_savedHash = recovered ? std::string() : sessionContentHash(snapshot());
     m_savedAt = QDateTime::currentSecsSinceEpoch();
     m_editsSinceSave = 0;
+    // What was recovered is not in the user's file yet; what was opened is.
+    if (recovered)
+        writeRecovery();
+    else
+        m_store.clearRecovery();
     emit opened();
     emit sessionChanged();
     if (!file.isEmpty() && !recovered) emit recentChanged(file);

@@ -65,6 +65,8 @@ public:
     PlanCost cost() const;
     PlanCost denseCost() const;
     bool settled() const;  // profile there and first quick tier complete: what --screenshot waits for
+    // How long results wait for the next recovery copy; edits never wait.
+    void setAutosaveInterval(int msec) { m_autosave.setInterval(msec); }
     void setViewState(Json view) { m_view = std::move(view); }
     const Json& viewState() const { return m_view; }
 
@@ -91,6 +93,7 @@ private:
     void forgetProfile();
     SessionData snapshot() const;
     void committed();
+    void writeRecovery();
 
     WorkbenchPaths m_paths;
     EngineClient m_engine;
@@ -116,6 +119,7 @@ private:
     std::string m_savedHash;
     std::int64_t m_savedAt = 0;
     int m_editsSinceSave = 0;
+    QTimer m_autosave;  // results that arrived since the last recovery copy
     std::optional<QString> m_pendingModel;  // asked for before the engine was ready
     std::optional<SessionData> m_pendingSession;
     Json m_view = Json::object();
