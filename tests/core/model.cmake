@@ -1,2 +1,2 @@
-espalier_test(test_lowrank SOURCES core/test_lowrank.cpp LIBS espalier::lowrank)
+espalier_test(test_lowrank SOURCES core/test_lowrank.cpp LIBS espalier::lowrank espalier::checkpoint)
 espalier_test(test_model SOURCES core/test_model.cpp LIBS espalier::model espalier::lowrank)

@@ -1,0 +1,146 @@
+#include "lowrank/whitened_svd.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr int kRidgeSteps = 8;
+
+Error noConvergence(const std::exception& exception)
+{
+    std::string cause = exception.what();
+    cause.resize(std::min(cause.size(), cause.find('\n')));
+    return Error{ErrorKind::BadInput, "lowrank.no_convergence", "weight", "The decomposition failed: " + cause, {}, {}};
+}
+
+Error notFinite(const char* what)
+{
+    return badInput("lowrank.not_finite", what, std::string("The matrix (") + what + ") has values that are not finite.");
+}
+
+// Eigenvalues descend; vectors in columns.
+std::tuple<at::Tensor, at::Tensor> eigenDescending(const at::Tensor& symmetric)
+{
+    auto [values, vectors] = at::linalg_eigh(symmetric);
+    return {values.flip({0}), vectors.flip({1})};
+}
+
+struct Decomposition {
+    at::Tensor q;
+    at::Tensor sigma;
+    double ridge;
+};
+
+Decomposition onOutputSide(const at::Tensor& w, const at::Tensor& moment, double ridge, double diagonal)
+{
+    at::Tensor gram = at::mm(at::mm(w, moment), w.t());
+    gram.add_(at::mm(w, w.t()), ridge * diagonal);
+    gram = (gram + gram.t()).mul_(0.5);
+    auto [values, vectors] = eigenDescending(gram);
+    return {vectors, values.clamp_min(0).sqrt(), ridge};
+}
+
+// The Gram matrix of M = W S gives the right singular vectors and the left ones as M v, brought to exact orthonormality by a QR
+// decomposition: its leading columns span the same nested subspaces, and directions without weight are completed to a basis.
+Decomposition onInputSide(const at::Tensor& w, const at::Tensor& moment, double ridge, double diagonal)
+{
+    at::Tensor s;
+    for (int step = 0;; ++step) {
+        at::Tensor c = (moment + moment.t()).mul_(0.5);
+        c.diagonal().add_(ridge * diagonal);
+        auto [factor, info] = at::linalg_cholesky_ex(c);
+        if (info.item<int>() == 0) {
+            s = factor;
+            break;
+        }
+        if (step == kRidgeSteps) throw std::runtime_error("the second moment is not positive");
+        ridge = std::max(ridge * 10, kRidge);
+    }
+    const at::Tensor m = at::mm(w, s);
+    const at::Tensor vectors = std::get<1>(eigenDescending(at::mm(m.t(), m)));
+    const at::Tensor scaled = at::mm(m, vectors);
+    const at::Tensor norms = scaled.square().sum({0}).sqrt();
+    const at::Tensor order = at::argsort(norms, /*stable=*/true, /*dim=*/0, /*descending=*/true);
+    const at::Tensor q = std::get<0>(at::linalg_qr(scaled.index_select(1, order), "reduced"));
+    return {q, norms.index_select(0, order), ridge};
+}
+
+}  // namespace
+
+Result<WhitenedSvd> WhitenedSvd::of(const at::Tensor& weight, const at::Tensor& moment, double ridge, WhitenedRoute route)
+{
+    const c10::InferenceMode guard;
+    try {
+        const at::Tensor w = weight.to(at::kDouble);
+        at::Tensor c = moment.to(at::kDouble);
+        if (!std::isfinite(w.sum().item<double>())) return notFinite("weight");
+        if (!std::isfinite(c.sum().item<double>())) return notFinite("second moment");
+        const std::int64_t in = w.size(1);
+        const double diagonal = c.diagonal().sum().item<double>() / static_cast<double>(in);
+        const bool empty = !(diagonal > 0);
+        const at::Tensor metric = empty ? at::eye(in, c.options()) : c;
+        if (route == WhitenedRoute::Auto) route = w.size(0) <= in ? WhitenedRoute::OutputSide : WhitenedRoute::InputSide;
+        const double size = empty ? 1.0 : diagonal;
+        const Decomposition found =
+            route == WhitenedRoute::OutputSide ? onOutputSide(w, metric, ridge, size) : onInputSide(w, metric, ridge, size);
+        const std::int64_t n = std::min(w.size(0), in);
+        WhitenedSvd svd;
+        svd.m_ridge = found.ridge;
+        svd.m_q = found.q.narrow(1, 0, n).contiguous();
+        svd.m_sigma = found.sigma.narrow(0, 0, n).contiguous();
+        const at::Tensor projected = at::mm(svd.m_q.t(), w);  // [n, in]
+        svd.m_energies = empty ? at::zeros({n}, at::kDouble) : (at::mm(projected, c) * projected).sum({1}).clamp_min_(0);
+        if (!at::isfinite(svd.m_energies).all().item<bool>()) return notFinite("weight");
+        return svd;
+    } catch (const std::exception& exception) {
+        return noConvergence(exception);
+    }
+}
+
+at::Tensor WhitenedSvd::basis(int columns) const { return m_q.narrow(1, 0, std::clamp(columns, 0, maxRank())); }
+
+double WhitenedSvd::error(int rank) const
+{
+    const double* energy = m_energies.const_data_ptr<double>();
+    double sum = 0;
+    for (int i = maxRank() - 1; i >= std::max(rank, 0); --i)
+        sum += energy[i];
+    return std::sqrt(sum);
+}
+
+Result<ProjectionFactors> ProjectionFactors::of(const at::Tensor& weight, const at::Tensor& basis)
+{
+    const c10::InferenceMode guard;
+    // fp64 products: a matrix product of one thread and shape is reproducible, and nothing is lost before the one rounding.
+    const at::Tensor q = basis.to(at::kDouble);
+    const at::Tensor v = at::mm(q.t(), weight.to(at::kDouble));
+    if (!std::isfinite(v.sum().item<double>())) return notFinite("weight");
+    const at::Tensor uNorms = q.square().sum({0}).sqrt();
+    const at::Tensor vNorms = v.square().sum({1}).sqrt();
+    const at::Tensor there = (uNorms > 0).logical_and(vNorms > 0);
+    const at::Tensor scale = at::where(there, (vNorms / uNorms).sqrt(), at::zeros_like(vNorms));
+    const at::Tensor inverse = at::where(there, scale.reciprocal(), at::zeros_like(scale));
+    ProjectionFactors factors;
+    factors.m_u = (q * scale).to(at::kFloat).contiguous();
+    factors.m_v = (v * inverse.unsqueeze(1)).to(at::kFloat).contiguous();
+    return factors;
+}
+
+Factors ProjectionFactors::factors(int rank, at::ScalarType dtype) const
+{
+    const c10::InferenceMode guard;
+    rank = std::clamp(rank, 1, std::max(maxRank(), 1));
+    return {m_u.narrow(1, 0, rank).to(dtype).contiguous(), m_v.narrow(0, 0, rank).to(dtype).contiguous()};
+}
+
+std::int64_t ProjectionFactors::bytes() const { return m_u.defined() ? m_u.numel() * 4 + m_v.numel() * 4 : 0; }
+
+}  // namespace espalier
