@@ -1,6 +1,7 @@
 #include "allocate/allocator.h"
 
-#include "base/text.h"
+#include "allocate/layer_allocator.h"
+#include "plan/cost_model.h"
 
 #include <fmt/format.h>
 
@@ -15,148 +16,227 @@ namespace espalier
 namespace
 {
 
-constexpr double kEpsilon = 1e-12;  // methods.md 3.7
-
-ParamSpec alphaSpec()
+// One line per allocator, in the order of the choosers.
+const std::vector<LayerAllocator>& methods()
 {
-    ParamSpec spec;
-    spec.key = "alpha";
-    spec.type = ParamType::Number;
-    spec.defaultValue = 0.15;
-    spec.low = 0;
-    spec.high = 1.5;
-    spec.help = "How strongly importance shapes the counts: 0 is uniform.";
-    return spec;
+    static const std::vector<LayerAllocator> table = {
+        uniformAllocator(), importanceAllocator(), inverseAllocator(), coverageAllocator(), globalAllocator(), exactAllocator(),
+    };
+    return table;
 }
 
-MethodInfo info(std::string id, std::string title, std::string help, std::string source, std::vector<ParamSpec> params,
-                std::vector<std::string> needs)
+int roundedUp(int value, int step) { return (value + step - 1) / step * step; }
+
+// Least number of experts that the router and the protected experts allow.
+int routerFloor(const LayerShape& shape, const LayerPlan& plan)
 {
-    MethodInfo method;
-    method.id = std::move(id);
-    method.title = std::move(title);
-    method.slot = Slot::Allocate;
-    method.help = std::move(help);
-    method.source = std::move(source);
-    method.params = std::move(params);
-    method.needs = std::move(needs);
-    return method;
+    const int topK = plan.topK.value_or(shape.router.topK);
+    const int groups = shape.router.groups;
+    if (groups <= 1) return std::max(topK, static_cast<int>(plan.protectedExperts.size()));
+    const int size = shape.experts / groups;
+    const int topGroups = std::max(1, shape.router.topGroups);
+    int perGroup = (topK + topGroups - 1) / topGroups;
+    // The group score of a sigmoid router is the sum of its two best.
+    if (shape.router.rule == RoutingRule::SigmoidBias) perGroup = std::max(perGroup, std::min(2, size));
+    std::vector<int> pinned(static_cast<std::size_t>(groups), 0);
+    for (const int expert : plan.protectedExperts)
+        perGroup = std::max(perGroup, ++pinned[static_cast<std::size_t>(expert / size)]);
+    return perGroup * groups;
 }
 
-struct MoeLayers {
-    std::vector<int> index;
-    BudgetLimits limits;
-};
-
-// Floors: top-k, protected experts; group routers keep whole steps and are handled by the selection. Locks fix both ends.
-MoeLayers moeLayers(const ModelShape& shape, const CompressionPlan& plan)
+// Of one expert with its router row.
+std::int64_t expertCost(const LayerShape& shape, BudgetUnit unit)
 {
-    MoeLayers layers;
-    for (const LayerShape& layer : shape.layers) {
-        if (!layer.moe) continue;
-        const LayerPlan& layerPlan = plan.layer(layer.index);
-        const int kept = static_cast<int>(layerPlan.kept.size());
-        layers.index.push_back(layer.index);
-        layers.limits.low.push_back(
-            layerPlan.locked ? kept
-                             : std::max(layerPlan.topK.value_or(layer.router.topK), static_cast<int>(layerPlan.protectedExperts.size())));
-        layers.limits.high.push_back(layerPlan.locked ? kept : layer.experts);
+    switch (unit) {
+        case BudgetUnit::Bytes:
+            return std::max<std::int64_t>(1, shape.bytesPerExpert + shape.routerBytesPerExpert);
+        case BudgetUnit::Parameters:
+            return std::max<std::int64_t>(1, shape.expertParameters + shape.routerParametersPerExpert);
+        case BudgetUnit::Experts:
+            break;
     }
-    return layers;
+    return 1;
 }
 
-std::vector<int> spread(const ModelShape& shape, const MoeLayers& layers, const std::vector<int>& counts)
+int valueOr(const std::vector<int>& values, int index, int fallback)
 {
-    std::vector<int> keep(shape.layers.size(), 0);
-    for (std::size_t i = 0; i < layers.index.size(); ++i)
-        keep[static_cast<std::size_t>(layers.index[i])] = counts[i];
+    return static_cast<std::size_t>(index) < values.size() ? values[static_cast<std::size_t>(index)] : fallback;
+}
+
+Result<AllocationProblem> problemOf(const ModelShape& shape, const AllocationRequest& request)
+{
+    AllocationProblem problem{shape, request, {}, {}, {}, {}};
+    Budget& budget = problem.budget;
+    budget.total = request.unit == BudgetUnit::Experts ? request.keepTotal : request.target;
+    budget.unit = request.unit == BudgetUnit::Experts ? "experts" : request.unit == BudgetUnit::Bytes ? "bytes" : "parameters";
+    if (request.unit == BudgetUnit::Bytes) budget.total -= shape.embeddingBytes;
+    if (request.unit == BudgetUnit::Parameters) budget.total -= shape.embeddingParameters;
+    for (const LayerShape& layer : shape.layers) {
+        if (request.unit == BudgetUnit::Bytes) budget.total -= layer.otherBytes;
+        if (request.unit == BudgetUnit::Parameters) budget.total -= layer.otherParameters;
+        if (!layer.moe) continue;
+        const LayerPlan& plan = request.plan.layer(layer.index);
+        const int kept = static_cast<int>(plan.kept.size());
+        problem.layers.push_back(layer.index);
+        problem.experts.push_back(layer.experts);
+        if (plan.locked) {
+            std::int64_t cost = kept;
+            if (request.unit == BudgetUnit::Bytes) cost = layerBytes(layer, shape.hiddenSize, plan) - layer.otherBytes;
+            if (request.unit == BudgetUnit::Parameters) cost = layerParameters(layer, shape.hiddenSize, plan) - layer.otherParameters;
+            problem.step.push_back(kept);
+            budget.limits.low.push_back(1);
+            budget.limits.high.push_back(1);
+            budget.cost.push_back(std::max<std::int64_t>(1, cost));
+            continue;
+        }
+        const int step = std::lcm(std::max(1, layer.router.groups), std::max(1, request.multipleOf));
+        const int low = roundedUp(std::max({1, routerFloor(layer, plan), valueOr(request.floor, layer.index, 0)}), step);
+        const int high = std::min(layer.experts, valueOr(request.cap, layer.index, layer.experts)) / step * step;
+        if (low > high)
+            return badInput("allocate.infeasible", fmt::format("layer {}", layer.index),
+                            fmt::format("Layer {} must keep at least {} experts and may keep at most {}{}.", layer.index, low, high,
+                                        step > 1 ? fmt::format(", in steps of {}", step) : ""),
+                            "Raise its cap, lower its floor, or choose another multiple.");
+        problem.step.push_back(step);
+        budget.limits.low.push_back(low / step);
+        budget.limits.high.push_back(high / step);
+        budget.cost.push_back(expertCost(layer, request.unit) * step);
+    }
+    if (problem.layers.empty()) return badInput("allocate.no_experts", shape.modelType, "The model has no expert layers.");
+    return problem;
+}
+
+// One count for all layers: the largest whose cost does not exceed the total.
+Result<int> equalCount(const AllocationProblem& problem)
+{
+    const Budget& budget = problem.budget;
+    int least = 1;
+    int most = problem.experts.front();
+    int step = 1;
+    for (std::size_t i = 0; i < problem.slots(); ++i) {
+        least = std::max(least, budget.limits.low[i] * problem.step[i]);
+        most = std::min(most, budget.limits.high[i] * problem.step[i]);
+        if (!problem.locked(i)) step = std::lcm(step, problem.step[i]);
+    }
+    const auto costAt = [&](int count) {
+        std::int64_t cost = 0;
+        for (std::size_t i = 0; i < problem.slots(); ++i)
+            cost += budget.cost[i] * (problem.locked(i) ? 1 : count / problem.step[i]);
+        return cost;
+    };
+    least = roundedUp(least, step);
+    most = most / step * step;
+    if (least > most)
+        return badInput("allocate.infeasible", fmt::format("{} {}", budget.total, budget.unit),
+                        "Locked layers, floors and caps leave no single count that fits all layers.",
+                        "Unlock layers, or allow unequal counts.");
+    int count = most;
+    while (count >= least && costAt(count) > budget.total)
+        count -= step;
+    if (count < least)
+        return badInput("allocate.infeasible", fmt::format("{} {}", budget.total, budget.unit),
+                        fmt::format("With equal counts the feasible range is {} to {} {}.", costAt(least), costAt(most), budget.unit),
+                        "Choose a target in that range, or allow unequal counts.");
+    return count;
+}
+
+std::vector<int> spread(const AllocationProblem& problem, const std::vector<int>& units)
+{
+    std::vector<int> keep(problem.shape.layers.size(), 0);
+    for (std::size_t i = 0; i < units.size(); ++i)
+        keep[static_cast<std::size_t>(problem.layers[i])] = units[i] * problem.step[i];
     return keep;
 }
 
-// One count for all layers that are free: the largest that does not exceed the total.
-Result<std::vector<int>> equalCounts(const MoeLayers& layers, int total)
+std::vector<int> equalUnits(const AllocationProblem& problem, int count)
 {
-    const int least = *std::max_element(layers.limits.low.begin(), layers.limits.low.end());
-    const int most = *std::min_element(layers.limits.high.begin(), layers.limits.high.end());
-    const int count = total / static_cast<int>(layers.index.size());
-    const int experts = static_cast<int>(layers.index.size());
-    if (least > most || count < least)
-        return badInput("allocate.infeasible", fmt::format("{} experts", total),
-                        least > most
-                            ? std::string("Locked layers keep different counts, so no single count fits all layers.")
-                            : fmt::format("With equal counts the feasible range is {} to {} experts.", least * experts, most * experts),
-                        "Unlock layers, or allow unequal counts.");
-    return std::vector<int>(layers.index.size(), std::min(count, most));
+    std::vector<int> units(problem.slots());
+    for (std::size_t i = 0; i < units.size(); ++i)
+        units[i] = problem.locked(i) ? 1 : count / problem.step[i];
+    return units;
 }
 
 }  // namespace
 
+bool AllocationProblem::plainCounts() const
+{
+    if (request.unit != BudgetUnit::Experts) return false;
+    for (std::size_t i = 0; i < slots(); ++i)
+        if (!locked(i) && step[i] != 1) return false;
+    return true;
+}
+
+Result<std::vector<double>> AllocationProblem::importance(const std::string& method) const
+{
+    if (request.layerImportance.size() != shape.layers.size())
+        return badInput("allocate.no_importance", method, fmt::format("The allocator \"{}\" needs layer importance.", method),
+                        "Measure a profile and score it with leave-one-out.");
+    std::vector<double> values;
+    for (const int layer : layers)
+        values.push_back(request.layerImportance[static_cast<std::size_t>(layer)]);
+    return values;
+}
+
+Result<std::vector<double>> AllocationProblem::scores(std::size_t slot, const std::string& method) const
+{
+    const auto l = static_cast<std::size_t>(layers[slot]);
+    const auto& rows = request.scores.values.rows;
+    if (l >= rows.size() || static_cast<int>(rows[l].size()) != experts[slot])
+        return badInput(
+            "allocate.no_scores", fmt::format("layer {}", layers[slot]),
+            fmt::format("The allocator \"{}\" needs a score for each of the {} experts of layer {}.", method, experts[slot], layers[slot]),
+            "Measure a profile of this model and score it.");
+    return rows[l];
+}
+
 const std::vector<MethodInfo>& allocators()
 {
-    static const std::vector<MethodInfo> methods = {
-        info("uniform", "Uniform", "Every layer keeps the same share.", "methods.md 6.1", {}, {}),
-        info("importance", "By importance", "Kept experts grow with layer importance to the power alpha.",
-             "MoE-I² (arXiv 2411.01016), methods.md 3.2 (b)", {alphaSpec()}, {"gram"}),
-        info("inverse", "Inverse importance", "Pruned experts are proportional to 1 / layer importance, without damping.",
-             "methods.md 3.2 (a)", {}, {"gram"}),
-    };
-    return methods;
+    static const std::vector<MethodInfo> infos = [] {
+        std::vector<MethodInfo> list;
+        for (const LayerAllocator& method : methods()) {
+            list.push_back(method.info);
+            list.back().slot = Slot::Allocate;
+        }
+        return list;
+    }();
+    return infos;
 }
 
 Result<std::vector<int>> allocate(const std::string& method, const ModelShape& shape, const AllocationRequest& request,
                                   const Params& params)
 {
-    const auto it = std::find_if(allocators().begin(), allocators().end(), [&](const MethodInfo& m) { return m.id == method; });
-    if (it == allocators().end()) {
+    const auto it = std::find_if(methods().begin(), methods().end(), [&](const LayerAllocator& m) { return m.info.id == method; });
+    if (it == methods().end()) {
         Error error = usageError(fmt::format("There is no allocator \"{}\".", method), "See `espalier-engine methods --slot allocate`.");
         error.code = "method.unknown";
         error.subject = method;
         return error;
     }
-    ESPALIER_TRY(const Params checked, checkParams(*it, params));
-    const MoeLayers layers = moeLayers(shape, request.plan);
-    const std::size_t n = layers.index.size();
-    if (n == 0) return badInput("allocate.no_experts", shape.modelType, "The model has no expert layers.");
-
+    ESPALIER_TRY(const Params checked, checkParams(it->info, params));
+    ESPALIER_TRY(AllocationProblem problem, problemOf(shape, request));
     if (request.uniformCount) {
-        ESPALIER_TRY(const std::vector<int> counts, equalCounts(layers, request.keepTotal));
-        return spread(shape, layers, counts);
+        ESPALIER_TRY(const int count, equalCount(problem));
+        return spread(problem, equalUnits(problem, count));
     }
+    ESPALIER_CHECK_OK(checkFeasible(problem.budget));
+    ESPALIER_TRY(const std::vector<int> units, it->units(problem, checked));
+    return spread(problem, units);
+}
 
-    std::vector<double> importance;
-    if (method != "uniform") {
-        if (request.layerImportance.size() != shape.layers.size())
-            return badInput("allocate.no_importance", method, fmt::format("The allocator \"{}\" needs layer importance.", method),
-                            "Measure a profile and score it with leave-one-out.");
-        for (const int layer : layers.index)
-            importance.push_back(request.layerImportance[static_cast<std::size_t>(layer)]);
-    }
-
-    std::vector<double> utility(n);
-    if (method == "inverse") {
-        // P_l proportional to 1 / (I_l + eps), cap n_l - floor: the pruned counts are the budget.
-        BudgetLimits pruned;
-        int total = -request.keepTotal;
-        for (std::size_t i = 0; i < n; ++i) {
-            const int experts = shape.layers[static_cast<std::size_t>(layers.index[i])].experts;
-            utility[i] = 1.0 / (importance[i] + kEpsilon);
-            pruned.low.push_back(experts - layers.limits.high[i]);
-            pruned.high.push_back(experts - layers.limits.low[i]);
-            total += experts;
-        }
-        ESPALIER_TRY(std::vector<int> counts, fillBudget(utility, pruned, total));
-        for (std::size_t i = 0; i < n; ++i)
-            counts[i] = shape.layers[static_cast<std::size_t>(layers.index[i])].experts - counts[i];
-        return spread(shape, layers, counts);
-    }
-    const double alpha = method == "importance" ? checked.at("alpha").get<double>() : 0.0;
-    for (std::size_t i = 0; i < n; ++i) {
-        // Uniform keeps the same share of every layer; importance weighs counts as the paper does, equal widths assumed.
-        const double experts = shape.layers[static_cast<std::size_t>(layers.index[i])].experts;
-        utility[i] = method == "uniform" ? experts : std::pow(importance[i] + kEpsilon, alpha);
-    }
-    ESPALIER_TRY(const std::vector<int> counts, fillBudget(utility, layers.limits, request.keepTotal));
-    return spread(shape, layers, counts);
+Result<UniformityPrice> priceOfUniformity(const ModelShape& shape, const AllocationRequest& request)
+{
+    ESPALIER_TRY(AllocationProblem problem, problemOf(shape, request));
+    UniformityPrice price;
+    ESPALIER_TRY(price.count, equalCount(problem));
+    const std::vector<int> units = equalUnits(problem, price.count);
+    problem.budget.total = 0;
+    for (std::size_t i = 0; i < units.size(); ++i)
+        problem.budget.total += problem.budget.cost[i] * units[i];
+    ESPALIER_TRY(price.uniformLoss, lossOf(problem, units));
+    ESPALIER_TRY(const SolverAnswer best, solveCounts(problem, SolverBudget::AtMost));
+    price.bestLoss = best.loss;
+    price.dualBound = best.dualBound;
+    return price;
 }
 
 Result<int> parseKeep(std::string_view text, int total)

@@ -52,6 +52,12 @@ std::int64_t layerBytes(const LayerShape& shape, int hiddenSize, const LayerPlan
            bytesOf(shape, keptExpertParameters(shape, hiddenSize, plan));
 }
 
+std::int64_t layerParameters(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
+{
+    return shape.otherParameters + static_cast<std::int64_t>(plan.kept.size()) * shape.routerParametersPerExpert +
+           keptExpertParameters(shape, hiddenSize, plan);
+}
+
 PlanCost planCost(const ModelShape& shape, const CompressionPlan& plan)
 {
     PlanCost cost;

@@ -21,7 +21,9 @@ struct PlanCost {
 };
 
 PlanCost planCost(const ModelShape& shape, const CompressionPlan& plan);
+// Of one decoder layer: attention, norms and shared experts included.
 std::int64_t layerBytes(const LayerShape& shape, int hiddenSize, const LayerPlan& plan);
+std::int64_t layerParameters(const LayerShape& shape, int hiddenSize, const LayerPlan& plan);
 
 // Which export flavours the plan allows, and why not (formats.md 9).
 struct FlavourChoice {

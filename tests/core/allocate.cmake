@@ -1,1 +1,2 @@
 espalier_test(test_allocate SOURCES core/test_allocate.cpp LIBS espalier::allocate)
+espalier_test(test_exact_solver SOURCES core/test_exact_solver.cpp LIBS espalier::allocate)
