@@ -25,7 +25,9 @@ forbid("${torch}" "no torch in the window" widgets/*.h widgets/*.cpp app/espalie
 foreach(folder base plan allocate session checkpoint tokenizer score rpc)
     forbid("${torch}" "this folder is free of torch" core/${folder}/*.h core/${folder}/*.cpp)
 endforeach()
-foreach(folder base plan allocate checkpoint tokenizer score rpc model lowrank profile evaluate export)
+# Of core/search only the block-wise choice runs the model.
+forbid("${torch}" "this file is free of torch" core/search/*.h core/search/[!r]*.cpp core/search/ranking.cpp)
+foreach(folder base plan allocate checkpoint tokenizer score search rpc model lowrank profile evaluate export)
     forbid("${hdf5}" "HDF5 stays in core/session" core/${folder}/*.h core/${folder}/*.cpp)
 endforeach()
 forbid("${hdf5}" "HDF5 stays in core/session" widgets/*.h widgets/*.cpp app/*.h app/*.cpp)

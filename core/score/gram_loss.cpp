@@ -74,10 +74,17 @@ GramEvaluator::GramEvaluator(const LayerProfile& layer, const RouterShape& route
         prepareToken(t);
 }
 
-// Rules A and B choose the best k of what is left: the first k kept ids of the list. Groups may choose otherwise.
 bool GramEvaluator::plainOrder() const noexcept
 {
-    return m_router.rule == RoutingRule::SoftmaxRenormalised || m_router.rule == RoutingRule::Softmax;
+    switch (m_router.rule) {
+        case RoutingRule::SoftmaxRenormalised:
+        case RoutingRule::Softmax:
+            return true;
+        case RoutingRule::GroupLimitedSoftmax:
+            return m_router.groups <= 1 || m_router.topGroups >= m_router.groups;
+        default:
+            return false;
+    }
 }
 
 double GramEvaluator::outputNorm() const noexcept { return std::sqrt(m_store.outputEnergy); }
@@ -103,6 +110,10 @@ void GramEvaluator::prepareToken(std::size_t token)
     for (std::size_t i = 0; i < all.experts.size(); ++i) {
         const int position = positionOf(list, m_store.listLength, all.experts[i]);
         if (position >= 0) weights.add(position, all.weights[i]);
+        if (!plainOrder()) {
+            m_fullPosition.push_back(position);
+            m_fullWeight.push_back(all.weights[i]);
+        }
     }
     m_energy[token] = weights.energy(triangle);
 }
@@ -176,11 +187,10 @@ GramLoss GramEvaluator::evaluateGeneric(std::span<const int> kept) const
             covered = covered && position >= 0;
             if (position >= 0) change.add(position, after.weights[i]);
         }
-        const Routing before = route(m_router, logits, {}, m_store.selectionBias);
-        for (std::size_t i = 0; i < before.experts.size(); ++i) {
-            const int position = positionOf(list, length, before.experts[i]);
-            covered = covered && position >= 0;
-            if (position >= 0) change.add(position, -before.weights[i]);
+        const auto k = static_cast<std::size_t>(m_topK);
+        for (std::size_t i = t * k; i < (t + 1) * k; ++i) {
+            covered = covered && m_fullPosition[i] >= 0;
+            if (m_fullPosition[i] >= 0) change.add(m_fullPosition[i], -m_fullWeight[i]);
         }
         if (!covered) {
             ++loss.uncovered;

@@ -39,10 +39,17 @@ public:
     // Loss of all \ {e} for every expert e; equal to evaluate() of each, at a fraction of the cost (methods.md 4.3).
     std::vector<GramLoss> leaveOneOut() const;
 
+    // What a search builds its own tables from (search/set_loss.h).
+    const GramStore& store() const noexcept { return m_store; }
+    const RouterShape& router() const noexcept { return m_router; }
+    // Rules A and B, and D where no group is ever left out: the first k kept ids of a token's list are its selection.
+    bool plainOrder() const noexcept;
+    std::span<const double> probabilities() const noexcept { return m_probability; }  // [T][n] softmax over all experts; plain order only
+    std::span<const double> routedEnergy() const noexcept { return m_energy; }        // [T] what an uncovered token is charged
+
 private:
     void prepareToken(std::size_t token);
     GramLoss evaluateGeneric(std::span<const int> kept) const;
-    bool plainOrder() const noexcept;
 
     const GramStore& m_store;
     RouterShape m_router;
@@ -50,6 +57,9 @@ private:
     int m_topK = 0;
     std::vector<double> m_probability;  // [T][n] softmax over all experts (plain rules only)
     std::vector<double> m_energy;       // [T] w'Gw of the unpruned layer
+    // [T][k] routing of the unpruned layer, list positions (-1: not in the list) and weights; other rules only.
+    std::vector<int> m_fullPosition;
+    std::vector<double> m_fullWeight;
 };
 
 }  // namespace espalier

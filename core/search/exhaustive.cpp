@@ -1,0 +1,93 @@
+// Every set of the wanted size (methods.md 4.4).
+#include "search/layer_search.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr int kSteps = 50;  // of the trace
+
+// The next combination of `positions` (ascending) out of `size`, in lexicographic order; false after the last, which is then the first.
+bool advance(std::vector<int>& positions, int size)
+{
+    const int count = static_cast<int>(positions.size());
+    int i = count - 1;
+    while (i >= 0 && positions[static_cast<std::size_t>(i)] == size - count + i)
+        --i;
+    if (i < 0) {
+        for (int j = 0; j < count; ++j)
+            positions[static_cast<std::size_t>(j)] = j;
+        return false;
+    }
+    ++positions[static_cast<std::size_t>(i)];
+    for (int j = i + 1; j < count; ++j)
+        positions[static_cast<std::size_t>(j)] = positions[static_cast<std::size_t>(j - 1)] + 1;
+    return true;
+}
+
+}  // namespace
+
+void enumerate(LayerSearch& search)
+{
+    const auto& removable = search.removable();
+    std::vector<std::vector<int>> out(removable.size());
+    for (auto& positions : out)
+        for (int i = 0; i < search.removedPerGroup(); ++i)
+            positions.push_back(i);
+    const auto chunk = static_cast<std::int64_t>(std::ceil(search.combinations() / kSteps));
+    std::int64_t done = 0;
+    while (true) {
+        ExpertBits kept = ExpertBits::all(search.experts());
+        for (std::size_t group = 0; group < out.size(); ++group)
+            for (const int position : out[group])
+                kept.erase(removable[group][static_cast<std::size_t>(position)]);
+        search.loss(kept);
+        if (++done % chunk == 0 && !search.endStep()) return;
+        std::size_t group = out.size();
+        while (group > 0 && !advance(out[group - 1], static_cast<int>(removable[group - 1].size())))
+            --group;
+        if (group == 0) break;
+    }
+    if (done % chunk != 0) search.endStep();
+}
+
+SelectMethod exhaustiveMethod()
+{
+    SelectMethod method;
+    method.info = {.id = "exhaustive",
+                   .title = "Exhaustive",
+                   .slot = Slot::Select,
+                   .help = "Evaluates every set of the wanted size and keeps the best. Exact; for layers with few experts.",
+                   .params = {{.key = "limit",
+                               .type = ParamType::Integer,
+                               .defaultValue = 5000,
+                               .low = 1,
+                               .high = 10'000'000,
+                               .choices = {},
+                               .unit = "sets",
+                               .help = "Refuse a layer that has more sets than this."}},
+                   .needs = {"gram"},
+                   .source = "methods.md 4.4"};
+    method.run = [](LayerSearch& search, const Params& params) -> Status {
+        const auto limit = params.at("limit").get<double>();
+        if (const double sets = search.combinations(); sets > limit) {
+            Error error = usageError(fmt::format("Layer {} has {:.4g} sets of {} experts; at most {} are tried one by one.",
+                                                 search.request().layer, sets, search.request().keep, static_cast<std::int64_t>(limit)),
+                                     "Use the genetic search, or raise the limit.");
+            error.code = "search.too_many_sets";
+            error.subject = fmt::format("layer {}", search.request().layer);
+            return error;
+        }
+        enumerate(search);
+        return {};
+    };
+    return method;
+}
+
+}  // namespace espalier
