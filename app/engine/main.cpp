@@ -1,4 +1,5 @@
 // espalier-engine: verbs of cli.md. Results on standard output, everything else on standard error.
+#include "documentation.h"
 #include "options.h"
 #include "output.h"
 #include "work.h"
@@ -99,6 +100,12 @@ int run(int argc, char** argv, int output)
     addEvaluate(verbs);
     addExport(verbs);
     addServe(verbs, output);
+    // For the build, which writes the manual page and the completion; not a verb for people.
+    std::string manual;
+    bool completion = false;
+    CLI::App* documentation = app.add_subcommand("documentation", "Manual page and shell completion")->group("");
+    documentation->add_option("--manual", manual, "Template of the manual page");
+    documentation->add_flag("--bash", completion, "Completion script for bash");
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& outcome) {
@@ -120,6 +127,14 @@ int run(int argc, char** argv, int output)
         if (argc > 1 && argv[1][0] != '-' && !isVerb(argv[1])) message = fmt::format("There is no verb \"{}\".", argv[1]);
         if (!message.empty() && message.back() != '.') message += '.';
         return reportFailure(usageError(std::move(message), "See `espalier-engine --help`."), json, output);
+    }
+    if (documentation->parsed()) {
+        if (completion) writeAll(output, bashCompletion(app));
+        if (manual.empty()) return 0;
+        const Result<std::string> page = readTextFile(manual, "documentation", 1 << 20);
+        if (!page.ok()) return reportFailure(page.error(), common.json, output);
+        writeAll(output, manualPage(app, *page));
+        return 0;
     }
     if (const VerbFunction* verb = verbs.chosen()) return runVerb(*verb, common, output);
     return reportFailure(internalError("No verb was chosen."), common.json, output);

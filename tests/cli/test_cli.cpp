@@ -6,6 +6,8 @@
 
 #include <csignal>
 #include <cstdio>
+#include <set>
+#include <sstream>
 #include <thread>
 
 namespace espalier::testing
@@ -14,6 +16,7 @@ namespace
 {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 const std::string kDemo = std::string(ESPALIER_RESOURCES) + "/demo/espalier-demo-moe";
 const std::string kText = std::string(ESPALIER_RESOURCES) + "/demo/validation.txt";
@@ -56,6 +59,34 @@ TEST(Cli, helpAndVersionOnEveryVerb)
         EXPECT_THAT(version.output, HasSubstr(ESPALIER_VERSION));
         EXPECT_THAT(runEngine({"--help"}).output, HasSubstr(verb));
     }
+}
+
+// A manual or a completion that lacks an option, or offers one that is gone, misleads whoever relies on it.
+TEST(Cli, manualAndCompletionListWhatHelpLists)
+{
+    const std::string manual = runEngine({"documentation", "--manual", ESPALIER_MANUAL_TEMPLATE}).output;
+    const std::string completion = runEngine({"documentation", "--bash"}).output;
+    EXPECT_THAT(manual, Not(HasSubstr("@VERBS@")));
+    for (const char* verb : {"inspect", "profile", "plan", "evaluate", "export", "verify"}) {
+        std::istringstream help(runEngine({verb, "--help"}).output);
+        std::string line;
+        std::set<std::string> options;
+        while (std::getline(help, line))
+            if (line.rfind("  --", 0) == 0) options.insert(line.substr(2, line.find_first_of(" =", 2) - 2));
+        EXPECT_GT(options.size(), 8u) << verb;
+        const std::size_t at = completion.find(std::string(verb) + ") own=\"");
+        ASSERT_NE(at, std::string::npos) << verb;
+        const std::string own = completion.substr(at, completion.find('\n', at) - at);
+        for (const std::string& option : options) {
+            EXPECT_THAT(own, HasSubstr(option)) << verb;
+            std::string escaped;
+            for (const char c : option)
+                escaped += c == '-' ? std::string("\\-") : std::string(1, c);
+            if (option == "--version") continue;
+            EXPECT_THAT(manual, HasSubstr("\\fB" + escaped + "\\fR")) << verb;
+        }
+    }
+    EXPECT_THAT(completion, HasSubstr("\"plan --score\") COMPREPLY=($(compgen -W \"leave-one-out"));
 }
 
 TEST(Cli, usageErrors)
