@@ -63,7 +63,9 @@ int valueOr(const std::vector<int>& values, int index, int fallback)
     return static_cast<std::size_t>(index) < values.size() ? values[static_cast<std::size_t>(index)] : fallback;
 }
 
-Result<AllocationProblem> problemOf(const ModelShape& shape, const AllocationRequest& request)
+}  // namespace
+
+Result<AllocationProblem> allocationProblem(const ModelShape& shape, const AllocationRequest& request)
 {
     AllocationProblem problem{shape, request, {}, {}, {}, {}};
     Budget& budget = problem.budget;
@@ -105,6 +107,9 @@ Result<AllocationProblem> problemOf(const ModelShape& shape, const AllocationReq
     if (problem.layers.empty()) return badInput("allocate.no_experts", shape.modelType, "The model has no expert layers.");
     return problem;
 }
+
+namespace
+{
 
 // One count for all layers: the largest whose cost does not exceed the total.
 Result<int> equalCount(const AllocationProblem& problem)
@@ -213,7 +218,7 @@ Result<std::vector<int>> allocate(const std::string& method, const ModelShape& s
         return error;
     }
     ESPALIER_TRY(const Params checked, checkParams(it->info, params));
-    ESPALIER_TRY(AllocationProblem problem, problemOf(shape, request));
+    ESPALIER_TRY(AllocationProblem problem, allocationProblem(shape, request));
     if (request.uniformCount) {
         ESPALIER_TRY(const int count, equalCount(problem));
         return spread(problem, equalUnits(problem, count));
@@ -225,7 +230,7 @@ Result<std::vector<int>> allocate(const std::string& method, const ModelShape& s
 
 Result<UniformityPrice> priceOfUniformity(const ModelShape& shape, const AllocationRequest& request)
 {
-    ESPALIER_TRY(AllocationProblem problem, problemOf(shape, request));
+    ESPALIER_TRY(AllocationProblem problem, allocationProblem(shape, request));
     UniformityPrice price;
     ESPALIER_TRY(price.count, equalCount(problem));
     const std::vector<int> units = equalUnits(problem, price.count);

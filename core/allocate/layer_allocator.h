@@ -31,6 +31,9 @@ struct AllocationProblem {
     Result<std::vector<double>> scores(std::size_t slot, const std::string& method) const;
 };
 
+// Errors: allocate.infeasible (a layer whose floor is above its cap), allocate.no_experts. The request must outlive the answer.
+Result<AllocationProblem> allocationProblem(const ModelShape& shape, const AllocationRequest& request);
+
 struct LayerAllocator {
     MethodInfo info;
     // Units per slot. The budget is feasible, params are checked and complete.
