@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace espalier
 {
@@ -151,6 +152,20 @@ Result<std::vector<LayerCurve>> layerCurves(const ProfileData& profile, const Co
     for (const int layer : open)
         curves.push_back(std::move(all[static_cast<std::size_t>(layer)]));
     return curves;
+}
+
+std::vector<std::vector<double>> curveTable(const std::vector<LayerCurve>& curves, const ModelShape& shape, bool relative)
+{
+    std::vector<std::vector<double>> table;
+    for (const LayerShape& layer : shape.layers)
+        table.emplace_back(layer.moe ? static_cast<std::size_t>(layer.experts) + 1 : 0, std::numeric_limits<double>::infinity());
+    for (const LayerCurve& curve : curves) {
+        const double unit = relative && curve.outputNorm > 0 ? curve.outputNorm : 1.0;
+        std::vector<double>& row = table[static_cast<std::size_t>(curve.layer)];
+        for (std::size_t i = 0; i < curve.loss.size(); ++i)
+            row[static_cast<std::size_t>(curve.lowest) + i] = curve.loss[i] / unit;
+    }
+    return table;
 }
 
 }  // namespace espalier

@@ -94,4 +94,8 @@ struct CurveOptions {
 Result<std::vector<LayerCurve>> layerCurves(const ProfileData& profile, const CompressionPlan& base, const CurveOptions& options,
                                             JobContext& job);
 
+// The curves as allocators take them: [decoder layer][m], infinite where a layer has no value. `relative` divides by the norm of the
+// layer's output, so that layers can be compared.
+std::vector<std::vector<double>> curveTable(const std::vector<LayerCurve>& curves, const ModelShape& shape, bool relative = true);
+
 }  // namespace espalier

@@ -521,4 +521,19 @@ TEST(LayerCurve, IsTheRunningMinimumOfGoodSets)
     }
 }
 
+TEST(LayerCurve, TableForAllocators)
+{
+    const ProfileData profile = madeProfile(2, 6, 2, 4, 0, 66);
+    Quiet job;
+    const auto curves = layerCurves(profile, CompressionPlan::identity(profile.shape).withLocked(1, true), {}, job);
+    ASSERT_TRUE(curves.ok());
+    const auto table = curveTable(*curves, profile.shape);
+    ASSERT_EQ(table.size(), 2u);
+    ASSERT_EQ(table[0].size(), 7u);
+    EXPECT_TRUE(std::isinf(table[0][1]));
+    EXPECT_NEAR(table[0][3], (*curves)[0].loss[1] / (*curves)[0].outputNorm, 1e-15);
+    EXPECT_EQ(table[0][6], 0.0);
+    EXPECT_TRUE(std::isinf(table[1][6]));
+}
+
 }  // namespace espalier
