@@ -367,4 +367,15 @@ Result<at::Tensor> MoeModel::expertOutput(int layer, int expert, const at::Tenso
     return weights->experts[static_cast<std::size_t>(expert)].mlp(x);
 }
 
+Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at::Tensor& x)
+{
+    const c10::InferenceMode guard;
+    ESPALIER_TRY(const auto weights, m_impl->weights(layer));
+    if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
+        return internalError(fmt::format("expertPreActivation: layer {} has no expert {}", layer, expert));
+    const GatedMlp& mlp = weights->experts[static_cast<std::size_t>(expert)].mlp;
+    if (mlp.gateUp.defined()) return at::linear(x, mlp.gateUp);
+    return at::cat({mlp.gate(x), mlp.up(x)}, 1);
+}
+
 }  // namespace espalier

@@ -119,6 +119,9 @@ public:
     // original id, kept by the plan or not. Meant for use inside LayerObserver::moe of the same layer (its weights are loaded then).
     Result<at::Tensor> expertOutput(int layer, int expert, const at::Tensor& x);
 
+    // What its activation gets: x [M,H] -> [M,2I], gate and then up. As expertOutput.
+    Result<at::Tensor> expertPreActivation(int layer, int expert, const at::Tensor& x);
+
     // Drops every weight and factor held; they are read again when needed.
     void releaseWeights();
 

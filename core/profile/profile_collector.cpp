@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <tuple>
 
@@ -60,9 +61,10 @@ void ProfileCollector::beginBatch(std::vector<std::int64_t> positions, std::vect
     m_routed = at::Tensor();
 }
 
-void ProfileCollector::expert(int, int expert, const at::Tensor& tokens, const at::Tensor&, const at::Tensor&, const at::Tensor& y,
-                              const at::Tensor& w)
+void ProfileCollector::expert(int layer, int expert, const at::Tensor& tokens, const at::Tensor& x, const at::Tensor& h,
+                              const at::Tensor& y, const at::Tensor& w)
 {
+    if (m_settings.also) m_settings.also->expert(layer, expert, tokens, x, h, y, w);
     if (tokens.numel() == 0) return;
     const at::Tensor rows = tokens.contiguous();
     const std::int64_t* row = rows.const_data_ptr<std::int64_t>();
@@ -101,9 +103,18 @@ void ProfileCollector::moe(const MoeBatch& batch)
     m_outputs.clear();
 }
 
+at::Tensor ProfileCollector::allLogits(const MoeBatch& batch) const
+{
+    const at::Tensor logits = batch.routerLogits.to(at::kFloat);
+    if (logits.size(1) == m_shape.experts) return logits.contiguous();
+    at::Tensor all = at::full({logits.size(0), m_shape.experts}, -std::numeric_limits<float>::infinity(), logits.options());
+    all.index_copy_(1, batch.kept, logits);
+    return all;
+}
+
 void ProfileCollector::addSums(const MoeBatch& batch)
 {
-    const at::Tensor logits = batch.routerLogits.to(at::kFloat).contiguous();
+    const at::Tensor logits = allLogits(batch);
     const at::Tensor selected = batch.selected.contiguous();
     const at::Tensor weights = batch.weights.to(at::kFloat).contiguous();
     const std::int64_t tokens = logits.size(0);
@@ -177,7 +188,7 @@ void ProfileCollector::addGram(const MoeBatch& batch)
     const std::int64_t n = m_shape.experts;
     const std::int64_t k = batch.selected.size(1);
     const at::Tensor rows = indexTensor(m_sampledRows);
-    const at::Tensor logits = batch.routerLogits.index_select(0, rows).to(at::kFloat).contiguous();
+    const at::Tensor logits = allLogits(batch).index_select(0, rows);
     const at::Tensor selected = batch.selected.index_select(0, rows).contiguous();
 
     // Lists: the experts the model chose, in its order, then the rest by logit. slot[s][e]: place of expert e in the list, or -1.
@@ -201,7 +212,10 @@ void ProfileCollector::addGram(const MoeBatch& batch)
     gram.logits.insert(gram.logits.end(), logits.const_data_ptr<float>(), logits.const_data_ptr<float>() + logits.numel());
 
     const std::int64_t width = batch.output.size(1);
-    const at::Tensor outputs = at::empty({samples * length, width}, batch.output.options());
+    const at::Tensor outputs = at::zeros({samples * length, width}, batch.output.options());
+    std::vector<bool> exists(static_cast<std::size_t>(n), false);
+    for (std::int64_t i = 0; i < batch.kept.numel(); ++i)
+        exists[static_cast<std::size_t>(batch.kept.const_data_ptr<std::int64_t>()[i])] = true;
     std::vector<bool> filled(static_cast<std::size_t>(samples * length), false);
     const auto place = [&](int expert, const at::Tensor& which, const at::Tensor& y) {
         std::vector<std::int64_t> targets;
@@ -216,6 +230,7 @@ void ProfileCollector::addGram(const MoeBatch& batch)
     for (const ExpertRows& done : m_outputs)
         place(done.expert, done.samples, done.output);
     for (int expert = 0; expert < n; ++expert) {
+        if (!exists[static_cast<std::size_t>(expert)]) continue;
         std::vector<std::int64_t> missing;
         std::vector<std::int64_t> missingRows;
         for (std::int64_t s = 0; s < samples; ++s)

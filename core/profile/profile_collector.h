@@ -15,8 +15,11 @@ struct CollectorSettings {
     bool weighted = true;  // reap
     bool gram = true;
     int listLength = 0;  // K of this layer
+    // Sees the experts too; may be null.
+    LayerObserver* also = nullptr;
 };
 
+// Under a plan the experts that do not exist take part as ones without probability and output: logit -infinity, product 0.
 // Sums run in the order of the tokens on one thread, so the number of threads changes nothing but the forward pass itself.
 class ProfileCollector final : public LayerObserver
 {
@@ -33,6 +36,7 @@ public:
     LayerProfile takeResult() { return std::move(m_profile); }
 
 private:
+    at::Tensor allLogits(const MoeBatch& batch) const;  // [N,n]
     void addSums(const MoeBatch& batch);
     void addEnergies(const MoeBatch& batch);
     void addGram(const MoeBatch& batch);

@@ -4,9 +4,11 @@
 #include "base/sha256.h"
 #include "checkpoint/checkpoint.h"
 #include "model/moe_model_torch.h"
+#include "profile/factor_builder.h"
 #include "profile/profile_collector.h"
 #include "score/scorer.h"
 #include "session/profile_file.h"
+#include "session/profile_parts.h"
 
 #include <fmt/format.h>
 
@@ -21,7 +23,7 @@ namespace espalier
 namespace
 {
 
-constexpr const char* kStatistics[] = {"counts", "ean", "reap", "gram"};
+constexpr const char* kStatistics[] = {"counts", "ean", "reap", "gram", "curves", "factors", "moments"};
 constexpr const char* kPartialMethods[] = {"expert_frequency", "ean_mean", "reap", "leave-one-out"};
 // Outputs of all list entries of a batch are held at once; so many bytes they may take.
 constexpr std::int64_t kBatchBytes = std::int64_t{256} << 20;
@@ -50,6 +52,7 @@ struct Settings {
     bool norms = false;
     bool weighted = false;
     bool gram = false;
+    FactorWishes factors;
     std::vector<std::string> collected;
     std::int64_t gramTokens = 0;  // of the whole text
     std::vector<int> listLength;  // per decoder layer, 0 = none
@@ -71,12 +74,27 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
     if (options.gramTokens < -1 || options.gramExtra < -1)
         return badOption("Numbers of tokens and experts are not negative.", "Leave the option out for the default.");
     Settings settings;
-    for (const std::string& name : options.collect)
+    std::vector<std::string> wanted;
+    bool defaults = options.collect.empty();
+    for (const std::string& item : options.collect) {
+        const bool more = item.starts_with('+');
+        const std::string name = more ? item.substr(1) : item;
         if (std::find(std::begin(kStatistics), std::end(kStatistics), name) == std::end(kStatistics))
-            return badOption(fmt::format("\"{}\" is not a statistic.", name), "Use counts, ean, reap, gram.");
-    const auto wants = [&](const char* name) {
-        return options.collect.empty() || std::find(options.collect.begin(), options.collect.end(), name) != options.collect.end();
-    };
+            return badOption(fmt::format("\"{}\" is not a statistic.", name), "Use counts, ean, reap, gram, curves, factors, moments.");
+        if (options.out.empty() && (name == "factors" || name == "moments"))
+            return badOption(fmt::format("\"{}\" are kept in a file, and none was named.", name), "Name an output file.");
+        defaults |= more;
+        wanted.push_back(name);
+    }
+    if (defaults) {
+        wanted.insert(wanted.end(), {"counts", "ean", "reap", "gram"});
+        for (std::string& name : defaultFactors(shape, options))
+            wanted.push_back(std::move(name));
+    }
+    const auto wants = [&](const char* name) { return std::find(wanted.begin(), wanted.end(), name) != wanted.end(); };
+    settings.factors.bases = wants("factors");
+    settings.factors.curves = wants("curves") || settings.factors.bases;
+    settings.factors.moments = wants("moments");
     settings.norms = wants("ean");
     settings.weighted = wants("reap");
     settings.gram = wants("gram") && options.gramTokens != 0;
@@ -88,13 +106,16 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
         if (layer.moe) bytesPerToken += length * (length + 1) / 2 * 8 + length * 2 + layer.experts * 4 + 8;
     }
     if (settings.gram) {
-        const std::int64_t wanted = options.gramTokens > 0 ? options.gramTokens : kGramBytes / std::max<std::int64_t>(bytesPerToken, 1);
-        settings.gramTokens = std::min(wanted, textTokens);
+        const std::int64_t most = options.gramTokens > 0 ? options.gramTokens : kGramBytes / std::max<std::int64_t>(bytesPerToken, 1);
+        settings.gramTokens = std::min(most, textTokens);
     }
     settings.collected = {"counts"};
     if (settings.norms) settings.collected.push_back("ean");
     if (settings.weighted) settings.collected.push_back("reap");
     if (settings.gram) settings.collected.push_back("gram");
+    if (settings.factors.curves) settings.collected.push_back("curves");
+    if (settings.factors.bases) settings.collected.push_back("factors");
+    if (settings.factors.moments) settings.collected.push_back("moments");
     return settings;
 }
 
@@ -203,6 +224,28 @@ public:
         return writeProfileState(hiddenFile(), state);
     }
 
+    // Bulky parts of a layer, before it is committed.
+    Status addParts(int layer, int number, const std::vector<ExpertParts>& experts)
+    {
+        if (experts.empty() || !active()) return {};
+        return writeLayerParts(partsFile(layer, number), m_key, layer, experts);
+    }
+    // What an interrupted run left of a layer that was not committed.
+    void dropParts(int layer)
+    {
+        std::error_code ignored;
+        for (const std::filesystem::path& part : parts(layer))
+            std::filesystem::remove(part, ignored);
+    }
+    std::vector<std::filesystem::path> parts(int layer) const
+    {
+        std::vector<std::filesystem::path> files;
+        std::error_code ignored;
+        for (int number = 0; active() && std::filesystem::exists(partsFile(layer, number), ignored); ++number)
+            files.push_back(partsFile(layer, number));
+        return files;
+    }
+
     // Layers done, in order, and the hidden states; nothing when there is no state. Error: profile.other_run.
     Result<std::optional<std::vector<LayerProfile>>> load(const ModelShape& shape, const std::vector<WindowBatch>& batches,
                                                           at::ScalarType type, std::vector<at::Tensor>& hidden)
@@ -218,6 +261,10 @@ public:
             LayerProfile profile;
             profile.layer = l;
             if (shape.layers[static_cast<std::size_t>(l)].moe) {
+                for (const std::filesystem::path& part : parts(l)) {
+                    ESPALIER_TRY(const std::string key, readLayerPartsKey(part));
+                    if (key != m_key) return otherRun();
+                }
                 ESPALIER_TRY(ProfileState layer, readProfileState(layerFile(l)));
                 if (layer.key != m_key || layer.profile.layer != l) return otherRun();
                 profile = std::move(layer.profile);
@@ -247,6 +294,7 @@ private:
         return error;
     }
     std::filesystem::path layerFile(int layer) const { return m_folder / fmt::format("layer-{:04}.h5", layer); }
+    std::filesystem::path partsFile(int layer, int number) const { return m_folder / fmt::format("parts-{:04}-{:03}.h5", layer, number); }
     std::filesystem::path hiddenFile() const { return m_folder / "hidden.h5"; }
 
     std::filesystem::path m_folder;
@@ -274,7 +322,58 @@ Status refuseExisting(const std::filesystem::path& out, bool force)
     return error;
 }
 
+// The plan as far as it decides which experts exist.
+Result<CompressionPlan> withoutRanks(const ModelShape& shape, CompressionPlan plan)
+{
+    for (const LayerShape& layer : shape.layers)
+        if (layer.moe && layer.index < plan.layerCount() && !plan.layer(layer.index).ranks.empty()) {
+            ESPALIER_TRY(plan, plan.withRanks(shape, layer.index, {}));
+        }
+    return plan;
+}
+
+// Experts whose moments are summed at a time.
+std::vector<std::vector<int>> expertChunks(const std::vector<int>& experts, std::int64_t bytesPerExpert, std::int64_t budget)
+{
+    const auto size = static_cast<std::size_t>(std::clamp<std::int64_t>(
+        budget / std::max<std::int64_t>(bytesPerExpert, 1), 1, std::max<std::int64_t>(static_cast<std::int64_t>(experts.size()), 1)));
+    std::vector<std::vector<int>> chunks;
+    for (std::size_t first = 0; first < experts.size(); first += size)
+        chunks.emplace_back(experts.begin() + static_cast<std::ptrdiff_t>(first),
+                            experts.begin() + static_cast<std::ptrdiff_t>(std::min(first + size, experts.size())));
+    return chunks;
+}
+
+constexpr std::int64_t kLeastMomentBudget = std::int64_t{256} << 20;
+constexpr std::int64_t kMergeBudget = std::int64_t{1} << 30;
+
 }  // namespace
+
+std::int64_t factorBytes(const ModelShape& shape)
+{
+    std::int64_t bytes = 0;
+    for (const LayerShape& layer : shape.layers) {
+        if (!layer.moe) continue;
+        const std::int64_t rank = breakEvenRank(shape.hiddenSize, layer.expertWidth);
+        bytes += layer.experts * rank * (2 * layer.expertWidth + shape.hiddenSize) * static_cast<std::int64_t>(sizeof(float));
+    }
+    return bytes;
+}
+
+std::int64_t momentBytes(const ModelShape& shape)
+{
+    std::int64_t bytes = 0;
+    for (const LayerShape& layer : shape.layers)
+        if (layer.moe) bytes += layer.experts * momentBytes(layer, shape.hiddenSize);
+    return bytes;
+}
+
+std::vector<std::string> defaultFactors(const ModelShape& shape, const ProfileOptions& options)
+{
+    if (options.out.empty()) return {};
+    if (options.shards > 1) return momentBytes(shape) <= kFactorBytes ? std::vector<std::string>{"moments"} : std::vector<std::string>{};
+    return factorBytes(shape) <= kFactorBytes ? std::vector<std::string>{"curves", "factors"} : std::vector<std::string>{};
+}
 
 Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, const ProfileOptions& options, JobContext& job)
 {
@@ -285,6 +384,13 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
     for (const auto& row : windows.rows)
         textTokens += static_cast<std::int64_t>(row.size());
     ESPALIER_TRY(const Settings settings, resolve(options, shape, textTokens));
+    PreparedPlan plan = model.identity();
+    if (options.plan) {
+        ESPALIER_TRY(const CompressionPlan kept, withoutRanks(shape, *options.plan));
+        ESPALIER_TRY(plan, model.prepare(kept));
+    }
+    const std::int64_t momentBudget =
+        options.momentBudget > 0 ? options.momentBudget : std::max(model.options().memoryBudget / 4, kLeastMomentBudget);
 
     int longest = 1;
     for (const int length : settings.listLength)
@@ -320,6 +426,9 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
     data.bos = windows.bos;
     data.windows = static_cast<int>(last - first);
     data.collected = settings.collected;
+    if (!plan.plan().isIdentity(shape))
+        for (const LayerShape& layer : shape.layers)
+            data.kept.push_back(layer.moe ? plan.plan().layer(layer.index).kept : std::vector<int>());
     data.engineVersion = ESPALIER_VERSION;
     const std::vector<std::vector<int>> rows(windows.rows.begin() + static_cast<std::ptrdiff_t>(first),
                                              windows.rows.begin() + static_cast<std::ptrdiff_t>(last));
@@ -338,6 +447,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
                                                             {"mode", data.numericMode},
                                                             {"threads", model.options().threads},
                                                             {"collected", data.collected},
+                                                            {"plan", plan.plan().hash()},
                                                             {"gram_tokens", settings.gramTokens},
                                                             {"list_length", settings.listLength},
                                                             {"batch_windows", batches.front().count},
@@ -362,7 +472,6 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
     for (const LayerProfile& layer : data.layers)
         reportLayer(layer, shape, job);
 
-    const PreparedPlan plan = model.identity();
     const std::int64_t work = data.tokens * static_cast<std::int64_t>(shape.layers.size());
     std::int64_t done = data.tokens * static_cast<std::int64_t>(data.layers.size());
     job.progress(done, work, "token");
@@ -377,44 +486,210 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         const LayerShape& layer = shape.layers[l];
         LayerProfile profile;
         profile.layer = layer.index;
-        std::optional<ProfileCollector> collector;
-        if (layer.moe)
-            collector.emplace(
-                model, layer,
-                CollectorSettings{
-                    .norms = settings.norms, .weighted = settings.weighted, .gram = settings.gram, .listLength = settings.listLength[l]});
-        for (std::size_t b = 0; b < batches.size(); ++b) {
-            if (collector) collector->beginBatch(batches[b].positions, batches[b].sampledRows);
-            ESPALIER_TRY(at::Tensor next, model.layer(static_cast<int>(l), hidden[b], plan, collector ? &*collector : nullptr));
-            if (collector) ESPALIER_CHECK_OK(collector->status());
-            hidden[b] = std::move(next);
-            done += static_cast<std::int64_t>(batches[b].positions.size());
-            job.progress(done, work, "token");
+        std::vector<std::vector<int>> chunks;
+        if (layer.moe && settings.factors.any()) {
+            state.dropParts(layer.index);
+            chunks = expertChunks(plan.plan().layer(layer.index).kept, momentBytes(layer, shape.hiddenSize), momentBudget);
         }
-        if (collector) profile = collector->takeResult();
+        // The layer runs once, and once more for every further part of its experts whose moments do not fit the budget beside the others.
+        const std::size_t rounds = std::max<std::size_t>(chunks.size(), 1);
+        std::optional<FactorBuilder> builder;
+        int parts = 0;
+        for (std::size_t round = 0; round < rounds; ++round) {
+            std::optional<MomentCollector> moments;
+            if (!chunks.empty()) moments.emplace(model, layer, chunks[round]);
+            std::optional<ProfileCollector> collector;
+            if (layer.moe && round == 0)
+                collector.emplace(model, layer,
+                                  CollectorSettings{.norms = settings.norms,
+                                                    .weighted = settings.weighted,
+                                                    .gram = settings.gram,
+                                                    .listLength = settings.listLength[l],
+                                                    .also = moments ? &*moments : nullptr});
+            LayerObserver* observer = collector ? static_cast<LayerObserver*>(&*collector) : moments ? &*moments : nullptr;
+            for (std::size_t b = 0; b < batches.size(); ++b) {
+                if (collector) collector->beginBatch(batches[b].positions, batches[b].sampledRows);
+                ESPALIER_TRY(at::Tensor next, model.layer(static_cast<int>(l), hidden[b], plan, observer));
+                if (collector) ESPALIER_CHECK_OK(collector->status());
+                if (moments) ESPALIER_CHECK_OK(moments->status());
+                if (round + 1 == rounds) hidden[b] = std::move(next);
+                if (round == 0) {
+                    done += static_cast<std::int64_t>(batches[b].positions.size());
+                    job.progress(done, work, "token");
+                }
+            }
+            if (collector) profile = collector->takeResult();
+            if (!moments) continue;
+            if (!builder) builder.emplace(model.checkpoint(), layer, shape.hiddenSize, settings.factors, momentBudget, profile);
+            ESPALIER_TRY(const std::vector<ExpertParts> built, builder->add(moments->sums()));
+            if (settings.factors.bases || settings.factors.moments) ESPALIER_CHECK_OK(state.addParts(layer.index, parts++, built));
+        }
+        if (builder) {
+            ESPALIER_TRY(const std::vector<ExpertParts> built, builder->finish());
+            ESPALIER_CHECK_OK(state.addParts(layer.index, parts++, built));
+        }
         ESPALIER_CHECK_OK(state.commit(profile, hidden, l + 1 == shape.layers.size()));
         data.layers.push_back(std::move(profile));
         reportLayer(data.layers.back(), shape, job);
     }
 
     if (!options.out.empty()) {
-        ESPALIER_CHECK_OK(writeProfile(options.out, data));
+        std::vector<std::filesystem::path> parts;
+        for (const LayerProfile& layer : data.layers)
+            for (std::filesystem::path& part : state.parts(layer.layer))
+                parts.push_back(std::move(part));
+        ESPALIER_CHECK_OK(writeProfile(options.out, data, parts));
         ESPALIER_CHECK_OK(state.clear());
     }
     return data;
 }
 
-Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force)
+namespace
 {
+
+// A folder for what is put together before the output is written.
+class PartsFolder
+{
+public:
+    explicit PartsFolder(std::filesystem::path out) : m_path(std::move(out)) { m_path += ".state"; }
+    ~PartsFolder()
+    {
+        std::error_code ignored;
+        std::filesystem::remove_all(m_path, ignored);
+    }
+    PartsFolder(const PartsFolder&) = delete;
+    PartsFolder& operator=(const PartsFolder&) = delete;
+    Status create()
+    {
+        std::error_code failure;
+        std::filesystem::remove_all(m_path, failure);
+        std::filesystem::create_directories(m_path, failure);
+        if (failure)
+            return resourceError("output.unwritable", m_path.string(),
+                                 fmt::format("{} cannot be created: {}.", m_path.string(), failure.message()),
+                                 "Check the folder and its permissions.");
+        return {};
+    }
+    std::filesystem::path next() { return m_path / fmt::format("parts-{:06}.h5", m_count++); }
+
+private:
+    std::filesystem::path m_path;
+    int m_count = 0;
+};
+
+}  // namespace
+
+Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force,
+                                  const Checkpoint* checkpoint, JobContext& job)
+{
+    const c10::InferenceMode guard;
     ESPALIER_CHECK_OK(refuseExisting(out, force));
-    std::vector<ProfileData> parts;
+    std::vector<ProfileData> read;
     for (const std::filesystem::path& path : shards) {
         ESPALIER_TRY(ProfileData part, readProfile(path));
-        parts.push_back(std::move(part));
+        read.push_back(std::move(part));
     }
-    ESPALIER_TRY(ProfileData sum, mergeProfiles(parts));
-    ESPALIER_CHECK_OK(writeProfile(out, sum));
+    ESPALIER_TRY(ProfileData sum, mergeProfiles(read));
+    read.clear();
+    if (checkpoint && checkpoint->fingerprint() != sum.fingerprint) {
+        Error error = badInput("profile.other_model", checkpoint->folder().string(),
+                               fmt::format("The profiles belong to another model than {}.", checkpoint->folder().string()),
+                               "Name the model the profiles were taken of.");
+        error.kept = "Nothing was written.";
+        return error;
+    }
+    if (!sum.has("moments")) {
+        if (checkpoint) {
+            Error error = badInput("profile.missing_statistics", shards.front().string(),
+                                   "Curves and factors of merged profiles are made of second moments, which these profiles do not hold.",
+                                   "Take the shards with --collect +moments.");
+            error.kept = "Nothing was written.";
+            return error;
+        }
+        ESPALIER_CHECK_OK(writeProfile(out, sum));
+        return sum;
+    }
+
+    std::vector<std::shared_ptr<const ProfileParts>> sources;
+    for (const std::filesystem::path& path : shards) {
+        ESPALIER_TRY(auto source, ProfileParts::open(path));
+        sources.push_back(std::move(source));
+    }
+    // The order of the windows, as the sums of mergeProfiles: any order of the shards gives the same bytes.
+    std::vector<std::pair<std::pair<std::string, int>, std::size_t>> order;
+    for (std::size_t i = 0; i < shards.size(); ++i) {
+        ESPALIER_TRY(const ProfileData part, readProfile(shards[i]));
+        const TokenRange first = part.ranges.empty() ? TokenRange() : part.ranges.front();
+        order.push_back({{first.textSha256, first.firstWindow}, i});
+    }
+    std::sort(order.begin(), order.end());
+    const FactorWishes wishes{.curves = checkpoint != nullptr, .bases = checkpoint != nullptr, .moments = true};
+    if (checkpoint) {
+        sum.collected.insert(sum.collected.end() - 1, {"curves", "factors"});
+    }
+    PartsFolder folder(out);
+    ESPALIER_CHECK_OK(folder.create());
+    std::vector<std::filesystem::path> parts;
+    std::int64_t done = 0;
+    const auto work = static_cast<std::int64_t>(sum.layers.size());
+    for (LayerProfile& layer : sum.layers) {
+        job.progress(done++, work, "layer");
+        if (layer.experts == 0) continue;
+        const LayerShape& shape = sum.shape.layers[static_cast<std::size_t>(layer.layer)];
+        std::vector<int> experts(static_cast<std::size_t>(layer.experts));
+        std::iota(experts.begin(), experts.end(), 0);
+        if (!sum.kept.empty()) experts = sum.kept[static_cast<std::size_t>(layer.layer)];
+        std::optional<FactorBuilder> builder;
+        if (checkpoint) builder.emplace(*checkpoint, shape, sum.shape.hiddenSize, wishes, kMergeBudget, layer);
+        for (const auto& chunk : expertChunks(experts, momentBytes(shape, sum.shape.hiddenSize), kMergeBudget)) {
+            if (job.stopRequested()) return cancelledError();
+            std::map<int, MomentCollector::Sums> sums;
+            for (const int expert : chunk) {
+                MomentCollector::Sums& mine = sums[expert];
+                mine.tokens = layer.count[static_cast<std::size_t>(expert)];
+                for (const auto& [key, shard] : order)
+                    for (const bool hidden : {false, true}) {
+                        ESPALIER_TRY(const std::vector<double> moment, sources[shard]->moment(layer.layer, expert, hidden));
+                        std::vector<double>& target = hidden ? mine.hidden : mine.input;
+                        if (target.empty()) target.assign(moment.size(), 0.0);
+                        const auto side = static_cast<std::size_t>(hidden ? shape.expertWidth : sum.shape.hiddenSize);
+                        if (moment.size() != side * (side + 1) / 2 || target.size() != moment.size())
+                            return badInput("profile.invalid", shards[shard].string(),
+                                            fmt::format("The second moments of layer {} do not fit.", layer.layer),
+                                            "Take the shard again.");
+                        for (std::size_t i = 0; i < moment.size(); ++i)
+                            target[i] += moment[i];
+                    }
+            }
+            std::vector<ExpertParts> built;
+            if (builder) {
+                ESPALIER_TRY(built, builder->add(sums));
+            } else {
+                for (auto& [expert, mine] : sums)
+                    built.push_back({.expert = expert,
+                                     .own = {},
+                                     .thin = {},
+                                     .inputMoment = std::move(mine.input),
+                                     .hiddenMoment = std::move(mine.hidden)});
+            }
+            parts.push_back(folder.next());
+            ESPALIER_CHECK_OK(writeLayerParts(parts.back(), "merge", layer.layer, built));
+        }
+        if (!builder) continue;
+        ESPALIER_TRY(const std::vector<ExpertParts> rest, builder->finish());
+        if (rest.empty()) continue;
+        parts.push_back(folder.next());
+        ESPALIER_CHECK_OK(writeLayerParts(parts.back(), "merge", layer.layer, rest));
+    }
+    job.progress(work, work, "layer");
+    ESPALIER_CHECK_OK(writeProfile(out, sum, parts));
     return sum;
+}
+
+Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force)
+{
+    SilentJob job;
+    return mergeProfiles(shards, out, force, nullptr, job);
 }
 
 }  // namespace espalier

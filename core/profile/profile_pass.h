@@ -6,32 +6,51 @@
 
 #include "base/error.h"
 #include "base/job.h"
+#include "plan/compression_plan.h"
 #include "session/profile_data.h"
 #include "tokenizer/windows.h"
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace espalier
 {
 
+class Checkpoint;
 class MoeModel;
 
 struct ProfileOptions {
-    std::filesystem::path out;         // empty: nothing is written and a kill loses the pass
-    std::vector<std::string> collect;  // of "counts", "ean", "reap", "gram"; empty = all. Counts are always taken
-    int gramTokens = -1;               // tokens in the Gram store; -1 = all, as far as kGramBytes reach; 0 = none
-    int gramExtra = -1;                // m of the list length K = k + m; -1 = n for at most 10 experts, else k + 1 more
-    int shard = 0;                     // this run's part of the windows, 0 <= shard < shards (the command line counts from 1)
+    std::filesystem::path out = {};  // empty: nothing is written and a kill loses the pass
+    // Of "counts", "ean", "reap", "gram", "curves", "factors", "moments"; counts are always taken. "+name" adds to the default, which an
+    // empty list is: the first four, and for the other three what defaultFactors() says.
+    std::vector<std::string> collect = {};
+    int gramTokens = -1;  // tokens in the Gram store; -1 = all, as far as kGramBytes reach; 0 = none
+    int gramExtra = -1;   // m of the list length K = k + m; -1 = n for at most 10 experts, else k + 1 more
+    int shard = 0;        // this run's part of the windows, 0 <= shard < shards (the command line counts from 1)
     int shards = 1;
-    bool resume = false;  // go on from the state an interrupted pass left; without one this is an ordinary pass
-    bool force = false;   // replace an existing `out`
+    // Experts that exist during the pass (ranks of the plan do not count): statistics of an already pruned model, from which methods.md 3.5
+    // takes importance and second moments for the ranks. Absent: all.
+    std::optional<CompressionPlan> plan = {};
+    std::int64_t momentBudget = 0;  // bytes for the second moments of a layer; 0 = a quarter of the model's budget, 256 MiB at least
+    bool resume = false;            // go on from the state an interrupted pass left; without one this is an ordinary pass
+    bool force = false;             // replace an existing `out`
 };
 
 // Memory that the automatic size of the Gram store may take, all layers together.
 inline constexpr std::int64_t kGramBytes = std::int64_t{1} << 30;
+
+// Bases of the factors are collected without being asked for up to this size.
+inline constexpr std::int64_t kFactorBytes = std::int64_t{1} << 30;
+
+// Bytes of the bases ("factors") and of the sums ("moments") of a whole model, as stored.
+std::int64_t factorBytes(const ModelShape& shape);
+std::int64_t momentBytes(const ModelShape& shape);
+// What the default takes: "curves" and "factors" of models whose bases fit kFactorBytes; of a shard its "moments" instead, if those fit,
+// because they alone add up; nothing where no file is written.
+std::vector<std::string> defaultFactors(const ModelShape& shape, const ProfileOptions& options);
 
 // Runs the pass and writes options.out. After every layer the state is on disk in the folder `out` + ".state" (removed at the end), so
 // that a pass killed at any time goes on with `resume` and ends with the same bytes as one that was never interrupted.
@@ -43,7 +62,12 @@ inline constexpr std::int64_t kGramBytes = std::int64_t{1} << 30;
 // output.*.
 Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, const ProfileOptions& options, JobContext& job);
 
-// Reads the shards, adds them up and writes `out` (mergeProfiles of session/profile_file.h). Errors: those, and output.exists.
+// Reads the shards, adds them up and writes `out` (mergeProfiles of session/profile_file.h), second moments included where all shards
+// have them. With `checkpoint`, the model they belong to, curves and bases are then made of the sums, as in a single pass; without, they
+// are missing in `out` and can be made later by merging `out` alone. Errors: those of mergeProfiles, output.exists, profile.other_model,
+// profile.missing_statistics (a checkpoint, but no moments), lowrank.*, checkpoint.*.
+Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force,
+                                  const Checkpoint* checkpoint, JobContext& job);
 Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force = false);
 
 }  // namespace espalier

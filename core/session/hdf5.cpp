@@ -283,6 +283,12 @@ void Group::writeJson(const std::string& name, const Json& value) const
     writeRaw(name, H5T_NATIVE_UINT8, text.data(), text.size(), {text.size()}, true);
 }
 
+void Group::copyFrom(const Group& source, const std::string& name) const
+{
+    if (H5Ocopy(source.id(), name.c_str(), id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT) < 0)
+        throw Failure(fmt::format("{} cannot be copied", quoted(name)));
+}
+
 Json Group::readJson(const std::string& name) const
 {
     const std::vector<std::byte> bytes = read<std::byte>(name);

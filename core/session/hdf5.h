@@ -123,7 +123,8 @@ public:
         readRaw(name, nativeType<T>(), values.data());
         return values;
     }
-    void writeJson(const std::string& name, const Json& value) const;  // canonical text, compressed
+    void writeJson(const std::string& name, const Json& value) const;   // canonical text, compressed
+    void copyFrom(const Group& source, const std::string& name) const;  // with everything below it; may be of another file
     Json readJson(const std::string& name) const;
 
 private:

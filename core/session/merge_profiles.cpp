@@ -50,6 +50,10 @@ void addLayer(LayerProfile& sum, const LayerProfile& part, std::int64_t offset)
     add(sum.weightedNormApplied, part.weightedNormApplied);
     for (std::size_t i = 0; i < sum.maxActivation.size(); ++i)
         sum.maxActivation[i] = std::max(sum.maxActivation[i], part.maxActivation[i]);
+    add(sum.weightSquared, part.weightSquared);
+    add(sum.gateGain, part.gateGain);
+    add(sum.upGain, part.upGain);
+    add(sum.gainTokens, part.gainTokens);
     sum.outputEnergy += part.outputEnergy;
     sum.routedEnergy += part.routedEnergy;
     for (const std::int64_t token : part.gram.tokens)
@@ -63,7 +67,17 @@ void addLayer(LayerProfile& sum, const LayerProfile& part, std::int64_t offset)
 bool sameArrays(const LayerProfile& a, const LayerProfile& b)
 {
     return a.experts == b.experts && a.softMass.size() == b.softMass.size() && a.norm.size() == b.norm.size() &&
-           a.weightedNormRaw.size() == b.weightedNormRaw.size() && a.gram.listLength == b.gram.listLength;
+           a.weightedNormRaw.size() == b.weightedNormRaw.size() && a.weightSquared.size() == b.weightSquared.size() &&
+           a.gram.listLength == b.gram.listLength;
+}
+
+// What adds up. Spectra do not: they are eigenvalues.
+std::vector<std::string> summable(const std::vector<std::string>& collected)
+{
+    std::vector<std::string> result;
+    for (const std::string& name : collected)
+        if (name != "curves" && name != "factors") result.push_back(name);
+    return result;
 }
 
 bool overlap(const TokenRange& a, const TokenRange& b)
@@ -95,7 +109,8 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
                                fmt::format("The profile of {} has windows of {} tokens, the first one of {}.", name, shard.windowLength,
                                            first.windowLength),
                                "Take all shards with the same --window-length.");
-        bool same = shard.collected == first.collected && shard.layers.size() == first.layers.size();
+        bool same = summable(shard.collected) == summable(first.collected) && shard.kept == first.kept &&
+                    shard.layers.size() == first.layers.size();
         for (std::size_t i = 0; same && i < shard.layers.size(); ++i)
             same = sameArrays(shard.layers[i], first.layers[i]);
         if (!same)
@@ -132,6 +147,11 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
                      [](const Part& a, const Part& b) { return std::pair(a.text, a.firstWindow) < std::pair(b.text, b.firstWindow); });
 
     ProfileData sum = *parts.front().shard;
+    sum.collected = summable(sum.collected);
+    for (LayerProfile& layer : sum.layers) {
+        layer.spectrumLength = 0;
+        layer.spectra.clear();
+    }
     std::int64_t offset = 0;
     for (std::size_t i = 1; i < parts.size(); ++i) {
         const ProfileData& part = *parts[i].shard;

@@ -49,6 +49,21 @@ struct LayerProfile {
     double routedEnergy = 0;            // the same without shared experts
     GramStore gram;
 
+    // Rank curves ("curves", methods.md 3.5 and 4.8). A factored matrix of rank r has the squared error E(r) = sum of its spectrum from r
+    // on, in its own output, over the tokens routed to the expert. An expert without tokens has a spectrum of zeros.
+    int spectrumLength = 0;             // R = min(hidden size, expert width); 0 = not collected
+    std::vector<float> spectra;         // [n][3][R]: gate, up, down; descending up to the ridge
+    std::vector<double> weightSquared;  // sum w^2, as applied
+    std::vector<double> gateGain,
+        upGain;  // over gainTokens tokens: sum of sum_c q_c ||W_down[:,c]||^2 / I with q_c = (act'(g) u)^2, act(g)^2
+    std::vector<std::int64_t> gainTokens;  // sampled
+
+    // E(r) for r = 0..R of one expert matrix (0 gate, 1 up, 2 down); empty where it was not collected.
+    std::vector<double> errorCurve(int expert, int matrix) const;
+    // What turns E(r) into this expert's squared error in the layer's output: mean w^2, times the mean gain for gate and up. 0 for an
+    // expert without tokens. Cross terms between experts are ignored.
+    double outputGain(int expert, int matrix) const;
+
     bool operator==(const LayerProfile&) const = default;
 };
 
@@ -79,7 +94,11 @@ struct ProfileData {
     bool bos = false;
     int windows = 0;  // profiled
     std::int64_t tokens = 0;
-    // What was collected: "counts", "ean", "reap", "gram" (MethodInfo::needs).
+    // Experts that existed, per decoder layer, where the pass ran on an already pruned model; empty = all. The others have no tokens, no
+    // probability (logit -infinity) and no output.
+    std::vector<std::vector<int>> kept;
+    // What was collected (MethodInfo::needs): "counts", "ean", "reap", "gram", "curves" (spectra), and the bulky parts that stay in the
+    // file (session/profile_parts.h): "factors" and "moments".
     std::vector<std::string> collected;
     std::vector<LayerProfile> layers;  // all decoder layers, in order
     std::string engineVersion;

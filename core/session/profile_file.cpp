@@ -1,12 +1,14 @@
 #include "session/profile_file.h"
 
-#include "session/hdf5.h"
+#include "session/profile_content.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <optional>
 
 namespace espalier
 {
@@ -14,17 +16,14 @@ namespace espalier
 namespace
 {
 
-constexpr h5::Format kProfileFormat = {"profile", "profile", 1, 0};
-constexpr h5::Format kStateFormat = {"profile-state", "profile", 1, 0};
-
-std::string layerName(int layer) { return fmt::format("{:04}", layer); }
+constexpr h5::Format kStateFormat = {"profile-state", "profile", 1, 1};
 
 std::int64_t bytesOf(const LayerProfile& layer)
 {
     const GramStore& gram = layer.gram;
     return static_cast<std::int64_t>(layer.count.size() * 11 * sizeof(double) + gram.tokens.size() * sizeof(std::int64_t) +
                                      gram.list.size() * sizeof(std::uint16_t) + gram.products.size() * sizeof(double) +
-                                     gram.logits.size() * sizeof(float)) +
+                                     gram.logits.size() * sizeof(float) + layer.spectra.size() * sizeof(float)) +
            8192;
 }
 
@@ -42,6 +41,9 @@ void visitSums(Layer& layer, Visit visit)
     visit("weighted_norm_renormalised", layer.weightedNormRenormalised);
     visit("weighted_norm_applied", layer.weightedNormApplied);
     visit("max_activation", layer.maxActivation);
+    visit("weight_squared", layer.weightSquared);
+    visit("gate_gain", layer.gateGain);
+    visit("up_gain", layer.upGain);
 }
 
 void writeLayer(const h5::Group& group, const LayerProfile& layer)
@@ -52,6 +54,11 @@ void writeLayer(const h5::Group& group, const LayerProfile& layer)
         if (!values.empty()) group.write(name, values);
     });
     group.write("energy", std::vector<double>{layer.outputEnergy, layer.routedEnergy});
+    if (!layer.gainTokens.empty()) group.write("gain_tokens", layer.gainTokens);
+    if (layer.spectrumLength > 0) {
+        group.write<float>("spectra", layer.spectra,
+                           {static_cast<std::uint64_t>(layer.experts), 3, static_cast<std::uint64_t>(layer.spectrumLength)});
+    }
     const GramStore& gram = layer.gram;
     if (gram.listLength == 0) return;
     const h5::Group store = group.create("gram");
@@ -95,6 +102,19 @@ LayerProfile readLayer(const h5::Group& group, int index, int experts)
     expect(energy.size() == 2 && finite(energy), index, "energy");
     layer.outputEnergy = energy[0];
     layer.routedEnergy = energy[1];
+    if (group.has("spectra")) {
+        h5::Shape shape(3);
+        layer.spectra = group.read<float>("spectra", &shape);
+        expect(shape[0] == n && shape[1] == 3 && shape[2] >= 1 && shape[2] <= (1u << 20), index, "spectra");
+        layer.spectrumLength = static_cast<int>(shape[2]);
+        for (const float energy : layer.spectra)
+            expect(std::isfinite(energy) && energy >= 0, index, "spectra");
+    }
+    if (group.has("gain_tokens")) layer.gainTokens = group.read<std::int64_t>("gain_tokens");
+    const std::size_t gains = layer.gainTokens.size();
+    expect((gains == 0 || gains == n) && layer.weightSquared.size() == gains && layer.gateGain.size() == gains &&
+               layer.upGain.size() == gains && (layer.spectrumLength == 0 || gains == n),
+           index, "gains");
     if (!group.has("gram")) return layer;
 
     const h5::Group store = group.open("gram");
@@ -127,22 +147,26 @@ Json headerJson(const ProfileData& data)
                           {"windows", range.windowCount},
                           {"tokens", range.tokens},
                           {"sha256", range.sha256}});
-    return {{"shape", toJson(data.shape)},
-            {"fingerprint", data.fingerprint},
-            {"config_sha256", data.configSha256},
-            {"weights_sha256", data.weightsSha256},
-            {"numeric_mode", data.numericMode},
-            {"window_length", data.windowLength},
-            {"ranges", ranges},
-            {"text_sha256", data.textSha256},
-            {"source", data.source},
-            {"tokenizer_sha256", data.tokenizerSha256},
-            {"bos", data.bos},
-            {"windows", data.windows},
-            {"tokens", data.tokens},
-            {"collected", data.collected},
-            {"engine_version", data.engineVersion}};
+    Json json = {{"shape", toJson(data.shape)},
+                 {"fingerprint", data.fingerprint},
+                 {"config_sha256", data.configSha256},
+                 {"weights_sha256", data.weightsSha256},
+                 {"numeric_mode", data.numericMode},
+                 {"window_length", data.windowLength},
+                 {"ranges", ranges},
+                 {"text_sha256", data.textSha256},
+                 {"source", data.source},
+                 {"tokenizer_sha256", data.tokenizerSha256},
+                 {"bos", data.bos},
+                 {"windows", data.windows},
+                 {"tokens", data.tokens},
+                 {"collected", data.collected},
+                 {"engine_version", data.engineVersion}};
+    if (!data.kept.empty()) json["kept"] = data.kept;
+    return json;
 }
+
+}  // namespace
 
 Result<ProfileData> dataFromHeader(const Json& json)
 {
@@ -167,6 +191,13 @@ Result<ProfileData> dataFromHeader(const Json& json)
     data.tokens = json.at("tokens");
     data.collected = json.at("collected").get<std::vector<std::string>>();
     data.engineVersion = json.at("engine_version");
+    if (json.contains("kept")) {
+        data.kept = json.at("kept").get<std::vector<std::vector<int>>>();
+        if (data.kept.size() != data.shape.layers.size()) throw h5::Failure("the kept experts do not fit");
+        for (std::size_t l = 0; l < data.kept.size(); ++l)
+            for (const int expert : data.kept[l])
+                if (expert < 0 || expert >= data.shape.layers[l].experts) throw h5::Failure("the kept experts do not fit");
+    }
     return data;
 }
 
@@ -178,18 +209,50 @@ Error invalidProfile(const std::filesystem::path& path, const std::string& why)
     return error;
 }
 
-}  // namespace
+Error newerProfile(const std::filesystem::path& path, int major, int minor)
+{
+    return unsupported("profile.newer_version", path.string(),
+                       fmt::format("{} was written by a newer Espalier (profile format {}.{}).", path.string(), major, minor),
+                       "Open it with that version, or take the profile again.");
+}
 
-Status writeProfile(const std::filesystem::path& path, const ProfileData& data)
+Status writeProfile(const std::filesystem::path& path, const ProfileData& data, const std::vector<std::filesystem::path>& parts)
 {
     std::int64_t estimate = 1 << 16;
     for (const LayerProfile& layer : data.layers)
         estimate += bytesOf(layer);
+    std::error_code ignored;
+    for (const std::filesystem::path& part : parts)
+        estimate += static_cast<std::int64_t>(std::filesystem::file_size(part, ignored));
+    const auto lock = h5::exclusive();
+    std::map<int, std::vector<h5::OpenedContainer>> partsOfLayer;
+    for (const std::filesystem::path& part : parts) {
+        ESPALIER_TRY(h5::OpenedContainer opened, h5::openContainer(part, kPartsFormat));
+        try {
+            const int layer = opened.root.readJson("parts").at("layer");
+            partsOfLayer[layer].push_back(std::move(opened));
+        } catch (const std::exception& failure) {
+            return invalidProfile(part, failure.what());
+        }
+    }
     return h5::writeContainer(path, kProfileFormat, estimate, [&](const h5::Group& root) {
         root.writeJson("profile", headerJson(data));
         const h5::Group layers = root.create("layers");
-        for (const LayerProfile& layer : data.layers)
-            if (layer.experts > 0) writeLayer(layers.create(layerName(layer.layer)), layer);
+        for (const LayerProfile& layer : data.layers) {
+            if (layer.experts == 0) continue;
+            const h5::Group group = layers.create(layerName(layer.layer));
+            writeLayer(group, layer);
+            for (const char* kind : {kFactorsGroup, kMomentsGroup}) {
+                std::optional<h5::Group> target;
+                for (const h5::OpenedContainer& part : partsOfLayer[layer.layer]) {
+                    if (!part.root.has(kind)) continue;
+                    if (!target) target.emplace(group.create(kind));
+                    const h5::Group source = part.root.open(kind);
+                    for (const std::string& expert : source.links())
+                        target->copyFrom(source, expert);
+                }
+            }
+        }
     });
 }
 
@@ -197,11 +260,7 @@ Result<ProfileData> readProfile(const std::filesystem::path& path)
 {
     const auto lock = h5::exclusive();
     ESPALIER_TRY(const h5::OpenedContainer container, h5::openContainer(path, kProfileFormat));
-    if (container.major > kProfileFormat.major)
-        return unsupported(
-            "profile.newer_version", path.string(),
-            fmt::format("{} was written by a newer Espalier (profile format {}.{}).", path.string(), container.major, container.minor),
-            "Open it with that version, or take the profile again.");
+    if (container.major > kProfileFormat.major) return newerProfile(path, container.major, container.minor);
     try {
         ESPALIER_TRY(ProfileData data, dataFromHeader(container.root.readJson("profile")));
         const h5::Group layers = container.root.open("layers");

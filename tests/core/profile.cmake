@@ -1,2 +1,2 @@
 espalier_test(test_profile SOURCES core/test_profile.cpp
-    LIBS espalier::profile espalier::score espalier::session espalier::model espalier::tokenizer espalier::checkpoint)
+    LIBS espalier::profile espalier::score espalier::session espalier::model espalier::lowrank espalier::tokenizer espalier::checkpoint)

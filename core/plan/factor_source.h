@@ -1,0 +1,47 @@
+// Where whitened factors come from: a calibration profile that holds, for every expert matrix, an orthonormal basis in which
+// the factors of any rank are slices (lowrank/whitened_svd.h). The model and the exporter know this interface only. No torch, no HDF5.
+#pragma once
+
+#include "base/error.h"
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace espalier
+{
+
+// What the second moment behind a basis is (methods.md 3.5, "Conditioning").
+enum class FactorRule {
+    Own,     // of the expert's own tokens, ridge 1e-6
+    Ridge,   // of the expert's own tokens, fewer than twice the rank: ridge 1e-2
+    Pooled,  // no token: of the inputs of all experts of the layer (gate and up)
+    Plain,   // no token: none, the plain SVD (down; hidden activations of different experts have nothing in common)
+};
+std::string_view factorRuleName(FactorRule rule);  // "own", "ridge", "pooled", "plain"
+// `tokens` routed to the expert; matrix: 0 gate, 1 up, 2 down.
+FactorRule factorRule(std::int64_t tokens, int rank, int matrix);
+
+struct FactorBasis {
+    int rows = 0;  // output width of the matrix
+    int columns = 0;
+    std::vector<float> values;  // [rows][columns], columns orthonormal, most important first
+
+    bool operator==(const FactorBasis&) const = default;
+};
+
+// Any thread.
+class FactorSource
+{
+public:
+    virtual ~FactorSource() = default;
+    virtual const std::string& profileSha256() const = 0;  // what FactorSettings::profileSha256 names
+    virtual const std::string& fingerprint() const = 0;    // of the model the profile belongs to
+    virtual FactorRule rule(int layer, int expert, int rank, int matrix) const = 0;
+    // The basis for factors of this rank (it has at least so many columns); the same for all ranks under one rule.
+    // Errors: plan.profile_without_factors (nothing was collected for this matrix), profile.* while reading.
+    virtual Result<FactorBasis> basis(int layer, int expert, int matrix, int rank) const = 0;
+};
+
+}  // namespace espalier

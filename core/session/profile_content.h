@@ -1,0 +1,31 @@
+// What profile_file.cpp and profile_parts.cpp share. Private to core/session.
+#pragma once
+
+#include "session/hdf5.h"
+#include "session/profile_data.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <string>
+
+namespace espalier
+{
+
+// 1.1: rank curves, parts, kept experts. Older readers skip what they do not know.
+inline constexpr h5::Format kProfileFormat = {"profile", "profile", 1, 1};
+inline constexpr h5::Format kPartsFormat = {"profile-parts", "profile", 1, 0};
+
+inline constexpr const char* kFactorsGroup = "factors";
+inline constexpr const char* kMomentsGroup = "moments";
+
+// Names that sort as numbers do.
+inline std::string layerName(int layer) { return fmt::format("{:04}", layer); }
+inline std::string expertName(int expert) { return fmt::format("{:04}", expert); }
+
+// Everything but the layers. Throws h5::Failure or a JSON exception when malformed.
+Result<ProfileData> dataFromHeader(const Json& json);
+Error invalidProfile(const std::filesystem::path& path, const std::string& why);
+Error newerProfile(const std::filesystem::path& path, int major, int minor);
+
+}  // namespace espalier
