@@ -87,8 +87,25 @@ void SetLoss::positionWords(const ExpertBits& kept, std::vector<std::uint32_t>& 
 template <bool kCurvature>
 SetLoss::Terms SetLoss::tokenTerms(std::size_t token, std::uint32_t word, double rest, const ExpertBits& kept) const
 {
+    switch (m_topK) {
+        case 2:
+            return tokenTermsFor<kCurvature, 2>(token, word, rest, kept);
+        case 4:
+            return tokenTermsFor<kCurvature, 4>(token, word, rest, kept);
+        case 6:
+            return tokenTermsFor<kCurvature, 6>(token, word, rest, kept);
+        case 8:
+            return tokenTermsFor<kCurvature, 8>(token, word, rest, kept);
+        default:
+            return tokenTermsFor<kCurvature, 0>(token, word, rest, kept);
+    }
+}
+
+template <bool kCurvature, int kTopK>
+inline SetLoss::Terms SetLoss::tokenTermsFor(std::size_t token, std::uint32_t word, double rest, const ExpertBits& kept) const
+{
     Terms terms;
-    const int k = m_topK;
+    const int k = kTopK > 0 ? kTopK : m_topK;
     const std::uint32_t own = (std::uint32_t{1} << k) - 1;
     const double energy = m_evaluator.routedEnergy()[token];
     if ((word & own) == own) {
@@ -147,13 +164,27 @@ SetLoss::Terms SetLoss::tokenTerms(std::size_t token, std::uint32_t word, double
     }
     const double* triangle = m_evaluator.store().products.data() + token * m_evaluator.store().triangle();
     double q = 0;
-    for (int i = 0; i < count; ++i) {
-        const int at = i < k ? i : position[i];
-        const double* row = triangle + static_cast<std::ptrdiff_t>(at) * (at + 1) / 2;
+    // Rows of the token's own positions, then those of the new ones: the first k columns lie side by side.
+    const double* row = triangle;
+    for (int i = 0; i < k; row += ++i) {
         double rowA = 0;
         double rowV = 0;
-        const int contiguous = std::min(i, k);
-        for (int j = 0; j < contiguous; ++j) {
+        for (int j = 0; j < i; ++j) {
+            rowA += a[j] * row[j];
+            if constexpr (kCurvature) rowV += v[j] * row[j];
+        }
+        q += a[i] * (2 * rowA + a[i] * row[i]);
+        if constexpr (kCurvature) {
+            terms.vv += v[i] * (2 * rowV + v[i] * row[i]);
+            terms.va += v[i] * (rowA + a[i] * row[i]) + a[i] * rowV;
+        }
+    }
+    for (int i = k; i < count; ++i) {
+        const int at = position[i];
+        row = triangle + static_cast<std::ptrdiff_t>(at) * (at + 1) / 2;
+        double rowA = 0;
+        double rowV = 0;
+        for (int j = 0; j < k; ++j) {
             rowA += a[j] * row[j];
             if constexpr (kCurvature) rowV += v[j] * row[j];
         }
@@ -180,23 +211,46 @@ GramLoss SetLoss::evaluate(const ExpertBits& kept)
     if (kept.count() == experts()) return loss;
     positionWords(kept, m_words);
     if (!m_renormalised) remainingMass(kept, m_rest);
+    switch (m_topK) {
+        case 2:
+            addTokens<2>(kept, loss);
+            break;
+        case 4:
+            addTokens<4>(kept, loss);
+            break;
+        case 6:
+            addTokens<6>(kept, loss);
+            break;
+        case 8:
+            addTokens<8>(kept, loss);
+            break;
+        default:
+            addTokens<0>(kept, loss);
+    }
+    return loss;
+}
+
+template <int kTopK>
+void SetLoss::addTokens(const ExpertBits& kept, GramLoss& loss) const
+{
     const std::uint32_t own = (std::uint32_t{1} << m_topK) - 1;
     const double* energy = m_evaluator.routedEnergy().data();
+    double squared = 0;
     for (std::size_t t = 0; t < m_tokens; ++t) {
         if ((m_words[t] & own) == own) {
             if (m_renormalised) continue;
             const double growth = (1.0 - m_rest[t]) / m_rest[t];
-            loss.squared += growth * growth * energy[t];
+            squared += growth * growth * energy[t];
             continue;
         }
-        const Terms terms = tokenTerms<false>(t, m_words[t], m_renormalised ? 1.0 : m_rest[t], kept);
-        loss.squared += terms.q;
+        const Terms terms = tokenTermsFor<false, kTopK>(t, m_words[t], m_renormalised ? 1.0 : m_rest[t], kept);
+        squared += terms.q;
         if (terms.last == kUncovered) {
             ++loss.uncovered;
             loss.chargedSquared += terms.q;
         }
     }
-    return loss;
+    loss.squared = squared;
 }
 
 LossState::LossState(SetLoss& loss, const ExpertBits& kept) : m_loss(&loss), m_kept(kept)

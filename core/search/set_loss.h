@@ -52,6 +52,11 @@ private:
     void positionWords(const ExpertBits& kept, std::vector<std::uint32_t>& words) const;
     template <bool kCurvature>
     Terms tokenTerms(std::size_t token, std::uint32_t word, double rest, const ExpertBits& kept) const;
+    // kTopK is m_topK where the compiler is to know it, else 0.
+    template <bool kCurvature, int kTopK>
+    Terms tokenTermsFor(std::size_t token, std::uint32_t word, double rest, const ExpertBits& kept) const;
+    template <int kTopK>
+    void addTokens(const ExpertBits& kept, GramLoss& loss) const;
 
     const GramEvaluator& m_evaluator;
     int m_topK = 0;
