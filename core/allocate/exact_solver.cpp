@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
+#include <queue>
+#include <utility>
 
 namespace espalier
 {
@@ -217,23 +220,23 @@ void fillUp(Pick& pick, const std::vector<Frontier>& layers, std::int64_t budget
 // Single steps down, least loss per unit of cost first, until the budget is met.
 void giveBack(Pick& pick, const std::vector<Frontier>& layers, std::int64_t budget)
 {
-    while (pick.cost > budget) {
-        std::size_t best = layers.size();
-        double bestPrice = kInfinity;
-        for (std::size_t i = 0; i < layers.size(); ++i) {
-            if (pick.at[i] == 0) continue;
-            const Option& now = layers[i][static_cast<std::size_t>(pick.at[i])];
-            const Option& next = layers[i][static_cast<std::size_t>(pick.at[i] - 1)];
-            const double price = (next.loss - now.loss) / static_cast<double>(now.cost - next.cost);
-            if (price < bestPrice) {
-                best = i;
-                bestPrice = price;
-            }
-        }
-        if (best == layers.size()) break;
-        const auto at = static_cast<std::size_t>(pick.at[best]);
-        pick.cost -= layers[best][at].cost - layers[best][at - 1].cost;
-        --pick.at[best];
+    using Offer = std::pair<double, std::size_t>;  // price of the layer's next step down; ties to the lower layer
+    std::priority_queue<Offer, std::vector<Offer>, std::greater<>> offers;
+    const auto offer = [&](std::size_t i) {
+        if (pick.at[i] == 0) return;
+        const Option& now = layers[i][static_cast<std::size_t>(pick.at[i])];
+        const Option& next = layers[i][static_cast<std::size_t>(pick.at[i] - 1)];
+        offers.emplace((next.loss - now.loss) / static_cast<double>(now.cost - next.cost), i);
+    };
+    for (std::size_t i = 0; i < layers.size(); ++i)
+        offer(i);
+    while (pick.cost > budget && !offers.empty()) {
+        const std::size_t i = offers.top().second;
+        offers.pop();
+        const auto at = static_cast<std::size_t>(pick.at[i]);
+        pick.cost -= layers[i][at].cost - layers[i][at - 1].cost;
+        --pick.at[i];
+        offer(i);
     }
     pick.sum(layers);
 }

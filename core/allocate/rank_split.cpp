@@ -18,6 +18,9 @@ namespace
 constexpr std::size_t kProgramMatrices = 400;
 constexpr std::size_t kProgramOptions = 400000;
 constexpr std::size_t kProgramStates = 4096;
+// With more matrices than these an answer this close to its bound is left alone: the program would take a second for nothing.
+constexpr std::size_t kAlwaysMatrices = 32;
+constexpr double kCloseEnough = 1e-4;
 
 std::int64_t costOf(const RankPrices& prices, const std::vector<int>& ranks)
 {
@@ -190,7 +193,9 @@ Result<RankSplit> splitRanks(const std::vector<SplitMatrix>& matrices, std::int6
     fillUp(prices, split.ranks, budget - costOf(prices, split.ranks));
     split.method = "lagrangian";
 
-    if (prices.count() <= kProgramMatrices && options <= kProgramOptions) {
+    const double loss = lossOf(prices, split.ranks);
+    const bool close = prices.count() > kAlwaysMatrices && loss - bound <= kCloseEnough * loss;
+    if (!close && prices.count() <= kProgramMatrices && options <= kProgramOptions) {
         std::vector<SolverLayer> layers(prices.count());
         for (std::size_t i = 0; i < layers.size(); ++i)
             for (int rank = prices.cheapest(i); rank >= 0; rank = prices.next(i, rank))
@@ -198,7 +203,7 @@ Result<RankSplit> splitRanks(const std::vector<SplitMatrix>& matrices, std::int6
         SolverSettings settings;
         settings.maxStates = kProgramStates;
         ESPALIER_TRY(const SolverAnswer answer, solveExact(layers, budget, settings));
-        if (answer.optimal || answer.loss < lossOf(prices, split.ranks)) {
+        if (answer.optimal || answer.loss < loss) {
             split.ranks = answer.payload;
             split.method = answer.method == "greedy" ? "lagrangian" : answer.method;
             split.optimal = answer.optimal;

@@ -61,7 +61,8 @@ private:
     double m_ceiling = 0;
 };
 
-// Least loss with cost <= budget. Few matrices (one layer): dynamic programming; many: the multiplier, filled up rank by rank.
+// Least loss with cost <= budget: the multiplier, filled up rank by rank, and where few matrices (one layer) leave a gap of more than
+// 1e-4, dynamic programming.
 // Error: allocate.infeasible.
 Result<RankSplit> splitRanks(const std::vector<SplitMatrix>& matrices, std::int64_t budget, int multipleOf = 1);
 
