@@ -93,9 +93,18 @@ Result<Json> tokenize(const TokenizeOptions& options, Invocation& invocation)
 {
     const int given = !options.text.empty() + options.hasString + !options.ids.empty() + !options.jsonl.empty();
     if (given != 1) return usageError("One of --text, --string, --ids and --jsonl is needed.");
-    ESPALIER_TRY(const Tokenizer tokenizer, Tokenizer::load(options.model));
     ESPALIER_TRY(const Bos bos, parseBos(options.bos));
-    invocation.model = {{"path", options.model.string()}, {"fingerprint", tokenizer.sha256()}};
+    // A tokenizer alone is enough. Beside weights it must fit them: ids that the embedding lacks would fail later, far from the cause.
+    std::optional<std::int64_t> embeddingRows;
+    std::string fingerprint;
+    std::error_code ignored;
+    if (std::filesystem::exists(options.model / "config.json", ignored))
+        if (const auto checkpoint = Checkpoint::open(options.model); checkpoint.ok()) {
+            embeddingRows = (*checkpoint)->config().vocabularySize;
+            fingerprint = (*checkpoint)->fingerprint();
+        }
+    ESPALIER_TRY(const Tokenizer tokenizer, Tokenizer::load(options.model, embeddingRows));
+    invocation.model = {{"path", options.model.string()}, {"fingerprint", fingerprint.empty() ? tokenizer.sha256() : fingerprint}};
     Result<Json> result = Json();
     if (!options.jsonl.empty()) {
         result = encodeLines(tokenizer, options.jsonl, bos);

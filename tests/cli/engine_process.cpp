@@ -34,6 +34,8 @@ EngineProcess::EngineProcess(const std::vector<std::string>& arguments)
     for (std::string& word : words)
         argv.push_back(word.data());
     argv.push_back(nullptr);
+    // Waiting threads of the wheel's OpenMP spin; with as many engines as test programs they would spin against each other.
+    setenv("GOMP_SPINCOUNT", "0", 0);
     if (posix_spawn(&m_pid, ESPALIER_ENGINE, &actions, nullptr, argv.data(), environ) != 0) throw std::runtime_error("posix_spawn");
     posix_spawn_file_actions_destroy(&actions);
     close(in[0]);
