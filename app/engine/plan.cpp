@@ -223,6 +223,7 @@ Result<Json> makePlan(const PlanOptions& options, Invocation& invocation)
         ESPALIER_TRY(const ExpertScores leaveOneOut, score(data, "leave-one-out"));
         request.layerImportance = leaveOneOut.layerImportance;
     }
+    request.scores = scores;
     Planner planner(shape, options, std::move(request), params["allocate"], std::move(scores));
     ESPALIER_TRY(CompressionPlan plan, target.bytes ? planner.fitting(*target.bytes) : planner.keeping(*target.keepTotal));
     plan = plan.withModel(planModelOf(*checkpoint));
