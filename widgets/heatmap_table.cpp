@@ -45,36 +45,54 @@ public:
     QVariant headerData(int section, Qt::Orientation orientation, int role) const override
     {
         if (orientation != Qt::Horizontal || role != Qt::DisplayRole) return {};
-        const QString heads[] = {HeatmapTable::tr("layer"),      HeatmapTable::tr("expert"), HeatmapTable::tr("score"), HeatmapTable::tr("place"),
-                                 HeatmapTable::tr("percentile"), HeatmapTable::tr("usage"),  HeatmapTable::tr("state"), HeatmapTable::tr("MiB if dropped")};
+        const QString heads[] = {HeatmapTable::tr("layer"), HeatmapTable::tr("expert"),        HeatmapTable::tr("score"),
+                                 HeatmapTable::tr("place"), HeatmapTable::tr("percentile"),    HeatmapTable::tr("usage"),
+                                 HeatmapTable::tr("state"), HeatmapTable::tr("MiB if dropped")};
         return heads[section];
     }
     QVariant data(const QModelIndex& index, int role) const override
     {
         const CellFacts& f = facts[static_cast<std::size_t>(index.row())];
-        if (role == Qt::TextAlignmentRole) return QVariant(index.column() == State ? Qt::AlignLeft | Qt::AlignVCenter : Qt::AlignRight | Qt::AlignVCenter);
+        if (role == Qt::TextAlignmentRole)
+            return QVariant(index.column() == State ? Qt::AlignLeft | Qt::AlignVCenter : Qt::AlignRight | Qt::AlignVCenter);
         if (role == Qt::UserRole) {  // for sorting
             switch (index.column()) {
-                case Layer: return f.cell.layer;
-                case Expert: return f.cell.expert;
-                case Value: return f.value;
-                case Place: return f.place;
-                case Percentile: return f.percentile;
-                case Usage: return f.usage;
-                case State: return stateText(f);
-                default: return QVariant::fromValue(static_cast<qlonglong>(f.bytes));
+                case Layer:
+                    return f.cell.layer;
+                case Expert:
+                    return f.cell.expert;
+                case Value:
+                    return f.value;
+                case Place:
+                    return f.place;
+                case Percentile:
+                    return f.percentile;
+                case Usage:
+                    return f.usage;
+                case State:
+                    return stateText(f);
+                default:
+                    return QVariant::fromValue(static_cast<qlonglong>(f.bytes));
             }
         }
         if (role != Qt::DisplayRole) return {};
         switch (index.column()) {
-            case Layer: return QString::number(f.cell.layer);
-            case Expert: return QString::number(f.cell.expert);
-            case Value: return format::score(f.value);
-            case Place: return f.place > 0 ? QString::number(f.place) : QString();
-            case Percentile: return std::isfinite(f.percentile) ? format::number(f.percentile, 0) : QString();
-            case Usage: return std::isfinite(f.usage) ? format::share(f.usage) : QString();
-            case State: return stateText(f);
-            default: return format::number(static_cast<double>(f.bytes) / (1024.0 * 1024.0), 2);
+            case Layer:
+                return QString::number(f.cell.layer);
+            case Expert:
+                return QString::number(f.cell.expert);
+            case Value:
+                return format::score(f.value);
+            case Place:
+                return f.place > 0 ? QString::number(f.place) : QString();
+            case Percentile:
+                return std::isfinite(f.percentile) ? format::number(f.percentile, 0) : QString();
+            case Usage:
+                return std::isfinite(f.usage) ? format::share(f.usage) : QString();
+            case State:
+                return stateText(f);
+            default:
+                return format::number(static_cast<double>(f.bytes) / (1024.0 * 1024.0), 2);
         }
     }
 };
@@ -91,7 +109,8 @@ public:
     bool following = false;
 };
 
-HeatmapTable::HeatmapTable(HeatmapView* heatmap, SelectionModel* selection, QWidget* parent) : QTableView(parent), d(std::make_unique<Private>())
+HeatmapTable::HeatmapTable(HeatmapView* heatmap, SelectionModel* selection, QWidget* parent)
+    : QTableView(parent), d(std::make_unique<Private>())
 {
     d->heatmap = heatmap;
     d->selection = selection;
@@ -149,15 +168,18 @@ void HeatmapTable::refresh()
 QString HeatmapTable::tsv() const
 {
     QString text;
-    for (int c = 0; c < ColumnCount; ++c) text += (c ? QStringLiteral("\t") : QString()) + d->model->headerData(c, Qt::Horizontal, Qt::DisplayRole).toString();
+    for (int c = 0; c < ColumnCount; ++c)
+        text += (c ? QStringLiteral("\t") : QString()) + d->model->headerData(c, Qt::Horizontal, Qt::DisplayRole).toString();
     text += QLatin1Char('\n');
     for (int row = 0; row < d->proxy->rowCount(); ++row) {
         for (int c = 0; c < ColumnCount; ++c) {
             const QVariant value = d->proxy->index(row, c).data(Qt::UserRole);
             if (c) text += QLatin1Char('\t');
             const bool number = value.typeId() == QMetaType::Double;
-            if (!number) text += value.toString();
-            else if (std::isfinite(value.toDouble())) text += QString::number(value.toDouble(), 'g', 9);
+            if (!number)
+                text += value.toString();
+            else if (std::isfinite(value.toDouble()))
+                text += QString::number(value.toDouble(), 'g', 9);
         }
         text += QLatin1Char('\n');
     }

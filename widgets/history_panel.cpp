@@ -20,7 +20,8 @@ void HistoryModel::set(const PlanHistory& history, const QHash<QString, PlanLoss
     m_rows = history.rows();
     m_losses = losses;
     m_current = history.currentId();
-    for (const PlanHistory::Row& row : m_rows) m_entries.push_back(history.entries()[static_cast<std::size_t>(row.id)]);
+    for (const PlanHistory::Row& row : m_rows)
+        m_entries.push_back(history.entries()[static_cast<std::size_t>(row.id)]);
     endResetModel();
 }
 
@@ -42,31 +43,47 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
     const auto loss = m_losses.constFind(QString::fromStdString(entry.plan.hash()));
     const bool known = loss != m_losses.constEnd();
     switch (role) {
-        case Qt::DisplayRole: return QString::fromStdString(entry.text);
+        case Qt::DisplayRole:
+            return QString::fromStdString(entry.text);
         case Qt::ToolTipRole: {
             QString text = QString::fromStdString(entry.text) + QLatin1Char('\n') + tr("%1 experts kept").arg(entry.plan.keptExperts());
-            if (known) text += QLatin1Char('\n') + tr("perplexity %1, %2").arg(format::perplexity(loss->ppl), loss->full ? tr("all windows") : tr("quick windows"));
+            if (known)
+                text += QLatin1Char('\n') +
+                        tr("perplexity %1, %2").arg(format::perplexity(loss->ppl), loss->full ? tr("all windows") : tr("quick windows"));
             return text;
         }
         case Qt::AccessibleTextRole: {
             QString text = QString::fromStdString(entry.text);
             if (known) text += QStringLiteral(", ") + tr("perplexity %1").arg(format::perplexity(loss->ppl));
-            if (row.id == m_current) text += QStringLiteral(", ") + tr("current");
-            else if (!row.onPath) text += QStringLiteral(", ") + tr("other branch");
+            if (row.id == m_current)
+                text += QStringLiteral(", ") + tr("current");
+            else if (!row.onPath)
+                text += QStringLiteral(", ") + tr("other branch");
             return text;
         }
-        case IdRole: return row.id;
-        case DepthRole: return row.depth;
-        case OnPathRole: return row.onPath;
-        case CurrentRole: return row.id == m_current;
-        case LossRole: return known ? QVariant(loss->ppl) : QVariant();
-        case EstimateRole: return known && loss->estimate;
-        case FullRole: return known && loss->full;
-        case RailAboveRole: return i > 0;
-        case RailBelowRole: return i + 1 < m_rows.size();
+        case IdRole:
+            return row.id;
+        case DepthRole:
+            return row.depth;
+        case OnPathRole:
+            return row.onPath;
+        case CurrentRole:
+            return row.id == m_current;
+        case LossRole:
+            return known ? QVariant(loss->ppl) : QVariant();
+        case EstimateRole:
+            return known && loss->estimate;
+        case FullRole:
+            return known && loss->full;
+        case RailAboveRole:
+            return i > 0;
+        case RailBelowRole:
+            return i + 1 < m_rows.size();
         // A side branch leaves the rail below its last entry.
-        case BranchRole: return row.depth > 0 && (i + 1 == m_rows.size() || m_rows[i + 1].depth < row.depth);
-        default: return {};
+        case BranchRole:
+            return row.depth > 0 && (i + 1 == m_rows.size() || m_rows[i + 1].depth < row.depth);
+        default:
+            return {};
     }
 }
 
@@ -91,8 +108,10 @@ public:
         const bool isCurrent = index.data(HistoryModel::CurrentRole).toBool();
         const bool onPath = index.data(HistoryModel::OnPathRole).toBool();
         const int depth = index.data(HistoryModel::DepthRole).toInt();
-        if (isCurrent) painter->fillRect(r, t.selection);
-        else if (option.state & QStyle::State_MouseOver) painter->fillRect(r, t.rowHover);
+        if (isCurrent)
+            painter->fillRect(r, t.selection);
+        else if (option.state & QStyle::State_MouseOver)
+            painter->fillRect(r, t.rowHover);
 
         const double rail = r.left() + pixelsOf(14);
         const double middle = r.center().y() + 0.5;
@@ -102,7 +121,8 @@ public:
         const double x = rail + depth * pixelsOf(12);
         if (depth > 0) {
             painter->setPen(QPen(t.ghost, 1.25));
-            painter->drawLine(QPointF(x, middle), QPointF(x, index.data(HistoryModel::BranchRole).toBool() ? r.bottom() - 2 : r.bottom() + 1));
+            painter->drawLine(QPointF(x, middle),
+                              QPointF(x, index.data(HistoryModel::BranchRole).toBool() ? r.bottom() - 2 : r.bottom() + 1));
             if (index.data(HistoryModel::BranchRole).toBool()) painter->drawLine(QPointF(x, r.bottom() - 2), QPointF(rail, r.bottom() + 1));
         }
         const QColor ring = depth > 0 || !onPath ? t.ghost : t.accent;
@@ -112,13 +132,16 @@ public:
         painter->drawEllipse(QPointF(x, middle), radius, radius);
 
         const QVariant loss = index.data(HistoryModel::LossRole);
-        const QString number = loss.isValid() ? (index.data(HistoryModel::EstimateRole).toBool() ? format::estimate(loss.toDouble()) : format::perplexity(loss.toDouble())) : QString();
+        const QString number = loss.isValid() ? (index.data(HistoryModel::EstimateRole).toBool() ? format::estimate(loss.toDouble())
+                                                                                                 : format::perplexity(loss.toDouble()))
+                                              : QString();
         painter->setFont(fontFor(isCurrent ? FontRole::Head : FontRole::Body));
         const int numberWidthPixels = number.isEmpty() ? 0 : static_cast<int>(numberWidth(painter->font(), number)) + pixelsOf(8);
         const int left = static_cast<int>(x) + pixelsOf(14);
         const QRect textRect(left, r.top(), r.right() - pixelsOf(10) - numberWidthPixels - left, r.height());
         painter->setPen(onPath ? t.text : t.muted);
-        painter->drawText(textRect, Qt::AlignLeft | Qt::AlignVCenter, painter->fontMetrics().elidedText(index.data().toString(), Qt::ElideRight, textRect.width()));
+        painter->drawText(textRect, Qt::AlignLeft | Qt::AlignVCenter,
+                          painter->fontMetrics().elidedText(index.data().toString(), Qt::ElideRight, textRect.width()));
         if (!number.isEmpty()) {
             painter->setPen(index.data(HistoryModel::EstimateRole).toBool() ? t.estimate : onPath ? t.text : t.muted);
             drawNumber(painter, QRectF(r.right() - pixelsOf(10) - numberWidthPixels, r.top(), numberWidthPixels, r.height()), number);
