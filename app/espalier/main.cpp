@@ -1,4 +1,5 @@
 // The window's program: command line, paths, wiring. No arithmetic, no painting.
+#include "plurals.h"
 #include "shell/main_window.h"
 #include "shell/workbench.h"
 #include "theme.h"
@@ -41,6 +42,8 @@ int main(int argc, char** argv)
             qputenv("QT_QPA_PLATFORM", "offscreen");
     }
     QApplication application(argc, argv);
+    EnglishPlurals plurals;
+    QApplication::installTranslator(&plurals);
     QApplication::setApplicationName(QStringLiteral("espalier"));
     // Where settings lie (~/.config/espalier); without one Qt makes a folder "Unknown Organization".
     QApplication::setOrganizationDomain(QStringLiteral("espalier"));

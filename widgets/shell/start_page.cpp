@@ -135,7 +135,7 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent)
     name->addStretch();
     left->addLayout(name);
     auto* line = new QLabel(tr("Choose what a Mixture-of-Experts model keeps,\nand watch its perplexity while you do."));
-    line->setProperty("muted", true);
+    line->setProperty("role", QStringLiteral("muted"));
     left->addWidget(line);
     left->addSpacing(16);
     auto* model = new EntryButton(QStringLiteral("box"), tr("Open model…"), tr("A Hugging Face folder with config.json"),
@@ -155,7 +155,7 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent)
     left->addWidget(demo);
     left->addSpacing(16);
     auto* drop = new QLabel(tr("Or drop a folder or a file anywhere in this window."));
-    drop->setProperty("muted", true);
+    drop->setProperty("role", QStringLiteral("muted"));
     left->addWidget(drop);
     left->addStretch();
 
@@ -215,7 +215,7 @@ void StartPage::setRecent(const QStringList& paths)
     }
     if (paths.isEmpty()) {
         auto* none = new QLabel(tr("Nothing yet. Models and sessions you open appear here."));
-        none->setProperty("muted", true);
+        none->setProperty("role", QStringLiteral("muted"));
         m_recent->addWidget(none);
     }
     m_recentCount->setText(paths.isEmpty() ? QString() : tr("%n entry(ies)", nullptr, static_cast<int>(paths.size())));
