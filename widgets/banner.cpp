@@ -3,6 +3,7 @@
 #include "icon.h"
 #include "theme.h"
 
+#include <QApplication>
 #include <QEvent>
 #include <QHBoxLayout>
 #include <QLabel>
@@ -20,6 +21,7 @@ namespace
 {
 
 constexpr int kMostShown = 2;
+constexpr int kSameEventMsec = 1000;
 
 class BannerStrip final : public QWidget
 {
@@ -57,10 +59,15 @@ void BannerStack::show(Banner banner)
 {
     const auto found = std::find_if(m_entries.begin(), m_entries.end(), [&](const Entry& e) { return e.banner.id == banner.id; });
     if (found != m_entries.end()) {
+        const bool again = !banner.once || found->counted.elapsed() > kSameEventMsec;
         found->banner = std::move(banner);
-        ++found->repeats;
+        if (again) {
+            ++found->repeats;
+            found->counted.start();
+        }
     } else {
-        m_entries.push_back({std::move(banner), 1});
+        m_entries.push_back({std::move(banner), 1, {}});
+        m_entries.back().counted.start();
     }
     rebuild();
     emit countChanged(count());
@@ -104,6 +111,8 @@ void BannerStack::changeEvent(QEvent* event)
 
 void BannerStack::rebuild()
 {
+    if (QWidget* focus = QApplication::focusWidget(); focus && isAncestorOf(focus) && m_focusReturn)
+        m_focusReturn->setFocus(Qt::OtherFocusReason);
     // Buttons of the strips may be on the call stack: they go when control returns to the event loop.
     while (QLayoutItem* item = m_layout->takeAt(0)) {
         if (item->widget() != nullptr) {
@@ -127,7 +136,9 @@ void BannerStack::rebuild()
         auto* sign = new QLabel(strip);
         const bool isError = banner.kind == Banner::Kind::Error;
         const bool isInfo = banner.kind == Banner::Kind::Info;
-        const QString iconName = !banner.iconName.isEmpty() ? banner.iconName : isInfo ? QStringLiteral("info") : QStringLiteral("triangle-alert");
+        const QString iconName = !banner.iconName.isEmpty() ? banner.iconName
+                                 : isInfo                   ? QStringLiteral("info")
+                                                            : QStringLiteral("triangle-alert");
         sign->setPixmap(iconPixmap(iconName, isError ? t.error : isInfo ? t.accent : t.warning, pixelsOf(18), devicePixelRatioF()));
         row->addWidget(sign);
         QString words = QStringLiteral("<b>%1</b>").arg(banner.cause.toHtmlEscaped());
@@ -159,7 +170,7 @@ void BannerStack::rebuild()
         m_layout->addWidget(strip);
     }
     if (total > shown) {
-        auto* more = new QPushButton(tr("and %n more", nullptr, total - shown), this);
+        auto* more = new QPushButton(tr("and %1 more").arg(total - shown), this);
         more->setProperty("link", true);
         m_layout->addWidget(more, 0, Qt::AlignLeft);
         connect(more, &QPushButton::clicked, this, [this] {

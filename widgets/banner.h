@@ -1,6 +1,8 @@
 // Banners under the tool bar: cause in bold, consequence, actions. One per cause with a counter; two at most, more fold into one line.
 #pragma once
 
+#include <QElapsedTimer>
+#include <QPointer>
 #include <QWidget>
 
 #include <functional>
@@ -26,6 +28,7 @@ struct Banner {
     QString cause;
     QString consequence;
     std::vector<BannerAction> actions;
+    bool once = false;  // the same words again within a moment are one event told twice, and are not counted
 };
 
 class BannerStack final : public QWidget
@@ -34,6 +37,8 @@ class BannerStack final : public QWidget
 public:
     explicit BannerStack(QWidget* parent = nullptr);
 
+    // Where the keyboard goes when the strip that has it disappears.
+    void setFocusReturn(QWidget* widget) { m_focusReturn = widget; }
     void show(Banner banner);
     void dismiss(const QString& id);
     void dismissAll();
@@ -52,11 +57,13 @@ private:
     struct Entry {
         Banner banner;
         int repeats = 1;
+        QElapsedTimer counted;  // since it was last counted
     };
     void rebuild();
 
     std::vector<Entry> m_entries;  // newest last
     bool m_unfolded = false;
+    QPointer<QWidget> m_focusReturn;
     QVBoxLayout* m_layout = nullptr;
 };
 
