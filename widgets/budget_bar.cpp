@@ -89,7 +89,7 @@ public:
         request();
         emit q->gestureFinished();
     }
-    void rebuildParams();
+    void rebuildParams(const Params& start = {});  // parameters that are not in `start` get their defaults
     void enter();
 };
 
@@ -215,7 +215,7 @@ void BudgetBar::Private::enter()
     requestOnce();
 }
 
-void BudgetBar::Private::rebuildParams()
+void BudgetBar::Private::rebuildParams(const Params& start)
 {
     while (QLayoutItem* item = paramLayout->takeAt(0)) {
         delete item->widget();
@@ -228,7 +228,9 @@ void BudgetBar::Private::rebuildParams()
         return;
     }
     for (const ParamSpec& spec : m->params) {
-        params[spec.key] = spec.defaultValue;
+        const auto given = start.find(spec.key);
+        const Json value0 = given != start.end() && given->second.type() == spec.defaultValue.type() ? given->second : spec.defaultValue;
+        params[spec.key] = value0;
         auto* line = new QWidget(paramArea);
         auto* row = new QHBoxLayout(line);
         row->setContentsMargins(0, 0, 0, 0);
@@ -248,17 +250,19 @@ void BudgetBar::Private::rebuildParams()
                 knob->setToolTip(help);
                 const int steps = whole ? static_cast<int>(spec.high - spec.low) : kNumberSteps;
                 knob->setRange(0, std::max(1, steps));
-                const double start = spec.defaultValue.is_number() ? spec.defaultValue.get<double>() : spec.low;
                 const double span = spec.high > spec.low ? spec.high - spec.low : 1;
-                const int at = static_cast<int>(std::lround((start - spec.low) / span * std::max(1, steps)));
-                knob->setValue(at);
-                knob->setResetValue(at);
+                const auto stepOf = [&](const Json& number) {
+                    const double at = number.is_number() ? number.get<double>() : spec.low;
+                    return static_cast<int>(std::lround((at - spec.low) / span * std::max(1, steps)));
+                };
+                knob->setValue(stepOf(value0));
+                knob->setResetValue(stepOf(spec.defaultValue));
                 auto* value = new QLabel(line);
                 value->setAlignment(Qt::AlignRight | Qt::AlignVCenter);
                 const QString unit = spec.unit.empty() ? QString() : QChar(0x00A0) + QString::fromStdString(spec.unit);
                 const auto show = [=](double v) { value->setText((whole ? format::number(v, 0) : format::number(v, 2)) + unit); };
                 value->setMinimumWidth(value->fontMetrics().horizontalAdvance(format::number(spec.high, whole ? 0 : 2) + unit));
-                show(start);
+                show(value0.is_number() ? value0.get<double>() : spec.low);
                 row->addWidget(knob, 1);
                 row->addWidget(value);
                 QObject::connect(knob, &Slider::gestureStarted, q, &BudgetBar::gestureStarted);
@@ -289,7 +293,7 @@ void BudgetBar::Private::rebuildParams()
                 box->setToolTip(help);
                 for (const std::string& choice : spec.choices)
                     box->addItem(QString::fromStdString(choice));
-                if (spec.defaultValue.is_string()) box->setCurrentText(QString::fromStdString(spec.defaultValue.get<std::string>()));
+                if (value0.is_string()) box->setCurrentText(QString::fromStdString(value0.get<std::string>()));
                 row->addStretch(1);
                 row->addWidget(box);
                 QObject::connect(box, &QComboBox::activated, q, [this, box, key = spec.key] {
@@ -302,7 +306,7 @@ void BudgetBar::Private::rebuildParams()
                 auto* toggle = new Switch(QString(), line);
                 toggle->setAccessibleName(name);
                 toggle->setToolTip(help);
-                toggle->setChecked(spec.defaultValue.is_boolean() && spec.defaultValue.get<bool>());
+                toggle->setChecked(value0.is_boolean() && value0.get<bool>());
                 row->addStretch(1);
                 row->addWidget(toggle);
                 QObject::connect(toggle, &QAbstractButton::clicked, q, [this, key = spec.key](bool on) {
@@ -384,6 +388,17 @@ void BudgetBar::setMethod(const QString& id)
     const QSignalBlocker blocker(d->methodBox);
     d->methodBox->setCurrentIndex(index);
     if (changed) d->rebuildParams();
+}
+
+void BudgetBar::setChoice(const AllocationIntent& choice)
+{
+    d->equal->setChecked(choice.equalCounts);
+    const int index = d->methodBox->findData(QString::fromStdString(choice.method));
+    if (index < 0) return;
+    d->method = choice.method;
+    const QSignalBlocker blocker(d->methodBox);
+    d->methodBox->setCurrentIndex(index);
+    d->rebuildParams(choice.params);
 }
 
 void BudgetBar::setMethodAvailable(const QString& id, const QString& reasonWhyNot)

@@ -34,6 +34,7 @@ public slots:
     void setPlan(const espalier::CompressionPlan& plan);                // moves slider and number, emits nothing
     void setMethods(const std::vector<espalier::MethodInfo>& methods);  // allocators; the first is chosen
     void setMethod(const QString& id);                                  // emits nothing
+    void setChoice(const espalier::AllocationIntent& choice);           // method, parameters, equal counts; emits nothing
     // Methods that cannot run now and why ("importance" needs scores); empty reason: can.
     void setMethodAvailable(const QString& id, const QString& reasonWhyNot);
     void setMessage(const QString& text, bool isError);  // clamp or infeasible; empty hides it

@@ -1316,9 +1316,9 @@ void HeatmapView::Private::contextMenu(const QPoint& at, const QPoint& global)
         if (many) {
             const std::set<CellId> chosen = selection->selected();
             const int count = static_cast<int>(chosen.size());
-            QObject::connect(menu.addAction(HeatmapView::tr("Keep %n experts", nullptr, count)), &QAction::triggered, q,
+            QObject::connect(menu.addAction(HeatmapView::tr("Keep %n expert(s)", nullptr, count)), &QAction::triggered, q,
                              [this, chosen] { emit q->setKeptRequested(chosen, true); });
-            QObject::connect(menu.addAction(HeatmapView::tr("Drop %n experts", nullptr, count)), &QAction::triggered, q,
+            QObject::connect(menu.addAction(HeatmapView::tr("Drop %n expert(s)", nullptr, count)), &QAction::triggered, q,
                              [this, chosen] { emit q->setKeptRequested(chosen, false); });
         } else {
             QAction* toggle = menu.addAction(kept(cell) ? HeatmapView::tr("Drop expert") : HeatmapView::tr("Keep expert"));
@@ -1538,6 +1538,19 @@ int HeatmapView::expertAtColumn(int layer, int column) const
 }
 
 int HeatmapView::layerCount() const { return d->rowCount(); }
+
+QRect HeatmapView::zoom() const
+{
+    return d->window == QRect(0, 0, std::max(1, d->columnCount()), std::max(1, d->rowCount())) ? QRect() : d->window;
+}
+
+void HeatmapView::setZoom(const QRect& columnsRows)
+{
+    const QRect all(0, 0, std::max(1, d->columnCount()), std::max(1, d->rowCount()));
+    d->zoomBack.clear();
+    if (columnsRows.isNull()) return d->setWindow(all, false);
+    d->setWindow(columnsRows, columnsRows != all && d->window == all);
+}
 
 void HeatmapView::setShape(const ModelShape& shape)
 {

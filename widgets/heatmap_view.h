@@ -75,6 +75,7 @@ public:
     int columnOf(CellId cell) const;
     int expertAtColumn(int layer, int column) const;
     int layerCount() const;
+    QRect zoom() const;  // columns and rows in sight; null: all
 
 public slots:
     void setShape(const espalier::ModelShape& shape);
@@ -84,6 +85,7 @@ public slots:
     void clearScores();
     void setScoreChoices(const QStringList& ids, const QStringList& titles);
     void setOptions(const espalier::HeatmapOptions& options);  // emits nothing
+    void setZoom(const QRect& columnsRows);                    // null: all
     // Shown in place of the map while there are no scores; `buttonEnabled` and the reason why not.
     void setEmptyText(const QString& what, const QString& why, const QString& button, bool buttonEnabled = true);
     void setErrorText(const QString& what, const QString& why, const QString& button);

@@ -23,6 +23,8 @@ namespace espalier
 namespace
 {
 
+constexpr int kMostLabelWidth = 150;  // of the plan's name at the end of its line
+
 std::vector<WindowLoss> ordered(std::vector<WindowLoss> windows)
 {
     std::sort(windows.begin(), windows.end(), [](const WindowLoss& a, const WindowLoss& b) { return a.window < b.window; });
@@ -361,7 +363,9 @@ void PerplexityPanel::Private::refreshPlot()
     dense = {};
     planStale = tier != nullptr && !tier->staleNote.isEmpty();
     planRunning = tier != nullptr && (tier->running || tier->paused) && static_cast<int>(tier->windows.size()) < tier->wanted;
-    planLabel = planStale ? tr("before edit") : tier == &state.quick ? tr("quick") : state.planName;
+    planLabel = planStale
+                    ? tr("before edit")
+                    : QFontMetrics(fontFor(FontRole::SmallStrong)).elidedText(state.planName, Qt::ElideRight, pixelsOf(kMostLabelWidth));
     planValue.clear();
     if (tier != nullptr) {
         plan = deltaMode ? runningDelta(tier->windows, state.dense) : runningPerplexity(tier->windows, state.settlingLimit);
@@ -553,6 +557,15 @@ void PerplexityPanel::setState(const PerplexityState& state)
 {
     d->state = state;
     d->refreshText();
+    d->refreshPlot();
+}
+
+bool PerplexityPanel::showsDelta() const { return d->showDelta; }
+
+void PerplexityPanel::setShowsDelta(bool on)
+{
+    d->showDelta = on;
+    if (d->mode) d->mode->setCurrent(on ? 1 : 0);
     d->refreshPlot();
 }
 

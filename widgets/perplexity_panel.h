@@ -58,9 +58,11 @@ public:
     ~PerplexityPanel() override;
     QCustomPlot* plot() const;
     QWidget* choosers() const;  // the segment PPL | Δ, for the trailing side of the header
+    bool showsDelta() const;
 
 public slots:
     void setState(const espalier::PerplexityState& state);
+    void setShowsDelta(bool on);
     void setEvaluateEnabled(bool enabled, const QString& reason = {});
     void setCompact(bool compact);
 

@@ -22,6 +22,8 @@ namespace espalier
 namespace
 {
 
+constexpr int kMostNameWidth = 260;  // longer names are cut; the tooltip has them whole
+
 // A label that can be clicked, for the parts that lead somewhere.
 class Part final : public QLabel
 {
@@ -147,8 +149,8 @@ static QString plain(const QLabel* label)
 QString StatusBar::text() const
 {
     QStringList parts;
-    for (const QLabel* label : {d->plan, d->size, d->active, static_cast<QLabel*>(d->perplexity), d->jobText, d->jobEta,
-                                static_cast<QLabel*>(d->engineLabel)}) {
+    for (const QLabel* label :
+         {d->plan, d->size, d->active, static_cast<QLabel*>(d->perplexity), d->jobText, d->jobEta, static_cast<QLabel*>(d->engineLabel)}) {
         if (!label->isHidden() && !label->text().isEmpty()) parts += plain(label);
     }
     return parts.join(QStringLiteral(" | "));
@@ -160,7 +162,9 @@ void StatusBar::setPlan(const QString& name, bool modified)
     d->planName = name;
     d->modified = modified;
     d->planIcon->setPixmap(iconPixmap(QStringLiteral("circle-dot"), theme().accent, pixelsOf(14), devicePixelRatioF()));
-    d->plan->setText(strong(modified ? name + QLatin1Char('*') : name));
+    const QFontMetrics head(fontFor(FontRole::Head));
+    const QString shown = head.elidedText(name, Qt::ElideRight, pixelsOf(kMostNameWidth));
+    d->plan->setText(strong(modified ? shown + QLatin1Char('*') : shown));
     d->plan->setToolTip(modified ? tr("Plan %1, not saved").arg(name) : tr("Plan %1").arg(name));
     d->planIcon->show();
     d->plan->show();
@@ -197,19 +201,23 @@ void StatusBar::setPerplexity(const HeadlinePerplexity& headline, std::optional<
     QString text;
     QString differences;
     if (headline.delta) {
-        differences = tr("Δ %1").arg(headline.deltaError ? format::delta(*headline.delta, *headline.deltaError) : format::delta(*headline.delta));
+        differences =
+            tr("Δ %1").arg(headline.deltaError ? format::delta(*headline.delta, *headline.deltaError) : format::delta(*headline.delta));
         if (headline.kind != Kind::Estimate) differences += tr(" paired");
         differences = QStringLiteral(" (%1)").arg(differences);
     }
     switch (headline.kind) {
-        case Kind::None: break;
+        case Kind::None:
+            break;
         case Kind::Full:
         case Kind::Quick:
             text = coloured(tr("PPL") + QLatin1Char(' '), t.muted) + strong(format::perplexity(headline.ppl, headline.error)) +
                    coloured(differences, t.muted);
             if (headline.settling) text += coloured(QLatin1Char(' ') + tr("settling"), t.muted);
             break;
-        case Kind::Estimate: text = coloured(format::estimate(headline.ppl) + differences, t.estimate); break;
+        case Kind::Estimate:
+            text = coloured(format::estimate(headline.ppl) + differences, t.estimate);
+            break;
         case Kind::Stale:
             text = coloured(tr("PPL %1 · %2").arg(format::perplexity(headline.ppl, headline.error), headline.note), t.stale);
             if (estimate) text += QStringLiteral("&nbsp;&nbsp;") + coloured(format::estimate(*estimate), t.estimate);
@@ -237,9 +245,13 @@ void StatusBar::setJob(const std::optional<JobState>& job)
     d->bar->setFixedWidth(pixelsOf(d->compact ? 90 : 140));
     switch (job->phase) {
         case JobState::Phase::Running: {
-            QString text = job->what;
-            if (job->total > 0) text += format::kDot + format::countOf(job->done, job->total);
+            QString text = d->jobText->fontMetrics().elidedText(job->what, Qt::ElideRight, pixelsOf(kMostNameWidth));
+            if (!job->count.isEmpty())
+                text += format::kDot + job->count;
+            else if (job->total > 0)
+                text += format::kDot + format::countOf(job->done, job->total);
             d->jobText->setText(text.toHtmlEscaped());
+            d->jobText->setToolTip(job->what);
             // Without a total the bar stays empty: a moving one would say nothing.
             d->bar->setRange(0, 1000);
             d->bar->setValue(job->total > 0 ? static_cast<int>(1000 * job->done / job->total) : 0);
@@ -247,7 +259,7 @@ void StatusBar::setJob(const std::optional<JobState>& job)
             break;
         }
         case JobState::Phase::Finishing:
-            d->jobText->setText(job->what.toHtmlEscaped());
+            d->jobText->setText(d->jobText->fontMetrics().elidedText(job->what, Qt::ElideRight, pixelsOf(kMostNameWidth)).toHtmlEscaped());
             d->bar->setRange(0, 1000);
             d->bar->setValue(1000);
             d->jobEta->setText(coloured(tr("finishing"), t.muted));
@@ -269,8 +281,12 @@ void StatusBar::setEngine(EngineState state, const QString& text)
     QColor colour = t.muted;
     QString fallback;
     switch (state) {
-        case EngineState::NotStarted: fallback = tr("Engine not started"); break;
-        case EngineState::Starting: fallback = tr("Engine starting"); break;
+        case EngineState::NotStarted:
+            fallback = tr("Engine not started");
+            break;
+        case EngineState::Starting:
+            fallback = tr("Engine starting");
+            break;
         case EngineState::Ready:
             fallback = tr("Engine ready");
             colour = t.accent;
@@ -317,8 +333,8 @@ void StatusBar::clear()
     d->cost.reset();
     d->dense.reset();
     d->headline = {};
-    for (QWidget* widget : std::initializer_list<QWidget*>{d->planIcon, d->plan, d->afterPlan, d->size, d->afterSize, d->active, d->afterActive,
-                                                           d->clock, d->perplexity})
+    for (QWidget* widget : std::initializer_list<QWidget*>{d->planIcon, d->plan, d->afterPlan, d->size, d->afterSize, d->active,
+                                                           d->afterActive, d->clock, d->perplexity})
         widget->hide();
     setJob(std::nullopt);
     d->cancel->setIcon(icon(QStringLiteral("x")));

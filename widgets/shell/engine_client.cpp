@@ -43,8 +43,10 @@ void EngineWorker::start()
     connect(m_process, &QProcess::finished, this, [this](int code, QProcess::ExitStatus status) {
         readOutput();
         readLog();
+        // After a signal the code is its number. 9 is what the kernel sends when memory runs out.
         if (status == QProcess::CrashExit)
-            end(EngineClient::tr("killed by a signal, possibly out of memory"));
+            end(code == 9 ? EngineClient::tr("killed by signal 9, possibly out of memory")
+                          : EngineClient::tr("ended by signal %1").arg(code));
         else if (code == 255)
             end(EngineClient::tr("the engine or the connection ended with status 255"));
         else

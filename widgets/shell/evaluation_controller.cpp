@@ -13,6 +13,8 @@ namespace espalier
 namespace
 {
 constexpr int kRestMsec = 120;
+// Losses arrive in bursts of a batch; drawing each of them takes time from the engine's threads.
+constexpr int kFrameMsec = 30;
 
 std::vector<WindowLoss> listOf(const PlanRun& run, int count)
 {
@@ -27,6 +29,9 @@ EvaluationController::EvaluationController(EngineClient* engine, QObject* parent
 {
     m_rest.setSingleShot(true);
     connect(&m_rest, &QTimer::timeout, this, &EvaluationController::rest);
+    m_frame.setSingleShot(true);
+    m_frame.setInterval(kFrameMsec);
+    connect(&m_frame, &QTimer::timeout, this, &EvaluationController::changed);
     connect(m_engine, &EngineClient::ready, this, [this] {
         if (isOpen() && m_automatic) rest();
     });
@@ -59,7 +64,7 @@ void EvaluationController::clear()
     emit changed();
 }
 
-void EvaluationController::setPlan(const CompressionPlan& plan, const QString& name)
+void EvaluationController::setPlan(const CompressionPlan& plan, const QString& name, bool moving)
 {
     if (!isOpen()) return;
     const bool same = plan.hash() == m_plan.hash();
@@ -69,7 +74,8 @@ void EvaluationController::setPlan(const CompressionPlan& plan, const QString& n
     }
     m_plan = plan;
     m_planName = name;
-    if (m_automatic) m_rest.start(kRestMsec);
+    // A finished edit is at rest at once; a drag is where it pauses.
+    if (m_automatic) m_rest.start(moving ? kRestMsec : 0);
     emit changed();
 }
 
@@ -77,7 +83,7 @@ void EvaluationController::setAutomatic(bool on)
 {
     m_automatic = on;
     if (on && isOpen())
-        m_rest.start(kRestMsec);
+        m_rest.start(0);
     else
         m_rest.stop();
 }
@@ -115,6 +121,14 @@ std::vector<int> EvaluationController::missing(const std::string& hash, int coun
     for (int w = 0; w < count; ++w)
         if (it == m_runs.end() || !it->second.losses.contains(w)) windows.push_back(w);
     return windows;
+}
+
+int EvaluationController::measuredOf(const std::string& hash, int count) const
+{
+    const auto it = m_runs.find(hash);
+    if (it == m_runs.end()) return 0;
+    return static_cast<int>(
+        std::count_if(it->second.losses.begin(), it->second.losses.end(), [count](const auto& loss) { return loss.first < count; }));
 }
 
 void EvaluationController::next()
@@ -173,6 +187,8 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
     Running job;
     job.planHash = hash;
     job.full = full;
+    job.wanted = full ? m_text.fullWindows : m_text.quickWindows;
+    if (m_totalWindows >= 0) job.wanted = std::min(job.wanted, m_totalWindows);
     job.clock.start();
     job.state.what = tr("%1 · %2").arg(full ? tr("Full") : tr("Quick"), name);
     job.state.total = static_cast<std::int64_t>(windows.size());
@@ -203,6 +219,7 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
                 m_job.reset();
                 emit jobChanged(std::nullopt);
             }
+            m_frame.stop();
             emit changed();
             emit runsChanged();
             if (reply.outcome == EngineReply::Outcome::Failed) {
@@ -218,6 +235,7 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
             m_job->state.done = progress.done;
             m_job->state.total = progress.total;
             m_job->state.etaSeconds = progress.etaSeconds;
+            m_job->state.count = tr("%1 windows").arg(format::countOf(measuredOf(hash, m_job->wanted), m_job->wanted));
             if (progress.total > 0 && progress.done >= progress.total && m_job->state.phase == JobState::Phase::Running)
                 m_job->state.phase = JobState::Phase::Finishing;
             emit jobChanged(m_job->state);
@@ -228,7 +246,7 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
             const int window = partial["window"].get<int>();
             run.losses[window] = {window, partial.value("nll", 0.0), partial.value("tokens", 0)};
             run.time = QDateTime::currentSecsSinceEpoch();
-            emit changed();
+            if (!m_frame.isActive()) m_frame.start();
         });
 }
 

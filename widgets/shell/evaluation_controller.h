@@ -46,7 +46,8 @@ public:
     void clear();
     bool isOpen() const { return !m_path.empty(); }
 
-    void setPlan(const CompressionPlan& plan, const QString& name);  // every frame; starts the quick tier after a rest
+    // Every frame. The quick tier starts at once, or, while a drag is moving, after a rest.
+    void setPlan(const CompressionPlan& plan, const QString& name, bool moving = false);
     void setAutomatic(bool on);
     void evaluateFull();
     void cancel();
@@ -76,10 +77,12 @@ private:
         std::int64_t id = 0;
         std::string planHash;
         bool full = false;
+        int wanted = 0;  // windows of the whole tier
         QElapsedTimer clock;
         JobState state;
     };
     std::vector<int> missing(const std::string& hash, int count) const;
+    int measuredOf(const std::string& hash, int count) const;  // windows below `count`
     void rest();
     void next();  // the most urgent thing that is not measured yet
     void run(const CompressionPlan& plan, const std::vector<int>& windows, bool full, const QString& name);
@@ -95,6 +98,7 @@ private:
     std::optional<Running> m_job;
     int m_epoch = 0;  // counts models and texts: answers of an earlier one are dropped
     QTimer m_rest;
+    QTimer m_frame;  // losses that wait to be drawn
     bool m_automatic = true;
     bool m_quickWanted = false;
     bool m_fullWanted = false;

@@ -38,7 +38,7 @@ QLabel* small(const QString& text)
     auto* label = new QLabel(text);
     label->setFont(fontFor(FontRole::Small));
     label->setWordWrap(true);
-    label->setProperty("muted", true);
+    label->setProperty("role", QStringLiteral("muted"));
     return label;
 }
 

@@ -19,6 +19,7 @@
 #include <QApplication>
 #include <QCloseEvent>
 #include <QDateTime>
+#include <QDir>
 #include <QDragEnterEvent>
 #include <QFileDialog>
 #include <QFileInfo>
@@ -27,6 +28,7 @@
 #include <QMimeData>
 #include <QPlainTextEdit>
 #include <QPushButton>
+#include <QScreen>
 #include <QSettings>
 #include <QStackedWidget>
 #include <QStyle>
@@ -35,7 +37,9 @@
 #include <QToolBar>
 #include <QVBoxLayout>
 
+#include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
 
 namespace espalier
@@ -45,6 +49,8 @@ namespace
 {
 constexpr int kRecent = 8;
 constexpr int kCompactWidth = 1400;
+constexpr int kJobShownMsec = 700;
+constexpr int kJobGoneMsec = 50;
 
 // Settings that end with the program. A file of its own, never a device such as /dev/null: QSettings saves by renaming a new file over
 // the old one, which for root replaces the device.
@@ -61,7 +67,10 @@ MainWindow::MainWindow(Workbench* workbench, ThemeController* themes, WindowOpti
     setWindowTitle(QStringLiteral("Espalier"));
     setAcceptDrops(true);
     setMinimumSize(1152, 700);
-    resize(1600, 1000);
+    // Frame included it fits a screen of that size; a screen smaller than the least size gets that.
+    QSize size(1600, 1000);
+    if (const QScreen* on = QGuiApplication::primaryScreen()) size = size.boundedTo(on->availableSize() - QSize(8, 40));
+    resize(size.expandedTo(minimumSize()));
     m_settings = m_options.safeMode ? std::make_unique<QSettings>(scratchSettings(), QSettings::IniFormat) : std::make_unique<QSettings>();
 
     m_start = new StartPage;
@@ -84,6 +93,7 @@ MainWindow::MainWindow(Workbench* workbench, ThemeController* themes, WindowOpti
 
     makeActions();
     makePanels();
+    m_banners->setFocusReturn(m_heatmap);
     makeMenus();
     makeToolBar();
     connectViews();
@@ -96,7 +106,11 @@ MainWindow::MainWindow(Workbench* workbench, ThemeController* themes, WindowOpti
     updateActions();
 }
 
-MainWindow::~MainWindow() = default;
+MainWindow::~MainWindow()
+{
+    // The views draw selection and hover, which are members; as children they would outlive them.
+    delete takeCentralWidget();
+}
 
 ExportDialog* MainWindow::exportDialog() const { return m_export; }
 
@@ -292,7 +306,7 @@ void MainWindow::makeToolBar()
     m_evaluate->setObjectName(QStringLiteral("evaluate"));
     m_evaluate->setProperty("filled", true);
     connect(m_evaluate, &QPushButton::clicked, this,
-            [this] { m_actions[m_jobRunning ? QStringLiteral("evaluate.cancel") : QStringLiteral("evaluate.full")]->trigger(); });
+            [this] { m_actions[m_jobVisible ? QStringLiteral("evaluate.cancel") : QStringLiteral("evaluate.full")]->trigger(); });
     bar->addWidget(m_evaluate);
     auto* end = new QWidget;
     end->setFixedWidth(8);
@@ -419,11 +433,13 @@ void MainWindow::connectViews()
         m_inspector->setShape(plans->shape());
     });
     connect(m_workbench, &Workbench::opened, this, [this] {
+        // Taken before anything on screen moves: the selection that the focus brings is the user's view already.
+        const Json view = m_workbench->viewState();
         showOpen(true);
         const ModelShape& shape = m_workbench->plans()->shape();
         m_heatmap->clearScores();
         m_layers->budget()->setMethods(m_workbench->methods(Slot::Allocate));
-        restoreViewState(m_workbench->viewState());
+        restoreViewState(view);
         if (!m_selection.current().valid())
             for (const LayerShape& layer : shape.layers)
                 if (layer.moe) {
@@ -448,9 +464,25 @@ void MainWindow::connectViews()
     });
     connect(m_workbench, &Workbench::jobChanged, this, [this](const std::optional<JobState>& job) {
         m_jobRunning = job.has_value();
-        m_status->setJob(job);
+        // Of a lost engine the jobs end before the loss is told.
+        if (job)
+            m_lastJob = job->what;
+        else if (m_workbench->engine()->state() != EngineState::Lost)
+            m_lastJob.clear();
+        showJob(job);
         updateActions();
     });
+    m_jobShown.setSingleShot(true);
+    m_jobShown.setInterval(kJobShownMsec);
+    m_jobGone.setSingleShot(true);
+    m_jobGone.setInterval(kJobGoneMsec);
+    const auto settle = [this] {
+        m_jobVisible = m_job.has_value();
+        m_status->setJob(m_job);
+        updateActions();
+    };
+    connect(&m_jobShown, &QTimer::timeout, this, settle);
+    connect(&m_jobGone, &QTimer::timeout, this, settle);
     connect(m_workbench->engine(), &EngineClient::stateChanged, this, &MainWindow::showEngine);
     connect(m_workbench->engine(), &EngineClient::lost, this, &MainWindow::engineLost);
     connect(m_workbench->engine(), &EngineClient::ready, this, [this] {
@@ -470,12 +502,33 @@ void MainWindow::connectViews()
 void MainWindow::showOpen(bool open)
 {
     m_pages->setCurrentIndex(open ? 1 : 0);
-    if (open) applyLayout();
+    if (open) {
+        applyLayout();
+        // Space, arrows and letters work at once.
+        m_heatmap->setFocus(Qt::OtherFocusReason);
+    }
     if (!open) {
         m_status->clear();
         setWindowTitle(QStringLiteral("Espalier"));
     }
     updateActions();
+}
+
+// What takes less than a moment shows nothing: no bar, no other button.
+void MainWindow::showJob(const std::optional<JobState>& job)
+{
+    m_job = job;
+    if (!job) {
+        // The next one may follow at once: a full evaluation is one of the dense model, then one of the plan.
+        m_jobShown.stop();
+        if (m_jobVisible) m_jobGone.start();
+        return;
+    }
+    m_jobGone.stop();
+    if (m_jobVisible)
+        m_status->setJob(job);
+    else if (!m_jobShown.isActive())
+        m_jobShown.start();
 }
 
 void MainWindow::showPlan()
@@ -532,6 +585,10 @@ void MainWindow::showScores()
         m_heatmap->setUsage(usage);
         m_inspector->setUsage(usage);
     } else {
+        m_heatmap->clearScores();
+        m_layers->setScores({});
+        m_inspector->setScores({});
+        m_inspector->setUsage({});
         const bool usable = m_workbench->engine()->usable();
         m_heatmap->setEmptyText(m_workbench->profiling() ? tr("Measuring the profile") : tr("No scores yet"),
                                 m_workbench->profiling() ? tr("Rows fill as layers arrive.")
@@ -629,12 +686,12 @@ void MainWindow::updateActions()
     enable("evaluate.text", open);
     enable("view.table", open);
     if (!m_evaluate) return;
-    m_evaluate->setEnabled(m_jobRunning || (open && engine));
-    m_evaluate->setText(m_jobRunning ? tr("Cancel") : tr("Evaluate"));
-    m_evaluate->setIcon(icon(m_jobRunning ? QStringLiteral("square") : QStringLiteral("play"),
-                             m_jobRunning ? QStringLiteral("text") : QStringLiteral("on-accent")));
-    if (m_evaluate->property("filled").toBool() == m_jobRunning) {
-        m_evaluate->setProperty("filled", !m_jobRunning);
+    m_evaluate->setEnabled(m_jobVisible || (open && engine));
+    m_evaluate->setText(m_jobVisible ? tr("Cancel") : tr("Evaluate"));
+    m_evaluate->setIcon(icon(m_jobVisible ? QStringLiteral("square") : QStringLiteral("play"),
+                             m_jobVisible ? QStringLiteral("text") : QStringLiteral("on-accent")));
+    if (m_evaluate->property("filled").toBool() == m_jobVisible) {
+        m_evaluate->setProperty("filled", !m_jobVisible);
         // Makes the style look at the property again.
         m_evaluate->style()->unpolish(m_evaluate);
         m_evaluate->style()->polish(m_evaluate);
@@ -658,6 +715,8 @@ void MainWindow::notice(const Error& error, const QString& id)
     if (id == QStringLiteral("save")) m_closing = false;
     Banner banner;
     banner.id = id;
+    // The profile and the evaluation fail for one reason.
+    banner.once = id.startsWith(QStringLiteral("problem:"));
     banner.kind = error.code == "checkpoint.warning" ? Banner::Kind::Warning : Banner::Kind::Error;
     banner.cause = QString::fromStdString(error.message);
     banner.consequence = QString::fromStdString(error.kept + (error.kept.empty() || error.action.empty() ? "" : " ") + error.action);
@@ -667,11 +726,13 @@ void MainWindow::notice(const Error& error, const QString& id)
 void MainWindow::engineLost(const QString& cause, const QString& lastLine)
 {
     ++m_engineLosses;
+    const QString during = std::exchange(m_lastJob, QString());
     Banner banner;
     banner.id = QStringLiteral("engine-lost");
     banner.kind = Banner::Kind::Error;
     banner.iconName = QStringLiteral("unplug");
-    banner.cause = tr("The engine stopped (%1).").arg(cause);
+    banner.cause =
+        during.isEmpty() ? tr("The engine stopped (%1).").arg(cause) : tr("The engine stopped (%1) during \"%2\".").arg(cause, during);
     const int runs = static_cast<int>(m_workbench->evaluation()->runs().size());
     banner.consequence = m_workbench->isOpen() ? tr("Your plan, history and %n run(s) are kept.", nullptr, runs) : QString();
     if (!lastLine.isEmpty() && m_engineLosses > 1)
@@ -763,12 +824,22 @@ void MainWindow::replaceSession(std::function<void()> next)
     m_banners->show(banner);
 }
 
+// Not modal. Begins where the user was last for this kind of file.
+QFileDialog* MainWindow::fileDialog(const QString& title, const QString& filter, const QString& key)
+{
+    const QString setting = QStringLiteral("folder/") + key;
+    auto* dialog = new QFileDialog(this, title, settings().value(setting, QDir::homePath()).toString(), filter);
+    dialog->setAttribute(Qt::WA_DeleteOnClose);
+    dialog->setModal(false);
+    connect(dialog, &QFileDialog::fileSelected, this,
+            [this, setting](const QString& file) { settings().setValue(setting, QFileInfo(file).path()); });
+    return dialog;
+}
+
 void MainWindow::askModel()
 {
-    auto* dialog = new QFileDialog(this, tr("Open model"));
-    dialog->setAttribute(Qt::WA_DeleteOnClose);
+    QFileDialog* dialog = fileDialog(tr("Open model"), {}, QStringLiteral("model"));
     dialog->setFileMode(QFileDialog::Directory);
-    dialog->setModal(false);
     connect(dialog, &QFileDialog::fileSelected, this,
             [this](const QString& folder) { replaceSession([this, folder] { m_workbench->openModel(folder); }); });
     dialog->show();
@@ -776,10 +847,8 @@ void MainWindow::askModel()
 
 void MainWindow::askSession()
 {
-    auto* dialog = new QFileDialog(this, tr("Open session"), {}, tr("Espalier sessions (*.espalier)"));
-    dialog->setAttribute(Qt::WA_DeleteOnClose);
+    QFileDialog* dialog = fileDialog(tr("Open session"), tr("Espalier sessions (*.espalier)"), QStringLiteral("session"));
     dialog->setFileMode(QFileDialog::ExistingFile);
-    dialog->setModal(false);
     connect(dialog, &QFileDialog::fileSelected, this,
             [this](const QString& file) { replaceSession([this, file] { m_workbench->openSession(file); }); });
     dialog->show();
@@ -787,11 +856,9 @@ void MainWindow::askSession()
 
 void MainWindow::askText()
 {
-    auto* dialog = new QFileDialog(this, tr("Calibration text"), QFileInfo(m_workbench->calibrationText()).path(),
-                                   tr("Text (*.txt *.md);;All files (*)"));
-    dialog->setAttribute(Qt::WA_DeleteOnClose);
+    QFileDialog* dialog = fileDialog(tr("Calibration text"), tr("Text (*.txt *.md);;All files (*)"), QStringLiteral("text"));
+    dialog->setDirectory(QFileInfo(m_workbench->calibrationText()).path());
     dialog->setFileMode(QFileDialog::ExistingFile);
-    dialog->setModal(false);
     connect(dialog, &QFileDialog::fileSelected, m_workbench, &Workbench::setCalibrationText);
     dialog->show();
 }
@@ -804,12 +871,10 @@ void MainWindow::save(bool as)
         m_workbench->saveSession(m_workbench->sessionFile());
         return;
     }
-    auto* dialog = new QFileDialog(this, tr("Save session"), m_workbench->modelName() + QStringLiteral(".espalier"),
-                                   tr("Espalier sessions (*.espalier)"));
-    dialog->setAttribute(Qt::WA_DeleteOnClose);
+    QFileDialog* dialog = fileDialog(tr("Save session"), tr("Espalier sessions (*.espalier)"), QStringLiteral("session"));
     dialog->setAcceptMode(QFileDialog::AcceptSave);
     dialog->setDefaultSuffix(QStringLiteral("espalier"));
-    dialog->setModal(false);
+    dialog->selectFile(m_workbench->modelName() + QStringLiteral(".espalier"));
     connect(dialog, &QFileDialog::fileSelected, m_workbench, &Workbench::saveSession);
     connect(dialog, &QFileDialog::rejected, this, [this] { m_closing = false; });
     dialog->show();
@@ -888,7 +953,20 @@ QStringList MainWindow::recent() const { return settings().value(QStringLiteral(
 Json MainWindow::viewState() const
 {
     const HeatmapOptions& options = m_heatmap->options();
-    return {{"score", options.score.toStdString()},
+    const AllocationIntent budget = m_layers->budget()->intent();
+    Json params = Json::object();
+    for (const auto& [key, value] : budget.params)
+        params[key] = value;
+    Json selected = Json::array();
+    for (const CellId& cell : m_selection.selected())
+        selected.push_back({cell.layer, cell.expert});
+    const QRect zoom = m_heatmap->zoom();
+    return {{"budget", {{"method", budget.method}, {"params", params}, {"equal_counts", budget.equalCounts}}},
+            {"difference", m_perplexity->showsDelta()},
+            {"selected", selected},
+            {"table", m_heatmapFrame->currentPage() == m_heatmapTable},
+            {"zoom", zoom.isNull() ? Json() : Json({zoom.left(), zoom.top(), zoom.width(), zoom.height()})},
+            {"score", options.score.toStdString()},
             {"norm", normId(options.norm.norm).toStdString()},
             {"clip_percent", options.norm.clipPercent},
             {"per_layer", options.norm.perLayer},
@@ -913,9 +991,32 @@ void MainWindow::restoreViewState(const Json& view)
     if (const Json clip = view.value("clip_percent", Json()); clip.is_number()) options.norm.clipPercent = clip.get<double>();
     if (const Json perLayer = view.value("per_layer", Json()); perLayer.is_boolean()) options.norm.perLayer = perLayer.get<bool>();
     m_heatmap->setOptions(options);
+    const auto integers = [](const Json& list, std::size_t count) {
+        return list.is_array() && list.size() == count &&
+               std::all_of(list.begin(), list.end(), [](const Json& x) { return x.is_number_integer(); });
+    };
+    const auto flag = [&](const char* key) { return view.value(key, Json()) == Json(true); };
+    const Json zoom = view.value("zoom", Json());
+    m_heatmap->setZoom(integers(zoom, 4) ? QRect(zoom[0].get<int>(), zoom[1].get<int>(), zoom[2].get<int>(), zoom[3].get<int>()) : QRect());
     const Json layer = view.value("layer", Json());
     const Json expert = view.value("expert", Json());
     if (layer.is_number_integer() && expert.is_number_integer()) m_selection.setCurrent({layer.get<int>(), expert.get<int>()});
+    std::set<CellId> selected;
+    for (const Json& cell : view.value("selected", Json::array()))
+        if (integers(cell, 2)) selected.insert({cell[0].get<int>(), cell[1].get<int>()});
+    m_selection.select(std::move(selected));
+    if (const Json budget = view.value("budget", Json()); budget.is_object() && budget.value("method", Json()).is_string()) {
+        AllocationIntent choice;
+        choice.method = budget["method"].get<std::string>();
+        choice.equalCounts = budget.value("equal_counts", Json()) == Json(true);
+        if (const Json params = budget.value("params", Json()); params.is_object())
+            for (const auto& [key, value] : params.items())
+                choice.params[key] = value;
+        m_layers->budget()->setChoice(choice);
+    }
+    m_perplexity->setShowsDelta(flag("difference"));
+    m_actions[QStringLiteral("view.table")]->setChecked(flag("table"));
+    m_heatmapFrame->setCurrentPage(flag("table") ? 1 : 0);
 }
 
 }  // namespace espalier

@@ -9,8 +9,10 @@
 #include <QHash>
 #include <QMainWindow>
 #include <QPointer>
+#include <QTimer>
 
 class QAbstractButton;
+class QFileDialog;
 class QPushButton;
 class QSettings;
 class QStackedWidget;
@@ -68,6 +70,7 @@ private:
     void makeToolBar();
     void makePanels();
     void connectViews();
+    void showJob(const std::optional<JobState>& job);
     void showPlan();
     void showHistory();
     void showScores();
@@ -95,6 +98,7 @@ private:
     QStringList recent() const;
     Json viewState() const;
     void restoreViewState(const Json& view);
+    QFileDialog* fileDialog(const QString& title, const QString& filter, const QString& key);
     QSettings& settings() const;
 
     Workbench* m_workbench;
@@ -131,7 +135,12 @@ private:
     bool m_closing = false;  // quits once the save is done
     bool m_leaving = false;  // quits without asking
     bool m_jobRunning = false;
+    bool m_jobVisible = false;  // in the status bar
+    std::optional<JobState> m_job;
+    QTimer m_jobShown;
+    QTimer m_jobGone;
     int m_engineLosses = 0;
+    QString m_lastJob;  // what runs, for the message when the engine stops
 };
 
 }  // namespace espalier

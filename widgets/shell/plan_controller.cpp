@@ -223,9 +223,11 @@ void PlanController::allocateTo(const AllocationIntent& intent)
         return;
     }
     say({});
-    const QString share =
-        format::share(static_cast<double>(intent.keepTotal) / static_cast<double>(std::max<std::int64_t>(1, m_shape.totalExperts())));
-    apply(selectByRanking(m_shape, base(), *keep, *m_scores),
+    Result<CompressionPlan> chosen = selectByRanking(m_shape, base(), *keep, *m_scores);
+    // What was reached, which equal counts may round down.
+    const double kept = chosen.ok() ? chosen->keptExperts() : intent.keepTotal;
+    const QString share = format::share(kept / static_cast<double>(std::max<std::int64_t>(1, m_shape.totalExperts())));
+    apply(std::move(chosen),
           tr("Keep %1, %2, by %3").arg(share, QString::fromStdString(intent.method), QString::fromStdString(m_scores->method)));
 }
 

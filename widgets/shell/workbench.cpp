@@ -17,8 +17,8 @@ namespace
 
 constexpr int kProfileWindows = 96;
 constexpr int kAutosaveMsec = 30000;
-constexpr int kDemoWindowLength = 256;
-constexpr int kModelWindowLength = 512;
+constexpr int kMostWindowLength = 512;
+constexpr int kLeastWindowLength = 64;
 
 ExpertScores scoresFromJson(const std::string& method, const Json& value)
 {
@@ -40,6 +40,24 @@ ExpertScores scoresFromJson(const std::string& method, const Json& value)
     return scores;
 }
 
+// One banner per cause: what stops the profile stops the evaluation too, and may have been a warning before.
+QString problemId(const Error& error)
+{
+    const std::string text = error.action.empty() ? error.message : error.message + " " + error.action;
+    return QStringLiteral("problem:") + QString::fromStdString(text);
+}
+
+// A model whose headers can be read but that cannot be run here; the engine's warnings say what is not supported.
+Error unsupportedModel(const QString& folder, const Json& warnings)
+{
+    std::string reason;
+    for (const Json& warning : warnings)
+        if (warning.is_string()) reason += (reason.empty() ? "" : " ") + warning.get<std::string>();
+    if (reason.empty()) reason = Workbench::tr("The architecture of %1 is not supported.").arg(QFileInfo(folder).fileName()).toStdString();
+    return unsupported("checkpoint.architecture_unsupported", folder.toStdString(), reason,
+                       Workbench::tr("espalier-engine inspect shows its layers and sizes.").toStdString());
+}
+
 }  // namespace
 
 Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
@@ -51,11 +69,10 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
 {
     m_text = m_paths.demoFolder + QStringLiteral("/calibration.txt");
     connect(&m_plans, &PlanController::planChanged, this, [this] {
-        if (isOpen()) m_evaluation.setPlan(m_plans.plan(), planName());
+        if (isOpen()) m_evaluation.setPlan(m_plans.plan(), planName(), m_plans.inGesture());
     });
     connect(&m_plans, &PlanController::historyChanged, this, &Workbench::committed);
-    connect(&m_evaluation, &EvaluationController::failed, this,
-            [this](const Error& error) { emit notice(error, QStringLiteral("evaluate:%1").arg(QString::fromStdString(error.code))); });
+    connect(&m_evaluation, &EvaluationController::failed, this, [this](const Error& error) { emit notice(error, problemId(error)); });
     connect(&m_evaluation, &EvaluationController::jobChanged, this, [this](const std::optional<JobState>& job) {
         if (job || !m_profileJob)
             emit jobChanged(job);
@@ -96,9 +113,7 @@ QString Workbench::modelName() const { return QFileInfo(m_modelPath).fileName();
 QString Workbench::planName() const
 {
     if (!isOpen()) return {};
-    return m_plans.plan().isIdentity(m_plans.shape())
-               ? tr("dense")
-               : QString::fromStdString(m_plans.history().current().text).section(QStringLiteral(":"), 0, 0);
+    return m_plans.plan().isIdentity(m_plans.shape()) ? tr("dense") : QString::fromStdString(m_plans.history().current().text);
 }
 
 void Workbench::openDemo() { openModel(m_paths.demoFolder + QStringLiteral("/espalier-demo-moe")); }
@@ -129,11 +144,10 @@ void Workbench::requestOpen(const QString& folder, std::optional<SessionData> se
 
 void Workbench::modelOpened(const QString& folder, const Json& result, std::optional<SessionData> session, bool reconnect)
 {
-    Result<ModelShape> shape = modelShapeFromJson(result.value("shape", Json()));
+    const Json shapeJson = result.value("shape", Json());
+    Result<ModelShape> shape = shapeJson.is_null() ? Result<ModelShape>(ModelShape()) : modelShapeFromJson(shapeJson);
     if (!shape.ok() || shape->layers.empty()) {
-        Error error = shape.ok() ? unsupported("checkpoint.architecture_unsupported", folder.toStdString(),
-                                               tr("This architecture can be inspected but not opened.").toStdString())
-                                 : shape.error();
+        Error error = shape.ok() ? unsupportedModel(folder, result.value("warnings", Json::array())) : shape.error();
         error.kept = tr("Nothing was changed.").toStdString();
         emit notice(error, QStringLiteral("open:%1").arg(folder));
         return;
@@ -153,12 +167,11 @@ void Workbench::modelOpened(const QString& folder, const Json& result, std::opti
     m_configSha256 = result.value("config_sha256", std::string());
     m_weightsSha256 = result.value("weights_sha256", std::string());
     m_forwardSupported = result.value("forward_supported", false);
-    m_isDemo = QFileInfo(folder).fileName() == QStringLiteral("espalier-demo-moe");
     for (const Json& warning : result.value("warnings", Json::array())) {
         Error note;
         note.code = "checkpoint.warning";
         note.message = warning.is_string() ? warning.get<std::string>() : warning.dump();
-        emit notice(note, QStringLiteral("warning:%1").arg(QString::fromStdString(note.message)));
+        emit notice(note, problemId(note));
     }
     if (!reconnected && !session) {
         beginModel(*shape, {shape->modelType, m_configSha256, m_weightsSha256});
@@ -169,6 +182,8 @@ void Workbench::modelOpened(const QString& folder, const Json& result, std::opti
 
 void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
 {
+    m_opening = true;
+    m_windowLength = 0;
     forgetProfile();
     m_store.release();
     m_kept = {};
@@ -180,6 +195,7 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
     m_store.clearRecovery();
     m_editsSinceSave = 0;
     m_savedHash = sessionContentHash(snapshot());
+    m_opening = false;
     emit opened();
     emit sessionChanged();
 }
@@ -199,8 +215,13 @@ EvaluationText Workbench::evaluationText(const ModelShape& shape) const
 {
     EvaluationText text;
     text.paths = {m_text.toStdString()};
-    const int most = shape.maxPositions;
-    text.windowLength = m_isDemo ? kDemoWindowLength : std::min(kModelWindowLength, most > 0 ? most : kModelWindowLength);
+    // A quarter of the model's positions, so that a checkpoint exported from it is measured on the same windows.
+    if (m_windowLength > 1) {
+        text.windowLength = m_windowLength;
+        return text;
+    }
+    const int most = shape.maxPositions > 0 ? shape.maxPositions : 4 * kMostWindowLength;
+    text.windowLength = std::clamp(most / 4, std::min(most, kLeastWindowLength), kMostWindowLength);
     return text;
 }
 
@@ -226,7 +247,7 @@ void Workbench::profile()
             m_profiled = true;
             takeScores(reply.result.value("scores", Json::object()));
         } else if (reply.outcome == EngineReply::Outcome::Failed) {
-            emit notice(reply.error, QStringLiteral("profile:%1").arg(QString::fromStdString(reply.error.code)));
+            emit notice(reply.error, problemId(reply.error));
         }
         emit jobChanged(std::nullopt);
         emit profileChanged();
@@ -269,6 +290,8 @@ void Workbench::profile()
             m_profileJob->done = progress.done;
             m_profileJob->total = progress.total;
             m_profileJob->etaSeconds = progress.etaSeconds;
+            if (const auto layers = static_cast<std::int64_t>(m_plans.shape().layers.size()); progress.total > 0)
+                m_profileJob->count = tr("layer %1 of %2").arg(std::min(layers, progress.done * layers / progress.total + 1)).arg(layers);
             if (progress.total > 0 && progress.done >= progress.total) m_profileJob->phase = JobState::Phase::Finishing;
             if (!m_evaluation.busy()) emit jobChanged(m_profileJob);
         },
@@ -373,6 +396,34 @@ void Workbench::cancelJob()
 }
 
 void Workbench::setCalibrationText(const QString& file)
+{
+    // Nothing that was measured goes before the new text is known to be good: an evaluation of no windows reads and tokenises it.
+    const CompressionPlan identity = CompressionPlan::identity(m_plans.shape());
+    EvaluationText text = evaluationText(m_plans.shape());
+    text.paths = {file.toStdString()};
+    m_engine.request("evaluate",
+                     {{"path", m_modelPath.toStdString()},
+                      {"plan", toJson(identity)},
+                      {"text", text.paths},
+                      {"window_length", text.windowLength},
+                      {"bos", "auto"},
+                      {"windows", Json::array()},
+                      {"tier", "quick"},
+                      {"tag", "text"},
+                      {"lane", "interactive"}},
+                     [this, file, epoch = m_profileEpoch](const EngineReply& reply) {
+                         if (epoch != m_profileEpoch) return;
+                         if (reply.ok()) {
+                             useCalibrationText(file);
+                         } else if (reply.outcome != EngineReply::Outcome::Cancelled) {
+                             Error error = reply.error;
+                             error.kept = tr("The text in use stays, and all that was measured.").toStdString();
+                             emit notice(error, QStringLiteral("text"));
+                         }
+                     });
+}
+
+void Workbench::useCalibrationText(const QString& file)
 {
     m_text = file;
     if (!isOpen()) return;
@@ -494,14 +545,15 @@ void Workbench::openSession(const QString& file)
 
 void Workbench::adoptSession(SessionData data, const QString& file, bool recovered)
 {
+    m_opening = true;
     m_modelPath = QString::fromStdString(data.model.path.string());
     m_fingerprint = data.model.fingerprint;
     m_configSha256 = data.model.configSha256;
     m_weightsSha256 = data.model.weightsSha256;
-    m_isDemo = QFileInfo(m_modelPath).fileName() == QStringLiteral("espalier-demo-moe");
     m_forwardSupported = false;  // known once the engine has opened the model again
     for (const SessionText& text : data.texts)
         if (text.role == "calibration") m_text = QString::fromStdString(text.path.string());
+    m_windowLength = data.runs.empty() ? 0 : data.runs.front().windowLength;
     m_sessionFile = file;
     forgetProfile();
     // Snapshots, notes and whatever a newer version wrote are saved again as they were.
@@ -536,6 +588,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
         writeRecovery();
     else
         m_store.clearRecovery();
+    m_opening = false;
     emit opened();
     emit sessionChanged();
     if (!file.isEmpty() && !recovered) emit recentChanged(file);

@@ -43,7 +43,7 @@ public:
     void adoptSession(SessionData data, const QString& file, bool recovered);
     void saveSession(const QString& file);
     void closeModel();
-    void setCalibrationText(const QString& file);  // profiles again
+    void setCalibrationText(const QString& file);  // once the engine finds it usable; profiles again
     void profile();
     void cancelJob();
 
@@ -67,7 +67,11 @@ public:
     bool settled() const;  // profile there and first quick tier complete: what --screenshot waits for
     // How long results wait for the next recovery copy; edits never wait.
     void setAutosaveInterval(int msec) { m_autosave.setInterval(msec); }
-    void setViewState(Json view) { m_view = std::move(view); }
+    // While a model or session is being opened the views move on their own: what they show then is not the user's view.
+    void setViewState(Json view)
+    {
+        if (!m_opening) m_view = std::move(view);
+    }
     const Json& viewState() const { return m_view; }
 
 signals:
@@ -90,6 +94,7 @@ private:
     void takePartial(const Json& partial);
     QString profileFile() const;
     EvaluationText evaluationText(const ModelShape& shape) const;
+    void useCalibrationText(const QString& file);
     void forgetProfile();
     SessionData snapshot() const;
     void committed();
@@ -103,13 +108,14 @@ private:
 
     QString m_modelPath;
     QString m_text;
+    int m_windowLength = 0;  // of the opened session's runs; 0: by the model
     QString m_sessionFile;
     SessionData m_kept;  // parts of the opened session that this window does not edit
     std::string m_fingerprint;
     std::string m_configSha256;
     std::string m_weightsSha256;
     bool m_forwardSupported = false;
-    bool m_isDemo = false;
+    bool m_opening = false;
     std::map<std::string, ExpertScores> m_scores;
     std::string m_chosenScore = "leave-one-out";
     std::int64_t m_profileRequest = 0;
@@ -119,7 +125,7 @@ private:
     std::string m_savedHash;
     std::int64_t m_savedAt = 0;
     int m_editsSinceSave = 0;
-    QTimer m_autosave;  // results that arrived since the last recovery copy
+    QTimer m_autosave;                      // results that arrived since the last recovery copy
     std::optional<QString> m_pendingModel;  // asked for before the engine was ready
     std::optional<SessionData> m_pendingSession;
     Json m_view = Json::object();
