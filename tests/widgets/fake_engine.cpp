@@ -120,10 +120,14 @@ public:
 private:
     void reply(const RequestId& id, Json result) { put(frameMessage(serialise(Response{id, std::move(result)}))); }
     void fail(const RequestId& id, const Error& error) { put(frameMessage(serialise(Response{id, rpcErrorFrom(error)}))); }
-    void partial(const RequestId& id, Json value) { put(frameMessage(serialise(Notification{"$/partial", {{"id", toJson(id)}, {"value", std::move(value)}}}))); }
+    void partial(const RequestId& id, Json value)
+    {
+        put(frameMessage(serialise(Notification{"$/partial", {{"id", toJson(id)}, {"value", std::move(value)}}})));
+    }
     void progress(const RequestId& id, int done, int total, const char* phase)
     {
-        put(frameMessage(serialise(Notification{"$/progress", {{"id", toJson(id)}, {"done", done}, {"total", total}, {"phase", phase}, {"eta_seconds", nullptr}}})));
+        put(frameMessage(serialise(Notification{
+            "$/progress", {{"id", toJson(id)}, {"done", done}, {"total", total}, {"phase", phase}, {"eta_seconds", nullptr}}})));
     }
 
     // Whether the script's accident for this method happens now.
@@ -158,14 +162,18 @@ private:
                     m_held.reset();
                     std::vector<std::string> waiting;
                     waiting.swap(m_waiting);
-                    for (const std::string& next : waiting) (void)handle(next);
+                    for (const std::string& next : waiting)
+                        (void)handle(next);
                 }
             }
             return false;
         }
         const Request* request = std::get_if<Request>(&message);
         if (!request) return false;
-        if (m_held && request->method != "ping" && request->method != "shutdown") {
+        // As in the real engine a look at a text does not wait for the profile.
+        const bool quick =
+            request->method == "ping" || request->method == "shutdown" || request->params.value("tag", Json()) == Json("text");
+        if (m_held && !quick) {
             m_waiting.push_back(body);
             return false;
         }
@@ -189,8 +197,15 @@ private:
         const bool held = strikes(m_script.hold, method);
         if (held) m_held = request.id;
         if (method == "initialize") {
-            reply(request.id, {{"name", "espalier-engine"}, {"version", ESPALIER_VERSION}, {"protocol", m_script.has("--old") ? 0 : kProtocolVersion}, {"pid", ::getpid()}, {"threads", 2},
-                               {"device", "cpu"}, {"memory_bytes", 1 << 30}, {"supported_architectures", {"qwen2_moe"}}, {"methods", Json::array()}});
+            reply(request.id, {{"name", "espalier-engine"},
+                               {"version", ESPALIER_VERSION},
+                               {"protocol", m_script.has("--old") ? 0 : kProtocolVersion},
+                               {"pid", ::getpid()},
+                               {"threads", 2},
+                               {"device", "cpu"},
+                               {"memory_bytes", 1 << 30},
+                               {"supported_architectures", {"qwen2_moe"}},
+                               {"methods", Json::array()}});
         } else if (method == "ping") {
             reply(request.id, {{"busy", m_held.has_value()}});
         } else if (method == "open_model") {
@@ -198,7 +213,8 @@ private:
         } else if (method == "profile") {
             profile(request, held);
         } else if (method == "load_profile") {
-            fail(request.id, badInput("profile.unreadable", params.value("profile", std::string()), "The profile file cannot be read.", "Measure the profile again."));
+            fail(request.id, badInput("profile.unreadable", params.value("profile", std::string()), "The profile file cannot be read.",
+                                      "Measure the profile again."));
         } else if (method == "evaluate") {
             evaluate(request, held);
         } else if (method == "export") {
@@ -214,13 +230,29 @@ private:
     {
         const std::string path = request.params.value("path", std::string());
         if (m_script.has("--bad-model")) {
-            Error error = badInput("checkpoint.shard_missing", path, "model-00002-of-00003.safetensors is named in the index but is not in the folder.", "Copy the missing file.");
+            Error error =
+                badInput("checkpoint.shard_missing", path,
+                         "model-00002-of-00003.safetensors is named in the index but is not in the folder.", "Copy the missing file.");
             error.kept = "Nothing was loaded.";
             fail(request.id, error);
             return;
         }
-        reply(request.id, {{"path", path}, {"fingerprint", std::string(64, 'f')}, {"config_sha256", std::string(64, 'c')}, {"weights_sha256", std::string(64, 'a')}, {"shape", toJson(m_shape)},
-                           {"inspection", Json::object()}, {"warnings", Json::array()}, {"tokenizer", {{"sha256", std::string(64, 'b')}, {"vocabulary", 1000}, {"adds_bos", false}}},
+        if (m_script.has("--unsupported-model")) {
+            reply(request.id, {{"path", path},
+                               {"fingerprint", std::string(64, 'f')},
+                               {"shape", nullptr},
+                               {"warnings", {"config.json says model_type \"novel_moe\", which is not known."}},
+                               {"forward_supported", false}});
+            return;
+        }
+        reply(request.id, {{"path", path},
+                           {"fingerprint", std::string(64, 'f')},
+                           {"config_sha256", std::string(64, 'c')},
+                           {"weights_sha256", std::string(64, 'a')},
+                           {"shape", toJson(m_shape)},
+                           {"inspection", Json::object()},
+                           {"warnings", Json::array()},
+                           {"tokenizer", {{"sha256", std::string(64, 'b')}, {"vocabulary", 1000}, {"adds_bos", false}}},
                            {"forward_supported", true}});
     }
 
@@ -229,7 +261,8 @@ private:
         for (int layer = 0; layer < kLayers; ++layer) {
             Json scores = Json::object();
             for (const std::string& method : methodIds())
-                for (int e = 0; e < kExperts; ++e) scores[method].push_back(scoreOf(method, layer, e));
+                for (int e = 0; e < kExperts; ++e)
+                    scores[method].push_back(scoreOf(method, layer, e));
             partial(request.id, {{"layer", layer}, {"scores", scores}});
             progress(request.id, layer + 1, kLayers, "layers");
             if (held && layer == 1) return;
@@ -241,12 +274,18 @@ private:
             Json values = Json::array();
             for (int layer = 0; layer < kLayers; ++layer) {
                 values.push_back(Json::array());
-                for (int e = 0; e < kExperts; ++e) values.back().push_back(scoreOf(method, layer, e));
+                for (int e = 0; e < kExperts; ++e)
+                    values.back().push_back(scoreOf(method, layer, e));
             }
             scores[method] = {{"title", method}, {"unit", ""}, {"better", "higher"}, {"values", values}};
             if (method == "leave-one-out") scores[method]["layer_importance"] = {0.4, 0.3, 0.2, 0.1};
         }
-        reply(request.id, {{"profile", out.string()}, {"tokens", 96 * 256}, {"tokens_per_second", 1000.0}, {"layers_done", kLayers}, {"uncovered_fraction", 0.0}, {"scores", scores}});
+        reply(request.id, {{"profile", out.string()},
+                           {"tokens", 96 * 256},
+                           {"tokens_per_second", 1000.0},
+                           {"layers_done", kLayers},
+                           {"uncovered_fraction", 0.0},
+                           {"scores", scores}});
     }
 
     static double lossOf(const CompressionPlan& plan, int window, int tokens)
@@ -265,11 +304,19 @@ private:
             fail(request.id, plan.error());
             return;
         }
+        for (const Json& path : request.params.value("text", Json::array()))
+            if (std::ifstream file(path.get<std::string>()); std::string(std::istreambuf_iterator<char>(file), {}).starts_with("refuse")) {
+                fail(request.id,
+                     badInput("text.not_utf8", path.get<std::string>(), "The text is not valid UTF-8.", "Convert the file to UTF-8."));
+                return;
+            }
         std::vector<int> windows;
         if (request.params.contains("windows"))
-            for (const Json& w : request.params["windows"]) windows.push_back(w.get<int>());
+            for (const Json& w : request.params["windows"])
+                windows.push_back(w.get<int>());
         else
-            for (int w = 0, count = std::min(kTotalWindows, request.params.value("first", kTotalWindows)); w < count; ++w) windows.push_back(w);
+            for (int w = 0, count = std::min(kTotalWindows, request.params.value("first", kTotalWindows)); w < count; ++w)
+                windows.push_back(w);
         const int tokens = request.params.value("window_length", 256) - 1;
         Json measured = Json::array();
         std::vector<WindowLoss> losses;
@@ -282,8 +329,16 @@ private:
             if (held && losses.size() == 3) return;
         }
         const PerplexityEstimate estimate = perplexity(losses);
-        reply(request.id, {{"plan_hash", plan->hash()}, {"windows", measured}, {"ppl", estimate.ppl}, {"nll", estimate.nll}, {"scored_tokens", estimate.tokens}, {"window_count_total", kTotalWindows},
-                           {"text_sha256", std::string(64, '1')}, {"tokenizer_sha256", std::string(64, 'b')}, {"dtype", "fp32"}, {"seconds", 0.01}});
+        reply(request.id, {{"plan_hash", plan->hash()},
+                           {"windows", measured},
+                           {"ppl", estimate.ppl},
+                           {"nll", estimate.nll},
+                           {"scored_tokens", estimate.tokens},
+                           {"window_count_total", kTotalWindows},
+                           {"text_sha256", std::string(64, '1')},
+                           {"tokenizer_sha256", std::string(64, 'b')},
+                           {"dtype", "fp32"},
+                           {"seconds", 0.01}});
     }
 
     void exportModel(const Request& request)
@@ -295,14 +350,21 @@ private:
         }
         // As strict as the real one: a count, not a list of windows.
         if (const Json windows = request.params.value("windows", Json(1)); !windows.is_number_integer() || windows.get<int>() < 1) {
-            put(frameMessage(serialise(Response{request.id, RpcError{rpc::kInvalidParams, "export: \"windows\" is not a number in range", {}}})));
+            put(frameMessage(
+                serialise(Response{request.id, RpcError{rpc::kInvalidParams, "export: \"windows\" is not a number in range", {}}})));
             return;
         }
-        Json result = {{"files", {"config.json", "espalier_plan.json", "model.safetensors"}}, {"bytes", planCost(m_shape, *plan).bytes}, {"flavor", request.params.value("flavor", std::string())}};
+        Json result = {{"files", {"config.json", "espalier_plan.json", "model.safetensors"}},
+                       {"bytes", planCost(m_shape, *plan).bytes},
+                       {"flavor", request.params.value("flavor", std::string())}};
         if (!request.params.value("dry_run", false)) {
             progress(request.id, 1, 2, "write");
             progress(request.id, 2, 2, "verify");
-            result["verify"] = {{"holds", true}, {"checks", {{{"name", "tensors"}, {"holds", true}, {"detail", "all equal"}}}}, {"ppl_preview", 7.5012}, {"ppl_export", 7.5034}, {"max_abs_logit_difference", 0.0}};
+            result["verify"] = {{"holds", true},
+                                {"checks", {{{"name", "tensors"}, {"holds", true}, {"detail", "all equal"}}}},
+                                {"ppl_preview", 7.5012},
+                                {"ppl_export", 7.5034},
+                                {"max_abs_logit_difference", 0.0}};
         }
         reply(request.id, std::move(result));
     }
@@ -321,11 +383,16 @@ int main(int argc, char** argv)
     for (int i = 1; i < argc; ++i) {
         const std::string name = argv[i];
         const auto value = [&] { return i + 1 < argc ? std::string(argv[++i]) : std::string(); };
-        if (name == "--die-on") script.dieOn = value();
-        else if (name == "--hold") script.hold = value();
-        else if (name == "--once") script.once = value();
-        else if (name == "--log") script.log = value();
-        else script.switches.insert(name);
+        if (name == "--die-on")
+            script.dieOn = value();
+        else if (name == "--hold")
+            script.hold = value();
+        else if (name == "--once")
+            script.once = value();
+        else if (name == "--log")
+            script.log = value();
+        else
+            script.switches.insert(name);
     }
     if (script.has("--rubbish")) put("hello\r\n\r\n");
     if (script.has("--huge")) put("Content-Length: 99999999999\r\n\r\n");

@@ -31,7 +31,8 @@ ExpertScores scoresFor(const ModelShape& shape)
     scores.title = "REAP";
     for (const LayerShape& layer : shape.layers) {
         std::vector<double> row;
-        for (int e = 0; e < layer.experts; ++e) row.push_back(1.0 + 0.1 * e + layer.index);
+        for (int e = 0; e < layer.experts; ++e)
+            row.push_back(1.0 + 0.1 * e + layer.index);
         scores.values.rows.push_back(row);
     }
     return scores;
@@ -85,7 +86,8 @@ private slots:
                 const QColor b = look.role(QString::fromLatin1(ground));
                 QVERIFY2(a.isValid() && b.isValid(), text);
                 const double ratio = contrastRatio(a, b);
-                if (ratio < 4.5) tooLow << QStringLiteral("%1 on %2: %3").arg(QLatin1String(text), QLatin1String(ground)).arg(ratio, 0, 'f', 2);
+                if (ratio < 4.5)
+                    tooLow << QStringLiteral("%1 on %2: %3").arg(QLatin1String(text), QLatin1String(ground)).arg(ratio, 0, 'f', 2);
             }
         }
         QVERIFY2(tooLow.isEmpty(), qPrintable(tooLow.join(QStringLiteral("; "))));
@@ -110,7 +112,8 @@ private slots:
             for (const ColourMap map : {ColourMap::Viridis, ColourMap::Cividis, ColourMap::Magma, ColourMap::Grey, ColourMap::Difference})
                 for (int i = 0; i <= 100; ++i) {
                     const QColor cell = colourAt(map, i / 100.0, dark);
-                    QVERIFY2(contrastRatio(inkOn(look, cell), cell) >= 3.0, qPrintable(colourMapId(map) + QStringLiteral(" at %1 %").arg(i)));
+                    QVERIFY2(contrastRatio(inkOn(look, cell), cell) >= 3.0,
+                             qPrintable(colourMapId(map) + QStringLiteral(" at %1 %").arg(i)));
                 }
         }
     }
@@ -166,7 +169,8 @@ private slots:
                 QCOMPARE(grid.positions.rows.size(), std::size_t(3));
                 QVERIFY(std::isnan(grid.positions.at(0, 1)));
                 QVERIFY(grid.positions.rows[1].empty());
-                for (int e = 0; e < 3; ++e) QVERIFY(std::isnan(grid.positions.at(2, e)));
+                for (int e = 0; e < 3; ++e)
+                    QVERIFY(std::isnan(grid.positions.at(2, e)));
                 QVERIFY(grid.positions.at(0, 0) >= 0 && grid.positions.at(0, 0) < grid.positions.at(0, 2) && grid.positions.at(0, 2) <= 1);
             }
         }
@@ -177,7 +181,8 @@ private slots:
         for (const Norm norm : {Norm::Linear, Norm::Log, Norm::Sqrt, Norm::Rank}) {
             const NormedGrid grid = normalise({{{2, 2}, {2, 2}}}, {norm, 1, false});
             for (const auto& row : grid.positions.rows)
-                for (const double x : row) QCOMPARE(x, 0.5);
+                for (const double x : row)
+                    QCOMPARE(x, 0.5);
         }
         const NormedGrid zeros = normalise({{{0, 0, 0}}}, {Norm::Linear, 1, false});
         QCOMPARE(zeros.positions.at(0, 0), 0.5);
@@ -201,7 +206,8 @@ private slots:
     {
         const NormRange range{0.5, 40, true};
         for (const Norm norm : {Norm::Linear, Norm::Log, Norm::Sqrt})
-            for (const double value : {0.5, 1.0, 7.0, 40.0}) QVERIFY(std::abs(normValue(normPosition(value, range, norm), range, norm) - value) < 1e-9);
+            for (const double value : {0.5, 1.0, 7.0, 40.0})
+                QVERIFY(std::abs(normValue(normPosition(value, range, norm), range, norm) - value) < 1e-9);
     }
 
     void numbersUnderGermanLocale()

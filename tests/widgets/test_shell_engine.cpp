@@ -1,0 +1,363 @@
+// The window and its engine: measuring, stale numbers, cancelling, and every way in which an engine can fail.
+#include "widgets/shell_fixture.h"
+
+#include <csignal>
+
+using namespace espalier;
+using namespace espalier::test;
+
+class ShellEngineTest final : public ShellTestBase
+{
+    Q_OBJECT
+
+private slots:
+    void window_opensProfilesAndMeasures()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        QCOMPARE(shell.measured(), kQuick);
+        QVERIFY(shell.workbench.currentScores() != nullptr);
+        for (const char* method : {"expert_frequency", "ean_mean", "reap", "leave-one-out"})
+            QVERIFY2(shell.workbench.scores().contains(method), method);
+        QCOMPARE(shell.window.heatmap()->facts({0, 0})->experts, 8);
+        QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 1);
+    }
+
+    void window_escapeEndsADrag()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        const std::string before = shell.hash();
+        shell.plans().beginGesture();
+        shell.plans().setKeep(1, 3);
+        QTest::keyClick(&shell.window, Qt::Key_Escape);
+        QVERIFY(!shell.plans().inGesture());
+        QCOMPARE(shell.hash(), before);
+        QCOMPARE(shell.plans().history().entries().size(), std::size_t(1));
+    }
+
+    void window_spaceTogglesTheCurrentExpert()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.window.selection()->setCurrent({2, 3});
+        QTest::keyClick(reinterpret_cast<QWidget*>(shell.window.heatmap()->plot()), Qt::Key_Space);
+        QVERIFY(!shell.plans().plan().keeps(2, 3));
+        QCOMPARE(shell.window.heatmap()->facts({2, 3})->state, CellState::Dropped);
+        QTest::keyClick(reinterpret_cast<QWidget*>(shell.window.heatmap()->plot()), Qt::Key_Space);
+        QVERIFY(shell.plans().plan().keeps(2, 3));
+    }
+
+    void evaluation_numbersBelongToThePlanOnScreen()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        QStringList wrong;
+        const auto check = [&] {
+            const QString problem = numbersBelongToThePlan(shell);
+            if (!problem.isEmpty()) wrong << problem;
+        };
+        connect(&shell.evaluation(), &EvaluationController::changed, this, check);
+        connect(&shell.plans(), &PlanController::historyChanged, this, check);
+
+        shell.plans().setKeep(0, 5);
+        const std::string edited = shell.hash();
+        // Before an answer can have come, the numbers of the plan before are drawn as such.
+        QVERIFY(!shell.evaluation().state().quick.staleNote.isEmpty());
+        QCOMPARE(shell.evaluation().state().quick.windows.size(), std::size_t(kQuick));
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        QVERIFY(shell.evaluation().runs().contains(edited));
+
+        shell.plans().undo();
+        QCOMPARE(shell.measured(), kQuick);  // at once
+        // The next plan's numbers come after whatever undo might have asked for: lanes are answered in order.
+        QVERIFY(!shell.evaluation().busy());
+        shell.plans().setKeep(1, 5);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        const QString dense = QString::fromStdString(CompressionPlan::identity(shell.plans().shape()).hash());
+        QCOMPARE(home.logLines(QStringLiteral("evaluate quick ") + dense).size(), 1);
+        QCOMPARE(home.logLines(QStringLiteral("evaluate quick ") + QString::fromStdString(edited)).size(), 1);
+        disconnect(&shell.evaluation(), nullptr, this, nullptr);
+        disconnect(&shell.plans(), nullptr, this, nullptr);
+        QVERIFY2(wrong.isEmpty(), qPrintable(wrong.join(QStringLiteral("; "))));
+    }
+
+    void evaluation_fullTierMeasuresOnlyWhatIsMissing()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(0, 5);
+        shell.window.action(QStringLiteral("evaluate.full"))->trigger();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.evaluation().state().full.windows.size(), std::size_t(kFull), kLimit);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.evaluation().state().dense.size(), std::size_t(kFull), kLimit);
+        QTRY_VERIFY_WITH_TIMEOUT(!shell.evaluation().busy(), kLimit);
+        const HeadlinePerplexity number = headline(shell.evaluation().state());
+        QCOMPARE(number.kind, HeadlinePerplexity::Kind::Full);
+        QVERIFY(number.delta.has_value() && *number.delta > 0);
+        const QString hash = QString::fromStdString(shell.hash());
+        QCOMPARE(home.logLines(QStringLiteral("evaluate quick ") + hash).size(), 1);
+        QCOMPARE(home.logLines(QStringLiteral("evaluate full ") + hash).size(), 1);
+        QCOMPARE(shell.evaluation().planLosses().value(hash).full, true);
+    }
+
+    void evaluation_manyEditsEndWithTheLastPlan()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        std::mt19937 random(7);
+        QStringList wrong;
+        for (int i = 0; i < 60; ++i) {
+            randomEdit(shell.plans(), random);
+            QCoreApplication::processEvents();
+            const QString problem = numbersBelongToThePlan(shell);
+            if (!problem.isEmpty()) wrong << problem;
+        }
+        QVERIFY2(wrong.isEmpty(), qPrintable(wrong.join(QStringLiteral("; "))));
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        QCOMPARE(numbersBelongToThePlan(shell), QString());
+    }
+
+    void evaluation_cancelEndsTheJob()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--hold"), QStringLiteral("evaluate")});
+        shell.engine().start();
+        shell.workbench.openDemo();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.evaluation().busy() && !shell.evaluation().runs().empty(), kLimit);
+        shell.window.action(QStringLiteral("evaluate.cancel"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(!shell.evaluation().busy(), kLimit);
+        QVERIFY(shell.engine().usable());
+        QCOMPARE(shell.window.banners()->count(), 0);
+        shell.evaluation().evaluateFull();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.evaluation().state().full.windows.size(), std::size_t(kFull), kLimit);
+    }
+    void engine_killedDuringAJob_data()
+    {
+        QTest::addColumn<QString>("method");
+        QTest::newRow("profile") << QStringLiteral("profile");
+        QTest::newRow("evaluate") << QStringLiteral("evaluate");
+    }
+
+    void engine_killedDuringAJob()
+    {
+        QFETCH(QString, method);
+        Home home;
+        Shell shell(home, {QStringLiteral("--hold"), method});
+        shell.engine().start();
+        shell.workbench.openDemo();
+        if (method == QStringLiteral("profile"))
+            QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.profiling() && !shell.workbench.scores().empty(), kLimit);
+        else
+            QTRY_VERIFY_WITH_TIMEOUT(!shell.evaluation().runs().empty(), kLimit);
+        shell.plans().setKeep(0, 5);
+        shell.plans().toggleExpert(1, 2);
+        const std::string edited = shell.hash();
+        int ends = 0;
+        EngineReply::Outcome outcome = EngineReply::Outcome::Finished;
+        shell.engine().request("evaluate", Json::object(), [&](const EngineReply& reply) {
+            ++ends;
+            outcome = reply.outcome;
+        });
+        QSignalSpy lost(&shell.engine(), &EngineClient::lost);
+        QVERIFY(shell.engine().processId() > 0);
+        QElapsedTimer clock;
+        clock.start();
+        QCOMPARE(::kill(static_cast<pid_t>(shell.engine().processId()), SIGKILL), 0);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.engine().state(), EngineState::Lost, 1000);
+        QVERIFY(clock.elapsed() < 1000);
+        QCOMPARE(lost.size(), 1);
+        QCOMPARE(ends, 1);
+        QCOMPARE(outcome, EngineReply::Outcome::Lost);
+        QCOMPARE(shell.engine().openRequests(), 0);
+        QCOMPARE(shell.window.banners()->repeats(QStringLiteral("engine-lost")), 1);
+        QVERIFY2(shell.banners().contains(QStringLiteral("killed by signal 9")), qPrintable(shell.banners()));
+        QVERIFY(!shell.workbench.profiling());
+        QVERIFY(!shell.evaluation().busy());
+
+        // The work goes on without an engine.
+        QCOMPARE(shell.hash(), edited);
+        QCOMPARE(shell.plans().history().entries().size(), std::size_t(3));
+        shell.plans().undo();
+        shell.plans().redo();
+        shell.plans().setKeep(3, 4);
+        QCOMPARE(shell.plans().history().entries().size(), std::size_t(4));
+
+        // Restart goes on where it was: the script's accident happens once.
+        QPushButton* restart = shell.bannerButton(QStringLiteral("Restart"));
+        QVERIFY(restart);
+        restart->click();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        QCOMPARE(shell.window.banners()->repeats(QStringLiteral("engine-lost")), 0);
+        QCOMPARE(ends, 1);
+        QCOMPARE(shell.plans().history().entries().size(), std::size_t(4));
+    }
+
+    void engine_diesOnEveryRequest()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--die-on"), QStringLiteral("evaluate"), QStringLiteral("--once"), QString()});
+        shell.engine().start();
+        shell.workbench.openDemo();
+        for (int deaths = 1; deaths <= 3; ++deaths) {
+            QTRY_COMPARE_WITH_TIMEOUT(shell.engine().state(), EngineState::Lost, kLimit);
+            QVERIFY(shell.window.banners()->count() >= 1);
+            QVERIFY(shell.workbench.isOpen());
+            shell.window.action(QStringLiteral("engine.restart"))->trigger();
+            QTRY_VERIFY_WITH_TIMEOUT(shell.engine().state() != EngineState::Starting, kLimit);
+        }
+    }
+
+    void engine_thatCannotBeUnderstood_data()
+    {
+        QTest::addColumn<QString>("script");
+        QTest::addColumn<EngineState>("state");
+        QTest::addColumn<QString>("cause");
+        QTest::newRow("rubbish") << QStringLiteral("--rubbish") << EngineState::Lost << QStringLiteral("hello");
+        QTest::newRow("half a message") << QStringLiteral("--half") << EngineState::Lost << QStringLiteral("status 0");
+        QTest::newRow("huge") << QStringLiteral("--huge") << EngineState::Lost << QStringLiteral("99999999999");
+        QTest::newRow("old") << QStringLiteral("--old") << EngineState::Incompatible << QStringLiteral("protocol");
+    }
+
+    void engine_thatCannotBeUnderstood()
+    {
+        QFETCH(QString, script);
+        QFETCH(EngineState, state);
+        QFETCH(QString, cause);
+        Home home;
+        Shell shell(home, {script});
+        QSignalSpy lost(&shell.engine(), &EngineClient::lost);
+        shell.engine().start();
+        shell.workbench.openDemo();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.engine().state(), state, kLimit);
+        const QString said = shell.banners() + shell.engine().stateText() + (lost.isEmpty() ? QString() : lost.first().first().toString());
+        QVERIFY2(said.contains(cause), qPrintable(said));
+        QCOMPARE(lost.size(), state == EngineState::Lost ? 1 : 0);
+        QCOMPARE(shell.window.banners()->count(), 1);
+        QVERIFY(!shell.workbench.isOpen());
+        QCOMPARE(shell.engine().openRequests(), 0);
+        QVERIFY(shell.window.action(QStringLiteral("file.openModel"))->isEnabled());
+        QVERIFY(!shell.window.action(QStringLiteral("evaluate.full"))->isEnabled());
+    }
+
+    void engine_thatIsNotThere()
+    {
+        Home home;
+        Shell shell(home);
+        shell.engine().setCommand({home.path("no-such-program"), QStringLiteral("serve")});
+        shell.engine().start();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.engine().state(), EngineState::Lost, kLimit);
+        QVERIFY2(shell.banners().contains(QStringLiteral("no-such-program")), qPrintable(shell.banners()));
+        // With the right command it comes up.
+        Shell::prepared(shell.workbench, home, {});
+        shell.engine().start();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.engine().state(), EngineState::Ready, kLimit);
+        QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    void engine_thatSaysHalfAMessageAndWaitsIsLeftInPeace()
+    {
+        Home home;
+        QElapsedTimer clock;
+        {
+            Shell shell(home, {QStringLiteral("--half-silent")});
+            shell.engine().start();
+            QTRY_VERIFY_WITH_TIMEOUT(shell.engine().processId() > 0, kLimit);
+            QVERIFY(!shell.engine().usable());
+            clock.start();
+        }
+        // Its input is closed, so it ends by itself: no kill was waited for.
+        QVERIFY2(clock.elapsed() < 5000, qPrintable(QString::number(clock.elapsed())));
+    }
+
+    void engine_endsWithTheWindow()
+    {
+        Home home;
+        qint64 process = 0;
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+            process = shell.engine().processId();
+            QVERIFY(process > 0);
+        }
+        QTRY_VERIFY_WITH_TIMEOUT(::kill(static_cast<pid_t>(process), 0) != 0, 5000);
+        QVERIFY(home.logLines(QStringLiteral("shutdown")).size() >= 1);
+    }
+
+    void badModel_namesTheShardAndStaysUsable()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--bad-model")});
+        shell.engine().start();
+        shell.workbench.openDemo();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->count(), 1, kLimit);
+        QVERIFY2(shell.banners().contains(QStringLiteral("model-00002-of-00003.safetensors")), qPrintable(shell.banners()));
+        QVERIFY(shell.banners().contains(QStringLiteral("Nothing was loaded.")));
+        QVERIFY(!shell.workbench.isOpen());
+        QVERIFY(shell.engine().usable());
+        QVERIFY(shell.window.action(QStringLiteral("file.openModel"))->isEnabled());
+        // Once more is the same banner, counted.
+        shell.workbench.openDemo();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.window.banners()->repeats(QStringLiteral("open:%1").arg(home.path("demo/espalier-demo-moe"))) == 2,
+                                 kLimit);
+        QCOMPARE(shell.window.banners()->count(), 1);
+    }
+
+    void model_thatIsKnownButNotSupportedSaysWhy()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--unsupported-model")});
+        shell.engine().start();
+        shell.workbench.openDemo();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->count(), 1, kLimit);
+        QVERIFY2(shell.banners().contains(QStringLiteral("model_type \"novel_moe\", which is not known")), qPrintable(shell.banners()));
+        QVERIFY(shell.banners().contains(QStringLiteral("Nothing was changed.")));
+        QVERIFY(!shell.workbench.isOpen());
+    }
+
+    void text_thatIsRefusedChangesNothing()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(0, 5);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        const auto runs = shell.evaluation().runs().size();
+        QFile text(home.path("bad.txt"));
+        QVERIFY(text.open(QIODevice::WriteOnly));
+        text.write("refuse me");
+        text.close();
+        shell.workbench.setCalibrationText(text.fileName());
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->count(), 1, kLimit);
+        QVERIFY2(shell.banners().contains(QStringLiteral("not valid UTF-8")), qPrintable(shell.banners()));
+        QVERIFY2(shell.banners().contains(QStringLiteral("The text in use stays")), qPrintable(shell.banners()));
+        QCOMPARE(shell.workbench.calibrationText(), home.path("demo/calibration.txt"));
+        QCOMPARE(shell.evaluation().runs().size(), runs);
+        QCOMPARE(shell.measured(), kQuick);
+        QVERIFY(!shell.workbench.scores().empty());
+        QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 1);
+    }
+
+    void damagedProfileIsMeasuredAgain()
+    {
+        Home home;
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+        }
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        QCOMPARE(home.logLines(QStringLiteral("load_profile")).size(), 1);
+        QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 2);
+    }
+};
+
+int main(int argc, char** argv) { return runShellTest<ShellEngineTest>(argc, argv); }
+
+#include "test_shell_engine.moc"
