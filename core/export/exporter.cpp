@@ -175,6 +175,7 @@ struct Exporter {
     std::map<std::string, std::pair<std::uint64_t, std::string>> written;  // name -> bytes, SHA-256
     std::uint64_t done = 0;
     std::uint64_t total = 0;
+    std::shared_ptr<const FactorSource> factors = {};  // null: plain, or not needed
 
     Status prepare(ExportFlavor flavor);
     Status checkPlaces() const;
@@ -188,10 +189,11 @@ struct Exporter {
 Status Exporter::prepare(ExportFlavor flavor)
 {
     ESPALIER_CHECK_OK(checkFlavor(checkpoint.shape(), plan, flavor));
-    if (flavor != ExportFlavor::Plan && plan.hasRanks() && plan.factors().method != "svd" && !plan.factors().method.empty())
-        return unsupported("export.unsupported_factors", plan.factors().method,
-                           fmt::format("Factors by \"{}\" cannot be computed here.", plan.factors().method),
-                           "Set the plan's factors to \"svd\", or export as \"plan\".");
+    auto profile = factorSourceFor(plan, options.profiles, checkpoint.fingerprint());
+    if (profile.ok())
+        factors = *profile;
+    else if (flavor != ExportFlavor::Plan && !(options.dryRun && profile.error().code == "plan.profile_needed"))
+        return profile.error();
     ESPALIER_TRY(layout, layoutExport(checkpoint, plan, flavor, options.unfuse, options.shardSize));
     const fs::path& source = checkpoint.folder();
 
@@ -311,6 +313,7 @@ Result<std::string> Exporter::planText(bool withFiles) const
     Json json = toJson(named);
     json["model"]["path"] = resolved(checkpoint.folder()).string();
     json["model"]["fingerprint"] = checkpoint.fingerprint();
+    if (factors) json["factors"]["calibration"] = factors->calibration();
     Json files = Json::object();
     if (withFiles)
         for (const auto& [name, entry] : written)
@@ -364,7 +367,7 @@ Status Exporter::write(ExportReport& report)
         return error;
     };
 
-    TensorProducer producer(checkpoint);
+    TensorProducer producer(checkpoint, factors.get());
     for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
         if (finished[shard]) {
             ++report.resumedFiles;
@@ -432,6 +435,8 @@ Result<ExportReport> Exporter::run()
         report.warnings.push_back("The plan was made for another model than the one exported.");
 
     ESPALIER_CHECK_OK(prepare(flavor));
+    for (std::string& warning : factorWarnings(plan, factors.get()))
+        report.warnings.push_back(std::move(warning));
     report.tensorBytes = static_cast<std::int64_t>(layout.bytes);
     if (!layout.dropped.empty())
         report.warnings.push_back(fmt::format("{} tensors that are no part of the model were left out, the first is {}.",

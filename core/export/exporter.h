@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "export/flavors.h"
 #include "plan/compression_plan.h"
+#include "plan/factor_source.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -25,6 +26,7 @@ struct ExportOptions {
     bool force = false;                      // replace an existing output, and a leftover of another export
     bool resume = false;                     // go on with `<out>.partial` where it belongs to the same export
     bool dryRun = false;                     // report files and bytes, write nothing
+    FactorSources profiles;                  // that the plan's whitened factors may come from
     bool unfuse = false;                     // stock and reconstructed: per-expert tensors from a fused source
     // For README.md, as `evaluate` prints it; all optional: {"text","window_length","windows","bos","dtype","ppl_before","ppl_after"}.
     Json evaluation;
@@ -51,7 +53,7 @@ struct ExportReport {
 // (with none finished the folder goes), `out` never appears.
 // Errors: export.unequal_counts, export.ranks_not_dense, export.unsupported_architecture (the plan or the model does not fit),
 // output.exists, export.into_source, export.partial_in_the_way, export.nothing_to_resume (bad input), output.disk_full (checked before the
-// first byte), output.unwritable, plan.other_model.
+// first byte), output.unwritable, plan.other_model, those of factorSourceFor (not for a dry run and not for the plan alone).
 Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const CompressionPlan& plan, const ExportOptions& options,
                                       JobContext& job);
 

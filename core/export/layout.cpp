@@ -1,6 +1,6 @@
 #include "export/layout.h"
 
-#include "lowrank/plain_svd.h"
+#include "model/factor_store.h"
 #include "model/layer_weights.h"
 
 #include <ATen/Parallel.h>
@@ -233,16 +233,17 @@ struct TensorProducer::State {
         int layer = -1;
         int expert = -1;
         Matrix matrix = Matrix::Gate;
+        int rank = 0;  // 0: the whole matrix
         auto operator<=>(const Key&) const = default;
     };
     struct Entry {
-        at::Tensor weight;  // fp32
-        at::ScalarType stored = at::kFloat;
-        PlainSvd svd;  // where a rank is asked for
+        at::Tensor weight;  // fp32; of a whole matrix
+        MatrixFactors factors;
     };
 
-    explicit State(const Checkpoint& c) : checkpoint(c) {}
+    State(const Checkpoint& c, const FactorSource* f) : checkpoint(c), source(f) {}
     const Checkpoint& checkpoint;
+    const FactorSource* source;
     std::vector<const OutputTensor*> upcoming;
     std::map<Key, Entry> entries;  // the current batch
 
@@ -254,45 +255,46 @@ struct TensorProducer::State {
 
     Result<const Entry*> entry(const OutputTensor& tensor)
     {
-        const Key key{tensor.layer, tensor.expert, tensor.matrix};
+        const auto keyOf = [](const OutputTensor& of) { return Key{of.layer, of.expert, of.matrix, of.rank}; };
+        const Key key = keyOf(tensor);
         if (const auto found = entries.find(key); found != entries.end()) return &found->second;
         entries.clear();
-        std::vector<std::pair<Key, bool>> batch = {{key, tensor.rank > 0}};
+        std::vector<Key> batch = {key};
         auto next = std::find(upcoming.begin(), upcoming.end(), &tensor);
-        for (; next != upcoming.end() && batch.size() < static_cast<std::size_t>(at::get_num_threads()); ++next) {
-            const Key other{(*next)->layer, (*next)->expert, (*next)->matrix};
-            if (computed(**next) && batch.back().first != other) batch.emplace_back(other, (*next)->rank > 0);
-        }
+        for (; next != upcoming.end() && batch.size() < static_cast<std::size_t>(at::get_num_threads()); ++next)
+            if (computed(**next) && batch.back() != keyOf(**next)) batch.push_back(keyOf(**next));
         std::vector<Entry> results(batch.size());
         std::vector<std::optional<Error>> errors(batch.size());
-        at::parallel_for(0, static_cast<std::int64_t>(batch.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+        eachOnOneThread(batch.size(), [&](std::size_t i) {
             const c10::InferenceMode inference;
-            for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-                const auto& [which, decompose] = batch[i];
-                auto loaded = loadExpertMatrix(checkpoint, which.layer, which.expert, static_cast<int>(which.matrix));
-                if (!loaded) {
-                    errors[i] = loaded.error();
-                    continue;
-                }
-                results[i].weight = loaded->weight;
-                results[i].stored = loaded->stored;
-                if (!decompose) continue;
-                auto svd = PlainSvd::of(loaded->weight);
-                if (!svd)
-                    errors[i] = svd.error();
+            const Key& which = batch[i];
+            const int matrix = static_cast<int>(which.matrix);
+            if (which.rank == 0) {
+                auto loaded = loadExpertMatrix(checkpoint, which.layer, which.expert, matrix);
+                if (loaded)
+                    results[i].weight = loaded->weight;
                 else
-                    results[i].svd = std::move(svd).value();
+                    errors[i] = loaded.error();
+                return;
             }
+            auto factors = matrixFactors(checkpoint, source, which.layer, {which.expert, matrix, which.rank});
+            if (factors)
+                results[i].factors = std::move(factors).value();
+            else
+                errors[i] = factors.error();
         });
         for (std::size_t i = 0; i < batch.size(); ++i) {
             if (errors[i]) return *errors[i];
-            entries.emplace(batch[i].first, std::move(results[i]));
+            entries.emplace(batch[i], std::move(results[i]));
         }
         return &entries.at(key);
     }
 };
 
-TensorProducer::TensorProducer(const Checkpoint& checkpoint) : m_state(std::make_unique<State>(checkpoint)) {}
+TensorProducer::TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors)
+    : m_state(std::make_unique<State>(checkpoint, factors))
+{
+}
 TensorProducer::~TensorProducer() = default;
 
 void TensorProducer::expect(std::vector<const OutputTensor*> upcoming) { m_state->upcoming = std::move(upcoming); }
@@ -322,15 +324,15 @@ Status TensorProducer::produce(const OutputTensor& tensor, const Sink& sink)
     if (tensor.origin == Origin::Product) {
         if (tensor.rank > 0) {
             // Of the rounded factors: the same matrix that the factored flavour stands for, rounded once more.
-            const Factors factors = entry->svd.factors(tensor.rank, entry->stored);
+            const Factors factors = entry->factors.factors(tensor.rank);
             result = at::matmul(factors.u.to(at::kFloat), factors.v.to(at::kFloat));
         } else {
             result = entry->weight;
         }
         result = result.to(type).contiguous();
     } else {
-        const Factors factors = entry->svd.factors(tensor.rank, type);
-        result = (tensor.origin == Origin::FactorU ? factors.u : factors.v).contiguous();
+        const Factors factors = entry->factors.factors(tensor.rank);
+        result = (tensor.origin == Origin::FactorU ? factors.u : factors.v).to(type).contiguous();
     }
     return pieces({static_cast<const std::byte*>(result.const_data_ptr()), static_cast<std::size_t>(tensor.bytes)});
 }

@@ -6,6 +6,7 @@
 #include "checkpoint/checkpoint.h"
 #include "export/flavors.h"
 #include "plan/compression_plan.h"
+#include "plan/factor_source.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -63,7 +64,8 @@ Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const Compressio
 class TensorProducer
 {
 public:
-    explicit TensorProducer(const Checkpoint& checkpoint);
+    // `factors`: where the factors come from, null for plain ones (plan/factor_source.h). Both must outlive the producer.
+    explicit TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors = nullptr);
     ~TensorProducer();
     TensorProducer(const TensorProducer&) = delete;
     TensorProducer& operator=(const TensorProducer&) = delete;
@@ -73,7 +75,7 @@ public:
 
     using Sink = std::function<Status(std::span<const std::byte>)>;
     // Hands the tensor's bytes to `sink` in pieces of at most 16 MiB (an error from it stops and is returned).
-    // Errors: lowrank.*, checkpoint.*.
+    // Errors: lowrank.*, checkpoint.*, plan.profile_without_factors, profile.*.
     Status produce(const OutputTensor& tensor, const Sink& sink);
 
 private:

@@ -74,6 +74,7 @@ struct Verifier {
     std::shared_ptr<const Checkpoint> exported = {};
     CompressionPlan plan = {};
     ExportLayout layout = {};
+    std::shared_ptr<const FactorSource> factorSource = {};
 
     bool check(std::string name, bool holds, std::string detail)
     {
@@ -145,7 +146,7 @@ Status Verifier::checkTensors()
     const c10::InferenceMode inference;
     Differences untouched, sliced, factors;
     std::size_t untouchedCount = 0, slicedCount = 0, factorCount = 0, rounded = 0;
-    TensorProducer producer(*source);
+    TensorProducer producer(*source, factorSource.get());
     std::vector<const OutputTensor*> order;
     for (const OutputTensor& tensor : layout.tensors)
         order.push_back(&tensor);
@@ -243,6 +244,7 @@ Status Verifier::checkForward()
         }
     MoeModel& before = **createdSource;
     MoeModel& after = **createdExport;
+    before.setFactorSources(options.profiles);
     ESPALIER_TRY(const PreparedPlan preview, before.prepare(plan));
     const PreparedPlan whole = after.identity();
 
@@ -384,7 +386,8 @@ Result<VerifyReport> Verifier::run()
     if (!flavor) differences.add("the recorded flavour is not known");
     if (!sealHolds(*text)) differences.add(fmt::format("{} has changed since it was written", kPlanFileName));
     if (options.plan && recorded) {
-        ESPALIER_TRY(const CompressionPlan wanted, readPlanFile(*options.plan, source->shape()));
+        ESPALIER_TRY(CompressionPlan wanted, readPlanFile(*options.plan, source->shape()));
+        wanted = withGivenProfile(wanted, options.profiles);
         if (wanted.hash() != plan.hash())
             differences.add(fmt::format("the export was made from another plan than {}", options.plan->string()));
     }
@@ -396,6 +399,7 @@ Result<VerifyReport> Verifier::run()
     if (job.stopRequested()) return cancelledError();
     if (*flavor == ExportFlavor::Plan) return finish();
 
+    ESPALIER_TRY(factorSource, factorSourceFor(plan, options.profiles, source->fingerprint()));
     const Status fits = checkFlavor(source->shape(), plan, *flavor);
     const bool unfuse = made.contains("unfuse") && made["unfuse"].is_boolean() && made["unfuse"].get<bool>();
     const std::int64_t shardSize = made.contains("shard_size") && made["shard_size"].is_number_integer()

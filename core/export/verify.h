@@ -6,6 +6,7 @@
 #include "base/job.h"
 #include "base/json.h"
 #include "model/moe_model.h"
+#include "plan/factor_source.h"
 #include "tokenizer/windows.h"
 
 #include <filesystem>
@@ -20,6 +21,7 @@ struct VerifyOptions {
     std::filesystem::path exported;
     std::filesystem::path source;               // empty: the path recorded in the export's plan, where it still matches
     std::optional<std::filesystem::path> plan;  // compared with the plan in the export; absent: the export's own
+    FactorSources profiles;                     // that the plan's whitened factors may come from
     std::optional<TokenWindows> windows;        // absent: two windows of token ids drawn from a fixed seed
     ModelOptions model;
 };
@@ -42,7 +44,8 @@ struct VerifyReport {
     std::vector<std::string> warnings;
 };
 
-// Error only where there is nothing to compare (no export, no source, cancelled); a damaged export is a report that does not hold.
+// Error only where there is nothing to compare (no export, no source, no profile for factors that need one, cancelled); a damaged export is
+// a report that does not hold.
 Result<VerifyReport> verifyExport(const VerifyOptions& options, JobContext& job);
 
 Json toJson(const VerifyReport& report);

@@ -4,7 +4,9 @@
 #include "base/error.h"
 #include "model/layer_weights.h"
 #include "model/moe_model_torch.h"
+#include "plan/factor_source.h"
 
+#include <memory>
 #include <vector>
 
 namespace espalier
@@ -22,6 +24,7 @@ struct PlanLayer {
 struct PreparedPlan::Data {
     CompressionPlan plan;
     std::vector<PlanLayer> layers;
+    std::shared_ptr<const FactorSource> factors;  // null: plain
 };
 
 struct MoeArithmetic {

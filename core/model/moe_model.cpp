@@ -81,6 +81,7 @@ struct MoeModel::Impl {
     std::vector<int> windows;  // per layer, 0 = none
     std::unique_ptr<WeightStore> store;
     std::unique_ptr<FactorStore> factors;
+    FactorSources sources;
     std::unique_ptr<Attention> attention;
     // Of the layer that runs: expertOutput inside an observer must not wait for the store.
     int currentLayer = -1;
@@ -175,6 +176,10 @@ void MoeModel::releaseWeights()
     m_impl->factors->release();
 }
 
+void MoeModel::setFactorSources(FactorSources sources) { m_impl->sources = std::move(sources); }
+
+const FactorSources& MoeModel::factorSources() const { return m_impl->sources; }
+
 Result<PreparedPlan> MoeModel::prepare(const CompressionPlan& plan) const
 {
     const c10::InferenceMode guard;
@@ -182,11 +187,8 @@ Result<PreparedPlan> MoeModel::prepare(const CompressionPlan& plan) const
     if (plan.layerCount() != layerCount())
         return badInput("plan.unknown_layer", "plan", fmt::format("The plan has {} layers, the model {}.", plan.layerCount(), layerCount()),
                         "Use a plan that was made for this model.");
-    if (plan.hasRanks() && !plan.factors().method.empty() && plan.factors().method != "svd")
-        return unsupported("model.unsupported_factors", plan.factors().method,
-                           fmt::format("Factors by \"{}\" cannot be computed here.", plan.factors().method),
-                           "Use plain factors (\"svd\").");
     auto data = std::make_shared<PreparedPlan::Data>();
+    ESPALIER_TRY(data->factors, factorSourceFor(plan, m_impl->sources, m_impl->checkpoint->fingerprint()));
     data->plan = plan;
     data->layers.resize(shape.layers.size());
     for (std::size_t l = 0; l < shape.layers.size(); ++l) {
@@ -275,7 +277,7 @@ Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const Pr
             for (int matrix = 0; matrix < 3; ++matrix)
                 if (const int rank = planLayer.ranks[i][static_cast<std::size_t>(matrix)]; rank > 0)
                     requests.push_back({planLayer.kept[i], matrix, rank});
-        ESPALIER_TRY(const auto computed, impl.factors->factors(layer, requests));
+        ESPALIER_TRY(const auto computed, impl.factors->factors(layer, plan.data().factors, requests));
         factors.resize(3 * planLayer.kept.size());
         std::size_t next = 0;
         for (std::size_t i = 0; i < planLayer.kept.size(); ++i)

@@ -5,7 +5,7 @@
 // budget reaches. Results are the same bits either way.
 //
 // What a plan does here is what the exporter writes: a pruned expert's router row does not exist (selection and normalisation run
-// over the kept rows), and a factored matrix runs as two products with the factors of lowrank/plain_svd.h, rounded to the stored
+// over the kept rows), and a factored matrix runs as two products with the factors of model/factor_store.h, rounded to the stored
 // dtype of the checkpoint.
 //
 // This header needs no ATen: at::Tensor is only named. Include model/moe_model_torch.h to call the functions that take or return
@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "plan/compression_plan.h"
+#include "plan/factor_source.h"
 #include "plan/model_shape.h"
 
 #include <cstdint>
@@ -87,9 +88,13 @@ public:
     int layerCount() const;
     std::int64_t residentBytes() const;  // weights and factors held now
 
-    // Checks the plan against the model: kept sets, ranks, group limits. Factors are computed by plain SVD when a layer first needs
-    // them, and kept within the budget. Errors: plan.* of an invalid plan, model.unsupported_factors (Unsupported: a factor method
-    // that needs a profile, e.g. whitened-svd).
+    // Profiles that plans with whitened factors may name; replaces earlier ones. Plans prepared before keep theirs.
+    void setFactorSources(FactorSources sources);
+    const FactorSources& factorSources() const;
+
+    // Checks the plan against the model: kept sets, ranks, group limits. Factors are computed when a layer first needs them (plain SVD, or
+    // from the basis in the profile the plan names), and kept within the budget. Errors: plan.* of an invalid plan, those of
+    // factorSourceFor.
     Result<PreparedPlan> prepare(const CompressionPlan& plan) const;
     PreparedPlan identity() const;
 

@@ -1,5 +1,9 @@
 #include "plan/factor_source.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 namespace espalier
 {
 
@@ -22,6 +26,85 @@ FactorRule factorRule(std::int64_t tokens, int rank, int matrix)
 {
     if (tokens <= 0) return matrix == 2 ? FactorRule::Plain : FactorRule::Pooled;
     return tokens < 2 * static_cast<std::int64_t>(rank) ? FactorRule::Ridge : FactorRule::Own;
+}
+
+Result<std::shared_ptr<const FactorSource>> factorSourceFor(const CompressionPlan& plan, const FactorSources& given,
+                                                            const std::string& fingerprint)
+{
+    std::shared_ptr<const FactorSource> none;
+    const FactorSettings& factors = plan.factors();
+    if (!plan.hasRanks() || factors.method.empty() || factors.method == "svd") return none;
+    if (factors.method != "whitened-svd")
+        return unsupported("plan.factors", factors.method, fmt::format("Factors by \"{}\" cannot be computed here.", factors.method),
+                           "Use svd or whitened-svd.");
+    const std::string wanted = factors.profileSha256.empty() ? "that it does not name" : factors.profileSha256.substr(0, 12);
+    if (given.empty()) {
+        Error error = badInput("plan.profile_needed", "plan",
+                               fmt::format("The plan's factors come from the profile {}, which was not given.", wanted),
+                               "Give it with --profile, or set the plan's factors to \"svd\".");
+        error.kept = "Nothing was changed.";
+        return error;
+    }
+    const auto it =
+        std::find_if(given.begin(), given.end(), [&](const auto& source) { return source->profileSha256() == factors.profileSha256; });
+    if (it == given.end()) {
+        Error error = badInput("plan.other_profile", "plan",
+                               fmt::format("The plan's factors come from the profile {}, the one given is {}.", wanted,
+                                           given.front()->profileSha256().substr(0, 12)),
+                               "Give the profile the plan was made with, or make the plan again.");
+        error.kept = "Nothing was changed.";
+        return error;
+    }
+    if ((*it)->fingerprint() != fingerprint) {
+        Error error = badInput("profile.other_model", "profile", "The profile was taken of another model.",
+                               "Profile this model, or open the one it belongs to.");
+        error.kept = "Nothing was changed.";
+        return error;
+    }
+    return *it;
+}
+
+CompressionPlan withGivenProfile(const CompressionPlan& plan, const FactorSources& given)
+{
+    const FactorSettings& factors = plan.factors();
+    if (factors.method != "whitened-svd" || !factors.profileSha256.empty() || given.size() != 1) return plan;
+    return plan.withFactors({factors.method, given.front()->profileSha256()});
+}
+
+std::vector<std::string> factorWarnings(const CompressionPlan& plan, const FactorSource* source)
+{
+    if (!source) return {};
+    struct Found {
+        int count = 0;
+        std::string names;
+    };
+    Found found[4];
+    for (int l = 0; l < plan.layerCount(); ++l) {
+        const LayerPlan& layer = plan.layer(l);
+        for (std::size_t i = 0; i < layer.ranks.size(); ++i) {
+            FactorRule seen = FactorRule::Own;
+            for (int matrix = 0; matrix < 3; ++matrix)
+                if (const int rank = layer.ranks[i][static_cast<std::size_t>(matrix)]; rank > 0) {
+                    const FactorRule rule = source->rule(l, layer.kept[i], rank, matrix);
+                    if (seen == FactorRule::Own || rule == FactorRule::Pooled) seen = rule == FactorRule::Plain ? FactorRule::Pooled : rule;
+                }
+            Found& mine = found[static_cast<int>(seen)];
+            if (++mine.count <= 8) mine.names += fmt::format("{}{}:{}", mine.names.empty() ? "" : ", ", l, layer.kept[i]);
+        }
+    }
+    std::vector<std::string> warnings;
+    const auto list = [](const Found& f) { return f.names + (f.count > 8 ? ", .." : ""); };
+    if (const Found& thin = found[static_cast<int>(FactorRule::Ridge)]; thin.count > 0)
+        warnings.push_back(
+            fmt::format("{} factored experts saw fewer calibration tokens than twice their rank; their factors lean more on the "
+                        "weights (ridge 1e-2): layer:expert {}.",
+                        thin.count, list(thin)));
+    if (const Found& unused = found[static_cast<int>(FactorRule::Pooled)]; unused.count > 0)
+        warnings.push_back(
+            fmt::format("{} factored experts saw no calibration token; the inputs of all experts of the layer (gate, up) and the "
+                        "weights alone (down) stand in: layer:expert {}.",
+                        unused.count, list(unused)));
+    return warnings;
 }
 
 }  // namespace espalier

@@ -3,8 +3,11 @@
 #pragma once
 
 #include "base/error.h"
+#include "base/json.h"
+#include "plan/compression_plan.h"
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,10 +41,27 @@ public:
     virtual ~FactorSource() = default;
     virtual const std::string& profileSha256() const = 0;  // what FactorSettings::profileSha256 names
     virtual const std::string& fingerprint() const = 0;    // of the model the profile belongs to
+    // What was measured: {"text", "text_sha256", "tokens", "window_length", "dtype", "engine"} (formats.md 9.5).
+    virtual Json calibration() const = 0;
     virtual FactorRule rule(int layer, int expert, int rank, int matrix) const = 0;
     // The basis for factors of this rank (it has at least so many columns); the same for all ranks under one rule.
     // Errors: plan.profile_without_factors (nothing was collected for this matrix), profile.* while reading.
     virtual Result<FactorBasis> basis(int layer, int expert, int matrix, int rank) const = 0;
 };
+
+using FactorSources = std::vector<std::shared_ptr<const FactorSource>>;
+
+// The profile that the plan's factors are made from, or null where they need none (no ranks, or plain SVD). `fingerprint` of the
+// model. Errors: plan.profile_needed (none was given), plan.other_profile (others than the one the plan names), profile.other_model,
+// plan.factors (Unsupported: a method that is not known).
+Result<std::shared_ptr<const FactorSource>> factorSourceFor(const CompressionPlan& plan, const FactorSources& given,
+                                                            const std::string& fingerprint);
+
+// A plan written by hand may ask for "whitened-svd" without naming the profile: the only one given is then the one that is meant.
+CompressionPlan withGivenProfile(const CompressionPlan& plan, const FactorSources& given);
+
+// For people: which matrices of the plan fall back to another rule than FactorRule::Own, at most one line per rule. `source` as
+// factorSourceFor gives it.
+std::vector<std::string> factorWarnings(const CompressionPlan& plan, const FactorSource* source);
 
 }  // namespace espalier

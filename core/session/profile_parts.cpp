@@ -137,6 +137,16 @@ Result<std::shared_ptr<const ProfileParts>> ProfileParts::open(const std::filesy
 const std::filesystem::path& ProfileParts::path() const { return m_impl->path; }
 const std::string& ProfileParts::profileSha256() const { return m_impl->sha256; }
 const std::string& ProfileParts::fingerprint() const { return m_impl->data.fingerprint; }
+Json ProfileParts::calibration() const
+{
+    const ProfileData& data = m_impl->data;
+    Json json = {{"text", data.source},         {"text_sha256", data.textSha256},     {"tokens", data.tokens},
+                 {"windows", data.windows},     {"window_length", data.windowLength}, {"dtype", data.numericMode},
+                 {"engine", data.engineVersion}};
+    if (!data.kept.empty()) json["pruned_model"] = true;
+    return json;
+}
+
 bool ProfileParts::hasFactors() const { return m_impl->data.has("factors"); }
 bool ProfileParts::hasMoments() const { return m_impl->data.has("moments"); }
 

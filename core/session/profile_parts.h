@@ -46,6 +46,7 @@ public:
     const std::filesystem::path& path() const;
     const std::string& profileSha256() const override;
     const std::string& fingerprint() const override;
+    Json calibration() const override;
     FactorRule rule(int layer, int expert, int rank, int matrix) const override;
     Result<FactorBasis> basis(int layer, int expert, int matrix, int rank) const override;
 

@@ -334,7 +334,7 @@ TEST_F(Export, APlanThatDoesNotFitNamesLayersAndWaysOut)
     EXPECT_EQ(refused(*source, plan, options).exitCode(), 2);
     options.flavor = "factored";
     FactorSettings whitened{"whitened-svd", std::string(64, 'a')};
-    EXPECT_EQ(refused(*source, ranked.withFactors(whitened), options).exitCode(), 6);
+    EXPECT_EQ(refused(*source, ranked.withFactors(whitened), options).code, "plan.profile_needed");
     EXPECT_FALSE(fs::exists(folder / "out"));
     EXPECT_FALSE(fs::exists(folder / "out.partial"));
 }

@@ -370,8 +370,8 @@ TEST(Model, RefusesWhatItCannotRun)
     ASSERT_TRUE(ranked);
     const auto whitened = model->prepare(ranked->withFactors({"whitened-svd", "00"}));
     ASSERT_FALSE(whitened);
-    EXPECT_EQ(whitened.error().code, "model.unsupported_factors");
-    EXPECT_EQ(whitened.error().exitCode(), 6);
+    EXPECT_EQ(whitened.error().code, "plan.profile_needed");
+    EXPECT_EQ(whitened.error().exitCode(), 3);
     const auto other = openModel(tiny("mixtral-tiny"));
     EXPECT_FALSE(model->prepare(CompressionPlan()));
     const auto foreign = other->prepare(CompressionPlan::identity(shape));  // keeps experts 8 .. 11 of 8
