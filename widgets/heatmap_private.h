@@ -1,0 +1,236 @@
+// The heatmap's inside, shared by its files: what is drawn (Private), the plot widget that passes mouse and keys on, the readout.
+// heatmap_data.cpp derives order, statistics, colours and geometry; heatmap_marks.cpp and heatmap_frame.cpp draw; heatmap_canvas.cpp
+// takes input; heatmap_texts.cpp says everything in words; heatmap_view.cpp is the public face.
+#pragma once
+
+#include "controls.h"
+#include "gesture.h"
+#include "heatmap_view.h"
+#include "plot.h"
+
+#include <QPointer>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+class QComboBox;
+class QStackedLayout;
+
+namespace espalier
+{
+
+inline constexpr int kMarkLimit = 8;  // smaller cells get no gap, outline or corner
+
+// The line under the map; parts are left out from the least important when it is too narrow, numbers are never cut.
+class HeatmapReadout final : public QWidget
+{
+public:
+    using QWidget::QWidget;
+    QString name;
+    // In order of reading; `weight` 0 stays longest.
+    struct Part {
+        QString text;
+        QString shorter;
+        int weight = 0;
+    };
+    std::vector<Part> parts;
+
+    QSize sizeHint() const override { return {100, pixelsOf(26)}; }
+    QSize minimumSizeHint() const override { return sizeHint(); }
+
+protected:
+    void paintEvent(QPaintEvent* event) override;
+};
+
+class HeatmapView::Private
+{
+public:
+    Private(HeatmapView* view, SelectionModel* selectionModel, HoverModel* hoverModel)
+        : q(view), selection(selectionModel), hover(hoverModel)
+    {
+    }
+
+    HeatmapView* q;
+    SelectionModel* selection;
+    HoverModel* hover;
+
+    ModelShape shape;
+    CompressionPlan plan;
+    ExpertScores scores;
+    ExpertGrid usage;
+    HeatmapOptions options;
+    bool compact = false;
+    bool hasScores = false;
+
+    // Derived from scores, usage, options.
+    NormedGrid normed;
+    std::vector<std::vector<int>> experts;  // per layer: column -> expert
+    std::vector<std::vector<int>> columns;  // per layer: expert -> column
+    std::vector<std::vector<int>> places;   // per layer, expert; 1 = most valuable, 0 no value
+    ExpertGrid percentiles;
+    std::vector<double> importance;
+
+    HeatmapCanvas* canvas = nullptr;
+    QCPColorMap* map = nullptr;
+    HeatmapReadout* readout = nullptr;
+    EmptyState* empty = nullptr;
+    QStackedLayout* stack = nullptr;
+    QPointer<QWidget> chooserRow;  // the panel's once it is added there, and may go before the view
+    QComboBox* scoreBox = nullptr;
+    QComboBox* normBox = nullptr;
+    QComboBox* clipBox = nullptr;
+    QComboBox* sortBox = nullptr;
+    QWidget* chooserLine = nullptr;
+    Switch* perLayer = nullptr;
+    StepGesture* steps = nullptr;
+
+    QString emptyWhat;
+    QString emptyWhy;
+    QString emptyButton;
+    bool emptyButtonEnabled = true;
+    bool isError = false;
+
+    // Geometry, in the canvas' pixels.
+    QRect cells;  // whole map
+    int cellWidth = 1;
+    int cellHeight = 1;
+    QRect bars;
+    QRect histogram;
+    QRect colourBar;
+    int labelRight = 0;  // right edge of the row labels
+
+    // What is zoomed to, in columns and rows.
+    QRect window;
+    std::vector<QRect> zoomBack;
+
+    CellId anchor;  // of shift selection
+    QPoint pressed;
+    bool boxing = false;
+    QRect box;  // columns and rows of the box selection under way
+
+    int rowCount() const { return static_cast<int>(shape.layers.size()); }
+    int columnCount() const { return shape.maxExperts(); }
+    int expertsOf(int layer) const { return layer >= 0 && layer < rowCount() ? shape.layers[static_cast<std::size_t>(layer)].experts : 0; }
+    bool validCell(CellId c) const { return c.layer >= 0 && c.layer < rowCount() && c.expert >= 0 && c.expert < expertsOf(c.layer); }
+    bool hasPlan() const { return plan.layerCount() == rowCount() && rowCount() > 0; }
+
+    double valueOf(CellId c) const
+    {
+        const auto l = static_cast<std::size_t>(c.layer);
+        const auto e = static_cast<std::size_t>(c.expert);
+        if (c.layer < 0 || l >= scores.values.rows.size() || e >= scores.values.rows[l].size())
+            return std::numeric_limits<double>::quiet_NaN();
+        return scores.values.rows[l][e];
+    }
+    static double gridValue(const ExpertGrid& grid, CellId c)
+    {
+        const auto l = static_cast<std::size_t>(c.layer);
+        const auto e = static_cast<std::size_t>(c.expert);
+        return l < grid.rows.size() && e < grid.rows[l].size() ? grid.rows[l][e] : std::numeric_limits<double>::quiet_NaN();
+    }
+    bool lockedLayer(int layer) const { return hasPlan() && plan.layer(layer).locked; }
+    bool isProtected(CellId c) const
+    {
+        if (!hasPlan()) return false;
+        const ExpertSet& set = plan.layer(c.layer).protectedExperts;
+        return std::binary_search(set.begin(), set.end(), c.expert);
+    }
+    bool kept(CellId c) const { return !hasPlan() || plan.keeps(c.layer, c.expert); }
+    int lowRank(CellId c) const
+    {
+        if (!hasPlan()) return 0;
+        const LayerPlan& layer = plan.layer(c.layer);
+        if (layer.ranks.empty()) return 0;
+        const auto at = std::lower_bound(layer.kept.begin(), layer.kept.end(), c.expert);
+        if (at == layer.kept.end() || *at != c.expert) return 0;
+        const auto index = static_cast<std::size_t>(at - layer.kept.begin());
+        if (index >= layer.ranks.size()) return 0;
+        int smallest = 0;
+        for (const int rank : layer.ranks[index]) {
+            if (rank > 0 && (smallest == 0 || rank < smallest)) smallest = rank;
+        }
+        return smallest;
+    }
+
+    void rebuildOrder();
+    void rebuildStatistics();
+    void rebuildColours();
+    void layoutPlot();
+    void refreshEmpty();
+    void refreshChoosers();
+    void refreshReadout();
+    void announce();
+    void replot();
+    void replotOverlay();
+
+    // Left edge of the i-th column and upper edge of the i-th row in sight, and back.
+    int edgeX(int i) const { return cells.left() + static_cast<int>(std::lround(static_cast<double>(i) * cells.width() / window.width())); }
+    int edgeY(int i) const
+    {
+        return cells.top() + static_cast<int>(std::lround(static_cast<double>(i) * cells.height() / window.height()));
+    }
+    int columnAt(int x) const
+    {
+        int i = std::clamp((x - cells.left()) * window.width() / std::max(1, cells.width()), 0, window.width() - 1);
+        if (x < edgeX(i) && i > 0) --i;
+        if (x >= edgeX(i + 1) && i + 1 < window.width()) ++i;
+        return window.left() + i;
+    }
+    int rowAt(int y) const
+    {
+        int i = std::clamp((y - cells.top()) * window.height() / std::max(1, cells.height()), 0, window.height() - 1);
+        if (y < edgeY(i) && i > 0) --i;
+        if (y >= edgeY(i + 1) && i + 1 < window.height()) ++i;
+        return window.top() + i;
+    }
+    QRect cellBox(CellId c) const;
+    QRect boxOf(int column, int row) const;
+    bool visibleCell(int column, int row) const { return window.contains(column, row); }
+    QColor colourOf(CellId c) const;
+    QString valueUnit() const { return scores.unit.empty() ? QString() : QChar(0x00A0) + QString::fromStdString(scores.unit); }
+    QString scoreName() const { return QString::fromStdString(scores.method); }
+    QStringList legendTexts() const;
+
+    void drawMarks(QCPPainter* painter);
+    void drawFrame(QCPPainter* painter);
+    void drawOverlay(QCPPainter* painter);
+    void drawLegend(QCPPainter* painter, int top);
+    void drawColourBar(QCPPainter* painter);
+
+    void moveCursor(int columnStep, int rowStep, bool extend);
+    void selectBox(const QRect& columnsRows);
+    void setWindow(QRect next, bool remember);
+    void userChanged();
+    void key(QKeyEvent* event);
+    void contextMenu(const QPoint& at, const QPoint& global);
+    QString tooltip(CellId c) const;
+    void requestToggle(CellId c);
+};
+
+// The plot widget: passes mouse and keys to the view.
+class HeatmapCanvas final : public QCustomPlot
+{
+public:
+    HeatmapCanvas(HeatmapView::Private* owner, QWidget* parent);
+    bool keyFocus = false;  // the ring shows only where focus came by key
+
+protected:
+    void resizeEvent(QResizeEvent* event) override;
+    void mousePressEvent(QMouseEvent* event) override;
+    void mouseMoveEvent(QMouseEvent* event) override;
+    void mouseReleaseEvent(QMouseEvent*) override;
+    void mouseDoubleClickEvent(QMouseEvent* event) override;
+    void wheelEvent(QWheelEvent* event) override;
+    void keyPressEvent(QKeyEvent* event) override;
+    void leaveEvent(QEvent*) override;
+    void focusInEvent(QFocusEvent* event) override;
+    void focusOutEvent(QFocusEvent* event) override;
+    void contextMenuEvent(QContextMenuEvent* event) override;
+    bool event(QEvent* event) override;
+
+private:
+    HeatmapView::Private* d;
+};
+
+}  // namespace espalier

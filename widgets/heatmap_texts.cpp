@@ -1,0 +1,144 @@
+// The heatmap in words: readout, tooltip, what a screen reader is told.
+#include "heatmap_private.h"
+
+#include "format.h"
+
+#include <QAccessible>
+#include <QPainter>
+
+#include <cmath>
+
+namespace espalier
+{
+
+void HeatmapReadout::paintEvent(QPaintEvent*)
+{
+    QPainter painter(this);
+    const Theme& t = theme();
+    painter.fillRect(rect(), t.surface);
+    if (name.isEmpty()) return;
+    const int left = pixelsOf(10);
+    const QFont head = fontFor(FontRole::Head);
+    const QFont body = fontFor(FontRole::Body);
+    const int nameWidth = QFontMetrics(head).horizontalAdvance(name);
+    painter.setFont(head);
+    painter.setPen(t.text);
+    painter.drawText(QRect(left, 0, nameWidth + 4, height()), Qt::AlignLeft | Qt::AlignVCenter, name);
+    const QFontMetrics metrics(body);
+    const int available = width() - left - nameWidth - pixelsOf(16) - pixelsOf(10);
+    const QString dot = QStringLiteral("  ·  ");
+    QString text;
+    for (int limit = 9; limit >= -1; --limit) {
+        QStringList list;
+        for (const Part& part : parts) {
+            if (part.weight <= std::max(0, limit)) list += limit < 9 && !part.shorter.isEmpty() ? part.shorter : part.text;
+        }
+        text = list.join(dot);
+        if (metrics.horizontalAdvance(text) <= available) break;
+    }
+    painter.setFont(body);
+    painter.drawText(QRect(left + nameWidth + pixelsOf(16), 0, available, height()), Qt::AlignLeft | Qt::AlignVCenter, text);
+}
+
+void HeatmapView::Private::refreshReadout()
+{
+    const CellId hovered = hover->hovered();
+    const CellId cell = validCell(hovered) ? hovered : selection->current();
+    readout->parts.clear();
+    readout->name.clear();
+    if (const auto f = q->facts(cell)) {
+        using Part = HeatmapReadout::Part;
+        readout->name = format::layerExpert(cell.layer, cell.expert);
+        readout->parts.push_back(Part{scoreName() + QLatin1Char(' ') + format::score(f->value) + valueUnit(),
+                                      scoreName() + QLatin1Char(' ') + format::score(f->value), 0});
+        if (f->place > 0)
+            readout->parts.push_back(Part{HeatmapView::tr("place %1 of %2 in layer").arg(f->place).arg(f->experts),
+                                          HeatmapView::tr("place %1 of %2").arg(f->place).arg(f->experts), 1});
+        if (std::isfinite(f->percentile))
+            readout->parts.push_back(Part{HeatmapView::tr("percentile %1").arg(format::number(f->percentile, 0)), {}, 4});
+        if (std::isfinite(f->usage)) readout->parts.push_back(Part{HeatmapView::tr("usage %1").arg(format::share(f->usage)), {}, 6});
+        QString state = f->state == CellState::Dropped ? HeatmapView::tr("dropped") : HeatmapView::tr("kept");
+        if (f->isProtected) state += QStringLiteral(", ") + HeatmapView::tr("protected");
+        if (f->rank > 0) state += QStringLiteral(", ") + HeatmapView::tr("rank %1").arg(f->rank);
+        readout->parts.push_back(Part{state, {}, 2});
+        if (f->locked) readout->parts.push_back(Part{HeatmapView::tr("layer locked"), {}, 7});
+        const QString size = format::bytes(f->bytes);
+        readout->parts.push_back(Part{
+            f->state == CellState::Dropped ? HeatmapView::tr("%1 saved").arg(size) : HeatmapView::tr("%1 if dropped").arg(size), size, 3});
+    } else if (cell.valid() && cell.layer < rowCount()) {
+        readout->name = format::layerExpert(cell.layer, -1);
+        readout->parts.push_back(
+            {expertsOf(cell.layer) == 0
+                 ? HeatmapView::tr("dense layer, no experts")
+                 : HeatmapView::tr("%1 kept").arg(format::keptOf(
+                       hasPlan() ? static_cast<int>(plan.layer(cell.layer).kept.size()) : expertsOf(cell.layer), expertsOf(cell.layer))),
+             {},
+             0});
+    }
+    readout->update();
+}
+
+QString HeatmapView::Private::tooltip(CellId c) const
+{
+    const auto f = q->facts(c);
+    if (!f) return {};
+    QString second = scoreName() + QLatin1Char(' ') + format::score(f->value) + valueUnit();
+    if (f->place > 0) second += format::kDot + HeatmapView::tr("place %1 of %2 in layer").arg(f->place).arg(f->experts);
+    QStringList third;
+    if (std::isfinite(f->percentile)) third += HeatmapView::tr("percentile %1").arg(format::number(f->percentile, 0));
+    if (std::isfinite(f->usage)) third += HeatmapView::tr("usage %1").arg(format::share(f->usage));
+    QStringList fourth;
+    fourth += f->state == CellState::Dropped ? HeatmapView::tr("dropped") : HeatmapView::tr("kept");
+    if (f->isProtected) fourth += HeatmapView::tr("protected");
+    if (f->locked) fourth += HeatmapView::tr("layer locked");
+    if (f->rank > 0) fourth += HeatmapView::tr("rank %1").arg(f->rank);
+    fourth += f->state == CellState::Dropped ? HeatmapView::tr("%1 saved").arg(format::bytes(f->bytes))
+                                             : HeatmapView::tr("%1 if dropped").arg(format::bytes(f->bytes));
+    QString text = QStringLiteral("<b>%1</b><br>%2").arg(format::layerExpert(c.layer, c.expert), second.toHtmlEscaped());
+    if (!third.isEmpty()) text += QStringLiteral("<br>") + third.join(format::kDot).toHtmlEscaped();
+    return text + QStringLiteral("<br>") + fourth.join(format::kDot).toHtmlEscaped();
+}
+
+void HeatmapView::Private::announce()
+{
+    const QString text = q->factsText(selection->current());
+    canvas->setAccessibleDescription(text);
+    if (!canvas->hasFocus()) return;
+    QAccessibleEvent changed(canvas, QAccessible::DescriptionChanged);
+    QAccessible::updateAccessibility(&changed);
+    QAccessibleEvent name(canvas, QAccessible::NameChanged);
+    QAccessible::updateAccessibility(&name);
+}
+
+std::optional<CellFacts> HeatmapView::facts(CellId cell) const
+{
+    if (!d->validCell(cell)) return std::nullopt;
+    const LayerShape& layer = d->shape.layers[static_cast<std::size_t>(cell.layer)];
+    CellFacts f;
+    f.cell = cell;
+    f.value = d->valueOf(cell);
+    f.isProtected = d->isProtected(cell);
+    f.locked = d->lockedLayer(cell.layer);
+    f.experts = layer.experts;
+    const auto l = static_cast<std::size_t>(cell.layer);
+    if (l < d->places.size() && static_cast<std::size_t>(cell.expert) < d->places[l].size())
+        f.place = d->places[l][static_cast<std::size_t>(cell.expert)];
+    f.percentile = Private::gridValue(d->percentiles, cell);
+    f.usage = Private::gridValue(d->usage, cell);
+    f.bytes = layer.bytesPerExpert + layer.routerBytesPerExpert;
+    f.rank = d->lowRank(cell);
+    f.state = !d->kept(cell)        ? CellState::Dropped
+              : f.isProtected       ? CellState::Protected
+              : std::isnan(f.value) ? CellState::Missing
+                                    : CellState::Kept;
+    return f;
+}
+
+QString HeatmapView::factsText(CellId cell) const
+{
+    QString text = d->tooltip(cell);
+    text.replace(QStringLiteral("<br>"), QStringLiteral(", ")).remove(QStringLiteral("<b>")).remove(QStringLiteral("</b>"));
+    return text;
+}
+
+}  // namespace espalier
