@@ -1,0 +1,255 @@
+// The main window's actions, and the menus and tool bar that show them.
+#include "shell/main_window.h"
+
+#include "budget_bar.h"
+#include "controls.h"
+#include "heatmap_table.h"
+#include "heatmap_view.h"
+#include "icon.h"
+#include "layers_panel.h"
+#include "panel.h"
+#include "perplexity_panel.h"
+#include "shell/export_dialog.h"
+#include "shell/help_window.h"
+
+#include <QMenuBar>
+#include <QPushButton>
+#include <QSettings>
+#include <QStyle>
+#include <QToolBar>
+
+#include <utility>
+
+namespace espalier
+{
+
+QAction* MainWindow::addAction(const QString& id, const QString& text, const QString& iconName, const QList<QKeySequence>& shortcuts,
+                               std::function<void()> run)
+{
+    auto* made = new QAction(text, this);
+    made->setObjectName(id);
+    if (!iconName.isEmpty()) made->setIcon(icon(iconName));
+    made->setShortcuts(shortcuts);
+    QString tip = text;
+    tip.remove(QLatin1Char('&'));
+    tip.remove(QStringLiteral("…"));
+    if (!shortcuts.isEmpty()) tip += QStringLiteral(" (%1)").arg(shortcuts.first().toString(QKeySequence::NativeText));
+    made->setToolTip(tip);
+    connect(made, &QAction::triggered, this, [run = std::move(run)] { run(); });
+    QMainWindow::addAction(made);
+    m_actions.insert(id, made);
+    return made;
+}
+
+void MainWindow::makeActions()
+{
+    const auto key = [](const char* text) { return QList<QKeySequence>{QKeySequence(QString::fromLatin1(text))}; };
+    addAction(QStringLiteral("file.openModel"), tr("&Open model…"), QStringLiteral("box"), key("Ctrl+O"), [this] { askModel(); });
+    addAction(QStringLiteral("file.openSession"), tr("Open &session…"), QStringLiteral("folder-open"), key("Ctrl+Shift+O"),
+              [this] { askSession(); });
+    addAction(QStringLiteral("file.demo"), tr("Try the &demo"), QStringLiteral("sprout"), {},
+              [this] { replaceSession([this] { m_workbench->openDemo(); }); });
+    addAction(QStringLiteral("file.save"), tr("&Save session"), QStringLiteral("save"), key("Ctrl+S"), [this] { save(false); });
+    addAction(QStringLiteral("file.saveAs"), tr("Save session &as…"), {}, key("Ctrl+Shift+S"), [this] { save(true); });
+    addAction(QStringLiteral("file.export"), tr("&Export model…"), QStringLiteral("upload"), key("Ctrl+E"), [this] {
+        if (!m_export) {
+            m_export = new ExportDialog(m_workbench, this);
+            m_export->setAttribute(Qt::WA_DeleteOnClose);
+        }
+        m_export->show();
+        m_export->raise();
+    });
+    addAction(QStringLiteral("file.close"), tr("&Close model"), {}, key("Ctrl+W"), [this] {
+        if (m_workbench->modified()) {
+            Banner banner;
+            banner.id = QStringLiteral("close-model");
+            banner.cause = tr("The session has changes that are not saved.");
+            banner.actions = {{tr("Save…"), [this] { save(false); }, true},
+                              {tr("Discard and close"), [this] { m_workbench->closeModel(); }}};
+            m_banners->show(banner);
+        } else {
+            m_workbench->closeModel();
+        }
+    });
+    addAction(QStringLiteral("file.quit"), tr("&Quit"), {}, key("Ctrl+Q"), [this] { close(); });
+    addAction(QStringLiteral("edit.undo"), tr("&Undo"), QStringLiteral("undo-2"), key("Ctrl+Z"), [this] { m_workbench->plans()->undo(); });
+    addAction(QStringLiteral("edit.redo"), tr("&Redo"), QStringLiteral("redo-2"),
+              {QKeySequence(QStringLiteral("Ctrl+Shift+Z")), QKeySequence(QStringLiteral("Ctrl+Y"))},
+              [this] { m_workbench->plans()->redo(); });
+    addAction(QStringLiteral("plan.dense"), tr("Keep &all experts"), {}, {}, [this] {
+        m_workbench->plans()->replacePlan(
+            CompressionPlan::identity(m_workbench->plans()->shape()).withModel(m_workbench->plans()->plan().model()),
+            tr("Keep all experts"));
+    });
+    addAction(QStringLiteral("plan.equal"), tr("&Equalise counts for a stock export"), {}, {}, [this] {
+        AllocationIntent intent = m_layers->budget()->intent();
+        intent.keepTotal = m_workbench->plans()->plan().keptExperts();
+        intent.method = "uniform";
+        intent.params.clear();
+        intent.equalCounts = true;
+        m_workbench->plans()->allocateTo(intent);
+    });
+    addAction(QStringLiteral("evaluate.full"), tr("&Evaluate all windows"), QStringLiteral("play"),
+              {QKeySequence(QStringLiteral("Ctrl+Return")), QKeySequence(QStringLiteral("Ctrl+Enter"))},
+              [this] { m_workbench->evaluation()->evaluateFull(); });
+    addAction(QStringLiteral("evaluate.cancel"), tr("&Cancel the running job"), QStringLiteral("square"), key("Ctrl+."),
+              [this] { m_workbench->cancelJob(); });
+    addAction(QStringLiteral("evaluate.profile"), tr("Measure the &profile"), {}, {}, [this] { m_workbench->profile(); });
+    addAction(QStringLiteral("evaluate.text"), tr("Calibration &text…"), {}, {}, [this] { askText(); });
+    addAction(QStringLiteral("engine.restart"), tr("&Restart the engine"), QStringLiteral("cpu"), {},
+              [this] { m_workbench->engine()->start(); });
+    addAction(QStringLiteral("view.resetLayout"), tr("&Reset layout"), {}, {}, [this] { resetLayout(); });
+    addAction(QStringLiteral("view.table"), tr("Heatmap as &table"), QStringLiteral("table-2"), {}, [this] {
+        const bool table = m_actions[QStringLiteral("view.table")]->isChecked();
+        m_heatmapFrame->setCurrentPage(table ? 1 : 0);
+        m_heatmapTable->refresh();
+    })->setCheckable(true);
+    for (const auto& [id, text] :
+         {std::pair(QStringLiteral("view.theme.system"), tr("&System")), std::pair(QStringLiteral("view.theme.light"), tr("&Light")),
+          std::pair(QStringLiteral("view.theme.dark"), tr("&Dark"))}) {
+        const QString choice = id.section(QLatin1Char('.'), 2);
+        addAction(id, text, {}, {}, [this, choice] {
+            m_themes->setChoice(themeChoiceFromId(choice));
+            settings().setValue(QStringLiteral("theme"), choice);
+        });
+    }
+    addAction(QStringLiteral("help.contents"), tr("&Help"), {}, key("F1"), [this] {
+        if (!m_help) {
+            m_help = new HelpWindow(m_options.helpFolder, this);
+            m_help->setAttribute(Qt::WA_DeleteOnClose);
+        }
+        m_help->show();
+        m_help->raise();
+    });
+    addAction(QStringLiteral("help.keyboard"), tr("&Keyboard shortcuts"), QStringLiteral("keyboard"), key("Shift+F1"), [this] {
+        m_actions[QStringLiteral("help.contents")]->trigger();
+        m_help->showPage(QStringLiteral("keyboard"));
+    });
+    addAction(QStringLiteral("help.about"), tr("&About Espalier"), {}, {}, [this] {
+        Banner banner;
+        banner.id = QStringLiteral("about");
+        banner.kind = Banner::Kind::Info;
+        banner.cause = tr("Espalier %1.").arg(QStringLiteral(ESPALIER_VERSION));
+        banner.consequence = tr("Choose what a Mixture-of-Experts model keeps, and watch its perplexity while you do. GPL-3.0-or-later.");
+        m_banners->show(banner);
+    });
+}
+
+void MainWindow::makeMenus()
+{
+    const auto fill = [this](QMenu* menu, const QStringList& ids) {
+        for (const QString& id : ids) {
+            if (id.isEmpty())
+                menu->addSeparator();
+            else
+                menu->addAction(m_actions.value(id));
+        }
+    };
+    fill(menuBar()->addMenu(tr("&File")), {QStringLiteral("file.openModel"),
+                                           QStringLiteral("file.openSession"),
+                                           QStringLiteral("file.demo"),
+                                           {},
+                                           QStringLiteral("file.save"),
+                                           QStringLiteral("file.saveAs"),
+                                           {},
+                                           QStringLiteral("file.export"),
+                                           {},
+                                           QStringLiteral("file.close"),
+                                           QStringLiteral("file.quit")});
+    fill(menuBar()->addMenu(tr("&Edit")), {QStringLiteral("edit.undo"), QStringLiteral("edit.redo")});
+    QMenu* view = menuBar()->addMenu(tr("&View"));
+    fill(view, {QStringLiteral("view.table"), {}});
+    QMenu* themes = view->addMenu(tr("&Theme"));
+    fill(themes, {QStringLiteral("view.theme.system"), QStringLiteral("view.theme.light"), QStringLiteral("view.theme.dark")});
+    view->addSeparator();
+    for (Panel* panel : {m_layersDock, m_inspectorDock, m_historyDock, m_perplexityDock}) {
+        panel->toggleViewAction()->setObjectName(QStringLiteral("view.panel.%1").arg(panel->objectName()));
+        view->addAction(panel->toggleViewAction());
+    }
+    fill(view, {QStringLiteral("view.resetLayout")});
+    fill(menuBar()->addMenu(tr("&Plan")), {QStringLiteral("plan.dense"), QStringLiteral("plan.equal")});
+    fill(menuBar()->addMenu(tr("E&valuate")), {QStringLiteral("evaluate.full"),
+                                               QStringLiteral("evaluate.cancel"),
+                                               {},
+                                               QStringLiteral("evaluate.profile"),
+                                               QStringLiteral("evaluate.text"),
+                                               {},
+                                               QStringLiteral("engine.restart")});
+    fill(menuBar()->addMenu(tr("&Help")), {QStringLiteral("help.contents"), QStringLiteral("help.keyboard"), QStringLiteral("help.about")});
+}
+
+void MainWindow::makeToolBar()
+{
+    auto* bar = new QToolBar(tr("Tools"));
+    bar->setObjectName(QStringLiteral("toolbar"));
+    bar->setMovable(false);
+    bar->setFloatable(false);
+    bar->setContextMenuPolicy(Qt::PreventContextMenu);
+    bar->setIconSize({18, 18});
+    addToolBar(bar);
+    for (const char* id : {"file.openModel", "file.save", "", "edit.undo", "edit.redo", "", "file.export"}) {
+        if (*id == 0)
+            bar->addSeparator();
+        else
+            bar->addAction(m_actions.value(QString::fromLatin1(id)));
+    }
+    auto* stretch = new QWidget;
+    stretch->setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Preferred);
+    bar->addWidget(stretch);
+    m_auto = new Switch(tr("Auto"));
+    m_auto->setCheckable(true);
+    m_auto->setChecked(true);
+    m_auto->setTextLeft(true);
+    m_auto->setAccessibleName(tr("evaluate automatically"));
+    m_auto->setToolTip(tr("Evaluate the quick windows half a second after each edit"));
+    connect(m_auto, &QAbstractButton::toggled, m_workbench->evaluation(), &EvaluationController::setAutomatic);
+    bar->addWidget(m_auto);
+    auto* gap = new QWidget;
+    gap->setFixedWidth(12);
+    bar->addWidget(gap);
+    m_evaluate = new QPushButton;
+    m_evaluate->setObjectName(QStringLiteral("evaluate"));
+    m_evaluate->setProperty("filled", true);
+    connect(m_evaluate, &QPushButton::clicked, this,
+            [this] { m_actions[m_jobVisible ? QStringLiteral("evaluate.cancel") : QStringLiteral("evaluate.full")]->trigger(); });
+    bar->addWidget(m_evaluate);
+    auto* end = new QWidget;
+    end->setFixedWidth(8);
+    bar->addWidget(end);
+}
+
+void MainWindow::updateActions()
+{
+    const bool open = m_workbench->isOpen();
+    const bool engine = m_workbench->engine()->usable();
+    const auto enable = [this](const char* id, bool on) {
+        if (QAction* a = m_actions.value(QString::fromLatin1(id))) a->setEnabled(on);
+    };
+    enable("file.save", open);
+    enable("file.saveAs", open);
+    enable("file.export", open && engine);
+    enable("file.close", open);
+    enable("edit.undo", open && m_workbench->plans()->canUndo());
+    enable("edit.redo", open && m_workbench->plans()->canRedo());
+    enable("plan.dense", open);
+    enable("plan.equal", open);
+    enable("evaluate.full", open && engine);
+    enable("evaluate.cancel", m_jobRunning);
+    enable("evaluate.profile", open && engine && !m_workbench->profiling());
+    enable("evaluate.text", open);
+    enable("view.table", open);
+    if (!m_evaluate) return;
+    m_evaluate->setEnabled(m_jobVisible || (open && engine));
+    m_evaluate->setText(m_jobVisible ? tr("Cancel") : tr("Evaluate"));
+    m_evaluate->setIcon(icon(m_jobVisible ? QStringLiteral("square") : QStringLiteral("play"),
+                             m_jobVisible ? QStringLiteral("text") : QStringLiteral("on-accent")));
+    if (m_evaluate->property("filled").toBool() == m_jobVisible) {
+        m_evaluate->setProperty("filled", !m_jobVisible);
+        // Makes the style look at the property again.
+        m_evaluate->style()->unpolish(m_evaluate);
+        m_evaluate->style()->polish(m_evaluate);
+    }
+    m_perplexity->setEvaluateEnabled(open && engine, engine ? QString() : tr("The engine is not running."));
+}
+
+}  // namespace espalier

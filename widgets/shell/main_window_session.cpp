@@ -1,0 +1,239 @@
+// Opening, saving and closing, and the part of the view that a session keeps.
+#include "shell/main_window.h"
+
+#include "budget_bar.h"
+#include "heatmap_table.h"
+#include "heatmap_view.h"
+#include "layers_panel.h"
+#include "panel.h"
+#include "perplexity_panel.h"
+#include "shell/start_page.h"
+
+#include <QCloseEvent>
+#include <QDir>
+#include <QDragEnterEvent>
+#include <QFileDialog>
+#include <QFileInfo>
+#include <QMimeData>
+#include <QSettings>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+namespace espalier
+{
+
+namespace
+{
+constexpr int kRecent = 8;
+}  // namespace
+
+void MainWindow::openPath(const QString& path)
+{
+    replaceSession([this, path] {
+        if (path.endsWith(QLatin1String(".espalier")))
+            m_workbench->openSession(path);
+        else
+            m_workbench->openModel(QFileInfo(path).isDir() ? path : QFileInfo(path).path());
+    });
+}
+
+void MainWindow::replaceSession(std::function<void()> next)
+{
+    if (!m_workbench->isOpen() || m_workbench->plans()->history().entries().size() < 2 || !m_workbench->modified()) {
+        next();
+        return;
+    }
+    Banner banner;
+    banner.id = QStringLiteral("replace");
+    banner.cause = tr("The session has changes that are not saved.");
+    banner.consequence = tr("Opening something else ends its plan and history.");
+    banner.actions = {{tr("Save…"), [this] { save(false); }, true}, {tr("Discard and open"), std::move(next)}, {tr("Keep working"), [] {}}};
+    m_banners->show(banner);
+}
+
+// Not modal. Begins where the user was last for this kind of file.
+QFileDialog* MainWindow::fileDialog(const QString& title, const QString& filter, const QString& key)
+{
+    const QString setting = QStringLiteral("folder/") + key;
+    auto* dialog = new QFileDialog(this, title, settings().value(setting, QDir::homePath()).toString(), filter);
+    dialog->setAttribute(Qt::WA_DeleteOnClose);
+    dialog->setModal(false);
+    connect(dialog, &QFileDialog::fileSelected, this,
+            [this, setting](const QString& file) { settings().setValue(setting, QFileInfo(file).path()); });
+    return dialog;
+}
+
+void MainWindow::askModel()
+{
+    QFileDialog* dialog = fileDialog(tr("Open model"), {}, QStringLiteral("model"));
+    dialog->setFileMode(QFileDialog::Directory);
+    connect(dialog, &QFileDialog::fileSelected, this,
+            [this](const QString& folder) { replaceSession([this, folder] { m_workbench->openModel(folder); }); });
+    dialog->show();
+}
+
+void MainWindow::askSession()
+{
+    QFileDialog* dialog = fileDialog(tr("Open session"), tr("Espalier sessions (*.espalier)"), QStringLiteral("session"));
+    dialog->setFileMode(QFileDialog::ExistingFile);
+    connect(dialog, &QFileDialog::fileSelected, this,
+            [this](const QString& file) { replaceSession([this, file] { m_workbench->openSession(file); }); });
+    dialog->show();
+}
+
+void MainWindow::askText()
+{
+    QFileDialog* dialog = fileDialog(tr("Calibration text"), tr("Text (*.txt *.md);;All files (*)"), QStringLiteral("text"));
+    dialog->setDirectory(QFileInfo(m_workbench->calibrationText()).path());
+    dialog->setFileMode(QFileDialog::ExistingFile);
+    connect(dialog, &QFileDialog::fileSelected, m_workbench, &Workbench::setCalibrationText);
+    dialog->show();
+}
+
+void MainWindow::save(bool as)
+{
+    if (!m_workbench->isOpen()) return;
+    m_workbench->setViewState(viewState());
+    if (!as && !m_workbench->sessionFile().isEmpty()) {
+        m_workbench->saveSession(m_workbench->sessionFile());
+        return;
+    }
+    QFileDialog* dialog = fileDialog(tr("Save session"), tr("Espalier sessions (*.espalier)"), QStringLiteral("session"));
+    dialog->setAcceptMode(QFileDialog::AcceptSave);
+    dialog->setDefaultSuffix(QStringLiteral("espalier"));
+    dialog->selectFile(m_workbench->modelName() + QStringLiteral(".espalier"));
+    connect(dialog, &QFileDialog::fileSelected, m_workbench, &Workbench::saveSession);
+    connect(dialog, &QFileDialog::rejected, this, [this] { m_closing = false; });
+    dialog->show();
+}
+
+void MainWindow::closeEvent(QCloseEvent* event)
+{
+    // Closing asks in a banner, once; a second close goes through.
+    const bool unsaved = m_workbench->isOpen() && m_workbench->plans()->history().entries().size() > 1 && m_workbench->modified();
+    if (unsaved && !m_leaving && m_banners->repeats(QStringLiteral("close")) == 0 && !m_options.safeMode) {
+        Banner banner;
+        banner.id = QStringLiteral("close");
+        banner.cause = tr("The session has changes that are not saved.");
+        banner.consequence = m_jobRunning ? tr("A job is running.") : QString();
+        banner.actions = {{tr("Save and quit"),
+                           [this] {
+                               m_closing = true;
+                               save(false);
+                           },
+                           true},
+                          {tr("Discard and quit"),
+                           [this] {
+                               m_leaving = true;
+                               close();
+                           }},
+                          {tr("Keep working"), [this] { m_closing = false; }}};
+        m_banners->show(banner);
+        event->ignore();
+        return;
+    }
+    finishClose();
+    event->accept();
+}
+
+void MainWindow::finishClose()
+{
+    if (!m_options.safeMode) {
+        if (m_layoutApplied) settings().setValue(QStringLiteral("layout"), m_docks->saveState());
+        settings().setValue(QStringLiteral("geometry"), saveGeometry());
+    }
+    m_workbench->store()->clearRecovery();
+}
+
+void MainWindow::dragEnterEvent(QDragEnterEvent* event)
+{
+    if (event->mimeData()->hasUrls() && event->mimeData()->urls().first().isLocalFile()) event->acceptProposedAction();
+}
+
+void MainWindow::dropEvent(QDropEvent* event) { openPath(event->mimeData()->urls().first().toLocalFile()); }
+
+void MainWindow::rememberRecent(const QString& path)
+{
+    QStringList paths = recent();
+    paths.removeAll(path);
+    paths.prepend(path);
+    while (paths.size() > kRecent)
+        paths.removeLast();
+    settings().setValue(QStringLiteral("recent"), paths);
+    m_start->setRecent(paths);
+}
+
+QStringList MainWindow::recent() const { return settings().value(QStringLiteral("recent")).toStringList(); }
+
+Json MainWindow::viewState() const
+{
+    const HeatmapOptions& options = m_heatmap->options();
+    const AllocationIntent budget = m_layers->budget()->intent();
+    Json params = Json::object();
+    for (const auto& [key, value] : budget.params)
+        params[key] = value;
+    Json selected = Json::array();
+    for (const CellId& cell : m_selection.selected())
+        selected.push_back({cell.layer, cell.expert});
+    const QRect zoom = m_heatmap->zoom();
+    return {{"budget", {{"method", budget.method}, {"params", params}, {"equal_counts", budget.equalCounts}}},
+            {"difference", m_perplexity->showsDelta()},
+            {"selected", selected},
+            {"table", m_heatmapFrame->currentPage() == m_heatmapTable},
+            {"zoom", zoom.isNull() ? Json() : Json({zoom.left(), zoom.top(), zoom.width(), zoom.height()})},
+            {"score", options.score.toStdString()},
+            {"norm", normId(options.norm.norm).toStdString()},
+            {"clip_percent", options.norm.clipPercent},
+            {"per_layer", options.norm.perLayer},
+            {"sort", expertSortId(options.sort).toStdString()},
+            {"colour_map", colourMapId(options.map).toStdString()},
+            {"layer", m_selection.current().layer},
+            {"expert", m_selection.current().expert}};
+}
+
+void MainWindow::restoreViewState(const Json& view)
+{
+    if (!view.is_object() || view.empty()) return;
+    HeatmapOptions options = m_heatmap->options();
+    const auto text = [&](const char* key, const QString& fallback) {
+        const Json value = view.value(key, Json());
+        return value.is_string() ? QString::fromStdString(value.get<std::string>()) : fallback;
+    };
+    options.score = text("score", options.score);
+    options.norm.norm = normFromId(text("norm", normId(options.norm.norm)));
+    options.sort = expertSortFromId(text("sort", expertSortId(options.sort)));
+    options.map = colourMapFromId(text("colour_map", colourMapId(options.map)));
+    if (const Json clip = view.value("clip_percent", Json()); clip.is_number()) options.norm.clipPercent = clip.get<double>();
+    if (const Json perLayer = view.value("per_layer", Json()); perLayer.is_boolean()) options.norm.perLayer = perLayer.get<bool>();
+    m_heatmap->setOptions(options);
+    const auto integers = [](const Json& list, std::size_t count) {
+        return list.is_array() && list.size() == count &&
+               std::all_of(list.begin(), list.end(), [](const Json& x) { return x.is_number_integer(); });
+    };
+    const auto flag = [&](const char* key) { return view.value(key, Json()) == Json(true); };
+    const Json zoom = view.value("zoom", Json());
+    m_heatmap->setZoom(integers(zoom, 4) ? QRect(zoom[0].get<int>(), zoom[1].get<int>(), zoom[2].get<int>(), zoom[3].get<int>()) : QRect());
+    const Json layer = view.value("layer", Json());
+    const Json expert = view.value("expert", Json());
+    if (layer.is_number_integer() && expert.is_number_integer()) m_selection.setCurrent({layer.get<int>(), expert.get<int>()});
+    std::set<CellId> selected;
+    for (const Json& cell : view.value("selected", Json::array()))
+        if (integers(cell, 2)) selected.insert({cell[0].get<int>(), cell[1].get<int>()});
+    m_selection.select(std::move(selected));
+    if (const Json budget = view.value("budget", Json()); budget.is_object() && budget.value("method", Json()).is_string()) {
+        AllocationIntent choice;
+        choice.method = budget["method"].get<std::string>();
+        choice.equalCounts = budget.value("equal_counts", Json()) == Json(true);
+        if (const Json params = budget.value("params", Json()); params.is_object())
+            for (const auto& [key, value] : params.items())
+                choice.params[key] = value;
+        m_layers->budget()->setChoice(choice);
+    }
+    m_perplexity->setShowsDelta(flag("difference"));
+    m_actions[QStringLiteral("view.table")]->setChecked(flag("table"));
+    m_heatmapFrame->setCurrentPage(flag("table") ? 1 : 0);
+}
+
+}  // namespace espalier
