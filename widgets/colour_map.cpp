@@ -111,11 +111,16 @@ void rankPositions(const std::vector<const double*>& values, const std::vector<d
 QString colourMapId(ColourMap map)
 {
     switch (map) {
-        case ColourMap::Viridis: return QStringLiteral("viridis");
-        case ColourMap::Cividis: return QStringLiteral("cividis");
-        case ColourMap::Magma: return QStringLiteral("magma");
-        case ColourMap::Grey: return QStringLiteral("grey");
-        case ColourMap::Difference: return QStringLiteral("difference");
+        case ColourMap::Viridis:
+            return QStringLiteral("viridis");
+        case ColourMap::Cividis:
+            return QStringLiteral("cividis");
+        case ColourMap::Magma:
+            return QStringLiteral("magma");
+        case ColourMap::Grey:
+            return QStringLiteral("grey");
+        case ColourMap::Difference:
+            return QStringLiteral("difference");
     }
     return {};
 }
@@ -131,11 +136,16 @@ ColourMap colourMapFromId(const QString& id)
 const std::vector<QColor>& colourMapStops(ColourMap map, bool dark)
 {
     switch (map) {
-        case ColourMap::Cividis: return cividis();
-        case ColourMap::Magma: return magma();
-        case ColourMap::Grey: return grey();
-        case ColourMap::Difference: return dark ? differenceDark() : differenceLight();
-        case ColourMap::Viridis: break;
+        case ColourMap::Cividis:
+            return cividis();
+        case ColourMap::Magma:
+            return magma();
+        case ColourMap::Grey:
+            return grey();
+        case ColourMap::Difference:
+            return dark ? differenceDark() : differenceLight();
+        case ColourMap::Viridis:
+            break;
     }
     return viridis();
 }
@@ -155,10 +165,14 @@ QColor colourAt(ColourMap map, double position, bool dark)
 QString normId(Norm norm)
 {
     switch (norm) {
-        case Norm::Linear: return QStringLiteral("linear");
-        case Norm::Log: return QStringLiteral("log");
-        case Norm::Sqrt: return QStringLiteral("sqrt");
-        case Norm::Rank: return QStringLiteral("rank");
+        case Norm::Linear:
+            return QStringLiteral("linear");
+        case Norm::Log:
+            return QStringLiteral("log");
+        case Norm::Sqrt:
+            return QStringLiteral("sqrt");
+        case Norm::Rank:
+            return QStringLiteral("rank");
     }
     return {};
 }
@@ -179,9 +193,12 @@ double normPosition(double value, const NormRange& range, Norm norm)
     if (range.low == range.high) return 0.5;
     const auto map = [norm](double v) {
         switch (norm) {
-            case Norm::Log: return std::log(v);
-            case Norm::Sqrt: return std::copysign(std::sqrt(std::abs(v)), v);
-            default: return v;
+            case Norm::Log:
+                return std::log(v);
+            case Norm::Sqrt:
+                return std::copysign(std::sqrt(std::abs(v)), v);
+            default:
+                return v;
         }
     };
     const double low = map(range.low);
@@ -192,14 +209,16 @@ double normPosition(double value, const NormRange& range, Norm norm)
 double normValue(double position, const NormRange& range, Norm norm)
 {
     switch (norm) {
-        case Norm::Log: return std::exp(std::log(range.low) + position * (std::log(range.high) - std::log(range.low)));
+        case Norm::Log:
+            return std::exp(std::log(range.low) + position * (std::log(range.high) - std::log(range.low)));
         case Norm::Sqrt: {
             const double low = std::copysign(std::sqrt(std::abs(range.low)), range.low);
             const double high = std::copysign(std::sqrt(std::abs(range.high)), range.high);
             const double root = low + position * (high - low);
             return std::copysign(root * root, root);
         }
-        default: return range.low + position * (range.high - range.low);
+        default:
+            return range.low + position * (range.high - range.low);
     }
 }
 

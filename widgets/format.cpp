@@ -31,7 +31,8 @@ QString threeDigits(double value)
     if (magnitude == 0) return QStringLiteral("0");
     int decimals = std::clamp(2 - static_cast<int>(std::floor(std::log10(magnitude))), 0, 12);
     // 9.996 would print as 10.00: one digit less after rounding up.
-    if (std::floor(std::log10(magnitude + 0.5 * std::pow(10.0, -decimals))) > std::floor(std::log10(magnitude))) decimals = std::max(0, decimals - 1);
+    if (std::floor(std::log10(magnitude + 0.5 * std::pow(10.0, -decimals))) > std::floor(std::log10(magnitude)))
+        decimals = std::max(0, decimals - 1);
     return number(value, decimals);
 }
 

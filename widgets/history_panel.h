@@ -23,7 +23,18 @@ class HistoryModel final : public QAbstractListModel
 {
     Q_OBJECT
 public:
-    enum Role { IdRole = Qt::UserRole, DepthRole, OnPathRole, CurrentRole, LossRole, EstimateRole, FullRole, RailAboveRole, RailBelowRole, BranchRole };
+    enum Role {
+        IdRole = Qt::UserRole,
+        DepthRole,
+        OnPathRole,
+        CurrentRole,
+        LossRole,
+        EstimateRole,
+        FullRole,
+        RailAboveRole,
+        RailBelowRole,
+        BranchRole
+    };
     using QAbstractListModel::QAbstractListModel;
     void set(const PlanHistory& history, const QHash<QString, PlanLoss>& losses);
     int rowCount(const QModelIndex& parent = {}) const override;

@@ -352,13 +352,18 @@ QFont fontFor(FontRole role)
             font.setPixelSize(static_cast<int>(std::lround(pixels)));
     };
     switch (role) {
-        case FontRole::Small: scaleTo(body - 2 * body / 13); break;
+        case FontRole::Small:
+            scaleTo(body - 2 * body / 13);
+            break;
         case FontRole::SmallStrong:
             scaleTo(body - 2 * body / 13);
             font.setWeight(QFont::DemiBold);
             break;
-        case FontRole::Body: break;
-        case FontRole::Head: font.setWeight(QFont::DemiBold); break;
+        case FontRole::Body:
+            break;
+        case FontRole::Head:
+            font.setWeight(QFont::DemiBold);
+            break;
         case FontRole::Title:
             scaleTo(body + 3 * body / 13);
             font.setWeight(QFont::DemiBold);
@@ -399,8 +404,7 @@ QString styleSheetFor(const Theme& theme)
 ThemeController::ThemeController(QObject* parent) : QObject(parent)
 {
     const QPalette palette = QApplication::palette();
-    m_systemDark =
-        relativeLuminance(palette.color(QPalette::Window)) < relativeLuminance(palette.color(QPalette::WindowText));
+    m_systemDark = relativeLuminance(palette.color(QPalette::Window)) < relativeLuminance(palette.color(QPalette::WindowText));
     qApp->installEventFilter(this);
 }
 
@@ -461,7 +465,8 @@ bool ThemeController::eventFilter(QObject* watched, QEvent* event)
         case QEvent::FocusOut: {
             // A ring only where focus came by key; style sheets cannot tell, so the widget carries a property.
             auto* widget = qobject_cast<QWidget*>(watched);
-            if (widget == nullptr || (qobject_cast<QAbstractButton*>(widget) == nullptr && qobject_cast<QComboBox*>(widget) == nullptr)) break;
+            if (widget == nullptr || (qobject_cast<QAbstractButton*>(widget) == nullptr && qobject_cast<QComboBox*>(widget) == nullptr))
+                break;
             const auto reason = static_cast<QFocusEvent*>(event)->reason();
             const bool byKey = event->type() == QEvent::FocusIn &&
                                (reason == Qt::TabFocusReason || reason == Qt::BacktabFocusReason || reason == Qt::ShortcutFocusReason);
@@ -472,7 +477,8 @@ bool ThemeController::eventFilter(QObject* watched, QEvent* event)
             widget->update();
             break;
         }
-        default: break;
+        default:
+            break;
     }
     return QObject::eventFilter(watched, event);
 }
@@ -480,9 +486,12 @@ bool ThemeController::eventFilter(QObject* watched, QEvent* event)
 QString themeChoiceId(ThemeChoice choice)
 {
     switch (choice) {
-        case ThemeChoice::Light: return QStringLiteral("light");
-        case ThemeChoice::Dark: return QStringLiteral("dark");
-        case ThemeChoice::System: break;
+        case ThemeChoice::Light:
+            return QStringLiteral("light");
+        case ThemeChoice::Dark:
+            return QStringLiteral("dark");
+        case ThemeChoice::System:
+            break;
     }
     return QStringLiteral("system");
 }
