@@ -1,6 +1,7 @@
 #include "base/text.h"
 #include "evaluate/evaluator.h"
 #include "evaluate/loss_file.h"
+#include "factor_profiles.h"
 #include "work.h"
 
 #include <fmt/format.h>
@@ -18,6 +19,7 @@ struct EvaluateOptions {
     TextOptions text;
     std::filesystem::path plan;
     std::string against;
+    std::vector<std::filesystem::path> profiles;
     bool resume = false;
     bool allowOther = false;
 };
@@ -54,9 +56,11 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
 {
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     const CompressionPlan dense = CompressionPlan::identity(checkpoint->shape());
+    ESPALIER_TRY(const FactorSources profiles, openProfiles(options.profiles));
     CompressionPlan plan = dense;
     if (!options.plan.empty()) {
         ESPALIER_TRY(plan, readPlan(options.plan, *checkpoint, options.allowOther));
+        ESPALIER_CHECK_OK(bindProfile(plan, profiles, checkpoint->fingerprint(), invocation.warnings));
     }
     std::optional<CompressionPlan> reference;
     const std::string against = !options.against.empty() ? options.against : options.plan.empty() ? "none" : "dense";
@@ -64,9 +68,11 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
         reference = dense;
     } else if (against != "none") {
         ESPALIER_TRY(reference, readPlan(against, *checkpoint, options.allowOther));
+        ESPALIER_CHECK_OK(bindProfile(*reference, profiles, checkpoint->fingerprint(), invocation.warnings));
     }
     ESPALIER_TRY(TokenWindows windows, openText(options.text, *checkpoint));
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
+    model->setFactorSources(profiles);
 
     const LossKey key{checkpoint->fingerprint(), windows.textSha256, model->numericMode(), windows.windowLength, {}};
     Result<LossFile> file = LossFile::open(LossFile::defaultPath(key), key, options.resume);
@@ -127,6 +133,7 @@ void addEvaluate(Verbs& verbs)
     verb->add_option("--plan", options->plan, "Plan file (default: the dense model)")->type_name("FILE");
     verb->add_option("--against", options->against, "What to compare with: dense, none or a plan file (default: dense for a plan)")
         ->type_name("WHAT");
+    addProfileOption(verb, options->profiles);
     verb->add_flag("--resume", options->resume, "Use the windows that an earlier run measured");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a plan made for another model");
 }

@@ -1,6 +1,7 @@
 #include "base/text.h"
 #include "export/exporter.h"
 #include "export/verify.h"
+#include "factor_profiles.h"
 #include "output.h"
 #include "work.h"
 
@@ -17,6 +18,7 @@ struct ExportVerbOptions {
     std::filesystem::path plan;
     std::string shardSize;
     ExportOptions options;
+    std::vector<std::filesystem::path> profiles;
     bool allowOther = false;
 };
 
@@ -27,7 +29,9 @@ Result<Json> exportVerb(ExportVerbOptions& verb, Invocation& invocation)
         ESPALIER_TRY(verb.options.shardSize, parseByteSize(verb.shardSize));
     }
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(verb.model, invocation));
-    ESPALIER_TRY(const CompressionPlan plan, readPlan(verb.plan, *checkpoint, verb.allowOther));
+    ESPALIER_TRY(CompressionPlan plan, readPlan(verb.plan, *checkpoint, verb.allowOther));
+    ESPALIER_TRY(verb.options.profiles, openProfiles(verb.profiles));
+    plan = withGivenProfile(plan, verb.options.profiles);
     ESPALIER_TRY(const ExportReport report, exportCheckpoint(*checkpoint, plan, verb.options, invocation.job));
     invocation.warnings.insert(invocation.warnings.end(), report.warnings.begin(), report.warnings.end());
     invocation.text = fmt::format("{}{}: {} in {} files, flavor {}\n", report.dryRun ? "would write " : "", report.out.string(),
@@ -43,6 +47,7 @@ struct VerifyVerbOptions {
     std::filesystem::path exported;
     std::filesystem::path source;
     std::filesystem::path plan;
+    std::vector<std::filesystem::path> profiles;
     TextOptions text;
 };
 
@@ -52,6 +57,7 @@ Result<Json> verify(const VerifyVerbOptions& verb, Invocation& invocation)
     options.exported = verb.exported;
     options.source = verb.source;
     if (!verb.plan.empty()) options.plan = verb.plan;
+    ESPALIER_TRY(options.profiles, openProfiles(verb.profiles));
     invocation.model = {{"path", verb.exported.string()}, {"fingerprint", nullptr}};
     ESPALIER_TRY(options.model, modelOptions(invocation.options));
     if (!verb.text.text.empty() || !verb.text.ids.empty()) {
@@ -86,6 +92,7 @@ void addExport(Verbs& verbs)
     verb->add_option("--out", options->options.out, "Folder to write")->required()->type_name("DIR");
     verb->add_option("--flavor", options->options.flavor, "stock, factored, reconstructed, plan or auto (the first that fits)")
         ->check(CLI::IsMember({"stock", "factored", "reconstructed", "plan", "auto"}));
+    addProfileOption(verb, options->profiles);
     verb->add_option("--shard-size", options->shardSize, "Largest shard (default: 5GB)")->type_name("SIZE");
     verb->add_flag("--unfuse", options->options.unfuse, "Write one tensor per expert where the source has fused ones");
     verb->add_flag("--dry-run", options->options.dryRun, "Say what would be written");
@@ -99,6 +106,7 @@ void addExport(Verbs& verbs)
     verifyVerb->add_option("DIR", verifyOptions->exported, "Exported folder")->required();
     verifyVerb->add_option("--source", verifyOptions->source, "The model it was made of")->type_name("MODEL");
     verifyVerb->add_option("--plan", verifyOptions->plan, "Compare with this plan")->type_name("FILE");
+    addProfileOption(verifyVerb, verifyOptions->profiles);
     addTextOptions(verifyVerb, verifyOptions->text);
 }
 

@@ -1,3 +1,4 @@
+#include "factor_profiles.h"
 #include "forward_dump.h"
 #include "work.h"
 
@@ -16,6 +17,7 @@ struct ForwardOptions {
     std::string ids;
     std::filesystem::path out;
     std::filesystem::path plan;
+    std::vector<std::filesystem::path> profiles;
     bool hidden = false;
     bool routing = false;
     bool force = false;
@@ -39,10 +41,13 @@ Result<Json> forward(const ForwardOptions& options, Invocation& invocation)
     request.routing = options.routing;
     request.out = options.out;
     request.plan = CompressionPlan::identity(checkpoint->shape());
+    ESPALIER_TRY(const FactorSources profiles, openProfiles(options.profiles));
     if (!options.plan.empty()) {
         ESPALIER_TRY(request.plan, readPlan(options.plan, *checkpoint, options.allowOther));
+        ESPALIER_CHECK_OK(bindProfile(request.plan, profiles, checkpoint->fingerprint(), invocation.warnings));
     }
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
+    model->setFactorSources(profiles);
     ESPALIER_TRY(Json result, forwardDump(*model, request, invocation.job));
     result["plan_hash"] = request.plan.hash();
     for (const auto& [name, shape] : result["tensors"].items())
@@ -61,6 +66,7 @@ void addForward(Verbs& verbs)
     verb->add_option("--ids", options->ids, "JSON file of lists of ids, or safetensors FILE[:NAME]")->required()->type_name("FILE");
     verb->add_option("--out", options->out, "safetensors file to write")->required()->type_name("FILE");
     verb->add_option("--plan", options->plan, "Run under this plan")->type_name("FILE");
+    addProfileOption(verb, options->profiles);
     verb->add_flag("--hidden", options->hidden, "Also the hidden state after every layer");
     verb->add_flag("--routing", options->routing, "Also the experts chosen and their weights");
     verb->add_flag("--force", options->force, "Replace an existing output");

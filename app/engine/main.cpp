@@ -99,6 +99,7 @@ int run(int argc, char** argv, int output)
     addPlan(verbs);
     addEvaluate(verbs);
     addExport(verbs);
+    addCompress(verbs);
     addServe(verbs, output);
     // For the build, which writes the manual page and the completion; not a verb for people.
     std::string manual;

@@ -74,6 +74,7 @@ void addProfile(Verbs& verbs);  // profile, merge, score
 void addPlan(Verbs& verbs);     // plan, estimate
 void addEvaluate(Verbs& verbs);
 void addExport(Verbs& verbs);  // export, verify
+void addCompress(Verbs& verbs);
 void addServe(Verbs& verbs, int protocolDescriptor);
 
 }  // namespace espalier

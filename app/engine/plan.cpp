@@ -2,6 +2,8 @@
 #include "base/atomic_file.h"
 #include "base/text.h"
 #include "output.h"
+#include "plan_options.h"
+#include "planner.h"
 #include "score/scorer.h"
 #include "session/profile_file.h"
 #include "work.h"
@@ -9,7 +11,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 
 namespace espalier
 {
@@ -22,132 +23,12 @@ struct PlanOptions {
     std::filesystem::path profile;
     std::filesystem::path out;
     std::filesystem::path from;
-    std::string prune;
-    std::string keep;
-    std::string size;
-    std::string allocate = "importance";
-    std::string score = "leave-one-out";
-    std::string select = "ranking";
-    std::vector<int> lock;
-    std::vector<std::string> protect;
-    std::vector<std::string> params;
-    bool uniform = false;
+    std::filesystem::path locked;
+    TextOptions text;
+    PlanMethodOptions methods;
     bool force = false;
     bool allowOther = false;
 };
-
-Status checkMethod(const std::vector<MethodInfo>& methods, const std::string& id, std::string_view slot)
-{
-    if (std::any_of(methods.begin(), methods.end(), [&](const MethodInfo& method) { return method.id == id; })) return {};
-    Error error =
-        usageError(fmt::format("There is no {} method \"{}\".", slot, id), fmt::format("See `espalier-engine methods --slot {}`.", slot));
-    error.code = "method.unknown";
-    error.subject = id;
-    return error;
-}
-
-Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const ModelShape& shape, const PlanOptions& options)
-{
-    const auto isMoe = [&](int layer) {
-        return layer >= 0 && layer < plan.layerCount() && shape.layers[static_cast<std::size_t>(layer)].moe;
-    };
-    for (const int layer : options.lock) {
-        if (!isMoe(layer)) return usageError(fmt::format("Layer {} has no experts to lock.", layer));
-        plan = plan.withLocked(layer, true);
-    }
-    for (const std::string& item : options.protect) {
-        int layer = -1;
-        int expert = -1;
-        const std::size_t colon = item.find(':');
-        if (colon != std::string::npos) {
-            std::from_chars(item.data(), item.data() + colon, layer);
-            std::from_chars(item.data() + colon + 1, item.data() + item.size(), expert);
-        }
-        if (!isMoe(layer) || expert < 0 || expert >= shape.layers[static_cast<std::size_t>(layer)].experts)
-            return usageError(fmt::format("\"{}\" is not a layer and an expert of this model.", item), "Write --protect LAYER:EXPERT.");
-        plan = plan.withProtected(layer, expert, true);
-    }
-    return plan;
-}
-
-// How many experts the plan keeps, from --prune, --keep or --size (then found by bisection over plans).
-struct Target {
-    std::optional<int> keepTotal;
-    std::optional<std::int64_t> bytes;
-};
-
-Result<Target> parseTarget(const PlanOptions& options, const ModelShape& shape)
-{
-    const int total = static_cast<int>(shape.totalExperts());
-    const int given = !options.prune.empty() + !options.keep.empty() + !options.size.empty();
-    if (given != 1) return usageError("One of --prune, --keep and --size is needed.", "For example --prune 25%.");
-    Target target;
-    if (!options.prune.empty()) {
-        ESPALIER_TRY(const int removed, parseKeep(options.prune, total));
-        target.keepTotal = total - removed;
-    } else if (!options.keep.empty()) {
-        ESPALIER_TRY(target.keepTotal, parseKeep(options.keep, total));
-    } else {
-        ESPALIER_TRY(target.bytes, parseByteSize(options.size));
-    }
-    return target;
-}
-
-class Planner
-{
-public:
-    Planner(const ModelShape& shape, const PlanOptions& options, AllocationRequest request, Params params, ExpertScores scores)
-        : m_shape(shape), m_options(options), m_request(std::move(request)), m_params(std::move(params)), m_scores(std::move(scores))
-    {
-    }
-
-    Result<CompressionPlan> keeping(int total)
-    {
-        m_request.keepTotal = total;
-        ESPALIER_TRY(const std::vector<int> keep, allocate(m_options.allocate, m_shape, m_request, m_params));
-        return selectByRanking(m_shape, m_request.plan, keep, m_scores);
-    }
-
-    // The largest plan that is not larger than `bytes`.
-    Result<CompressionPlan> fitting(std::int64_t bytes)
-    {
-        int low = 0;  // too few experts for a plan, or one that fits
-        int high = static_cast<int>(m_shape.totalExperts());
-        Result<CompressionPlan> best =
-            badInput("plan.size_infeasible", formatBytes(bytes),
-                     fmt::format("No plan of this model fits {}: experts can be removed down to top-k per layer only.", formatBytes(bytes)),
-                     "Choose a larger size.");
-        while (low <= high) {
-            const int middle = low + (high - low) / 2;
-            Result<CompressionPlan> plan = keeping(middle);
-            if (!plan.ok() && plan.error().code != "allocate.infeasible") return plan;
-            if (!plan.ok() && middle == static_cast<int>(m_shape.totalExperts())) return plan;
-            if (plan.ok() && planCost(m_shape, *plan).bytes > bytes) {
-                high = middle - 1;
-            } else {
-                if (plan.ok()) best = std::move(plan);
-                low = middle + 1;
-            }
-        }
-        return best;
-    }
-
-private:
-    const ModelShape& m_shape;
-    const PlanOptions& m_options;
-    AllocationRequest m_request;
-    Params m_params;
-    ExpertScores m_scores;
-};
-
-// Settings as text: the plan file holds no floating point numbers, so that equal plans are equal bytes.
-Json settingsJson(const Params& params)
-{
-    Json json = Json::object();
-    for (const auto& [key, value] : params)
-        json[key] = value.is_number_float() ? Json(value.dump()) : value;
-    return json;
-}
 
 Json keptJson(const ModelShape& shape, const CompressionPlan& plan)
 {
@@ -197,51 +78,46 @@ Result<ProfileData> readProfileFor(const std::filesystem::path& path, const Chec
     return data;
 }
 
-Result<Json> makePlan(const PlanOptions& options, Invocation& invocation)
+Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
 {
     ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
-    ESPALIER_CHECK_OK(checkMethod(selectors(), options.select, "select"));
-    ESPALIER_CHECK_OK(checkMethod(allocators(), options.allocate, "allocate"));
-    ESPALIER_CHECK_OK(checkMethod(scorers(), options.score, "score"));
-    ESPALIER_TRY(auto params, parseParams(options.params, {"score", "allocate", "select"}));
+    ESPALIER_TRY(PlanRecipe recipe, recipeOf(options.methods, invocation));
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     const ModelShape& shape = checkpoint->shape();
-    ESPALIER_TRY(const Target target, parseTarget(options, shape));
+    ESPALIER_CHECK_OK(readTarget(options.methods, shape, recipe));
+    ESPALIER_CHECK_OK(checkRecipe(recipe));
     ESPALIER_TRY(const ProfileData data, readProfileFor(options.profile, *checkpoint, options.allowOther));
     ESPALIER_TRY(const std::string profileHash, profileSha256(options.profile));
-    ESPALIER_TRY(ExpertScores scores, score(data, options.score, params["score"]));
 
-    AllocationRequest request;
-    request.uniformCount = options.uniform;
-    request.plan = CompressionPlan::identity(shape);
+    CompressionPlan base = CompressionPlan::identity(shape);
     if (!options.from.empty()) {
-        ESPALIER_TRY(request.plan, readPlan(options.from, *checkpoint, options.allowOther));
+        ESPALIER_TRY(base, readPlan(options.from, *checkpoint, options.allowOther));
     }
-    ESPALIER_TRY(request.plan, withLocksAndProtection(request.plan, shape, options));
-    request.layerImportance = scores.layerImportance;
-    if (request.layerImportance.empty() && options.allocate != "uniform") {
-        ESPALIER_TRY(const ExpertScores leaveOneOut, score(data, "leave-one-out"));
-        request.layerImportance = leaveOneOut.layerImportance;
+    ESPALIER_TRY(base, withLocksAndProtection(base, shape, options.methods));
+    std::unique_ptr<MoeModel> model;
+    PlanInputs inputs{checkpoint, data, profileHash, base};
+    if (!options.text.text.empty() || !options.text.ids.empty()) {
+        ESPALIER_TRY(inputs.windows, openText(options.text, *checkpoint));
+        if (!options.locked.empty()) {
+            TextOptions locked = options.text;
+            locked.ids.clear();
+            locked.text = {options.locked};
+            ESPALIER_TRY(inputs.locked, openText(locked, *checkpoint));
+        }
+        inputs.model = [&]() -> Result<MoeModel*> {
+            if (!model) {
+                ESPALIER_TRY(model, createModel(checkpoint, invocation));
+            }
+            return model.get();
+        };
     }
-    request.scores = scores;
-    Planner planner(shape, options, std::move(request), params["allocate"], std::move(scores));
-    ESPALIER_TRY(CompressionPlan plan, target.bytes ? planner.fitting(*target.bytes) : planner.keeping(*target.keepTotal));
-    plan = plan.withModel(planModelOf(*checkpoint));
+    ESPALIER_TRY(const PlanOutcome outcome, makePlan(inputs, recipe, invocation.job));
+    const CompressionPlan& plan = outcome.plan;
+    invocation.warnings.insert(invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
 
-    const Json budget = target.bytes ? Json{{"bytes", *target.bytes}} : Json{{"experts", *target.keepTotal}};
-    const Json settings = {
-        {"allocate", {{"method", options.allocate}, {"parameters", settingsJson(params["allocate"])}, {"uniform", options.uniform}}},
-        {"score", {{"method", options.score}, {"parameters", settingsJson(params["score"])}}},
-        {"select", {{"method", options.select}, {"parameters", settingsJson(params["select"])}}},
-        {"profile_sha256", profileHash}};
-    Json file = toJson(plan);
-    file["budget"] = budget;
-    file["method_settings"] = settings;
-    file["seed"] = invocation.options.seed;
-    ESPALIER_CHECK_OK(writeFileAtomically(options.out, canonicalJson(file) + "\n"));
+    ESPALIER_CHECK_OK(writeFileAtomically(options.out, planFileText(plan, recipe, profileHash) + "\n"));
 
-    const PlanCost cost = planCost(shape, plan);
-    Json result = costJson(cost, planCost(shape, CompressionPlan::identity(shape)));
+    Json result = costJson(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape)));
     const Json losses = gramLossesJson(data, plan);
     result["plan"] = options.out.string();
     result["plan_hash"] = plan.hash();
@@ -250,8 +126,11 @@ Result<Json> makePlan(const PlanOptions& options, Invocation& invocation)
     result["kept_experts"] = plan.keptExperts();
     result["experts"] = shape.totalExperts();
     result["losses"] = losses;
-    result["trace"] = settings;
-    result["trace"]["budget"] = budget;
+    result["trace"] = toJson(recipe);
+    result["trace"]["profile_sha256"] = profileHash;
+    result["trace"]["stages"] = Json::array();
+    for (const PlanStage& stage : outcome.stages)
+        result["trace"]["stages"].push_back(toJson(stage));
     invocation.text = planText(shape, plan, losses);
     return result;
 }
@@ -294,21 +173,15 @@ Result<Json> estimate(const EstimateOptions& options, Invocation& invocation)
 void addPlan(Verbs& verbs)
 {
     auto options = std::make_shared<PlanOptions>();
-    CLI::App* verb = verbs.add("plan", "Which experts to keep: allocates and selects",
-                               [options](Invocation& invocation) { return makePlan(*options, invocation); });
+    CLI::App* verb = verbs.add("plan", "Which experts to keep, at which rank: allocates, selects, ranks",
+                               [options](Invocation& invocation) { return planVerb(*options, invocation); });
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
     verb->add_option("--profile", options->profile, "Profile of the model")->required()->type_name("P.h5");
     verb->add_option("--out", options->out, "Plan to write")->required()->type_name("PLAN.json");
-    CLI::Option* prune = verb->add_option("--prune", options->prune, "Experts to remove: 25%, 0.25, 32/128 or a number");
-    CLI::Option* keep = verb->add_option("--keep", options->keep, "Experts to keep: 75%, 0.75, 96/128 or a number")->excludes(prune);
-    verb->add_option("--size", options->size, "Largest size of the weights, for example 14GiB")->excludes(prune)->excludes(keep);
-    verb->add_option("--allocate", options->allocate, "How counts are spread over layers (see `methods --slot allocate`)");
-    verb->add_option("--score", options->score, "Which experts matter (see `methods --slot score`)");
-    verb->add_option("--select", options->select, "How kept sets are chosen (see `methods --slot select`)");
-    verb->add_option("--lock", options->lock, "Layers that stay as they are")->delimiter(',')->type_name("L");
-    verb->add_option("--protect", options->protect, "Experts that are never removed, LAYER:EXPERT")->delimiter(',')->type_name("L:E");
-    verb->add_flag("--uniform", options->uniform, "The same count in every layer");
-    verb->add_option("--param", options->params, "Parameter of a method, as allocate.alpha=0.15")->type_name("SLOT.K=V");
+    addPlanMethodOptions(verb, options->methods);
+    addTextOptions(verb, options->text);
+    verb->add_option("--locked", options->locked, "Text that no search sees; the verified allocator measures its gain there once")
+        ->type_name("FILE");
     verb->add_option("--from", options->from, "Start from this plan's locks, protection and ranks")->type_name("FILE");
     verb->add_flag("--force", options->force, "Replace an existing output");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a profile or plan of another model");

@@ -22,6 +22,8 @@ struct ProfileVerbOptions {
     TextOptions text;
     ProfileOptions profile;
     std::string shard;
+    std::filesystem::path plan;
+    bool allowOther = false;
 };
 
 Status parseShard(const std::string& text, ProfileOptions& options)
@@ -46,6 +48,9 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
     if (!options.shard.empty()) ESPALIER_CHECK_OK(parseShard(options.shard, options.profile));
     ESPALIER_CHECK_OK(checkOutput(options.profile.out, options.profile.force));
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
+    if (!options.plan.empty()) {
+        ESPALIER_TRY(options.profile.plan, readPlan(options.plan, *checkpoint, options.allowOther));
+    }
     ESPALIER_TRY(const TokenWindows windows, openText(options.text, *checkpoint));
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
     const auto started = std::chrono::steady_clock::now();
@@ -53,6 +58,18 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     for (std::string& warning : profileWarnings(data))
         invocation.warnings.push_back(std::move(warning));
+    // What was left out for its size alone is said; what was left out on purpose is not.
+    const bool whole = options.profile.collect.empty();
+    if (whole && options.profile.shards == 1 && !data.has("factors"))
+        invocation.warnings.push_back(fmt::format(
+            "Rank curves and whitened factors were not collected: their bases would take {}. Ranks can be set with plain factors "
+            "(\"svd\"); --collect +factors takes the bases too, --collect +curves the curves alone.",
+            formatBytes(factorBytes(checkpoint->shape()))));
+    if (whole && options.profile.shards > 1 && !data.has("moments"))
+        invocation.warnings.push_back(
+            fmt::format("Second moments were not collected: they would take {} per shard. Without them the merged profile has no rank "
+                        "curves and no whitened factors; --collect +moments takes them.",
+                        formatBytes(momentBytes(checkpoint->shape()))));
     const double uncovered = uncoveredFraction(data);
     invocation.text = fmt::format("{}: {} tokens in {} windows, {}, {:.0f} tokens/s\n", options.profile.out.string(), data.tokens,
                                   data.windows, formatSeconds(seconds), static_cast<double>(data.tokens) / seconds);
@@ -64,6 +81,8 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
                 {"layers_done", data.layers.size()},
                 {"uncovered_fraction", numberJson(uncovered)},
                 {"collected", data.collected},
+                {"factor_bytes", factorBytes(checkpoint->shape())},
+                {"moment_bytes", momentBytes(checkpoint->shape())},
                 {"text_sha256", data.textSha256},
                 {"dropped_tokens", windows.droppedTokens}};
 }
@@ -71,15 +90,31 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
 struct MergeOptions {
     std::filesystem::path out;
     std::vector<std::filesystem::path> inputs;
+    std::filesystem::path model;
     bool force = false;
 };
 
 Result<Json> merge(const MergeOptions& options, Invocation& invocation)
 {
     ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
-    ESPALIER_TRY(const ProfileData data, mergeProfiles(options.inputs, options.out, options.force));
+    std::shared_ptr<const Checkpoint> checkpoint;
+    if (!options.model.empty()) {
+        ESPALIER_TRY(checkpoint, openCheckpoint(options.model, invocation));
+    }
+    ESPALIER_TRY(const ProfileData data, mergeProfiles(options.inputs, options.out, options.force, checkpoint.get(), invocation.job));
+    if (!checkpoint && data.has("moments"))
+        invocation.warnings.push_back(
+            fmt::format("Rank curves and factors are not made yet: `merge OUT {} --model MODEL` makes them of the "
+                        "second moments that were added up.",
+                        options.out.string()));
+    else if (!data.has("moments"))
+        invocation.warnings.push_back("The shards hold no second moments: the sum has no rank curves and no whitened factors.");
     invocation.text = fmt::format("{}: {} tokens of {} shards\n", options.out.string(), data.tokens, options.inputs.size());
-    return Json{{"profile", options.out.string()}, {"tokens", data.tokens}, {"windows", data.windows}, {"shards", options.inputs.size()}};
+    return Json{{"profile", options.out.string()},
+                {"tokens", data.tokens},
+                {"windows", data.windows},
+                {"shards", options.inputs.size()},
+                {"collected", data.collected}};
 }
 
 struct ScoreOptions {
@@ -125,7 +160,13 @@ void addProfile(Verbs& verbs)
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
     addTextOptions(verb, options->text);
     verb->add_option("--out", options->profile.out, "Profile to write")->required()->type_name("P.h5");
-    verb->add_option("--collect", options->profile.collect, "Statistics, of counts, ean, reap, gram (default: all)")->delimiter(',');
+    verb->add_option("--collect", options->profile.collect,
+                     "Statistics, of counts, ean, reap, gram, curves, factors, moments; +NAME adds to the default (the first four, "
+                     "and curves and factors where they are small)")
+        ->delimiter(',')
+        ->type_name("NAMES");
+    verb->add_option("--plan", options->plan, "Run with the experts that this plan keeps, to measure an already pruned model")
+        ->type_name("FILE");
     verb->add_option("--gram-tokens", options->profile.gramTokens, "Tokens whose expert outputs are compared (default: as memory allows)")
         ->type_name("N");
     verb->add_option("--gram-extra", options->profile.gramExtra, "Experts beyond the router's choice that are evaluated for them")
@@ -133,12 +174,17 @@ void addProfile(Verbs& verbs)
     verb->add_option("--shard", options->shard, "Only part i of n of the windows, for merge")->type_name("I/N");
     verb->add_flag("--resume", options->profile.resume, "Go on with an interrupted profile");
     verb->add_flag("--force", options->profile.force, "Replace an existing output");
+    verb->add_flag("--allow-other-model", options->allowOther, "Accept a plan made for another model");
 
     auto mergeOptions = std::make_shared<MergeOptions>();
     CLI::App* mergeVerb = verbs.add("merge", "Adds up profiles of disjoint shards",
                                     [mergeOptions](Invocation& invocation) { return merge(*mergeOptions, invocation); });
     mergeVerb->add_option("OUT", mergeOptions->out, "Profile to write")->required();
     mergeVerb->add_option("IN", mergeOptions->inputs, "Profiles of the shards")->required()->expected(1, -1);
+    mergeVerb
+        ->add_option("--model", mergeOptions->model,
+                     "Make rank curves and factors of the second moments, with the weights of this model (one input is enough)")
+        ->type_name("MODEL");
     mergeVerb->add_flag("--force", mergeOptions->force, "Replace an existing output");
 
     auto scoreOptions = std::make_shared<ScoreOptions>();

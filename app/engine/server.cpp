@@ -7,6 +7,7 @@
 #include "profile/profile_pass.h"
 #include "score/scorer.h"
 #include "session/profile_file.h"
+#include "session/profile_parts.h"
 #include "work.h"
 
 #include <fmt/format.h>
@@ -26,6 +27,7 @@ namespace
 
 constexpr std::size_t kModelsHeld = 2;
 constexpr std::size_t kEvaluatorsHeld = 4;
+constexpr std::size_t kProfilesHeld = 4;
 
 std::int64_t machineMemoryBytes()
 {
@@ -199,6 +201,20 @@ public:
         return held.back().second.get();
     }
 
+    // The profile that a plan's factors may come from, or nothing for an empty path. Held open while its content stays the same.
+    Result<FactorSources> profile(const std::string& path)
+    {
+        if (path.empty()) return FactorSources();
+        ESPALIER_TRY(const std::string sha256, profileSha256(path));
+        const auto it = std::find_if(m_profiles.begin(), m_profiles.end(),
+                                     [&](const auto& held) { return held->path() == path && held->profileSha256() == sha256; });
+        if (it != m_profiles.end()) return FactorSources{*it};
+        ESPALIER_TRY(auto parts, ProfileParts::open(path));
+        if (m_profiles.size() >= kProfilesHeld) m_profiles.erase(m_profiles.begin());
+        m_profiles.push_back(parts);
+        return FactorSources{std::move(parts)};
+    }
+
     const CommonOptions& options() const { return m_options; }
 
 private:
@@ -215,6 +231,7 @@ private:
 
     CommonOptions m_options;
     List m_open;  // most recently used last
+    std::vector<std::shared_ptr<const ProfileParts>> m_profiles;
 };
 
 namespace
@@ -447,6 +464,7 @@ void Server::request(const Request& request)
         if (text.text.empty() && text.ids.empty()) params.fail("text", "is missing");
         const Json* plan = params.find("plan", false);
         const Json planJson = plan ? *plan : Json();
+        const std::string profilePath = params.text("profile", false);
         const std::string tier = params.text("tier", false);
         int first = params.count("first", 0, 0);
         std::vector<int> indices;
@@ -464,7 +482,7 @@ void Server::request(const Request& request)
         }
         const bool listed = params.find("windows", false) && params.find("windows", false)->is_array();
         if (invalid()) return;
-        const auto work = [models, path, text, planJson, first, indices, listed](JobContext& job) -> Result<Json> {
+        const auto work = [models, path, text, planJson, profilePath, first, indices, listed](JobContext& job) -> Result<Json> {
             const auto started = std::chrono::steady_clock::now();
             ESPALIER_TRY(Models::Open * open, models->open(path));
             CompressionPlan compression = CompressionPlan::identity(open->checkpoint->shape());
@@ -472,7 +490,14 @@ void Server::request(const Request& request)
                 ESPALIER_TRY(compression, planFromJson(planJson, open->checkpoint->shape()));
                 ESPALIER_CHECK_OK(checkPlanModel(compression, *open->checkpoint, false));
             }
+            // A profile that is gone matters to plans that need it only.
+            FactorSources profiles;
+            if (compression.hasRanks() && compression.factors().method == "whitened-svd") {
+                ESPALIER_TRY(profiles, models->profile(profilePath));
+            }
+            compression = withGivenProfile(compression, profiles);
             ESPALIER_TRY(Evaluator * evaluator, models->evaluator(*open, text));
+            open->model->setFactorSources(profiles);
             std::vector<int> wanted = indices;
             if (!listed) wanted = firstWindows(first > 0 ? std::min(first, evaluator->windowCount()) : evaluator->windowCount());
             ESPALIER_TRY(const std::vector<WindowLoss> losses, evaluator->run(compression, wanted, {}, job));
@@ -507,15 +532,21 @@ void Server::request(const Request& request)
         options.unfuse = params.flag("unfuse", false);
         options.shardSize = params.integer("shard_size", options.shardSize, 1);
         if (const Json* evaluation = params.find("evaluation", false)) options.evaluation = *evaluation;
+        const std::string profilePath = params.text("profile", false);
         const bool verify = params.flag("verify", true);
         TextOptions text = params.textOptions();
         text.windows = params.count("windows", 2, 1);
         if (invalid()) return;
-        const auto work = [models, path, planJson, options, verify, text](JobContext& job) -> Result<Json> {
+        const auto work = [models, path, planJson, profilePath, options = std::move(options), verify,
+                           text](JobContext& job) mutable -> Result<Json> {
             ESPALIER_TRY(Models::Open * open, models->open(path));
             const std::shared_ptr<const Checkpoint> checkpoint = open->checkpoint;
-            ESPALIER_TRY(const CompressionPlan compression, planFromJson(planJson, checkpoint->shape()));
+            ESPALIER_TRY(CompressionPlan compression, planFromJson(planJson, checkpoint->shape()));
             ESPALIER_CHECK_OK(checkPlanModel(compression, *checkpoint, false));
+            if (compression.hasRanks() && compression.factors().method == "whitened-svd") {
+                ESPALIER_TRY(options.profiles, models->profile(profilePath));
+            }
+            compression = withGivenProfile(compression, options.profiles);
             ESPALIER_TRY(const ExportReport report, exportCheckpoint(*checkpoint, compression, options, job));
             Json result = toJson(report);
             result["verify"] = nullptr;
@@ -523,6 +554,7 @@ void Server::request(const Request& request)
             VerifyOptions check;
             check.exported = options.out;
             check.source = path;
+            check.profiles = options.profiles;
             ESPALIER_TRY(check.model, modelOptions(models->options()));
             if (!text.text.empty() || !text.ids.empty()) {
                 ESPALIER_TRY(check.windows, openText(text, *checkpoint));

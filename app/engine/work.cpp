@@ -1,8 +1,12 @@
 #include "work.h"
 
 #include "allocate/allocator.h"
+#include "allocate/rank_rule.h"
+#include "evaluate/evaluator.h"
 #include "score/gram_loss.h"
 #include "score/scorer.h"
+#include "search/selector.h"
+#include "search/verified_exchange.h"
 
 #include <fmt/format.h>
 
@@ -137,6 +141,12 @@ Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& chec
     return windowsFromText(tokenizer, options.text, window);
 }
 
+Result<std::vector<WindowLoss>> measureOnce(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan, JobContext& job)
+{
+    Evaluator evaluator(model, windows, 0);
+    return evaluator.run(plan, firstWindows(evaluator.windowCount()), {}, job);
+}
+
 Json numberJson(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
 Json scoresJson(const ExpertScores& scores)
@@ -216,7 +226,9 @@ std::vector<MethodInfo> allMethods()
 {
     std::vector<MethodInfo> methods = scorers();
     methods.insert(methods.end(), allocators().begin(), allocators().end());
-    methods.insert(methods.end(), selectors().begin(), selectors().end());
+    methods.push_back(verifiedExchangeInfo());
+    methods.insert(methods.end(), selectorMethods().begin(), selectorMethods().end());
+    methods.insert(methods.end(), rankRules().begin(), rankRules().end());
     MethodInfo svd;
     svd.id = "svd";
     svd.title = "Truncated SVD";
@@ -224,6 +236,16 @@ std::vector<MethodInfo> allMethods()
     svd.help = "Best approximation of the weights for each rank, without calibration data; singular values are shared by both factors.";
     svd.source = "methods.md 3.10";
     methods.push_back(std::move(svd));
+    MethodInfo whitened;
+    whitened.id = "whitened-svd";
+    whitened.title = "Whitened SVD";
+    whitened.slot = Slot::Factors;
+    whitened.needs = {"factors"};
+    whitened.help =
+        "Smallest output error on the calibration tokens of each expert, for each rank. Experts with fewer tokens than twice the rank lean more "
+        "on the weights; those without tokens use the inputs of the whole layer.";
+    whitened.source = "methods.md 3.5, after SVD-LLM (arXiv 2403.07378)";
+    methods.push_back(std::move(whitened));
     return methods;
 }
 

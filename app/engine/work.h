@@ -60,6 +60,9 @@ void addTextOptions(CLI::App* verb, TextOptions& options);
 Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint);
 Result<Bos> parseBos(const std::string& text);
 
+// Losses of all windows of a text that is measured once. Error: those of Evaluator::run.
+Result<std::vector<WindowLoss>> measureOnce(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan, JobContext& job);
+
 // NaN and infinities become null.
 Json numberJson(double value);
 Json scoresJson(const ExpertScores& scores);  // method, title, unit, better, values, layer_importance

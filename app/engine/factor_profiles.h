@@ -1,0 +1,45 @@
+// --profile of the verbs that run or write a plan: where whitened factors come from.
+#pragma once
+
+#include "base/error.h"
+#include "options.h"
+#include "plan/factor_source.h"
+#include "session/profile_parts.h"
+
+#include <filesystem>
+#include <vector>
+
+namespace espalier
+{
+
+inline void addProfileOption(CLI::App* verb, std::vector<std::filesystem::path>& profiles)
+{
+    verb->add_option("--profile", profiles, "Profile that whitened factors of the plan come from (several: each plan finds its own)")
+        ->type_name("P.h5")
+        ->allow_extra_args(false);
+}
+
+// Errors: profile.*.
+inline Result<FactorSources> openProfiles(const std::vector<std::filesystem::path>& paths)
+{
+    FactorSources sources;
+    for (const std::filesystem::path& path : paths) {
+        ESPALIER_TRY(auto parts, ProfileParts::open(path));
+        sources.push_back(std::move(parts));
+    }
+    return sources;
+}
+
+// Refuses early what would fail when the first factored layer runs, and says which experts fall back to other rules. `plan` gets the only
+// profile given where it names none. Errors: those of factorSourceFor.
+inline Status bindProfile(CompressionPlan& plan, const FactorSources& sources, const std::string& fingerprint,
+                          std::vector<std::string>& warnings)
+{
+    plan = withGivenProfile(plan, sources);
+    ESPALIER_TRY(const auto source, factorSourceFor(plan, sources, fingerprint));
+    for (std::string& warning : factorWarnings(plan, source.get()))
+        warnings.push_back(std::move(warning));
+    return {};
+}
+
+}  // namespace espalier
