@@ -3,6 +3,7 @@
 #include "allocate/allocator.h"
 #include "controls.h"
 #include "format.h"
+#include "keep_box.h"
 #include "theme.h"
 
 #include <QComboBox>
@@ -28,18 +29,6 @@ namespace
 {
 
 constexpr int kNumberSteps = 100;
-
-// What people type in their locale, as the parser reads it: no grouping, decimal point.
-std::string plainNumber(QString text)
-{
-    const QLocale locale;
-    text = text.trimmed();
-    for (const QString& group : {locale.groupSeparator(), QString(QChar(0x00A0)), QString(QChar(0x202F))}) {
-        if (!group.isEmpty()) text.remove(group);
-    }
-    if (locale.decimalPoint() != QLatin1StringView(".")) text.replace(locale.decimalPoint(), QStringLiteral("."));
-    return text.toStdString();
-}
 
 }  // namespace
 
@@ -227,6 +216,7 @@ void BudgetBar::Private::rebuildParams(const Params& start)
         paramArea->hide();
         return;
     }
+    QWidget* last = equal;
     for (const ParamSpec& spec : m->params) {
         const auto given = start.find(spec.key);
         const Json value0 = given != start.end() && given->second.type() == spec.defaultValue.type() ? given->second : spec.defaultValue;
@@ -317,6 +307,12 @@ void BudgetBar::Private::rebuildParams(const Params& start)
             }
         }
         paramLayout->addWidget(line);
+        // Between the switch before and the table after.
+        for (QWidget* control : line->findChildren<QWidget*>())
+            if (control->focusPolicy() & Qt::TabFocus) {
+                QWidget::setTabOrder(last, control);
+                last = control;
+            }
     }
     paramArea->setVisible(!m->params.empty());
 }

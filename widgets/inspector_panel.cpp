@@ -3,6 +3,7 @@
 #include "controls.h"
 #include "format.h"
 #include "icon.h"
+#include "keep_box.h"
 #include "plan/cost_model.h"
 #include "theme.h"
 
@@ -10,7 +11,6 @@
 #include <QHBoxLayout>
 #include <QLabel>
 #include <QPainter>
-#include <QSpinBox>
 #include <QToolButton>
 #include <QVBoxLayout>
 
@@ -108,7 +108,7 @@ public:
     QLabel* layerTitle = nullptr;
     QLabel* layerSize = nullptr;
     Slider* slider = nullptr;
-    QSpinBox* spin = nullptr;
+    KeepBox* spin = nullptr;
     QLabel* of = nullptr;
     QToolButton* locked = nullptr;
     bool filling = false;
@@ -120,8 +120,10 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
 {
     d->selection = selection;
     setFrameShape(QFrame::NoFrame);
+    setFocusPolicy(Qt::NoFocus);  // its controls take the keyboard and scroll into sight
     setWidgetResizable(true);
     setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+    setMinimumHeight(pixelsOf(330));  // the layer's slider stays in sight beside a long history
     auto* content = new QWidget;
     setWidget(content);
     auto* outer = new QVBoxLayout(content);
@@ -191,9 +193,8 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     d->slider = new Slider;
     d->slider->setObjectName(QStringLiteral("inspector.keep"));
     d->slider->setAccessibleName(tr("experts kept in this layer"));
-    d->spin = new QSpinBox;
+    d->spin = new KeepBox;
     d->spin->setAccessibleName(tr("number of experts kept in this layer"));
-    d->spin->setKeyboardTracking(false);
     d->of = new QLabel;
     row->addWidget(keptLabel);
     row->addWidget(d->slider, 1);
@@ -222,12 +223,15 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
         emit gestureStarted();
         emit layerKeepMoved(layer(), value);
         emit gestureFinished();
+        d->refresh();  // a number that was not taken goes back, also when the plan stays the same
     });
     connect(selection, &SelectionModel::currentChanged, this, [this] { d->refresh(); });
     d->refresh();
 }
 
 InspectorPanel::~InspectorPanel() = default;
+
+QWidget* InspectorPanel::firstControl() const { return d->keep; }
 
 void InspectorPanel::setShape(const ModelShape& shape)
 {
@@ -357,7 +361,7 @@ void InspectorPanel::Private::refresh()
     slider->setFloor(floor);
     slider->setResetValue(layer.experts);
     slider->setValue(kept);
-    spin->setRange(floor, layer.experts);
+    spin->setExperts(floor, layer.experts);
     spin->setValue(kept);
     of->setText(InspectorPanel::tr("of %1").arg(layer.experts));
     filling = false;

@@ -20,6 +20,8 @@ public:
     explicit InspectorPanel(SelectionModel* selection, QWidget* parent = nullptr);
     ~InspectorPanel() override;
 
+    QWidget* firstControl() const;  // where the keyboard enters
+
 public slots:
     void setShape(const espalier::ModelShape& shape);
     void setPlan(const espalier::CompressionPlan& plan);

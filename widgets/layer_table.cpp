@@ -4,6 +4,7 @@
 #include "format.h"
 #include "gesture.h"
 #include "icon.h"
+#include "keep_box.h"
 #include "number.h"
 #include "plan/cost_model.h"
 #include "theme.h"
@@ -15,7 +16,6 @@
 #include <QMenu>
 #include <QMouseEvent>
 #include <QPainter>
-#include <QSpinBox>
 #include <QStyledItemDelegate>
 
 #include <algorithm>
@@ -257,8 +257,8 @@ public:
 
     QWidget* createEditor(QWidget* parent, const QStyleOptionViewItem&, const QModelIndex& index) const override
     {
-        auto* box = new QSpinBox(parent);
-        box->setRange(index.data(LayerModel::MinimumRole).toInt(), index.data(LayerModel::MaximumRole).toInt());
+        auto* box = new KeepBox(parent);
+        box->setExperts(index.data(LayerModel::MinimumRole).toInt(), index.data(LayerModel::MaximumRole).toInt());
         box->setButtonSymbols(QAbstractSpinBox::NoButtons);
         box->setAlignment(Qt::AlignRight);
         box->setFrame(false);
@@ -267,13 +267,13 @@ public:
     }
     void setEditorData(QWidget* editor, const QModelIndex& index) const override
     {
-        auto* box = static_cast<QSpinBox*>(editor);
+        auto* box = static_cast<KeepBox*>(editor);
         box->setValue(index.data(Qt::EditRole).toInt());
         box->selectAll();
     }
     void setModelData(QWidget* editor, QAbstractItemModel* model, const QModelIndex& index) const override
     {
-        auto* box = static_cast<QSpinBox*>(editor);
+        auto* box = static_cast<KeepBox*>(editor);
         box->interpretText();
         if (box->value() != index.data(Qt::EditRole).toInt()) model->setData(index, box->value(), Qt::EditRole);
     }

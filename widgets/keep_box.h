@@ -1,0 +1,31 @@
+// The number field for kept experts: takes a count, 75%, 0.75 or 96/128, in the user's locale.
+#pragma once
+
+#include <QSpinBox>
+
+#include <string>
+
+namespace espalier
+{
+
+// What people type in their locale, as parseKeep reads it: no grouping, decimal point.
+std::string plainNumber(QString text);
+
+class KeepBox final : public QSpinBox
+{
+    Q_OBJECT
+public:
+    explicit KeepBox(QWidget* parent = nullptr);
+    // `floor`: the arrows stop there. A smaller number may still be typed; whoever takes it says why it is not reached.
+    void setExperts(int floor, int total);
+
+protected:
+    QValidator::State validate(QString& text, int& position) const override;
+    int valueFromText(const QString& text) const override;
+    StepEnabled stepEnabled() const override;
+
+private:
+    int m_floor = 0;
+};
+
+}  // namespace espalier
