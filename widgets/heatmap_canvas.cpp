@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <utility>
 
 namespace espalier
 {
@@ -33,6 +34,8 @@ void HeatmapCanvas::mousePressEvent(QMouseEvent* event)
     if (event->button() != Qt::LeftButton) return;
     d->pressed = event->pos();
     d->boxing = false;
+    d->armed = {};
+    d->toggled = false;
     const QPoint p = event->pos();
     // Row labels: the lock toggles, the number selects the layer.
     if (p.x() < d->cells.left() && p.y() >= d->cells.top() && p.y() <= d->cells.bottom()) {
@@ -68,6 +71,7 @@ void HeatmapCanvas::mousePressEvent(QMouseEvent* event)
                 QRect(QPoint(std::min(a.x(), b.x()), std::min(a.y(), b.y())), QPoint(std::max(a.x(), b.x()), std::max(a.y(), b.y()))));
         }
     } else {
+        if (cell == d->selection->current()) d->armed = cell;
         d->anchor = cell;
         d->selection->clear();
         d->selection->setCurrent(cell);
@@ -81,6 +85,7 @@ void HeatmapCanvas::mouseMoveEvent(QMouseEvent* event)
     if (!(event->buttons() & Qt::LeftButton) || d->pressed.x() < 0) return;
     if (!d->boxing && (event->pos() - d->pressed).manhattanLength() < 6) return;
     d->boxing = true;
+    d->armed = {};
     const auto clampPoint = [this](const QPoint& p) { return QPoint(d->columnAt(p.x()), d->rowAt(p.y())); };
     const QPoint a = clampPoint(d->pressed);
     const QPoint b = clampPoint(event->pos());
@@ -88,19 +93,21 @@ void HeatmapCanvas::mouseMoveEvent(QMouseEvent* event)
     d->selectBox(d->box);
 }
 
-void HeatmapCanvas::mouseReleaseEvent(QMouseEvent*)
+void HeatmapCanvas::mouseReleaseEvent(QMouseEvent* event)
 {
+    const CellId cell = std::exchange(d->armed, CellId());
     d->boxing = false;
     d->pressed = QPoint(-1, -1);
+    if (event->button() != Qt::LeftButton || !cell.valid() || d->q->cellAt(event->position()) != cell) return;
+    d->toggled = true;
+    emit d->q->toggleRequested(cell.layer, cell.expert);
 }
-
 void HeatmapCanvas::mouseDoubleClickEvent(QMouseEvent* event)
 {
-    if (event->button() != Qt::LeftButton) return;
-    const CellId cell = d->q->cellAt(event->position());
-    if (cell.valid()) emit d->q->toggleRequested(cell.layer, cell.expert);
+    // The first click put the cursor there, the second toggles; where the first toggled already, one double click is one toggle.
+    if (std::exchange(d->toggled, false)) return;
+    mousePressEvent(event);
 }
-
 void HeatmapCanvas::wheelEvent(QWheelEvent* event)
 {
     const int notches = event->angleDelta().y();

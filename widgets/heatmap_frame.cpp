@@ -44,8 +44,9 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
         if (options.norm.norm == Norm::Log && range.high / range.low > 3) {
             const double decades = std::log10(range.high / range.low);
             for (double e = std::floor(std::log10(range.low)); e <= std::ceil(std::log10(range.high)); ++e) {
-                for (const double factor : {1.0, 3.0}) {
+                for (const double factor : {1.0, 2.0, 3.0, 5.0}) {
                     if (factor == 3.0 && decades > 4) continue;
+                    if ((factor == 2.0 || factor == 5.0) && decades >= 1.2) continue;
                     const double value = factor * std::pow(10.0, e);
                     if (value < range.low || value > range.high) continue;
                     ticks.push_back({normPosition(value, range, Norm::Log),
@@ -75,8 +76,10 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
     painter->drawText(QRect(right - nameWidth - 2, top, nameWidth + 4, metrics.height()), Qt::AlignCenter, name);
     if (!scores.unit.empty()) {
         const QString unit = QString::fromStdString(scores.unit);
-        painter->drawText(QRect(right - nameWidth - 60, top + metrics.height(), nameWidth + 60, metrics.height()),
-                          Qt::AlignRight | Qt::AlignVCenter, unit);
+        // It may be long and reaches left below bars and histogram, as far as the axis' name leaves room.
+        const int room = right - cells.center().x() - pixelsOf(110);
+        painter->drawText(QRect(right - room, top + metrics.height(), room, metrics.height()), Qt::AlignRight | Qt::AlignVCenter,
+                          metrics.elidedText(unit, Qt::ElideRight, room));
     }
 }
 

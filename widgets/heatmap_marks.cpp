@@ -155,7 +155,10 @@ void HeatmapView::Private::drawLegend(QCPPainter* painter, int top)
     const int side = pixelsOf(14);
     const int y = top + (metrics.height() - side) / 2;
     const QColor sample = colourAt(options.map, 0.25, t.dark);
+    const int gap = pixelsOf(compact ? 10 : 18);
     for (const QString& text : legendTexts()) {
+        // What does not fit is left out: half a word explains nothing, and the table twin tells every state.
+        if (x + side + pixelsOf(6) + metrics.horizontalAdvance(text) > canvas->width()) break;
         const QRect box(x, y, side, side);
         painter->setAntialiasing(false);
         if (text == HeatmapView::tr("locked layer")) {
@@ -190,7 +193,7 @@ void HeatmapView::Private::drawLegend(QCPPainter* painter, int top)
         painter->setPen(t.muted);
         const int width = metrics.horizontalAdvance(text);
         painter->drawText(QRect(x, top, width + 4, metrics.height()), Qt::AlignLeft | Qt::AlignVCenter, text);
-        x += width + pixelsOf(18);
+        x += width + gap;
     }
 }
 

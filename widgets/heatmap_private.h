@@ -107,7 +107,9 @@ public:
     CellId anchor;  // of shift selection
     QPoint pressed;
     bool boxing = false;
-    QRect box;  // columns and rows of the box selection under way
+    CellId armed;          // the cursor's own cell, pressed: a release without a drag toggles it
+    bool toggled = false;  // by the last click
+    QRect box;             // columns and rows of the box selection under way
 
     int rowCount() const { return static_cast<int>(shape.layers.size()); }
     int columnCount() const { return shape.maxExperts(); }

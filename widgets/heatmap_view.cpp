@@ -103,7 +103,6 @@ HeatmapView::HeatmapView(SelectionModel* selection, HoverModel* hover, QWidget* 
     d->empty = new EmptyState(this);
     d->stack->addWidget(d->empty);
     connect(d->empty, &EmptyState::buttonClicked, this, &HeatmapView::profileRequested);
-    setFocusProxy(d->canvas);
 
     d->canvas->plotLayout()->setMargins(QMargins(0, 0, 0, 0));
     d->canvas->axisRect()->setAutoMargins(QCP::msNone);
@@ -201,6 +200,7 @@ HeatmapView::~HeatmapView()
 QWidget* HeatmapView::choosers() const { return d->chooserRow; }
 const HeatmapOptions& HeatmapView::options() const { return d->options; }
 QCustomPlot* HeatmapView::plot() const { return d->canvas; }
+QWidget* HeatmapView::focusTarget() const { return d->canvas; }
 QStringList HeatmapView::legend() const { return d->legendTexts(); }
 
 CellId HeatmapView::cellAt(const QPointF& position) const

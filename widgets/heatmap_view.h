@@ -69,6 +69,7 @@ public:
     CellId cellAt(const QPointF& position) const;
     QRectF cellRect(CellId cell) const;
     QCustomPlot* plot() const;
+    QWidget* focusTarget() const;  // what takes the keyboard; a proxy would put the view into the tab order a second time
     // The legend's entries as shown ("dropped", "protected", ...): only the states present.
     QStringList legend() const;
     // Column of each expert as drawn (sorting is per layer).

@@ -508,7 +508,6 @@ KeptCurve::KeptCurve(SelectionModel* selection, HoverModel* hover, QWidget* pare
     d->canvas->plotLayout()->setMargins(QMargins(0, 0, 0, 0));
     d->canvas->axisRect()->setAutoMargins(QCP::msNone);
     layout->addWidget(d->canvas);
-    setFocusProxy(d->canvas);
     new PlotPainting(d->canvas, QStringLiteral("main"), [this](QCPPainter* p) { d->draw(p); });
     new PlotPainting(d->canvas, kOverlayLayer, [this](QCPPainter* p) { d->drawOverlay(p); });
     connect(selection, &SelectionModel::currentChanged, this, [this] {
@@ -526,6 +525,7 @@ KeptCurve::~KeptCurve()
 }
 
 QCustomPlot* KeptCurve::plot() const { return d->canvas; }
+QWidget* KeptCurve::focusTarget() const { return d->canvas; }
 
 QPointF KeptCurve::pointPosition(int layer) const { return d->valid() && d->moe(layer) ? d->point(layer, d->kept(layer)) : QPointF(); }
 

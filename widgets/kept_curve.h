@@ -24,6 +24,7 @@ public:
     KeptCurve(SelectionModel* selection, HoverModel* hover, QWidget* parent = nullptr);
     ~KeptCurve() override;
     QCustomPlot* plot() const;
+    QWidget* focusTarget() const;            // what takes the keyboard; a proxy would put the view into the tab order a second time
     QPointF pointPosition(int layer) const;  // of a layer's point in plot()
 
 public slots:
