@@ -22,6 +22,14 @@ void HistoryModel::set(const PlanHistory& history, const QHash<QString, PlanLoss
     m_current = history.currentId();
     for (const PlanHistory::Row& row : m_rows)
         m_entries.push_back(history.entries()[static_cast<std::size_t>(row.id)]);
+    // Numbers over few windows and over all differ by which windows they are of; side by side they must say so.
+    bool full = false;
+    bool quick = false;
+    for (const HistoryEntry& entry : m_entries) {
+        const auto loss = m_losses.constFind(QString::fromStdString(entry.plan.hash()));
+        if (loss != m_losses.constEnd()) (loss->full ? full : quick) = true;
+    }
+    m_mixed = full && quick;
     endResetModel();
 }
 
@@ -75,6 +83,8 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
             return known && loss->estimate;
         case FullRole:
             return known && loss->full;
+        case TierRole:
+            return known && m_mixed && !loss->full && !loss->estimate ? tr("quick") : QString();
         case RailAboveRole:
             return i > 0;
         case RailBelowRole:
@@ -136,7 +146,17 @@ public:
                                                                                                  : format::perplexity(loss.toDouble()))
                                               : QString();
         painter->setFont(fontFor(isCurrent ? FontRole::Head : FontRole::Body));
-        const int numberWidthPixels = number.isEmpty() ? 0 : static_cast<int>(numberWidth(painter->font(), number)) + pixelsOf(8);
+        int numberWidthPixels = number.isEmpty() ? 0 : static_cast<int>(numberWidth(painter->font(), number)) + pixelsOf(8);
+        if (const QString tier = index.data(HistoryModel::TierRole).toString(); !tier.isEmpty()) {
+            const QFont font = painter->font();
+            painter->setFont(fontFor(FontRole::Small));
+            painter->setPen(t.muted);
+            const int width = painter->fontMetrics().horizontalAdvance(tier);
+            painter->drawText(QRect(r.right() - pixelsOf(10) - numberWidthPixels - width, r.top(), width, r.height()),
+                              Qt::AlignLeft | Qt::AlignVCenter, tier);
+            painter->setFont(font);
+            numberWidthPixels += width + pixelsOf(4);
+        }
         const int left = static_cast<int>(x) + pixelsOf(14);
         const QRect textRect(left, r.top(), r.right() - pixelsOf(10) - numberWidthPixels - left, r.height());
         painter->setPen(onPath ? t.text : t.muted);
@@ -144,7 +164,7 @@ public:
                           painter->fontMetrics().elidedText(index.data().toString(), Qt::ElideRight, textRect.width()));
         if (!number.isEmpty()) {
             painter->setPen(index.data(HistoryModel::EstimateRole).toBool() ? t.estimate : onPath ? t.text : t.muted);
-            drawNumber(painter, QRectF(r.right() - pixelsOf(10) - numberWidthPixels, r.top(), numberWidthPixels, r.height()), number);
+            drawNumber(painter, QRectF(r.left(), r.top(), r.width() - pixelsOf(10), r.height()), number);
         }
         painter->restore();
     }

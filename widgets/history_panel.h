@@ -31,6 +31,7 @@ public:
         LossRole,
         EstimateRole,
         FullRole,
+        TierRole,  // "quick", where the list also holds numbers of all windows
         RailAboveRole,
         RailBelowRole,
         BranchRole
@@ -57,6 +58,7 @@ private:
     std::vector<PlanHistory::Row> m_rows;
     std::vector<std::vector<Rail>> m_rails;
     QHash<QString, PlanLoss> m_losses;
+    bool m_mixed = false;  // some numbers are of few windows, some of all
     int m_current = -1;
 };
 

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace espalier
 {
@@ -275,7 +276,8 @@ void PerplexityPanel::Private::refreshText()
         case Kind::Full:
         case Kind::Quick:
             big = format::perplexity(h.ppl, h.error);
-            if (h.delta) line = tr("Δ %1 to dense, paired").arg(format::delta(*h.delta, h.deltaError.value_or(0)));
+            if (h.delta)
+                line = (compact ? tr("Δ %1, paired") : tr("Δ %1 to dense, paired")).arg(format::delta(*h.delta, h.deltaError.value_or(0)));
             if (h.settling) line += line.isEmpty() ? tr("settling") : format::kDot + tr("settling");
             break;
         case Kind::Estimate:
@@ -289,6 +291,12 @@ void PerplexityPanel::Private::refreshText()
             colour = t.stale;
             break;
     }
+    // Room for the longest text, so that the plot beside it stays where it is when numbers change.
+    const QString longest = format::delta(-88.88, 8.88);
+    left->setMinimumWidth(
+        second->fontMetrics().horizontalAdvance(compact ? tr("Δ %1, paired").arg(longest)
+                                                        : tr("Δ %1 to dense, paired").arg(longest) + format::kDot + tr("settling")) +
+        pixelsOf(24));
     number->setText(big);
     paintLabel(number, colour);
     second->setText(line);
@@ -319,9 +327,13 @@ void PerplexityPanel::Private::refreshText()
             row.value->setText(tr("starting"));
             row.delta->clear();
         }
+        // Compact: one line per tier; the tier that the large number is of says how many windows it had.
+        const bool headlined = !stale && ((h.kind == Kind::Full && &s == &state.full) || (h.kind == Kind::Quick && &s == &state.quick));
+        if (compact && headlined && !note.isEmpty()) row.value->setText(note.remove(QStringLiteral(", ") + tr("settling")));
+        row.delta->setVisible(!compact);
         row.note->setText(note);
         row.note->setFont(fontFor(FontRole::Small));
-        row.note->setVisible(!note.isEmpty());
+        row.note->setVisible(!note.isEmpty() && !compact);
         paintLabel(row.value, stale ? t.stale : t.text);
         paintLabel(row.delta, stale ? t.stale : t.text);
         row.value->setFont(fontFor(!stale && h.kind == Kind::Full && &s == &state.full ? FontRole::Head : FontRole::Body));
@@ -337,7 +349,8 @@ void PerplexityPanel::Private::refreshText()
         est.delta->setText(format::delta(*state.estimatedDelta));
         est.note->setText(state.estimateNote);
         est.note->setFont(fontFor(FontRole::Small));
-        est.note->setVisible(!state.estimateNote.isEmpty());
+        est.delta->setVisible(!compact);
+        est.note->setVisible(!state.estimateNote.isEmpty() && !compact);
         paintLabel(est.value, t.estimate);
         paintLabel(est.delta, t.estimate);
     }
@@ -372,7 +385,7 @@ void PerplexityPanel::Private::refreshPlot()
         if (!plan.empty())
             planValue = deltaMode ? format::delta(plan.y.back(), plan.error.back()) : format::perplexity(plan.y.back(), plan.error.back());
     }
-    if (!deltaMode) dense = runningPerplexity(state.dense, state.settlingLimit);
+    if (!deltaMode && !(state.planIsDense && !planStale && !plan.empty())) dense = runningPerplexity(state.dense, state.settlingLimit);
     denseValue = dense.empty() ? QString() : format::perplexity(dense.y.back());
 
     const auto setBand = [](QCPGraph* line, QCPGraph* low, QCPGraph* high, const Running& r) {
@@ -571,7 +584,12 @@ void PerplexityPanel::setShowsDelta(bool on)
 
 void PerplexityPanel::setEvaluateEnabled(bool enabled, const QString& reason) { d->empty->setButtonEnabled(enabled, reason); }
 
-void PerplexityPanel::setCompact(bool compact) { d->compact = compact; }
+void PerplexityPanel::setCompact(bool compact)
+{
+    if (std::exchange(d->compact, compact) == compact) return;
+    d->refreshText();
+    d->refreshPlot();
+}
 
 void PerplexityPanel::changeEvent(QEvent* event)
 {

@@ -35,6 +35,7 @@ struct PerplexityState {
     int windowLength = 0;                  // tokens
     double settlingLimit = 0.02;           // relative standard error below which a number no longer settles
     QString age;                           // of the stale number in short: "one edit old"
+    bool planIsDense = false;              // the plan on screen drops nothing: one line, not two on top of each other
 };
 
 // The number that stands for the plan on screen in panel, status bar and history: full, else quick, else estimate, else a stale one.

@@ -261,6 +261,7 @@ PerplexityState EvaluationController::state() const
     state.planName = m_planName;
     state.windowLength = m_text.windowLength;
     if (!isOpen()) return state;
+    state.planIsDense = m_plan.hash() == m_identity.hash();
     const int quick = m_totalWindows >= 0 ? std::min(m_text.quickWindows, m_totalWindows) : m_text.quickWindows;
     const int full = m_totalWindows >= 0 ? std::min(m_text.fullWindows, m_totalWindows) : m_text.fullWindows;
     if (const auto dense = m_runs.find(m_identity.hash()); dense != m_runs.end()) state.dense = listOf(dense->second, full);
@@ -289,6 +290,16 @@ PerplexityState EvaluationController::state() const
     state.quick.paused = m_engine->state() == EngineState::Lost && m_quickWanted;
     state.full.paused = m_engine->state() == EngineState::Lost && m_fullWanted;
     return state;
+}
+
+std::optional<double> EvaluationController::perplexityOf(const std::string& planHash, int windows) const
+{
+    const auto run = m_runs.find(planHash);
+    if (run == m_runs.end()) return std::nullopt;
+    if (m_totalWindows >= 0) windows = std::min(windows, m_totalWindows);
+    const std::vector<WindowLoss> losses = listOf(run->second, windows);
+    if (losses.empty() || static_cast<int>(losses.size()) < windows) return std::nullopt;
+    return perplexity(losses).ppl;
 }
 
 QHash<QString, PlanLoss> EvaluationController::planLosses() const

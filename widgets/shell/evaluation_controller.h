@@ -56,7 +56,8 @@ public:
     bool quickComplete() const;
 
     PerplexityState state() const;
-    QHash<QString, PlanLoss> planLosses() const;  // last known perplexity by plan hash
+    std::optional<double> perplexityOf(const std::string& planHash, int windows) const;  // over the first; nothing if one is missing
+    QHash<QString, PlanLoss> planLosses() const;                                         // last known perplexity by plan hash
     const std::map<std::string, PlanRun>& runs() const { return m_runs; }
     void restoreRun(const std::string& planHash, PlanRun run);
     // Hashes of the text and tokenizer that restored runs were measured with. An evaluation on another text drops them.
