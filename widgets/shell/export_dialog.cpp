@@ -18,19 +18,33 @@
 #include <QRadioButton>
 #include <QVBoxLayout>
 
+#include <cmath>
+
 namespace espalier
 {
 
 namespace
 {
 
-constexpr int kVerifyWindows = 8;
+constexpr double kSamePerplexity = 1e-4;  // relative
 
 QString flavourTitle(const std::string& id)
 {
     if (id == "stock") return ExportDialog::tr("Stock");
     if (id == "factored") return ExportDialog::tr("Factored / non-uniform");
     return ExportDialog::tr("Plan only");
+}
+
+bool countsDiffer(const ModelShape& shape, const CompressionPlan& plan)
+{
+    std::size_t first = 0;
+    for (const LayerShape& layer : shape.layers) {
+        if (!layer.moe) continue;
+        const std::size_t kept = plan.layer(layer.index).kept.size();
+        if (first == 0) first = kept;
+        if (kept != first) return true;
+    }
+    return false;
 }
 
 QLabel* small(const QString& text)
@@ -87,6 +101,18 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
         note->setContentsMargins(pixelsOf(24), 0, 0, pixelsOf(6));
         m_reasons.push_back(note);
         right->addWidget(note);
+        if (choice.id == "stock") {
+            m_equalise = new QPushButton(tr("Equalise counts"));
+            m_equalise->setObjectName(QStringLiteral("export.equalise"));
+            m_equalise->setToolTip(tr("One count for all layers, as near as possible to what the plan keeps"));
+            m_equalise->setAutoDefault(false);
+            connect(m_equalise, &QPushButton::clicked, this, &ExportDialog::equaliseRequested);
+            auto* line = new QHBoxLayout;
+            line->setContentsMargins(pixelsOf(24), 0, 0, pixelsOf(6));
+            line->addWidget(m_equalise);
+            line->addStretch();
+            right->addLayout(line);
+        }
     }
     right->addSpacing(8);
     auto* where = new QLabel(tr("Folder"));
@@ -164,6 +190,7 @@ void ExportDialog::refresh()
         if (!choice.allowed) text += QLatin1Char(' ') + QString::fromStdString(choice.reason);
         m_reasons[static_cast<std::size_t>(i)]->setText(text);
         if (choice.allowed && !firstAllowed) firstAllowed = buttons[i];
+        if (choice.id == "stock") m_equalise->setVisible(!choice.allowed && countsDiffer(shape, plan));
     }
     if (!m_flavours->checkedButton() || !m_flavours->checkedButton()->isEnabled())
         if (firstAllowed) firstAllowed->setChecked(true);
@@ -270,10 +297,10 @@ void ExportDialog::startExport()
          {"verify", true},
          {"text", text.paths},
          {"window_length", text.windowLength},
-         {"windows", kVerifyWindows},
+         {"windows", text.quickWindows},  // those of the number in the window
          {"tag", "export"},
          {"lane", "export"}},
-        [this, alive = QPointer<ExportDialog>(this), folder](const EngineReply& reply) {
+        [this, alive = QPointer<ExportDialog>(this), folder, windows = text.quickWindows](const EngineReply& reply) {
             if (!alive) return;
             m_request = 0;
             setRunning(false);
@@ -292,11 +319,14 @@ void ExportDialog::startExport()
             if (verify.is_object()) {
                 const Json preview = verify.value("ppl_preview", Json());
                 const Json exported = verify.value("ppl_export", Json());
-                const bool holds = verify.value("holds", false);
-                if (preview.is_number() && exported.is_number())
-                    line +=
-                        QLatin1Char('\n') + tr("Reopened: perplexity %1, in the window %2, on the same windows.")
-                                                .arg(format::number(exported.get<double>(), 4), format::number(preview.get<double>(), 4));
+                bool holds = verify.value("holds", false);
+                // What the window measured, or what the engine measures of the plan on the source.
+                const std::optional<double> shown = m_workbench->evaluation()->perplexityOf(m_exporting.hash(), windows);
+                if (exported.is_number() && (shown || preview.is_number()))
+                    line += QLatin1Char('\n') +
+                            tr("Reopened: perplexity %1, in the window %2, on the same %n window(s).", nullptr, windows)
+                                .arg(format::number(exported.get<double>(), 4), format::number(shown ? *shown : preview.get<double>(), 4));
+                if (shown && exported.is_number() && std::abs(exported.get<double>() / *shown - 1) > kSamePerplexity) holds = false;
                 line += QLatin1Char('\n') +
                         (holds ? tr("Verified: every check holds.") : tr("The export does not match the plan: do not use it."));
                 if (!holds)

@@ -25,6 +25,9 @@ public:
 public slots:
     void refresh();  // the plan on screen changed: other flavours may be possible
 
+signals:
+    void equaliseRequested();  // one count for all layers, which a stock export needs
+
 protected:
     // Closing while an export runs only hides: it comes back with the result.
     void closeEvent(QCloseEvent* event) override;
@@ -49,6 +52,7 @@ private:
     QProgressBar* m_bar = nullptr;
     QPushButton* m_export = nullptr;
     QPushButton* m_cancel = nullptr;
+    QPushButton* m_equalise = nullptr;
     std::int64_t m_request = 0;
     CompressionPlan m_exporting;
 };
