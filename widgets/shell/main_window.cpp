@@ -76,10 +76,11 @@ MainWindow::MainWindow(Workbench* workbench, ThemeController* themes, WindowOpti
 
     makeActions();
     makePanels();
-    m_banners->setFocusReturn(m_heatmap);
+    m_banners->setFocusReturn(m_heatmap->focusTarget());
     makeMenus();
     makeToolBar();
     connectViews();
+    orderTabs();
     m_start->setRecent(recent());
     showOpen(false);
     showEngine();
@@ -291,7 +292,7 @@ void MainWindow::showOpen(bool open)
     if (open) {
         applyLayout();
         // Space, arrows and letters work at once.
-        m_heatmap->setFocus(Qt::OtherFocusReason);
+        m_heatmap->focusTarget()->setFocus(Qt::OtherFocusReason);
     }
     if (!open) {
         m_status->clear();

@@ -68,6 +68,9 @@ private:
     void makeActions();
     void makeMenus();
     void makeToolBar();
+    void orderTabs();
+    void focusPanel(int step);  // 1: the next, -1: the one before
+    QString helpPage() const;
     void makePanels();
     void connectViews();
     void showJob(const std::optional<JobState>& job);
@@ -127,6 +130,7 @@ private:
     StatusBar* m_status = nullptr;
     Switch* m_auto = nullptr;
     QPushButton* m_evaluate = nullptr;
+    QWidget* m_toolBar = nullptr;
     QPointer<ExportDialog> m_export;
     QPointer<HelpWindow> m_help;
     QByteArray m_defaultLayout;

@@ -5,13 +5,19 @@
 #include "controls.h"
 #include "heatmap_table.h"
 #include "heatmap_view.h"
+#include "history_panel.h"
 #include "icon.h"
+#include "inspector_panel.h"
+#include "kept_curve.h"
 #include "layers_panel.h"
 #include "panel.h"
 #include "perplexity_panel.h"
 #include "shell/export_dialog.h"
 #include "shell/help_window.h"
+#include "shell/start_page.h"
+#include "status_bar.h"
 
+#include <QApplication>
 #include <QMenuBar>
 #include <QPushButton>
 #include <QSettings>
@@ -19,6 +25,7 @@
 #include <QToolBar>
 
 #include <utility>
+#include <vector>
 
 namespace espalier
 {
@@ -55,6 +62,7 @@ void MainWindow::makeActions()
         if (!m_export) {
             m_export = new ExportDialog(m_workbench, this);
             m_export->setAttribute(Qt::WA_DeleteOnClose);
+            connect(m_export, &ExportDialog::equaliseRequested, m_actions[QStringLiteral("plan.equal")], &QAction::trigger);
         }
         m_export->show();
         m_export->raise();
@@ -118,6 +126,7 @@ void MainWindow::makeActions()
             m_help = new HelpWindow(m_options.helpFolder, this);
             m_help->setAttribute(Qt::WA_DeleteOnClose);
         }
+        m_help->showPage(helpPage());
         m_help->show();
         m_help->raise();
     });
@@ -125,6 +134,11 @@ void MainWindow::makeActions()
         m_actions[QStringLiteral("help.contents")]->trigger();
         m_help->showPage(QStringLiteral("keyboard"));
     });
+    // In the export dialog and the help window too.
+    for (const char* id : {"help.contents", "help.keyboard"})
+        m_actions[QString::fromLatin1(id)]->setShortcutContext(Qt::ApplicationShortcut);
+    addAction(QStringLiteral("view.nextPanel"), tr("&Next panel"), {}, key("F6"), [this] { focusPanel(1); });
+    addAction(QStringLiteral("view.previousPanel"), tr("Pre&vious panel"), {}, key("Shift+F6"), [this] { focusPanel(-1); });
     addAction(QStringLiteral("help.about"), tr("&About Espalier"), {}, {}, [this] {
         Banner banner;
         banner.id = QStringLiteral("about");
@@ -166,7 +180,7 @@ void MainWindow::makeMenus()
         panel->toggleViewAction()->setObjectName(QStringLiteral("view.panel.%1").arg(panel->objectName()));
         view->addAction(panel->toggleViewAction());
     }
-    fill(view, {QStringLiteral("view.resetLayout")});
+    fill(view, {{}, QStringLiteral("view.nextPanel"), QStringLiteral("view.previousPanel"), {}, QStringLiteral("view.resetLayout")});
     fill(menuBar()->addMenu(tr("&Plan")), {QStringLiteral("plan.dense"), QStringLiteral("plan.equal")});
     fill(menuBar()->addMenu(tr("E&valuate")), {QStringLiteral("evaluate.full"),
                                                QStringLiteral("evaluate.cancel"),
@@ -181,6 +195,7 @@ void MainWindow::makeMenus()
 void MainWindow::makeToolBar()
 {
     auto* bar = new QToolBar(tr("Tools"));
+    m_toolBar = bar;
     bar->setObjectName(QStringLiteral("toolbar"));
     bar->setMovable(false);
     bar->setFloatable(false);
@@ -250,6 +265,65 @@ void MainWindow::updateActions()
         m_evaluate->style()->polish(m_evaluate);
     }
     m_perplexity->setEvaluateEnabled(open && engine, engine ? QString() : tr("The engine is not running."));
+}
+
+// The page about what has the keyboard.
+QString MainWindow::helpPage() const
+{
+    if (m_export && m_export->isActiveWindow()) return QStringLiteral("export");
+    const QWidget* focus = QApplication::focusWidget();
+    const auto in = [focus](const QWidget* part) { return part && focus && (part == focus || part->isAncestorOf(focus)); };
+    if (in(m_heatmapFrame)) return QStringLiteral("heatmap");
+    if (in(m_layersDock) || in(m_inspectorDock)) return QStringLiteral("shaping-the-plan");
+    if (in(m_perplexityDock)) return QStringLiteral("perplexity");
+    return QStringLiteral("getting-started");
+}
+
+// Tab follows the eye: tool bar, left column, map, what is below it, right column.
+void MainWindow::orderTabs()
+{
+    QList<QWidget*> all;
+    QWidget* walk = this;
+    do {
+        if (walk != this && walk->focusPolicy() & Qt::TabFocus && !walk->focusProxy()) all << walk;
+        walk = walk->nextInFocusChain();
+    } while (walk && walk != this);
+    QList<QWidget*> ordered;
+    const std::vector<const QWidget*> parts = {m_banners,      m_start,          m_toolBar,       m_layersDock,  m_heatmapFrame->header(),
+                                               m_heatmapFrame, m_perplexityDock, m_inspectorDock, m_historyDock, m_status};
+    for (const QWidget* part : parts)
+        for (QWidget* widget : all)
+            if (part->isAncestorOf(widget) && !ordered.contains(widget)) ordered << widget;
+    for (int i = 0; i + 1 < ordered.size(); ++i)
+        setTabOrder(ordered[i], ordered[i + 1]);
+}
+
+void MainWindow::focusPanel(int step)
+{
+    if (!m_workbench->isOpen()) return;
+    struct Stop {
+        QWidget* part;
+        QWidget* first;
+    };
+    const std::vector<Stop> stops = {
+        {m_layersDock, m_layers->curve()->focusTarget()},
+        {m_heatmapFrame, m_heatmapFrame->currentPage() == m_heatmap ? m_heatmap->focusTarget() : m_heatmapFrame->currentPage()},
+        {m_perplexityDock, m_perplexity->choosers()},
+        {m_inspectorDock, m_inspector->firstControl()},
+        {m_historyDock, m_history}};
+    const int count = static_cast<int>(stops.size());
+    const QWidget* focus = QApplication::focusWidget();
+    int at = step > 0 ? -1 : count;
+    for (int i = 0; i < count; ++i)
+        if (focus && (stops[static_cast<std::size_t>(i)].part == focus || stops[static_cast<std::size_t>(i)].part->isAncestorOf(focus)))
+            at = i;
+    for (int tried = 0; tried < count; ++tried) {
+        at = (at + step + count) % count;
+        const Stop& stop = stops[static_cast<std::size_t>(at)];
+        if (!stop.part->isVisible()) continue;
+        stop.first->setFocus(Qt::ShortcutFocusReason);
+        return;
+    }
 }
 
 }  // namespace espalier
