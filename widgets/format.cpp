@@ -2,6 +2,7 @@
 
 #include <QCoreApplication>
 #include <QLocale>
+#include <QRegularExpression>
 
 #include <cmath>
 
@@ -196,6 +197,28 @@ QString layerExpert(int layer, int expert)
 {
     if (expert < 0) return tr("Layer %1").arg(layer);
     return tr("Layer %1 · expert %2").arg(layer).arg(expert);
+}
+
+QString withoutOptions(const std::string& advice)
+{
+    static const QRegularExpression option(QStringLiteral("(^|\\s)--[a-z]"));
+    static const QRegularExpression sentenceEnd(QStringLiteral("(?<=\\.)\\s+"));
+    static const QRegularExpression clause(QStringLiteral("(, or |; )"));
+    QStringList kept;
+    for (const QString& sentence : QString::fromStdString(advice).split(sentenceEnd, Qt::SkipEmptyParts)) {
+        if (!sentence.contains(option)) {
+            kept << sentence;
+            continue;
+        }
+        QStringList clauses;
+        for (const QString& part : sentence.split(clause, Qt::SkipEmptyParts))
+            if (!part.contains(option)) clauses << part;
+        if (clauses.isEmpty()) continue;
+        QString rest = clauses.join(QStringLiteral(", "));
+        rest[0] = rest[0].toUpper();
+        kept << (rest.endsWith(QLatin1Char('.')) ? rest : rest + QLatin1Char('.'));
+    }
+    return kept.join(QLatin1Char(' '));
 }
 
 QString keptOf(int kept, int experts) { return tr("%1 of %2").arg(kept).arg(experts); }

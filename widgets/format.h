@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 namespace espalier::format
 {
@@ -41,6 +42,8 @@ QString time(const QDateTime& moment, const QDateTime& now);  // "14:31", "yeste
 QString estimate(double ppl);                                 // "est. 7.57"
 QString layerExpert(int layer, int expert);                   // "Layer 12 · expert 35"
 QString keptOf(int kept, int experts);                        // "33 of 60"
-extern const QString kDot;                                    // " · "
+// Advice from the core without what only the command line can do: "Put the file there, or pass ids with --ids." -> "Put the file there."
+QString withoutOptions(const std::string& advice);
+extern const QString kDot;  // " · "
 
 }  // namespace espalier::format

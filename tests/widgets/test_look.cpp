@@ -216,6 +216,12 @@ private slots:
         QLocale::setDefault(QLocale(QLocale::German, QLocale::Germany));
         const auto restore = qScopeGuard([&] { QLocale::setDefault(before); });
         const QChar minus(0x2212);
+        QCOMPARE(format::withoutOptions("Put tokenizer.json there, or pass token ids with --ids."),
+                 QStringLiteral("Put tokenizer.json there."));
+        QCOMPARE(format::withoutOptions("Tokenise elsewhere and pass ids with --ids."), QString());
+        QCOMPARE(format::withoutOptions("Use --force to replace it, or another name. Fetch it again."),
+                 QStringLiteral("Another name. Fetch it again."));
+        QCOMPARE(format::withoutOptions("4 of 6 layers are kept; --resume goes on from there."), QStringLiteral("4 of 6 layers are kept."));
         QCOMPARE(format::count(1080), QStringLiteral("1.080"));
         QCOMPARE(format::perplexity(7.584), QStringLiteral("7,58"));
         QCOMPARE(format::perplexity(7.584, 0.11), QStringLiteral("7,58 ± 0,11"));

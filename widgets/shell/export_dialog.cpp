@@ -35,6 +35,13 @@ QString flavourTitle(const std::string& id)
     return ExportDialog::tr("Plan only");
 }
 
+QString told(const Error& error)
+{
+    QStringList parts = {QString::fromStdString(error.message), format::withoutOptions(error.kept), format::withoutOptions(error.action)};
+    parts.removeAll(QString());
+    return parts.join(QLatin1Char(' '));
+}
+
 bool countsDiffer(const ModelShape& shape, const CompressionPlan& plan)
 {
     std::size_t first = 0;
@@ -163,6 +170,10 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     connect(m_flavours, &QButtonGroup::buttonClicked, this, &ExportDialog::dryRun);
     connect(workbench->plans(), &PlanController::historyChanged, this, &ExportDialog::refresh);
     connect(workbench, &Workbench::closed, this, &QDialog::close);
+    // Why counts cannot be equalised: the line in the panel may lie behind this dialog.
+    connect(workbench->plans(), &PlanController::explained, this, [this](const QString& text, bool isError) {
+        if (isError && m_request == 0) showResult(text, true);
+    });
     refresh();
 }
 
@@ -254,7 +265,7 @@ void ExportDialog::dryRun()
                 m_size->setText(tr("%n file(s), %1", nullptr, static_cast<int>(reply.result.value("files", Json::array()).size()))
                                     .arg(format::bytes(reply.result.value("bytes", std::int64_t(0)))));
             } else if (reply.outcome == EngineReply::Outcome::Failed) {
-                m_size->setText(QString::fromStdString(reply.error.describe()));
+                m_size->setText(told(reply.error));
             }
         });
 }
@@ -311,7 +322,9 @@ void ExportDialog::startExport()
                 return;
             }
             if (!reply.ok()) {
-                showResult(QString::fromStdString(reply.error.describe()), true);
+                QString line = told(reply.error);
+                if (reply.error.code == "output.exists") line += QLatin1Char(' ') + tr("Or tick \"%1\".").arg(m_replace->text());
+                showResult(line, true);
                 return;
             }
             const Json verify = reply.result.value("verify", Json());

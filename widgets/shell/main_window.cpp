@@ -387,6 +387,10 @@ void MainWindow::showScores()
     for (const char* id : {"importance", "inverse"})
         m_layers->budget()->setMethodAvailable(QString::fromLatin1(id),
                                                importance ? QString() : tr("needs the leave-one-out scores of a profile"));
+    // These work on what the engine holds: the layers' loss curves, or the model itself.
+    for (const char* id : {"exact", "verified"})
+        m_layers->budget()->setMethodAvailable(
+            QString::fromLatin1(id), tr("runs on the command line: espalier-engine plan --allocate %1").arg(QString::fromLatin1(id)));
     m_heatmapTable->refresh();
 }
 

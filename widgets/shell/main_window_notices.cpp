@@ -61,7 +61,9 @@ void MainWindow::notice(const Error& error, const QString& id)
     banner.once = id.startsWith(QStringLiteral("problem:"));
     banner.kind = error.code == "checkpoint.warning" ? Banner::Kind::Warning : Banner::Kind::Error;
     banner.cause = QString::fromStdString(error.message);
-    banner.consequence = QString::fromStdString(error.kept + (error.kept.empty() || error.action.empty() ? "" : " ") + error.action);
+    const QString kept = format::withoutOptions(error.kept);
+    const QString action = format::withoutOptions(error.action);
+    banner.consequence = QString(kept + QLatin1Char(' ') + action).trimmed();
     m_banners->show(banner);
 }
 

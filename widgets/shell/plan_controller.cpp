@@ -217,6 +217,7 @@ void PlanController::allocateTo(const AllocationIntent& intent)
     request.uniformCount = intent.equalCounts;
     request.plan = base();
     request.layerImportance = m_layerImportance;
+    request.scores = *m_scores;
     const Result<std::vector<int>> keep = allocate(intent.method, m_shape, request, intent.params);
     if (!keep.ok()) {
         say(QString::fromStdString(keep.error().describe()), true);
