@@ -1,6 +1,7 @@
 #include "model/attention.h"
 
 #include "model/kernels.h"
+#include "model/layer_gradient.h"
 #include "model/norm.h"
 
 #include <ATen/Parallel.h>
@@ -133,7 +134,7 @@ at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at:
     const std::int64_t valueDim = values.size(3);
     if (valueDim != q.size(3)) values = at::constant_pad_nd(values, {0, q.size(3) - valueDim});
     std::optional<at::Tensor> mask;
-    if (window > 0 && window < length) mask = windowMask(length, window);
+    if (window > 0 && window < length) mask = q.requires_grad() ? recordable(windowMask(length, window)) : windowMask(length, window);
     at::Tensor out = at::scaled_dot_product_attention(q, keys, values, mask, 0.0, !mask.has_value(), m_shape.softmaxScale);
     if (valueDim != q.size(3)) out = out.narrow(3, 0, valueDim);
     return out.transpose(1, 2).reshape({q.size(0), length, q.size(1) * valueDim});
@@ -147,6 +148,7 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
     const std::int64_t queryWidth = m_shape.heads * d;
     const std::int64_t keyWidth = m_shape.kvHeads * d;
     at::Tensor qkv = weights.qkv(x);  // [B,T,q|k|v]
+    if (x.requires_grad()) return weights.output(recordedQuery(qkv, weights, window));
 
     if (m_shape.norm == QkNorm::Whole) {
         qkv.narrow(2, 0, queryWidth).copy_(normed(qkv.narrow(2, 0, queryWidth), weights.queryNorm, m_shape.eps));
@@ -178,6 +180,31 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
     return weights.output(attend(q, k, v, window));
 }
 
+// The same without writing into qkv, which a recorded graph may still need.
+at::Tensor Attention::recordedQuery(const at::Tensor& qkv, const LayerWeights& weights, int window)
+{
+    const std::int64_t batch = qkv.size(0);
+    const std::int64_t length = qkv.size(1);
+    const std::int64_t d = m_shape.headDim;
+    const Tables& rotary = tables(length);
+    const at::Tensor cos = recordable(rotary.cos).view({length, 1, d});
+    const at::Tensor sin = recordable(rotary.sin).view({length, 1, d});
+    const auto part = [&](std::int64_t firstHead, std::int64_t heads, const at::Tensor& norm) {
+        at::Tensor x = qkv.narrow(2, firstHead * d, heads * d);
+        if (norm.defined() && m_shape.norm == QkNorm::Whole) x = normed(x, norm, m_shape.eps);
+        x = x.reshape({batch, length, heads, d});
+        if (norm.defined() && m_shape.norm == QkNorm::PerHead) x = normed(x, norm, m_shape.eps);
+        return m_shape.clip > 0 ? x.clamp(-m_shape.clip, m_shape.clip) : x;
+    };
+    const auto turned = [&](const at::Tensor& x) {
+        return x * cos + at::cat({x.narrow(3, d / 2, d - d / 2).neg(), x.narrow(3, 0, d / 2)}, 3) * sin;
+    };
+    const at::Tensor q = turned(part(0, m_shape.heads, weights.queryNorm)).transpose(1, 2);
+    const at::Tensor k = turned(part(m_shape.heads, m_shape.kvHeads, weights.keyNorm)).transpose(1, 2);
+    const at::Tensor v = part(m_shape.heads + m_shape.kvHeads, m_shape.kvHeads, {}).transpose(1, 2);
+    return attend(q, k, v, window);
+}
+
 namespace
 {
 
@@ -190,8 +217,8 @@ at::Tensor ropePairs(const at::Tensor& x, const at::Tensor& cos, const at::Tenso
     const at::Tensor pairs = x.to(at::kFloat).reshape({x.size(0), length, x.size(2), half, 2});
     const at::Tensor real = pairs.select(4, 0);
     const at::Tensor imaginary = pairs.select(4, 1);
-    const at::Tensor c = cos.view({length, 1, half});
-    const at::Tensor s = sin.view({length, 1, half});
+    const at::Tensor c = (x.requires_grad() ? recordable(cos) : cos).view({length, 1, half});
+    const at::Tensor s = (x.requires_grad() ? recordable(sin) : sin).view({length, 1, half});
     return at::stack({real * c - imaginary * s, real * s + imaginary * c}, 4).flatten(3).to(x.scalar_type());
 }
 

@@ -45,7 +45,8 @@ struct RotarySetup {
 RotarySetup rotarySetup(int dim, double theta, const RopeScaling& scaling, bool scalesSoftmax);
 AttentionShape attentionShape(const ModelConfig& config);
 
-// Belongs to the compute thread; keeps tables and masks of the lengths it has seen.
+// Belongs to the compute thread; keeps tables and masks of the lengths it has seen. Where x requires a gradient, every operation is one
+// that autograd follows.
 class Attention
 {
 public:
@@ -63,6 +64,7 @@ private:
     const at::Tensor& windowMask(std::int64_t length, int window);
     at::Tensor normed(const at::Tensor& x, const at::Tensor& weight, double eps) const;
     at::Tensor groupedQuery(const at::Tensor& x, const LayerWeights& weights, int window);
+    at::Tensor recordedQuery(const at::Tensor& qkv, const LayerWeights& weights, int window);
     at::Tensor latentAttention(const at::Tensor& x, const LayerWeights& weights, int window);
     at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window);
 

@@ -45,8 +45,9 @@ void scatterAdd(at::Tensor& out, const at::Tensor& y, const at::Tensor& w, const
                             out.mutable_data_ptr<float>(), tokens.numel(), out.size(1));
 }
 
-// The expert as it runs under the plan: its own weights, or factors in place of some of them.
-GatedMlp planned(const GatedMlp& dense, const Linear* factors)
+}  // namespace
+
+GatedMlp plannedMlp(const GatedMlp& dense, const Linear* factors)
 {
     if (!factors || (!factors[0].defined() && !factors[1].defined() && !factors[2].defined())) return dense;
     GatedMlp mlp = dense;
@@ -62,8 +63,6 @@ GatedMlp planned(const GatedMlp& dense, const Linear* factors)
     }
     return mlp;
 }
-
-}  // namespace
 
 at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan,
                       const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, LayerObserver* observer)
@@ -90,7 +89,7 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
 
         const at::Tensor in = gather(x, tokens);
         const GatedMlp& dense = weights.experts[static_cast<std::size_t>(expert)].mlp;
-        const GatedMlp mlp = planned(dense, factors.empty() ? nullptr : &factors[3 * static_cast<std::size_t>(column)]);
+        const GatedMlp mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * static_cast<std::size_t>(column)]);
         const at::Tensor h = mlp.hidden(in);
         const at::Tensor y = mlp.down(h);
         scatterAdd(out, y, w, tokens);

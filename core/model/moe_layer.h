@@ -33,6 +33,9 @@ struct MoeArithmetic {
     bool weightsRounded = false;  // Qwen2/3-MoE, OLMoE: routing weights are rounded to the compute type
 };
 
+// The expert as it runs under the plan: its own weights, or factors (gate, up, down; may be null) in place of some of them.
+GatedMlp plannedMlp(const GatedMlp& dense, const Linear* factors);
+
 // x [N,H] normed -> [N,H]. `factors`: per kept expert and matrix (3 * n, gate, up, down) the factored form, undefined where dense;
 // empty when the plan sets no rank in this layer.
 at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan,

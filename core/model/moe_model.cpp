@@ -4,6 +4,7 @@
 #include "model/attention.h"
 #include "model/factor_store.h"
 #include "model/kernels.h"
+#include "model/layer_gradient.h"
 #include "model/moe_layer.h"
 #include "model/norm.h"
 #include "model/weight_store.h"
@@ -70,6 +71,19 @@ Error notFiniteResult(const std::string& where)
                     "The activations overflow: evaluate in fp32.");
 }
 
+std::int64_t headRows(std::int64_t vocabulary) { return std::clamp<std::int64_t>(kHeadElements / vocabulary, kHeadRowsMin, kHeadRowsMax); }
+
+Status checkTargets(const at::Tensor& targets, std::int64_t vocabulary)
+{
+    const auto* target = targets.const_data_ptr<std::int64_t>();
+    for (std::int64_t i = 0; i < targets.numel(); ++i)
+        if (target[i] < 0 || target[i] >= vocabulary)
+            return badInput("model.token_out_of_range", std::to_string(target[i]),
+                            fmt::format("Token {} does not exist: the model has {} output rows.", target[i], vocabulary),
+                            "Use the tokenizer that belongs to the model.");
+    return {};
+}
+
 }  // namespace
 
 struct MoeModel::Impl {
@@ -93,6 +107,7 @@ struct MoeModel::Impl {
         if (currentLayer == layer && current) return current;
         return store->layer(layer);
     }
+    Result<std::shared_ptr<const LayerWeights>> begin(int layer, const PreparedPlan& plan, int step, std::vector<Linear>& planned);
 };
 
 Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpoint> checkpoint, const ModelOptions& options)
@@ -253,15 +268,15 @@ Result<at::Tensor> MoeModel::embed(const at::Tensor& ids)
     return at::embedding(globals->embedding, flat);
 }
 
-Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
+// The weights of the layer that is to run, checked, and the factors that the plan sets in it.
+Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, const PreparedPlan& plan, int step,
+                                                                  std::vector<Linear>& planned)
 {
-    const c10::InferenceMode guard;
-    Impl& impl = *m_impl;
-    impl.current.reset();
-    ESPALIER_TRY(const auto weights, impl.store->layer(layer));
+    current.reset();
+    ESPALIER_TRY(const auto weights, store->layer(layer, step));
     const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
-    const bool moe = impl.shape().layers[static_cast<std::size_t>(layer)].moe;
+    const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
     if (moe) {
         if (!weights->routerNonFinite.empty() && !finite(weights->router.index_select(0, planLayer.keptIndex)))
             return notFiniteWeight(weights->routerNonFinite);
@@ -270,23 +285,33 @@ Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const Pr
                 return notFiniteWeight(name);
     }
 
-    std::vector<Linear> factors;
     if (!planLayer.ranks.empty()) {
         std::vector<FactorRequest> requests;
         for (std::size_t i = 0; i < planLayer.kept.size(); ++i)
             for (int matrix = 0; matrix < 3; ++matrix)
                 if (const int rank = planLayer.ranks[i][static_cast<std::size_t>(matrix)]; rank > 0)
                     requests.push_back({planLayer.kept[i], matrix, rank});
-        ESPALIER_TRY(const auto computed, impl.factors->factors(layer, plan.data().factors, requests));
-        factors.resize(3 * planLayer.kept.size());
+        ESPALIER_TRY(const auto computed, this->factors->factors(layer, plan.data().factors, requests));
+        planned.resize(3 * planLayer.kept.size());
         std::size_t next = 0;
         for (std::size_t i = 0; i < planLayer.kept.size(); ++i)
             for (std::size_t matrix = 0; matrix < 3; ++matrix)
-                if (planLayer.ranks[i][matrix] > 0) factors[3 * i + matrix] = computed[next++];
+                if (planLayer.ranks[i][matrix] > 0) planned[3 * i + matrix] = computed[next++];
     }
 
-    impl.currentLayer = layer;
-    impl.current = weights;
+    currentLayer = layer;
+    current = weights;
+    return weights;
+}
+
+Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
+{
+    const c10::InferenceMode guard;
+    Impl& impl = *m_impl;
+    std::vector<Linear> factors;
+    ESPALIER_TRY(const auto weights, impl.begin(layer, plan, 1, factors));
+    const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    const bool moe = impl.shape().layers[static_cast<std::size_t>(layer)].moe;
     const std::int64_t batch = hidden.size(0);
     const std::int64_t length = hidden.size(1);
     const at::Tensor attended =
@@ -340,13 +365,9 @@ Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor
     ESPALIER_TRY(const auto globals, m_impl->store->globals());
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
     const std::int64_t vocabulary = globals->head.size(0);
-    for (std::int64_t i = 0; i < targets.numel(); ++i)
-        if (target[i] < 0 || target[i] >= vocabulary)
-            return badInput("model.token_out_of_range", std::to_string(target[i]),
-                            fmt::format("Token {} does not exist: the model has {} output rows.", target[i], vocabulary),
-                            "Use the tokenizer that belongs to the model.");
+    ESPALIER_CHECK_OK(checkTargets(targets, vocabulary));
     // One buffer for all blocks: fresh pages for every block would cost more than the product.
-    const std::int64_t blockRows = std::clamp<std::int64_t>(kHeadElements / vocabulary, kHeadRowsMin, kHeadRowsMax);
+    const std::int64_t blockRows = headRows(vocabulary);
     const at::Tensor head = globals->head.t();
     at::Tensor buffer = at::empty({std::min(blockRows, targets.numel()), vocabulary}, normed.options());
     for (std::int64_t begin = 0; begin < batch * scored; begin += blockRows) {
@@ -358,6 +379,86 @@ Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor
     }
     if (!at::isfinite(nll).all().item<bool>()) return notFiniteResult("the output head");
     return nll;
+}
+
+namespace
+{
+
+// Positions that are scored, without the last of each window.
+at::Tensor scoredRows(const at::Tensor& hidden)
+{
+    const std::int64_t scored = hidden.size(1) - 1;
+    return hidden.narrow(1, 0, scored).reshape({hidden.size(0) * scored, hidden.size(2)});
+}
+
+}  // namespace
+
+Result<at::Tensor> MoeModel::headGradient(const at::Tensor& hidden, const at::Tensor& targets)
+{
+    const c10::InferenceMode guard;
+    at::Tensor gradient = at::zeros(hidden.sizes(), hidden.options().dtype(at::kFloat));
+    if (hidden.size(1) < 2) return gradient;
+    const at::Tensor rows = scoredRows(hidden);
+    ESPALIER_TRY(const at::Tensor normed, finalNorm(rows));
+    ESPALIER_TRY(const auto globals, m_impl->store->globals());
+    if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
+    const at::Tensor flat = targets.to(at::kLong).reshape({-1}).contiguous();
+    if (flat.numel() != rows.size(0)) return internalError("headGradient: targets do not fit the hidden states");
+    const std::int64_t vocabulary = globals->head.size(0);
+    ESPALIER_CHECK_OK(checkTargets(flat, vocabulary));
+    const at::Tensor above = espalier::headGradient(normed, flat, globals->head, headRows(vocabulary));
+    const at::Tensor below = rmsNormGradient(rows, globals->finalNorm, above, m_impl->eps);
+    gradient.narrow(1, 0, hidden.size(1) - 1).copy_(below.view({hidden.size(0), hidden.size(1) - 1, hidden.size(2)}));
+    if (!finite(gradient)) return notFiniteResult("the output head");
+    return gradient;
+}
+
+Result<at::Tensor> MoeModel::layerGradient(int layer, const at::Tensor& hidden, const at::Tensor& gradient, const PreparedPlan& plan,
+                                           const GradientObserver& observer)
+{
+    const c10::InferenceMode guard;
+    Impl& impl = *m_impl;
+    std::vector<Linear> factors;
+    ESPALIER_TRY(const auto weights, impl.begin(layer, plan, -1, factors));
+    const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    const int window = impl.windows[static_cast<std::size_t>(layer)];
+    const at::Tensor normed = rmsNorm(hidden, weights->inputNorm, impl.eps);
+    const at::Tensor residual = hidden + impl.attention->forward(normed, *weights, window);
+    const at::Tensor rows = residual.view({-1, residual.size(2)});
+    const at::Tensor x = rmsNorm(rows, weights->postNorm, impl.eps);
+    const at::Tensor above = gradient.to(at::kFloat).reshape(rows.sizes());
+    const at::Tensor input = impl.shape().layers[static_cast<std::size_t>(layer)].moe
+                                 ? moeGradient(layer, x, above, *weights, planLayer, factors, impl.arithmetic, observer)
+                                 : mlpGradient(weights->dense, x, above);
+    impl.current.reset();
+    const at::Tensor middle = (above + rmsNormGradient(rows, weights->postNorm, input, impl.eps)).view(hidden.sizes());
+    const at::Tensor attended = attentionGradient(*impl.attention, normed, middle, *weights, window);
+    at::Tensor out = middle + rmsNormGradient(hidden, weights->inputNorm, attended, impl.eps);
+    if (!finite(out)) return notFiniteResult(fmt::format("the gradient of layer {}", layer));
+    return out;
+}
+
+Result<at::Tensor> MoeModel::drawTokens(const at::Tensor& hidden, const at::Tensor& uniform)
+{
+    const c10::InferenceMode guard;
+    const std::int64_t scored = std::max<std::int64_t>(hidden.size(1) - 1, 0);
+    at::Tensor drawn = at::empty({hidden.size(0), scored}, at::kLong);
+    if (scored == 0) return drawn;
+    ESPALIER_TRY(const at::Tensor normed, finalNorm(scoredRows(hidden)));
+    ESPALIER_TRY(const auto globals, m_impl->store->globals());
+    if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
+    const std::int64_t vocabulary = globals->head.size(0);
+    const std::int64_t blockRows = headRows(vocabulary);
+    const at::Tensor at = uniform.to(at::kDouble).reshape({-1, 1});
+    at::Tensor flat = drawn.view({-1});
+    for (std::int64_t begin = 0; begin < flat.numel(); begin += blockRows) {
+        const std::int64_t rows = std::min(blockRows, flat.numel() - begin);
+        const at::Tensor logits = at::linear(normed.narrow(0, begin, rows), globals->head).to(at::kDouble);
+        const at::Tensor reached = at::softmax(logits, 1).cumsum(1);
+        // The sum of all probabilities may end a little below 1.
+        flat.narrow(0, begin, rows).copy_((reached <= at.narrow(0, begin, rows)).sum({1}).clamp_max(vocabulary - 1));
+    }
+    return drawn;
 }
 
 Result<at::Tensor> MoeModel::expertOutput(int layer, int expert, const at::Tensor& x)

@@ -18,6 +18,7 @@
 #include "plan/model_shape.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -31,6 +32,7 @@ namespace espalier
 
 class Checkpoint;
 class LayerObserver;
+struct MoeGradient;
 
 enum class ComputeType {
     Fp32,  // the reference: stored weights are converted to fp32, products are true fp32 (never TF32 or bf16 inside)
@@ -119,6 +121,18 @@ public:
     // -> [B,T-1] fp64. Log-softmax in fp32, head in row blocks: memory does not grow with B.
     // Errors: model.not_finite, model.token_out_of_range.
     Result<at::Tensor> tokenNll(const at::Tensor& hidden, const at::Tensor& ids);
+
+    // The reverse pass (methods.md 2.6): gradients are fp32, of an NLL in nats summed over a window; the router's selection is constant.
+    // d sum / d hidden for hidden [B,T,H] after the last layer and targets [B,T-1] int64, the token that is scored at each position but
+    // the last -> [B,T,H] fp32. Errors: as tokenNll.
+    Result<at::Tensor> headGradient(const at::Tensor& hidden, const at::Tensor& targets);
+    // From the input of a layer and the gradient [B,T,H] of its output to that of its input. Cost: two forward passes of the layer. Reads
+    // layer l-1 ahead. The observer sees the MoE module and may be empty. Errors: as layer().
+    Result<at::Tensor> layerGradient(int layer, const at::Tensor& hidden, const at::Tensor& gradient, const PreparedPlan& plan,
+                                     const std::function<void(const MoeGradient&)>& observer = {});
+    // Draws the next token at each position but the last from the model's own distribution: hidden [B,T,H] after the last layer, uniform
+    // [B,T-1] fp64 in [0,1) -> [B,T-1] int64. Errors: model.not_finite.
+    Result<at::Tensor> drawTokens(const at::Tensor& hidden, const at::Tensor& uniform);
 
     // f_e(x) of the dense model for x [M,H] (inputs of the MoE module, after the post-attention norm) -> [M,H]; `expert` is an
     // original id, kept by the plan or not. Meant for use inside LayerObserver::moe of the same layer (its weights are loaded then).

@@ -8,6 +8,8 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include <functional>
+
 namespace espalier
 {
 
@@ -40,5 +42,17 @@ public:
     }
     virtual void moe(const MoeBatch& batch) { (void)batch; }
 };
+
+// What the reverse pass of a MoE module knows about its N tokens (rows as in MoeBatch).
+struct MoeGradient {
+    int layer = 0;
+    at::Tensor input;     // [N,H] compute type: as MoeBatch::input
+    at::Tensor gradient;  // [N,H] fp32: g_t, the gradient at the routed output; the layer's output adds it unchanged
+    at::Tensor selected;  // [N,k] int64: original ids, as MoeBatch::selected
+    at::Tensor weights;   // [N,k] fp32: as applied
+    at::Tensor products;  // [N,k] fp64: g_t . f_e(x_t) of the selected experts
+};
+// Called inside the model's inference mode, while the layer's weights are held (expertOutput may be called).
+using GradientObserver = std::function<void(const MoeGradient&)>;
 
 }  // namespace espalier

@@ -7,7 +7,7 @@ namespace espalier
 
 at::Tensor rmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps)
 {
-    if (x.scalar_type() == at::kFloat) {
+    if (x.scalar_type() == at::kFloat && !x.requires_grad()) {
         // Rows of a narrowed view are dense but further apart; anything else is copied first.
         const std::int64_t width = x.size(-1);
         at::Tensor source = x;

@@ -84,14 +84,14 @@ void WeightStore::readerLoop()
     }
 }
 
-Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer)
+Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer, int step)
 {
     std::unique_lock lock(m_mutex);
     Slot& slot = m_slots[static_cast<std::size_t>(layer)];
     const int count = static_cast<int>(m_slots.size());
     // Room first: in a stream the layer before this one must be gone before the next one is read.
     for (int i = m_residentLayers; i < count; ++i)
-        if (i != layer && i != layer + 1) m_slots[static_cast<std::size_t>(i)].weights.reset();
+        if (i != layer && i != layer + step) m_slots[static_cast<std::size_t>(i)].weights.reset();
     if (!slot.weights) {
         slot.error.reset();
         enqueue(layer, true);
@@ -103,7 +103,7 @@ Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer)
         return error;
     }
     auto weights = slot.weights;
-    if (layer + 1 < count) enqueue(layer + 1, false);
+    if (layer + step >= 0 && layer + step < count) enqueue(layer + step, false);
     return weights;
 }
 

@@ -24,8 +24,8 @@ public:
     WeightStore(const WeightStore&) = delete;
     WeightStore& operator=(const WeightStore&) = delete;
 
-    // Blocks until the layer is there, drops what is neither resident nor next, and starts reading the next layer.
-    Result<std::shared_ptr<const LayerWeights>> layer(int layer);
+    // Blocks until the layer is there, drops what is neither resident nor next, and starts reading the next layer (layer + step).
+    Result<std::shared_ptr<const LayerWeights>> layer(int layer, int step = 1);
     Result<std::shared_ptr<const GlobalWeights>> globals();
     std::int64_t bytes() const;
     void release();

@@ -1,2 +1,3 @@
 espalier_test(test_lowrank SOURCES core/test_lowrank.cpp LIBS espalier::lowrank espalier::checkpoint)
 espalier_test(test_model SOURCES core/test_model.cpp LIBS espalier::model espalier::lowrank)
+espalier_test(test_layer_gradient SOURCES core/test_layer_gradient.cpp LIBS espalier::model)

@@ -1,0 +1,184 @@
+#include "model/layer_gradient.h"
+
+#include "model/router.h"
+
+#include <algorithm>
+
+namespace espalier
+{
+
+namespace
+{
+
+// Gradient of the input of y = W x + b.
+at::Tensor through(const Linear& linear, const at::Tensor& gradient)
+{
+    if (linear.weight.defined()) return at::mm(gradient, linear.weight);
+    return at::mm(at::mm(gradient, linear.u), linear.v);
+}
+
+struct MlpPass {
+    at::Tensor gate, up;  // [M,I] before the activation
+    at::Tensor hidden;    // silu(gate) * up
+};
+
+MlpPass forward(const GatedMlp& mlp, const at::Tensor& x)
+{
+    MlpPass pass;
+    if (mlp.gateUp.defined()) {
+        const at::Tensor both = at::linear(x, mlp.gateUp);
+        pass.gate = both.narrow(1, 0, mlp.width).contiguous();
+        pass.up = both.narrow(1, mlp.width, mlp.width).contiguous();
+    } else {
+        pass.gate = mlp.gate(x);
+        pass.up = mlp.up(x);
+    }
+    pass.hidden = at::silu(pass.gate) * pass.up;
+    return pass;
+}
+
+// gradient [M,H] in the compute type.
+at::Tensor backward(const GatedMlp& mlp, const MlpPass& pass, const at::Tensor& gradient)
+{
+    const at::Tensor hidden = through(mlp.down, gradient);
+    const at::Tensor up = hidden * at::silu(pass.gate);
+    const at::Tensor gate = at::silu_backward(hidden * pass.up, pass.gate);
+    if (mlp.gateUp.defined()) return at::mm(at::cat({gate, up}, 1), mlp.gateUp).to(at::kFloat);
+    return (through(mlp.gate, gate) + through(mlp.up, up)).to(at::kFloat);
+}
+
+// Gradient of the logits, [N,n] fp64, from that of the weights of the selected columns, [N,k] fp64.
+at::Tensor routerGradient(const RouterShape& router, const at::Tensor& logits, const RoutedTokens& routed, const at::Tensor& products)
+{
+    const at::Tensor weights = routed.weights.to(at::kDouble);
+    const at::Tensor weighted = weights * products;
+    const at::Tensor mean = weighted.sum({1}, true);
+    if (router.rule == RoutingRule::SoftmaxRenormalised)
+        return at::zeros(logits.sizes(), weights.options()).scatter(1, routed.selected, weighted - weights * mean);
+    // w_i = s p_i: every logit moves every probability.
+    const at::Tensor probability = at::softmax(logits.to(at::kDouble), 1);
+    return (probability * -mean).scatter_add(1, routed.selected, weighted);
+}
+
+}  // namespace
+
+at::Tensor recordable(const at::Tensor& tensor)
+{
+    if (!tensor.defined() || !tensor.is_inference()) return tensor;
+    return at::from_blob(const_cast<void*>(tensor.const_data_ptr()), tensor.sizes(), tensor.strides(), tensor.options());
+}
+
+at::Tensor rmsNormGradient(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& gradient, double eps)
+{
+    const at::Tensor wide = x.to(at::kFloat);
+    const at::Tensor scale = at::rsqrt(wide.square().mean({-1}, true) + eps);
+    const at::Tensor weighted = gradient.to(at::kFloat) * weight.to(at::kFloat);
+    return scale * (weighted - wide * (scale.square() * (wide * weighted).mean({-1}, true)));
+}
+
+at::Tensor mlpGradient(const GatedMlp& mlp, const at::Tensor& x, const at::Tensor& gradient)
+{
+    return backward(mlp, forward(mlp, x), gradient.to(x.scalar_type()));
+}
+
+at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradient, const LayerWeights& weights, const PlanLayer& plan,
+                       const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, const GradientObserver& observer)
+{
+    const auto columns = static_cast<int>(plan.kept.size());
+    const at::Tensor rows = plan.allKept ? weights.router : weights.router.index_select(0, plan.keptIndex);
+    const at::Tensor logits =
+        (arithmetic.routerInFp32 ? at::linear(x.to(at::kFloat), rows) : at::linear(x, rows)).to(at::kFloat).contiguous();
+    const RoutedTokens routed = routeTokens(plan.router, logits, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
+    const TokenGroups groups = groupTokens(routed.selected, columns);
+
+    at::Tensor in = at::zeros(x.sizes(), x.options().dtype(at::kFloat));
+    at::Tensor products = at::zeros(routed.selected.sizes(), at::kDouble);
+    auto* product = products.mutable_data_ptr<double>();
+    const float* allWeights = routed.weights.const_data_ptr<float>();
+    for (int column = 0; column < columns; ++column) {
+        const std::int64_t begin = groups.offsets[static_cast<std::size_t>(column)];
+        const std::int64_t count = groups.offsets[static_cast<std::size_t>(column) + 1] - begin;
+        if (count == 0) continue;
+        const at::Tensor tokens = groups.order.narrow(0, begin, count);
+        at::Tensor w = at::empty({count, 1}, at::kFloat);
+        for (std::int64_t i = 0; i < count; ++i)
+            w.mutable_data_ptr<float>()[i] = allWeights[groups.slots[static_cast<std::size_t>(begin + i)]];
+
+        const at::Tensor expertIn = x.index_select(0, tokens);
+        const at::Tensor above = gradient.index_select(0, tokens);
+        const GatedMlp& dense = weights.experts[static_cast<std::size_t>(plan.kept[static_cast<std::size_t>(column)])].mlp;
+        const GatedMlp mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * static_cast<std::size_t>(column)]);
+        const MlpPass pass = forward(mlp, expertIn);
+        const at::Tensor dots = (mlp.down(pass.hidden).to(at::kDouble) * above.to(at::kDouble)).sum({1}).contiguous();
+        for (std::int64_t i = 0; i < count; ++i)
+            product[groups.slots[static_cast<std::size_t>(begin + i)]] = dots.const_data_ptr<double>()[i];
+        in.index_add_(0, tokens, backward(mlp, pass, (above * w).to(x.scalar_type())));
+    }
+    in.add_(at::mm(routerGradient(plan.router, logits, routed, products).to(at::kFloat), rows.to(at::kFloat)));
+
+    if (weights.shared.defined()) {
+        if (weights.sharedGate.defined()) {
+            const MlpPass pass = forward(weights.shared, x);
+            const at::Tensor open = at::sigmoid(at::linear(x, weights.sharedGate).to(at::kFloat));
+            const at::Tensor output = weights.shared.down(pass.hidden).to(at::kFloat);
+            in.add_(backward(weights.shared, pass, (gradient * open).to(x.scalar_type())));
+            in.add_(at::mm((gradient * output).sum({1}, true) * open * (1 - open), weights.sharedGate.to(at::kFloat)));
+        } else {
+            in.add_(mlpGradient(weights.shared, x, gradient));
+        }
+    }
+    if (observer) {
+        MoeGradient seen;
+        seen.layer = layer;
+        seen.input = x;
+        seen.gradient = gradient;
+        seen.selected =
+            plan.allKept ? routed.selected : plan.keptIndex.index_select(0, routed.selected.view({-1})).view_as(routed.selected);
+        seen.weights = routed.weights;
+        seen.products = products;
+        observer(seen);
+    }
+    return in;
+}
+
+at::Tensor attentionGradient(Attention& attention, const at::Tensor& x, const at::Tensor& gradient, const LayerWeights& weights, int window)
+{
+    const c10::InferenceMode recording(false);
+    LayerWeights own;
+    own.queryNorm = recordable(weights.queryNorm);
+    own.keyNorm = recordable(weights.keyNorm);
+    const auto linear = [](const Linear& from) {
+        Linear to;
+        to.weight = recordable(from.weight);
+        to.u = recordable(from.u);
+        to.v = recordable(from.v);
+        to.bias = recordable(from.bias);
+        return to;
+    };
+    own.qkv = linear(weights.qkv);
+    own.output = linear(weights.output);
+    own.queryA = linear(weights.queryA);
+    own.queryB = linear(weights.queryB);
+    own.latentA = linear(weights.latentA);
+    own.latentB = linear(weights.latentB);
+    at::Tensor leaf = x.clone();
+    leaf.requires_grad_(true);
+    const at::Tensor out = attention.forward(leaf, own, window);
+    out.backward(gradient.to(out.scalar_type()).clone());
+    return leaf.grad().to(at::kFloat);
+}
+
+at::Tensor headGradient(const at::Tensor& normedRows, const at::Tensor& targets, const at::Tensor& head, std::int64_t blockRows)
+{
+    at::Tensor out = at::empty(normedRows.sizes(), normedRows.options().dtype(at::kFloat));
+    for (std::int64_t begin = 0; begin < normedRows.size(0); begin += blockRows) {
+        const std::int64_t rows = std::min(blockRows, normedRows.size(0) - begin);
+        at::Tensor block = at::softmax(at::linear(normedRows.narrow(0, begin, rows), head).to(at::kFloat), 1);
+        const at::Tensor target = targets.narrow(0, begin, rows).unsqueeze(1);
+        block.scatter_add_(1, target, at::full({rows, 1}, -1.0, block.options()));
+        out.narrow(0, begin, rows).copy_(at::mm(block.to(head.scalar_type()), head));
+    }
+    return out;
+}
+
+}  // namespace espalier
