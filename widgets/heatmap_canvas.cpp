@@ -142,6 +142,7 @@ void HeatmapCanvas::focusInEvent(QFocusEvent* event)
         }
     }
     d->replotOverlay();
+    d->told = {};  // the keyboard came: where it is, is news
     d->announce();
 }
 

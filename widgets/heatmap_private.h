@@ -7,6 +7,7 @@
 #include "gesture.h"
 #include "heatmap_view.h"
 #include "plot.h"
+#include "plot_table.h"
 
 #include <QPointer>
 
@@ -104,7 +105,9 @@ public:
     QRect window;
     std::vector<QRect> zoomBack;
 
-    CellId anchor;  // of shift selection
+    CellId told;       // what a screen reader was told last
+    QString toldText;  // and what of it
+    CellId anchor;     // of shift selection
     QPoint pressed;
     bool boxing = false;
     CellId armed;          // the cursor's own cell, pressed: a release without a drag toggles it
@@ -211,11 +214,23 @@ public:
 };
 
 // The plot widget: passes mouse and keys to the view.
-class HeatmapCanvas final : public QCustomPlot
+class HeatmapCanvas final : public QCustomPlot, public AccessibleTable
 {
 public:
     HeatmapCanvas(HeatmapView::Private* owner, QWidget* parent);
     bool keyFocus = false;  // the ring shows only where focus came by key
+
+    // Rows are layers, columns as drawn.
+    int tableRows() const override;
+    int tableColumns() const override;
+    QString tableRowName(int row) const override;
+    QString tableColumnName(int column) const override;
+    QString tableCellName(int row, int column) const override;
+    QString tableCellValue(int row, int column) const override;
+    QRect tableCellRect(int row, int column) const override;
+    bool tableCellSelected(int row, int column) const override;
+    QPoint tableCurrent() const override;
+    void setTableCurrent(int row, int column) override;
 
 protected:
     void resizeEvent(QResizeEvent* event) override;

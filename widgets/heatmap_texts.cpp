@@ -3,10 +3,11 @@
 
 #include "format.h"
 
-#include <QAccessible>
 #include <QPainter>
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace espalier
 {
@@ -103,11 +104,8 @@ void HeatmapView::Private::announce()
 {
     const QString text = q->factsText(selection->current());
     canvas->setAccessibleDescription(text);
-    if (!canvas->hasFocus()) return;
-    QAccessibleEvent changed(canvas, QAccessible::DescriptionChanged);
-    QAccessible::updateAccessibility(&changed);
-    QAccessibleEvent name(canvas, QAccessible::NameChanged);
-    QAccessible::updateAccessibility(&name);
+    const bool moved = std::exchange(told, selection->current()) != selection->current();
+    if (std::exchange(toldText, text) != text || moved) announceTableCell(canvas, *canvas, moved);
 }
 
 std::optional<CellFacts> HeatmapView::facts(CellId cell) const
@@ -139,6 +137,55 @@ QString HeatmapView::factsText(CellId cell) const
     QString text = d->tooltip(cell);
     text.replace(QStringLiteral("<br>"), QStringLiteral(", ")).remove(QStringLiteral("<b>")).remove(QStringLiteral("</b>"));
     return text;
+}
+
+// ---- the table that assistive technology reads
+
+int HeatmapCanvas::tableRows() const { return d->hasScores ? d->rowCount() : 0; }
+int HeatmapCanvas::tableColumns() const { return d->columnCount(); }
+QString HeatmapCanvas::tableRowName(int row) const { return format::layerExpert(row, -1); }
+
+QString HeatmapCanvas::tableColumnName(int column) const
+{
+    return d->options.sort == ExpertSort::Index ? HeatmapView::tr("expert %1").arg(column) : HeatmapView::tr("column %1").arg(column);
+}
+
+QString HeatmapCanvas::tableCellName(int row, int column) const
+{
+    const int expert = d->q->expertAtColumn(row, column);
+    return expert < 0 ? HeatmapView::tr("Layer %1, no expert").arg(row) : format::layerExpert(row, expert);
+}
+
+QString HeatmapCanvas::tableCellValue(int row, int column) const
+{
+    const int expert = d->q->expertAtColumn(row, column);
+    if (expert < 0) return {};
+    // The facts begin with the name, which is told already.
+    const QString facts = d->q->factsText({row, expert});
+    return facts.section(QStringLiteral(", "), 1);
+}
+
+QRect HeatmapCanvas::tableCellRect(int row, int column) const
+{
+    const int expert = d->q->expertAtColumn(row, column);
+    return expert < 0 ? QRect() : d->cellBox({row, expert});
+}
+
+bool HeatmapCanvas::tableCellSelected(int row, int column) const
+{
+    return d->selection->isSelected({row, d->q->expertAtColumn(row, column)});
+}
+
+QPoint HeatmapCanvas::tableCurrent() const
+{
+    const CellId cell = d->selection->current();
+    return d->validCell(cell) ? QPoint(d->q->columnOf(cell), cell.layer) : QPoint(-1, -1);
+}
+
+void HeatmapCanvas::setTableCurrent(int row, int column)
+{
+    const int expert = d->q->expertAtColumn(row, std::min(column, d->expertsOf(row) - 1));
+    if (expert >= 0) d->selection->setCurrent({row, expert});
 }
 
 }  // namespace espalier

@@ -95,6 +95,7 @@ HeatmapView::HeatmapView(SelectionModel* selection, HoverModel* hover, QWidget* 
     column->setSpacing(0);
     d->canvas = new HeatmapCanvas(d.get(), page);
     preparePlot(d->canvas);
+    installAccessibleTables();
     d->canvas->setAccessibleName(tr("Importance of experts, layers by experts"));
     column->addWidget(d->canvas, 1);
     d->readout = new HeatmapReadout(page);
@@ -248,6 +249,7 @@ void HeatmapView::setShape(const ModelShape& shape)
     d->scores = {};
     d->usage = {};
     d->hasScores = false;
+    announceTableReset(d->canvas);
     d->zoomBack.clear();
     d->window = QRect(0, 0, std::max(1, d->columnCount()), std::max(1, d->rowCount()));
     d->rebuildStatistics();

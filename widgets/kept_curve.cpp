@@ -5,9 +5,9 @@
 #include "icon.h"
 #include "plan/cost_model.h"
 #include "plot.h"
+#include "plot_table.h"
 #include "theme.h"
 
-#include <QAccessible>
 #include <QKeyEvent>
 #include <QMouseEvent>
 #include <QPainter>
@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace espalier
 {
@@ -61,15 +62,41 @@ public:
     int layerNear(const QPointF& p, double reach) const;
     void replot();
     void send(int layer, int keep);
+    QString words(int layer) const;  // "33 of 60, locked"
     void announce();
+    int told = -1;  // what a screen reader was told last
+    QString toldText;
     void key(QKeyEvent* event);
 };
 
-class CurveCanvas final : public QCustomPlot
+class CurveCanvas final : public QCustomPlot, public AccessibleTable
 {
 public:
     CurveCanvas(KeptCurve::Private* owner, QWidget* parent) : QCustomPlot(parent), d(owner) { setMouseTracking(true); }
     bool keyFocus = false;  // the ring shows only where focus came by key
+
+    // One column: what each layer keeps.
+    int tableRows() const override { return d->valid() ? d->layerCount() : 0; }
+    int tableColumns() const override { return 1; }
+    QString tableRowName(int row) const override { return KeptCurve::tr("Layer %1").arg(row); }
+    QString tableColumnName(int) const override { return KeptCurve::tr("experts kept"); }
+    QString tableCellName(int row, int) const override { return tableRowName(row); }
+    QString tableCellValue(int row, int) const override { return d->words(row); }
+    QRect tableCellRect(int row, int) const override
+    {
+        if (!d->moe(row)) return {};
+        const QPoint at = d->point(row, d->kept(row)).toPoint();
+        return QRect(at, QSize(1, 1)).adjusted(-pixelsOf(6), -pixelsOf(6), pixelsOf(6), pixelsOf(6));
+    }
+    bool tableCellSelected(int row, int) const override { return d->selection->currentLayer() == row; }
+    QPoint tableCurrent() const override
+    {
+        return d->moe(d->selection->currentLayer()) ? QPoint(0, d->selection->currentLayer()) : QPoint(-1, -1);
+    }
+    void setTableCurrent(int row, int) override
+    {
+        if (d->moe(row)) d->selection->setCurrentLayer(row);
+    }
 
 protected:
     void resizeEvent(QResizeEvent* event) override
@@ -137,6 +164,7 @@ protected:
         QCustomPlot::focusInEvent(event);
         keyFocus = event->reason() == Qt::TabFocusReason || event->reason() == Qt::BacktabFocusReason ||
                    event->reason() == Qt::ShortcutFocusReason;
+        d->told = -1;  // the keyboard came: where it is, is news
         d->announce();
         d->replot();
     }
@@ -418,15 +446,19 @@ void KeptCurve::Private::drawOverlay(QCPPainter* painter)
 void KeptCurve::Private::announce()
 {
     const int layer = selection->currentLayer();
-    QString text;
-    if (valid() && moe(layer)) {
-        text = KeptCurve::tr("Layer %1: %2").arg(layer).arg(format::keptOf(kept(layer), experts(layer)));
-        if (locked(layer)) text += QStringLiteral(", ") + KeptCurve::tr("locked");
-    }
+    const QString text = valid() && moe(layer) ? KeptCurve::tr("Layer %1: %2").arg(layer).arg(words(layer)) : QString();
     canvas->setAccessibleDescription(text);
-    if (!canvas->hasFocus()) return;
-    QAccessibleEvent event(canvas, QAccessible::DescriptionChanged);
-    QAccessible::updateAccessibility(&event);
+    const bool moved = std::exchange(told, layer) != layer;
+    if (std::exchange(toldText, text) != text || moved) announceTableCell(canvas, *canvas, moved);
+}
+
+QString KeptCurve::Private::words(int layer) const
+{
+    if (!valid() || layer < 0 || layer >= layerCount()) return {};
+    if (!moe(layer)) return KeptCurve::tr("dense layer, no experts");
+    QString text = format::keptOf(kept(layer), experts(layer));
+    if (locked(layer)) text += QStringLiteral(", ") + KeptCurve::tr("locked");
+    return text;
 }
 
 void KeptCurve::Private::key(QKeyEvent* event)
@@ -504,6 +536,7 @@ KeptCurve::KeptCurve(SelectionModel* selection, HoverModel* hover, QWidget* pare
     layout->setContentsMargins(0, 0, 0, 0);
     d->canvas = new CurveCanvas(d.get(), this);
     preparePlot(d->canvas);
+    installAccessibleTables();
     d->canvas->setAccessibleName(tr("Experts kept per layer"));
     d->canvas->plotLayout()->setMargins(QMargins(0, 0, 0, 0));
     d->canvas->axisRect()->setAutoMargins(QCP::msNone);
@@ -534,6 +567,7 @@ void KeptCurve::setShape(const ModelShape& shape)
     d->shape = shape;
     d->plan = {};
     d->before.reset();
+    announceTableReset(d->canvas);
     d->updateAxes();
     d->replot();
 }

@@ -3,9 +3,11 @@
 
 #include "format.h"
 #include "keep_box.h"
+#include "kept_curve.h"
 #include "plan/cost_model.h"
 #include "shell/export_dialog.h"
 
+#include <QAccessible>
 #include <QFileDialog>
 #include <QLabel>
 #include <QLineEdit>
@@ -267,6 +269,106 @@ private slots:
         shell.window.heatmap()->focusTarget()->setFocus();
         QTest::keyClick(&shell.window, Qt::Key_F6, Qt::ShiftModifier);
         QCOMPARE(place(QApplication::focusWidget()), 1);
+    }
+
+    // ---- assistive technology
+
+    void accessible_mapAndCurveAreTables()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        QAccessibleInterface* map = QAccessible::queryAccessibleInterface(shell.window.heatmap()->focusTarget());
+        QVERIFY(map && map->tableInterface());
+        QCOMPARE(map->role(), QAccessible::Table);
+        QCOMPARE(map->text(QAccessible::Name), QStringLiteral("Importance of experts, layers by experts"));
+        QCOMPARE(map->tableInterface()->rowCount(), 4);
+        QCOMPARE(map->tableInterface()->columnCount(), 8);
+        QCOMPARE(map->childCount(), 32);
+        QCOMPARE(map->tableInterface()->rowDescription(2), QStringLiteral("Layer 2"));
+        QAccessibleInterface* cell = map->tableInterface()->cellAt(2, 3);
+        QVERIFY(cell && cell->tableCellInterface());
+        QCOMPARE(cell->tableCellInterface()->rowIndex(), 2);
+        QCOMPARE(cell->tableCellInterface()->columnIndex(), 3);
+        QCOMPARE(map->child(2 * 8 + 3), cell);
+        QCOMPARE(map->indexOfChild(cell), 2 * 8 + 3);
+        QCOMPARE(cell->parent(), map);
+        QCOMPARE(cell->text(QAccessible::Name), QStringLiteral("Layer 2 · expert 3"));
+        QVERIFY2(cell->text(QAccessible::Value).contains(QStringLiteral("kept")), qPrintable(cell->text(QAccessible::Value)));
+        QVERIFY(!cell->rect().isEmpty());
+        QCOMPARE(map->childAt(cell->rect().center().x(), cell->rect().center().y()), cell);
+        shell.plans().toggleExpert(2, 3);
+        shell.plans().toggleProtected(2, 4);
+        QVERIFY2(cell->text(QAccessible::Value).contains(QStringLiteral("dropped")), qPrintable(cell->text(QAccessible::Value)));
+        QVERIFY(map->tableInterface()->cellAt(2, 4)->text(QAccessible::Value).contains(QStringLiteral("protected")));
+        shell.window.selection()->select({{2, 3}, {2, 4}});
+        QCOMPARE(map->tableInterface()->selectedCellCount(), 2);
+        QVERIFY(cell->state().selected);
+
+        QAccessibleInterface* curve = QAccessible::queryAccessibleInterface(shell.window.findChild<KeptCurve*>()->focusTarget());
+        QVERIFY(curve && curve->tableInterface());
+        QCOMPARE(curve->tableInterface()->rowCount(), 4);
+        shell.plans().toggleLocked(2);
+        QCOMPARE(curve->tableInterface()->cellAt(2, 0)->text(QAccessible::Value), QStringLiteral("7 of 8, locked"));
+        QVERIFY(curve->tableInterface()->selectRow(1));
+        QCOMPARE(shell.window.selection()->currentLayer(), 1);
+        QVERIFY(!map->tableInterface()->cellAt(4, 0));
+        QVERIFY(!map->tableInterface()->cellAt(0, 8));
+    }
+
+    void accessible_theFocusedCellIsAnnounced()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.window.activateWindow();
+        QVERIFY(QTest::qWaitForWindowActive(&shell.window));
+        QWidget* canvas = shell.window.heatmap()->focusTarget();
+        canvas->setFocus();
+        shell.window.selection()->setCurrent({1, 1});
+        static QStringList told;
+        told.clear();
+        static QWidget* of = nullptr;
+        of = canvas;
+        QAccessible::installUpdateHandler([](QAccessibleEvent* event) {
+            if (event->object() != of || event->child() < 0) return;
+            QAccessibleInterface* cell = QAccessible::queryAccessibleInterface(of)->child(event->child());
+            told << QStringLiteral("%1 %2").arg(event->type() == QAccessible::Focus ? QStringLiteral("focus") : QStringLiteral("says"),
+                                                cell->text(QAccessible::Name));
+        });
+        const auto focused = [&] {
+            const QAccessibleInterface* cell = QAccessible::queryAccessibleInterface(canvas)->focusChild();
+            return cell && cell->state().focused ? cell->text(QAccessible::Name) : QString();
+        };
+        QCOMPARE(focused(), QStringLiteral("Layer 1 · expert 1"));
+        QTest::keyClick(canvas, Qt::Key_Right);
+        QCOMPARE(focused(), QStringLiteral("Layer 1 · expert 2"));
+        QTest::keyClick(canvas, Qt::Key_Down);
+        QCOMPARE(focused(), QStringLiteral("Layer 2 · expert 2"));
+        QTest::keyClick(canvas, Qt::Key_Space);
+        QAccessible::installUpdateHandler(nullptr);
+        // Qt sends events only where something listens, which there is none of on the offscreen platform.
+        if (!QAccessible::isActive()) return;
+        QCOMPARE(told, (QStringList{QStringLiteral("focus Layer 1 · expert 2"), QStringLiteral("focus Layer 2 · expert 2"),
+                                    QStringLiteral("says Layer 2 · expert 2")}));
+    }
+
+    // No control without a name.
+    void accessible_everyControlHasAName()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.window.action(QStringLiteral("file.export"))->trigger();
+        QStringList unnamed;
+        for (QWidget* top : {static_cast<QWidget*>(&shell.window), static_cast<QWidget*>(shell.window.exportDialog())})
+            for (QWidget* widget : top->findChildren<QWidget*>()) {
+                if (!(widget->focusPolicy() & Qt::TabFocus) || widget->focusProxy() || !widget->isVisible()) continue;
+                QAccessibleInterface* item = QAccessible::queryAccessibleInterface(widget);
+                if (!item || item->text(QAccessible::Name).isEmpty())
+                    unnamed << QString::fromLatin1(widget->metaObject()->className()) + QLatin1Char(' ') + widget->objectName();
+            }
+        QVERIFY2(unnamed.isEmpty(), qPrintable(unnamed.join(QStringLiteral(", "))));
     }
 
     void actions_haveIdsAndTexts()
