@@ -445,7 +445,9 @@ void PerplexityPanel::Private::refreshPlot()
 
     const QVector<double> ys = roundTicks(low - pad, high + pad, 5);
     const double step = ys.size() > 1 ? ys[1] - ys[0] : 1;
-    const int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 4);
+    // As many as the step has: 2.5 needs one more than its size says.
+    int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 4);
+    if (const double shown = step * std::pow(10.0, decimals); std::abs(shown - std::round(shown)) > 1e-6) ++decimals;
     QStringList yTexts;
     for (const double y : ys)
         yTexts.append(deltaMode ? format::signedNumber(y, decimals) : format::number(y, decimals));
