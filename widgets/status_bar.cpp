@@ -336,6 +336,9 @@ void StatusBar::clear()
     for (QWidget* widget : std::initializer_list<QWidget*>{d->planIcon, d->plan, d->afterPlan, d->size, d->afterSize, d->active,
                                                            d->afterActive, d->clock, d->perplexity})
         widget->hide();
+    d->plan->setText(coloured(tr("No model open"), theme().muted));
+    d->plan->setToolTip({});
+    d->plan->show();
     setJob(std::nullopt);
     d->cancel->setIcon(icon(QStringLiteral("x")));
     setEngine(d->engine, d->engineText);
@@ -345,7 +348,10 @@ void StatusBar::changeEvent(QEvent* event)
 {
     QWidget::changeEvent(event);
     if (event->type() != QEvent::StyleChange || d == nullptr || d->engineLabel == nullptr) return;
-    if (d->hasPlan) setPlan(QString(d->planName), d->modified);
+    if (d->hasPlan)
+        setPlan(QString(d->planName), d->modified);
+    else
+        clear();
     if (d->cost) setCost(PlanCost(*d->cost), PlanCost(*d->dense));
     setPerplexity(HeadlinePerplexity(d->headline), d->estimate);
     setJob(std::optional<JobState>(d->job));

@@ -254,6 +254,7 @@ void MainWindow::updateActions()
     enable("evaluate.text", open);
     enable("view.table", open);
     if (!m_evaluate) return;
+    m_auto->setEnabled(open);
     m_evaluate->setEnabled(m_jobVisible || (open && engine));
     m_evaluate->setText(m_jobVisible ? tr("Cancel") : tr("Evaluate"));
     m_evaluate->setIcon(icon(m_jobVisible ? QStringLiteral("square") : QStringLiteral("play"),

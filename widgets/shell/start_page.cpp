@@ -7,6 +7,7 @@
 #include <QDir>
 #include <QFileInfo>
 #include <QHBoxLayout>
+#include <QKeyEvent>
 #include <QLabel>
 #include <QPainter>
 #include <QPushButton>
@@ -18,17 +19,35 @@ namespace espalier
 namespace
 {
 
+// Painted buttons that Return presses too, as on a dialog's default button.
+class StartButton : public QAbstractButton
+{
+public:
+    explicit StartButton(QWidget* parent) : QAbstractButton(parent)
+    {
+        setFocusPolicy(Qt::StrongFocus);
+        setAttribute(Qt::WA_Hover);
+    }
+
+protected:
+    void keyPressEvent(QKeyEvent* event) override
+    {
+        if (event->key() == Qt::Key_Return || event->key() == Qt::Key_Enter)
+            click();
+        else
+            QAbstractButton::keyPressEvent(event);
+    }
+};
+
 // A wide button with icon, title, second line and shortcut.
-class EntryButton final : public QAbstractButton
+class EntryButton final : public StartButton
 {
 public:
     EntryButton(const QString& iconName, const QString& title, const QString& text, const QString& shortcut, bool filled, QWidget* parent)
-        : QAbstractButton(parent), m_icon(iconName), m_title(title), m_text(text), m_shortcut(shortcut), m_filled(filled)
+        : StartButton(parent), m_icon(iconName), m_title(title), m_text(text), m_shortcut(shortcut), m_filled(filled)
     {
         setAccessibleName(title + QStringLiteral(", ") + text);
         setText(title);
-        setFocusPolicy(Qt::StrongFocus);
-        setAttribute(Qt::WA_Hover);
     }
     QSize sizeHint() const override { return {pixelsOf(380), pixelsOf(56)}; }
 
@@ -53,7 +72,12 @@ protected:
         painter.setPen(m_filled ? t.onAccent : t.muted);
         painter.drawText(QRect(left, half + pixelsOf(1), width() - left - pixelsOf(16), half), Qt::AlignLeft | Qt::AlignTop, m_text);
         painter.drawText(QRect(0, 0, width() - pixelsOf(16), height()), Qt::AlignRight | Qt::AlignVCenter, m_shortcut);
-        if (hasFocus()) paintFocusRing(&painter, QRectF(rect()));
+        if (!hasFocus()) return;
+        if (!m_filled) return paintFocusRing(&painter, QRectF(rect()));
+        // On the accent the ring takes the ink's colour, inside.
+        painter.setBrush(Qt::NoBrush);
+        painter.setPen(QPen(ink, 2));
+        painter.drawRoundedRect(QRectF(rect()).adjusted(4, 4, -4, -4), 3, 3);
     }
 
 private:
@@ -62,17 +86,15 @@ private:
 };
 
 // One line of the recent list: name and path; greyed when it is gone.
-class RecentButton final : public QAbstractButton
+class RecentButton final : public StartButton
 {
 public:
-    RecentButton(const QString& path, QWidget* parent) : QAbstractButton(parent), m_path(path), m_exists(QFileInfo::exists(path))
+    RecentButton(const QString& path, QWidget* parent) : StartButton(parent), m_path(path), m_exists(QFileInfo::exists(path))
     {
         setText(QFileInfo(path).fileName());
         setAccessibleName(text());
         setToolTip(path);
         setEnabled(m_exists);
-        setFocusPolicy(Qt::StrongFocus);
-        setAttribute(Qt::WA_Hover);
     }
     QSize sizeHint() const override { return {pixelsOf(640), pixelsOf(56)}; }
 
@@ -142,17 +164,17 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent)
                                   QStringLiteral("Ctrl+O"), true, this);
     auto* session = new EntryButton(QStringLiteral("folder-open"), tr("Open session…"), tr("An .espalier file"),
                                     QStringLiteral("Ctrl+Shift+O"), false, this);
-    auto* demo = new EntryButton(QStringLiteral("sprout"), tr("Try the demo"), tr("15 MB model, profiled on this computer, no download"),
-                                 {}, false, this);
+    m_demo = new EntryButton(QStringLiteral("sprout"), tr("Try the demo"), tr("15 MB model, profiled on this computer, no download"), {},
+                             false, this);
     model->setObjectName(QStringLiteral("start.openModel"));
     session->setObjectName(QStringLiteral("start.openSession"));
-    demo->setObjectName(QStringLiteral("start.demo"));
+    m_demo->setObjectName(QStringLiteral("start.demo"));
     connect(model, &QAbstractButton::clicked, this, &StartPage::openModelRequested);
     connect(session, &QAbstractButton::clicked, this, &StartPage::openSessionRequested);
-    connect(demo, &QAbstractButton::clicked, this, &StartPage::demoRequested);
+    connect(m_demo, &QAbstractButton::clicked, this, &StartPage::demoRequested);
     left->addWidget(model);
     left->addWidget(session);
-    left->addWidget(demo);
+    left->addWidget(m_demo);
     left->addSpacing(16);
     auto* drop = new QLabel(tr("Or drop a folder or a file anywhere in this window."));
     drop->setProperty("role", QStringLiteral("muted"));
@@ -180,11 +202,11 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent)
     auto* engineLine = new QHBoxLayout;
     m_engineIcon = new QLabel;
     m_engine = new QLabel;
-    auto* restart = new QPushButton(tr("Check again"));
-    connect(restart, &QPushButton::clicked, this, &StartPage::engineRestartRequested);
+    m_restart = new QPushButton(tr("Check again"));
+    connect(m_restart, &QPushButton::clicked, this, &StartPage::engineRestartRequested);
     engineLine->addWidget(m_engineIcon);
     engineLine->addWidget(m_engine, 1);
-    engineLine->addWidget(restart);
+    engineLine->addWidget(m_restart);
     right->addLayout(engineLine);
     right->addStretch();
 
@@ -205,11 +227,18 @@ void StartPage::setRecent(const QStringList& paths)
 {
     m_paths = paths;
     while (QLayoutItem* item = m_recent->takeAt(0)) {
-        delete item->widget();
+        // It may be the button whose click leads here.
+        if (QWidget* old = item->widget()) {
+            old->hide();
+            old->deleteLater();
+        }
         delete item;
     }
+    QWidget* last = m_demo;
     for (const QString& path : paths) {
         auto* button = new RecentButton(path, this);
+        QWidget::setTabOrder(last, button);
+        last = button;
         connect(button, &QAbstractButton::clicked, this, [this, path] { emit recentRequested(path); });
         m_recent->addWidget(button);
     }
@@ -218,6 +247,7 @@ void StartPage::setRecent(const QStringList& paths)
         none->setProperty("role", QStringLiteral("muted"));
         m_recent->addWidget(none);
     }
+    QWidget::setTabOrder(last, m_restart);
     m_recentCount->setText(paths.isEmpty() ? QString() : tr("%n entry(ies)", nullptr, static_cast<int>(paths.size())));
 }
 

@@ -6,6 +6,7 @@
 #include <QStringList>
 #include <QWidget>
 
+class QAbstractButton;
 class QLabel;
 class QVBoxLayout;
 
@@ -34,6 +35,8 @@ protected:
     void changeEvent(QEvent* event) override;
 
 private:
+    QAbstractButton* m_demo = nullptr;
+    QAbstractButton* m_restart = nullptr;
     QVBoxLayout* m_recent = nullptr;
     QLabel* m_recentCount = nullptr;
     QLabel* m_engine = nullptr;
