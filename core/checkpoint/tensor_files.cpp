@@ -67,8 +67,8 @@ Result<Index> readIndex(const fs::path& folder, const std::string& text)
         return badInput(
             "checkpoint.shard_missing", missing.front(),
             fmt::format(
-                "{} {} named by {} but not in the folder: {}{}.",
-                missing.size() == 1 ? "A file is" : fmt::format("{} files", missing.size()), missing.size() == 1 ? "" : "are", kIndex,
+                "{} named by {} but not in the folder: {}{}.",
+                missing.size() == 1 ? "A file is" : fmt::format("{} files are", missing.size()), kIndex,
                 fmt::join(missing.begin(), missing.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(5, missing.size())), ", "),
                 missing.size() > 5 ? ", ..." : ""),
             "Fetch what is missing into the model folder.");
