@@ -213,7 +213,7 @@ void installAccessibleTables()
 void announceTableCell(QWidget* widget, const AccessibleTable& table, bool moved)
 {
     const QPoint at = table.tableCurrent();
-    if (!widget->hasFocus() || at.x() < 0 || at.y() < 0) return;
+    if (!widget->hasFocus() || at.x() < 0 || at.y() < 0 || at.y() >= table.tableRows() || at.x() >= table.tableColumns()) return;
     QAccessibleEvent event(widget, moved ? QAccessible::Focus : QAccessible::DescriptionChanged);
     event.setChild(at.y() * table.tableColumns() + at.x());
     QAccessible::updateAccessibility(&event);

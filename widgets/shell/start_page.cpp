@@ -30,6 +30,13 @@ public:
     }
 
 protected:
+    bool m_keyFocus = false;  // the ring shows only where focus came by key
+
+    void focusInEvent(QFocusEvent* event) override
+    {
+        m_keyFocus = event->reason() == Qt::TabFocusReason || event->reason() == Qt::BacktabFocusReason;
+        QAbstractButton::focusInEvent(event);
+    }
     void keyPressEvent(QKeyEvent* event) override
     {
         if (event->key() == Qt::Key_Return || event->key() == Qt::Key_Enter)
@@ -72,7 +79,7 @@ protected:
         painter.setPen(m_filled ? t.onAccent : t.muted);
         painter.drawText(QRect(left, half + pixelsOf(1), width() - left - pixelsOf(16), half), Qt::AlignLeft | Qt::AlignTop, m_text);
         painter.drawText(QRect(0, 0, width() - pixelsOf(16), height()), Qt::AlignRight | Qt::AlignVCenter, m_shortcut);
-        if (!hasFocus()) return;
+        if (!hasFocus() || !m_keyFocus) return;
         if (!m_filled) return paintFocusRing(&painter, QRectF(rect()));
         // On the accent the ring takes the ink's colour, inside.
         painter.setBrush(Qt::NoBrush);
@@ -120,7 +127,7 @@ protected:
                                        : QObject::tr("Not found: the file was moved or the disk is not mounted · %1").arg(m_path);
         painter.drawText(QRect(left, half + pixelsOf(1), width() - left - pixelsOf(8), half), Qt::AlignLeft | Qt::AlignTop,
                          painter.fontMetrics().elidedText(shown, Qt::ElideMiddle, width() - left - pixelsOf(8)));
-        if (hasFocus()) paintFocusRing(&painter, QRectF(rect()));
+        if (hasFocus() && m_keyFocus) paintFocusRing(&painter, QRectF(rect()));
     }
 
 private:
