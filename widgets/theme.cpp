@@ -236,7 +236,12 @@ QCheckBox, QRadioButton << spacing: 6px; color: {text}; >>
 QCheckBox::indicator << width: 14px; height: 14px; border: 1px solid {field-border}; border-radius: 3px; background: {base}; >>
 QCheckBox::indicator:checked << border-color: {accent}; background: {accent}; image: url(:/marks/{theme}/check.svg); >>
 QCheckBox::indicator:focus << border: 2px solid {focus}; width: 12px; height: 12px; >>
-QCheckBox:disabled << color: {disabled}; >>
+QRadioButton::indicator << width: 14px; height: 14px; border: 1px solid {field-border}; border-radius: 8px; background: {base}; >>
+QRadioButton::indicator:checked << border-color: {accent}; background: qradialgradient(cx:0.5, cy:0.5, radius:0.5, fx:0.5, fy:0.5,
+    stop:0 {accent}, stop:0.5 {accent}, stop:0.6 {base}, stop:1 {base}); >>
+QRadioButton::indicator:focus << border: 2px solid {focus}; width: 12px; height: 12px; >>
+QRadioButton::indicator:disabled << border-color: {border}; >>
+QCheckBox:disabled, QRadioButton:disabled << color: {disabled}; >>
 QProgressBar << background: {border}; border: none; border-radius: 2px; max-height: 4px; min-height: 4px; >>
 QProgressBar::chunk << background: {accent}; border-radius: 2px; >>
 QToolTip << background: {raised}; color: {text}; border: 1px solid {border}; padding: 4px; >>

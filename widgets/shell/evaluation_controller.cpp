@@ -307,12 +307,13 @@ QHash<QString, PlanLoss> EvaluationController::planLosses() const
     QHash<QString, PlanLoss> losses;
     for (const auto& [hash, run] : m_runs) {
         if (run.losses.empty()) continue;
-        std::vector<WindowLoss> list;
-        for (const auto& [window, loss] : run.losses)
-            list.push_back(loss);
+        // Until all windows are there the number is of the quick ones, which the other plans have too.
+        const int full = m_totalWindows >= 0 ? std::min(m_text.fullWindows, m_totalWindows) : m_text.fullWindows;
         PlanLoss loss;
+        loss.full = full > m_text.quickWindows && static_cast<int>(run.losses.size()) >= full;
+        const std::vector<WindowLoss> list = listOf(run, loss.full ? full : m_text.quickWindows);
+        if (list.empty()) continue;
         loss.ppl = perplexity(list).ppl;
-        loss.full = static_cast<int>(run.losses.size()) > m_text.quickWindows;
         losses.insert(QString::fromStdString(hash), loss);
     }
     return losses;
