@@ -19,20 +19,23 @@ namespace
 
 // Tokens whose products are summed in fp32: short sums, long enough for an efficient product.
 constexpr std::int64_t kProductRows = 512;
+// Columns of a moment that are formed at a time.
+constexpr std::int64_t kPanel = 256;
 // Tokens of an expert per batch from which the mean gains are taken: averages over a whole pass need no more.
 constexpr std::int64_t kGainRows = 32;
 
 std::size_t triangle(std::int64_t size) { return static_cast<std::size_t>(size * (size + 1) / 2); }
 
-// packed += lower triangle of product [n,n].
-void addTriangle(std::vector<double>& packed, const at::Tensor& product)
+// Rows first .. of the packed lower triangle += product, which holds these rows up to their last column.
+void addRows(std::vector<double>& packed, std::int64_t first, const at::Tensor& product)
 {
-    const std::int64_t n = product.size(0);
+    const std::int64_t columns = product.size(1);
     const float* from = product.const_data_ptr<float>();
     double* to = packed.data();
-    at::parallel_for(0, n, 64, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t a = begin; a < end; ++a) {
-            const float* row = from + a * n;
+    at::parallel_for(0, product.size(0), 64, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+            const std::int64_t a = first + i;
+            const float* row = from + i * columns;
             double* target = to + a * (a + 1) / 2;
             for (std::int64_t b = 0; b <= a; ++b)
                 target[b] += static_cast<double>(row[b]);
@@ -40,13 +43,18 @@ void addTriangle(std::vector<double>& packed, const at::Tensor& product)
     });
 }
 
+// In panels of columns, so that little above the diagonal is computed.
 void addProducts(std::vector<double>& packed, const at::Tensor& rows)
 {
     const at::Tensor values = rows.to(at::kFloat);
-    if (packed.empty()) packed.assign(triangle(values.size(1)), 0.0);
+    const std::int64_t side = values.size(1);
+    if (packed.empty()) packed.assign(triangle(side), 0.0);
     for (std::int64_t first = 0; first < values.size(0); first += kProductRows) {
         const at::Tensor part = values.narrow(0, first, std::min(kProductRows, values.size(0) - first));
-        addTriangle(packed, at::mm(part.t(), part));
+        for (std::int64_t begin = 0; begin < side; begin += kPanel) {
+            const std::int64_t width = std::min(kPanel, side - begin);
+            addRows(packed, begin, at::mm(part.narrow(1, begin, width).t(), part.narrow(1, 0, begin + width)).contiguous());
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/moe_model_torch.h"
 #include "profile/factor_builder.h"
+#include "profile/gradient_sweep.h"
 #include "profile/profile_collector.h"
 #include "score/scorer.h"
 #include "session/profile_file.h"
@@ -23,7 +24,7 @@ namespace espalier
 namespace
 {
 
-constexpr const char* kStatistics[] = {"counts", "ean", "reap", "gram", "curves", "factors", "moments"};
+constexpr const char* kStatistics[] = {"counts", "ean", "reap", "gram", "gradients", "curvature", "curves", "factors", "moments"};
 constexpr const char* kPartialMethods[] = {"expert_frequency", "ean_mean", "reap", "leave-one-out"};
 // Outputs of all list entries of a batch are held at once; so many bytes they may take.
 constexpr std::int64_t kBatchBytes = std::int64_t{256} << 20;
@@ -52,6 +53,8 @@ struct Settings {
     bool norms = false;
     bool weighted = false;
     bool gram = false;
+    bool gradients = false;
+    bool drawnGradients = false;
     FactorWishes factors;
     std::vector<std::string> collected;
     std::int64_t gramTokens = 0;  // of the whole text
@@ -80,7 +83,8 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
         const bool more = item.starts_with('+');
         const std::string name = more ? item.substr(1) : item;
         if (std::find(std::begin(kStatistics), std::end(kStatistics), name) == std::end(kStatistics))
-            return badOption(fmt::format("\"{}\" is not a statistic.", name), "Use counts, ean, reap, gram, curves, factors, moments.");
+            return badOption(fmt::format("\"{}\" is not a statistic.", name),
+                             "Use counts, ean, reap, gram, gradients, curvature, curves, factors, moments.");
         if (options.out.empty() && (name == "factors" || name == "moments"))
             return badOption(fmt::format("\"{}\" are kept in a file, and none was named.", name), "Name an output file.");
         defaults |= more;
@@ -88,6 +92,8 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
     }
     if (defaults) {
         wanted.insert(wanted.end(), {"counts", "ean", "reap", "gram"});
+        if (!options.out.empty() && options.gramTokens != 0 && boundaryBytes(shape, textTokens, sizeof(float)) <= kBoundaryBytes)
+            wanted.push_back("gradients");
         for (std::string& name : defaultFactors(shape, options))
             wanted.push_back(std::move(name));
     }
@@ -98,6 +104,10 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
     settings.norms = wants("ean");
     settings.weighted = wants("reap");
     settings.gram = wants("gram") && options.gramTokens != 0;
+    settings.drawnGradients = wants("curvature");
+    settings.gradients = wants("gradients") || settings.drawnGradients;
+    if (settings.gradients && !settings.gram)
+        return badOption("Gradients are kept for the tokens of the Gram store, and there is none.", "Collect gram too.");
 
     std::int64_t bytesPerToken = 0;
     for (const LayerShape& layer : shape.layers) {
@@ -113,6 +123,8 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
     if (settings.norms) settings.collected.push_back("ean");
     if (settings.weighted) settings.collected.push_back("reap");
     if (settings.gram) settings.collected.push_back("gram");
+    if (settings.gradients) settings.collected.push_back("gradients");
+    if (settings.drawnGradients) settings.collected.push_back("curvature");
     if (settings.factors.curves) settings.collected.push_back("curves");
     if (settings.factors.bases) settings.collected.push_back("factors");
     if (settings.factors.moments) settings.collected.push_back("moments");
@@ -472,7 +484,14 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
     for (const LayerProfile& layer : data.layers)
         reportLayer(layer, shape, job);
 
-    const std::int64_t work = data.tokens * static_cast<std::int64_t>(shape.layers.size());
+    // The reverse sweep takes the states that the pass goes through, if they are all there and there is room for them.
+    const std::int64_t boundaryBudget = options.boundaryBudget > 0 ? options.boundaryBudget : momentBudget;
+    const std::int64_t valueBytes = data.numericMode == "bf16" ? 2 : 4;
+    const bool keepStates = settings.gradients && data.layers.empty() && boundaryBytes(shape, data.tokens, valueBytes) <= boundaryBudget;
+    std::vector<std::vector<at::Tensor>> states(keepStates ? batches.size() : 0);
+    const auto layerCount = static_cast<int>(shape.layers.size());
+    const std::int64_t work =
+        data.tokens * layerCount + (settings.gradients ? sweepWork(data.tokens, layerCount, settings.drawnGradients, keepStates) : 0);
     std::int64_t done = data.tokens * static_cast<std::int64_t>(data.layers.size());
     job.progress(done, work, "token");
     while (data.layers.size() < shape.layers.size()) {
@@ -512,7 +531,10 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
                 ESPALIER_TRY(at::Tensor next, model.layer(static_cast<int>(l), hidden[b], plan, observer));
                 if (collector) ESPALIER_CHECK_OK(collector->status());
                 if (moments) ESPALIER_CHECK_OK(moments->status());
-                if (round + 1 == rounds) hidden[b] = std::move(next);
+                if (round + 1 == rounds) {
+                    if (keepStates) states[b].push_back(hidden[b]);
+                    hidden[b] = std::move(next);
+                }
                 if (round == 0) {
                     done += static_cast<std::int64_t>(batches[b].positions.size());
                     job.progress(done, work, "token");
@@ -531,6 +553,30 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         ESPALIER_CHECK_OK(state.commit(profile, hidden, l + 1 == shape.layers.size()));
         data.layers.push_back(std::move(profile));
         reportLayer(data.layers.back(), shape, job);
+    }
+
+    if (settings.gradients) {
+        for (std::size_t b = 0; b < states.size(); ++b)
+            states[b].push_back(std::move(hidden[b]));
+        hidden.clear();
+        std::vector<SweepBatch> sweep;
+        for (const WindowBatch& batch : batches)
+            sweep.push_back({.ids = idTensor(windows, batch),
+                             .sampledRows = batch.sampledRows,
+                             .firstWindow = static_cast<int>(batch.first - first),
+                             .textWindow = static_cast<std::int64_t>(batch.first)});
+        const Status swept = runGradientSweep(
+            model, plan, sweep, std::move(states), {.drawn = settings.drawnGradients, .boundaryBudget = boundaryBudget}, data.layers,
+            [&] { return job.stopRequested(); },
+            [&](std::int64_t tokenLayers) {
+                done += tokenLayers;
+                job.progress(done, work, "token");
+            });
+        if (!swept.ok()) {
+            Error error = swept.error();
+            if (state.active()) error.kept = "All layers are kept; --resume runs the reverse sweep again.";
+            return error;
+        }
     }
 
     if (!options.out.empty()) {

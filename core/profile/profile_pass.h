@@ -24,8 +24,9 @@ class MoeModel;
 
 struct ProfileOptions {
     std::filesystem::path out = {};  // empty: nothing is written and a kill loses the pass
-    // Of "counts", "ean", "reap", "gram", "curves", "factors", "moments"; counts are always taken. "+name" adds to the default, which an
-    // empty list is: the first four, and for the other three what defaultFactors() says.
+    // Of "counts", "ean", "reap", "gram", "gradients", "curvature", "curves", "factors", "moments"; counts are always taken. "+name" adds
+    // to the default, which an empty list is: the first four, "gradients" where the states of the whole text fit kBoundaryBytes and a file
+    // is written, and of the last three what defaultFactors() says.
     std::vector<std::string> collect = {};
     int gramTokens = -1;  // tokens in the Gram store; -1 = all, as far as kGramBytes reach; 0 = none
     int gramExtra = -1;   // m of the list length K = k + m; -1 = n for at most 10 experts, else k + 1 more
@@ -34,9 +35,10 @@ struct ProfileOptions {
     // Experts that exist during the pass (ranks of the plan do not count): statistics of an already pruned model, from which methods.md 3.5
     // takes importance and second moments for the ranks. Absent: all.
     std::optional<CompressionPlan> plan = {};
-    std::int64_t momentBudget = 0;  // bytes for the second moments of a layer; 0 = a quarter of the model's budget, 256 MiB at least
-    bool resume = false;            // go on from the state an interrupted pass left; without one this is an ordinary pass
-    bool force = false;             // replace an existing `out`
+    std::int64_t momentBudget = 0;    // bytes for the second moments of a layer; 0 = a quarter of the model's budget, 256 MiB at least
+    std::int64_t boundaryBudget = 0;  // bytes for the states between layers that the reverse sweep needs; 0 = the same
+    bool resume = false;              // go on from the state an interrupted pass left; without one this is an ordinary pass
+    bool force = false;               // replace an existing `out`
 };
 
 // Memory that the automatic size of the Gram store may take, all layers together.
@@ -44,6 +46,10 @@ inline constexpr std::int64_t kGramBytes = std::int64_t{1} << 30;
 
 // Bases of the factors are collected without being asked for up to this size.
 inline constexpr std::int64_t kFactorBytes = std::int64_t{1} << 30;
+
+// The reverse sweep is run without being asked for where the states of the text at all layer boundaries take no more. It then costs about
+// two forward passes, on models whose forward pass over such a text takes seconds to minutes.
+inline constexpr std::int64_t kBoundaryBytes = std::int64_t{1} << 30;
 
 // Bytes of the bases ("factors") and of the sums ("moments") of a whole model, as stored.
 std::int64_t factorBytes(const ModelShape& shape);
@@ -55,11 +61,13 @@ std::vector<std::string> defaultFactors(const ModelShape& shape, const ProfileOp
 // Runs the pass and writes options.out. After every layer the state is on disk in the folder `out` + ".state" (removed at the end), so
 // that a pass killed at any time goes on with `resume` and ends with the same bytes as one that was never interrupted.
 //
-// progress: token-layers done of all, phase "token". partial, per finished MoE layer: {"layer": l, "scores": {"expert_frequency": [..],
-// "ean_mean": [..], "reap": [..], "leave-one-out": [..]}} with the methods the collected statistics allow.
-// Errors: output.exists (Usage), profile.other_run (the state belongs to other windows, model or options), profile.bad_option (Usage),
-// profile.missing_statistics, text.too_short (fewer windows than shards), cancelledError() after the layer in work is committed, model.*,
-// output.*.
+// A pass that is stopped in its reverse sweep keeps the layers and sweeps anew.
+//
+// progress: token-layers done of all, phase "token"; the reverse sweep counts as two forward passes. partial, per finished MoE layer:
+// {"layer": l, "scores": {"expert_frequency": [..], "ean_mean": [..], "reap": [..], "leave-one-out": [..]}} with the methods the collected
+// statistics allow. Errors: output.exists (Usage), profile.other_run (the state belongs to other windows, model or options),
+// profile.bad_option (Usage), profile.missing_statistics, text.too_short (fewer windows than shards), cancelledError() after the layer in
+// work is committed, model.*, output.*.
 Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, const ProfileOptions& options, JobContext& job);
 
 // Reads the shards, adds them up and writes `out` (mergeProfiles of session/profile_file.h), second moments included where all shards

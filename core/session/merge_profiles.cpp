@@ -34,8 +34,8 @@ void add(std::vector<T>& sum, const std::vector<T>& part)
         sum[i] += part[i];
 }
 
-// `offset` moves the token positions of the part's text behind those of the texts before it.
-void addLayer(LayerProfile& sum, const LayerProfile& part, std::int64_t offset)
+// `offset` moves the token positions of the part's text behind those of the texts before it; `windows` were in the parts before.
+void addLayer(LayerProfile& sum, const LayerProfile& part, std::int64_t offset, int windows)
 {
     sum.tokens += part.tokens;
     add(sum.count, part.count);
@@ -62,13 +62,22 @@ void addLayer(LayerProfile& sum, const LayerProfile& part, std::int64_t offset)
     sum.gram.products.insert(sum.gram.products.end(), part.gram.products.begin(), part.gram.products.end());
     sum.gram.logits.insert(sum.gram.logits.end(), part.gram.logits.begin(), part.gram.logits.end());
     sum.gram.outputEnergy += part.gram.outputEnergy;
+    GradientStore& gradients = sum.gradients;
+    gradients.products.insert(gradients.products.end(), part.gradients.products.begin(), part.gradients.products.end());
+    gradients.drawnProducts.insert(gradients.drawnProducts.end(), part.gradients.drawnProducts.begin(), part.gradients.drawnProducts.end());
+    for (const std::int32_t window : part.gradients.window)
+        gradients.window.push_back(window + windows);
+    gradients.squared += part.gradients.squared;
+    gradients.drawnSquared += part.gradients.drawnSquared;
+    gradients.tokens += part.gradients.tokens;
 }
 
 bool sameArrays(const LayerProfile& a, const LayerProfile& b)
 {
     return a.experts == b.experts && a.softMass.size() == b.softMass.size() && a.norm.size() == b.norm.size() &&
            a.weightedNormRaw.size() == b.weightedNormRaw.size() && a.weightSquared.size() == b.weightSquared.size() &&
-           a.gram.listLength == b.gram.listLength;
+           a.gram.listLength == b.gram.listLength && a.gradients.products.empty() == b.gradients.products.empty() &&
+           a.gradients.drawnProducts.empty() == b.gradients.drawnProducts.empty();
 }
 
 // What adds up. Spectra do not: they are eigenvalues.
@@ -159,7 +168,7 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
             for (const LayerProfile& layer : sum.layers)
                 if (!layer.gram.tokens.empty()) offset = std::max(offset, layer.gram.tokens.back() + 1);
         for (std::size_t l = 0; l < sum.layers.size(); ++l)
-            addLayer(sum.layers[l], part.layers[l], offset);
+            addLayer(sum.layers[l], part.layers[l], offset, sum.windows);
         sum.windows += part.windows;
         sum.tokens += part.tokens;
         sum.ranges.insert(sum.ranges.end(), part.ranges.begin(), part.ranges.end());

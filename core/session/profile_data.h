@@ -28,6 +28,20 @@ struct GramStore {
     bool operator==(const GramStore&) const = default;
 };
 
+// What the reverse sweep left for the tokens of the Gram store (methods.md 2.6): g_t is the gradient of the NLL, in nats summed over a
+// window, at the routed output o_t of the layer.
+struct GradientStore {
+    std::vector<float> products;       // [T][K] c_te = g_t . f_e(x_t), token and list position as in the Gram store
+    std::vector<std::int32_t> window;  // [T] number of the token's window in this profile, ascending from 0
+    double squared = 0;                // sum of ||g_t||^2 over all tokens of the windows, not the sampled ones alone
+    // The same where each label is drawn from the model's own distribution ("curvature"): no slope, an unbiased curvature.
+    std::vector<float> drawnProducts;
+    double drawnSquared = 0;
+    std::int64_t tokens = 0;  // tokens behind `squared`
+
+    bool operator==(const GradientStore&) const = default;
+};
+
 // All vectors have one element per expert of the layer (none in a dense layer). y is the expert output before weighting, p the
 // router's probability over all experts, w the weight; sums run over the tokens routed to the expert unless stated otherwise.
 struct LayerProfile {
@@ -48,6 +62,7 @@ struct LayerProfile {
     double outputEnergy = 0;            // sum ||MoE output||^2 over all tokens, shared experts included
     double routedEnergy = 0;            // the same without shared experts
     GramStore gram;
+    GradientStore gradients;  // "gradients"; empty without
 
     // Rank curves ("curves", methods.md 3.5 and 4.8). A factored matrix of rank r has the squared error E(r) = sum of its spectrum from r
     // on, in its own output, over the tokens routed to the expert. An expert without tokens has a spectrum of zeros.
@@ -97,8 +112,8 @@ struct ProfileData {
     // Experts that existed, per decoder layer, where the pass ran on an already pruned model; empty = all. The others have no tokens, no
     // probability (logit -infinity) and no output.
     std::vector<std::vector<int>> kept;
-    // What was collected (MethodInfo::needs): "counts", "ean", "reap", "gram", "curves" (spectra), and the bulky parts that stay in the
-    // file (session/profile_parts.h): "factors" and "moments".
+    // What was collected (MethodInfo::needs): "counts", "ean", "reap", "gram", "gradients", "curvature", "curves" (spectra), and the bulky
+    // parts that stay in the file (session/profile_parts.h): "factors" and "moments".
     std::vector<std::string> collected;
     std::vector<LayerProfile> layers;  // all decoder layers, in order
     std::string engineVersion;

@@ -23,7 +23,9 @@ std::int64_t bytesOf(const LayerProfile& layer)
     const GramStore& gram = layer.gram;
     return static_cast<std::int64_t>(layer.count.size() * 11 * sizeof(double) + gram.tokens.size() * sizeof(std::int64_t) +
                                      gram.list.size() * sizeof(std::uint16_t) + gram.products.size() * sizeof(double) +
-                                     gram.logits.size() * sizeof(float) + layer.spectra.size() * sizeof(float)) +
+                                     gram.logits.size() * sizeof(float) + layer.spectra.size() * sizeof(float) +
+                                     (layer.gradients.products.size() + layer.gradients.drawnProducts.size()) * sizeof(float) +
+                                     layer.gradients.window.size() * sizeof(std::int32_t)) +
            8192;
 }
 
@@ -69,6 +71,15 @@ void writeLayer(const h5::Group& group, const LayerProfile& layer)
     store.write<float>("logits", gram.logits, {tokens, static_cast<std::uint64_t>(layer.experts)});
     if (!gram.selectionBias.empty()) store.write("selection_bias", gram.selectionBias);
     store.write("output_energy", std::vector<double>{gram.outputEnergy});
+    const GradientStore& gradients = layer.gradients;
+    if (gradients.products.empty()) return;
+    const h5::Group sweep = group.create("gradients");
+    const h5::Shape shape = {tokens, static_cast<std::uint64_t>(gram.listLength)};
+    sweep.write<float>("products", gradients.products, shape);
+    sweep.write("window", gradients.window);
+    sweep.write("squared", std::vector<double>{gradients.squared, gradients.drawnSquared});
+    sweep.write("tokens", std::vector<std::int64_t>{gradients.tokens});
+    if (!gradients.drawnProducts.empty()) sweep.write<float>("drawn_products", gradients.drawnProducts, shape);
 }
 
 void expect(bool condition, int layer, const char* what)
@@ -135,6 +146,30 @@ LayerProfile readLayer(const h5::Group& group, int index, int experts)
     const auto outputEnergy = store.read<double>("output_energy");
     expect(outputEnergy.size() == 1 && finite(outputEnergy), index, "output energy");
     gram.outputEnergy = outputEnergy[0];
+    if (!group.has("gradients")) return layer;
+
+    const h5::Group sweep = group.open("gradients");
+    GradientStore& gradients = layer.gradients;
+    const auto products = [&](const char* name) {
+        h5::Shape size(2);
+        std::vector<float> values = sweep.read<float>(name, &size);
+        expect(size[0] == gram.tokens.size() && size[1] == static_cast<std::uint64_t>(gram.listLength), index, name);
+        for (const float value : values)
+            expect(std::isfinite(value), index, name);
+        return values;
+    };
+    gradients.products = products("products");
+    if (sweep.has("drawn_products")) gradients.drawnProducts = products("drawn_products");
+    gradients.window = sweep.read<std::int32_t>("window");
+    expect(gradients.window.size() == gram.tokens.size() && std::is_sorted(gradients.window.begin(), gradients.window.end()) &&
+               (gradients.window.empty() || gradients.window.front() >= 0),
+           index, "windows of the gradients");
+    const auto squared = sweep.read<double>("squared");
+    const auto swept = sweep.read<std::int64_t>("tokens");
+    expect(squared.size() == 2 && finite(squared) && swept.size() == 1 && swept[0] > 0, index, "squared gradients");
+    gradients.squared = squared[0];
+    gradients.drawnSquared = squared[1];
+    gradients.tokens = swept[0];
     return layer;
 }
 

@@ -170,6 +170,16 @@ inline ProfileData sampleProfile(int firstWindow = 0, int windows = 4)
                     gram.logits.push_back(static_cast<float>((static_cast<int>(e) + t) % static_cast<int>(n)));
             }
             gram.outputEnergy = 2.25;
+            GradientStore& gradients = layer.gradients;
+            for (int t = 0; t < static_cast<int>(gram.tokens.size()); ++t) {
+                gradients.window.push_back(t / 4);
+                for (int i = 0; i < gram.listLength; ++i)
+                    gradients.products.push_back(static_cast<float>(value += 0.01));
+            }
+            gradients.drawnProducts.assign(gradients.products.rbegin(), gradients.products.rend());
+            gradients.squared = 0.75;
+            gradients.drawnSquared = 0.5;
+            gradients.tokens = static_cast<std::int64_t>(gram.tokens.size());
         }
         data.layers.push_back(std::move(layer));
     }

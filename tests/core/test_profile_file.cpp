@@ -67,6 +67,12 @@ TEST(ProfileMerge, ShardsAddUpInAnyOrder)
     EXPECT_EQ(layer.maxActivation[1], std::max(a.layers[1].maxActivation[1], b.layers[1].maxActivation[1]));
     EXPECT_EQ(layer.gram.tokenCount(), 12u);
     EXPECT_EQ(layer.gram.tokens[8], 16);
+    EXPECT_EQ(layer.gradients.window, (std::vector<std::int32_t>{0, 0, 0, 0, 1, 1, 1, 1, 4, 4, 4, 4}));
+    EXPECT_EQ(layer.gradients.products.size(), 36u);
+    EXPECT_EQ(layer.gradients.products[24], b.layers[1].gradients.products[0]);
+    EXPECT_EQ(layer.gradients.drawnProducts[35], b.layers[1].gradients.drawnProducts[11]);
+    EXPECT_DOUBLE_EQ(layer.gradients.squared, 1.5);
+    EXPECT_EQ(layer.gradients.tokens, 12);
     EXPECT_TRUE(std::is_sorted(layer.gram.tokens.begin(), layer.gram.tokens.end()));
 }
 
@@ -88,6 +94,11 @@ TEST(ProfileMerge, RefusesWhatDoesNotBelongTogether)
     EXPECT_EQ(code([](ProfileData& b) { b.numericMode = "bf16"; }), "profile.other_mode");
     EXPECT_EQ(code([](ProfileData& b) { b.windowLength = 8; }), "profile.other_window_length");
     EXPECT_EQ(code([](ProfileData& b) { b.collected = {"counts"}; }), "profile.other_statistics");
+    EXPECT_EQ(code([](ProfileData& b) {
+                  for (LayerProfile& layer : b.layers)
+                      layer.gradients = {};
+              }),
+              "profile.other_statistics");
     EXPECT_EQ(mergeProfiles({}).error().code, "profile.nothing_to_merge");
 }
 
