@@ -59,9 +59,11 @@ void BannerStack::show(Banner banner)
 {
     const auto found = std::find_if(m_entries.begin(), m_entries.end(), [&](const Entry& e) { return e.banner.id == banner.id; });
     if (found != m_entries.end()) {
+        const bool other = found->banner.cause != banner.cause;
         const bool again = !banner.once || found->counted.elapsed() > kSameEventMsec;
         found->banner = std::move(banner);
-        if (again) {
+        if (other) found->repeats = 0;
+        if (again || other) {
             ++found->repeats;
             found->counted.start();
         }

@@ -3,6 +3,7 @@
 #include "heatmap_private.h"
 #include "icon.h"
 
+#include <QApplication>
 #include <QComboBox>
 #include <QHBoxLayout>
 #include <QSignalBlocker>
@@ -55,7 +56,12 @@ void HeatmapView::Private::refreshEmpty()
     empty->set(isError ? EmptyState::Kind::Error : EmptyState::Kind::Empty,
                isError ? QStringLiteral("triangle-alert") : QStringLiteral("grid-3x3"), emptyWhat, emptyWhy, emptyButton);
     empty->setButtonEnabled(emptyButtonEnabled);
-    stack->setCurrentIndex(hasScores && rowCount() > 0 ? 0 : 1);
+    // The keyboard stays in this panel when the map gives way to the text, and comes back with the map.
+    const bool map = hasScores && rowCount() > 0;
+    QWidget* focus = QApplication::focusWidget();
+    const bool here = focus == canvas || focus == empty || (focus && empty->isAncestorOf(focus));
+    stack->setCurrentIndex(map ? 0 : 1);
+    if (here) (map ? static_cast<QWidget*>(canvas) : empty)->setFocus(Qt::OtherFocusReason);
 }
 
 void HeatmapView::Private::refreshChoosers()

@@ -342,6 +342,23 @@ private slots:
         QCOMPARE(shell.measured(), kQuick);
         QVERIFY(!shell.workbench.scores().empty());
         QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 1);
+        // One that is fine takes its place and the banner goes; back on the first text what was measured is there at once.
+        const double ppl = *shell.evaluation().perplexityOf(shell.hash(), kQuick);
+        QFile fine(home.path("fine.txt"));
+        QVERIFY(fine.open(QIODevice::WriteOnly));
+        fine.write("Another text.");
+        fine.close();
+        shell.workbench.setCalibrationText(fine.fileName());
+        QTRY_COMPARE_WITH_TIMEOUT(shell.workbench.calibrationText(), fine.fileName(), kLimit);
+        QCOMPARE(shell.window.banners()->count(), 0);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        const auto asked = home.logLines(QStringLiteral("evaluate quick")).size();
+        shell.workbench.setCalibrationText(home.path("demo/calibration.txt"));
+        QTRY_COMPARE_WITH_TIMEOUT(shell.workbench.calibrationText(), home.path("demo/calibration.txt"), kLimit);
+        QCOMPARE(*shell.evaluation().perplexityOf(shell.hash(), kQuick), ppl);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        // The one request more is the look at the text.
+        QCOMPARE(home.logLines(QStringLiteral("evaluate quick")).size(), asked + 1);
     }
 
     void damagedProfileIsMeasuredAgain()

@@ -242,6 +242,7 @@ void MainWindow::connectViews()
         m_selection.setCurrent({});
         showOpen(false);
     });
+    connect(m_workbench, &Workbench::textChanged, this, [this] { m_banners->dismiss(QStringLiteral("text")); });
     connect(m_workbench, &Workbench::notice, this, &MainWindow::notice);
     connect(m_workbench, &Workbench::recentChanged, this, &MainWindow::rememberRecent);
     connect(m_workbench, &Workbench::saved, this, [this] {

@@ -185,6 +185,7 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
     m_opening = true;
     m_windowLength = 0;
     forgetProfile();
+    m_otherTexts.clear();
     m_store.release();
     m_kept = {};
     m_sessionFile.clear();
@@ -425,11 +426,23 @@ void Workbench::setCalibrationText(const QString& file)
 
 void Workbench::useCalibrationText(const QString& file)
 {
+    if (!isOpen()) {
+        m_text = file;
+        return;
+    }
+    if (!m_evaluation.runs().empty())
+        m_otherTexts[m_text] = {m_evaluation.textSha256(), m_evaluation.tokenizerSha256(), m_evaluation.dtype(), m_evaluation.runs()};
     m_text = file;
-    if (!isOpen()) return;
     forgetProfile();
     const CompressionPlan plan = m_plans.plan();
     m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(m_plans.shape()), evaluationText(m_plans.shape()));
+    // Should the file have changed since, its hash says so with the first answer and they go.
+    if (const auto before = m_otherTexts.find(file); before != m_otherTexts.end()) {
+        m_evaluation.restoreText(before->second.textSha256, before->second.tokenizerSha256, before->second.dtype);
+        for (auto& [hash, run] : before->second.runs)
+            m_evaluation.restoreRun(hash, run);
+    }
+    emit textChanged();
     emit scoresChanged();
     m_evaluation.setPlan(plan, planName());
     profile();
@@ -438,6 +451,7 @@ void Workbench::useCalibrationText(const QString& file)
 void Workbench::closeModel()
 {
     forgetProfile();
+    m_otherTexts.clear();
     m_store.clearRecovery();
     m_store.release();
     m_evaluation.clear();
@@ -556,6 +570,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_windowLength = data.runs.empty() ? 0 : data.runs.front().windowLength;
     m_sessionFile = file;
     forgetProfile();
+    m_otherTexts.clear();
     // Snapshots, notes and whatever a newer version wrote are saved again as they were.
     m_kept = data;
     m_kept.history = PlanHistory();

@@ -83,6 +83,7 @@ signals:
     void notice(const espalier::Error& error, const QString& id);  // becomes a banner
     void jobChanged(const std::optional<espalier::JobState>& job);
     void recentChanged(const QString& path);
+    void textChanged();  // another calibration text is in use
     void saved(const QString& file);
 
 private:
@@ -108,7 +109,12 @@ private:
 
     QString m_modelPath;
     QString m_text;
-    int m_windowLength = 0;  // of the opened session's runs; 0: by the model
+    struct TextRuns {
+        std::string textSha256, tokenizerSha256, dtype;
+        std::map<std::string, PlanRun> runs;
+    };
+    std::map<QString, TextRuns> m_otherTexts;  // what was measured on texts used before; a way back needs no measuring
+    int m_windowLength = 0;                    // of the opened session's runs; 0: by the model
     QString m_sessionFile;
     SessionData m_kept;  // parts of the opened session that this window does not edit
     std::string m_fingerprint;
