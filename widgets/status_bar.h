@@ -19,9 +19,9 @@ struct JobState {
     QString what;  // "Full · keep-75"
     std::int64_t done = 0;
     std::int64_t total = 0;  // 0: not known yet
-    QString count;           // "48 of 128 windows", where done and total count something else
     std::optional<double> etaSeconds;
     Phase phase = Phase::Running;
+    QString count;  // "48 of 128 windows", where done and total count something else
 };
 
 class StatusBar final : public QWidget
