@@ -33,30 +33,39 @@ std::tuple<at::Tensor, at::Tensor> eigenDescending(const at::Tensor& symmetric)
     return {values.flip({0}), vectors.flip({1})};
 }
 
+// Left singular vectors whose singular values are closer than this to zero are no longer orthogonal to rounding and are made so.
+constexpr double kOrthogonal = 1e-3;
+
 struct Decomposition {
-    at::Tensor q;
-    at::Tensor sigma;
-    double ridge;
+    at::Tensor q;      // [out, n]
+    at::Tensor sigma;  // [n]
+    double ridge = 0;
+    bool exact = true;  // q^T (W C W^T + ridge) q is diagonal: its diagonal is sigma^2
 };
+
+at::Tensor ridged(const at::Tensor& moment, double amount)
+{
+    at::Tensor c = (moment + moment.t()).mul_(0.5);
+    c.diagonal().add_(amount);
+    return c;
+}
 
 Decomposition onOutputSide(const at::Tensor& w, const at::Tensor& moment, double ridge, double diagonal)
 {
-    at::Tensor gram = at::mm(at::mm(w, moment), w.t());
-    gram.add_(at::mm(w, w.t()), ridge * diagonal);
-    gram = (gram + gram.t()).mul_(0.5);
-    auto [values, vectors] = eigenDescending(gram);
-    return {vectors, values.clamp_min(0).sqrt(), ridge};
+    const at::Tensor gram = at::mm(at::mm(w, ridged(moment, ridge * diagonal)), w.t());
+    auto [values, vectors] = eigenDescending((gram + gram.t()).mul_(0.5));
+    const std::int64_t n = std::min(w.size(0), w.size(1));
+    return {vectors.narrow(1, 0, n).contiguous(), values.narrow(0, 0, n).clamp_min(0).sqrt(), ridge, true};
 }
 
-// The Gram matrix of M = W S gives the right singular vectors and the left ones as M v, brought to exact orthonormality by a QR
-// decomposition: its leading columns span the same nested subspaces, and directions without weight are completed to a basis.
+// The Gram matrix of M = W S gives the right singular vectors and the left ones as M v / sigma. Where sigma is small those are brought to
+// exact orthonormality by a QR decomposition: its leading columns span the same nested subspaces, and directions without weight are
+// completed to a basis.
 Decomposition onInputSide(const at::Tensor& w, const at::Tensor& moment, double ridge, double diagonal)
 {
     at::Tensor s;
     for (int step = 0;; ++step) {
-        at::Tensor c = (moment + moment.t()).mul_(0.5);
-        c.diagonal().add_(ridge * diagonal);
-        auto [factor, info] = at::linalg_cholesky_ex(c);
+        auto [factor, info] = at::linalg_cholesky_ex(ridged(moment, ridge * diagonal));
         if (info.item<int>() == 0) {
             s = factor;
             break;
@@ -69,8 +78,12 @@ Decomposition onInputSide(const at::Tensor& w, const at::Tensor& moment, double 
     const at::Tensor scaled = at::mm(m, vectors);
     const at::Tensor norms = scaled.square().sum({0}).sqrt();
     const at::Tensor order = at::argsort(norms, /*stable=*/true, /*dim=*/0, /*descending=*/true);
-    const at::Tensor q = std::get<0>(at::linalg_qr(scaled.index_select(1, order), "reduced"));
-    return {q, norms.index_select(0, order), ridge};
+    const std::int64_t n = std::min(w.size(0), w.size(1));
+    const at::Tensor sigma = norms.index_select(0, order).narrow(0, 0, n);
+    const bool exact = sigma[n - 1].item<double>() > kOrthogonal * sigma[0].item<double>();
+    const at::Tensor columns = scaled.index_select(1, order).narrow(1, 0, n);
+    const at::Tensor q = exact ? columns / sigma : std::get<0>(at::linalg_qr(columns, "reduced"));
+    return {q.contiguous(), sigma.contiguous(), ridge, exact};
 }
 
 }  // namespace
@@ -91,13 +104,18 @@ Result<WhitenedSvd> WhitenedSvd::of(const at::Tensor& weight, const at::Tensor& 
         const double size = empty ? 1.0 : diagonal;
         const Decomposition found =
             route == WhitenedRoute::OutputSide ? onOutputSide(w, metric, ridge, size) : onInputSide(w, metric, ridge, size);
-        const std::int64_t n = std::min(w.size(0), in);
         WhitenedSvd svd;
         svd.m_ridge = found.ridge;
-        svd.m_q = found.q.narrow(1, 0, n).contiguous();
-        svd.m_sigma = found.sigma.narrow(0, 0, n).contiguous();
+        svd.m_q = found.q;
+        svd.m_sigma = found.sigma;
         const at::Tensor projected = at::mm(svd.m_q.t(), w);  // [n, in]
-        svd.m_energies = empty ? at::zeros({n}, at::kDouble) : (at::mm(projected, c) * projected).sum({1}).clamp_min_(0);
+        if (empty)
+            svd.m_energies = at::zeros_like(svd.m_sigma);
+        else if (found.exact)
+            svd.m_energies = svd.m_sigma.square() - projected.square().sum({1}) * (found.ridge * size);
+        else
+            svd.m_energies = (at::mm(projected, c) * projected).sum({1});
+        svd.m_energies.clamp_min_(0);
         if (!at::isfinite(svd.m_energies).all().item<bool>()) return notFinite("weight");
         return svd;
     } catch (const std::exception& exception) {

@@ -43,6 +43,8 @@ void addRows(std::vector<double>& packed, std::int64_t first, const at::Tensor& 
     });
 }
 
+}  // namespace
+
 // In panels of columns, so that little above the diagonal is computed.
 void addProducts(std::vector<double>& packed, const at::Tensor& rows)
 {
@@ -57,6 +59,9 @@ void addProducts(std::vector<double>& packed, const at::Tensor& rows)
         }
     }
 }
+
+namespace
+{
 
 at::Tensor unpacked(const std::vector<double>& packed, std::int64_t size)
 {

@@ -29,6 +29,9 @@ struct FactorWishes {
 // Bytes of the packed moments of one expert.
 std::int64_t momentBytes(const LayerShape& layer, int hiddenSize);
 
+// packed (a lower triangle, or empty for zeros) += rows^T rows for rows [N,n].
+void addProducts(std::vector<double>& packed, const at::Tensor& rows);
+
 // Sums of products over the tokens routed to some experts of one layer, seen by way of the model's observer. Products of a few
 // hundred tokens are formed in fp32 and added up in fp64, in the order of the tokens: any split into shards of whole batches gives the same
 // sums to rounding (1e-15).

@@ -5,6 +5,7 @@
 #include "model/layer_weights.h"
 #include "model/moe_model_torch.h"
 #include "parity/golden.h"
+#include "profile/factor_builder.h"
 #include "score/gram_loss.h"
 #include "score/scorer.h"
 #include "session/profile_file.h"
@@ -586,6 +587,29 @@ TEST(ProfileFactorFile, ShardsOfMomentsMergeToTheSinglePass)
     ASSERT_TRUE(dropped.ok());
     EXPECT_EQ(dropped->collected, std::vector<std::string>{"counts"});
     EXPECT_TRUE(readProfile(folder / "x.h5").ok());
+}
+
+// Wider than one panel of columns, more rows than one fp32 sum.
+TEST(ProfileFactorFile, ProductsAddUp)
+{
+    const c10::InferenceMode guard;
+    for (const std::int64_t side : {1, 255, 256, 257, 700}) {
+        at::Tensor rows = at::empty({1100, side}, at::kFloat);
+        for (std::int64_t i = 0; i < rows.numel(); ++i)
+            rows.mutable_data_ptr<float>()[i] = static_cast<float>((i * 7919 + side) % 1013) / 1013.0f - 0.5f;
+        std::vector<double> packed;
+        addProducts(packed, rows);
+        addProducts(packed, rows.narrow(0, 0, 3));
+        const at::Tensor all = at::cat({rows, rows.narrow(0, 0, 3)}).to(at::kDouble);
+        const at::Tensor expected = at::mm(all.t(), all).contiguous();
+        ASSERT_EQ(packed.size(), static_cast<std::size_t>(side * (side + 1) / 2));
+        double worst = 0;
+        for (std::int64_t a = 0; a < side; ++a)
+            for (std::int64_t b = 0; b <= a; ++b)
+                worst = std::max(worst, std::abs(packed[static_cast<std::size_t>(a * (a + 1) / 2 + b)] -
+                                                 expected.const_data_ptr<double>()[a * side + b]));
+        EXPECT_LE(worst, 1e-6 * expected.diagonal().max().item<double>()) << side;
+    }
 }
 
 TEST(ProfileFactorFile, SmallBudgetChangesNothing)
