@@ -83,9 +83,9 @@ QString HeatmapView::Private::tooltip(CellId c) const
 {
     const auto f = q->facts(c);
     if (!f) return {};
-    QString second = scoreName() + QLatin1Char(' ') + format::score(f->value) + valueUnit();
-    if (f->place > 0) second += format::kDot + HeatmapView::tr("place %1 of %2 in layer").arg(f->place).arg(f->experts);
+    const QString second = scoreName() + QLatin1Char(' ') + format::score(f->value) + valueUnit();
     QStringList third;
+    if (f->place > 0) third += HeatmapView::tr("place %1 of %2 in layer").arg(f->place).arg(f->experts);
     if (std::isfinite(f->percentile)) third += HeatmapView::tr("percentile %1").arg(format::number(f->percentile, 0));
     if (std::isfinite(f->usage)) third += HeatmapView::tr("usage %1").arg(format::share(f->usage));
     QStringList fourth;
