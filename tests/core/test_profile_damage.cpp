@@ -1,6 +1,7 @@
 // Every way in which a profile file can be unusable, and the code that says so.
 #include "core/profile_fixture.h"
 #include "session/profile_file.h"
+#include "session/profile_parts.h"
 
 #include <gtest/gtest.h>
 
@@ -105,6 +106,80 @@ TEST_F(ProfileDamage, ArraysThatDoNotFitAreRefused)
     // Lists shorter than the selection would be read beyond their end.
     EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.gram = madeLayer(RoutingRule::Softmax, 6, 2, 8, 1, 5).profile.gram; }),
               "profile.invalid");
+}
+
+TEST_F(ProfileDamage, CurvesThatDoNotFitAreRefused)
+{
+    const auto codeOf = [&](auto change) {
+        ProfileData data = madeProfile(1, 6, 2, 1, 0, 5);
+        LayerProfile& layer = data.layers[0];
+        layer.spectrumLength = 4;
+        layer.spectra.assign(6 * 3 * 4, 0.5f);
+        for (auto* sums : {&layer.weightSquared, &layer.gateGain, &layer.upGain})
+            sums->assign(6, 1.5);
+        layer.gainTokens.assign(6, 3);
+        change(data);
+        const Status written = writeProfile(m_file, data);
+        if (!written.ok()) return written.error().code;
+        const auto read = readProfile(m_file);
+        if (read.ok()) {
+            EXPECT_EQ(read->layers, data.layers);
+        }
+        return read.ok() ? std::string("accepted") : read.error().code;
+    };
+    const auto layerCode = [&](auto change) { return codeOf([&](ProfileData& data) { change(data.layers[0]); }); };
+    EXPECT_EQ(layerCode([](LayerProfile&) {}), "accepted");
+    EXPECT_EQ(layerCode([](LayerProfile& layer) { layer.spectra[7] = std::nanf(""); }), "profile.invalid");
+    EXPECT_EQ(layerCode([](LayerProfile& layer) { layer.spectra[7] = -1; }), "profile.invalid");
+    EXPECT_EQ(layerCode([](LayerProfile& layer) { layer.gainTokens.pop_back(); }), "profile.invalid");
+    EXPECT_EQ(layerCode([](LayerProfile& layer) { layer.weightSquared.clear(); }), "profile.invalid");
+    EXPECT_EQ(codeOf([](ProfileData& data) { data.kept = {{0, 1, 2}}; }), "accepted");
+    EXPECT_EQ(codeOf([](ProfileData& data) { data.kept = {{0, 6}}; }), "profile.invalid");
+    EXPECT_EQ(codeOf([](ProfileData& data) { data.kept = {{0}, {1}}; }), "profile.invalid");
+}
+
+TEST_F(ProfileDamage, PartsThatDoNotFitAreRefused)
+{
+    const ProfileData data = madeProfile(1, 6, 2, 1, 0, 5);
+    const FactorBasis good = {.rows = 3, .columns = 2, .values = {1, 0, 0, 1, 0, 0}};
+    const auto codeOf = [&](auto change) {
+        ExpertParts parts;
+        parts.expert = 2;
+        parts.own = {good, good, good};
+        parts.thin = {good, good, good};
+        parts.inputMoment = {1, 2, 3};
+        parts.hiddenMoment = {4};
+        change(parts);
+        const auto file = m_folder / "parts.h5";
+        if (const Status status = writeLayerParts(file, "k", 0, {parts}); !status.ok()) return status.error().code;
+        EXPECT_EQ(*readLayerPartsKey(file), "k");
+        if (const Status status = writeProfile(m_file, data, {file}); !status.ok()) return status.error().code;
+        const auto opened = ProfileParts::open(m_file);
+        if (!opened.ok()) return opened.error().code;
+        EXPECT_EQ(*(*opened)->moment(0, 2, false), (std::vector<double>{1, 2, 3}));
+        const auto basis = (*opened)->basis(0, 2, 1, 2);
+        return basis.ok() ? std::string("accepted") : basis.error().code;
+    };
+    EXPECT_EQ(codeOf([](ExpertParts&) {}), "accepted");
+    const auto both = [](ExpertParts& parts, const FactorBasis& basis) { parts.own[1] = parts.thin[1] = basis; };
+    EXPECT_EQ(codeOf([&](ExpertParts& parts) { both(parts, {3, 2, {1, 0, 0, std::nanf(""), 0, 0}}); }), "profile.invalid");
+    EXPECT_EQ(codeOf([&](ExpertParts& parts) { both(parts, {2, 3, {1, 0, 0, 1, 0, 0}}); }), "profile.invalid");
+    EXPECT_EQ(codeOf([&](ExpertParts& parts) { both(parts, {3, 1, {1, 0, 0}}); }), "plan.profile_without_factors");
+    EXPECT_EQ(codeOf([&](ExpertParts& parts) { both(parts, {}); }), "plan.profile_without_factors");
+    EXPECT_EQ(codeOf([&](ExpertParts& parts) { both(parts, {3, 2, {1, 0}}); }), "output.unwritable");
+
+    const auto opened = ProfileParts::open(m_file);
+    ASSERT_TRUE(opened.ok());
+    for (const int layer : {-1, 0, 1, 99})
+        for (const int expert : {-1, 0, 6, 99}) {
+            EXPECT_EQ((*opened)->basis(layer, expert, 0, 1).error().code, "plan.profile_without_factors");
+            EXPECT_FALSE((*opened)->moment(layer, expert, true).ok());
+        }
+    put(m_folder / "parts.h5", "rubbish");
+    EXPECT_EQ(readLayerPartsKey(m_folder / "parts.h5").error().code, "profile.not_a_profile-parts");
+    EXPECT_EQ(writeProfile(m_folder / "b.h5", data, {m_folder / "parts.h5"}).error().code, "profile.not_a_profile-parts");
+    EXPECT_FALSE(std::filesystem::exists(m_folder / "b.h5"));
+    EXPECT_EQ(ProfileParts::open(m_folder / "parts.h5").error().code, "profile.not_a_profile");
 }
 
 TEST_F(ProfileDamage, NothingIsLeftWhereWritingFails)
