@@ -97,6 +97,7 @@ int run(int argc, char** argv, int output)
     addMethods(verbs);
     addProfile(verbs);
     addPlan(verbs);
+    addEstimate(verbs);
     addEvaluate(verbs);
     addExport(verbs);
     addCompress(verbs);

@@ -71,7 +71,8 @@ void addTokenize(Verbs& verbs);
 void addForward(Verbs& verbs);
 void addMethods(Verbs& verbs);
 void addProfile(Verbs& verbs);  // profile, merge, score
-void addPlan(Verbs& verbs);     // plan, estimate
+void addPlan(Verbs& verbs);
+void addEstimate(Verbs& verbs);
 void addEvaluate(Verbs& verbs);
 void addExport(Verbs& verbs);  // export, verify
 void addCompress(Verbs& verbs);

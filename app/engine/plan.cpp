@@ -1,10 +1,7 @@
-#include "allocate/allocator.h"
 #include "base/atomic_file.h"
-#include "base/text.h"
 #include "output.h"
 #include "plan_options.h"
 #include "planner.h"
-#include "score/scorer.h"
 #include "session/profile_file.h"
 #include "work.h"
 
@@ -44,38 +41,6 @@ Json ranksJson(const ModelShape& shape, const CompressionPlan& plan)
     for (const LayerShape& layer : shape.layers)
         ranks.push_back(plan.layer(layer.index).ranks);
     return ranks;
-}
-
-std::string planText(const ModelShape& shape, const CompressionPlan& plan, const Json& losses)
-{
-    const PlanCost cost = planCost(shape, plan);
-    const PlanCost dense = planCost(shape, CompressionPlan::identity(shape));
-    std::string text = fmt::format("{} of {} experts, {} (dense {}), {} parameters ({} active), {:.1f} % of expert parameters removed\n\n",
-                                   plan.keptExperts(), shape.totalExperts(), formatBytes(cost.bytes), formatBytes(dense.bytes),
-                                   formatCount(cost.parameters), formatCount(cost.activeParameters), cost.expertParametersRemoved() * 100);
-    Table table({"layer", "kept", "of", "layer error", "relative"});
-    for (const LayerShape& layer : shape.layers) {
-        if (!layer.moe) continue;
-        std::string error;
-        std::string relative;
-        for (const Json& loss : losses)
-            if (loss["layer"] == layer.index) {
-                if (loss["loss"].is_number()) error = fmt::format("{:.4g}", loss["loss"].get<double>());
-                if (loss["relative"].is_number()) relative = fmt::format("{:.2f} %", loss["relative"].get<double>() * 100);
-            }
-        table.row({std::to_string(layer.index), std::to_string(plan.layer(layer.index).kept.size()), std::to_string(layer.experts), error,
-                   relative});
-    }
-    return text + table.text() + fmt::format("\nplan {}\n", plan.hash().substr(0, 12));
-}
-
-Result<ProfileData> readProfileFor(const std::filesystem::path& path, const Checkpoint& checkpoint, bool allowOther)
-{
-    ESPALIER_TRY(ProfileData data, readProfile(path));
-    if (!allowOther && data.fingerprint != checkpoint.fingerprint())
-        return badInput("profile.other_model", path.string(), "The profile was taken of another model.",
-                        "Profile this model, or open the one it belongs to.");
-    return data;
 }
 
 Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
@@ -135,39 +100,6 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     return result;
 }
 
-struct EstimateOptions {
-    std::filesystem::path model;
-    std::filesystem::path profile;
-    std::filesystem::path plan;
-    bool allowOther = false;
-};
-
-// Sizes are exact. No change of NLL is given: the layer errors below do not add up to one without a calibrated model of how they pass
-// through the layers above.
-Result<Json> estimate(const EstimateOptions& options, Invocation& invocation)
-{
-    ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
-    const ModelShape& shape = checkpoint->shape();
-    ESPALIER_TRY(const CompressionPlan plan, readPlan(options.plan, *checkpoint, options.allowOther));
-    Json losses = Json::array();
-    if (!options.profile.empty()) {
-        ESPALIER_TRY(const ProfileData data, readProfileFor(options.profile, *checkpoint, options.allowOther));
-        losses = gramLossesJson(data, plan);
-    }
-    Json result = costJson(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape)));
-    result["plan_hash"] = plan.hash();
-    result["losses"] = losses;
-    result["delta_nll"] = nullptr;
-    result["band"] = nullptr;
-    result["label"] = "estimate";
-    Json flavors = Json::array();
-    for (const FlavourChoice& choice : flavoursFor(shape, plan))
-        flavors.push_back({{"flavor", choice.id}, {"allowed", choice.allowed}, {"loads_in", choice.loadsIn}, {"reason", choice.reason}});
-    result["flavors"] = std::move(flavors);
-    invocation.text = planText(shape, plan, losses);
-    return result;
-}
-
 }  // namespace
 
 void addPlan(Verbs& verbs)
@@ -185,14 +117,6 @@ void addPlan(Verbs& verbs)
     verb->add_option("--from", options->from, "Start from this plan's locks, protection and ranks")->type_name("FILE");
     verb->add_flag("--force", options->force, "Replace an existing output");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a profile or plan of another model");
-
-    auto estimateOptions = std::make_shared<EstimateOptions>();
-    CLI::App* estimateVerb = verbs.add("estimate", "Sizes of a plan, without a forward pass",
-                                       [estimateOptions](Invocation& invocation) { return estimate(*estimateOptions, invocation); });
-    estimateVerb->add_option("MODEL", estimateOptions->model, "Checkpoint folder")->required();
-    estimateVerb->add_option("--profile", estimateOptions->profile, "Profile of the model, for layer errors")->type_name("P.h5");
-    estimateVerb->add_option("--plan", estimateOptions->plan, "Plan file")->required()->type_name("FILE");
-    estimateVerb->add_flag("--allow-other-model", estimateOptions->allowOther, "Accept a profile or plan of another model");
 }
 
 }  // namespace espalier

@@ -70,6 +70,10 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
             fmt::format("Second moments were not collected: they would take {} per shard. Without them the merged profile has no rank "
                         "curves and no whitened factors; --collect +moments takes them.",
                         formatBytes(momentBytes(checkpoint->shape()))));
+    if (whole && data.has("gram") && !data.has("gradients"))
+        invocation.warnings.push_back(
+            "No reverse sweep was made, for its states would need much room: there will be no instant estimate of a plan's change of NLL. "
+            "--collect +gradients makes it, at the cost of about three more passes.");
     const double uncovered = uncoveredFraction(data);
     invocation.text = fmt::format("{}: {} tokens in {} windows, {}, {:.0f} tokens/s\n", options.profile.out.string(), data.tokens,
                                   data.windows, formatSeconds(seconds), static_cast<double>(data.tokens) / seconds);
@@ -161,8 +165,8 @@ void addProfile(Verbs& verbs)
     addTextOptions(verb, options->text);
     verb->add_option("--out", options->profile.out, "Profile to write")->required()->type_name("P.h5");
     verb->add_option("--collect", options->profile.collect,
-                     "Statistics, of counts, ean, reap, gram, curves, factors, moments; +NAME adds to the default (the first four, "
-                     "and curves and factors where they are small)")
+                     "Statistics, of counts, ean, reap, gram, gradients, curvature, curves, factors, moments; +NAME adds to the default "
+                     "(the first four, and gradients, curves and factors where they are small)")
         ->delimiter(',')
         ->type_name("NAMES");
     verb->add_option("--plan", options->plan, "Run with the experts that this plan keeps, to measure an already pruned model")

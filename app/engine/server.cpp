@@ -1,6 +1,7 @@
 #include "server.h"
 
 #include "base/text.h"
+#include "estimates.h"
 #include "evaluate/evaluator.h"
 #include "export/exporter.h"
 #include "export/verify.h"
@@ -16,6 +17,7 @@
 #include <unistd.h>
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -34,15 +36,6 @@ std::int64_t machineMemoryBytes()
     struct sysinfo info = {};
     if (sysinfo(&info) != 0) return 0;
     return static_cast<std::int64_t>(info.totalram) * static_cast<std::int64_t>(info.mem_unit);
-}
-
-// The file's identity for caches: another content has another size or time.
-std::string fileStamp(const std::filesystem::path& path)
-{
-    std::error_code failure;
-    const auto size = std::filesystem::file_size(path, failure);
-    const auto time = std::filesystem::last_write_time(path, failure);
-    return fmt::format("{}|{}|{}", path.string(), size, time.time_since_epoch().count());
 }
 
 Json listFolder(const std::filesystem::path& path)
@@ -137,7 +130,7 @@ struct Server::Params {
     }
 };
 
-// What is open, by path. Belongs to the compute thread.
+// What is open, by path. Belongs to the compute thread, the estimators excepted.
 class Server::Models
 {
 public:
@@ -216,6 +209,8 @@ public:
     }
 
     const CommonOptions& options() const { return m_options; }
+    // Used by the reader thread too.
+    EstimatorCache& estimators() { return m_estimators; }
 
 private:
     using List = std::vector<std::pair<std::string, std::unique_ptr<Open>>>;
@@ -232,6 +227,7 @@ private:
     CommonOptions m_options;
     List m_open;  // most recently used last
     std::vector<std::shared_ptr<const ProfileParts>> m_profiles;
+    EstimatorCache m_estimators;
 };
 
 namespace
@@ -246,6 +242,7 @@ Json profileJson(const std::string& path, const ProfileData& data)
             {"text_sha256", data.textSha256},
             {"fingerprint", data.fingerprint},
             {"layers_done", data.layers.size()},
+            {"collected", data.collected},
             {"uncovered_fraction", numberJson(uncoveredFraction(data))},
             {"scores", allScoresJson(data)},
             {"warnings", profileWarnings(data)}};
@@ -420,6 +417,7 @@ void Server::request(const Request& request)
             const auto started = std::chrono::steady_clock::now();
             ESPALIER_TRY(const ProfileData data, runProfile(*model, windows, options, job));
             const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+            models->estimators().remember(options.out, data);
             Json result = profileJson(options.out.string(), data);
             result["tokens_per_second"] = numberJson(static_cast<double>(data.tokens) / seconds);
             result["seconds"] = seconds;
@@ -432,8 +430,9 @@ void Server::request(const Request& request)
     if (method == "load_profile") {
         const std::string path = params.text("profile", true);
         if (invalid()) return;
-        const auto work = [path](JobContext&) -> Result<Json> {
+        const auto work = [models, path](JobContext&) -> Result<Json> {
             ESPALIER_TRY(const ProfileData data, readProfile(path));
+            models->estimators().remember(path, data);
             return profileJson(path, data);
         };
         return submit(request, Lane::Interactive, GiveWay::Never, work, std::move(reply));
@@ -454,6 +453,38 @@ void Server::request(const Request& request)
             ESPALIER_TRY(const ProfileData data, readProfile(path));
             ESPALIER_TRY(const ExpertScores scores, score(data, id, methodParams));
             return scoresJson(scores);
+        };
+        return submit(request, Lane::Interactive, GiveWay::Never, work, std::move(reply));
+    }
+    if (method == "estimate") {
+        const std::string profilePath = params.text("profile", true);
+        const Json* plan = params.find("plan", false);
+        const Json planJson = plan ? *plan : Json();
+        const Json* denseNll = params.find("dense_nll", false);
+        if (denseNll && !denseNll->is_number()) params.fail("dense_nll", "must be a number");
+        const Json* pairsJson = params.find("pairs", false);
+        Result<std::vector<EstimatePair>> pairs = pairsFromJson(pairsJson ? *pairsJson : Json::array());
+        if (!pairs.ok()) params.fail("pairs", "is not a list of estimates beside exact changes");
+        if (invalid()) return;
+        const auto answer = [planJson, pairs = std::move(pairs).value(),
+                             dense = denseNll ? *denseNll : Json()](HeldEstimator& estimator) -> Result<Json> {
+            ESPALIER_TRY(const auto estimate, estimator.estimate(planJson));
+            Json result = estimateJson(estimate.first, pairs);
+            result["plan_hash"] = estimate.second;
+            // On the text that the dense NLL was measured on.
+            const Json& delta = result["delta_nll"];
+            result["ppl"] =
+                dense.is_number() && delta.is_number() ? numberJson(std::exp(dense.get<double>() + delta.get<double>())) : Json();
+            return result;
+        };
+        // Fractions of a millisecond to a few: here, whatever the compute thread is busy with. Only reading the profile is a job.
+        if (const auto held = models->estimators().find(profilePath)) {
+            const Result<Json> result = answer(*held);
+            return result.ok() ? reply.result(*result) : reply.fail(rpcErrorFrom(result.error()));
+        }
+        const auto work = [models, profilePath, answer](JobContext&) -> Result<Json> {
+            ESPALIER_TRY(const auto held, models->estimators().load(profilePath));
+            return answer(*held);
         };
         return submit(request, Lane::Interactive, GiveWay::Never, work, std::move(reply));
     }

@@ -2,11 +2,14 @@
 
 #include "allocate/allocator.h"
 #include "allocate/rank_rule.h"
+#include "base/text.h"
 #include "evaluate/evaluator.h"
+#include "output.h"
 #include "score/gram_loss.h"
 #include "score/scorer.h"
 #include "search/selector.h"
 #include "search/verified_exchange.h"
+#include "session/profile_file.h"
 
 #include <fmt/format.h>
 
@@ -88,12 +91,16 @@ PlanModel planModelOf(const Checkpoint& checkpoint)
 Status checkPlanModel(const CompressionPlan& plan, const Checkpoint& checkpoint, bool allowOther)
 {
     if (allowOther) return {};
-    const PlanModel own = planModelOf(checkpoint);
+    return checkPlanModel(plan, planModelOf(checkpoint), checkpoint.folder().string());
+}
+
+Status checkPlanModel(const CompressionPlan& plan, const PlanModel& own, const std::string& subject)
+{
     const PlanModel& other = plan.model();
     const auto differs = [](const std::string& a, const std::string& b) { return !a.empty() && a != b; };
     if (differs(other.modelType, own.modelType) || differs(other.configSha256, own.configSha256) ||
         differs(other.weightsSha256, own.weightsSha256))
-        return badInput("plan.other_model", checkpoint.folder().string(), "The plan was made for another model: type or hashes differ.",
+        return badInput("plan.other_model", subject, "The plan was made for another model: type or hashes differ.",
                         "Open the model it belongs to, or use --allow-other-model.");
     return {};
 }
@@ -103,6 +110,23 @@ Result<CompressionPlan> readPlan(const std::filesystem::path& path, const Checkp
     ESPALIER_TRY(CompressionPlan plan, readPlanFile(path, checkpoint.shape()));
     ESPALIER_CHECK_OK(checkPlanModel(plan, checkpoint, allowOther));
     return plan;
+}
+
+Result<ProfileData> readProfileFor(const std::filesystem::path& path, const Checkpoint& checkpoint, bool allowOther)
+{
+    ESPALIER_TRY(ProfileData data, readProfile(path));
+    if (!allowOther && data.fingerprint != checkpoint.fingerprint())
+        return badInput("profile.other_model", path.string(), "The profile was taken of another model.",
+                        "Profile this model, or open the one it belongs to.");
+    return data;
+}
+
+std::string fileStamp(const std::filesystem::path& path)
+{
+    std::error_code failure;
+    const auto size = std::filesystem::file_size(path, failure);
+    const auto time = std::filesystem::last_write_time(path, failure);
+    return fmt::format("{}|{}|{}", path.string(), size, time.time_since_epoch().count());
 }
 
 void addTextOptions(CLI::App* verb, TextOptions& options)
@@ -222,6 +246,29 @@ Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan)
     return losses;
 }
 
+std::string planText(const ModelShape& shape, const CompressionPlan& plan, const Json& losses)
+{
+    const PlanCost cost = planCost(shape, plan);
+    const PlanCost dense = planCost(shape, CompressionPlan::identity(shape));
+    std::string text = fmt::format("{} of {} experts, {} (dense {}), {} parameters ({} active), {:.1f} % of expert parameters removed\n\n",
+                                   plan.keptExperts(), shape.totalExperts(), formatBytes(cost.bytes), formatBytes(dense.bytes),
+                                   formatCount(cost.parameters), formatCount(cost.activeParameters), cost.expertParametersRemoved() * 100);
+    Table table({"layer", "kept", "of", "layer error", "relative"});
+    for (const LayerShape& layer : shape.layers) {
+        if (!layer.moe) continue;
+        std::string error;
+        std::string relative;
+        for (const Json& loss : losses)
+            if (loss["layer"] == layer.index) {
+                if (loss["loss"].is_number()) error = fmt::format("{:.4g}", loss["loss"].get<double>());
+                if (loss["relative"].is_number()) relative = fmt::format("{:.2f} %", loss["relative"].get<double>() * 100);
+            }
+        table.row({std::to_string(layer.index), std::to_string(plan.layer(layer.index).kept.size()), std::to_string(layer.experts), error,
+                   relative});
+    }
+    return text + table.text() + fmt::format("\nplan {}\n", plan.hash().substr(0, 12));
+}
+
 std::vector<MethodInfo> allMethods()
 {
     std::vector<MethodInfo> methods = scorers();
@@ -242,7 +289,8 @@ std::vector<MethodInfo> allMethods()
     whitened.slot = Slot::Factors;
     whitened.needs = {"factors"};
     whitened.help =
-        "Smallest output error on the calibration tokens of each expert, for each rank. Experts with fewer tokens than twice the rank lean more "
+        "Smallest output error on the calibration tokens of each expert, for each rank. Experts with fewer tokens than twice the rank lean "
+        "more "
         "on the weights; those without tokens use the inputs of the whole layer.";
     whitened.source = "methods.md 3.5, after SVD-LLM (arXiv 2403.07378)";
     methods.push_back(std::move(whitened));

@@ -45,8 +45,16 @@ Result<std::unique_ptr<MoeModel>> createModel(std::shared_ptr<const Checkpoint> 
 
 // Refuses a plan made for another model unless told otherwise. Error: plan.other_model.
 Status checkPlanModel(const CompressionPlan& plan, const Checkpoint& checkpoint, bool allowOther);
+// The same against a profile's model; `subject` names what it belongs to.
+Status checkPlanModel(const CompressionPlan& plan, const PlanModel& own, const std::string& subject);
 Result<CompressionPlan> readPlan(const std::filesystem::path& path, const Checkpoint& checkpoint, bool allowOther);
 PlanModel planModelOf(const Checkpoint& checkpoint);
+
+// Refuses a profile of another model unless told otherwise. Errors: profile.*, profile.other_model.
+Result<ProfileData> readProfileFor(const std::filesystem::path& path, const Checkpoint& checkpoint, bool allowOther);
+
+// The file's identity for caches: another content has another size or time.
+std::string fileStamp(const std::filesystem::path& path);
 
 // The text that a verb runs on: --text FILE.. or --ids FILE[:NAME], windows, their length, BOS.
 struct TextOptions {
@@ -73,6 +81,8 @@ Json windowsJson(const std::vector<WindowLoss>& losses, bool index);
 Json differenceJson(const PairedDifference& difference);
 // Exact layer losses of the plan's kept sets from the Gram store: one entry per MoE layer.
 Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan);
+// Sizes and layer losses of a plan for people.
+std::string planText(const ModelShape& shape, const CompressionPlan& plan, const Json& losses);
 // All methods of all slots.
 std::vector<MethodInfo> allMethods();
 

@@ -354,7 +354,37 @@ TEST(Cli, profileScorePlan)
     for (const char* field : {"plan_hash", "ranks", "parameters", "bytes", "expert_parameters_removed", "losses", "trace"})
         EXPECT_TRUE(result.contains(field)) << field;
     EXPECT_NEAR(result["expert_parameters_removed"].get<double>(), 0.25, 1e-9);
-    EXPECT_EQ(json({"estimate", kDemo, "--profile", whole, "--plan", plan}).json()["plan_hash"], result["plan_hash"]);
+    const Json estimate = json({"estimate", kDemo, "--profile", whole, "--plan", plan}).json();
+    EXPECT_EQ(estimate["plan_hash"], result["plan_hash"]);
+    EXPECT_GT(estimate["delta_nll"].get<double>(), 0);
+    EXPECT_NEAR(estimate["delta_nll"].get<double>(), estimate["e1"].get<double>() + estimate["e2"].get<double>(), 1e-12);
+    EXPECT_GT(estimate["e1_error"].get<double>(), 0);
+    EXPECT_TRUE(estimate["band"].is_null());
+    EXPECT_EQ(estimate["label"], "estimate, uncalibrated");
+    EXPECT_EQ(estimate["estimate_layers"].size(), 6u);
+    // Eight measured plans that came out at twice the curvature.
+    const std::string pairs = (scratch / "pairs.json").string();
+    Json measured = Json::array();
+    for (int i = 1; i <= 8; ++i)
+        measured.push_back({{"e1", 0.01 * (i % 3 - 1)}, {"e2", 0.02 * i}, {"delta_nll", 0.01 * (i % 3 - 1) + 0.04 * i}});
+    writeFile(pairs, measured.dump());
+    const Json calibrated = json({"estimate", kDemo, "--profile", whole, "--plan", plan, "--pairs", pairs}).json();
+    EXPECT_EQ(calibrated["label"], "estimate");
+    EXPECT_EQ(calibrated["calibration"]["pairs"], 8);
+    EXPECT_NEAR(calibrated["calibration"]["rank_correlation"].get<double>(), 1, 1e-12);
+    EXPECT_NEAR(calibrated["calibration"]["beta"][1].get<double>(), 17.0 / 9.0, 0.01) << "a ridge as heavy as one pair";
+    EXPECT_TRUE(calibrated["band"].is_number());
+    EXPECT_GT(calibrated["delta_nll"].get<double>(), estimate["delta_nll"].get<double>());
+    writeFile(pairs, "[[1,2]]");
+    expectError(json({"estimate", kDemo, "--profile", whole, "--plan", plan, "--pairs", pairs}), 2, "estimate.pairs");
+    // Without gradients: sizes and layer errors, and what to do.
+    const std::string bare = (scratch / "bare.h5").string();
+    ASSERT_EQ(json({"profile", kDemo, "--text", kText, "--window-length", "64", "--windows", "2", "--collect", "gram", "--out", bare}).code,
+              0);
+    const Json without = json({"estimate", kDemo, "--profile", bare, "--plan", plan}).json();
+    EXPECT_TRUE(without["delta_nll"].is_null());
+    EXPECT_EQ(without["losses"].size(), 6u);
+    EXPECT_NE(without["warnings"].dump().find("--collect +gradients"), std::string::npos);
     const Json keep = json({"plan", kDemo, "--profile", whole, "--keep", "72/96", "--out", plan, "--force"}).json();
     EXPECT_EQ(keep["plan_hash"], result["plan_hash"]);
     const Json even =

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <csignal>
 #include <map>
 
@@ -117,6 +118,63 @@ TEST(Serve, interactiveOvertakesAndEveryRequestIsAnsweredOnce)
             EXPECT_EQ(last[id]["error"]["code"], rpc::kSuperseded);
             EXPECT_EQ(last[id]["error"]["data"]["reason"], "superseded");
         }
+}
+
+// The instant tier: answered by the reader thread while the compute thread is busy.
+TEST(Serve, estimatesWhileItComputes)
+{
+    Scratch scratch;
+    const std::string profile = (scratch / "p.h5").string();
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "profile", {{"path", kDemo}, {"text", {kText}}, {"window_length", 64}, {"windows", 4}, {"out", profile}}));
+    const Json profiled = engine.answer(1);
+    ASSERT_TRUE(profiled.contains("result")) << profiled.dump();
+    EXPECT_NE(profiled["result"]["collected"].dump().find("gradients"), std::string::npos);
+
+    engine.send(ask(2, "evaluate", evaluation(kDense, "full", {{"all", true}})));
+    const Json question = {{"path", kDemo}, {"profile", profile}, {"plan", kPlan}, {"dense_nll", 4.0}};
+    engine.send(ask(3, "estimate", question));
+    engine.send(ask(4, "estimate", {{"profile", profile}, {"plan", kDense}}));
+    std::map<std::int64_t, Json> answers;
+    std::vector<std::int64_t> order;
+    while (answers.size() < 3) {
+        const auto message = engine.next();
+        ASSERT_TRUE(message.has_value());
+        if (!message->contains("id")) continue;
+        order.push_back((*message)["id"].get<std::int64_t>());
+        answers[order.back()] = *message;
+    }
+    EXPECT_EQ(order, (std::vector<std::int64_t>{3, 4, 2}));
+    const Json estimate = answers[3]["result"];
+    ASSERT_TRUE(estimate["delta_nll"].is_number()) << answers[3].dump();
+    EXPECT_GT(estimate["e2"].get<double>(), 0);
+    EXPECT_NEAR(estimate["ppl"].get<double>(), std::exp(4.0 + estimate["delta_nll"].get<double>()), 1e-9);
+    for (const char* field : {"e1", "e2", "e1_error", "uncovered_fraction", "ppl_ratio"})
+        EXPECT_TRUE(estimate[field].is_number()) << field;
+    EXPECT_TRUE(estimate["band"].is_null());
+    EXPECT_EQ(estimate["label"], "estimate, uncalibrated");
+    EXPECT_EQ(answers[4]["result"]["delta_nll"], 0);
+    EXPECT_TRUE(answers[4]["result"]["ppl"].is_null());
+
+    // Another engine reads the profile first, and says the same.
+    EngineProcess other({"serve"});
+    Json calibrated = question;
+    calibrated["pairs"] = Json::array();
+    for (int i = 1; i <= 8; ++i)
+        calibrated["pairs"].push_back({0.0, 0.1 * i, 0.2 * i + 0.01 * (i % 2)});
+    other.send(ask(1, "estimate", question));
+    EXPECT_EQ(other.answer(1)["result"], estimate);
+    other.send(ask(2, "estimate", calibrated));
+    const Json banded = other.answer(2)["result"];
+    EXPECT_EQ(banded["label"], "estimate");
+    EXPECT_GT(banded["band"].get<double>(), 0);
+    EXPECT_EQ(banded["e2"], estimate["e2"]);
+    other.send(ask(3, "estimate", {{"profile", profile}, {"plan", {{"version", 1}, {"layers", {{{"layer", 9}, {"kept", {0}}}}}}}}));
+    EXPECT_EQ(other.answer(3)["error"]["code"], rpc::kFailed);
+    other.send(ask(4, "estimate", {{"profile", (scratch / "none.h5").string()}, {"plan", kPlan}}));
+    EXPECT_EQ(other.answer(4)["error"]["data"]["code"], "profile.missing");
+    other.send(ask(5, "estimate", {{"profile", profile}, {"pairs", {1, 2}}}));
+    EXPECT_EQ(other.answer(5)["error"]["code"], rpc::kInvalidParams);
 }
 
 TEST(Serve, cancelAndEndOfInput)

@@ -2,3 +2,8 @@ espalier_test(test_evaluate SOURCES core/test_evaluate.cpp LIBS espalier::evalua
 set_tests_properties(test_evaluate PROPERTIES ENVIRONMENT "GTEST_FILTER=-Demo.PerplexityOfWholeTexts")
 add_test(NAME test_evaluate_demo COMMAND test_evaluate --gtest_filter=Demo.PerplexityOfWholeTexts)
 set_tests_properties(test_evaluate_demo PROPERTIES TIMEOUT 900 LABELS slow)
+
+# Not part of a build by default: `ninja estimate_bench`.
+add_executable(estimate_bench EXCLUDE_FROM_ALL bench/estimate_bench.cpp)
+target_link_libraries(estimate_bench PRIVATE espalier::evaluate espalier::profile espalier::score espalier::model espalier::tokenizer
+    espalier::options)

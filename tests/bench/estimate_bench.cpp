@@ -1,0 +1,213 @@
+// How good the instant estimate of the change of NLL is, and how fast: estimates beside exact evaluations of the same plans on the
+// calibration windows. Run: estimate_bench MODEL TEXT [WINDOWS] [WINDOW_LENGTH] [--curvature]
+#include "base/random.h"
+#include "checkpoint/checkpoint.h"
+#include "evaluate/evaluator.h"
+#include "model/moe_model.h"
+#include "profile/profile_pass.h"
+#include "score/nll_estimate.h"
+#include "score/scorer.h"
+#include "session/profile_file.h"
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/windows.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <numeric>
+#include <string>
+#include <vector>
+
+using namespace espalier;
+
+namespace
+{
+
+template <typename T>
+T require(Result<T> result)
+{
+    if (result.ok()) return std::move(result).value();
+    std::fprintf(stderr, "%s\n", result.error().describe().c_str());
+    std::exit(1);
+}
+
+template <typename Work>
+double seconds(Work work)
+{
+    const auto started = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+}
+
+struct Case {
+    std::string family;
+    CompressionPlan plan;
+    NllEstimate separable, coupled;
+    double exact = 0, error = 0;
+};
+
+void report(const char* name, const std::vector<const Case*>& cases, double (*value)(const Case&))
+{
+    std::vector<double> a, b;
+    double xy = 0, xx = 0, yy = 0, x = 0, y = 0;
+    for (const Case* item : cases) {
+        a.push_back(value(*item));
+        b.push_back(item->exact);
+        x += a.back();
+        y += b.back();
+    }
+    const auto n = static_cast<double>(a.size());
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        xy += (a[i] - x / n) * (b[i] - y / n);
+        xx += (a[i] - x / n) * (a[i] - x / n);
+        yy += (b[i] - y / n) * (b[i] - y / n);
+    }
+    std::printf("  %-22s rank %.3f  linear %.3f  mean estimate/exact %.2f\n", name, rankCorrelation(a, b), xy / std::sqrt(xx * yy), x / y);
+}
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    if (argc < 3) {
+        std::fprintf(stderr, "usage: estimate_bench MODEL TEXT [WINDOWS] [WINDOW_LENGTH] [--curvature]\n");
+        return 2;
+    }
+    const auto checkpoint = require(Checkpoint::open(argv[1]));
+    const auto tokenizer = require(Tokenizer::load(checkpoint->folder(), checkpoint->shape().vocabularySize));
+    WindowOptions window;
+    window.maxWindows = argc > 3 ? std::atoi(argv[3]) : 64;
+    window.windowLength = argc > 4 ? std::atoi(argv[4]) : 256;
+    const bool curvature = argc > 5 && std::string(argv[5]) == "--curvature";
+    const std::vector<std::filesystem::path> files{argv[2]};
+    const TokenWindows windows = require(windowsFromText(tokenizer, files, window));
+    const auto model = require(MoeModel::create(checkpoint, {}));
+    const ModelShape& shape = model->shape();
+    SilentJob job;
+
+    ProfileData data;
+    const double plain = seconds([&] { (void)require(runProfile(*model, windows, {.collect = {"counts", "ean", "reap", "gram"}}, job)); });
+    std::vector<std::string> collect{"counts", "ean", "reap", "gram", "gradients", "curves"};
+    if (curvature) collect.push_back("curvature");
+    const double swept = seconds([&] {
+        (void)require(
+            runProfile(*model, windows, {.collect = {"counts", "ean", "reap", "gram", curvature ? "curvature" : "gradients"}}, job));
+    });
+    data = require(runProfile(*model, windows, {.collect = collect}, job));
+    Evaluator evaluator(*model, windows, std::int64_t{1} << 30);
+    const auto all = firstWindows(evaluator.windowCount());
+    const CompressionPlan identity = CompressionPlan::identity(shape);
+    std::vector<WindowLoss> dense;
+    const double forward = seconds([&] { dense = require(evaluator.run(identity, all, {}, job)); });
+    std::printf("%lld tokens, %d windows of %d: forward %.2f s, profile %.2f s, with reverse sweep %.2f s\n",
+                static_cast<long long>(data.tokens), data.windows, data.windowLength, forward, plain, swept);
+
+    const auto importance = require(score(data, "leave-one-out")).values;
+    std::vector<Case> cases;
+    const auto add = [&](const char* family, CompressionPlan plan) { cases.push_back({family, std::move(plan), {}, {}}); };
+    std::vector<int> moe;
+    for (const LayerShape& layer : shape.layers)
+        if (layer.moe) moe.push_back(layer.index);
+    Random random(1);
+    const auto without = [&](const CompressionPlan& plan, int layer, std::vector<int> removed) {
+        std::vector<int> kept;
+        for (const int e : plan.layer(layer).kept)
+            if (std::find(removed.begin(), removed.end(), e) == removed.end()) kept.push_back(e);
+        return require(plan.withKept(shape, layer, kept));
+    };
+    const auto order = [&](int layer) {  // least important first
+        const auto& row = importance.rows[static_cast<std::size_t>(layer)];
+        std::vector<int> experts(row.size());
+        std::iota(experts.begin(), experts.end(), 0);
+        std::sort(experts.begin(), experts.end(),
+                  [&](int a, int b) { return row[static_cast<std::size_t>(a)] < row[static_cast<std::size_t>(b)]; });
+        return experts;
+    };
+    const auto shuffled = [&](int layer) {
+        std::vector<int> experts = order(layer);
+        for (std::size_t i = 0; i + 1 < experts.size(); ++i)
+            std::swap(experts[i], experts[i + random.below(experts.size() - i)]);
+        return experts;
+    };
+    const auto first = [](std::vector<int> experts, int count) {
+        experts.resize(static_cast<std::size_t>(count));
+        return experts;
+    };
+    for (const int layer : moe)
+        for (int e = 0; e < shape.layers[static_cast<std::size_t>(layer)].experts; e += 4)
+            add("one expert", without(identity, layer, {e}));
+    const auto quarter = [&](int layer) { return shape.layers[static_cast<std::size_t>(layer)].experts / 4; };
+    for (const int layer : moe) {
+        add("quarter of one layer", without(identity, layer, first(order(layer), quarter(layer))));
+        for (int i = 0; i < 2; ++i)
+            add("quarter of one layer", without(identity, layer, first(shuffled(layer), quarter(layer))));
+    }
+    for (int i = 0; i < 12; ++i) {
+        CompressionPlan plan = identity;
+        for (const int layer : moe)
+            plan = without(plan, layer, first(i == 0 ? order(layer) : shuffled(layer), quarter(layer)));
+        add("quarter of all layers", plan);
+    }
+    for (std::size_t skip = 0; skip < moe.size(); ++skip) {
+        CompressionPlan plan = identity;
+        for (const int layer : moe)
+            if (layer != moe[skip]) plan = without(plan, layer, first(order(layer), quarter(layer)));
+        add("all layers but one", plan);
+    }
+    for (const int layer : moe)
+        for (const int rank : {8, 24, 48}) {
+            const LayerShape& layerShape = shape.layers[static_cast<std::size_t>(layer)];
+            if (rank >= shape.hiddenSize * layerShape.expertWidth / (shape.hiddenSize + layerShape.expertWidth)) continue;
+            std::vector<RankTriple> ranks(static_cast<std::size_t>(layerShape.experts), RankTriple{rank, rank, rank});
+            CompressionPlan plan = require(identity.withRanks(shape, layer, ranks));
+            add("plain factors", plan.withFactors({.method = "svd", .profileSha256 = ""}));
+        }
+
+    const auto estimator = require(NllEstimator::create(data));
+    const double create = seconds([&] { (void)require(NllEstimator::create(data)); });
+    double whole = 0, edit = 0;
+    int edits = 0;
+    for (Case& item : cases) {
+        const double took = seconds([&] { item.separable = require(estimator->estimate(item.plan)); });
+        if (item.family == "quarter of all layers") whole = std::max(whole, took);
+        if (item.family == "one expert") {
+            edit += took;
+            ++edits;
+        }
+        item.coupled = require(estimator->estimate(item.plan, Curvature::Coupled));
+        const auto losses = require(evaluator.run(item.plan, all, {}, job));
+        const PairedDifference difference = pairedDifference(losses, dense);
+        item.exact = difference.nll;
+        item.error = difference.se;
+    }
+    std::printf("estimator: made in %.1f ms, another set in all layers %.2f ms, one edit %.3f ms\n\n", create * 1e3, whole * 1e3,
+                edit / edits * 1e3);
+
+    std::vector<std::string> families;
+    for (const Case& item : cases)
+        if (std::find(families.begin(), families.end(), item.family) == families.end()) families.push_back(item.family);
+    families.push_back("removed experts, all");
+    for (const std::string& family : families) {
+        std::vector<const Case*> chosen;
+        std::vector<EstimatePair> pairs;
+        for (const Case& item : cases)
+            if (item.family == family || (family == "removed experts, all" && item.family != "plain factors")) {
+                chosen.push_back(&item);
+                pairs.push_back({item.separable.e1, item.separable.e2, item.exact});
+            }
+        std::printf("%s (%zu plans)\n", family.c_str(), chosen.size());
+        report("e1", chosen, [](const Case& c) { return c.separable.e1; });
+        report("e1 + e2", chosen, [](const Case& c) { return c.separable.e1 + c.separable.e2; });
+        report("e1 + e2 coupled", chosen, [](const Case& c) { return c.separable.e1 + c.coupled.e2; });
+        const EstimateCalibration fit = calibrateEstimates(pairs);
+        std::printf("  calibrated: beta %.2f %.2f, band %.4f, rank %.3f\n", fit.beta1, fit.beta2, fit.residual, fit.rankCorrelation);
+        for (std::size_t i = 0; i < std::min<std::size_t>(chosen.size(), 6); ++i)
+            std::printf("    e1 %8.4f (%.4f)  e2 %7.4f  coupled %7.4f  exact %8.4f (%.4f)  uncovered %.3f\n", chosen[i]->separable.e1,
+                        chosen[i]->separable.e1Error, chosen[i]->separable.e2, chosen[i]->coupled.e2, chosen[i]->exact, chosen[i]->error,
+                        chosen[i]->separable.uncoveredFraction);
+    }
+    return 0;
+}
