@@ -405,6 +405,14 @@ void Server::request(const Request& request)
         ProfileOptions options;
         options.out = params.text("out", true);
         options.gramTokens = params.count("gram_tokens", -1, -1);
+        if (const Json* collect = params.find("collect", false)) {
+            const bool names =
+                collect->is_array() && std::all_of(collect->begin(), collect->end(), [](const Json& name) { return name.is_string(); });
+            if (names)
+                options.collect = collect->get<std::vector<std::string>>();
+            else
+                params.fail("collect", "is not a list of statistics");
+        }
         options.resume = params.flag("resume", false);
         options.force = params.flag("force", true);
         const std::int64_t budget = params.integer("memory_budget", 0, 0);
