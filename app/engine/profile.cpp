@@ -73,7 +73,7 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
     if (whole && data.has("gram") && !data.has("gradients"))
         invocation.warnings.push_back(
             "No reverse sweep was made, for its states would need much room: there will be no instant estimate of a plan's change of NLL. "
-            "--collect +gradients makes it, at the cost of about three more passes.");
+            "--collect +gradients makes it, at the cost of about four forward passes.");
     const double uncovered = uncoveredFraction(data);
     invocation.text = fmt::format("{}: {} tokens in {} windows, {}, {:.0f} tokens/s\n", options.profile.out.string(), data.tokens,
                                   data.windows, formatSeconds(seconds), static_cast<double>(data.tokens) / seconds);

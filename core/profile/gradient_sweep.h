@@ -3,7 +3,7 @@
 // core/profile.
 //
 // NLL is in nats and summed over a window. The router's selection is constant, its weights are differentiable. Memory: the states of one
-// group of windows at all boundaries, one layer and one gradient. Cost: about three forward passes (the layer again, its gradient, and the
+// group of windows at all boundaries, one layer and one gradient. Cost: about four forward passes (the layer again, its gradient, and the
 // experts of the lists that no token was routed to); one more where the states have to be computed.
 #pragma once
 

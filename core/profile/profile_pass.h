@@ -47,8 +47,8 @@ inline constexpr std::int64_t kGramBytes = std::int64_t{1} << 30;
 // Bases of the factors are collected without being asked for up to this size.
 inline constexpr std::int64_t kFactorBytes = std::int64_t{1} << 30;
 
-// The reverse sweep is run without being asked for where the states of the text at all layer boundaries take no more. It then costs about
-// two forward passes, on models whose forward pass over such a text takes seconds to minutes.
+// The reverse sweep is run without being asked for where the states of the text at all layer boundaries take no more. It costs about four
+// forward passes, on models whose forward pass over such a text takes seconds to minutes.
 inline constexpr std::int64_t kBoundaryBytes = std::int64_t{1} << 30;
 
 // Bytes of the bases ("factors") and of the sums ("moments") of a whole model, as stored.

@@ -12,11 +12,39 @@
 #include <type_traits>
 #include <utility>
 
+// One binary for every x86-64, as in model/kernels.cpp.
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define ESPALIER_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define ESPALIER_CLONES
+#endif
+
 namespace espalier
 {
 
 namespace
 {
+
+// One place of the lists of `count` neighbouring tokens: its expert joins the selection where it is kept and fewer than topK were found.
+ESPALIER_CLONES void addPlace(std::size_t count, int topK, const std::int32_t* keeps, const std::uint16_t* list, const float* probability,
+                              const float* product, std::int32_t* found, float* mass, float* slope, float* take)
+{
+#pragma GCC ivdep
+    for (std::size_t t = 0; t < count; ++t) {
+        const std::int32_t taken = keeps[list[t]] & static_cast<std::int32_t>(found[t] < topK);
+        found[t] += taken;
+        take[t] = static_cast<float>(taken) * probability[t];
+        mass[t] += take[t];
+        slope[t] += take[t] * product[t];
+    }
+}
+
+ESPALIER_CLONES void addProducts(std::size_t count, const float* a, const float* b, float* sums)
+{
+#pragma GCC ivdep
+    for (std::size_t t = 0; t < count; ++t)
+        sums[t] += a[t] * b[t];
+}
 
 constexpr std::size_t kResultsHeld = 4;  // per layer: back and forth between a few variants costs nothing
 
@@ -220,7 +248,7 @@ KeptResult LayerEstimator::evaluate(const std::vector<int>& kept, int topK) cons
     // Tokens in blocks that stay in the first-level cache; within a block every step runs over neighbours, without branches.
     constexpr std::size_t kBlock = 512;
     std::int32_t found[kBlock];
-    float mass[kBlock], slope[kBlock], drawn[kBlock], left[kBlock];
+    float mass[kBlock], slope[kBlock], drawn[kBlock], left[kBlock], take[kBlock];
     for (std::size_t begin = 0; begin < m_tokens; begin += kBlock) {
         const std::size_t count = std::min(kBlock, m_tokens - begin);
         std::fill_n(found, count, 0);
@@ -228,24 +256,8 @@ KeptResult LayerEstimator::evaluate(const std::vector<int>& kept, int topK) cons
             std::fill_n(sums, count, 0.0f);
         for (std::size_t i = 0; i < m_length; ++i) {
             const std::size_t row = i * m_tokens + begin;
-            const std::uint16_t* list = m_list.data() + row;
-            const float* p = m_mass.data() + row;
-            const float* c = m_slope.data() + row;
-            float take[kBlock];
-            for (std::size_t t = 0; t < count; ++t) {
-                const std::int32_t taken = keeps[list[t]] & static_cast<std::int32_t>(found[t] < topK);
-                found[t] += taken;
-                take[t] = static_cast<float>(taken) * p[t];
-            }
-            for (std::size_t t = 0; t < count; ++t) {
-                mass[t] += take[t];
-                slope[t] += take[t] * c[t];
-            }
-            if (!m_drawn.empty()) {
-                const float* d = m_drawn.data() + row;
-                for (std::size_t t = 0; t < count; ++t)
-                    drawn[t] += take[t] * d[t];
-            }
+            addPlace(count, topK, keeps.data(), m_list.data() + row, m_mass.data() + row, m_slope.data() + row, found, mass, slope, take);
+            if (!m_drawn.empty()) addProducts(count, take, m_drawn.data() + row, drawn);
         }
         if (!renormalised) {
             for (std::size_t e = 0; e < n; ++e) {
