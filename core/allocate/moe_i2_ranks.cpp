@@ -1,5 +1,6 @@
 // MoE-I², equation 5 (methods.md 3.5): ranks grow with expert importance to a small power; every layer keeps its mean.
 #include "allocate/budget.h"
+#include "allocate/importance_exponent.h"
 #include "allocate/rank_rules.h"
 
 #include <fmt/format.h>
@@ -13,8 +14,6 @@ namespace espalier
 
 namespace
 {
-
-constexpr double kEpsilon = 1e-12;  // methods.md 3.7
 
 // Shares that are whole but for rounding are whole.
 int floored(double share) { return static_cast<int>(std::floor(share + 1e-9 * std::max(1.0, share))); }
@@ -53,7 +52,7 @@ std::vector<int> moeI2Ranks(std::span<const double> importance, double averageRa
     const auto cap = static_cast<int>(rows * columns / std::max<std::int64_t>(1, perRank));
     std::vector<double> weight(m);
     for (std::size_t i = 0; i < m; ++i)
-        weight[i] = std::pow(importance[i] + kEpsilon, alpha);
+        weight[i] = dampedImportance(importance[i], alpha);
     std::vector<bool> dense(m, false);
     std::vector<int> ranks(m, 0);
     const double budget = averageRank * static_cast<double>(m);
@@ -111,14 +110,7 @@ RankRule moeI2RankRule()
     rule.info.help = "One rank per expert, growing with its importance to the power alpha; every layer keeps the average.";
     rule.info.source = "MoE-I² (arXiv 2411.01016) eq. 5, methods.md 3.5";
     rule.info.needs = {"gram"};
-    ParamSpec alpha;
-    alpha.key = "alpha";
-    alpha.type = ParamType::Number;
-    alpha.defaultValue = 0.15;
-    alpha.low = 0;
-    alpha.high = 1.5;
-    alpha.help = "How strongly importance shapes the ranks: 0 is uniform.";
-    rule.info.params = {alpha};
+    rule.info.params = {importanceExponent("ranks")};
     rule.ranks = ranks;
     return rule;
 }
