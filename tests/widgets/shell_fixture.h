@@ -213,6 +213,13 @@ int runShellTest(int argc, char** argv)
 
 }  // namespace espalier::test
 
+#define SAVE(shell, file)                                        \
+    do {                                                         \
+        QSignalSpy saved(&(shell).workbench, &Workbench::saved); \
+        (shell).workbench.saveSession(file);                     \
+        QTRY_COMPARE_WITH_TIMEOUT(saved.size(), 1, kLimit);      \
+    } while (false)
+
 #define OPEN_AND_SETTLE(shell)                               \
     do {                                                     \
         (shell).engine().start();                            \

@@ -29,9 +29,7 @@ private slots:
             QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
             shell.plans().undo();
             QVERIFY(shell.workbench.modified());
-            QSignalSpy saved(&shell.workbench, &Workbench::saved);
-            shell.workbench.saveSession(file);
-            QTRY_COMPARE_WITH_TIMEOUT(saved.size(), 1, kLimit);
+            SAVE(shell, file);
             QVERIFY(!shell.workbench.modified());
             QCOMPARE(shell.window.isWindowModified(), false);
             hash = shell.hash();
@@ -151,9 +149,7 @@ private slots:
             OPEN_AND_SETTLE(shell);
             shell.plans().setKeep(0, 5);
             QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
-            QSignalSpy saved(&shell.workbench, &Workbench::saved);
-            shell.workbench.saveSession(file);
-            QTRY_COMPARE_WITH_TIMEOUT(saved.size(), 1, kLimit);
+            SAVE(shell, file);
         }
         Shell shell(home);
         shell.workbench.openSession(file);
@@ -277,9 +273,7 @@ private slots:
         OPEN_AND_SETTLE(shell);
         shell.plans().setKeep(0, 5);
         QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
-        QSignalSpy saved(&shell.workbench, &Workbench::saved);
-        shell.workbench.saveSession(file);
-        QTRY_COMPARE_WITH_TIMEOUT(saved.size(), 1, kLimit);
+        SAVE(shell, file);
         shell.workbench.openSession(file);
         QTRY_VERIFY_WITH_TIMEOUT(shell.settled() && !shell.workbench.modified(), kLimit);
         shell.workbench.store()->flush();
