@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "evaluate/evaluator.h"
 #include "plan/cost_model.h"
+#include "profile/profile_pass.h"
 #include "score/scorer.h"
 #include "verified_counts.h"
 #include "work.h"
@@ -44,6 +45,9 @@ Params paramsOf(const PlanRecipe& recipe, const std::string& slot)
     const auto it = recipe.params.find(slot);
     return it == recipe.params.end() ? Params() : it->second;
 }
+
+// Sampled tokens for products of all experts: n(n+1)/2 numbers each.
+constexpr int kDenseTokens = 4096;
 
 // Passes on what a stage says, with its name.
 class StageJob final : public JobContext
@@ -170,6 +174,7 @@ private:
         options.scores = m_scores;
         ESPALIER_TRY(m_outcome.selections, selectLayers(m_inputs.profile, m_recipe.select, paramsOf(m_recipe, "select"), m_outcome.keep,
                                                         m_inputs.base, options, job));
+        ESPALIER_CHECK_OK(searchUncoveredAgain(options, job));
         ESPALIER_TRY(m_outcome.plan, applySelections(m_shape, m_inputs.base, m_outcome.selections));
         Json layers = Json::array();
         for (const Selection& selection : m_outcome.selections) {
@@ -178,6 +183,37 @@ private:
             if (!selection.warning.empty()) m_outcome.warnings.push_back(selection.warning);
         }
         stage("select", started, {{"method", m_recipe.select}, {"layers", std::move(layers)}});
+        return {};
+    }
+
+    // Charging uncovered tokens keeps a search honest but coarse. Above 1 % the layers are searched again on products of all experts,
+    // taken from the calibration text (methods.md 2.5, 4.5). Without the model the warning of the selection stands.
+    Status searchUncoveredAgain(const SelectOptions& options, JobContext& job)
+    {
+        const auto uncovered = [](const Selection& selection) { return selection.uncoveredShare > 0.01; };
+        std::vector<Selection>& selections = m_outcome.selections;
+        if (!m_inputs.model || !m_inputs.windows || std::none_of(selections.begin(), selections.end(), uncovered)) return {};
+        ESPALIER_TRY(MoeModel * model, m_inputs.model());
+        ProfileOptions dense;
+        dense.collect = {"counts", "gram"};
+        dense.gramTokens = kDenseTokens;
+        for (const LayerShape& layer : m_shape.layers)
+            if (layer.moe) dense.gramExtra = std::max(dense.gramExtra, layer.experts - layer.router.topK);
+        SilentPartials quiet(job);
+        ESPALIER_TRY(const ProfileData data, runProfile(*model, *m_inputs.windows, dense, quiet));
+        CompressionPlan base = m_inputs.base;
+        for (const Selection& selection : selections)
+            if (!uncovered(selection)) base = base.withLocked(selection.layer, true);
+        ESPALIER_TRY(std::vector<Selection> again,
+                     selectLayers(data, m_recipe.select, paramsOf(m_recipe, "select"), m_outcome.keep, base, options, job));
+        for (std::size_t l = 0; l < selections.size(); ++l) {
+            if (!uncovered(selections[l])) continue;
+            m_outcome.warnings.push_back(
+                fmt::format("Layer {}: {:.1f} % of the tokens were not covered by their lists; it was searched again on the "
+                            "products of all experts.",
+                            selections[l].layer, selections[l].uncoveredShare * 100));
+            selections[l] = std::move(again[l]);
+        }
         return {};
     }
 
