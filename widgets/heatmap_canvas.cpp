@@ -35,7 +35,6 @@ void HeatmapCanvas::mousePressEvent(QMouseEvent* event)
     d->pressed = event->pos();
     d->boxing = false;
     d->armed = {};
-    d->toggled = false;
     const QPoint p = event->pos();
     // Row labels: the lock toggles, the number selects the layer.
     if (p.x() < d->cells.left() && p.y() >= d->cells.top() && p.y() <= d->cells.bottom()) {
@@ -71,7 +70,7 @@ void HeatmapCanvas::mousePressEvent(QMouseEvent* event)
                 QRect(QPoint(std::min(a.x(), b.x()), std::min(a.y(), b.y())), QPoint(std::max(a.x(), b.x()), std::max(a.y(), b.y()))));
         }
     } else {
-        if (cell == d->selection->current()) d->armed = cell;
+        d->armed = cell;  // toggles when it is let go on the same cell, without a drag between
         d->anchor = cell;
         d->selection->clear();
         d->selection->setCurrent(cell);
@@ -99,13 +98,11 @@ void HeatmapCanvas::mouseReleaseEvent(QMouseEvent* event)
     d->boxing = false;
     d->pressed = QPoint(-1, -1);
     if (event->button() != Qt::LeftButton || !cell.valid() || d->q->cellAt(event->position()) != cell) return;
-    d->toggled = true;
     emit d->q->toggleRequested(cell.layer, cell.expert);
 }
 void HeatmapCanvas::mouseDoubleClickEvent(QMouseEvent* event)
 {
-    // The first click put the cursor there, the second toggles; where the first toggled already, one double click is one toggle.
-    if (std::exchange(d->toggled, false)) return;
+    // Two quick clicks are two clicks, as on a check box.
     mousePressEvent(event);
 }
 void HeatmapCanvas::wheelEvent(QWheelEvent* event)

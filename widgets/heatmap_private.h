@@ -111,7 +111,6 @@ public:
     QPoint pressed;
     bool boxing = false;
     CellId armed;          // the cursor's own cell, pressed: a release without a drag toggles it
-    bool toggled = false;  // by the last click
     QRect box;             // columns and rows of the box selection under way
 
     int rowCount() const { return static_cast<int>(shape.layers.size()); }

@@ -115,7 +115,7 @@ private:
     bool m_systemDark = false;
 };
 
-// The application's style sheet with the roles of `theme` filled in. Exposed for tests: no "{" of a placeholder is left.
+// The application's style sheet with the roles of `theme` filled in. Exposed for tests: no "{" is left.
 QString styleSheetFor(const Theme& theme);
 QString themeChoiceId(ThemeChoice choice);         // "system", "light", "dark"
 ThemeChoice themeChoiceFromId(const QString& id);  // unknown: System
