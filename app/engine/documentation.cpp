@@ -38,7 +38,7 @@ std::vector<const CLI::Option*> positionals(const CLI::App& verb)
 }
 
 // "FILE", "N", or "TEXT:{a,b}" where a fixed set of values is checked.
-std::string placeholder(const CLI::Option& option)
+std::string valueName(const CLI::Option& option)
 {
     const std::string type = option.get_type_name();
     return type.substr(0, type.find(':'));
@@ -86,7 +86,7 @@ std::string manualOption(const CLI::Option& option)
     std::string text = fmt::format(".TP\n\\fB\\-\\-{}\\fR", roff(option.get_lnames().front()));
     if (takesValue(option)) {
         const std::vector<std::string> values = fixedValues(option);
-        text += fmt::format(" \\fI{}\\fR", roff(values.empty() ? placeholder(option) : fmt::format("{}", fmt::join(values, "|"))));
+        text += fmt::format(" \\fI{}\\fR", roff(values.empty() ? valueName(option) : fmt::format("{}", fmt::join(values, "|"))));
     }
     return text + "\n" + roff(option.get_description()) + ".\n";
 }
@@ -103,7 +103,7 @@ std::string valueCompletion(const CLI::Option& option)
     }
     if (name == "device") values = {"cpu", "cuda"};
     if (!values.empty()) return fmt::format("COMPREPLY=($(compgen -W \"{}\" -- \"$cur\"))", fmt::join(values, " "));
-    const std::string type = placeholder(option);
+    const std::string type = valueName(option);
     if (type.find("DIR") != std::string::npos || type.find("MODEL") != std::string::npos) return "_espalier_engine_names -d";
     if (type.find("FILE") != std::string::npos || type.find('.') != std::string::npos || type.find("PLAN") != std::string::npos)
         return "_espalier_engine_names -f";
