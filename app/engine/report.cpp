@@ -134,20 +134,21 @@ std::string curves(const std::vector<std::pair<std::string, std::vector<double>>
     y.take(0);
     constexpr int kWidth = 620;
     constexpr int kHeight = 200;
-    std::string svg = fmt::format("<svg width=\"{}\" height=\"{}\" role=\"img\">\n<path class=\"frame\" d=\"M50 5v{}h{}\"/>\n", kWidth + 60,
-                                  kHeight + 35, kHeight, kWidth);
+    constexpr int kTop = 22;  // the title's line
+    std::string svg = fmt::format("<svg width=\"{}\" height=\"{}\" role=\"img\">\n<path class=\"frame\" d=\"M50 {}v{}h{}\"/>\n",
+                                  kWidth + 60, kHeight + kTop + 25, kTop, kHeight, kWidth);
     svg += fmt::format(
-        "<text x=\"46\" y=\"14\" class=\"axis\" text-anchor=\"end\">{:.3g}</text><text x=\"46\" y=\"{}\" class=\"axis\" "
-        "text-anchor=\"end\">{:.3g}</text><text x=\"{}\" y=\"{}\" class=\"axis\" text-anchor=\"end\">{} ({})</text><text x=\"56\" "
-        "y=\"14\" class=\"axis\">{}</text>\n",
-        y.high, kHeight + 5, y.low, kWidth + 50, kHeight + 22, escape(xTitle), length - 1, escape(yTitle));
+        "<text x=\"46\" y=\"{}\" class=\"axis\" text-anchor=\"end\">{:.3g}</text><text x=\"46\" y=\"{}\" class=\"axis\" "
+        "text-anchor=\"end\">{:.3g}</text><text x=\"{}\" y=\"{}\" class=\"axis\" text-anchor=\"end\">{} ({})</text><text x=\"50\" "
+        "y=\"13\" class=\"axis\">{}</text>\n",
+        kTop + 8, y.high, kTop + kHeight, y.low, kWidth + 50, kTop + kHeight + 17, escape(xTitle), length - 1, escape(yTitle));
     for (std::size_t s = 0; s < series.size(); ++s) {
         std::string points;
         const auto& values = series[s].second;
         for (std::size_t i = 0; i < values.size(); ++i)
             if (std::isfinite(values[i]))
                 points += fmt::format("{:.1f},{:.1f} ", 50 + kWidth * static_cast<double>(i) / static_cast<double>(length - 1),
-                                      5 + kHeight * (1 - y.share(values[i])));
+                                      kTop + kHeight * (1 - y.share(values[i])));
         svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"><title>{}</title></polyline>\n",
                            points, colour(series.size() > 1 ? static_cast<double>(s) / static_cast<double>(series.size() - 1) * 0.9 : 0.4),
                            escape(series[s].first));

@@ -1,4 +1,5 @@
 // The command line as a script sees it: exit codes, exactly one JSON object, the fields of cli.md 3, damaged input, interruption.
+#include "base/text.h"
 #include "cli/engine_process.h"
 
 #include <gmock/gmock.h>
@@ -321,6 +322,43 @@ TEST(Cli, interruptedEvaluationStopsAndResumes)
 }
 
 // Profile, score, plan, in one go; a pass that was killed goes on and ends with the same bytes.
+// Both stages in one go: every stage is reported, the export holds, a second run is refused or goes on, never both at once.
+TEST(Cli, compress)
+{
+    Scratch scratch;
+    const std::string out = (scratch / "small").string();
+    const std::string report = (scratch / "report.html").string();
+    std::vector<std::string> arguments = {
+        "compress", kDemo, "--preset",  "moe-i2", "--prune",         "25%", "--rank-average", "auto",
+        "--text",   kText, "--windows", "4",      "--window-length", "64",  "--param",        "select.generations=3",
+        "--out",    out,   "--report",  report,   "--json"};
+    const Outcome outcome = runEngine(arguments);
+    ASSERT_EQ(outcome.code, 0) << outcome.output << outcome.errors;
+    const Json result = outcome.json();
+    expectCommonFields(result);
+    for (const char* stage : {"profile", "plan", "evaluate", "export", "verify"})
+        EXPECT_TRUE(result["stages"][stage]["seconds"].is_number()) << stage;
+    EXPECT_EQ(result["kept_experts"], 72);
+    EXPECT_GT(result["expert_parameters_removed"], 0.4);  // a quarter by pruning, the rest by ranks
+    EXPECT_EQ(result["stages"]["verify"]["holds"], true);
+    std::set<std::string> made;
+    for (const Json& stage : result["stages"]["plan"]["stages"])
+        made.insert(stage["stage"].get<std::string>());
+    EXPECT_EQ(made, (std::set<std::string>{"allocate", "select", "receptive-field", "rank"}));
+    const std::string html = *readTextFile(report, "test", 1 << 24);
+    EXPECT_THAT(html, HasSubstr(result["plan_hash"].get<std::string>().substr(0, 12)));
+    EXPECT_THAT(html, Not(HasSubstr("nan")));
+
+    expectError(runEngine(arguments), 2, "output.exists");
+    std::filesystem::remove_all(out);
+    expectError(runEngine(arguments), 2, "output.exists");  // the work of the first run
+    arguments.push_back("--resume");
+    const Outcome resumed = runEngine(arguments);
+    ASSERT_EQ(resumed.code, 0) << resumed.output << resumed.errors;
+    EXPECT_EQ(resumed.json()["plan_hash"], result["plan_hash"]);
+    EXPECT_EQ(resumed.json()["stages"]["evaluate"]["ppl"], result["stages"]["evaluate"]["ppl"]);
+}
+
 TEST(Cli, profileScorePlan)
 {
     Scratch scratch;
