@@ -55,10 +55,10 @@ TEST(Safetensors, ReadsEveryDtypeAndOddName)
     ASSERT_EQ(file->tensors().size(), tensors.size());
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const TensorInfo& info = file->tensors()[i];
-        EXPECT_EQ(info.name, tensors[i].at("name"));
-        EXPECT_EQ(dtypeName(info.dtype), tensors[i].at("dtype"));
+        EXPECT_EQ(info.name, tensors[i].at("name").get<std::string>());
+        EXPECT_EQ(dtypeName(info.dtype), tensors[i].at("dtype").get<std::string>());
         EXPECT_EQ(Json(info.shape), tensors[i].at("shape"));
-        EXPECT_EQ(hex(file->bytes(info)), tensors[i].at("bytes")) << info.name;
+        EXPECT_EQ(hex(file->bytes(info)), tensors[i].at("bytes").get<std::string>()) << info.name;
         EXPECT_EQ(file->find(info.name), &info);
     }
     EXPECT_EQ(file->find("scalar")->elementCount(), 1);
