@@ -110,8 +110,8 @@ public:
     CellId anchor;     // of shift selection
     QPoint pressed;
     bool boxing = false;
-    CellId armed;          // the cursor's own cell, pressed: a release without a drag toggles it
-    QRect box;             // columns and rows of the box selection under way
+    CellId armed;  // the cursor's own cell, pressed: a release without a drag toggles it
+    QRect box;     // columns and rows of the box selection under way
 
     int rowCount() const { return static_cast<int>(shape.layers.size()); }
     int columnCount() const { return shape.maxExperts(); }

@@ -107,7 +107,8 @@ Result<Json> parseJson(std::string_view text, std::string_view subject, std::str
                         fmt::format("{} has {} bytes of JSON, more than the {} that are read.", subject, text.size(), limits.maxBytes));
     // The parser takes a NUL byte for the end of the text.
     if (text.find('\0') != std::string_view::npos)
-        return badInput(withArea(area, "invalid_json"), std::string(subject), fmt::format("{} is not valid JSON: it contains a NUL byte.", subject),
+        return badInput(withArea(area, "invalid_json"), std::string(subject),
+                        fmt::format("{} is not valid JSON: it contains a NUL byte.", subject),
                         "The file is damaged or incomplete: fetch it again.");
     Checker checker(limits.maxDepth);
     if (!Json::sax_parse(text, &checker)) {

@@ -3,7 +3,8 @@
 
 #include "plan/model_shape.h"
 
-namespace espalier::test {
+namespace espalier::test
+{
 
 inline ModelShape evenShape(int layers, int experts, int topK, int hidden = 2048, int width = 1408, RoutingRule rule = RoutingRule::Softmax)
 {
