@@ -1,4 +1,5 @@
 #include "base/text.h"
+#include "evaluate/divergence.h"
 #include "evaluate/evaluator.h"
 #include "evaluate/loss_file.h"
 #include "factor_profiles.h"
@@ -20,6 +21,7 @@ struct EvaluateOptions {
     std::filesystem::path plan;
     std::string against;
     std::vector<std::filesystem::path> profiles;
+    bool kl = false;
     bool resume = false;
     bool allowOther = false;
 };
@@ -70,6 +72,8 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
         ESPALIER_TRY(reference, readPlan(against, *checkpoint, options.allowOther));
         ESPALIER_CHECK_OK(bindProfile(*reference, profiles, checkpoint->fingerprint(), invocation.warnings));
     }
+    if (options.kl && !reference)
+        return usageError("--kl compares two plans, and there is only one.", "Give --plan FILE, or --against dense or another plan.");
     ESPALIER_TRY(TokenWindows windows, openText(options.text, *checkpoint));
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
     model->setFactorSources(profiles);
@@ -80,9 +84,8 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
         if (options.resume) return std::move(file).error();
         invocation.warnings.push_back("Measured windows are not kept for --resume: " + file.error().message);
     }
-    const TokenWindows facts = {{},          windows.windowLength,    windows.textSha256,   windows.source,
-                                windows.bos, windows.tokenizerSha256, windows.droppedTokens};
     Evaluator evaluator(*model, std::move(windows), evaluatorCacheBytes());
+    const TokenWindows& text = evaluator.windows();
     const std::vector<int> all = firstWindows(evaluator.windowCount());
     const auto measure = [&](const CompressionPlan& which) -> Result<std::vector<WindowLoss>> {
         const std::vector<WindowLoss> known = file.ok() ? file->known(which.hash()) : std::vector<WindowLoss>();
@@ -98,16 +101,16 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
                    {"ppl_error", numberJson(estimate.pplError)},
                    {"scored_tokens", estimate.tokens},
                    {"windows", windowsJson(losses, true)},
-                   {"window_length", facts.windowLength},
-                   {"text", facts.source},
-                   {"text_sha256", facts.textSha256},
-                   {"tokenizer_sha256", facts.tokenizerSha256},
-                   {"bos", facts.bos},
-                   {"dropped_tokens", facts.droppedTokens},
+                   {"window_length", text.windowLength},
+                   {"text", text.source},
+                   {"text_sha256", text.textSha256},
+                   {"tokenizer_sha256", text.tokenizerSha256},
+                   {"bos", text.bos},
+                   {"dropped_tokens", text.droppedTokens},
                    {"against", against},
                    {"delta", nullptr}};
     invocation.text = fmt::format("perplexity {:.4f} ± {:.4f}  ({} tokens in {} windows of {})\n", estimate.ppl, estimate.pplError,
-                                  estimate.tokens, losses.size(), facts.windowLength);
+                                  estimate.tokens, losses.size(), text.windowLength);
     if (reference) {
         ESPALIER_TRY(const std::vector<WindowLoss> other, measure(*reference));
         const PairedDifference difference = pairedDifference(losses, other);
@@ -117,6 +120,27 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
         invocation.text +=
             fmt::format("{} {:.4f}; change {:+.2f} % (95 %: {:+.2f} to {:+.2f} %)\n", against == "dense" ? "dense model" : against,
                         perplexity(other).ppl, (difference.pplRatio - 1) * 100, (difference.low - 1) * 100, (difference.high - 1) * 100);
+    }
+    if (options.kl) {
+        ESPALIER_TRY(const std::vector<WindowDivergence> found, measureDivergence(*model, text, plan, *reference, invocation.job));
+        const DivergenceEstimate mean = divergence(found);
+        result["kl"] = {{"kl", numberJson(mean.kl)},
+                        {"se", numberJson(mean.klError)},
+                        {"esap", numberJson(mean.esap)},
+                        {"esap_se", numberJson(mean.esapError)},
+                        {"top1_agreement", numberJson(mean.agreement)},
+                        {"top1_agreement_se", numberJson(mean.agreementError)},
+                        {"direction", "KL(reference || plan)"}};
+        result["kl"]["windows"] = Json::array();
+        for (const WindowDivergence& window : found)
+            result["kl"]["windows"].push_back({{"window", window.window},
+                                               {"kl", numberJson(window.kl)},
+                                               {"esap", numberJson(window.esap)},
+                                               {"agreement", numberJson(window.agreement)},
+                                               {"tokens", window.tokens}});
+        invocation.text +=
+            fmt::format("KL to {} {:.5f} ± {:.5f} nats per token; {:.2f} % of drafted tokens accepted, same top token {:.2f} %\n",
+                        against == "dense" ? "the dense model" : against, mean.kl, mean.klError, mean.esap * 100, mean.agreement * 100);
     }
     return result;
 }
@@ -134,6 +158,7 @@ void addEvaluate(Verbs& verbs)
     verb->add_option("--against", options->against, "What to compare with: dense, none or a plan file (default: dense for a plan)")
         ->type_name("WHAT");
     addProfileOption(verb, options->profiles);
+    verb->add_flag("--kl", options->kl, "Also the divergence of the next-token distributions: KL, ESAP, agreement of the top token");
     verb->add_flag("--resume", options->resume, "Use the windows that an earlier run measured");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a plan made for another model");
 }
