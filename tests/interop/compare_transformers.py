@@ -79,8 +79,8 @@ def compare(name, source, plan, flavor, folder, text=None):
     return model, told, out
 
 
-def every_other_plan(experts_by_layer, ranks):
-    """A plan with another count in every layer; `ranks`: also factored matrices."""
+def every_other_plan(experts_by_layer, ranks, factors=None):
+    """A plan with another count in every layer; `ranks`: also factored matrices, by the method `factors` (default: plain SVD)."""
     layers = []
     for layer, experts in enumerate(experts_by_layer):
         if experts == 0:
@@ -90,7 +90,10 @@ def every_other_plan(experts_by_layer, ranks):
         if ranks:
             entry["ranks"] = [[4 + e % 5, 0, 6] if e % 2 else [0, 0, 0] for e in range(len(kept))]
         layers.append(entry)
-    return {"version": 1, "layers": layers}
+    plan = {"version": 1, "layers": layers}
+    if factors:
+        plan["factors"] = {"method": factors}
+    return plan
 
 
 def main():
@@ -147,8 +150,13 @@ def main():
                 dense = dense or (layer + 1) % config.get("decoder_sparse_step", 1) != 0
                 counts.append(0 if dense else count)
             compare(name, source, every_other_plan(counts, ranks=True), "factored", folder)
+            compare(name + " whitened", source, every_other_plan(counts, ranks=True, factors="whitened-svd"), "factored", folder)
             half = {"version": 1, "layers": [{"layer": l, "kept": list(range(1, c))} for l, c in enumerate(counts) if c]}
             compare(name, source, half, "stock", folder)
+            # The whole checkpoint again, factored matrices multiplied out: any loader of the architecture takes it.
+            for entry in half["layers"]:
+                entry["ranks"] = [[4, 0, 6]] * len(entry["kept"])
+            compare(name, source, half, "reconstructed", folder)
 
     if failures:
         sys.exit(f"{len(failures)} of the comparisons failed")

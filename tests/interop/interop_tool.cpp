@@ -1,12 +1,14 @@
 // For compare_transformers.py: exports a plan and says what Espalier computes for the source under it.
 //   espalier_interop_tool MODEL PLAN FLAVOR OUT LOGITS [TEXT]
 // LOGITS: fp32 logits of the first window, row-major. stdout: {"rows": token ids, "ppl": perplexity over them}. Without a text the
-// windows are random ids.
+// windows are random ids. Whitened factors of a plan come from a profile of the same windows, taken here.
 #include "base/random.h"
 #include "checkpoint/checkpoint.h"
 #include "evaluate/evaluator.h"
 #include "export/exporter.h"
 #include "model/moe_model_torch.h"
+#include "profile/profile_pass.h"
+#include "session/profile_parts.h"
 #include "tokenizer/tokenizer.h"
 
 #include <cstdio>
@@ -43,15 +45,26 @@ Status run(int count, char** arguments)
 {
     if (count < 6) return usageError("Usage: espalier_interop_tool MODEL PLAN FLAVOR OUT LOGITS [TEXT]");
     ESPALIER_TRY(const auto checkpoint, Checkpoint::open(arguments[1]));
-    ESPALIER_TRY(const CompressionPlan plan, readPlanFile(arguments[2], checkpoint->shape()));
+    ESPALIER_TRY(CompressionPlan plan, readPlanFile(arguments[2], checkpoint->shape()));
     SilentJob job;
     ExportOptions options;
     options.flavor = arguments[3];
     options.out = arguments[4];
-    ESPALIER_CHECK_OK(exportCheckpoint(*checkpoint, plan, options, job));
-
     ESPALIER_TRY(const TokenWindows windows, windowsFor(*checkpoint, count > 6 ? arguments[6] : ""));
     ESPALIER_TRY(const auto model, MoeModel::create(checkpoint, ModelOptions{}));
+    if (plan.hasRanks() && plan.factors().method == "whitened-svd") {
+        ProfileOptions profile;
+        profile.out = options.out.string() + ".profile.h5";
+        profile.collect = {"counts", "curves", "factors"};
+        profile.force = true;
+        ESPALIER_CHECK_OK(runProfile(*model, windows, profile, job));
+        ESPALIER_TRY(auto parts, ProfileParts::open(profile.out));
+        options.profiles = {std::move(parts)};
+        plan = withGivenProfile(plan, options.profiles);
+        model->setFactorSources(options.profiles);
+    }
+    ESPALIER_CHECK_OK(exportCheckpoint(*checkpoint, plan, options, job));
+
     Evaluator evaluator(*model, windows, 0);
     ESPALIER_TRY(const auto losses, evaluator.run(plan, firstWindows(evaluator.windowCount()), {}, job));
 
