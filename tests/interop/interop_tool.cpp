@@ -51,7 +51,7 @@ Status run(int count, char** arguments)
     options.flavor = arguments[3];
     options.out = arguments[4];
     ESPALIER_TRY(const TokenWindows windows, windowsFor(*checkpoint, count > 6 ? arguments[6] : ""));
-    ESPALIER_TRY(const auto model, MoeModel::create(checkpoint, ModelOptions{}));
+    ESPALIER_TRY(auto model, MoeModel::create(checkpoint, ModelOptions{}));
     if (plan.hasRanks() && plan.factors().method == "whitened-svd") {
         ProfileOptions profile;
         profile.out = options.out.string() + ".profile.h5";
@@ -64,6 +64,12 @@ Status run(int count, char** arguments)
         model->setFactorSources(options.profiles);
     }
     ESPALIER_CHECK_OK(exportCheckpoint(*checkpoint, plan, options, job));
+    if (options.flavor == "reconstructed") {
+        // Products are rounded to the checkpoint's type once more, and small models feel it: what counts here are the files.
+        ESPALIER_TRY(const auto written, Checkpoint::open(options.out));
+        ESPALIER_TRY(model, MoeModel::create(written, ModelOptions{}));
+        plan = CompressionPlan::identity(written->shape());
+    }
 
     Evaluator evaluator(*model, windows, 0);
     ESPALIER_TRY(const auto losses, evaluator.run(plan, firstWindows(evaluator.windowCount()), {}, job));
