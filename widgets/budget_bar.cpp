@@ -43,6 +43,7 @@ public:
     std::vector<MethodInfo> methods;
     Params params;
     std::string method;
+    std::set<QString> elsewhere;
     int total = 0;
     int least = 0;
 
@@ -160,6 +161,11 @@ BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
         if (d->field->isModified()) d->enter();
     });
     connect(d->methodBox, &QComboBox::activated, this, [this](int index) {
+        if (const QString id = d->methodBox->itemData(index).toString(); d->elsewhere.contains(id)) {
+            d->methodBox->setCurrentIndex(d->methodBox->findData(QString::fromStdString(d->method)));
+            emit methodElsewhere(id);
+            return;
+        }
         d->method = d->methodBox->itemData(index).toString().toStdString();
         d->rebuildParams();
         d->requestOnce();
@@ -361,6 +367,7 @@ void BudgetBar::setPlan(const CompressionPlan& plan)
 
 void BudgetBar::setMethods(const std::vector<MethodInfo>& methods)
 {
+    d->elsewhere.clear();
     d->methods.clear();
     for (const MethodInfo& m : methods) {
         if (m.slot == Slot::Allocate) d->methods.push_back(m);
@@ -411,6 +418,15 @@ void BudgetBar::setMethodAvailable(const QString& id, const QString& reasonWhyNo
     d->methodBox->setItemData(index, help, Qt::ToolTipRole);
     if (!reasonWhyNot.isEmpty() && d->method == id.toStdString() && !d->methods.empty())
         setMethod(QString::fromStdString(d->methods.front().id));
+}
+
+void BudgetBar::setMethodElsewhere(const QString& id, const QString& why)
+{
+    const int index = d->methodBox->findData(id);
+    if (index < 0) return;
+    if (d->elsewhere.insert(id).second) d->methodBox->setItemText(index, d->methodBox->itemText(index) + QChar(0x2026));
+    d->methodBox->setItemData(index, why, Qt::ToolTipRole);
+    if (d->method == id.toStdString() && !d->methods.empty()) setMethod(QString::fromStdString(d->methods.front().id));
 }
 
 void BudgetBar::setMessage(const QString& text, bool isError)

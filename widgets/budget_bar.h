@@ -37,6 +37,8 @@ public slots:
     void setChoice(const espalier::AllocationIntent& choice);           // method, parameters, equal counts; emits nothing
     // Methods that cannot run now and why ("importance" needs scores); empty reason: can.
     void setMethodAvailable(const QString& id, const QString& reasonWhyNot);
+    // Methods that are run elsewhere: choosing one says methodElsewhere and leaves the choice as it was.
+    void setMethodElsewhere(const QString& id, const QString& why);
     void setMessage(const QString& text, bool isError);  // clamp or infeasible; empty hides it
 
 signals:
@@ -44,6 +46,7 @@ signals:
     void allocationRequested(const espalier::AllocationIntent& intent);  // live, within a gesture
     void gestureFinished();
     void gestureCancelled();
+    void methodElsewhere(const QString& id);
 
 private:
     class Private;

@@ -10,7 +10,11 @@
 //   --die-on METHOD    ends by SIGKILL when a request of that name arrives
 //   --hold METHOD      begins the job, then never finishes it (it can be cancelled); everything behind it waits as well
 //   --once FILE        --die-on and --hold only while FILE is not there; it is made when they take effect
-//   --log FILE         appends one line per request: method, tier, plan hash
+//   --refuse-plan      plan fails with allocate.infeasible
+//   --same-plan        plan answers with the plan that it was given
+//   --log FILE         appends one line per request: method, tier, plan hash, recipe
+#include "allocate/allocator.h"
+#include "allocate/rank_rule.h"
 #include "base/statistics.h"
 #include "plan/compression_plan.h"
 #include "plan/cost_model.h"
@@ -93,6 +97,56 @@ const std::vector<std::string>& methodIds()
 {
     static const std::vector<std::string> ids = {"expert_frequency", "ean_mean", "reap", "leave-one-out"};
     return ids;
+}
+
+MethodInfo describe(const char* id, const char* title, Slot slot, std::vector<std::string> needs, std::vector<ParamSpec> params = {})
+{
+    MethodInfo method;
+    method.id = id;
+    method.title = title;
+    method.slot = slot;
+    method.help = std::string(title) + ", as the scripted engine has it.";
+    method.needs = std::move(needs);
+    method.params = std::move(params);
+    return method;
+}
+
+ParamSpec number(const char* key, ParamType type, Json value, double low, double high)
+{
+    ParamSpec spec;
+    spec.key = key;
+    spec.type = type;
+    spec.defaultValue = std::move(value);
+    spec.low = low;
+    spec.high = high;
+    return spec;
+}
+
+// The real registry's form; "annealing" is known to no window.
+Json registry()
+{
+    std::vector<MethodInfo> methods;
+    for (const auto& [id, need] : {std::pair("expert_frequency", "counts"), std::pair("ean_mean", "ean"), std::pair("reap", "reap"),
+                                   std::pair("leave-one-out", "gram")})
+        methods.push_back(describe(id, id, Slot::Score, {need}));
+    methods.insert(methods.end(), allocators().begin(), allocators().end());
+    methods.push_back(describe("verified", "Verified exchange", Slot::Allocate, {"gram"}, {number("minutes", ParamType::Number, 0, 0, 10000)}));
+    methods.push_back(describe("ranking", "Ranking", Slot::Select, {}));
+    methods.push_back(describe("genetic", "Genetic search", Slot::Select, {"gram"},
+                               {number("population", ParamType::Integer, 100, 4, 5000), number("generations", ParamType::Integer, 50, 0, 5000),
+                                number("mutation", ParamType::Number, 0.3, 0, 1), number("swap", ParamType::Switch, true, 0, 0)}));
+    methods.back().stochastic = true;
+    ParamSpec schedule = number("schedule", ParamType::Choice, "slow", 0, 0);
+    schedule.choices = {"slow", "fast"};
+    methods.push_back(
+        describe("annealing", "Annealing", Slot::Select, {"gram"}, {number("cooling_steps", ParamType::Integer, 200, 1, 9000), schedule}));
+    methods.insert(methods.end(), rankRules().begin(), rankRules().end());
+    methods.push_back(describe("svd", "Truncated SVD", Slot::Factors, {}));
+    methods.push_back(describe("whitened-svd", "Whitened SVD", Slot::Factors, {"factors"}));
+    Json list = Json::array();
+    for (const MethodInfo& method : methods)
+        list.push_back(toJson(method));
+    return list;
 }
 
 class Engine
@@ -189,6 +243,7 @@ private:
         if (params.contains("tier")) line += " " + params["tier"].get<std::string>();
         if (params.contains("plan"))
             if (const Result<CompressionPlan> plan = planFromJson(params["plan"], m_shape); plan.ok()) line += " " + plan->hash();
+        if (params.contains("recipe")) line += " " + params["recipe"].dump();
         log(line);
         if (strikes(m_script.dieOn, method)) {
             std::fputs("fake engine: dies as told\n", stderr);
@@ -205,7 +260,7 @@ private:
                                {"device", "cpu"},
                                {"memory_bytes", 1 << 30},
                                {"supported_architectures", {"qwen2_moe"}},
-                               {"methods", Json::array()}});
+                               {"methods", registry()}});
         } else if (method == "ping") {
             reply(request.id, {{"busy", m_held.has_value()}});
         } else if (method == "open_model") {
@@ -217,6 +272,8 @@ private:
                                       "Measure the profile again."));
         } else if (method == "evaluate") {
             evaluate(request, held);
+        } else if (method == "plan") {
+            plan(request, held);
         } else if (method == "export") {
             if (!held) exportModel(request);
         } else if (method == "shutdown") {
@@ -285,6 +342,7 @@ private:
                            {"tokens_per_second", 1000.0},
                            {"layers_done", kLayers},
                            {"uncovered_fraction", 0.0},
+                           {"collected", {"counts", "ean", "reap", "gram"}},
                            {"scores", scores}});
     }
 
@@ -339,6 +397,112 @@ private:
                            {"tokenizer_sha256", std::string(64, 'b')},
                            {"dtype", "fp32"},
                            {"seconds", 0.01}});
+    }
+
+    // Keeps the same share everywhere, then exchanges one kept for one dropped expert per layer. Held: after the first layer that was
+    // searched, with the second one running.
+    void plan(const Request& request, bool held)
+    {
+        const Json& params = request.params;
+        const Json recipe = params.value("recipe", Json::object());
+        const Result<CompressionPlan> base = planFromJson(params.value("plan", Json()), m_shape);
+        if (!base.ok()) return fail(request.id, base.error());
+        if (m_script.has("--refuse-plan")) {
+            Error error = badInput("allocate.infeasible", "target", "The locked layers alone keep more experts than the target.",
+                                   "Unlock a layer, or raise the target to 24 experts.");
+            return fail(request.id, error);
+        }
+        const auto stage = [&](const char* name, Json value) {
+            value["stage"] = name;
+            partial(request.id, std::move(value));
+        };
+        AllocationRequest wanted;
+        wanted.plan = *base;
+        const Json target = recipe.value("target", Json::object());
+        const LayerShape& layer0 = m_shape.layers.front();
+        const std::int64_t dense = planCost(m_shape, CompressionPlan::identity(m_shape)).bytes;
+        wanted.keepTotal = target.value("experts", 0);
+        if (target.contains("bytes"))
+            wanted.keepTotal = kLayers * kExperts - static_cast<int>((dense - target["bytes"].get<std::int64_t>() + layer0.bytesPerExpert - 1) /
+                                                                     (layer0.bytesPerExpert + layer0.routerBytesPerExpert));
+        const Result<std::vector<int>> keep = allocate("uniform", m_shape, wanted, {});
+        if (!keep.ok()) return fail(request.id, keep.error());
+        ExpertScores scores;
+        scores.method = recipe["score"]["method"].get<std::string>();
+        for (int layer = 0; layer < kLayers; ++layer) {
+            scores.values.rows.emplace_back();
+            for (int e = 0; e < kExperts; ++e)
+                scores.values.rows.back().push_back(scoreOf(scores.method, layer, e));
+        }
+        Result<CompressionPlan> found = selectByRanking(m_shape, *base, *keep, scores);
+        if (!found.ok()) return fail(request.id, found.error());
+        if (recipe["allocate"]["method"] == "verified") {
+            for (int layer = 0; layer < kLayers; ++layer)
+                stage("allocate", {{"layer", layer}, {"alone", 2.30 + 0.04 * (kLayers - layer)}});
+            const auto measured = [&](const char* name, double nll, double change, double error, bool accepted) {
+                Json step = {{"name", name},   {"plan_hash", found->hash()}, {"nll", nll}, {"change", change},
+                             {"error", error}, {"estimate", change},         {"accepted", accepted}};
+                if (accepted) step["plan"] = toJson(*found);
+                stage("allocate", std::move(step));
+            };
+            measured("uniform", 2.45, 0, 0, true);
+            measured("experts 0 -> 2", 2.46, 0.01, 0.002, false);
+            measured("experts 3 -> 1", 2.41, -0.04, 0.004, true);
+        }
+        stage("select", {{"plan", toJson(*found)}, {"keep", *keep}});
+        int searched = 0;
+        for (int layer = 0; layer < kLayers; ++layer) {
+            const LayerPlan& now = found->layer(layer);
+            if (now.locked) continue;
+            std::vector<double> trace;
+            for (int generation = 0; generation < 4; ++generation) {
+                trace.push_back(12.0 - layer - 0.7 * generation);
+                stage("select", {{"layer", layer}, {"generation", generation}, {"best_loss", trace.back()}, {"trace", trace}});
+            }
+            progress(request.id, searched, kLayers, "layer");
+            if (held && searched == 1) return;
+            ExpertSet kept = now.kept;
+            for (int e = 0; e < kExperts && kept.size() < kExperts; ++e)
+                if (!found->keeps(layer, e)) {
+                    for (int& old : kept)
+                        if (!std::binary_search(now.protectedExperts.begin(), now.protectedExperts.end(), old)) {
+                            old = e;
+                            break;
+                        }
+                    std::sort(kept.begin(), kept.end());
+                    break;
+                }
+            stage("select", {{"layer", layer},
+                             {"finished", true},
+                             {"kept", kept},
+                             {"best_loss", trace.back()},
+                             {"reference_loss", 13.0 - layer},
+                             {"output_norm", 100.0},
+                             {"evaluated", 400},
+                             {"trace", trace}});
+            if (Result<CompressionPlan> better = found->withKept(m_shape, layer, kept); better.ok()) found = std::move(better);
+            progress(request.id, ++searched, kLayers, "layer");
+        }
+        if (const Json field = recipe.value("receptive_field", Json()); field.is_object())
+            for (int first = 0, size = field["block_size"].get<int>(); first < kLayers; first += size) {
+                Json layers = Json::array();
+                for (int layer = first; layer < std::min(kLayers, first + size); ++layer)
+                    layers.push_back(layer);
+                const Json choice = Json::array({0, 1, 0});
+                stage("receptive-field", {{"moe_layers", layers},
+                                          {"trials", {{{"choice", {0, 0, 0}}, {"loss", 5.0}}, {{"choice", choice}, {"loss", 4.6}}}},
+                                          {"best", {{"choice", choice}, {"loss", 4.6}}},
+                                          {"plan", toJson(*found)}});
+            }
+        if (recipe.value("rank", Json()).is_object()) stage("rank", {{"plan", toJson(*found)}});
+        const CompressionPlan& answer = m_script.has("--same-plan") ? *base : *found;
+        reply(request.id, {{"plan", toJson(answer)},
+                           {"plan_hash", answer.hash()},
+                           {"keep", *keep},
+                           {"stages", Json::array()},
+                           {"warnings", Json::array()},
+                           {"exchange", nullptr},
+                           {"seconds", 0.1}});
     }
 
     void exportModel(const Request& request)

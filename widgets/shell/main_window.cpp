@@ -9,6 +9,7 @@
 #include "layers_panel.h"
 #include "panel.h"
 #include "perplexity_panel.h"
+#include "search_panel.h"
 #include "shell/export_dialog.h"
 #include "shell/help_window.h"
 #include "shell/start_page.h"
@@ -124,6 +125,7 @@ void MainWindow::makePanels()
     m_perplexityDock = new Panel(QStringLiteral("perplexity"), tr("Perplexity"));
     m_perplexityDock->addPage(tr("Perplexity"), m_perplexity);
     m_perplexityDock->header()->addTrailing(m_perplexity->choosers());
+    makePipeline();
 
     m_docks->setCorner(Qt::BottomLeftCorner, Qt::LeftDockWidgetArea);
     m_docks->setCorner(Qt::BottomRightCorner, Qt::RightDockWidgetArea);
@@ -277,6 +279,7 @@ void MainWindow::connectViews()
         m_banners->dismiss(QStringLiteral("engine-lost"));
         if (m_workbench->isOpen()) showScores();
     });
+    connectPipeline();
     connect(m_start, &StartPage::openModelRequested, m_actions.value(QStringLiteral("file.openModel")), &QAction::trigger);
     connect(m_start, &StartPage::openSessionRequested, m_actions.value(QStringLiteral("file.openSession")), &QAction::trigger);
     connect(m_start, &StartPage::demoRequested, m_actions.value(QStringLiteral("file.demo")), &QAction::trigger);
@@ -388,10 +391,7 @@ void MainWindow::showScores()
     for (const char* id : {"importance", "inverse"})
         m_layers->budget()->setMethodAvailable(QString::fromLatin1(id),
                                                importance ? QString() : tr("needs the leave-one-out scores of a profile"));
-    // These work on what the engine holds: the layers' loss curves, or the model itself.
-    for (const char* id : {"exact", "verified"})
-        m_layers->budget()->setMethodAvailable(
-            QString::fromLatin1(id), tr("runs on the command line: espalier-engine plan --allocate %1").arg(QString::fromLatin1(id)));
+    showPipeline();
     m_heatmapTable->refresh();
 }
 
@@ -426,6 +426,7 @@ void MainWindow::updateCompact()
     m_heatmap->setCompact(compact);
     m_layers->setCompact(compact);
     m_perplexity->setCompact(compact);
+    m_search->setCompact(compact);
     m_status->setCompact(compact);
 }
 

@@ -30,6 +30,8 @@ class LayersPanel;
 class Panel;
 class PanelFrame;
 class PerplexityPanel;
+class PipelinePanel;
+class SearchPanel;
 class StartPage;
 class StatusBar;
 class Switch;
@@ -83,6 +85,15 @@ private:
     void showOpen(bool open);
     void restoreLayout();
     void resetLayout();
+    void makePipelineActions();
+    void makePipeline();  // the pages Pipeline and Search, in panels that are there
+    void connectPipeline();
+    void showPipeline();           // the engine's methods, and which of them can run
+    void updatePipelineActions();  // what can start now
+    void showSearch();
+    void openPipeline(const QString& allocation = {});
+    void runPipeline();
+    void findPlan(bool sizeOfPlan);
     void applyLayout();  // once, when the panels have their size
     void updateActions();
     void updateCompact();
@@ -123,6 +134,10 @@ private:
     InspectorPanel* m_inspector = nullptr;
     HistoryPanel* m_history = nullptr;
     PerplexityPanel* m_perplexity = nullptr;
+    PipelinePanel* m_pipeline = nullptr;
+    SearchPanel* m_search = nullptr;
+    int m_pipelinePage = -1;
+    int m_searchPage = -1;
     Panel* m_layersDock = nullptr;
     Panel* m_inspectorDock = nullptr;
     Panel* m_historyDock = nullptr;

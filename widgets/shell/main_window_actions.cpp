@@ -12,6 +12,8 @@
 #include "layers_panel.h"
 #include "panel.h"
 #include "perplexity_panel.h"
+#include "pipeline_panel.h"
+#include "search_panel.h"
 #include "shell/export_dialog.h"
 #include "shell/help_window.h"
 #include "shell/start_page.h"
@@ -97,6 +99,7 @@ void MainWindow::makeActions()
         intent.equalCounts = true;
         m_workbench->plans()->allocateTo(intent);
     });
+    makePipelineActions();
     addAction(QStringLiteral("evaluate.full"), tr("&Evaluate all windows"), QStringLiteral("play"),
               {QKeySequence(QStringLiteral("Ctrl+Return")), QKeySequence(QStringLiteral("Ctrl+Enter"))},
               [this] { m_workbench->evaluation()->evaluateFull(); });
@@ -181,7 +184,13 @@ void MainWindow::makeMenus()
         view->addAction(panel->toggleViewAction());
     }
     fill(view, {{}, QStringLiteral("view.nextPanel"), QStringLiteral("view.previousPanel"), {}, QStringLiteral("view.resetLayout")});
-    fill(menuBar()->addMenu(tr("&Plan")), {QStringLiteral("plan.dense"), QStringLiteral("plan.equal")});
+    fill(menuBar()->addMenu(tr("&Plan")), {QStringLiteral("plan.find"),
+                                           QStringLiteral("plan.run"),
+                                           QStringLiteral("plan.stop"),
+                                           QStringLiteral("plan.pipeline"),
+                                           {},
+                                           QStringLiteral("plan.dense"),
+                                           QStringLiteral("plan.equal")});
     fill(menuBar()->addMenu(tr("E&valuate")), {QStringLiteral("evaluate.full"),
                                                QStringLiteral("evaluate.cancel"),
                                                {},
@@ -248,6 +257,8 @@ void MainWindow::updateActions()
     enable("edit.redo", open && m_workbench->plans()->canRedo());
     enable("plan.dense", open);
     enable("plan.equal", open);
+    enable("plan.pipeline", open);
+    updatePipelineActions();
     enable("evaluate.full", open && engine);
     enable("evaluate.cancel", m_jobRunning);
     enable("evaluate.profile", open && engine && !m_workbench->profiling());
@@ -275,6 +286,7 @@ QString MainWindow::helpPage() const
     const QWidget* focus = QApplication::focusWidget();
     const auto in = [focus](const QWidget* part) { return part && focus && (part == focus || part->isAncestorOf(focus)); };
     if (in(m_heatmapFrame)) return QStringLiteral("heatmap");
+    if (in(m_pipeline) || in(m_search)) return QStringLiteral("pipeline");
     if (in(m_layersDock) || in(m_inspectorDock)) return QStringLiteral("shaping-the-plan");
     if (in(m_perplexityDock)) return QStringLiteral("perplexity");
     return QStringLiteral("getting-started");
@@ -307,9 +319,9 @@ void MainWindow::focusPanel(int step)
         QWidget* first;
     };
     const std::vector<Stop> stops = {
-        {m_layersDock, m_layers->curve()->focusTarget()},
+        {m_layersDock, m_layersDock->currentPage() == m_pipeline ? m_pipeline->firstControl() : m_layers->curve()->focusTarget()},
         {m_heatmapFrame, m_heatmapFrame->currentPage() == m_heatmap ? m_heatmap->focusTarget() : m_heatmapFrame->currentPage()},
-        {m_perplexityDock, m_perplexity->choosers()},
+        {m_perplexityDock, m_perplexityDock->currentPage() == m_search ? m_search->firstControl() : m_perplexity->choosers()},
         {m_inspectorDock, m_inspector->firstControl()},
         {m_historyDock, m_history}};
     const int count = static_cast<int>(stops.size());

@@ -59,7 +59,7 @@ void MainWindow::notice(const Error& error, const QString& id)
     banner.id = id;
     // The profile and the evaluation fail for one reason.
     banner.once = id.startsWith(QStringLiteral("problem:"));
-    banner.kind = error.code == "checkpoint.warning" ? Banner::Kind::Warning : Banner::Kind::Error;
+    banner.kind = QString::fromStdString(error.code).endsWith(QStringLiteral(".warning")) ? Banner::Kind::Warning : Banner::Kind::Error;
     banner.cause = QString::fromStdString(error.message);
     const QString kept = format::withoutOptions(error.kept);
     const QString action = format::withoutOptions(error.action);

@@ -7,6 +7,7 @@
 #include "layers_panel.h"
 #include "panel.h"
 #include "perplexity_panel.h"
+#include "pipeline_panel.h"
 #include "shell/start_page.h"
 
 #include <QCloseEvent>
@@ -180,6 +181,7 @@ Json MainWindow::viewState() const
     const QRect zoom = m_heatmap->zoom();
     return {{"budget", {{"method", budget.method}, {"params", params}, {"equal_counts", budget.equalCounts}}},
             {"difference", m_perplexity->showsDelta()},
+            {"pipeline", viewJson(m_pipeline->recipe())},
             {"selected", selected},
             {"table", m_heatmapFrame->currentPage() == m_heatmapTable},
             {"zoom", zoom.isNull() ? Json() : Json({zoom.left(), zoom.top(), zoom.width(), zoom.height()})},
@@ -231,6 +233,8 @@ void MainWindow::restoreViewState(const Json& view)
                 choice.params[key] = value;
         m_layers->budget()->setChoice(choice);
     }
+    if (const Json pipeline = view.value("pipeline", Json()); pipeline.is_object())
+        m_pipeline->setRecipe(recipeFromViewJson(pipeline, m_pipeline->recipe()));
     m_perplexity->setShowsDelta(flag("difference"));
     m_actions[QStringLiteral("view.table")]->setChecked(flag("table"));
     m_heatmapFrame->setCurrentPage(flag("table") ? 1 : 0);

@@ -238,6 +238,18 @@ void PlanController::replacePlan(const CompressionPlan& plan, const QString& tex
     apply(plan, text);
 }
 
+int PlanController::addBranch(int parent, const CompressionPlan& plan, const QString& text)
+{
+    if (!isOpen() || parent < 0 || parent >= static_cast<int>(m_history.entries().size())) return -1;
+    const int here = m_history.currentId();
+    m_history.jumpTo(parent);
+    const int added = m_history.commit(plan, text.toStdString(), QDateTime::currentSecsSinceEpoch());
+    m_history.jumpTo(here);
+    if (added == parent) return -1;
+    emit historyChanged();
+    return added;
+}
+
 void PlanController::undo()
 {
     if (!canUndo()) return;

@@ -54,6 +54,8 @@ public:
     void stepKeep(int layer, int delta);
     void allocateTo(const AllocationIntent& intent);
     void replacePlan(const CompressionPlan& plan, const QString& text);
+    // A child of an earlier entry; the plan on screen and a gesture stay. Returns the entry, or -1 where nothing was added.
+    int addBranch(int parent, const CompressionPlan& plan, const QString& text);
 
     void undo();
     void redo();

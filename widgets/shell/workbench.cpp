@@ -1,5 +1,6 @@
 #include "shell/workbench.h"
 
+#include "allocate/rank_rule.h"
 #include "base/sha256.h"
 
 #include <QDateTime>
@@ -19,6 +20,8 @@ constexpr int kProfileWindows = 96;
 constexpr int kAutosaveMsec = 30000;
 constexpr int kMostWindowLength = 512;
 constexpr int kLeastWindowLength = 64;
+// What the views show. Bases and gradients take twice as long again, and nothing here reads them.
+const std::vector<std::string> kCollected = {"counts", "ean", "reap", "gram"};
 
 ExpertScores scoresFromJson(const std::string& method, const Json& value)
 {
@@ -65,6 +68,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
       m_paths(std::move(paths)),
       m_plans(this),
       m_evaluation(&m_engine, this),
+      m_planning(&m_engine, &m_plans, this),
       m_store(m_paths.dataFolder + QStringLiteral("/recovery"))
 {
     m_text = m_paths.demoFolder + QStringLiteral("/calibration.txt");
@@ -74,10 +78,11 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
     connect(&m_plans, &PlanController::historyChanged, this, &Workbench::committed);
     connect(&m_evaluation, &EvaluationController::failed, this, [this](const Error& error) { emit notice(error, problemId(error)); });
     connect(&m_evaluation, &EvaluationController::jobChanged, this, [this](const std::optional<JobState>& job) {
-        if (job || !m_profileJob)
-            emit jobChanged(job);
-        else
-            emit jobChanged(m_profileJob);
+        tellJob(job ? job : m_profileJob);
+    });
+    connect(&m_planning, &PlanningController::jobChanged, this, [this] { tellJob(m_profileJob); });
+    connect(&m_planning, &PlanningController::failed, this, [this](const Error& error) {
+        emit notice(error, error.code == "plan.warning" ? problemId(error) : QStringLiteral("plan"));
     });
     connect(&m_evaluation, &EvaluationController::runsChanged, this, &Workbench::sessionChanged);
     m_autosave.setSingleShot(true);
@@ -184,6 +189,7 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
 {
     m_opening = true;
     m_windowLength = 0;
+    m_planning.reset();
     forgetProfile();
     m_otherTexts.clear();
     m_store.release();
@@ -210,6 +216,7 @@ void Workbench::forgetProfile()
     m_profileJob.reset();
     m_scores.clear();
     m_profiled = false;
+    m_collected.clear();
 }
 
 EvaluationText Workbench::evaluationText(const ModelShape& shape) const
@@ -246,11 +253,14 @@ void Workbench::profile()
         m_profileJob.reset();
         if (reply.ok()) {
             m_profiled = true;
+            m_collected.clear();
+            for (const Json& name : reply.result.value("collected", Json::array()))
+                if (name.is_string()) m_collected.insert(name.get<std::string>());
             takeScores(reply.result.value("scores", Json::object()));
         } else if (reply.outcome == EngineReply::Outcome::Failed) {
             emit notice(reply.error, problemId(reply.error));
         }
-        emit jobChanged(std::nullopt);
+        tellJob(std::nullopt);
         emit profileChanged();
         if (reply.ok()) {
             m_evaluation.setPlan(m_plans.plan(), planName());
@@ -282,8 +292,7 @@ void Workbench::profile()
          {"window_length", text.windowLength},
          {"windows", kProfileWindows},
          {"out", file.toStdString()},
-         // What the views show. Bases and gradients take twice as long again, and nothing here reads them.
-         {"collect", {"counts", "ean", "reap", "gram"}},
+         {"collect", kCollected},
          {"resume", true},
          {"tag", "profile"},
          {"lane", "full"}},
@@ -296,12 +305,12 @@ void Workbench::profile()
             if (const auto layers = static_cast<std::int64_t>(m_plans.shape().layers.size()); progress.total > 0)
                 m_profileJob->count = tr("layer %1 of %2").arg(std::min(layers, progress.done * layers / progress.total + 1)).arg(layers);
             if (progress.total > 0 && progress.done >= progress.total) m_profileJob->phase = JobState::Phase::Finishing;
-            if (!m_evaluation.busy()) emit jobChanged(m_profileJob);
+            if (!m_evaluation.busy()) tellJob(m_profileJob);
         },
         [this, epoch = m_profileEpoch](const Json& partial) {
             if (epoch == m_profileEpoch) takePartial(partial);
         });
-    emit jobChanged(m_profileJob);
+    tellJob(m_profileJob);
     emit profileChanged();
 }
 
@@ -376,8 +385,58 @@ std::vector<MethodInfo> Workbench::methods(Slot slot) const
         Result<MethodInfo> method = methodFromJson(item);
         if (method.ok() && method->slot == slot) found.push_back(std::move(method).value());
     }
-    if (found.empty() && slot == Slot::Allocate) found = allocators();
-    return found;
+    if (!found.empty()) return found;
+    switch (slot) {
+        case Slot::Allocate:
+            return allocators();
+        case Slot::Select:
+            return selectors();
+        case Slot::RankRule:
+            return rankRules();
+        default:
+            return found;
+    }
+}
+
+std::vector<MethodInfo> Workbench::methods() const
+{
+    std::vector<MethodInfo> all;
+    for (const Slot slot : {Slot::Score, Slot::Allocate, Slot::Select, Slot::Factors, Slot::RankRule})
+        for (MethodInfo& method : methods(slot))
+            all.push_back(std::move(method));
+    return all;
+}
+
+std::optional<std::set<std::string>> Workbench::statistics() const
+{
+    if (!m_profiled) return std::nullopt;
+    // A session says nothing about it: then the file holds what this window asks for.
+    return m_collected.empty() ? std::set<std::string>(kCollected.begin(), kCollected.end()) : m_collected;
+}
+
+QString Workbench::planningProblem() const
+{
+    if (!isOpen()) return tr("No model is open.");
+    if (!m_engine.usable()) return tr("The engine is not running.");
+    if (!m_forwardSupported) return tr("The engine has not opened the model.");
+    if (m_profileRequest != 0) return tr("The profile is being measured.");
+    if (!m_profiled) return tr("There is no profile yet.");
+    if (!QFileInfo::exists(profileFile())) return tr("The profile's file is gone. Measure the profile again.");
+    if (m_planning.running()) return tr("A search is running.");
+    return {};
+}
+
+void Workbench::plan(const PipelineRecipe& recipe)
+{
+    if (!planningProblem().isEmpty()) return;
+    m_planning.start(recipe,
+                     {m_modelPath.toStdString(), profileFile().toStdString(), evaluationText(m_plans.shape()), kProfileWindows, methods()});
+}
+
+void Workbench::tellJob(const std::optional<JobState>& job)
+{
+    const std::optional<JobState> search = m_planning.job();
+    emit jobChanged(search ? search : job);
 }
 
 PlanCost Workbench::cost() const { return planCost(m_plans.shape(), m_plans.plan()); }
@@ -386,6 +445,10 @@ bool Workbench::settled() const { return isOpen() && m_profiled && m_evaluation.
 
 void Workbench::cancelJob()
 {
+    if (m_planning.running()) {
+        m_planning.cancel();
+        return;
+    }
     if (m_evaluation.busy()) {
         m_evaluation.cancel();
         return;
@@ -394,7 +457,7 @@ void Workbench::cancelJob()
     m_engine.cancel(m_profileRequest);
     if (m_profileJob) {
         m_profileJob->phase = JobState::Phase::Cancelling;
-        emit jobChanged(m_profileJob);
+        tellJob(m_profileJob);
     }
 }
 
@@ -452,6 +515,7 @@ void Workbench::useCalibrationText(const QString& file)
 
 void Workbench::closeModel()
 {
+    m_planning.reset();
     forgetProfile();
     m_otherTexts.clear();
     m_store.clearRecovery();
@@ -562,6 +626,7 @@ void Workbench::openSession(const QString& file)
 void Workbench::adoptSession(SessionData data, const QString& file, bool recovered)
 {
     m_opening = true;
+    m_planning.reset();
     m_modelPath = QString::fromStdString(data.model.path.string());
     m_fingerprint = data.model.fingerprint;
     m_configSha256 = data.model.configSha256;

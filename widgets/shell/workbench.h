@@ -8,6 +8,7 @@
 #include "shell/engine_client.h"
 #include "shell/evaluation_controller.h"
 #include "shell/plan_controller.h"
+#include "shell/planning_controller.h"
 #include "shell/session_store.h"
 
 #include <QObject>
@@ -15,6 +16,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 namespace espalier
@@ -35,6 +37,7 @@ public:
     EngineClient* engine() { return &m_engine; }
     PlanController* plans() { return &m_plans; }
     EvaluationController* evaluation() { return &m_evaluation; }
+    PlanningController* planning() { return &m_planning; }
     SessionStore* store() { return &m_store; }
 
     void openDemo();
@@ -46,6 +49,7 @@ public:
     void setCalibrationText(const QString& file);  // once the engine finds it usable; profiles again
     void profile();
     void cancelJob();
+    void plan(const PipelineRecipe& recipe);  // starts a search; nothing where planningProblem() says why not
 
     bool isOpen() const { return m_plans.isOpen(); }
     bool profiling() const { return m_profileRequest != 0; }
@@ -61,7 +65,10 @@ public:
     ExpertGrid usage() const;
     void chooseScore(const std::string& method);
     const std::string& chosenScore() const { return m_chosenScore; }
-    std::vector<MethodInfo> methods(Slot slot) const;  // of the engine, or the built-in allocators before it is there
+    std::vector<MethodInfo> methods(Slot slot) const;  // of the engine, or the built-in ones before it is there
+    std::vector<MethodInfo> methods() const;           // of all slots
+    QString planningProblem() const;                   // why no search can start now; empty: it can
+    std::optional<std::set<std::string>> statistics() const;  // of the profile; nothing without one
     PlanCost cost() const;
     PlanCost denseCost() const;
     bool settled() const;  // profile there and first quick tier complete: what --screenshot waits for
@@ -100,11 +107,13 @@ private:
     SessionData snapshot() const;
     void committed();
     void writeRecovery();
+    void tellJob(const std::optional<JobState>& job);  // a search stays in front of what runs beside it
 
     WorkbenchPaths m_paths;
     EngineClient m_engine;
     PlanController m_plans;
     EvaluationController m_evaluation;
+    PlanningController m_planning;
     SessionStore m_store;
 
     QString m_modelPath;
@@ -128,6 +137,7 @@ private:
     int m_profileEpoch = 0;  // counts models and texts: a profile of an earlier one is dropped
     std::optional<JobState> m_profileJob;
     bool m_profiled = false;
+    std::set<std::string> m_collected;  // what the profile holds
     std::string m_savedHash;
     std::int64_t m_savedAt = 0;
     int m_editsSinceSave = 0;

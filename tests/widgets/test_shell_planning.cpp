@@ -1,0 +1,465 @@
+// The pipeline and its search: what is sent is what is shown, one search is one entry, and nothing that was edited meanwhile is lost.
+#include "controls.h"
+#include "layers_panel.h"
+#include "panel.h"
+#include "pipeline_panel.h"
+#include "search_panel.h"
+#include "search_plots.h"
+#include "widgets/shell_fixture.h"
+
+#include <QAccessible>
+#include <QComboBox>
+#include <QDoubleSpinBox>
+#include <QLineEdit>
+#include <QSpinBox>
+#include <QStandardItemModel>
+
+#include <csignal>
+
+using namespace espalier;
+using namespace espalier::test;
+
+namespace
+{
+
+struct Planner {
+    explicit Planner(Shell& of) : shell(of) {}
+
+    Shell& shell;
+    PipelinePanel& panel() { return *shell.window.findChild<PipelinePanel*>(); }
+    SearchPanel& search() { return *shell.window.findChild<SearchPanel*>(); }
+    PlanningController& planning() { return *shell.workbench.planning(); }
+    template <class T>
+    T* control(const QString& name)
+    {
+        for (T* widget : panel().findChildren<T*>())
+            if (widget->accessibleName() == name && !widget->isHidden()) return widget;
+        return nullptr;
+    }
+    void choose(const QString& name, const QString& id)
+    {
+        auto* box = control<QComboBox>(name);
+        const int index = box ? box->findData(id) : -1;
+        if (index < 0) return;
+        box->setCurrentIndex(index);
+        emit box->activated(index);
+    }
+    void click(const char* button) { shell.window.findChild<QPushButton*>(QString::fromLatin1(button))->click(); }
+    void run() { shell.window.action(QStringLiteral("plan.run"))->trigger(); }
+    Json sent(const Home& home)
+    {
+        const QStringList lines = home.logLines(QStringLiteral("plan "));
+        return lines.isEmpty() ? Json() : Json::parse(lines.last().section(QLatin1Char(' '), 2).toStdString());
+    }
+    std::size_t entries() { return shell.plans().history().entries().size(); }
+    QString current() { return QString::fromStdString(shell.plans().history().current().text); }
+    // Layer 0 searched, layer 1 running.
+    bool held()
+    {
+        const SearchState& state = planning().state();
+        return state.running() && state.layersFinished() == 1 && state.currentLayer == 1 &&
+               shell.window.action(QStringLiteral("plan.stop"))->isEnabled();
+    }
+};
+
+QStringList hold() { return {QStringLiteral("--hold"), QStringLiteral("plan")}; }
+
+}  // namespace
+
+class ShellPlanningTest final : public ShellTestBase
+{
+    Q_OBJECT
+
+private slots:
+    void recipe_whatIsSentIsWhatIsShown()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        shell.plans().toggleLocked(3);
+        planner.choose(QStringLiteral("Score, method"), QStringLiteral("reap"));
+        planner.choose(QStringLiteral("Allocate, method"), QStringLiteral("importance"));
+        planner.control<QDoubleSpinBox>(QStringLiteral("Allocate, alpha"))->setValue(0.4);
+        planner.control<QSpinBox>(QStringLiteral("Select, population"))->setValue(60);
+        planner.control<QSpinBox>(QStringLiteral("Select, seed"))->setValue(11);
+        planner.control<QSpinBox>(QStringLiteral("Receptive field, block"))->setValue(2);
+        planner.control<Switch>(QStringLiteral("Ranks"))->click();
+        planner.control<Switch>(QStringLiteral("Equal counts"));
+        auto* target = planner.control<QLineEdit>(QStringLiteral("Target"));
+        target->setText(QStringLiteral("62.5%"));
+        target->setModified(true);
+        emit target->returnPressed();
+        QCOMPARE(target->text(), QStringLiteral("20"));
+        planner.click("pipeline.run");
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running() && planner.entries() == 3, kLimit);
+        const Json recipe = planner.sent(home);
+        QCOMPARE(recipe, requestJson(planner.panel().recipe()));
+        QCOMPARE(recipe["target"], Json({{"experts", 20}}));
+        QCOMPARE(recipe["score"]["method"].get<std::string>(), std::string("reap"));
+        QCOMPARE(recipe["allocate"]["params"]["alpha"].get<double>(), 0.4);
+        QCOMPARE(recipe["select"]["params"], Json({{"population", 60}}));
+        QCOMPARE(recipe["receptive_field"], Json({{"sets", 3}, {"block_size", 2}}));
+        QVERIFY(recipe["rank"].is_null());
+        QCOMPARE(recipe["seed"].get<int>(), 11);
+        // The plan that it started from goes along with its locks, and the layer that was locked is as it was.
+        QVERIFY(shell.plans().plan().layer(3).locked);
+        QCOMPARE(shell.plans().plan().layer(3).kept.size(), std::size_t(8));
+    }
+
+    void search_isOneEntryThatUndoTakesBack()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        const std::string before = shell.hash();
+        planner.run();
+        QVERIFY(planner.planning().running());
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QCOMPARE(planner.entries(), std::size_t(2));
+        QCOMPARE(planner.current(), QStringLiteral("Genetic search, blocks of 3 layers, ranks"));
+        QCOMPARE(shell.plans().plan().keptExperts(), 24);
+        QVERIFY(shell.hash() != before);
+        // The numbers of the new plan are measured as after any edit.
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        shell.plans().undo();
+        QCOMPARE(shell.hash(), before);
+        QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    void search_findUsesVerifiedAndTheSizeOfThePlan()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        for (int layer = 0; layer < 4; ++layer)
+            shell.plans().setKeep(layer, 5);
+        const std::int64_t bytes = shell.workbench.cost().bytes;
+        auto* unit = planner.control<QComboBox>(QStringLiteral("Target, unit"));
+        unit->setCurrentIndex(1);
+        emit unit->activated(1);
+        shell.window.action(QStringLiteral("plan.find"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        const Json recipe = planner.sent(home);
+        QCOMPARE(recipe["allocate"]["method"].get<std::string>(), std::string("verified"));
+        QCOMPARE(recipe["target"], Json({{"bytes", bytes}}));
+        QVERIFY2(planner.current().startsWith(QStringLiteral("Verified plan for ")), qPrintable(planner.current()));
+        QVERIFY(shell.workbench.cost().bytes <= bytes);
+        const SearchState& state = planner.planning().state();
+        QCOMPARE(state.measured.size(), std::size_t(3));
+        QCOMPARE(state.alone.size(), std::size_t(4));
+        QCOMPARE(state.measured[2].name, QStringLiteral("experts 3 → 1"));
+    }
+
+    void search_anEditMeanwhileIsNotOverwritten()
+    {
+        Home home;
+        Shell shell(home, hold());
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        const int start = shell.plans().history().currentId();
+        planner.run();
+        QTRY_VERIFY_WITH_TIMEOUT(planner.held(), kLimit);
+        shell.plans().setKeep(2, 5);
+        const std::string edited = shell.hash();
+        planner.click("search.stop");
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QCOMPARE(shell.hash(), edited);
+        QCOMPARE(planner.entries(), std::size_t(3));
+        const HistoryEntry& branch = shell.plans().history().entries().back();
+        QCOMPARE(branch.parent, start);
+        QVERIFY(branch.plan.keptExperts() == 24);
+        QVERIFY2(shell.banners().contains(QStringLiteral("The plan was edited meanwhile")), qPrintable(shell.banners()));
+        shell.bannerButton(QStringLiteral("Show it"))->click();
+        QCOMPARE(shell.plans().history().currentId(), branch.id);
+        QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    void search_aDragThatGoesOnIsNotTakenAway()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        planner.run();
+        shell.plans().beginGesture();
+        shell.plans().setKeep(1, 4);
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QVERIFY(shell.plans().inGesture());
+        QCOMPARE(shell.plans().plan().layer(1).kept.size(), std::size_t(4));
+        shell.plans().finishGesture();
+        QCOMPARE(planner.entries(), std::size_t(3));
+        QCOMPARE(shell.plans().plan().layer(1).kept.size(), std::size_t(4));
+    }
+
+    void search_stopKeepsTheBestSoFar()
+    {
+        Home home;
+        Shell shell(home, hold());
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        planner.run();
+        QTRY_VERIFY_WITH_TIMEOUT(planner.held(), kLimit);
+        const SearchState state = planner.planning().state();
+        const ExpertSet searched = state.layers.at(0).kept;
+        shell.window.action(QStringLiteral("plan.stop"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QCOMPARE(planner.entries(), std::size_t(2));
+        QCOMPARE(planner.current(), QStringLiteral("Genetic search, blocks of 3 layers, ranks, stopped after 1 of 4 layers"));
+        // Layer 0 as searched, the others as the score chooses.
+        QCOMPARE(shell.plans().plan().layer(0).kept, searched);
+        QCOMPARE(shell.plans().plan().layer(1).kept.size(), std::size_t(6));
+        QVERIFY(planner.search().text().contains(QStringLiteral("best so far kept")));
+    }
+
+    void search_cancelLeavesThePlanAndTheBestCanStillBeKept()
+    {
+        Home home;
+        Shell shell(home, hold());
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        const std::string before = shell.hash();
+        planner.run();
+        QTRY_VERIFY_WITH_TIMEOUT(planner.held(), kLimit);
+        shell.window.action(QStringLiteral("evaluate.cancel"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QCOMPARE(shell.hash(), before);
+        QCOMPARE(planner.entries(), std::size_t(1));
+        QCOMPARE(shell.window.banners()->count(), 0);
+        // Its curves stay in sight, and its best plan within reach.
+        QCOMPARE(planner.search().barPlot()->bars().bars.size(), std::size_t(4));
+        QVERIFY(planner.search().text().contains(QStringLiteral("the plan is unchanged")));
+        planner.click("search.stop");
+        QCOMPARE(planner.entries(), std::size_t(2));
+        QVERIFY(shell.hash() != before);
+        QVERIFY(!planner.planning().canKeepBest());
+    }
+
+    void search_aKilledEngineLeavesThePlan()
+    {
+        Home home;
+        Shell shell(home, hold());
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        const std::string before = shell.hash();
+        planner.run();
+        QTRY_VERIFY_WITH_TIMEOUT(planner.held(), kLimit);
+        ::kill(static_cast<pid_t>(shell.engine().processId()), SIGKILL);
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.banners().contains(QStringLiteral("during \"Genetic search\"")), kLimit);
+        QCOMPARE(shell.hash(), before);
+        QCOMPARE(planner.entries(), std::size_t(1));
+        QVERIFY(!shell.window.action(QStringLiteral("plan.run"))->isEnabled());
+        // What was found until then is not lost with it.
+        planner.click("search.stop");
+        QCOMPARE(planner.entries(), std::size_t(2));
+        shell.bannerButton(QStringLiteral("Restart"))->click();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.window.action(QStringLiteral("plan.run"))->isEnabled(), kLimit);
+    }
+
+    void search_aRefusalSaysWhyAndWhatToDo()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--refuse-plan")});
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        const std::string before = shell.hash();
+        planner.run();
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QCOMPARE(shell.hash(), before);
+        for (const char* part : {"locked layers alone keep more", "The plan is unchanged.", "raise the target to 24"})
+            QVERIFY2(shell.banners().contains(QString::fromLatin1(part)), qPrintable(shell.banners()));
+    }
+
+    void search_theSamePlanIsSaidAndNotRecorded()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--same-plan")});
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        planner.run();
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QCOMPARE(planner.entries(), std::size_t(1));
+        QVERIFY2(shell.banners().contains(QStringLiteral("the plan it started from")), qPrintable(shell.banners()));
+    }
+
+    void search_anotherModelEndsIt()
+    {
+        Home home;
+        Shell shell(home, hold());
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        planner.run();
+        QTRY_VERIFY_WITH_TIMEOUT(planner.held(), kLimit);
+        shell.workbench.closeModel();
+        QVERIFY(!planner.planning().running());
+        QCOMPARE(planner.planning().state().phase, SearchState::Phase::None);
+        shell.workbench.openDemo();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QCOMPARE(planner.entries(), std::size_t(1));
+        QVERIFY(!planner.planning().canKeepBest());
+    }
+
+    void search_comesToTheFrontAndShowsWhatRuns()
+    {
+        Home home;
+        Shell shell(home, hold());
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        const Panel* bottom = shell.window.findChild<Panel*>(QStringLiteral("perplexity"));
+        QVERIFY(bottom->currentPage() != &planner.search());
+        planner.run();
+        QCOMPARE(bottom->currentPage(), &planner.search());
+        QTRY_VERIFY_WITH_TIMEOUT(planner.held() && planner.search().curvePlot()->curve().best.size() == 4 &&
+                                     planner.search().curvePlot()->curve().title.endsWith(QStringLiteral("layer 1")),
+                                 kLimit);
+        const SearchBars& bars = planner.search().barPlot()->bars();
+        QCOMPARE(bars.bars[0].state, SearchBar::State::Done);
+        QCOMPARE(bars.bars[0].value.value(), 9.9 / 13.0 - 1);
+        QCOMPARE(bars.bars[1].state, SearchBar::State::Running);
+        QCOMPARE(bars.bars[2].state, SearchBar::State::Waiting);
+        // A layer that was searched can be looked at while the next one runs.
+        QTest::keyClick(planner.search().barPlot(), Qt::Key_Left);
+        QVERIFY2(planner.search().text().startsWith(QStringLiteral("−24\u00A0%\nlayer 0 against the choice by leave-one-out")),
+                 qPrintable(planner.search().text()));
+        QCOMPARE(planner.search().curvePlot()->curve().reference.value(), 13.0);
+        QCOMPARE(shell.window.selection()->currentLayer(), 0);
+        const std::optional<JobState> job = planner.planning().job();
+        QVERIFY(job.has_value());
+        QCOMPARE(job->what, QStringLiteral("Genetic search"));
+        QCOMPARE(job->count, QStringLiteral("layer 1, 1 of 4 done"));
+        QAccessibleInterface* table = QAccessible::queryAccessibleInterface(planner.search().barPlot());
+        QCOMPARE(table->role(), QAccessible::Table);
+        QCOMPARE(table->tableInterface()->cellAt(0, 0)->text(QAccessible::Name), QStringLiteral("Layer 0"));
+        QVERIFY(table->tableInterface()->cellAt(0, 0)->text(QAccessible::Value).contains(QStringLiteral("−24")));
+    }
+
+    void choosers_comeFromTheRegistry()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        // A method that no window knows, with its parameters.
+        planner.choose(QStringLiteral("Select, method"), QStringLiteral("annealing"));
+        auto* steps = planner.control<QSpinBox>(QStringLiteral("Select, cooling steps"));
+        QVERIFY(steps != nullptr);
+        QCOMPARE(steps->value(), 200);
+        QCOMPARE(steps->maximum(), 9000);
+        QVERIFY(planner.control<QComboBox>(QStringLiteral("Select, schedule")) != nullptr);
+        QVERIFY(planner.control<QSpinBox>(QStringLiteral("Select, population")) == nullptr);
+        QCOMPARE(planner.panel().recipe().select.method, std::string("annealing"));
+        // A rule that needs what the profile does not hold is listed, grey, with the reason.
+        auto* rules = planner.control<QComboBox>(QStringLiteral("Ranks, rule"));
+        const int exact = rules->findData(QStringLiteral("exact"));
+        QVERIFY(exact >= 0);
+        QVERIFY(!qobject_cast<QStandardItemModel*>(rules->model())->item(exact)->isEnabled());
+        QVERIFY2(rules->itemText(exact).contains(QStringLiteral("the profile has no curves")), qPrintable(rules->itemText(exact)));
+    }
+
+    void choosers_everyControlHasANameAndKeysReachIt()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        shell.window.action(QStringLiteral("plan.pipeline"))->trigger();
+        QVERIFY(planner.panel().isVisible());
+        int controls = 0;
+        for (const QWidget* widget : planner.panel().findChildren<QWidget*>()) {
+            if (!widget->isVisible() || !(widget->focusPolicy() & Qt::TabFocus) || widget->focusProxy()) continue;
+            const bool button = widget->inherits("QPushButton") || widget->inherits("QAbstractButton");
+            QVERIFY2(!widget->accessibleName().isEmpty() || (button && !widget->property("text").toString().isEmpty()),
+                     widget->metaObject()->className());
+            ++controls;
+        }
+        QVERIFY(controls > 12);
+    }
+
+    void budget_exactAndVerifiedLeadToThePipeline()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        auto* budget = shell.window.findChild<BudgetBar*>();
+        auto* box = budget->findChild<QComboBox*>();
+        const std::string before = budget->intent().method;
+        for (const char* id : {"exact", "verified"}) {
+            const int index = box->findData(QString::fromLatin1(id));
+            QVERIFY(index >= 0);
+            box->setCurrentIndex(index);
+            emit box->activated(index);
+            QCOMPARE(budget->intent().method, before);
+            QCOMPARE(box->currentData().toString().toStdString(), before);
+            QCOMPARE(shell.window.findChild<Panel*>(QStringLiteral("layers"))->currentPage(), &planner.panel());
+            QCOMPARE(planner.panel().recipe().allocate.method, std::string(id));
+        }
+        QCOMPARE(planner.entries(), std::size_t(1));
+    }
+
+    void target_whatCannotBeReadStartsNothing()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        auto* target = planner.control<QLineEdit>(QStringLiteral("Target"));
+        target->setText(QStringLiteral("many"));
+        target->setModified(true);
+        emit target->returnPressed();
+        QVERIFY(!shell.window.action(QStringLiteral("plan.run"))->isEnabled());
+        QVERIFY(!planner.panel().canFind());
+        target->setText(QStringLiteral("16/32"));
+        target->setModified(true);
+        emit target->returnPressed();
+        QVERIFY(shell.window.action(QStringLiteral("plan.run"))->isEnabled());
+        QCOMPARE(planner.panel().recipe().experts, 16);
+        auto* unit = planner.control<QComboBox>(QStringLiteral("Target, unit"));
+        unit->setCurrentIndex(3);
+        emit unit->activated(3);
+        target->setText(QStringLiteral("80"));
+        target->setModified(true);
+        emit target->returnPressed();
+        QCOMPARE(planner.panel().recipe().bytes, static_cast<std::int64_t>(0.8 * static_cast<double>(shell.workbench.denseCost().bytes)));
+    }
+
+    void session_keepsTheRecipe()
+    {
+        Home home;
+        const QString file = home.path("work.espalier");
+        PipelineRecipe recipe;
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+            Planner planner(shell);
+            shell.plans().setKeep(0, 5);
+            planner.choose(QStringLiteral("Allocate, method"), QStringLiteral("global"));
+            planner.choose(QStringLiteral("Select, method"), QStringLiteral("annealing"));
+            planner.control<QSpinBox>(QStringLiteral("Select, cooling steps"))->setValue(900);
+            planner.choose(QStringLiteral("Ranks, factors"), QStringLiteral("svd"));
+            planner.control<Switch>(QStringLiteral("Receptive field"))->click();
+            auto* unit = planner.control<QComboBox>(QStringLiteral("Target, unit"));
+            unit->setCurrentIndex(1);
+            emit unit->activated(1);
+            recipe = planner.panel().recipe();
+            QCOMPARE(recipe.target, PipelineRecipe::Target::Bytes);
+            SAVE(shell, file);
+        }
+        Shell shell(home);
+        shell.workbench.openSession(file);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.isOpen(), kLimit);
+        // Before the engine is there, and after.
+        QCOMPARE(QByteArray::fromStdString(requestJson(Planner(shell).panel().recipe()).dump()),
+                 QByteArray::fromStdString(requestJson(recipe).dump()));
+        shell.engine().start();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QVERIFY(Planner(shell).panel().recipe() == recipe);
+        QCOMPARE(Planner(shell).control<QSpinBox>(QStringLiteral("Select, cooling steps"))->value(), 900);
+    }
+};
+
+int main(int argc, char** argv) { return runShellTest<ShellPlanningTest>(argc, argv); }
+#include "test_shell_planning.moc"

@@ -1,0 +1,165 @@
+// The main window's pipeline and search: the pages, their actions, and what a planning job does to the window.
+#include "allocate/allocator.h"
+#include "budget_bar.h"
+#include "layers_panel.h"
+#include "panel.h"
+#include "perplexity_panel.h"
+#include "pipeline_panel.h"
+#include "search_panel.h"
+#include "shell/main_window.h"
+
+#include <QFileInfo>
+
+#include <algorithm>
+
+namespace espalier
+{
+
+namespace
+{
+
+// Allocators that the window computes itself; every other one needs what the engine holds.
+bool runsInWindow(const std::string& id)
+{
+    const auto& own = allocators();
+    return id != "exact" && std::any_of(own.begin(), own.end(), [&](const MethodInfo& method) { return method.id == id; });
+}
+
+}  // namespace
+
+void MainWindow::makePipelineActions()
+{
+    addAction(QStringLiteral("plan.find"), tr("&Find a plan for this size"), QStringLiteral("search"), {}, [this] { findPlan(true); });
+    addAction(QStringLiteral("plan.run"), tr("&Run the pipeline"), {}, {QKeySequence(QStringLiteral("Ctrl+R"))}, [this] { runPipeline(); });
+    addAction(QStringLiteral("plan.stop"), tr("&Stop the search and keep the best"), {}, {},
+              [this] { m_workbench->planning()->stopAndKeep(); });
+    addAction(QStringLiteral("plan.pipeline"), tr("Show the &pipeline"), {}, {QKeySequence(QStringLiteral("Ctrl+L"))},
+              [this] { openPipeline(); });
+}
+
+void MainWindow::makePipeline()
+{
+    m_pipeline = new PipelinePanel;
+    m_pipelinePage = m_layersDock->addPage(tr("Pipeline"), m_pipeline);
+    m_search = new SearchPanel;
+    m_searchPage = m_perplexityDock->addPage(tr("Search"), m_search);
+    m_perplexityDock->header()->addTrailing(m_search->choosers());
+    // Of two pages in one place each has its own choosers at the right.
+    const auto choosers = [this](int page) {
+        m_perplexity->choosers()->setVisible(page != m_searchPage);
+        m_search->choosers()->setVisible(page == m_searchPage);
+    };
+    connect(m_perplexityDock->header(), &PanelHeader::currentPageChanged, this, choosers);
+    choosers(m_perplexityDock->header()->currentPage());
+}
+
+void MainWindow::connectPipeline()
+{
+    PlanController* plans = m_workbench->plans();
+    PlanningController* planning = m_workbench->planning();
+    connect(m_pipeline, &PipelinePanel::recipeChanged, this, [this] {
+        if (m_workbench->isOpen()) m_workbench->setViewState(viewState());
+        updateActions();
+    });
+    connect(m_pipeline, &PipelinePanel::runRequested, this, &MainWindow::runPipeline);
+    connect(m_pipeline, &PipelinePanel::findRequested, this, [this] { findPlan(false); });
+    connect(m_search, &SearchPanel::stopRequested, planning, &PlanningController::stopAndKeep);
+    connect(m_search, &SearchPanel::keepRequested, planning, &PlanningController::keepBest);
+    connect(m_search, &SearchPanel::pipelineRequested, this, [this] { openPipeline(); });
+    connect(m_search, &SearchPanel::layerChosen, &m_selection, &SelectionModel::setCurrentLayer);
+    connect(&m_selection, &SelectionModel::currentChanged, m_search, [this] { m_search->setLayer(m_selection.currentLayer()); });
+    connect(m_layers->budget(), &BudgetBar::methodElsewhere, this, &MainWindow::openPipeline);
+    connect(plans, &PlanController::shapeChanged, m_pipeline, [this, plans] { m_pipeline->setShape(plans->shape()); });
+    connect(plans, &PlanController::planChanged, m_pipeline, [this, plans] {
+        if (m_workbench->isOpen()) m_pipeline->setPlan(plans->plan());
+    });
+
+    connect(planning, &PlanningController::changed, this, &MainWindow::showSearch);
+    connect(planning, &PlanningController::started, this, [this] {
+        for (const char* id : {"plan", "plan-branch", "plan-same"})
+            m_banners->dismiss(QString::fromLatin1(id));
+        m_perplexityDock->setVisible(true);
+        m_perplexityDock->setCurrentPage(m_searchPage);
+        updateActions();
+    });
+    connect(planning, &PlanningController::ended, this, &MainWindow::updateActions);
+    connect(planning, &PlanningController::branched, this, [this, plans](int entry, const QString& text) {
+        Banner banner;
+        banner.id = QStringLiteral("plan-branch");
+        banner.kind = Banner::Kind::Info;
+        banner.iconName = QStringLiteral("git-branch");
+        banner.cause = tr("%1 is ready.").arg(text);
+        banner.consequence = tr("The plan was edited meanwhile, so it stands beside it in the history.");
+        banner.actions = {{tr("Show it"), [plans, entry] { plans->jumpTo(entry); }}};
+        m_banners->show(banner);
+    });
+    connect(planning, &PlanningController::unchanged, this, [this] {
+        Banner banner;
+        banner.id = QStringLiteral("plan-same");
+        banner.kind = Banner::Kind::Info;
+        banner.cause = tr("The search ended with the plan it started from.");
+        banner.consequence = tr("Nothing was changed.");
+        m_banners->show(banner);
+    });
+    connect(m_workbench, &Workbench::closed, this, [this] {
+        for (const char* id : {"plan", "plan-branch", "plan-same"})
+            m_banners->dismiss(QString::fromLatin1(id));
+    });
+}
+
+void MainWindow::showPipeline()
+{
+    if (!m_workbench->isOpen()) return;
+    const std::vector<MethodInfo> methods = m_workbench->methods();
+    m_pipeline->setMethods(methods);
+    m_pipeline->setAvailable(m_workbench->statistics(), QFileInfo::exists(m_workbench->calibrationText())
+                                                            ? QString()
+                                                            : tr("the calibration text is gone"));
+    for (const MethodInfo& method : methods)
+        if (method.slot == Slot::Allocate && !runsInWindow(method.id))
+            m_layers->budget()->setMethodElsewhere(QString::fromStdString(method.id), tr("Runs in the engine: opens the pipeline"));
+}
+
+void MainWindow::updatePipelineActions()
+{
+    if (!m_pipeline) return;
+    PlanningController* planning = m_workbench->planning();
+    const QString problem = m_workbench->planningProblem();
+    m_pipeline->setBlocked(problem);
+    m_actions[QStringLiteral("plan.run")]->setEnabled(problem.isEmpty() && m_pipeline->problem().isEmpty());
+    m_actions[QStringLiteral("plan.find")]->setEnabled(m_pipeline->canFind());
+    m_actions[QStringLiteral("plan.stop")]->setEnabled(planning->running() && planning->canKeepBest());
+}
+
+void MainWindow::showSearch()
+{
+    PlanningController* planning = m_workbench->planning();
+    m_search->setState(planning->state(), planning->canKeepBest());
+    m_actions[QStringLiteral("plan.stop")]->setEnabled(planning->running() && planning->canKeepBest());
+}
+
+void MainWindow::openPipeline(const QString& allocation)
+{
+    if (!m_workbench->isOpen()) return;
+    m_layersDock->setVisible(true);
+    m_layersDock->setCurrentPage(m_pipelinePage);
+    if (!allocation.isEmpty()) m_pipeline->chooseAllocation(allocation);
+    m_pipeline->firstControl()->setFocus(Qt::OtherFocusReason);
+}
+
+void MainWindow::runPipeline()
+{
+    if (m_workbench->planningProblem().isEmpty() && m_pipeline->problem().isEmpty()) m_workbench->plan(m_pipeline->recipe());
+}
+
+// From the menu "this size" is that of the plan on screen; beside the target it is the target.
+void MainWindow::findPlan(bool sizeOfPlan)
+{
+    if (!m_workbench->planningProblem().isEmpty()) return;
+    openPipeline();
+    if (sizeOfPlan) m_pipeline->takeSizeOfPlan();
+    m_pipeline->choosePreset(PipelinePreset::Verified);
+    runPipeline();
+}
+
+}  // namespace espalier
