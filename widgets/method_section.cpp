@@ -262,7 +262,8 @@ void MethodSection::rebuild()
     if (method) {
         // What the method does not know is not shown, and so not asked for either.
         std::erase_if(m_params, [&](const auto& item) {
-            return std::none_of(method->params.begin(), method->params.end(), [&](const ParamSpec& spec) { return spec.key == item.first; });
+            return std::none_of(method->params.begin(), method->params.end(),
+                                [&](const ParamSpec& spec) { return spec.key == item.first; });
         });
         for (const ParamSpec& spec : method->params)
             m_fields->addRow(labelOf(spec), fieldFor(spec), QString::fromStdString(spec.unit), tr("%1, %2").arg(m_title, labelOf(spec)),

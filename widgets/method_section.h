@@ -48,7 +48,8 @@ class MethodSection final : public QWidget
 {
     Q_OBJECT
 public:
-    // `title` names the stage, `chooser` is the label of its method (empty: the stage has only rows of its own). Without `switchable` the stage is always on.
+    // `title` names the stage, `chooser` is the label of its method (empty: the stage has only rows of its own). Without `switchable` the
+    // stage is always on.
     MethodSection(const QString& title, bool switchable, QWidget* parent = nullptr, const QString& chooser = tr("method"));
 
     // What the engine offers for the stage, and why one of them cannot run ({}: it can). A choice that is not offered stays shown.

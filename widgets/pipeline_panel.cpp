@@ -165,7 +165,8 @@ void PipelinePanel::Private::build()
     const QString tips[] = {
         methodToolTip(tr("MoE-I²"), tr("Budgets by importance, genetic search, blocks of 3 layers, then low ranks.").toStdString(),
                       "arXiv 2411.01016"),
-        methodToolTip(tr("Uniform, ranked by REAP"), tr("The same share in every layer, the experts with the best REAP scores.").toStdString()),
+        methodToolTip(tr("Uniform, ranked by REAP"),
+                      tr("The same share in every layer, the experts with the best REAP scores.").toStdString()),
         methodToolTip(tr("Verified"), tr("Every candidate is measured on the calibration text before it is taken.").toStdString())};
     for (int i = 0; i < 3; ++i)
         preset->setItemData(i, tips[i], Qt::ToolTipRole);
@@ -215,7 +216,8 @@ void PipelinePanel::Private::build()
     guardWheel(budget);
     ranks->extra()->addRow(
         tr("budget"), budget, {}, tr("Ranks, budget"),
-        methodToolTip(tr("budget"), tr("How much the ranks may keep. Automatic is what the layer's shape and the target give.").toStdString()));
+        methodToolTip(tr("budget"),
+                      tr("How much the ranks may keep. Automatic is what the layer's shape and the target give.").toStdString()));
     average = spin(1, 1'000'000, 96);
     average->setGroupSeparatorShown(true);
     ranks->extra()->addRow(tr("average"), average, {}, tr("Ranks, average rank"),
@@ -234,7 +236,8 @@ void PipelinePanel::Private::build()
     guardWheel(factors);
     ranks->extra()->addRow(
         tr("factors"), factors, {}, tr("Ranks, factors"),
-        methodToolTip(tr("factors"), tr("How a matrix is factored. Automatic is whitened where the profile has its inputs.").toStdString()));
+        methodToolTip(tr("factors"),
+                      tr("How a matrix is factored. Automatic is whitened where the profile has its inputs.").toStdString()));
     for (QComboBox* box : {budget, factors})
         QObject::connect(box, &QComboBox::activated, q, [this] { collect(); });
     QObject::connect(preset, &QComboBox::activated, q,
@@ -326,7 +329,8 @@ void PipelinePanel::Private::buildFooter(QVBoxLayout* column)
         }
         badTarget = false;
         showTarget();
-        collect();
+        refreshButtons();
+        emit q->recipeChanged();
     });
     QObject::connect(take, &QToolButton::clicked, q, &PipelinePanel::takeSizeOfPlan);
     QObject::connect(equal, &QAbstractButton::clicked, q, [this] { collect(); });
@@ -483,7 +487,8 @@ void PipelinePanel::Private::enterTarget()
     } else {
         QString number = text;
         double factor = unit == MiB ? kMiB : unit == GiB ? 1024 * kMiB : static_cast<double>(dense) / 100;
-        for (const auto& [suffix, scale] : {std::pair("%", static_cast<double>(dense) / 100), std::pair("gib", 1024 * kMiB), std::pair("mib", kMiB)})
+        for (const auto& [suffix, scale] :
+             {std::pair("%", static_cast<double>(dense) / 100), std::pair("gib", 1024 * kMiB), std::pair("mib", kMiB)})
             if (number.endsWith(QLatin1String(suffix))) {
                 factor = scale;
                 number.chop(static_cast<int>(qstrlen(suffix)));
@@ -517,12 +522,14 @@ void PipelinePanel::Private::refreshButtons()
     QString forFind = !blocked.isEmpty() ? blocked : target_;
     if (forFind.isEmpty() && !verified) forFind = tr("This engine has no verified allocation.");
     if (forFind.isEmpty())
-        if (const QString why = whyNot(*verified); !why.isEmpty()) forFind = tr("%1 cannot run: %2.").arg(QString::fromStdString(verified->title), why);
+        if (const QString why = whyNot(*verified); !why.isEmpty())
+            forFind = tr("%1 cannot run: %2.").arg(QString::fromStdString(verified->title), why);
     run->setEnabled(forRun.isEmpty());
     run->setToolTip(forRun.isEmpty() ? tr("Make a plan with the stages above") : forRun);
     find->setEnabled(forFind.isEmpty());
-    find->setToolTip(forFind.isEmpty() ? tr("Measures candidates on the calibration text and exchanges experts between layers while that helps")
-                                       : forFind);
+    find->setToolTip(forFind.isEmpty()
+                         ? tr("Measures candidates on the calibration text and exchanges experts between layers while that helps")
+                         : forFind);
     reason->setText(forRun);
     reason->setFont(fontFor(FontRole::Small));
     reason->setVisible(!forRun.isEmpty());

@@ -39,8 +39,8 @@ public slots:
     void setRecipe(const espalier::PipelineRecipe& recipe);  // emits nothing
     void choosePreset(espalier::PipelinePreset preset);
     void chooseAllocation(const QString& id);
-    void takeSizeOfPlan();                    // the target becomes the size of the plan on screen
-    void setBlocked(const QString& reason);   // why nothing can be started now; empty: it can
+    void takeSizeOfPlan();                   // the target becomes the size of the plan on screen
+    void setBlocked(const QString& reason);  // why nothing can be started now; empty: it can
 
 signals:
     void recipeChanged();

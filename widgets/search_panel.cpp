@@ -33,7 +33,11 @@ struct Facts {
     std::vector<std::pair<QString, QString>> rows;
 };
 
-QString gainText(double gain) { return std::abs(gain) < 0.0005 ? QStringLiteral("0\u00A0%") : format::signedNumber(100 * gain, std::abs(gain) < 0.0995 ? 1 : 0) + QStringLiteral("\u00A0%"); }
+QString gainText(double gain)
+{
+    return std::abs(gain) < 0.0005 ? QStringLiteral("0\u00A0%")
+                                   : format::signedNumber(100 * gain, std::abs(gain) < 0.0995 ? 1 : 0) + QStringLiteral("\u00A0%");
+}
 
 QString layersText(const std::vector<int>& layers)
 {
@@ -271,12 +275,13 @@ Facts SearchPanel::Private::layerFacts() const
                                                        : tr("step %1").arg(format::count(search.generation)));
     facts.rows.emplace_back(tr("layer"), where);
     if (!search.kept.empty())
-        facts.rows.emplace_back(tr("kept"), format::keptOf(static_cast<int>(search.kept.size()),
-                                                           state.shape.layers[static_cast<std::size_t>(layer)].experts));
+        facts.rows.emplace_back(
+            tr("kept"), format::keptOf(static_cast<int>(search.kept.size()), state.shape.layers[static_cast<std::size_t>(layer)].experts));
     if (search.best) facts.rows.emplace_back(tr("best error"), format::score(*search.best));
     if (search.reference) facts.rows.emplace_back(byScore(), format::score(*search.reference));
     if (search.evaluated > 0) facts.rows.emplace_back(tr("candidates"), format::count(search.evaluated));
-    if (state.stochastic) facts.rows.emplace_back(tr("seed"), QString::number(state.recipe.seed) + format::kDot + tr("same result every time"));
+    if (state.stochastic)
+        facts.rows.emplace_back(tr("seed"), QString::number(state.recipe.seed) + format::kDot + tr("same result every time"));
     return facts;
 }
 
@@ -305,8 +310,8 @@ Facts SearchPanel::Private::planFacts() const
     if (plans.size() > 1) {
         facts.rows.emplace_back(tr("last"), last.name);
         facts.rows.emplace_back(QString(), tr("Δ %1").arg(format::signedNumber(last.change, kNllDecimals) + QStringLiteral(" ± ") +
-                                                   format::number(last.error, kNllDecimals)) +
-                                        format::kDot + (last.accepted ? tr("taken") : tr("not taken")));
+                                                          format::number(last.error, kNllDecimals)) +
+                                               format::kDot + (last.accepted ? tr("taken") : tr("not taken")));
     }
     return facts;
 }
@@ -324,8 +329,8 @@ Facts SearchPanel::Private::blockFacts() const
     const SearchBlock& block = state.blocks[static_cast<std::size_t>(shown)];
     if (const auto gain = block.gain()) facts.number = gainText(*gain);
     facts.line = tr("block %1 against every layer's own best").arg(layersText(block.layers));
-    facts.rows.emplace_back(tr("block"), tr("layers %1").arg(layersText(block.layers)) + format::kDot +
-                                             format::countOf(shown + 1, state.blocksToTry()));
+    facts.rows.emplace_back(tr("block"),
+                            tr("layers %1").arg(layersText(block.layers)) + format::kDot + format::countOf(shown + 1, state.blocksToTry()));
     QStringList choice;
     for (const int set : block.choice)
         choice << QString::number(set + 1);
@@ -372,9 +377,9 @@ void SearchPanel::Private::showLayers()
         } else {
             bar.state = it->second.finished ? SearchBar::State::Done : SearchBar::State::Running;
             bar.value = it->second.gain();
-            bar.words = bar.value            ? tr("%1 against the choice by %2").arg(gainText(*bar.value), state.scoreName)
-                        : it->second.best    ? tr("error %1").arg(format::score(*it->second.best))
-                                             : tr("searching");
+            bar.words = bar.value         ? tr("%1 against the choice by %2").arg(gainText(*bar.value), state.scoreName)
+                        : it->second.best ? tr("error %1").arg(format::score(*it->second.best))
+                                          : tr("searching");
         }
         all.bars.push_back(std::move(bar));
     }
@@ -479,7 +484,8 @@ void SearchPanel::Private::showBlocks()
             bar.value = block.gain();
             bar.words = tr("layers %1").arg(layersText(block.layers)) + (bar.value ? format::kDot + gainText(*bar.value) : QString());
         } else {
-            bar.state = i == static_cast<int>(state.blocks.size()) && state.running() ? SearchBar::State::Running : SearchBar::State::Waiting;
+            bar.state =
+                i == static_cast<int>(state.blocks.size()) && state.running() ? SearchBar::State::Running : SearchBar::State::Waiting;
             bar.words = tr("not tried yet");
         }
         all.bars.push_back(std::move(bar));
@@ -546,7 +552,8 @@ void SearchPanel::Private::refresh()
         values[i]->setVisible(shown);
         if (!shown) continue;
         names[i]->setText(facts.rows[static_cast<std::size_t>(i)].first);
-        values[i]->setText(values[i]->fontMetrics().elidedText(facts.rows[static_cast<std::size_t>(i)].second, Qt::ElideRight, pixelsOf(190)));
+        values[i]->setText(
+            values[i]->fontMetrics().elidedText(facts.rows[static_cast<std::size_t>(i)].second, Qt::ElideRight, pixelsOf(190)));
         values[i]->setToolTip(facts.rows[static_cast<std::size_t>(i)].second);
     }
     status->setText(statusText());
@@ -556,7 +563,7 @@ void SearchPanel::Private::refresh()
     stop->setVisible(offers);
     stop->setText(state.running() ? tr("Stop and keep best") : tr("Keep best so far"));
     stop->setEnabled(keepable && state.phase != SearchState::Phase::Cancelling);
-    stop->setToolTip(!keepable ? tr("There is no complete plan yet.")
+    stop->setToolTip(!keepable         ? tr("There is no complete plan yet.")
                      : state.running() ? tr("The layers searched so far become one history entry")
                                        : tr("What was found before the search ended becomes one history entry"));
     // Room for the longest texts, so that the plots stay where they are when numbers change.

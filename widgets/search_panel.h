@@ -23,7 +23,7 @@ public:
 
     SearchCurvePlot* curvePlot() const;
     SearchBarPlot* barPlot() const;
-    QWidget* choosers() const;    // which part of the search is shown, for the trailing side of the header
+    QWidget* choosers() const;  // which part of the search is shown, for the trailing side of the header
     QWidget* firstControl() const;
     QString text() const;  // number and facts, line by line (accessibility, tests)
 

@@ -421,7 +421,8 @@ void SearchBarPlot::draw(QCPPainter* painter)
             if (rect.height() < 2) rect.setHeight(2);
             painter->fillRect(rect, current || bar.state == SearchBar::State::Running ? t.accent : t.keptBar());
         } else {
-            QPen pen(bar.state == SearchBar::State::Running ? t.accent : t.ghost, bar.state == SearchBar::State::Running ? 2 : 1, Qt::DotLine);
+            QPen pen(bar.state == SearchBar::State::Running ? t.accent : t.ghost, bar.state == SearchBar::State::Running ? 2 : 1,
+                     Qt::DotLine);
             painter->setPen(pen);
             painter->drawLine(QLineF(std::round(centre), zero, std::round(centre), zero + into * frame.height() * 0.16));
         }

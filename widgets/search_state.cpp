@@ -43,10 +43,7 @@ std::vector<int> integersOf(const Json& list)
 
 std::optional<double> LayerSearch::gain() const { return ratioGain(best, reference); }
 
-std::optional<double> SearchBlock::gain() const
-{
-    return ratioGain(best, trials.empty() ? std::nullopt : std::optional(trials.front()));
-}
+std::optional<double> SearchBlock::gain() const { return ratioGain(best, trials.empty() ? std::nullopt : std::optional(trials.front())); }
 
 bool SearchState::searches(int layer) const
 {

@@ -64,8 +64,8 @@ struct SearchState {
 
     std::string stage;  // "allocate", "select", "receptive-field", "rank"; empty: not begun
     std::map<int, LayerSearch> layers;
-    int currentLayer = -1;           // that reported last
-    std::map<int, double> alone;     // verified: loss when only this layer gives up its share
+    int currentLayer = -1;        // that reported last
+    std::map<int, double> alone;  // verified: loss when only this layer gives up its share
     std::vector<MeasuredPlan> measured;
     std::vector<SearchBlock> blocks;
     int curves = 0;  // layers whose error curve is known (allocate)

@@ -130,11 +130,13 @@ Json registry()
                                    std::pair("leave-one-out", "gram")})
         methods.push_back(describe(id, id, Slot::Score, {need}));
     methods.insert(methods.end(), allocators().begin(), allocators().end());
-    methods.push_back(describe("verified", "Verified exchange", Slot::Allocate, {"gram"}, {number("minutes", ParamType::Number, 0, 0, 10000)}));
+    methods.push_back(
+        describe("verified", "Verified exchange", Slot::Allocate, {"gram"}, {number("minutes", ParamType::Number, 0, 0, 10000)}));
     methods.push_back(describe("ranking", "Ranking", Slot::Select, {}));
-    methods.push_back(describe("genetic", "Genetic search", Slot::Select, {"gram"},
-                               {number("population", ParamType::Integer, 100, 4, 5000), number("generations", ParamType::Integer, 50, 0, 5000),
-                                number("mutation", ParamType::Number, 0.3, 0, 1), number("swap", ParamType::Switch, true, 0, 0)}));
+    methods.push_back(
+        describe("genetic", "Genetic search", Slot::Select, {"gram"},
+                 {number("population", ParamType::Integer, 100, 4, 5000), number("generations", ParamType::Integer, 50, 0, 5000),
+                  number("mutation", ParamType::Number, 0.3, 0, 1), number("swap", ParamType::Switch, true, 0, 0)}));
     methods.back().stochastic = true;
     ParamSpec schedule = number("schedule", ParamType::Choice, "slow", 0, 0);
     schedule.choices = {"slow", "fast"};
@@ -423,8 +425,9 @@ private:
         const std::int64_t dense = planCost(m_shape, CompressionPlan::identity(m_shape)).bytes;
         wanted.keepTotal = target.value("experts", 0);
         if (target.contains("bytes"))
-            wanted.keepTotal = kLayers * kExperts - static_cast<int>((dense - target["bytes"].get<std::int64_t>() + layer0.bytesPerExpert - 1) /
-                                                                     (layer0.bytesPerExpert + layer0.routerBytesPerExpert));
+            wanted.keepTotal =
+                kLayers * kExperts - static_cast<int>((dense - target["bytes"].get<std::int64_t>() + layer0.bytesPerExpert - 1) /
+                                                      (layer0.bytesPerExpert + layer0.routerBytesPerExpert));
         const Result<std::vector<int>> keep = allocate("uniform", m_shape, wanted, {});
         if (!keep.ok()) return fail(request.id, keep.error());
         ExpertScores scores;
@@ -440,7 +443,7 @@ private:
             for (int layer = 0; layer < kLayers; ++layer)
                 stage("allocate", {{"layer", layer}, {"alone", 2.30 + 0.04 * (kLayers - layer)}});
             const auto measured = [&](const char* name, double nll, double change, double error, bool accepted) {
-                Json step = {{"name", name},   {"plan_hash", found->hash()}, {"nll", nll}, {"change", change},
+                Json step = {{"name", name},   {"plan_hash", found->hash()}, {"nll", nll},          {"change", change},
                              {"error", error}, {"estimate", change},         {"accepted", accepted}};
                 if (accepted) step["plan"] = toJson(*found);
                 stage("allocate", std::move(step));

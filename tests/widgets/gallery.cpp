@@ -1,5 +1,5 @@
 // Every view with invented data, in the arrangement of the first layout.
-//   gallery [--dark] [--small] [--grab FILE.png] [--state empty|loading|stale]
+//   gallery [--dark] [--small] [--grab FILE.png] [--state empty|loading|stale] [--search none|genetic|verified|blocks]
 #include "allocate/allocator.h"
 #include "banner.h"
 #include "controls.h"
@@ -10,7 +10,9 @@
 #include "layers_panel.h"
 #include "panel.h"
 #include "perplexity_panel.h"
+#include "pipeline_panel.h"
 #include "sample.h"
+#include "search_panel.h"
 #include "status_bar.h"
 #include "theme.h"
 
@@ -18,8 +20,122 @@
 #include <QMainWindow>
 #include <QVBoxLayout>
 
+#include <cmath>
+
 using namespace espalier;
 using namespace espalier::test;
+
+namespace
+{
+
+std::vector<MethodInfo> someMethods()
+{
+    const auto method = [](const char* id, const char* title, Slot slot, const char* need) {
+        MethodInfo info;
+        info.id = id;
+        info.title = title;
+        info.slot = slot;
+        if (*need != 0) info.needs = {need};
+        return info;
+    };
+    const auto param = [](const char* key, ParamType type, Json value, double low, double high, const char* unit = "") {
+        ParamSpec spec;
+        spec.key = key;
+        spec.type = type;
+        spec.defaultValue = std::move(value);
+        spec.low = low;
+        spec.high = high;
+        spec.unit = unit;
+        return spec;
+    };
+    std::vector<MethodInfo> methods = allocators();
+    methods.push_back(method("verified", "Verified exchange", Slot::Allocate, "gram"));
+    methods.back().params = {param("minutes", ParamType::Number, 0.0, 0, 10000, "min"),
+                             param("unit", ParamType::Integer, 1, 1, 64, "experts"), param("moves", ParamType::Integer, 0, 0, 100000)};
+    methods.push_back(method("leave-one-out", "Leave-one-out importance", Slot::Score, "gram"));
+    methods.push_back(method("reap", "REAP", Slot::Score, "reap"));
+    methods.push_back(method("genetic", "Genetic search", Slot::Select, "gram"));
+    methods.back().params = {param("population", ParamType::Integer, 100, 4, 5000, "sets"),
+                             param("generations", ParamType::Integer, 50, 0, 5000),
+                             param("elites", ParamType::Number, 0.2, 0.01, 0.9),
+                             param("mutation", ParamType::Number, 0.3, 0, 1),
+                             param("enumerate_below", ParamType::Integer, 5000, 0, 1e7, "sets"),
+                             param("swap", ParamType::Switch, true, 0, 0)};
+    methods.back().stochastic = true;
+    methods.push_back(method("ranking", "Ranking", Slot::Select, ""));
+    methods.push_back(method("moe-i2", "MoE-I²", Slot::RankRule, "gram"));
+    methods.back().params = {param("alpha", ParamType::Number, 0.15, 0, 1)};
+    methods.push_back(method("exact", "Exact", Slot::RankRule, "curves"));
+    methods.push_back(method("svd", "Truncated SVD", Slot::Factors, ""));
+    methods.push_back(method("whitened-svd", "Whitened SVD", Slot::Factors, "factors"));
+    return methods;
+}
+
+// A search over 24 layers in its middle; or at its end, in the blocks of the receptive field.
+SearchState someSearch(const ModelShape& shape, const CompressionPlan& base, const QString& kind)
+{
+    SearchState s;
+    s.phase = kind == QLatin1StringView("genetic") ? SearchState::Phase::Running : SearchState::Phase::Finished;
+    s.recipe = withPreset({}, kind == QLatin1StringView("verified") ? PipelinePreset::Verified : PipelinePreset::MoeI2);
+    s.recipe.seed = 11;
+    s.scoreName = QStringLiteral("reap");
+    s.generations = 60;
+    s.stochastic = true;
+    s.shape = shape;
+    s.base = base;
+    s.best = base;
+    s.seconds = 318;
+    s.ended = QDateTime::currentDateTime();
+    if (kind == QLatin1StringView("verified")) {
+        s.stage = "allocate";
+        double best = 2.0712;
+        for (int i = 0; i < 31; ++i) {
+            const double change = i == 0 ? 0 : 0.004 * std::sin(1.7 * i) - 0.0012 * (i % 5 == 0);
+            const bool taken = i == 0 || change < -0.003;
+            s.measured.push_back({i < 5 ? QStringList{QStringLiteral("uniform"), QStringLiteral("importance"), QStringLiteral("inverse"),
+                                                      QStringLiteral("global"), QStringLiteral("exact")}[i]
+                                        : QStringLiteral("experts %1 → %2").arg(i % 24).arg((7 * i) % 24),
+                                  best + change, change, i == 0 ? 0 : 0.0011, taken});
+            if (taken) best += change;
+        }
+        for (const LayerShape& layer : shape.layers)
+            s.alone[layer.index] = 2.05 + 0.02 * std::exp(-0.3 * layer.index) + 0.002 * ((layer.index * 7) % 5);
+        return s;
+    }
+    s.stage = kind == QLatin1StringView("blocks") ? "receptive-field" : "select";
+    const int until = kind == QLatin1StringView("blocks") ? 23 : 15;
+    for (int layer = 1; layer < until; ++layer) {
+        LayerSearch& search = s.layers[layer];
+        const double reference = 0.034 + 0.001 * (layer % 4);
+        const double gain = 0.06 + 0.18 * ((layer * 5) % 11) / 11.0;
+        const int generations = layer == 14 && until == 15 ? 38 : 60;
+        for (int g = 0; g <= generations; ++g)
+            search.trace.push_back(reference * (1 - gain * (1 - std::exp(-g / 11.0)) - 0.01) +
+                                   0.0004 * (5 - g % 6 > 3 ? 1 : 0) * std::exp(-g / 5.0));
+        for (std::size_t g = 1; g < search.trace.size(); ++g)
+            search.trace[g] = std::min(search.trace[g], search.trace[g - 1]);
+        search.best = search.trace.back();
+        search.reference = reference;
+        search.generation = generations;
+        search.finished = generations == 60;
+        search.evaluated = 6100;
+        if (search.finished) search.kept = base.layer(layer).kept;
+    }
+    s.currentLayer = until - 1;
+    if (kind == QLatin1StringView("blocks"))
+        for (int first = 0; first < 24; first += 3) {
+            SearchBlock block;
+            block.layers = {first, first + 1, first + 2};
+            for (int i = 0; i < 27; ++i)
+                block.trials.push_back(0.21 + 0.01 * std::sin(2.1 * i + first) - 0.0004 * i);
+            block.best = *std::min_element(block.trials.begin(), block.trials.end());
+            block.choice = {0, 2, 1};
+            s.blocks.push_back(block);
+        }
+    return s;
+}
+
+}  // namespace
 
 int main(int argc, char** argv)
 {
@@ -66,7 +182,11 @@ int main(int argc, char** argv)
     auto* left = new Panel(QStringLiteral("layers"), QStringLiteral("Kept per layer"), &window);
     auto* layers = new LayersPanel(&selection, &hover);
     left->addPage(QStringLiteral("Kept per layer"), layers);
-    left->header()->addTool(QStringLiteral("undo-dot"), QStringLiteral("Reset"));
+    const QString searched =
+        arguments.contains(QStringLiteral("--search")) ? arguments.value(arguments.indexOf(QStringLiteral("--search")) + 1) : QString();
+    auto* pipeline = new PipelinePanel;
+    left->addPage(QStringLiteral("Pipeline"), pipeline);
+    if (!searched.isEmpty()) left->setCurrentPage(1);
     window.addDockWidget(Qt::LeftDockWidgetArea, left);
     auto* right = new Panel(QStringLiteral("inspector"), QStringLiteral("Inspector"), &window);
     auto* inspector = new InspectorPanel(&selection);
@@ -80,7 +200,10 @@ int main(int argc, char** argv)
     auto* bottom = new Panel(QStringLiteral("perplexity"), QStringLiteral("Perplexity"), &window);
     auto* perplexity = new PerplexityPanel;
     bottom->addPage(QStringLiteral("Perplexity"), perplexity);
-    bottom->header()->addTrailing(perplexity->choosers());
+    auto* search = new SearchPanel;
+    bottom->addPage(QStringLiteral("Search"), search);
+    bottom->header()->addTrailing(searched.isEmpty() ? perplexity->choosers() : search->choosers());
+    if (!searched.isEmpty()) bottom->setCurrentPage(1);
     window.addDockWidget(Qt::BottomDockWidgetArea, bottom);
     window.setCorner(Qt::BottomLeftCorner, Qt::LeftDockWidgetArea);
     window.setCorner(Qt::BottomRightCorner, Qt::RightDockWidgetArea);
@@ -97,6 +220,13 @@ int main(int argc, char** argv)
     layers->setShape(shape);
     layers->budget()->setMethods(allocators());
     inspector->setShape(shape);
+    pipeline->setShape(shape);
+    pipeline->setMethods(someMethods());
+    pipeline->setAvailable(std::set<std::string>{"counts", "ean", "reap", "gram"}, {});
+    pipeline->setPlan(plan);
+    search->setCompact(small);
+    if (!searched.isEmpty() && searched != QLatin1StringView("none")) search->setState(someSearch(shape, plan, searched), true);
+    if (searched == QLatin1StringView("verified")) pipeline->choosePreset(PipelinePreset::Verified);
     heatmap->setCompact(small);
     layers->setCompact(small);
     status->setCompact(small);

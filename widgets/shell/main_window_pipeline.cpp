@@ -112,9 +112,8 @@ void MainWindow::showPipeline()
     if (!m_workbench->isOpen()) return;
     const std::vector<MethodInfo> methods = m_workbench->methods();
     m_pipeline->setMethods(methods);
-    m_pipeline->setAvailable(m_workbench->statistics(), QFileInfo::exists(m_workbench->calibrationText())
-                                                            ? QString()
-                                                            : tr("the calibration text is gone"));
+    m_pipeline->setAvailable(m_workbench->statistics(),
+                             QFileInfo::exists(m_workbench->calibrationText()) ? QString() : tr("the calibration text is gone"));
     for (const MethodInfo& method : methods)
         if (method.slot == Slot::Allocate && !runsInWindow(method.id))
             m_layers->budget()->setMethodElsewhere(QString::fromStdString(method.id), tr("Runs in the engine: opens the pipeline"));

@@ -77,13 +77,11 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
     });
     connect(&m_plans, &PlanController::historyChanged, this, &Workbench::committed);
     connect(&m_evaluation, &EvaluationController::failed, this, [this](const Error& error) { emit notice(error, problemId(error)); });
-    connect(&m_evaluation, &EvaluationController::jobChanged, this, [this](const std::optional<JobState>& job) {
-        tellJob(job ? job : m_profileJob);
-    });
+    connect(&m_evaluation, &EvaluationController::jobChanged, this,
+            [this](const std::optional<JobState>& job) { tellJob(job ? job : m_profileJob); });
     connect(&m_planning, &PlanningController::jobChanged, this, [this] { tellJob(m_profileJob); });
-    connect(&m_planning, &PlanningController::failed, this, [this](const Error& error) {
-        emit notice(error, error.code == "plan.warning" ? problemId(error) : QStringLiteral("plan"));
-    });
+    connect(&m_planning, &PlanningController::failed, this,
+            [this](const Error& error) { emit notice(error, error.code == "plan.warning" ? problemId(error) : QStringLiteral("plan")); });
     connect(&m_evaluation, &EvaluationController::runsChanged, this, &Workbench::sessionChanged);
     m_autosave.setSingleShot(true);
     m_autosave.setInterval(kAutosaveMsec);

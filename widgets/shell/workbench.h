@@ -65,9 +65,9 @@ public:
     ExpertGrid usage() const;
     void chooseScore(const std::string& method);
     const std::string& chosenScore() const { return m_chosenScore; }
-    std::vector<MethodInfo> methods(Slot slot) const;  // of the engine, or the built-in ones before it is there
-    std::vector<MethodInfo> methods() const;           // of all slots
-    QString planningProblem() const;                   // why no search can start now; empty: it can
+    std::vector<MethodInfo> methods(Slot slot) const;         // of the engine, or the built-in ones before it is there
+    std::vector<MethodInfo> methods() const;                  // of all slots
+    QString planningProblem() const;                          // why no search can start now; empty: it can
     std::optional<std::set<std::string>> statistics() const;  // of the profile; nothing without one
     PlanCost cost() const;
     PlanCost denseCost() const;
