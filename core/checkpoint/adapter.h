@@ -14,10 +14,11 @@ namespace espalier
 
 // Names within `model.layers.{i}.`, formats.md 2.1.
 struct MoeNames {
-    std::string_view block;       // "mlp" or "block_sparse_moe"
-    std::string_view matrix[3];   // gate, up, down: "gate_proj", ...
-    std::string_view shared;      // "shared_expert"; empty: none
-    std::string_view sharedGate;  // "shared_expert_gate"; empty: none
+    std::string_view block;            // "mlp" or "block_sparse_moe"
+    std::string_view matrix[3];        // gate, up, down: "gate_proj", ...
+    std::string_view shared;           // "shared_expert"; empty: none
+    std::string_view sharedGate;       // "shared_expert_gate"; empty: none
+    std::string_view routerBias = {};  // "gate.e_score_correction_bias", [experts]; empty: none
 };
 
 // Is told every tensor: full name and shape. Returns false to stop.
@@ -43,6 +44,7 @@ const ArchitectureAdapter& qwen2MoeAdapter();
 const ArchitectureAdapter& qwen3MoeAdapter();
 const ArchitectureAdapter& olmoeAdapter();
 const ArchitectureAdapter& deepseekV2Adapter();
+const ArchitectureAdapter& deepseekV3Adapter();
 
 const ArchitectureAdapter& adapterFor(Architecture architecture);
 const ArchitectureAdapter* findAdapter(std::string_view modelType);  // without the espalier_ prefix; null: not supported

@@ -12,14 +12,14 @@ namespace espalier
 namespace
 {
 
-const std::array<const ArchitectureAdapter*, 5>& adapters()
+const std::array<const ArchitectureAdapter*, 6>& adapters()
 {
-    static const std::array<const ArchitectureAdapter*, 5> all = {&deepseekV2Adapter(), &mixtralAdapter(), &olmoeAdapter(),
-                                                                  &qwen2MoeAdapter(), &qwen3MoeAdapter()};
+    static const std::array<const ArchitectureAdapter*, 6> all = {&deepseekV2Adapter(), &deepseekV3Adapter(), &mixtralAdapter(),
+                                                                  &olmoeAdapter(),      &qwen2MoeAdapter(),   &qwen3MoeAdapter()};
     return all;
 }
 
-constexpr std::string_view kKnown[] = {"deepseek_v3", "glm4_moe", "gpt_oss", "granitemoe", "llama4", "phimoe"};
+constexpr std::string_view kKnown[] = {"glm4_moe", "gpt_oss", "granitemoe", "llama4", "phimoe"};
 
 }  // namespace
 
@@ -147,6 +147,9 @@ bool forEachLayerTensor(const ArchitectureAdapter& adapter, const ModelConfig& c
     };
     if (!layer.moe) return mlp(prefix + "mlp", layer.denseWidth);
     if (!sink(fmt::format("{}{}.gate.weight", prefix, block), std::array{std::int64_t(layer.experts), hidden})) return false;
+    if (!names.routerBias.empty() &&
+        !sink(fmt::format("{}{}.{}", prefix, block, names.routerBias), std::array{std::int64_t(layer.experts)}))
+        return false;
     if (layer.sharedWidth > 0 && !mlp(fmt::format("{}{}.{}", prefix, block, names.shared), layer.sharedWidth)) return false;
     return !config.sharedGate || layer.sharedWidth == 0 ||
            sink(fmt::format("{}{}.{}.weight", prefix, block, names.sharedGate), std::array{std::int64_t(1), hidden});

@@ -275,7 +275,7 @@ Status checkRouters(const ConfigReader& reader, const ModelConfig& config)
         if (!layer.moe) continue;
         const bool same = layer.experts == config.maxExperts();
         if (layer.topK > layer.experts) return tooManySelected(reader, layer.topK, layer.experts, same ? "" : fmt::format("layer {}", i));
-        if (config.router.rule != RoutingRule::GroupLimitedSoftmax) continue;
+        if (config.router.rule != RoutingRule::GroupLimitedSoftmax && config.router.rule != RoutingRule::SigmoidBias) continue;
         if (layer.experts % config.router.groups != 0)
             return reader.conflict("n_group", fmt::format("{} experts of layer {} cannot be divided into n_group {} groups", layer.experts,
                                                           i, config.router.groups));
@@ -383,8 +383,8 @@ ModelShape modelShape(const ModelConfig& config)
             layer.expertWidth = from.expertWidth;
             layer.sharedWidth = from.sharedWidth;
             layer.sharedGate = config.sharedGate && from.sharedWidth > 0;
-            layer.routerParametersPerExpert = hidden;
-            layer.otherParameters -= from.experts * hidden;
+            layer.routerParametersPerExpert = hidden + (adapter.names().routerBias.empty() ? 0 : 1);
+            layer.otherParameters -= from.experts * layer.routerParametersPerExpert;
             std::int64_t expertSum = std::int64_t(from.experts) * 3 * hidden * from.expertWidth;
             for (const auto& triple : from.ranks)
                 for (const int rank : triple)

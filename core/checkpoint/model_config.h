@@ -16,7 +16,7 @@
 namespace espalier
 {
 
-enum class Architecture { Mixtral, Qwen2Moe, Qwen3Moe, Olmoe, DeepseekV2 };
+enum class Architecture { Mixtral, Qwen2Moe, Qwen3Moe, Olmoe, DeepseekV2, DeepseekV3 };
 
 enum class QkNorm {
     None,

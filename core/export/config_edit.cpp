@@ -19,8 +19,12 @@ struct BaseNames {
     std::string_view modelType;
     std::string_view name;  // of the stock class, without ForCausalLM
 };
-constexpr std::array<BaseNames, 5> kBases = {
-    {{"mixtral", "Mixtral"}, {"qwen2_moe", "Qwen2Moe"}, {"qwen3_moe", "Qwen3Moe"}, {"olmoe", "Olmoe"}, {"deepseek_v2", "DeepseekV2"}}};
+constexpr std::array<BaseNames, 6> kBases = {{{"mixtral", "Mixtral"},
+                                              {"qwen2_moe", "Qwen2Moe"},
+                                              {"qwen3_moe", "Qwen3Moe"},
+                                              {"olmoe", "Olmoe"},
+                                              {"deepseek_v2", "DeepseekV2"},
+                                              {"deepseek_v3", "DeepseekV3"}}};
 
 std::string className(std::string_view base)
 {

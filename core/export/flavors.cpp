@@ -19,7 +19,7 @@ constexpr std::array<std::pair<ExportFlavor, std::string_view>, 4> kNames = {{{E
                                                                               {ExportFlavor::Reconstructed, "reconstructed"},
                                                                               {ExportFlavor::Plan, "plan"}}};
 // What modeling_espalier.py can build.
-constexpr std::array<std::string_view, 5> kFactoredBases = {"mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2"};
+constexpr std::array<std::string_view, 6> kFactoredBases = {"mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3"};
 constexpr std::string_view kOwnPrefix = "espalier_";
 
 std::string layerList(const std::vector<int>& layers)

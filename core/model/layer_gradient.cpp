@@ -55,6 +55,12 @@ at::Tensor routerGradient(const RouterShape& router, const at::Tensor& logits, c
     const at::Tensor mean = weighted.sum({1}, true);
     if (router.rule == RoutingRule::SoftmaxRenormalised)
         return at::zeros(logits.sizes(), weights.options()).scatter(1, routed.selected, weighted - weights * mean);
+    if (router.rule == RoutingRule::SigmoidBias) {
+        // w_i = c s_i / sum s: d s_i = s_i (1 - s_i) d z_i; the bias decides the selection only, which has no derivative.
+        const at::Tensor unselected = 1 - at::sigmoid(logits.to(at::kDouble)).gather(1, routed.selected);
+        const at::Tensor relative = router.normalise ? weighted - weights / router.scaling * mean : weighted;
+        return at::zeros(logits.sizes(), weights.options()).scatter(1, routed.selected, relative * unselected);
+    }
     // w_i = s p_i: every logit moves every probability.
     const at::Tensor probability = at::softmax(logits.to(at::kDouble), 1);
     return (probability * -mean).scatter_add(1, routed.selected, weighted);
@@ -88,7 +94,10 @@ at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradien
     const at::Tensor rows = plan.allKept ? weights.router : weights.router.index_select(0, plan.keptIndex);
     const at::Tensor logits =
         (arithmetic.routerInFp32 ? at::linear(x.to(at::kFloat), rows) : at::linear(x, rows)).to(at::kFloat).contiguous();
-    const RoutedTokens routed = routeTokens(plan.router, logits, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
+    const at::Tensor bias =
+        plan.allKept || !weights.routerBias.defined() ? weights.routerBias : weights.routerBias.index_select(0, plan.keptIndex);
+    const RoutedTokens routed =
+        routeTokens(plan.router, logits, bias, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
     const TokenGroups groups = groupTokens(routed.selected, columns);
 
     at::Tensor in = at::zeros(x.sizes(), x.options().dtype(at::kFloat));

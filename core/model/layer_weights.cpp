@@ -201,6 +201,10 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     const TensorView router = checkpoint.router(layer);
     ESPALIER_CHECK_OK(checkDtype(router));
     weights->router = loader.load(router, weights->routerNonFinite, config.routerFp32 ? at::kFloat : compute);
+    if (const auto bias = checkpoint.routerBias(layer)) {
+        ESPALIER_CHECK_OK(checkDtype(*bias));
+        weights->routerBias = loader.load(*bias, weights->routerNonFinite, at::kFloat);
+    }
     weights->experts.resize(static_cast<std::size_t>(layerConfig.experts));
     for (int e = 0; e < layerConfig.experts; ++e) {
         const LinearView gate = checkpoint.expert(layer, e, Matrix::Gate);

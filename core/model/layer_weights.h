@@ -57,7 +57,8 @@ struct LayerWeights {
     Linear queryA, queryB;           // latent attention; queryB alone is q_proj
     Linear latentA, latentB;         // kv_a_proj_with_mqa, kv_b_proj
 
-    at::Tensor router;  // [E,H], fp32 where the architecture routes in fp32
+    at::Tensor router;      // [E,H], fp32 where the architecture routes in fp32
+    at::Tensor routerBias;  // [E] fp32, added for the selection only; or undefined
     std::vector<ExpertWeights> experts;
     GatedMlp shared;
     at::Tensor sharedGate;  // [1,H], or undefined

@@ -71,7 +71,10 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
     const at::Tensor rows = plan.allKept ? weights.router : weights.router.index_select(0, plan.keptIndex);
     const at::Tensor logits =
         (arithmetic.routerInFp32 ? at::linear(x.to(at::kFloat), rows) : at::linear(x, rows)).to(at::kFloat).contiguous();
-    const RoutedTokens routed = routeTokens(plan.router, logits, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
+    const at::Tensor bias =
+        plan.allKept || !weights.routerBias.defined() ? weights.routerBias : weights.routerBias.index_select(0, plan.keptIndex);
+    const RoutedTokens routed =
+        routeTokens(plan.router, logits, bias, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
     const TokenGroups groups = groupTokens(routed.selected, columns);
 
     at::Tensor out = at::zeros_like(x);
@@ -109,6 +112,7 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
         batch.input = x;
         batch.kept = plan.keptIndex;
         batch.routerLogits = logits;
+        batch.selectionBias = bias;
         batch.selected =
             plan.allKept ? routed.selected : plan.keptIndex.index_select(0, routed.selected.view({-1})).view_as(routed.selected);
         batch.weights = routed.weights;

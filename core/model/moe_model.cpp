@@ -119,7 +119,7 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
                            "They can be inspected and sliced.");
     const ModelConfig& config = checkpoint->config();
     for (const LayerShape& layer : checkpoint->shape().layers)
-        if (layer.moe && (layer.router.rule == RoutingRule::SigmoidBias || layer.router.rule == RoutingRule::Unknown))
+        if (layer.moe && layer.router.rule == RoutingRule::Unknown)
             return unsupported("model.unsupported_routing", checkpoint->shape().modelType,
                                fmt::format("The routing rule of layer {} cannot be run here.", layer.index),
                                "It can be inspected and sliced.");

@@ -17,12 +17,13 @@ namespace espalier
 // n is the number of experts that exist under the plan: all of the layer, or the kept ones.
 struct MoeBatch {
     int layer = 0;
-    at::Tensor input;         // [N,H] compute type: normed x, input of router and experts
-    at::Tensor kept;          // [n] int64: original expert id of each router column
-    at::Tensor routerLogits;  // [N,n] fp32, columns as in `kept`
-    at::Tensor selected;      // [N,k] int64: original ids, by weight descending, ties to the lower id
-    at::Tensor weights;       // [N,k] fp32: as multiplied with the expert outputs (normalised and scaled where the model does)
-    at::Tensor output;        // [N,H] compute type: MoE module output, shared experts included
+    at::Tensor input;          // [N,H] compute type: normed x, input of router and experts
+    at::Tensor kept;           // [n] int64: original expert id of each router column
+    at::Tensor routerLogits;   // [N,n] fp32, columns as in `kept`
+    at::Tensor selectionBias;  // [n] fp32, or undefined: what the router adds for the selection only
+    at::Tensor selected;       // [N,k] int64: original ids, by weight descending, ties to the lower id
+    at::Tensor weights;        // [N,k] fp32: as multiplied with the expert outputs (normalised and scaled where the model does)
+    at::Tensor output;         // [N,H] compute type: MoE module output, shared experts included
 };
 
 // Called by MoeModel::layer on the compute thread: attention, then expert for every expert with tokens by ascending id, then moe.

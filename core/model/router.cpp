@@ -29,22 +29,49 @@ void largest(std::span<const double> scores, int count, int* best)
     }
 }
 
-// Scores outside the topGroups groups with the best member become 0.0, as in the reference (DeepSeek-V2).
+// Scores outside the topGroups best groups are masked, as in the references: DeepSeek-V2 judges a group by its best member and masks
+// with 0.0, V3 by the sum of its two best and masks with minus infinity (a score + bias may be negative).
 void maskGroups(const RouterShape& router, std::span<double> scores, std::vector<double>& groupScore, std::vector<int>& groups)
 {
+    const bool sigmoid = router.rule == RoutingRule::SigmoidBias;
     const auto size = static_cast<std::ptrdiff_t>(scores.size()) / router.groups;
     groupScore.assign(static_cast<std::size_t>(router.groups), 0.0);
     groups.assign(static_cast<std::size_t>(router.topGroups), 0);
-    for (int g = 0; g < router.groups; ++g)
-        groupScore[static_cast<std::size_t>(g)] = *std::max_element(scores.begin() + g * size, scores.begin() + (g + 1) * size);
+    for (int g = 0; g < router.groups; ++g) {
+        const auto begin = scores.begin() + g * size;
+        const auto best = std::max_element(begin, begin + size);
+        double& score = groupScore[static_cast<std::size_t>(g)] = *best;
+        if (!sigmoid || size < 2) continue;
+        double second = -std::numeric_limits<double>::infinity();
+        for (auto it = begin; it != begin + size; ++it)
+            if (it != best) second = std::max(second, *it);
+        score += second;
+    }
     largest(groupScore, router.topGroups, groups.data());
+    const double masked = sigmoid ? -std::numeric_limits<double>::infinity() : 0.0;
     for (int g = 0; g < router.groups; ++g)
-        if (std::find(groups.begin(), groups.end(), g) == groups.end()) std::fill_n(scores.begin() + g * size, size, 0.0);
+        if (std::find(groups.begin(), groups.end(), g) == groups.end()) std::fill_n(scores.begin() + g * size, size, masked);
+}
+
+// softmax(z), or the sigmoid of each.
+void scoresOf(const RouterShape& router, const float* z, std::vector<double>& score)
+{
+    if (router.rule == RoutingRule::SigmoidBias) {
+        for (std::size_t i = 0; i < score.size(); ++i)
+            score[i] = 1.0 / (1.0 + std::exp(-static_cast<double>(z[i])));
+        return;
+    }
+    const double top = *std::max_element(z, z + score.size());
+    double sum = 0;
+    for (std::size_t i = 0; i < score.size(); ++i)
+        sum += score[i] = std::exp(z[i] - top);
+    for (double& p : score)
+        p /= sum;
 }
 
 }  // namespace
 
-RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, at::ScalarType weightType)
+RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, const at::Tensor& bias, at::ScalarType weightType)
 {
     const std::int64_t tokens = logits.size(0);
     const auto n = static_cast<std::size_t>(logits.size(1));
@@ -53,32 +80,32 @@ RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, at
     const float* in = logits.const_data_ptr<float>();
     auto* selectedOut = routed.selected.mutable_data_ptr<std::int64_t>();
     auto* weightsOut = routed.weights.mutable_data_ptr<float>();
-    const bool grouped = router.rule == RoutingRule::GroupLimitedSoftmax && router.groups > 1 && router.topGroups < router.groups;
+    const float* biases = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+    const bool sigmoid = router.rule == RoutingRule::SigmoidBias;
+    const bool grouped =
+        (sigmoid || router.rule == RoutingRule::GroupLimitedSoftmax) && router.groups > 1 && router.topGroups < router.groups;
 
     at::parallel_for(0, tokens, 256, [&](std::int64_t begin, std::int64_t end) {
         std::vector<double> score(n), selection, groupScore;
         std::vector<int> groups, best(static_cast<std::size_t>(k));
         for (std::int64_t t = begin; t < end; ++t) {
-            const float* z = in + t * static_cast<std::int64_t>(n);
-            const double top = *std::max_element(z, z + n);
-            double sum = 0;
-            for (std::size_t i = 0; i < n; ++i)
-                sum += score[i] = std::exp(z[i] - top);
-            for (double& p : score)
-                p /= sum;
+            scoresOf(router, in + t * static_cast<std::int64_t>(n), score);
             std::span<const double> choice = score;
-            if (grouped) {
+            if (grouped || biases) {
                 selection = score;
-                maskGroups(router, selection, groupScore, groups);
+                if (biases)
+                    for (std::size_t i = 0; i < n; ++i)
+                        selection[i] += biases[i];
+                if (grouped) maskGroups(router, selection, groupScore, groups);
                 choice = selection;
             }
             largest(choice, k, best.data());
             double scale = router.scaling;
-            if (router.rule == RoutingRule::SoftmaxRenormalised) {
+            if (router.rule == RoutingRule::SoftmaxRenormalised || (sigmoid && router.normalise)) {
                 double chosen = 0;
                 for (const int column : best)
                     chosen += score[static_cast<std::size_t>(column)];
-                scale = 1.0 / chosen;
+                scale = sigmoid ? router.scaling / (chosen + 1e-20) : 1.0 / chosen;
             }
             for (int slot = 0; slot < k; ++slot) {
                 const int column = best[static_cast<std::size_t>(slot)];

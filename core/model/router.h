@@ -15,9 +15,9 @@ struct RoutedTokens {
     at::Tensor weights;   // [N,k] fp32
 };
 
-// logits [N,n] fp32, contiguous, n >= topK. Rules A, B and D. weightType Bf16: weights are rounded to it (and handed out as fp32),
-// as the reference does for Qwen2/3-MoE and OLMoE. Rows are independent of each other: no batch effect.
-RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, at::ScalarType weightType);
+// logits [N,n] fp32, contiguous, n >= topK. `bias` [n] fp32: selection bias of rule C, or undefined. weightType Bf16: weights are rounded
+// to it (and handed out as fp32), as the reference does for Qwen2/3-MoE and OLMoE. Rows are independent of each other: no batch effect.
+RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, const at::Tensor& bias, at::ScalarType weightType);
 
 // Tokens by expert, without padding: tokens of column c are order[offsets[c] .. offsets[c+1]), ascending, and slots[i] is the flat
 // index [token, slot] into `selected` and `weights`.

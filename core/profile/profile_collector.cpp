@@ -191,11 +191,26 @@ void ProfileCollector::addGram(const MoeBatch& batch)
     const at::Tensor logits = allLogits(batch).index_select(0, rows);
     const at::Tensor selected = batch.selected.index_select(0, rows).contiguous();
 
-    // Lists: the experts the model chose, in its order, then the rest by logit. slot[s][e]: place of expert e in the list, or -1.
+    if (batch.selectionBias.defined() && gram.selectionBias.empty()) {
+        gram.selectionBias.assign(static_cast<std::size_t>(n), 0.0f);
+        for (std::int64_t i = 0; i < batch.kept.numel(); ++i)
+            gram.selectionBias[static_cast<std::size_t>(batch.kept.const_data_ptr<std::int64_t>()[i])] =
+                batch.selectionBias.const_data_ptr<float>()[i];
+    }
+    // What the router selects by.
+    at::Tensor preference = logits;
+    if (!gram.selectionBias.empty()) {
+        preference = at::sigmoid(logits.to(at::kDouble)).to(at::kFloat);
+        for (std::int64_t e = 0; e < n; ++e)
+            preference.select(1, e).add_(gram.selectionBias[static_cast<std::size_t>(e)]);
+    }
+
+    // Lists: the experts the model chose, in its order, then the rest as the router would prefer them. slot[s][e]: place of expert e in the
+    // list, or -1.
     std::vector<std::int64_t> slot(static_cast<std::size_t>(samples * n), -1);
     std::vector<int> order(static_cast<std::size_t>(n));
     for (std::int64_t s = 0; s < samples; ++s) {
-        const float* z = logits.const_data_ptr<float>() + s * n;
+        const float* z = preference.const_data_ptr<float>() + s * n;
         std::int64_t* place = slot.data() + s * n;
         const std::int64_t* choice = selected.const_data_ptr<std::int64_t>() + s * k;
         for (std::int64_t i = 0; i < k; ++i)

@@ -22,7 +22,8 @@ except ImportError:  # transformers 4
     from transformers.configuration_utils import PretrainedConfig as PreTrainedConfig
 
 SUPPORTED_VERSION = 1
-SUPPORTED_BASES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2")
+SUPPORTED_BASES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3")
+LATENT_BASES = ("deepseek_v2", "deepseek_v3")  # multi-head latent attention, shared experts as one MLP
 PREFIX = "espalier_"
 
 

@@ -22,7 +22,7 @@ from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from .configuration_espalier import EspalierConfig, require
+from .configuration_espalier import LATENT_BASES, EspalierConfig, require
 
 
 # ---------------------------------------------------------------------------------------------------------------- small parts
@@ -254,17 +254,17 @@ class EspalierAttention(nn.Module):
 
 
 class EspalierLatentAttention(nn.Module):
-    """DeepSeek-V2's attention: keys and values come from one latent vector per token, which is what the cache holds."""
+    """Attention of DeepSeek-V2 and V3: keys and values come from one latent vector per token, which is what the cache holds."""
 
     def __init__(self, config, layer):
         super().__init__()
         hidden, heads = config.hidden_size, config.num_attention_heads
         bias = bool(getattr(config, "attention_bias", False))
         self.layer, self.heads = layer, heads
-        self.nope = require(config.__dict__, "qk_nope_head_dim", "deepseek_v2")
-        self.rope = require(config.__dict__, "qk_rope_head_dim", "deepseek_v2")
-        self.value_dim = require(config.__dict__, "v_head_dim", "deepseek_v2")
-        self.latent = require(config.__dict__, "kv_lora_rank", "deepseek_v2")
+        self.nope = require(config.__dict__, "qk_nope_head_dim", config.base_model_type)
+        self.rope = require(config.__dict__, "qk_rope_head_dim", config.base_model_type)
+        self.value_dim = require(config.__dict__, "v_head_dim", config.base_model_type)
+        self.latent = require(config.__dict__, "kv_lora_rank", config.base_model_type)
         width = self.nope + self.rope
         self.scaling = width**-0.5
         rope = config.rope_parameters
@@ -310,7 +310,7 @@ class EspalierRouter(nn.Linear):
         super().__init__(config.hidden_size, experts, bias=False)
         base = config.base_model_type
         self.base, self.experts, self.top_k = base, experts, top_k
-        self.normalise = base == "mixtral" or (base != "deepseek_v2" and bool(getattr(config, "norm_topk_prob", False)))
+        self.normalise = base == "mixtral" or (base != "deepseek_v2" and bool(getattr(config, "norm_topk_prob", base == "deepseek_v3")))
         self.groups = 1
         if base == "deepseek_v2":
             self.scale = float(require(config.__dict__, "routed_scaling_factor", base))
@@ -321,8 +321,33 @@ class EspalierRouter(nn.Linear):
                     raise ValueError(f"{experts} experts do not divide into {self.groups} groups.")
             elif method != "greedy":
                 raise ValueError(f"topk_method {method!r} is not supported.")
+        elif base == "deepseek_v3":
+            self.scale = float(require(config.__dict__, "routed_scaling_factor", base))
+            if getattr(config, "scoring_func", "sigmoid") != "sigmoid" or getattr(config, "topk_method", "noaux_tc") != "noaux_tc":
+                raise ValueError("Only a sigmoid router that selects by score and bias (noaux_tc) is supported.")
+            self.groups, self.kept_groups = require(config.__dict__, "n_group", base), require(config.__dict__, "topk_group", base)
+            if experts % self.groups or experts // self.groups < 2:
+                raise ValueError(f"{experts} experts do not divide into {self.groups} groups of two or more.")
+            self.register_buffer("e_score_correction_bias", torch.zeros(experts, dtype=torch.float32))
+
+    def biased(self, x):
+        """DeepSeek-V3: the two best of score + bias judge a group; the bias selects, it does not weigh."""
+        scores = F.linear(x.float(), self.weight.float()).sigmoid()
+        choice = scores + self.e_score_correction_bias.float()
+        if self.kept_groups < self.groups:
+            size = self.experts // self.groups
+            best = choice.view(-1, self.groups, size).topk(2, dim=-1).values.sum(dim=-1)
+            chosen = torch.zeros_like(best).scatter_(1, best.topk(self.kept_groups, dim=-1).indices, 1.0)
+            choice = choice.masked_fill(chosen.repeat_interleave(size, dim=-1) == 0, float("-inf"))
+        ids = choice.topk(self.top_k, dim=-1).indices
+        weights = scores.gather(1, ids)
+        if self.normalise:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        return weights * self.scale, ids
 
     def forward(self, x):
+        if self.base == "deepseek_v3":
+            return self.biased(x)
         if self.base == "deepseek_v2":
             logits = F.linear(x.float(), self.weight.float())
         else:
@@ -357,7 +382,7 @@ class EspalierMoe(nn.Module):
             self.shared = "gated"
             self.shared_expert = EspalierMLP(config, config.shared_expert_intermediate_size)
             self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False)
-        elif base == "deepseek_v2" and getattr(config, "n_shared_experts", None):
+        elif base in LATENT_BASES and getattr(config, "n_shared_experts", None):
             self.shared = "plain"
             self.shared_experts = EspalierMLP(config, config.moe_intermediate_size * config.n_shared_experts)
 
@@ -380,7 +405,7 @@ class EspalierMoe(nn.Module):
 class EspalierDecoderLayer(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        latent = config.base_model_type == "deepseek_v2"
+        latent = config.base_model_type in LATENT_BASES
         self.self_attn = EspalierLatentAttention(config, layer) if latent else EspalierAttention(config, layer)
         if config.num_experts_per_layer[layer] == 0:
             mlp = EspalierMLP(config, config.intermediate_size)
@@ -406,6 +431,7 @@ class EspalierPreTrainedModel(PreTrainedModel):
     _supports_cache_class = True
     _supports_static_cache = False
     _can_compile_fullgraph = False
+    _keep_in_fp32_modules_strict = {"e_score_correction_bias"}
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -439,7 +465,7 @@ class EspalierModel(EspalierPreTrainedModel):
 
     def rotary(self, position_ids, dtype):
         config = self.config
-        latent = config.base_model_type == "deepseek_v2"
+        latent = config.base_model_type in LATENT_BASES
         if latent:
             dim = config.qk_rope_head_dim
         else:

@@ -673,7 +673,7 @@ TEST_P(SharedSource, EveryFlavourHolds)
 INSTANTIATE_TEST_SUITE_P(Fixtures, SharedSource,
                          ::testing::Values("mixtral-tiny-fused-v5", "mixtral-bf16-sharded", "qwen2moe-mlponly", "qwen3moe-tiny",
                                            "qwen3moe-tiny-fused-v5", "qwen3moe-tied", "olmoe-tiny", "deepseekv2-lite-tiny",
-                                           "deepseekv2-lite-tiny-fused-v5", "deepseekv2-full-tiny"),
+                                           "deepseekv2-lite-tiny-fused-v5", "deepseekv2-full-tiny", "deepseekv3-tiny"),
                          [](const auto& info) {
                              std::string text = info.param;
                              std::replace(text.begin(), text.end(), '-', '_');

@@ -126,7 +126,7 @@ TEST_P(LayerGradient, EqualsDifferences)
 INSTANTIATE_TEST_SUITE_P(Architectures, LayerGradient,
                          testing::Values("mixtral-tiny", "mixtral-sliding", "qwen2moe-tiny", "qwen2moe-mlponly", "qwen2moe-sliding",
                                          "qwen3moe-tiny", "qwen3moe-tied", "olmoe-tiny", "olmoe-clip", "deepseekv2-lite-tiny",
-                                         "deepseekv2-full-tiny"),
+                                         "deepseekv2-full-tiny", "deepseekv3-tiny"),
                          [](const auto& info) {
                              std::string name = info.param;
                              std::erase(name, '-');

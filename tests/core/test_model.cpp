@@ -77,9 +77,14 @@ TEST(Router, IsTheTwinOfThePlanFolders)
     RouterShape b{.rule = RoutingRule::Softmax, .topK = 4, .scaling = 1.0};
     RouterShape scaled{.rule = RoutingRule::Softmax, .topK = 3, .scaling = 16.0};
     RouterShape d{.rule = RoutingRule::GroupLimitedSoftmax, .topK = 4, .groups = 4, .topGroups = 2, .scaling = 4.0};
-    for (const RouterShape& router : {a, b, scaled, d}) {
+    RouterShape c{.rule = RoutingRule::SigmoidBias, .topK = 3, .groups = 4, .topGroups = 2, .scaling = 2.5, .normalise = true};
+    RouterShape plainSigmoid{.rule = RoutingRule::SigmoidBias, .topK = 4, .scaling = 1.5};
+    for (const RouterShape& router : {a, b, scaled, d, c, plainSigmoid}) {
         constexpr int kExperts = 12;
         constexpr int kTokens = 300;
+        const bool biased = router.rule == RoutingRule::SigmoidBias;
+        const at::Tensor bias = biased ? at::linspace(-1.2, 0.4, kExperts, at::kFloat) : at::Tensor();  // score + bias below zero, too
+        const std::span<const float> biases(biased ? bias.const_data_ptr<float>() : nullptr, biased ? kExperts : 0);
         at::Tensor logits = at::empty({kTokens, kExperts}, at::kFloat);
         auto* z = logits.mutable_data_ptr<float>();
         // Every third token has exact ties.
@@ -88,9 +93,10 @@ TEST(Router, IsTheTwinOfThePlanFolders)
         for (const std::vector<int>& kept :
              {std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, std::vector<int>{1, 2, 3, 5, 6, 8, 9, 11}}) {
             const at::Tensor columns = at::tensor(std::vector<std::int64_t>(kept.begin(), kept.end()));
-            const RoutedTokens routed = routeTokens(router, logits.index_select(1, columns).contiguous(), at::kFloat);
+            const RoutedTokens routed = routeTokens(router, logits.index_select(1, columns).contiguous(),
+                                                    biased ? bias.index_select(0, columns) : bias, at::kFloat);
             for (int t = 0; t < kTokens; ++t) {
-                const Routing expected = route(router, std::span<const float>(z + t * kExperts, kExperts), kept);
+                const Routing expected = route(router, std::span<const float>(z + t * kExperts, kExperts), kept, biases);
                 for (int slot = 0; slot < router.topK; ++slot) {
                     const auto column = static_cast<std::size_t>(routed.selected[t][slot].item<std::int64_t>());
                     ASSERT_EQ(kept[column], expected.experts[static_cast<std::size_t>(slot)]) << t;

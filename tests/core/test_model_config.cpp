@@ -282,15 +282,37 @@ TEST(ModelConfig, KnownVariantsThatAreNotComputedAreRefusedByName)
     expectUnsupported(refused(changed("Qwen3-30B-A3B", "partial_rotary_factor", 0.5)), "config.value_unsupported", "0.5");
     expectUnsupported(refused(changed("DeepSeek-V2-Lite", "topk_method", "noaux_tc")), "config.value_unsupported", "noaux_tc");
     expectUnsupported(refused(changed("DeepSeek-V2-Lite", "scoring_func", "sigmoid")), "config.value_unsupported", "sigmoid");
-    for (const char* type : {"deepseek_v3", "glm4_moe", "gpt_oss", "mixtrall", "espalier_mixtrall", "llama"}) {
+    for (const char* type : {"glm4_moe", "gpt_oss", "mixtrall", "espalier_mixtrall", "llama"}) {
         const Error error = refused(changed("Mixtral-8x7B-v0.1", "model_type", type));
         expectUnsupported(error, "checkpoint.architecture_unsupported", type);
         for (const std::string& supported : supportedModelTypes())
             EXPECT_THAT(error.message, HasSubstr(supported));
     }
-    EXPECT_TRUE(isKnownModelType("deepseek_v3"));
+    EXPECT_TRUE(isKnownModelType("glm4_moe"));
     EXPECT_FALSE(isKnownModelType("mixtrall"));
     EXPECT_EQ(parsed(changed("DeepSeek-V2-Lite", "norm_topk_prob", true)).warnings.size(), 1u);
+}
+
+TEST(ModelConfig, SigmoidRoutersSelectInGroupsOfTwoOrMore)
+{
+    Json json = changed("DeepSeek-V2-Lite", "model_type", "deepseek_v3");
+    json.update(
+        {{"architectures", {"DeepseekV3ForCausalLM"}}, {"scoring_func", "sigmoid"}, {"topk_method", "noaux_tc"}, {"norm_topk_prob", true}});
+    json.update({{"n_group", 8}, {"topk_group", 4}, {"routed_scaling_factor", 2.5}});
+    const ModelConfig config = parsed(json);
+    EXPECT_EQ(config.router.rule, RoutingRule::SigmoidBias);
+    EXPECT_EQ(config.router.groups, 8);
+    EXPECT_EQ(config.router.topGroups, 4);
+    EXPECT_EQ(config.router.scaling, 2.5);
+    EXPECT_TRUE(config.router.normalise);
+    const ModelShape shape = modelShape(config);
+    EXPECT_EQ(shape.layers.back().routerParametersPerExpert, config.hiddenSize + 1) << "an expert brings its selection bias";
+    json["n_group"] = 64;  // one expert per group: there is no second one to judge it by
+    json["topk_group"] = 32;
+    EXPECT_EQ(refused(json).code, "config.conflict");
+    json["n_group"] = 8;
+    json["scoring_func"] = "softmax";
+    EXPECT_EQ(refused(json).code, "config.value_unsupported");
 }
 
 TEST(ModelConfig, GroupsMustDivideTheExperts)

@@ -79,13 +79,20 @@ def compare(name, source, plan, flavor, folder, text=None):
     return model, told, out
 
 
-def every_other_plan(experts_by_layer, ranks, factors=None):
-    """A plan with another count in every layer; `ranks`: also factored matrices, by the method `factors` (default: plain SVD)."""
+def every_other_plan(experts_by_layer, ranks, factors=None, groups=1):
+    """A plan with another count in every layer; `ranks`: also factored matrices, by the method `factors` (default: plain SVD).
+
+    A router with groups keeps equally many of each: one expert of every group goes in every other layer.
+    """
     layers = []
     for layer, experts in enumerate(experts_by_layer):
         if experts == 0:
             continue
-        kept = [e for e in range(experts) if (e + layer) % (layer % 3 + 3) != 0]
+        size = experts // groups
+        if groups > 1:
+            kept = [e for e in range(experts) if layer % 2 == 0 or e % size != layer % size]
+        else:
+            kept = [e for e in range(experts) if (e + layer) % (layer % 3 + 3) != 0]
         entry = {"layer": layer, "kept": kept}
         if ranks:
             entry["ranks"] = [[4 + e % 5, 0, 6] if e % 2 else [0, 0, 0] for e in range(len(kept))]
@@ -140,18 +147,19 @@ def main():
             count = next((config[k] for k in ("num_local_experts", "num_experts", "n_routed_experts") if k in config), 0)
             if "ties" in name:
                 continue  # equal scores: which of two experts is taken is not defined, and only one of them is factored
-            if config.get("model_type") not in ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2"):
+            if config.get("model_type") not in ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3"):
                 continue
-            if config["model_type"] == "deepseek_v2" and config.get("topk_method") == "group_limited_greedy":
-                continue  # the plan below does not keep groups equal
             counts = []
             for layer in range(config["num_hidden_layers"]):
                 dense = layer < config.get("first_k_dense_replace", 0) or layer in (config.get("mlp_only_layers") or [])
                 dense = dense or (layer + 1) % config.get("decoder_sparse_step", 1) != 0
                 counts.append(0 if dense else count)
-            compare(name, source, every_other_plan(counts, ranks=True), "factored", folder)
-            compare(name + " whitened", source, every_other_plan(counts, ranks=True, factors="whitened-svd"), "factored", folder)
-            half = {"version": 1, "layers": [{"layer": l, "kept": list(range(1, c))} for l, c in enumerate(counts) if c]}
+            groups = config.get("n_group", 1) if config.get("topk_method") in ("group_limited_greedy", "noaux_tc") else 1
+            compare(name, source, every_other_plan(counts, ranks=True, groups=groups), "factored", folder)
+            whitened = every_other_plan(counts, ranks=True, factors="whitened-svd", groups=groups)
+            compare(name + " whitened", source, whitened, "factored", folder)
+            first = {g * (c // groups) for c in counts for g in range(groups)}
+            half = {"version": 1, "layers": [{"layer": l, "kept": [e for e in range(c) if e not in first]} for l, c in enumerate(counts) if c]}
             compare(name, source, half, "stock", folder)
             # The whole checkpoint again, factored matrices multiplied out: any loader of the architecture takes it.
             for entry in half["layers"]:

@@ -47,7 +47,7 @@ std::vector<Case> cases()
     std::vector<Case> all;
     for (const char* name : {"mixtral-tiny", "qwen2moe-tiny", "mixtral-bf16-sharded", "mixtral-sliding", "mixtral-ties", "qwen2moe-mlponly",
                              "qwen2moe-sliding", "qwen3moe-tiny", "qwen3moe-tied", "olmoe-tiny", "olmoe-clip", "deepseekv2-lite-tiny",
-                             "deepseekv2-full-tiny"}) {
+                             "deepseekv2-full-tiny", "deepseekv3-tiny"}) {
         all.push_back({name, name, Residency::Resident, 1});
         all.push_back({name, name, Residency::Stream, 2});
     }
@@ -158,10 +158,26 @@ TEST_P(Parity, Forward)
         EXPECT_EQ(record.m_counts[l], batch.selected.numel());
         EXPECT_LE(vectorExcess(batch.input.narrow(0, 0, length), m_golden.tensor(prefix + "moe_in")), 1.0) << prefix;
         EXPECT_LE(vectorExcess(batch.output.narrow(0, 0, length), m_golden.tensor(prefix + "moe_out")), 1.0) << prefix;
-        EXPECT_LE(maxDifference(at::softmax(batch.routerLogits, 1).view({2, length, -1}), m_golden.tensor(prefix + "router_probs")), 2e-5);
+        const bool sigmoid = m_model->shape().layers[static_cast<std::size_t>(l)].router.rule == RoutingRule::SigmoidBias;
+        const at::Tensor scores = sigmoid ? at::sigmoid(batch.routerLogits) : at::softmax(batch.routerLogits, 1);
+        EXPECT_LE(maxDifference(scores.view({2, length, -1}), m_golden.tensor(prefix + "router_probs")), 2e-5);
         if (m_ties) continue;
-        EXPECT_TRUE(at::equal(batch.selected.view({2, length, -1}), m_golden.tensor(prefix + "selected").to(at::kLong))) << prefix;
-        EXPECT_LE(maxDifference(batch.weights.view({2, length, -1}), m_golden.tensor(prefix + "weights")), 2e-5) << prefix;
+        at::Tensor selected = batch.selected.view({2, length, -1});
+        at::Tensor weights = batch.weights.view({2, length, -1});
+        at::Tensor expectedSelected = m_golden.tensor(prefix + "selected").to(at::kLong);
+        at::Tensor expectedWeights = m_golden.tensor(prefix + "weights");
+        if (sigmoid) {
+            // The reference takes the best of score + bias in no particular order.
+            const auto byId = [](at::Tensor& ids, at::Tensor& values) {
+                const auto [sorted, order] = ids.sort(2);
+                values = values.gather(2, order);
+                ids = sorted;
+            };
+            byId(selected, weights);
+            byId(expectedSelected, expectedWeights);
+        }
+        EXPECT_TRUE(at::equal(selected, expectedSelected)) << prefix;
+        EXPECT_LE(maxDifference(weights, expectedWeights), 2e-5) << prefix;
         const Json& counts = m_golden.json["tokens_per_expert"][std::to_string(l)];
         std::vector<int> count(counts.size(), 0);
         for (std::int64_t i = 0; i < batch.selected.numel(); ++i)

@@ -1,0 +1,66 @@
+// DeepSeek-V3 and R1: a sigmoid router that selects by score + bias within the best groups, over what deepseek_latent.h has.
+#include "checkpoint/deepseek_latent.h"
+
+namespace espalier
+{
+
+namespace
+{
+
+class DeepseekV3 final : public DeepseekLatent
+{
+public:
+    std::string_view modelType() const override { return "deepseek_v3"; }
+    Architecture architecture() const override { return Architecture::DeepseekV3; }
+    const MoeNames& names() const override
+    {
+        static constexpr MoeNames kNames = {
+            "mlp", {"gate_proj", "up_proj", "down_proj"}, "shared_experts", {}, "gate.e_score_correction_bias"};
+        return kNames;
+    }
+
+    Status read(const ConfigReader& reader, ModelConfig& config) const override
+    {
+        ESPALIER_CHECK_OK(readAttention(reader, config));
+        ESPALIER_TRY(const bool interleaved, reader.boolean("rope_interleave", true));
+        if (!interleaved)
+            return reader.valueUnsupported("rope_interleave", "rope_interleave is false; this family stores pairs side by side");
+        ESPALIER_TRY(const int experts, readExpertCount(reader, config, {"n_routed_experts", "num_local_experts", "num_experts"}));
+        ESPALIER_CHECK_OK(readRouter(reader, config, experts));
+        return readLayers(reader, config, experts);
+    }
+
+private:
+    static Status readRouter(const ConfigReader& reader, ModelConfig& config, int experts)
+    {
+        RouterShape& router = config.router;
+        router.rule = RoutingRule::SigmoidBias;
+        config.routerFp32 = true;
+        ESPALIER_TRY(router.topK, readTopK(reader));
+        ESPALIER_TRY(router.scaling, reader.number("routed_scaling_factor", 1e-6, 1e6));
+        ESPALIER_TRY(router.normalise, reader.boolean("norm_topk_prob", true));
+        ESPALIER_TRY(const std::optional<std::string> scoring, reader.optionalString("scoring_func"));
+        if (scoring && *scoring != "sigmoid")
+            return reader.valueUnsupported(
+                "scoring_func", fmt::format("scoring_func is {}; this family's router is a sigmoid", ConfigReader::shown(*scoring)));
+        ESPALIER_TRY(const std::optional<std::string> method, reader.optionalString("topk_method"));
+        if (method && *method != "noaux_tc")
+            return reader.valueUnsupported("topk_method", fmt::format("topk_method is {}", ConfigReader::shown(*method)));
+        ESPALIER_CHECK_OK(readGroups(reader, router, experts));
+        // A group is judged by its two best experts.
+        if (experts / router.groups < 2)
+            return reader.conflict("n_group",
+                                   fmt::format("n_group {} leaves fewer than two of {} experts in a group", router.groups, experts));
+        return {};
+    }
+};
+
+}  // namespace
+
+const ArchitectureAdapter& deepseekV3Adapter()
+{
+    static const DeepseekV3 adapter;
+    return adapter;
+}
+
+}  // namespace espalier
