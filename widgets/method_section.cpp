@@ -13,6 +13,8 @@
 #include <QSignalBlocker>
 #include <QSpinBox>
 #include <QStandardItemModel>
+#include <QStyleOptionComboBox>
+#include <QStylePainter>
 #include <QVBoxLayout>
 
 #include <algorithm>
@@ -25,7 +27,7 @@ namespace
 {
 
 constexpr int kMostLabelWidth = 130;
-constexpr int kLeastFieldWidth = 64;
+constexpr int kFieldWidth = 78;
 
 class WheelGuard final : public QObject
 {
@@ -53,12 +55,6 @@ int decimalsOf(const ParamSpec& spec)
     return 4;
 }
 
-void fitField(QWidget* field, const QString& widest)
-{
-    const int width = field->fontMetrics().horizontalAdvance(widest) + pixelsOf(34);
-    field->setFixedWidth(std::max(width, pixelsOf(kLeastFieldWidth)));
-}
-
 }  // namespace
 
 void guardWheel(QWidget* field)
@@ -77,6 +73,34 @@ QString methodToolTip(const QString& title, const std::string& help, const std::
     from.remove(internal);
     if (!from.isEmpty()) text += QStringLiteral("<br>") + from.toHtmlEscaped();
     return text;
+}
+
+// ---- Chooser
+
+Chooser::Chooser(QWidget* parent) : QComboBox(parent)
+{
+    setSizeAdjustPolicy(QComboBox::AdjustToMinimumContentsLengthWithIcon);
+    setMinimumContentsLength(6);
+    guardWheel(this);
+}
+
+void Chooser::fitList()
+{
+    int widest = 0;
+    for (int i = 0; i < count(); ++i)
+        widest = std::max(widest, fontMetrics().horizontalAdvance(itemText(i)));
+    view()->setMinimumWidth(widest + pixelsOf(32));
+}
+
+void Chooser::paintEvent(QPaintEvent*)
+{
+    QStylePainter painter(this);
+    QStyleOptionComboBox option;
+    initStyleOption(&option);
+    painter.drawComplexControl(QStyle::CC_ComboBox, option);
+    const QRect room = style()->subControlRect(QStyle::CC_ComboBox, &option, QStyle::SC_ComboBoxEditField, this);
+    option.currentText = fontMetrics().elidedText(option.currentText, Qt::ElideRight, room.width() - pixelsOf(4));
+    painter.drawControl(QStyle::CE_ComboBoxLabel, option);
 }
 
 // ---- FieldRows
@@ -161,10 +185,7 @@ MethodSection::MethodSection(const QString& title, bool switchable, QWidget* par
     }
     column->addLayout(top);
     m_head = new FieldRows(this);
-    m_box = new QComboBox(this);
-    m_box->setSizeAdjustPolicy(QComboBox::AdjustToMinimumContentsLengthWithIcon);
-    m_box->setMinimumContentsLength(8);
-    guardWheel(m_box);
+    m_box = new Chooser(this);
     m_head->addRow(chooser, m_box, {}, tr("%1, %2").arg(title, chooser), {});
     m_fields = new FieldRows(this);
     m_extra = new FieldRows(this);
@@ -199,7 +220,6 @@ void MethodSection::setMethods(const std::vector<MethodInfo>& methods, const std
     const QSignalBlocker blocker(m_box);
     m_box->clear();
     auto* model = qobject_cast<QStandardItemModel*>(m_box->model());
-    int widest = 0;
     for (const MethodInfo& method : m_methods) {
         const QString reason = whyNot ? whyNot(method) : QString();
         m_reasons.push_back(reason);
@@ -209,9 +229,8 @@ void MethodSection::setMethods(const std::vector<MethodInfo>& methods, const std
         m_box->setItemData(m_box->count() - 1, methodToolTip(title, reason.isEmpty() ? method.help : reason.toStdString(), method.source),
                            Qt::ToolTipRole);
         if (model) model->item(m_box->count() - 1)->setEnabled(reason.isEmpty());
-        widest = std::max(widest, m_box->fontMetrics().horizontalAdvance(m_box->itemText(m_box->count() - 1)));
     }
-    m_box->view()->setMinimumWidth(widest + pixelsOf(32));
+    m_box->fitList();
     rebuild();
 }
 
@@ -265,9 +284,15 @@ void MethodSection::rebuild()
             return std::none_of(method->params.begin(), method->params.end(),
                                 [&](const ParamSpec& spec) { return spec.key == item.first; });
         });
-        for (const ParamSpec& spec : method->params)
-            m_fields->addRow(labelOf(spec), fieldFor(spec), QString::fromStdString(spec.unit), tr("%1, %2").arg(m_title, labelOf(spec)),
+        // The keyboard goes from the method to its parameters, also to those that came later.
+        QWidget* before = m_box;
+        for (const ParamSpec& spec : method->params) {
+            QWidget* made = fieldFor(spec);
+            m_fields->addRow(labelOf(spec), made, QString::fromStdString(spec.unit), tr("%1, %2").arg(m_title, labelOf(spec)),
                              methodToolTip(labelOf(spec), spec.help));
+            setTabOrder(before, made);
+            before = made;
+        }
     }
     refresh();
 }
@@ -288,7 +313,7 @@ QWidget* MethodSection::fieldFor(const ParamSpec& spec)
             box->setKeyboardTracking(false);
             box->setAlignment(Qt::AlignRight);
             if (value.is_number()) box->setValue(static_cast<int>(value.get<double>()));
-            fitField(box, box->locale().toString(std::min(99999, box->maximum())));
+            box->setFixedWidth(pixelsOf(kFieldWidth));
             guardWheel(box);
             connect(box, &QSpinBox::valueChanged, this, [set](int now) { set(now); });
             return box;
@@ -302,17 +327,16 @@ QWidget* MethodSection::fieldFor(const ParamSpec& spec)
             box->setKeyboardTracking(false);
             box->setAlignment(Qt::AlignRight);
             if (value.is_number()) box->setValue(value.get<double>());
-            fitField(box, box->locale().toString(std::min(9999.0, spec.high), 'f', box->decimals()));
+            box->setFixedWidth(pixelsOf(kFieldWidth));
             guardWheel(box);
             connect(box, &QDoubleSpinBox::valueChanged, this, [set](double now) { set(now); });
             return box;
         }
         case ParamType::Choice: {
-            auto* box = new QComboBox(m_fields);
+            auto* box = new Chooser(m_fields);
             for (const std::string& choice : spec.choices)
                 box->addItem(QString::fromStdString(choice));
             if (value.is_string()) box->setCurrentText(QString::fromStdString(value.get<std::string>()));
-            guardWheel(box);
             connect(box, &QComboBox::activated, this, [set, box] { set(box->currentText().toStdString()); });
             return box;
         }
@@ -341,17 +365,19 @@ void MethodSection::refresh()
 int MethodSection::labelWidth() const
 {
     const QFontMetrics metrics(font());
-    int width = metrics.horizontalAdvance(tr("method"));
+    int width = 0;
     for (const MethodInfo& method : m_methods)
         for (const ParamSpec& spec : method.params)
             width = std::max(width, metrics.horizontalAdvance(labelOf(spec)));
     return std::min(width, pixelsOf(kMostLabelWidth));
 }
 
-void MethodSection::setLabelWidth(int width)
+void MethodSection::setLabelWidths(int choosers, int parameters)
 {
-    for (FieldRows* rows : {m_head, m_fields, m_extra})
-        rows->setLabelWidth(width);
+    m_head->setLabelWidth(choosers);
+    m_fields->setLabelWidth(parameters);
+    // Rows that follow parameters continue their column.
+    m_extra->setLabelWidth(m_hasMethod && m_labelledAsParameters ? parameters : choosers);
 }
 
 }  // namespace espalier

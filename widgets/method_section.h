@@ -5,13 +5,13 @@
 #include "base/method_registry.h"
 #include "pipeline_recipe.h"
 
+#include <QComboBox>
 #include <QWidget>
 
 #include <functional>
 #include <string>
 #include <vector>
 
-class QComboBox;
 class QGridLayout;
 class QLabel;
 
@@ -20,7 +20,19 @@ namespace espalier
 
 class Switch;
 
-// Rows of label, field and unit; all sections of a panel share one width of labels.
+// A combo box that may be narrower than its texts, and then says so with an ellipsis. Scrolls only with the keyboard's focus.
+class Chooser final : public QComboBox
+{
+    Q_OBJECT
+public:
+    explicit Chooser(QWidget* parent = nullptr);
+    void fitList();  // the open list is as wide as its texts
+
+protected:
+    void paintEvent(QPaintEvent* event) override;
+};
+
+// Rows of label, field and unit.
 class FieldRows final : public QWidget
 {
     Q_OBJECT
@@ -61,10 +73,10 @@ public:
     QString problem() const;  // why the stage cannot run as set; empty: it can
     const MethodInfo* info() const;
 
-    FieldRows* extra() const { return m_extra; }  // below the parameters
-    QComboBox* chooser() const { return m_box; }
-    int labelWidth() const;  // of the widest label that can appear
-    void setLabelWidth(int width);
+    FieldRows* extra() const { return m_extra; }  // below the parameters, in their column or in that of the choosers
+    void setExtraAsParameters() { m_labelledAsParameters = true; }
+    int labelWidth() const;  // of the widest parameter that can appear
+    void setLabelWidths(int choosers, int parameters);
 
 signals:
     void changed();
@@ -76,12 +88,13 @@ private:
 
     QString m_title;
     bool m_hasMethod = true;
+    bool m_labelledAsParameters = false;
     std::vector<MethodInfo> m_methods;
     std::vector<QString> m_reasons;  // per method
     std::string m_method;
     Params m_params;
     Switch* m_switch = nullptr;
-    QComboBox* m_box = nullptr;
+    Chooser* m_box = nullptr;
     FieldRows* m_head = nullptr;    // the method
     FieldRows* m_fields = nullptr;  // its parameters
     FieldRows* m_extra = nullptr;

@@ -1,28 +1,20 @@
 #include "pipeline_panel.h"
 
-#include "allocate/allocator.h"
-#include "controls.h"
-#include "format.h"
-#include "icon.h"
-#include "keep_box.h"
 #include "method_section.h"
+#include "pipeline_target.h"
 #include "plan/cost_model.h"
 #include "theme.h"
 
 #include <QComboBox>
 #include <QDoubleSpinBox>
-#include <QGridLayout>
 #include <QHBoxLayout>
 #include <QLabel>
-#include <QLineEdit>
 #include <QPainter>
 #include <QPushButton>
 #include <QScrollArea>
 #include <QSignalBlocker>
 #include <QSpinBox>
 #include <QStandardItemModel>
-#include <QStyle>
-#include <QToolButton>
 #include <QVBoxLayout>
 
 #include <algorithm>
@@ -34,8 +26,6 @@ namespace espalier
 
 namespace
 {
-
-constexpr double kMiB = 1024.0 * 1024.0;
 
 class Rule final : public QWidget
 {
@@ -57,22 +47,18 @@ class PipelinePanel::Private
 public:
     explicit Private(PipelinePanel* panel) : q(panel) {}
 
-    enum Unit { Experts, MiB, GiB, Percent };
-
     PipelinePanel* q;
     PipelineRecipe recipe;
     ModelShape shape;
-    CompressionPlan plan;
     std::vector<MethodInfo> methods;
     Json registry = Json::array();
     std::optional<std::set<std::string>> statistics;
     QString noText;
     QString blocked;
-    Unit unit = Experts;
     bool showing = false;  // the controls are being set, nothing is a change of the user's
-    bool badTarget = false;
 
-    QComboBox* preset = nullptr;
+    Chooser* preset = nullptr;
+    QLabel* presetLabel = nullptr;
     MethodSection* score = nullptr;
     MethodSection* allocate = nullptr;
     MethodSection* select = nullptr;
@@ -81,15 +67,11 @@ public:
     QSpinBox* seed = nullptr;
     QSpinBox* sets = nullptr;
     QSpinBox* block = nullptr;
-    QComboBox* budget = nullptr;
+    Chooser* budget = nullptr;
     QSpinBox* average = nullptr;
     QDoubleSpinBox* share = nullptr;
-    QComboBox* factors = nullptr;
-    QLineEdit* target = nullptr;
-    QComboBox* units = nullptr;
-    QLabel* of = nullptr;
-    QToolButton* take = nullptr;
-    Switch* equal = nullptr;
+    Chooser* factors = nullptr;
+    PipelineTarget* target = nullptr;
     QPushButton* run = nullptr;
     QPushButton* find = nullptr;
     QLabel* reason = nullptr;
@@ -112,7 +94,6 @@ public:
                 return PipelinePanel::tr("the profile has no %1").arg(QString::fromStdString(need));
         return {};
     }
-    std::int64_t denseBytes() const { return planCost(shape, CompressionPlan::identity(shape)).bytes; }
     void build();
     void buildFooter(QVBoxLayout* column);
     void fillMethods();
@@ -120,8 +101,6 @@ public:
     void showFactors();
     void show();     // the controls from the recipe
     void collect();  // the recipe from the controls
-    void showTarget();
-    void enterTarget();
     void refreshButtons();
 };
 
@@ -154,9 +133,9 @@ void PipelinePanel::Private::build()
     auto* topRow = new QHBoxLayout(top);
     topRow->setContentsMargins(pixelsOf(12), pixelsOf(8), pixelsOf(12), pixelsOf(8));
     topRow->setSpacing(pixelsOf(8));
-    auto* presetLabel = new QLabel(tr("preset"), top);
+    presetLabel = new QLabel(tr("preset"), top);
     presetLabel->setProperty("role", QStringLiteral("muted"));
-    preset = new QComboBox(top);
+    preset = new Chooser(top);
     preset->setAccessibleName(tr("preset"));
     preset->setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Fixed);
     preset->addItem(tr("MoE-I²"), static_cast<int>(PipelinePreset::MoeI2));
@@ -170,7 +149,6 @@ void PipelinePanel::Private::build()
         methodToolTip(tr("Verified"), tr("Every candidate is measured on the calibration text before it is taken.").toStdString())};
     for (int i = 0; i < 3; ++i)
         preset->setItemData(i, tips[i], Qt::ToolTipRole);
-    guardWheel(preset);
     presetLabel->setBuddy(preset);
     topRow->addWidget(presetLabel);
     topRow->addWidget(preset, 1);
@@ -200,6 +178,7 @@ void PipelinePanel::Private::build()
         QObject::connect(box, &QSpinBox::valueChanged, q, [this] { collect(); });
         return box;
     };
+    select->setExtraAsParameters();
     seed = spin(0, 2'000'000'000, 96);
     select->extra()->addRow(tr("seed"), seed, {}, tr("Select, seed"),
                             methodToolTip(tr("seed"), tr("The same seed gives the same sets, whatever runs in parallel.").toStdString()));
@@ -209,11 +188,10 @@ void PipelinePanel::Private::build()
                            methodToolTip(tr("sets"), tr("Best sets of every layer (K) that are tried together.").toStdString()));
     field->extra()->addRow(tr("block"), block, tr("layers"), tr("Receptive field, block"),
                            methodToolTip(tr("block"), tr("Layers (T) whose sets are chosen together.").toStdString()));
-    budget = new QComboBox(page);
+    budget = new Chooser(page);
     budget->addItem(tr("automatic"), static_cast<int>(PipelineRecipe::RankBudget::Automatic));
     budget->addItem(tr("average rank"), static_cast<int>(PipelineRecipe::RankBudget::Average));
     budget->addItem(tr("share decomposed"), static_cast<int>(PipelineRecipe::RankBudget::Share));
-    guardWheel(budget);
     ranks->extra()->addRow(
         tr("budget"), budget, {}, tr("Ranks, budget"),
         methodToolTip(tr("budget"),
@@ -232,8 +210,7 @@ void PipelinePanel::Private::build()
     QObject::connect(share, &QDoubleSpinBox::valueChanged, q, [this] { collect(); });
     ranks->extra()->addRow(tr("share"), share, QStringLiteral("%"), tr("Ranks, share decomposed"),
                            methodToolTip(tr("share"), tr("Part of the kept experts' parameters that goes.").toStdString()));
-    factors = new QComboBox(page);
-    guardWheel(factors);
+    factors = new Chooser(page);
     ranks->extra()->addRow(
         tr("factors"), factors, {}, tr("Ranks, factors"),
         methodToolTip(tr("factors"),
@@ -256,43 +233,8 @@ void PipelinePanel::Private::buildFooter(QVBoxLayout* column)
     auto* rows = new QVBoxLayout(footer);
     rows->setContentsMargins(pixelsOf(12), pixelsOf(8), pixelsOf(12), pixelsOf(10));
     rows->setSpacing(pixelsOf(6));
-    auto* first = new QHBoxLayout;
-    first->setSpacing(pixelsOf(6));
-    auto* name = new QLabel(tr("Target"), footer);
-    name->setFont(fontFor(FontRole::Head));
-    target = new QLineEdit(footer);
-    target->setAlignment(Qt::AlignRight);
-    target->setAccessibleName(tr("Target"));
-    name->setBuddy(target);
-    units = new QComboBox(footer);
-    units->setAccessibleName(tr("Target, unit"));
-    units->addItem(tr("experts"), Experts);
-    units->addItem(tr("MiB"), MiB);
-    units->addItem(tr("GiB"), GiB);
-    units->addItem(tr("% of dense"), Percent);
-    guardWheel(units);
-    take = new QToolButton(footer);
-    take->setIcon(icon(QStringLiteral("circle-dot")));
-    take->setIconSize({pixelsOf(16), pixelsOf(16)});
-    take->setAutoRaise(true);
-    take->setToolTip(tr("Take the size of the plan on screen"));
-    take->setAccessibleName(take->toolTip());
-    first->addWidget(name);
-    first->addStretch(1);
-    first->addWidget(target);
-    first->addWidget(units);
-    first->addWidget(take);
-    rows->addLayout(first);
-    auto* second = new QHBoxLayout;
-    of = new QLabel(footer);
-    of->setProperty("role", QStringLiteral("muted"));
-    equal = new Switch(tr("Equal counts"), footer);
-    equal->setTextLeft(true);
-    equal->setToolTip(tr("One count for all layers, as a stock export needs"));
-    second->addWidget(of);
-    second->addStretch(1);
-    second->addWidget(equal);
-    rows->addLayout(second);
+    target = new PipelineTarget(footer);
+    rows->addWidget(target);
     auto* buttons = new QHBoxLayout;
     buttons->setSpacing(pixelsOf(8));
     run = new QPushButton(tr("Run"), footer);
@@ -309,31 +251,10 @@ void PipelinePanel::Private::buildFooter(QVBoxLayout* column)
     rows->addWidget(reason);
     column->addWidget(footer);
 
-    QObject::connect(target, &QLineEdit::returnPressed, q, [this] { enterTarget(); });
-    QObject::connect(target, &QLineEdit::editingFinished, q, [this] {
-        if (target->isModified()) enterTarget();
+    QObject::connect(target, &PipelineTarget::changed, q, [this] {
+        collect();
+        emit q->recipeChanged();  // also where what was typed is no target, which changes what can start
     });
-    QObject::connect(units, &QComboBox::activated, q, [this](int index) {
-        unit = static_cast<Unit>(units->itemData(index).toInt());
-        // The same size in the other unit, as far as a number of experts can say it.
-        if (unit == Experts && recipe.target != PipelineRecipe::Target::Experts) {
-            recipe.experts = std::max(1, plan.layerCount() > 0 && !plan.isIdentity(shape) ? plan.keptExperts() : recipe.experts);
-            recipe.target = PipelineRecipe::Target::Experts;
-        } else if (unit != Experts && recipe.target == PipelineRecipe::Target::Experts) {
-            const double dropped = static_cast<double>(shape.totalExperts() - recipe.experts);
-            std::int64_t each = 0;
-            for (const LayerShape& layer : shape.layers)
-                if (layer.experts > 0) each = std::max(each, layer.bytesPerExpert + layer.routerBytesPerExpert);
-            recipe.bytes = denseBytes() - static_cast<std::int64_t>(dropped * static_cast<double>(each));
-            recipe.target = PipelineRecipe::Target::Bytes;
-        }
-        badTarget = false;
-        showTarget();
-        refreshButtons();
-        emit q->recipeChanged();
-    });
-    QObject::connect(take, &QToolButton::clicked, q, &PipelinePanel::takeSizeOfPlan);
-    QObject::connect(equal, &QAbstractButton::clicked, q, [this] { collect(); });
     QObject::connect(run, &QPushButton::clicked, q, &PipelinePanel::runRequested);
     QObject::connect(find, &QPushButton::clicked, q, &PipelinePanel::findRequested);
 }
@@ -357,14 +278,21 @@ void PipelinePanel::Private::fillMethods()
         if (model) model->item(factors->count() - 1)->setEnabled(not_.isEmpty());
     }
     showFactors();
+    factors->fitList();
     const QFontMetrics metrics(q->font());
-    int width = 0;
+    int choosers = 0;
+    for (const QString& label :
+         {tr("preset"), tr("method"), tr("rule"), tr("budget"), tr("factors"), tr("average"), tr("share"), tr("sets"), tr("block")})
+        choosers = std::max(choosers, metrics.horizontalAdvance(label));
+    int parameters = choosers;
     for (MethodSection* section : {score, allocate, select, ranks})
-        width = std::max(width, section->labelWidth());
-    for (const QString& label : {tr("factors"), tr("average"), tr("budget"), tr("block")})
-        width = std::max(width, metrics.horizontalAdvance(label));
+        parameters = std::max(parameters, section->labelWidth());
+    // Labels are a little wider than their text.
+    choosers += 2;
+    parameters += 2;
+    presetLabel->setFixedWidth(choosers);
     for (MethodSection* section : {score, allocate, select, field, ranks})
-        section->setLabelWidth(width);
+        section->setLabelWidths(choosers, parameters);
 }
 
 // A choice made with another engine stays, known here or not.
@@ -391,12 +319,7 @@ void PipelinePanel::Private::show()
     average->setValue(static_cast<int>(std::lround(recipe.averageRank)));
     share->setValue(100 * recipe.share);
     showFactors();
-    equal->setChecked(recipe.uniformCount);
-    if (recipe.target == PipelineRecipe::Target::Experts)
-        unit = Experts;
-    else if (unit == Experts)
-        unit = denseBytes() >= static_cast<std::int64_t>(1024 * kMiB) ? GiB : MiB;
-    showTarget();
+    target->show(recipe);
     showing = false;
     collect();
 }
@@ -419,7 +342,7 @@ void PipelinePanel::Private::collect()
     recipe.averageRank = average->value();
     recipe.share = share->value() / 100;
     recipe.factors = factors->currentData().toString().toStdString();
-    recipe.uniformCount = equal->isChecked();
+    target->write(recipe);
     // Rows that say nothing with the choices above them.
     const MethodInfo* selector = select->info();
     select->extra()->setRowVisible(0, selector && selector->stochastic);
@@ -439,87 +362,11 @@ void PipelinePanel::Private::collect()
     if (!(recipe == before)) emit q->recipeChanged();
 }
 
-void PipelinePanel::Private::showTarget()
-{
-    const std::int64_t dense = denseBytes();
-    QString text;
-    switch (unit) {
-        case Experts:
-            text = format::count(recipe.experts);
-            of->setText(tr("of %1, %2").arg(format::count(shape.totalExperts()), targetText(recipe, shape)));
-            target->setToolTip(tr("Experts kept over all layers: a number, 75%, 0.75 or 96/128"));
-            break;
-        case MiB:
-            text = format::number(static_cast<double>(recipe.bytes) / kMiB, 1);
-            break;
-        case GiB:
-            text = format::number(static_cast<double>(recipe.bytes) / kMiB / 1024, 2);
-            break;
-        case Percent:
-            text = format::number(dense > 0 ? 100.0 * static_cast<double>(recipe.bytes) / static_cast<double>(dense) : 100, 1);
-            break;
-    }
-    if (unit != Experts) {
-        const double ratio = dense > 0 ? static_cast<double>(recipe.bytes) / static_cast<double>(dense) : 1;
-        of->setText(unit == Percent ? tr("%1 of %2").arg(format::bytes(recipe.bytes), format::bytes(dense))
-                                    : tr("of %1 (%2)").arg(format::bytes(dense), format::percentChange(ratio)));
-        target->setToolTip(tr("Size of the whole model at most: a number, 75% of the dense model, or 20.9 GiB"));
-    }
-    target->setText(text);
-    target->setModified(false);
-    const QSignalBlocker blocker(units);
-    units->setCurrentIndex(units->findData(unit));
-    target->setFixedWidth(std::max(pixelsOf(64), target->fontMetrics().horizontalAdvance(text) + pixelsOf(22)));
-}
-
-void PipelinePanel::Private::enterTarget()
-{
-    const std::string typed = plainNumber(target->text());
-    const QString text = QString::fromStdString(typed).toLower();
-    const std::int64_t dense = denseBytes();
-    badTarget = true;
-    if (unit == Experts) {
-        if (const auto keep = parseKeep(typed, static_cast<int>(shape.totalExperts())); keep.ok() && *keep > 0) {
-            recipe.experts = *keep;
-            recipe.target = PipelineRecipe::Target::Experts;
-            badTarget = false;
-        }
-    } else {
-        QString number = text;
-        double factor = unit == MiB ? kMiB : unit == GiB ? 1024 * kMiB : static_cast<double>(dense) / 100;
-        for (const auto& [suffix, scale] :
-             {std::pair("%", static_cast<double>(dense) / 100), std::pair("gib", 1024 * kMiB), std::pair("mib", kMiB)})
-            if (number.endsWith(QLatin1String(suffix))) {
-                factor = scale;
-                number.chop(static_cast<int>(qstrlen(suffix)));
-                break;
-            }
-        bool ok = false;
-        const double value = number.trimmed().toDouble(&ok);
-        if (ok && value > 0 && value * factor < 1e18) {
-            recipe.bytes = std::min(dense, static_cast<std::int64_t>(value * factor));
-            recipe.target = PipelineRecipe::Target::Bytes;
-            badTarget = false;
-        }
-    }
-    target->setProperty("invalid", badTarget);
-    target->style()->unpolish(target);
-    target->style()->polish(target);
-    if (!badTarget) showTarget();
-    target->setModified(false);
-    refreshButtons();
-    emit q->recipeChanged();
-}
-
 void PipelinePanel::Private::refreshButtons()
 {
-    // The field has a target that Find needs as well; the methods it chooses itself.
-    const QString target_ = badTarget ? (unit == Experts ? tr("The target is a number of experts, 75%, 0.75 or 96/128.")
-                                                         : tr("The target is a size, 75% or 20.9 GiB."))
-                                      : QString();
     const QString forRun = !blocked.isEmpty() ? blocked : q->problem();
     const MethodInfo* verified = findMethod(methods, Slot::Allocate, "verified");
-    QString forFind = !blocked.isEmpty() ? blocked : target_;
+    QString forFind = !blocked.isEmpty() ? blocked : target->problem();
     if (forFind.isEmpty() && !verified) forFind = tr("This engine has no verified allocation.");
     if (forFind.isEmpty())
         if (const QString why = whyNot(*verified); !why.isEmpty())
@@ -533,7 +380,6 @@ void PipelinePanel::Private::refreshButtons()
     reason->setText(forRun);
     reason->setFont(fontFor(FontRole::Small));
     reason->setVisible(!forRun.isEmpty());
-    take->setEnabled(plan.layerCount() > 0 && !plan.isIdentity(shape));
 }
 
 const PipelineRecipe& PipelinePanel::recipe() const { return d->recipe; }
@@ -541,9 +387,7 @@ QWidget* PipelinePanel::firstControl() const { return d->preset; }
 
 QString PipelinePanel::problem() const
 {
-    if (d->badTarget)
-        return d->unit == Private::Experts ? tr("The target is a number of experts, 75%, 0.75 or 96/128.")
-                                           : tr("The target is a size, 75% or 20.9 GiB.");
+    if (const QString why = d->target->problem(); !why.isEmpty()) return why;
     for (const MethodSection* section : {d->score, d->allocate, d->select, d->ranks})
         if (const QString why = section->problem(); !why.isEmpty()) return why;
     if (d->recipe.field && !d->noText.isEmpty()) return tr("The receptive field cannot run: %1.").arg(d->noText);
@@ -553,21 +397,15 @@ QString PipelinePanel::problem() const
 void PipelinePanel::setShape(const ModelShape& shape)
 {
     d->shape = shape;
-    d->plan = {};
-    d->unit = Private::Experts;
-    d->badTarget = false;
+    d->target->setShape(shape);
     PipelineRecipe start = withPreset({}, PipelinePreset::MoeI2);
     start.experts = static_cast<int>(std::lround(0.75 * static_cast<double>(shape.totalExperts())));
-    start.bytes = static_cast<std::int64_t>(0.75 * static_cast<double>(d->denseBytes()));
+    start.bytes = static_cast<std::int64_t>(0.75 * static_cast<double>(planCost(shape, CompressionPlan::identity(shape)).bytes));
     start.averageRank = std::max(1, shape.layers.empty() ? 1 : shape.layers.back().expertWidth / 4);
     setRecipe(start);
 }
 
-void PipelinePanel::setPlan(const CompressionPlan& plan)
-{
-    d->plan = plan;
-    d->take->setEnabled(plan.layerCount() > 0 && !plan.isIdentity(d->shape));
-}
+void PipelinePanel::setPlan(const CompressionPlan& plan) { d->target->setPlan(plan); }
 
 bool PipelinePanel::canFind() const { return d->find->isEnabled(); }
 
@@ -602,7 +440,6 @@ void PipelinePanel::setRecipe(const PipelineRecipe& recipe)
 {
     const QSignalBlocker blocker(this);
     d->recipe = recipe;
-    d->badTarget = false;
     d->show();
 }
 
@@ -621,20 +458,7 @@ void PipelinePanel::chooseAllocation(const QString& id)
     emit recipeChanged();
 }
 
-void PipelinePanel::takeSizeOfPlan()
-{
-    if (d->plan.layerCount() == 0 || d->plan.isIdentity(d->shape)) return;
-    if (d->unit == Private::Experts) {
-        d->recipe.target = PipelineRecipe::Target::Experts;
-        d->recipe.experts = d->plan.keptExperts();
-    } else {
-        d->recipe.target = PipelineRecipe::Target::Bytes;
-        d->recipe.bytes = planCost(d->shape, d->plan).bytes;
-    }
-    d->badTarget = false;
-    d->show();
-    emit recipeChanged();
-}
+void PipelinePanel::takeSizeOfPlan() { d->target->takeSizeOfPlan(); }
 
 void PipelinePanel::setBlocked(const QString& reason)
 {
@@ -646,7 +470,6 @@ void PipelinePanel::changeEvent(QEvent* event)
 {
     QWidget::changeEvent(event);
     if (event->type() == QEvent::StyleChange && d != nullptr && d->footer != nullptr) {
-        d->take->setIcon(icon(QStringLiteral("circle-dot")));
         d->refreshButtons();
     }
 }

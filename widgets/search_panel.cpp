@@ -138,6 +138,7 @@ SearchPanel::SearchPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<
     column->addStretch(1);
     d->status = new QLabel(d->left);
     d->status->setProperty("role", QStringLiteral("muted"));
+    d->status->setWordWrap(true);
     column->addWidget(d->status);
     d->stop = new QPushButton(d->left);
     d->stop->setObjectName(QStringLiteral("search.stop"));
@@ -281,7 +282,8 @@ Facts SearchPanel::Private::layerFacts() const
     if (search.reference) facts.rows.emplace_back(byScore(), format::score(*search.reference));
     if (search.evaluated > 0) facts.rows.emplace_back(tr("candidates"), format::count(search.evaluated));
     if (state.stochastic)
-        facts.rows.emplace_back(tr("seed"), QString::number(state.recipe.seed) + format::kDot + tr("same result every time"));
+        facts.rows.emplace_back(tr("seed"),
+                                QString::number(state.recipe.seed) + (compact ? QString() : format::kDot + tr("same result every time")));
     return facts;
 }
 
@@ -328,7 +330,8 @@ Facts SearchPanel::Private::blockFacts() const
     }
     const SearchBlock& block = state.blocks[static_cast<std::size_t>(shown)];
     if (const auto gain = block.gain()) facts.number = gainText(*gain);
-    facts.line = tr("block %1 against every layer's own best").arg(layersText(block.layers));
+    facts.line =
+        (compact ? tr("block %1 against own best sets") : tr("block %1 against every layer's own best")).arg(layersText(block.layers));
     facts.rows.emplace_back(tr("block"),
                             tr("layers %1").arg(layersText(block.layers)) + format::kDot + format::countOf(shown + 1, state.blocksToTry()));
     QStringList choice;
@@ -375,11 +378,14 @@ void SearchPanel::Private::showLayers()
         } else if (it == state.layers.end()) {
             bar.words = state.running() ? tr("not searched yet") : tr("not searched");
         } else {
-            bar.state = it->second.finished ? SearchBar::State::Done : SearchBar::State::Running;
+            bar.state = it->second.finished ? SearchBar::State::Done
+                        : state.running()   ? SearchBar::State::Running
+                                            : SearchBar::State::Waiting;
             bar.value = it->second.gain();
             bar.words = bar.value         ? tr("%1 against the choice by %2").arg(gainText(*bar.value), state.scoreName)
                         : it->second.best ? tr("error %1").arg(format::score(*it->second.best))
                                           : tr("searching");
+            if (!it->second.finished && !state.running()) bar.words = tr("not finished");
         }
         all.bars.push_back(std::move(bar));
     }
@@ -413,14 +419,13 @@ void SearchPanel::Private::showPlans()
     curve->setCurve(std::move(line));
 
     SearchBars all;
-    all.title = tr("NLL when only this layer gives up its share");
+    all.title = tr("rise of NLL, one layer pruned");
     all.xLabel = tr("layer");
     all.percent = false;
     // As a rise over the layer that matters least: the losses themselves differ by little.
     double least = 1e300;
     for (const auto& [layer, loss] : state.alone)
         least = std::min(least, loss);
-    if (!state.alone.empty()) all.title = tr("NLL over the least, one layer pruned alone");
     for (const LayerShape& shape : state.shape.layers) {
         if (shape.experts == 0) continue;
         SearchBar bar;
@@ -543,18 +548,35 @@ void SearchPanel::Private::refresh()
     QPalette palette = number->palette();
     palette.setColor(QPalette::WindowText, facts.muted ? t.muted : t.text);
     number->setPalette(palette);
-    line->setText(facts.line);
+    // Room for the longest texts, so that the plots stay where they are when numbers change.
+    const QFontMetrics body(line->font());
+    const int gap = pixelsOf(14);
+    int captions = 0;
+    for (const QString& caption : {tr("candidates"), tr("best error"), tr("best trial"), tr("measured"), byScore()})
+        captions = std::max(captions, body.horizontalAdvance(caption));
+    const int inner = std::clamp(
+        std::max(body.horizontalAdvance(lineOf(88)),
+                 captions + gap +
+                     body.horizontalAdvance(QStringLiteral("88") + format::kDot +
+                                            (compact ? tr("generation %1").arg(format::countOf(88, 88)) : tr("same result every time")))),
+        pixelsOf(180), pixelsOf(compact ? 236 : 306));
+    left->setFixedWidth(inner + pixelsOf(24) + 2);
+    line->setText(body.elidedText(facts.line, Qt::ElideRight, inner));
+    line->setToolTip(facts.line);
     line->setVisible(!facts.line.isEmpty());
     const int most = compact ? kFacts - 2 : kFacts;
+    int widest = 0;
+    for (int i = 0; i < std::min(most, static_cast<int>(facts.rows.size())); ++i)
+        widest = std::max(widest, body.horizontalAdvance(facts.rows[static_cast<std::size_t>(i)].first));
     for (int i = 0; i < kFacts; ++i) {
         const bool shown = i < static_cast<int>(facts.rows.size()) && i < most;
         names[i]->setVisible(shown);
         values[i]->setVisible(shown);
         if (!shown) continue;
-        names[i]->setText(facts.rows[static_cast<std::size_t>(i)].first);
-        values[i]->setText(
-            values[i]->fontMetrics().elidedText(facts.rows[static_cast<std::size_t>(i)].second, Qt::ElideRight, pixelsOf(190)));
-        values[i]->setToolTip(facts.rows[static_cast<std::size_t>(i)].second);
+        const auto& [name, value] = facts.rows[static_cast<std::size_t>(i)];
+        names[i]->setText(name);
+        values[i]->setText(body.elidedText(value, Qt::ElideRight, inner + 2 - widest - gap));
+        values[i]->setToolTip(value);
     }
     status->setText(statusText());
     status->setFont(fontFor(FontRole::Small));
@@ -566,14 +588,6 @@ void SearchPanel::Private::refresh()
     stop->setToolTip(!keepable         ? tr("There is no complete plan yet.")
                      : state.running() ? tr("The layers searched so far become one history entry")
                                        : tr("What was found before the search ended becomes one history entry"));
-    // Room for the longest texts, so that the plots stay where they are when numbers change.
-    const QFontMetrics body(line->font());
-    left->setFixedWidth(std::min(pixelsOf(compact ? 240 : 330),
-                                 std::max(body.horizontalAdvance(lineOf(88)),
-                                          body.horizontalAdvance(tr("candidates") + tr("8 · same result every time")) + pixelsOf(14)) +
-                                     pixelsOf(24)));
-    line->setToolTip(facts.line);
-    line->setText(body.elidedText(facts.line, Qt::ElideRight, left->width() - pixelsOf(24)));
 }
 
 void SearchPanel::setState(const SearchState& state, bool keepable)

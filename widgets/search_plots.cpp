@@ -199,7 +199,7 @@ void SearchCurvePlot::draw(QCPPainter* painter)
         const SearchCurve::Point& point = m_curve.points[i];
         painter->setPen(point.taken ? QPen(Qt::NoPen) : QPen(t.ghost, 1.5));
         painter->setBrush(point.taken ? t.accent : t.base);
-        const double radius = point.taken ? 3.5 : 3;
+        const double radius = m_curve.points.size() > 24 ? (point.taken ? 3 : 2) : (point.taken ? 3.5 : 3);
         painter->drawEllipse(at(static_cast<int>(i), point.y), radius, radius);
     }
     if (m_cursor >= 0 && m_cursor < rows && hasFocus()) {
@@ -418,7 +418,7 @@ void SearchBarPlot::draw(QCPPainter* painter)
         } else if (bar.value && std::isfinite(*bar.value)) {
             const double end = yAxis->coordToPixel(*bar.value);
             QRectF rect(std::round(centre - half), std::min(zero, end), std::max(1.0, std::round(2 * half)), std::abs(end - zero));
-            if (rect.height() < 2) rect.setHeight(2);
+            if (rect.height() < 2) rect.setTop(into > 0 ? rect.top() : rect.bottom() - 2), rect.setHeight(2);
             painter->fillRect(rect, current || bar.state == SearchBar::State::Running ? t.accent : t.keptBar());
         } else {
             QPen pen(bar.state == SearchBar::State::Running ? t.accent : t.ghost, bar.state == SearchBar::State::Running ? 2 : 1,

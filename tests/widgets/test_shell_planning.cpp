@@ -207,7 +207,7 @@ private slots:
         shell.window.action(QStringLiteral("plan.stop"))->trigger();
         QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
         QCOMPARE(planner.entries(), std::size_t(2));
-        QCOMPARE(planner.current(), QStringLiteral("Genetic search, blocks of 3 layers, ranks, stopped after 1 of 4 layers"));
+        QCOMPARE(planner.current(), QStringLiteral("Genetic search, stopped after 1 of 4 layers"));
         // Layer 0 as searched, the others as the score chooses.
         QCOMPARE(shell.plans().plan().layer(0).kept, searched);
         QCOMPARE(shell.plans().plan().layer(1).kept.size(), std::size_t(6));
@@ -349,6 +349,11 @@ private slots:
         QCOMPARE(steps->value(), 200);
         QCOMPARE(steps->maximum(), 9000);
         QVERIFY(planner.control<QComboBox>(QStringLiteral("Select, schedule")) != nullptr);
+        // Tab goes to it from the method.
+        const QWidget* next = planner.control<QComboBox>(QStringLiteral("Select, method"))->nextInFocusChain();
+        while (!(next->focusPolicy() & Qt::TabFocus) || next->focusProxy() || next->isHidden())
+            next = next->nextInFocusChain();
+        QCOMPARE(next, static_cast<const QWidget*>(steps));
         QVERIFY(planner.control<QSpinBox>(QStringLiteral("Select, population")) == nullptr);
         QCOMPARE(planner.panel().recipe().select.method, std::string("annealing"));
         // A rule that needs what the profile does not hold is listed, grey, with the reason.

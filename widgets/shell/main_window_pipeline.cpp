@@ -48,6 +48,7 @@ void MainWindow::makePipeline()
     const auto choosers = [this](int page) {
         m_perplexity->choosers()->setVisible(page != m_searchPage);
         m_search->choosers()->setVisible(page == m_searchPage);
+        showSearch();
     };
     connect(m_perplexityDock->header(), &PanelHeader::currentPageChanged, this, choosers);
     choosers(m_perplexityDock->header()->currentPage());
@@ -134,6 +135,8 @@ void MainWindow::showSearch()
 {
     PlanningController* planning = m_workbench->planning();
     m_search->setState(planning->state(), planning->canKeepBest());
+    const bool front = m_perplexityDock->header()->currentPage() == m_searchPage;
+    m_perplexityDock->header()->setSubtitle(front && planning->running() ? tr("one history entry when done") : QString());
     m_actions[QStringLiteral("plan.stop")]->setEnabled(planning->running() && planning->canKeepBest());
 }
 

@@ -120,8 +120,8 @@ void PlanningController::reset()
 QString PlanningController::stoppedText() const
 {
     if (!m_state.measured.empty() && m_state.layers.empty())
-        return tr("%1, stopped after %n plan(s)", nullptr, static_cast<int>(m_state.measured.size())).arg(m_state.title);
-    return tr("%1, stopped after %2 layers").arg(m_state.title, format::countOf(m_state.layersFinished(), m_state.layersToSearch()));
+        return tr("%1, stopped after %n plan(s)", nullptr, static_cast<int>(m_state.measured.size())).arg(m_state.name);
+    return tr("%1, stopped after %2 layers").arg(m_state.name, format::countOf(m_state.layersFinished(), m_state.layersToSearch()));
 }
 
 void PlanningController::finish(const EngineReply& reply)

@@ -419,16 +419,18 @@ QString Workbench::planningProblem() const
     if (!m_forwardSupported) return tr("The engine has not opened the model.");
     if (m_profileRequest != 0) return tr("The profile is being measured.");
     if (!m_profiled) return tr("There is no profile yet.");
-    if (!QFileInfo::exists(profileFile())) return tr("The profile's file is gone. Measure the profile again.");
+    if (!QFileInfo::exists(planningProfile())) return tr("The profile's file is gone. Measure the profile again.");
     if (m_planning.running()) return tr("A search is running.");
     return {};
 }
 
+QString Workbench::planningProfile() const { return profileFile(); }
+
 void Workbench::plan(const PipelineRecipe& recipe)
 {
     if (!planningProblem().isEmpty()) return;
-    m_planning.start(recipe,
-                     {m_modelPath.toStdString(), profileFile().toStdString(), evaluationText(m_plans.shape()), kProfileWindows, methods()});
+    m_planning.start(
+        recipe, {m_modelPath.toStdString(), planningProfile().toStdString(), evaluationText(m_plans.shape()), kProfileWindows, methods()});
 }
 
 void Workbench::tellJob(const std::optional<JobState>& job)

@@ -101,6 +101,7 @@ private:
     void takeScores(const Json& scores);
     void takePartial(const Json& partial);
     QString profileFile() const;
+    QString planningProfile() const;  // that a search reads
     EvaluationText evaluationText(const ModelShape& shape) const;
     void useCalibrationText(const QString& file);
     void forgetProfile();

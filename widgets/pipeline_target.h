@@ -1,0 +1,63 @@
+// How much a pipeline may keep: experts, or a size of the whole model in MiB, GiB or percent of dense; and whether all layers get one
+// count.
+#pragma once
+
+#include "pipeline_recipe.h"
+#include "plan/compression_plan.h"
+#include "plan/model_shape.h"
+
+#include <QWidget>
+
+class QComboBox;
+class QLabel;
+class QLineEdit;
+class QToolButton;
+
+namespace espalier
+{
+
+class Switch;
+
+class PipelineTarget final : public QWidget
+{
+    Q_OBJECT
+public:
+    explicit PipelineTarget(QWidget* parent = nullptr);
+
+    void setShape(const ModelShape& shape);
+    void setPlan(const CompressionPlan& plan);
+    void show(const PipelineRecipe& recipe);  // its target; emits nothing
+    void write(PipelineRecipe& recipe) const;
+    QString problem() const;  // what was typed is no target; empty: it is one
+    void takeSizeOfPlan();    // of the plan on screen, in the unit that is chosen; nothing for the dense model
+
+signals:
+    void changed();
+
+protected:
+    void changeEvent(QEvent* event) override;
+
+private:
+    enum Unit { Experts, MiB, GiB, Percent };
+
+    std::int64_t denseBytes() const;
+    bool planIsDense() const { return m_plan.layerCount() == 0 || m_plan.isIdentity(m_shape); }
+    void setUnit(Unit unit);
+    void enter();
+    void setBad(bool bad);
+    void refresh();
+
+    ModelShape m_shape;
+    CompressionPlan m_plan;
+    Unit m_unit = Experts;
+    int m_experts = 0;
+    std::int64_t m_bytes = 0;
+    bool m_bad = false;
+    QLineEdit* m_field = nullptr;
+    QComboBox* m_units = nullptr;
+    QLabel* m_of = nullptr;
+    QToolButton* m_take = nullptr;
+    Switch* m_equal = nullptr;
+};
+
+}  // namespace espalier
