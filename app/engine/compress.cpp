@@ -9,6 +9,7 @@
 #include "profile/profile_pass.h"
 #include "report.h"
 #include "score/scorer.h"
+#include "search_state.h"
 #include "session/profile_file.h"
 #include "session/profile_parts.h"
 #include "work.h"
@@ -141,7 +142,12 @@ private:
             ESPALIER_TRY(inputs.base, withLocksAndProtection(inputs.base, m_checkpoint->shape(), m_options.plan));
             inputs.windows = windows;
             inputs.model = [this]() -> Result<MoeModel*> { return m_model.get(); };
-            ESPALIER_TRY(outcome, makePlan(inputs, recipe, m_invocation.job));
+            ESPALIER_TRY(SearchState state, openSearchState(m_work / "search.jsonl", m_options.resume, inputs, recipe, m_invocation));
+            inputs.state = &state;
+            Result<PlanOutcome> made = makePlan(inputs, recipe, m_invocation.job);
+            if (!made.ok()) return withSearchKept(std::move(made).error(), state);
+            m_recovered = state.recovered();
+            outcome = std::move(made).value();
             m_planPath = m_work / "plan.json";
             return writeFileAtomically(m_planPath, planFileText(outcome.plan, recipe, hash) + "\n");
         }));
@@ -262,6 +268,7 @@ private:
             stages[name] = {{"seconds", seconds}};
         stages["profile"]["profile"] = m_profilePath.string();
         stages["plan"]["plan"] = m_planPath.string();
+        stages["plan"]["recovered"] = m_recovered;
         for (const PlanStage& stage : outcome.stages)
             stages["plan"]["stages"].push_back(toJson(stage));
         const PairedDifference change = pairedDifference(m_after, m_before);
@@ -294,6 +301,7 @@ private:
     std::shared_ptr<const Checkpoint> m_checkpoint;
     std::unique_ptr<MoeModel> m_model;
     FactorSources m_sources;
+    std::size_t m_recovered = 0;  // results of an interrupted search
     std::vector<WindowLoss> m_before;
     std::vector<WindowLoss> m_after;
     Json m_export;

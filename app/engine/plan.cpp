@@ -1,7 +1,9 @@
 #include "base/atomic_file.h"
+#include "factor_profiles.h"
 #include "output.h"
 #include "plan_options.h"
 #include "planner.h"
+#include "search_state.h"
 #include "session/profile_file.h"
 #include "work.h"
 
@@ -24,6 +26,7 @@ struct PlanOptions {
     TextOptions text;
     PlanMethodOptions methods;
     bool force = false;
+    bool resume = false;
     bool allowOther = false;
 };
 
@@ -59,6 +62,11 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
         ESPALIER_TRY(base, readPlan(options.from, *checkpoint, options.allowOther));
     }
     ESPALIER_TRY(base, withLocksAndProtection(base, shape, options.methods));
+    FactorSources sources;
+    if (base.hasRanks() && base.factors().method == "whitened-svd") {
+        ESPALIER_TRY(sources, openProfiles({options.profile}));
+        base = withGivenProfile(base, sources);
+    }
     std::unique_ptr<MoeModel> model;
     PlanInputs inputs{checkpoint, data, profileHash, base};
     if (!options.text.text.empty() || !options.text.ids.empty()) {
@@ -72,15 +80,24 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
         inputs.model = [&]() -> Result<MoeModel*> {
             if (!model) {
                 ESPALIER_TRY(model, createModel(checkpoint, invocation));
+                model->setFactorSources(sources);
             }
             return model.get();
         };
     }
-    ESPALIER_TRY(const PlanOutcome outcome, makePlan(inputs, recipe, invocation.job));
+    std::filesystem::path statePath = options.out;
+    statePath += ".search";
+    ESPALIER_TRY(SearchState state, openSearchState(statePath, options.resume, inputs, recipe, invocation));
+    inputs.state = &state;
+    Result<PlanOutcome> made = makePlan(inputs, recipe, invocation.job);
+    if (!made.ok()) return withSearchKept(std::move(made).error(), state);
+    const PlanOutcome& outcome = *made;
     const CompressionPlan& plan = outcome.plan;
     invocation.warnings.insert(invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
 
     ESPALIER_CHECK_OK(writeFileAtomically(options.out, planFileText(plan, recipe, profileHash) + "\n"));
+
+    state.remove();
 
     Json result = costJson(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape)));
     const Json losses = gramLossesJson(data, plan);
@@ -91,6 +108,7 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     result["kept_experts"] = plan.keptExperts();
     result["experts"] = shape.totalExperts();
     result["losses"] = losses;
+    result["recovered"] = state.recovered();
     result["trace"] = toJson(recipe);
     result["trace"]["profile_sha256"] = profileHash;
     result["trace"]["stages"] = Json::array();
@@ -115,6 +133,7 @@ void addPlan(Verbs& verbs)
     verb->add_option("--locked", options->locked, "Text that no search sees; the verified allocator measures its gain there once")
         ->type_name("FILE");
     verb->add_option("--from", options->from, "Start from this plan's locks, protection and ranks")->type_name("FILE");
+    verb->add_flag("--resume", options->resume, "Go on with an interrupted search: what it finished is in OUT.search");
     verb->add_flag("--force", options->force, "Replace an existing output");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a profile or plan of another model");
 }

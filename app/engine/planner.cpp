@@ -1,11 +1,15 @@
 #include "planner.h"
 
 #include "allocate/size_plan.h"
+#include "base/sha256.h"
 #include "base/text.h"
 #include "evaluate/evaluator.h"
 #include "plan/cost_model.h"
 #include "profile/profile_pass.h"
+#include "rank_curves.h"
 #include "score/scorer.h"
+#include "search_state.h"
+#include "stage_job.h"
 #include "verified_counts.h"
 #include "work.h"
 
@@ -21,52 +25,8 @@ namespace espalier
 namespace
 {
 
-Status checkMethod(const std::vector<MethodInfo>& methods, const std::string& id, std::string_view slot)
-{
-    if (std::any_of(methods.begin(), methods.end(), [&](const MethodInfo& method) { return method.id == id; })) return {};
-    Error error =
-        usageError(fmt::format("There is no {} method \"{}\".", slot, id), fmt::format("See `espalier-engine methods --slot {}`.", slot));
-    error.code = "method.unknown";
-    error.subject = id;
-    return error;
-}
-
-Json settingsJson(const std::map<std::string, Params>& all, const std::string& slot)
-{
-    Json json = Json::object();
-    if (const auto it = all.find(slot); it != all.end())
-        for (const auto& [key, value] : it->second)
-            json[key] = value.is_number_float() ? Json(value.dump()) : value;
-    return json;
-}
-
-Params paramsOf(const PlanRecipe& recipe, const std::string& slot)
-{
-    const auto it = recipe.params.find(slot);
-    return it == recipe.params.end() ? Params() : it->second;
-}
-
 // Sampled tokens for products of all experts: n(n+1)/2 numbers each.
 constexpr int kDenseTokens = 4096;
-
-// Passes on what a stage says, with its name.
-class StageJob final : public JobContext
-{
-public:
-    StageJob(JobContext& job, std::string stage) : m_job(job), m_stage(std::move(stage)) {}
-    bool stopRequested() const noexcept override { return m_job.stopRequested(); }
-    void progress(std::int64_t done, std::int64_t total, std::string_view phase) override { m_job.progress(done, total, phase); }
-    void partial(const Json& result) override
-    {
-        Json named = result;
-        if (named.is_object()) named["stage"] = m_stage;
-        m_job.partial(named);
-    }
-
-private:
-    JobContext& m_job;
-    std::string m_stage;
-};
 
 Error textNeeded(std::string_view who)
 {
@@ -80,7 +40,12 @@ class Planning
 {
 public:
     Planning(const PlanInputs& inputs, const PlanRecipe& recipe, JobContext& job)
-        : m_inputs(inputs), m_recipe(recipe), m_shape(inputs.checkpoint->shape()), m_job(job)
+        : m_inputs(inputs),
+          m_recipe(recipe),
+          m_shape(inputs.checkpoint->shape()),
+          m_base(inputs.base.withModel(planModelOf(*inputs.checkpoint))),
+          m_state(inputs.state),
+          m_job(job)
     {
     }
 
@@ -89,7 +54,8 @@ public:
         ESPALIER_CHECK_OK(checkRecipe(m_recipe));
         if ((m_recipe.receptiveField || m_recipe.allocate == "verified") && (!m_inputs.model || !m_inputs.windows))
             return textNeeded(m_recipe.receptiveField ? "The receptive field" : "The verified allocator");
-        ESPALIER_TRY(m_scores, score(m_inputs.profile, m_recipe.score, paramsOf(m_recipe, "score")));
+        ESPALIER_CHECK_OK(checkRecipeNeeds(m_recipe, m_inputs.profile));
+        ESPALIER_TRY(m_scores, score(m_inputs.profile, m_recipe.score, m_recipe.paramsOf("score")));
         ESPALIER_CHECK_OK(prepareRequest());
         const bool joint = m_recipe.allocate == "exact" && m_recipe.ranks && m_recipe.rankRule == "exact";
         if (m_recipe.bytes && joint) {
@@ -102,7 +68,6 @@ public:
             ESPALIER_CHECK_OK(chooseSets());
             ESPALIER_CHECK_OK(assign());
         }
-        m_outcome.plan = m_outcome.plan.withModel(planModelOf(*m_inputs.checkpoint));
         return std::move(m_outcome);
     }
 
@@ -111,7 +76,7 @@ private:
 
     Status prepareRequest()
     {
-        m_request.plan = m_inputs.base;
+        m_request.plan = m_base;
         m_request.uniformCount = m_recipe.uniformCount;
         m_request.scores = m_scores;
         m_request.layerImportance = m_scores.layerImportance;
@@ -124,7 +89,7 @@ private:
             CurveOptions options;
             options.seed = m_recipe.seed;
             options.threads = m_recipe.threads;
-            ESPALIER_TRY(m_curves, layerCurves(m_inputs.profile, m_inputs.base, options, job));
+            ESPALIER_TRY(m_curves, layerCurves(m_inputs.profile, m_base, options, job));
             m_request.lossCurves = curveTable(m_curves, m_shape);
             // Squared errors add up over layers, norms do not.
             for (auto& row : m_request.lossCurves)
@@ -137,7 +102,7 @@ private:
     Result<std::vector<int>> counts(int total)
     {
         m_request.keepTotal = total;
-        return espalier::allocate(m_recipe.allocate, m_shape, m_request, paramsOf(m_recipe, "allocate"));
+        return espalier::allocate(m_recipe.allocate, m_shape, m_request, m_recipe.paramsOf("allocate"));
     }
 
     Status allocateCounts(int total)
@@ -147,7 +112,8 @@ private:
         if (m_recipe.allocate == "verified") {
             StageJob job(m_job, "allocate");
             const auto measure = [this](const CompressionPlan& plan) { return this->measure(plan); };
-            ESPALIER_TRY(VerifiedCounts verified, verifyCounts(m_inputs, m_recipe, total, m_request, measure, job));
+            const VerifiedProblem problem{m_inputs, m_base, total, m_request, m_curves, measure};
+            ESPALIER_TRY(VerifiedCounts verified, verifyCounts(problem, m_recipe.paramsOf("allocate"), job));
             m_outcome.keep.assign(m_shape.layers.size(), 0);
             for (const LayerShape& layer : m_shape.layers)
                 if (layer.moe)
@@ -160,7 +126,7 @@ private:
         }
         detail["keep"] = m_outcome.keep;
         stage("allocate", started, std::move(detail));
-        return {};
+        return stopped();
     }
 
     Status selectSets()
@@ -172,10 +138,10 @@ private:
         options.seed = m_recipe.seed;
         options.threads = m_recipe.threads;
         options.scores = m_scores;
-        ESPALIER_TRY(m_outcome.selections, selectLayers(m_inputs.profile, m_recipe.select, paramsOf(m_recipe, "select"), m_outcome.keep,
-                                                        m_inputs.base, options, job));
+        ESPALIER_CHECK_OK(reportStart(job));
+        ESPALIER_TRY(m_outcome.selections, search("select", m_inputs.profile, m_base, options, job));
         ESPALIER_CHECK_OK(searchUncoveredAgain(options, job));
-        ESPALIER_TRY(m_outcome.plan, applySelections(m_shape, m_inputs.base, m_outcome.selections));
+        ESPALIER_TRY(m_outcome.plan, applySelections(m_shape, m_base, m_outcome.selections));
         Json layers = Json::array();
         for (const Selection& selection : m_outcome.selections) {
             if (selection.best.empty()) continue;
@@ -183,15 +149,74 @@ private:
             if (!selection.warning.empty()) m_outcome.warnings.push_back(selection.warning);
         }
         stage("select", started, {{"method", m_recipe.select}, {"layers", std::move(layers)}});
+        return stopped();
+    }
+
+    // What a search improves on: the counts with the sets that the score chooses, or what the exchange measured.
+    Status reportStart(JobContext& job)
+    {
+        CompressionPlan start;
+        if (m_outcome.exchange) {
+            start = m_outcome.exchange->plan;
+        } else {
+            ESPALIER_TRY(start, selectByRanking(m_shape, m_base, m_outcome.keep, m_scores));
+        }
+        job.partial({{"plan", toJson(start)}, {"keep", m_outcome.keep}});
         return {};
     }
+
+    // selectLayers for one stage: what an earlier run finished is taken, every layer is told and recorded as it ends.
+    Result<std::vector<Selection>> search(const std::string& stage, const ProfileData& profile, const CompressionPlan& base,
+                                          SelectOptions options, JobContext& job)
+    {
+        // Layers that are locked for this stage alone are not its results.
+        const auto passedOver = [&](const Selection& selection) {
+            return base.layer(selection.layer).locked && !m_base.layer(selection.layer).locked;
+        };
+        const auto tell = [&](const Selection& selection) {
+            if (selection.best.empty()) return;
+            const KeptSet& best = selection.best.front();
+            Json trace = Json::array();
+            for (const double value : selection.trace)
+                trace.push_back(numberJson(value));
+            job.partial({{"layer", selection.layer},
+                         {"finished", true},
+                         {"kept", best.kept},
+                         {"best_loss", numberJson(best.loss)},
+                         {"reference_loss", selection.referenceLoss ? numberJson(*selection.referenceLoss) : Json()},
+                         {"output_norm", numberJson(selection.outputNorm)},
+                         {"evaluated", selection.evaluated},
+                         {"trace", std::move(trace)}});
+        };
+        if (m_state) options.finished = m_state->selections(stage, m_outcome.keep);
+        for (const auto& [layer, selection] : options.finished)
+            tell(selection);
+        options.onLayer = [&](const Selection& selection) {
+            if (passedOver(selection)) return;
+            if (m_state) record(m_state->add(stage, selection));
+            tell(selection);
+        };
+        return selectLayers(profile, m_recipe.select, m_recipe.paramsOf("select"), m_outcome.keep, base, options, job);
+    }
+
+    // A state that cannot be written costs the chance to resume, not the search.
+    void record(const Status& written)
+    {
+        if (written.ok()) return;
+        m_outcome.warnings.push_back(written.error().describe());
+        m_state = nullptr;
+    }
+    Status stopped() const { return m_job.stopRequested() ? Status(cancelledError()) : Status(); }
 
     // Charging uncovered tokens keeps a search honest but coarse. Above 1 % the layers are searched again on products of all experts,
     // taken from the calibration text (methods.md 2.5, 4.5). Without the model the warning of the selection stands.
     Status searchUncoveredAgain(const SelectOptions& options, JobContext& job)
     {
-        const auto uncovered = [](const Selection& selection) { return selection.uncoveredShare > 0.01; };
         std::vector<Selection>& selections = m_outcome.selections;
+        std::vector<bool> open;
+        for (const Selection& selection : selections)
+            open.push_back(selection.uncoveredShare > 0.01);
+        const auto uncovered = [&](const Selection& selection) { return open[static_cast<std::size_t>(selection.layer)]; };
         if (!m_inputs.model || !m_inputs.windows || std::none_of(selections.begin(), selections.end(), uncovered)) return {};
         ESPALIER_TRY(MoeModel * model, m_inputs.model());
         ProfileOptions dense;
@@ -201,11 +226,10 @@ private:
             if (layer.moe) dense.gramExtra = std::max(dense.gramExtra, layer.experts - layer.router.topK);
         SilentPartials quiet(job);
         ESPALIER_TRY(const ProfileData data, runProfile(*model, *m_inputs.windows, dense, quiet));
-        CompressionPlan base = m_inputs.base;
+        CompressionPlan base = m_base;
         for (const Selection& selection : selections)
             if (!uncovered(selection)) base = base.withLocked(selection.layer, true);
-        ESPALIER_TRY(std::vector<Selection> again,
-                     selectLayers(data, m_recipe.select, paramsOf(m_recipe, "select"), m_outcome.keep, base, options, job));
+        ESPALIER_TRY(std::vector<Selection> again, search("select-again", data, base, options, job));
         for (std::size_t l = 0; l < selections.size(); ++l) {
             if (!uncovered(selections[l])) continue;
             m_outcome.warnings.push_back(
@@ -226,15 +250,23 @@ private:
             ReceptiveFieldOptions options;
             options.sets = m_recipe.receptiveField->sets;
             options.blockSize = m_recipe.receptiveField->blockSize;
+            Json choices = Json::array();
+            for (const Selection& selection : m_outcome.selections)
+                choices.push_back(toJson(selection));
+            const std::string choicesHash = sha256Hex(canonicalJson(choices));
+            if (m_state) options.finished = m_state->blocks(choicesHash);
+            options.onBlock = [&](const FieldBlock& block) {
+                if (m_state) record(m_state->add(choicesHash, block));
+            };
             ESPALIER_TRY(MoeModel * model, m_inputs.model());
-            ESPALIER_TRY(m_outcome.receptiveField,
-                         chooseByBlocks(*model, *m_inputs.windows, m_outcome.selections, m_inputs.base, options, job));
+            ESPALIER_TRY(m_outcome.receptiveField, chooseByBlocks(*model, *m_inputs.windows, m_outcome.selections, m_base, options, job));
             m_outcome.plan = m_outcome.receptiveField->plan;
             Json blocks = Json::array();
             for (const FieldBlock& block : m_outcome.receptiveField->blocks)
                 blocks.push_back(toJson(block));
             stage("receptive-field", started, {{"sets", options.sets}, {"block_size", options.blockSize}, {"blocks", std::move(blocks)}});
         }
+        ESPALIER_CHECK_OK(stopped());
         if (!m_outcome.exchange || m_outcome.plan.hash() == m_outcome.exchange->plan.hash()) return {};
         ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(m_outcome.plan));
         if (pairedDifference(losses, m_outcome.exchange->losses).nll >= 0) m_outcome.plan = m_outcome.exchange->plan;
@@ -247,7 +279,8 @@ private:
         const auto started = Clock::now();
         ESPALIER_TRY(m_outcome.plan, ranked(m_outcome.plan));
         stage("rank", started, {{"rule", m_recipe.rankRule}, {"factors", m_outcome.plan.factors().method}});
-        return {};
+        StageJob(m_job, "rank").partial({{"plan", toJson(m_outcome.plan)}});
+        return stopped();
     }
 
     FactorSettings factorSettings() const
@@ -268,7 +301,7 @@ private:
         if (!m_rankCurves) m_rankCurves = rankCurvesOf(m_inputs.profile);
         request.curves = m_rankCurves;
         request.factors = factorSettings();
-        return assignRanks(m_shape, plan, m_recipe.rankRule, request, paramsOf(m_recipe, "rank"));
+        return assignRanks(m_shape, plan, m_recipe.rankRule, request, m_recipe.paramsOf("rank"));
     }
 
     // Counts and ranks from one budget: the solver's own sets, one decision for both.
@@ -276,7 +309,7 @@ private:
     {
         const auto started = Clock::now();
         SizeRequest request;
-        request.plan = m_inputs.base;
+        request.plan = m_base;
         request.bytes = *m_recipe.bytes;
         request.lossCurves = m_request.lossCurves;
         request.keptSets.resize(m_shape.layers.size());
@@ -302,7 +335,8 @@ private:
                {"dual_bound", numberJson(sized.dualBound)},
                {"gap", numberJson(sized.gap)},
                {"solver", sized.method}});
-        return {};
+        StageJob(m_job, "rank").partial({{"plan", toJson(m_outcome.plan)}});
+        return stopped();
     }
 
     // The largest number of experts whose plan, ranks included, is not larger than the target. Sizes depend on counts and, through the
@@ -316,6 +350,7 @@ private:
         const std::string allocator = m_recipe.allocate;
         if (allocator == "verified") m_recipe.allocate = "importance";
         while (low <= high) {
+            ESPALIER_CHECK_OK(stopped());
             const int middle = low + (high - low) / 2;
             Result<std::vector<int>> keep = counts(middle);
             if (!keep.ok()) {
@@ -325,7 +360,7 @@ private:
                 low = middle + 1;
                 continue;
             }
-            ESPALIER_TRY(CompressionPlan plan, selectByRanking(m_shape, m_inputs.base, *keep, m_scores));
+            ESPALIER_TRY(CompressionPlan plan, selectByRanking(m_shape, m_base, *keep, m_scores));
             if (m_recipe.ranks) {
                 ESPALIER_TRY(plan, ranked(plan));
             }
@@ -358,29 +393,17 @@ private:
 
     Result<std::vector<WindowLoss>> measure(const CompressionPlan& plan)
     {
-        if (!m_evaluator) {
-            ESPALIER_TRY(MoeModel * model, m_inputs.model());
-            m_evaluator.emplace(*model, *m_inputs.windows, evaluatorCacheBytes());
-        }
-        const std::vector<int> all = firstWindows(m_evaluator->windowCount());
-        const std::vector<WindowLoss> known = m_evaluator->measured(plan.hash());
-        if (known.size() == all.size()) return known;
+        ESPALIER_TRY(MoeModel * model, m_inputs.model());
+        Evaluator* evaluator = m_inputs.evaluator;
+        if (!evaluator && !m_evaluator) m_evaluator.emplace(*model, *m_inputs.windows, evaluatorCacheBytes());
+        if (!evaluator) evaluator = &*m_evaluator;
+        const std::vector<int> all = firstWindows(evaluator->windowCount());
+        const std::vector<WindowLoss> recorded = m_state ? m_state->losses(plan.hash()) : std::vector<WindowLoss>();
         SilentPartials job(m_job);
-        return m_evaluator->run(plan, all, known, job);
+        ESPALIER_TRY(std::vector<WindowLoss> losses, evaluator->run(plan, all, recorded, job));
+        if (m_state && recorded.size() != all.size()) record(m_state->add(plan.hash(), losses));
+        return losses;
     }
-
-    // Windows of single measurements are not results of the search.
-    class SilentPartials final : public JobContext
-    {
-    public:
-        explicit SilentPartials(JobContext& job) : m_job(job) {}
-        bool stopRequested() const noexcept override { return m_job.stopRequested(); }
-        void progress(std::int64_t, std::int64_t, std::string_view) override {}
-        void partial(const Json&) override {}
-
-    private:
-        JobContext& m_job;
-    };
 
     void stage(std::string name, Clock::time_point started, Json detail)
     {
@@ -390,6 +413,8 @@ private:
     const PlanInputs& m_inputs;
     PlanRecipe m_recipe;
     const ModelShape& m_shape;
+    CompressionPlan m_base;
+    SearchState* m_state;  // may be null
     JobContext& m_job;
     ExpertScores m_scores;
     AllocationRequest m_request;
@@ -400,46 +425,6 @@ private:
 };
 
 }  // namespace
-
-Json toJson(const PlanRecipe& recipe)
-{
-    Json json = {{"allocate",
-                  {{"method", recipe.allocate}, {"parameters", settingsJson(recipe.params, "allocate")}, {"uniform", recipe.uniformCount}}},
-                 {"score", {{"method", recipe.score}, {"parameters", settingsJson(recipe.params, "score")}}},
-                 {"select", {{"method", recipe.select}, {"parameters", settingsJson(recipe.params, "select")}}}};
-    json["budget"] = recipe.bytes ? Json{{"bytes", *recipe.bytes}} : Json{{"experts", recipe.keepTotal.value_or(0)}};
-    if (recipe.receptiveField)
-        json["receptive_field"] = {{"sets", recipe.receptiveField->sets}, {"block_size", recipe.receptiveField->blockSize}};
-    if (recipe.ranks) {
-        Json rank = {{"method", recipe.rankRule}, {"parameters", settingsJson(recipe.params, "rank")}};
-        rank["average"] = recipe.averageRank ? Json(fmt::format("{}", *recipe.averageRank)) : Json("auto");
-        if (recipe.decomposeShare) {
-            rank["average"] = nullptr;
-            rank["share"] = fmt::format("{}", *recipe.decomposeShare);
-        }
-        json["rank"] = std::move(rank);
-    }
-    return json;
-}
-
-Status checkRecipe(const PlanRecipe& recipe)
-{
-    std::vector<MethodInfo> allocate = allocators();
-    allocate.push_back(verifiedExchangeInfo());
-    ESPALIER_CHECK_OK(checkMethod(selectorMethods(), recipe.select, "select"));
-    ESPALIER_CHECK_OK(checkMethod(allocate, recipe.allocate, "allocate"));
-    ESPALIER_CHECK_OK(checkMethod(scorers(), recipe.score, "score"));
-    if (recipe.ranks) ESPALIER_CHECK_OK(checkMethod(rankRules(), recipe.rankRule, "rank-rule"));
-    if (!recipe.factors.empty() && recipe.factors != "svd" && recipe.factors != "whitened-svd") {
-        Error error =
-            usageError(fmt::format("There is no factors method \"{}\".", recipe.factors), "See `espalier-engine methods --slot factors`.");
-        error.code = "method.unknown";
-        error.subject = recipe.factors;
-        return error;
-    }
-    if (!recipe.keepTotal && !recipe.bytes) return usageError("A target is needed: a number of experts or a size.");
-    return {};
-}
 
 Result<PlanOutcome> makePlan(const PlanInputs& inputs, const PlanRecipe& recipe, JobContext& job)
 {
@@ -452,24 +437,6 @@ Json toJson(const PlanStage& stage)
     json["stage"] = stage.name;
     json["seconds"] = stage.seconds;
     return json;
-}
-
-std::shared_ptr<const RankCurves> rankCurvesOf(const ProfileData& profile)
-{
-    if (!profile.has("curves")) return nullptr;
-    auto curves = std::make_shared<RankCurves>();
-    curves->layers.resize(profile.layers.size());
-    for (const LayerProfile& layer : profile.layers) {
-        auto& experts = curves->layers[static_cast<std::size_t>(layer.layer)];
-        experts.resize(static_cast<std::size_t>(layer.experts));
-        for (int e = 0; e < layer.experts; ++e)
-            for (int matrix = 0; matrix < 3; ++matrix) {
-                MatrixCurve& curve = experts[static_cast<std::size_t>(e)][static_cast<std::size_t>(matrix)];
-                curve.error = layer.errorCurve(e, matrix);
-                curve.weight = layer.outputEnergy > 0 ? layer.outputGain(e, matrix) / layer.outputEnergy : 0;
-            }
-    }
-    return curves;
 }
 
 }  // namespace espalier

@@ -3,11 +3,11 @@
 #pragma once
 
 #include "allocate/allocator.h"
-#include "allocate/rank_rule.h"
 #include "base/error.h"
 #include "base/job.h"
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
+#include "recipe.h"
 #include "search/receptive_field.h"
 #include "search/selector.h"
 #include "search/verified_exchange.h"
@@ -25,45 +25,21 @@
 namespace espalier
 {
 
+class Evaluator;
 class MoeModel;
-
-struct ReceptiveFieldChoice {
-    int sets = 3;       // K
-    int blockSize = 3;  // T
-};
-
-// Which method fills each slot, and for how much. Everything a plan depends on besides model, profile and text.
-struct PlanRecipe {
-    std::optional<int> keepTotal;       // routed experts kept; or
-    std::optional<std::int64_t> bytes;  // the largest plan that is not larger than this
-    bool uniformCount = false;
-    std::string score = "leave-one-out";
-    std::string allocate = "importance";
-    std::string select = "ranking";
-    std::optional<ReceptiveFieldChoice> receptiveField;
-    bool ranks = false;
-    std::string rankRule = "moe-i2";
-    std::optional<double> averageRank;     // ranks without either: autoAverageRank of the layer's shape
-    std::optional<double> decomposeShare;  // in [0, 1)
-    std::string factors;                   // "whitened-svd", "svd"; empty: whitened where the profile has bases
-    std::map<std::string, Params> params;  // by slot: score, allocate, select, rank
-    std::uint64_t seed = 0;
-    int threads = 0;
-};
-
-// Methods, parameters and target as they go into the plan file: no floating point numbers, so that equal plans are equal bytes.
-Json toJson(const PlanRecipe& recipe);
-// Errors: method.unknown (usage), naming the slot.
-Status checkRecipe(const PlanRecipe& recipe);
+class SearchState;
 
 struct PlanInputs {
     std::shared_ptr<const Checkpoint> checkpoint;
     const ProfileData& profile;
     std::string profileSha256;
     CompressionPlan base;  // locks, protection; ranks of experts that stay
-    // The model on the calibration text: for the receptive field and the verified allocator, called when first needed. May be empty.
+    // The model on the calibration text: for the receptive field and the verified allocator, called whenever it is needed, ready for the
+    // factors of `base`. May be empty.
     std::function<Result<MoeModel*>()> model = {};
     std::optional<TokenWindows> windows = {};
+    Evaluator* evaluator = nullptr;           // of this model on these windows, where there is one
+    SearchState* state = nullptr;             // what an earlier run finished, and where this one records; may be null
     std::optional<TokenWindows> locked = {};  // text that no search sees, measured once at the end
 };
 
@@ -83,13 +59,17 @@ struct PlanOutcome {
     std::vector<std::string> warnings;
 };
 
-// Partial results: those of selectLayers, chooseByBlocks and exchangeVerified, each with "stage". Errors: those of the parts;
+// Partial results, each with "stage":
+//   "allocate"         those of layerCurves, {"layer","alone"} (the loss when only this layer gives up its share), those of
+//   exchangeVerified "select"           {"plan","keep"} once: what the search improves on; those of selectLayers; for every layer that ends
+//   {"layer",
+//                      "finished","kept","best_loss","reference_loss","output_norm","evaluated","trace"}
+//   "receptive-field"  those of chooseByBlocks
+//   "rank"             {"plan"}
+// Every "plan" is complete and valid. Errors: those of the parts and of checkRecipe, profile.missing_statistics before anything runs,
 // plan.text_needed (usage) where a stage runs the model and no text was given; cancelled.
 Result<PlanOutcome> makePlan(const PlanInputs& inputs, const PlanRecipe& recipe, JobContext& job);
 
 Json toJson(const PlanStage& stage);
-
-// Squared errors of all ranks of a profile with curves, weighted to the layer's output, as the rank rules take them.
-std::shared_ptr<const RankCurves> rankCurvesOf(const ProfileData& profile);
 
 }  // namespace espalier

@@ -1,5 +1,6 @@
 #include "verified_counts.h"
 
+#include "stage_job.h"
 #include "work.h"
 
 #include <fmt/format.h>
@@ -18,10 +19,10 @@ namespace
 class SetTable
 {
 public:
-    explicit SetTable(std::vector<LayerCurve> curves)
+    explicit SetTable(const std::vector<LayerCurve>& curves)
     {
-        for (LayerCurve& curve : curves)
-            m_curves[curve.layer] = std::move(curve);
+        for (const LayerCurve& curve : curves)
+            m_curves[curve.layer] = curve;
     }
 
     Result<ExpertSet> at(int layer, int count) const
@@ -62,20 +63,18 @@ private:
 
 }  // namespace
 
-Result<VerifiedCounts> verifyCounts(const PlanInputs& inputs, const PlanRecipe& recipe, int keepTotal, const AllocationRequest& request,
-                                    const std::function<Result<std::vector<WindowLoss>>(const CompressionPlan&)>& evaluate, JobContext& job)
+Result<VerifiedCounts> verifyCounts(const VerifiedProblem& verified, const Params& given, JobContext& job)
 {
+    const PlanInputs& inputs = verified.inputs;
+    const CompressionPlan& base = verified.base;
+    const int keepTotal = verified.keepTotal;
+    const auto& evaluate = verified.evaluate;
     const ModelShape& shape = inputs.checkpoint->shape();
-    const auto given = recipe.params.find("allocate");
-    ESPALIER_TRY(const Params params, checkParams(verifiedExchangeInfo(), given == recipe.params.end() ? Params() : given->second));
-    CurveOptions curveOptions;
-    curveOptions.seed = recipe.seed;
-    curveOptions.threads = recipe.threads;
-    ESPALIER_TRY(std::vector<LayerCurve> curves, layerCurves(inputs.profile, inputs.base, curveOptions, job));
-    const SetTable table(std::move(curves));
+    ESPALIER_TRY(const Params params, checkParams(verifiedExchangeInfo(), given));
+    const SetTable table(verified.curves);
 
     // What a layer is worth to the loss: the rise when it alone gives up its share of the experts. Output error cannot see that.
-    ESPALIER_TRY(const std::vector<WindowLoss> dense, evaluate(inputs.base));
+    ESPALIER_TRY(const std::vector<WindowLoss> dense, evaluate(base));
     const double share = static_cast<double>(keepTotal) / static_cast<double>(shape.totalExperts());
     std::vector<double> rise(shape.layers.size(), 0);
     std::vector<double> weight(shape.layers.size(), 1);
@@ -84,7 +83,7 @@ Result<VerifiedCounts> verifyCounts(const PlanInputs& inputs, const PlanRecipe& 
         const int experts = shape.layers[static_cast<std::size_t>(layer)].experts;
         const int count = std::clamp(static_cast<int>(std::lround(share * experts)), curve.lowest, experts - 1);
         ESPALIER_TRY(ExpertSet kept, table.at(layer, count));
-        ESPALIER_TRY(const CompressionPlan alone, inputs.base.withKept(shape, layer, std::move(kept)));
+        ESPALIER_TRY(const CompressionPlan alone, base.withKept(shape, layer, std::move(kept)));
         ESPALIER_TRY(const std::vector<WindowLoss> losses, evaluate(alone));
         const double nll = pairedDifference(losses, dense).nll;
         rise[static_cast<std::size_t>(layer)] = nll;
@@ -101,7 +100,7 @@ Result<VerifiedCounts> verifyCounts(const PlanInputs& inputs, const PlanRecipe& 
 
     ExchangeProblem problem;
     problem.shape = shape;
-    AllocationRequest asked = request;
+    AllocationRequest asked = verified.request;
     asked.keepTotal = keepTotal;
     AllocationRequest weighted = asked;
     for (std::size_t l = 0; l < weighted.lossCurves.size(); ++l)
@@ -115,7 +114,7 @@ Result<VerifiedCounts> verifyCounts(const PlanInputs& inputs, const PlanRecipe& 
             candidates.push_back({{"name", id}, {"error", keep.error().code}});
             continue;
         }
-        const Result<CompressionPlan> plan = table.plan(shape, inputs.base, *keep);
+        const Result<CompressionPlan> plan = table.plan(shape, base, *keep);
         if (!plan.ok() || plan->keptExperts() != keepTotal) continue;
         candidates.push_back({{"name", id}, {"keep", *keep}});
         const bool known = std::any_of(problem.candidates.begin(), problem.candidates.end(),
@@ -137,7 +136,8 @@ Result<VerifiedCounts> verifyCounts(const PlanInputs& inputs, const PlanRecipe& 
     if (inputs.locked) {
         problem.measureLocked = [&](const CompressionPlan& plan) -> Result<std::vector<WindowLoss>> {
             ESPALIER_TRY(MoeModel * model, inputs.model());
-            return measureOnce(*model, *inputs.locked, plan, job);
+            SilentPartials quiet(job);
+            return measureOnce(*model, *inputs.locked, plan, quiet);
         };
     }
     VerifiedCounts result;
@@ -149,13 +149,12 @@ Result<VerifiedCounts> verifyCounts(const PlanInputs& inputs, const PlanRecipe& 
     Json trace = Json::array();
     for (const ExchangeStep& step : exchange.trace)
         trace.push_back(toJson(step));
-    static constexpr const char* kEnds[] = {"converged", "time-limit", "move-limit", "cancelled"};
     result.detail = {{"candidates", std::move(candidates)},
                      {"layer_rise", std::move(rises)},
                      {"trace", std::move(trace)},
                      {"measured", exchange.measured},
                      {"moves", exchange.moves},
-                     {"end", kEnds[static_cast<int>(exchange.end)]},
+                     {"end", exchangeEndName(exchange.end)},
                      {"start", problem.candidates[static_cast<std::size_t>(exchange.startCandidate)].name},
                      {"change", differenceJson(exchange.change)},
                      {"against_dense", differenceJson(pairedDifference(exchange.losses, dense))},

@@ -11,11 +11,18 @@ struct VerifiedCounts {
     Json detail;  // candidates, layer weights, trace
 };
 
+struct VerifiedProblem {
+    const PlanInputs& inputs;
+    const CompressionPlan& base;
+    int keepTotal = 0;
+    const AllocationRequest& request;
+    const std::vector<LayerCurve>& curves;  // of every free MoE layer: the best set at every count
+    // Exact losses of a plan on the calibration windows.
+    std::function<Result<std::vector<WindowLoss>>(const CompressionPlan&)> evaluate;
+};
+
 // Candidates are the answers of the other allocators at `keepTotal` experts, each with the best sets of the layers, and the exact
-// solver's under weights measured on the model: the rise of the loss when one layer alone gives up its share. `evaluate` gives exact
-// losses of a plan on the calibration windows.
-Result<VerifiedCounts> verifyCounts(const PlanInputs& inputs, const PlanRecipe& recipe, int keepTotal, const AllocationRequest& request,
-                                    const std::function<Result<std::vector<WindowLoss>>(const CompressionPlan&)>& evaluate,
-                                    JobContext& job);
+// solver's under weights measured on the model: the rise of the loss when one layer alone gives up its share.
+Result<VerifiedCounts> verifyCounts(const VerifiedProblem& verified, const Params& params, JobContext& job);
 
 }  // namespace espalier

@@ -112,12 +112,17 @@ Result<CompressionPlan> readPlan(const std::filesystem::path& path, const Checkp
     return plan;
 }
 
+Status checkProfileModel(const ProfileData& profile, const std::filesystem::path& path, const Checkpoint& checkpoint)
+{
+    if (profile.fingerprint == checkpoint.fingerprint()) return {};
+    return badInput("profile.other_model", path.string(), "The profile was taken of another model.",
+                    "Profile this model, or open the one it belongs to.");
+}
+
 Result<ProfileData> readProfileFor(const std::filesystem::path& path, const Checkpoint& checkpoint, bool allowOther)
 {
     ESPALIER_TRY(ProfileData data, readProfile(path));
-    if (!allowOther && data.fingerprint != checkpoint.fingerprint())
-        return badInput("profile.other_model", path.string(), "The profile was taken of another model.",
-                        "Profile this model, or open the one it belongs to.");
+    if (!allowOther) ESPALIER_CHECK_OK(checkProfileModel(data, path, checkpoint));
     return data;
 }
 

@@ -50,6 +50,8 @@ Status checkPlanModel(const CompressionPlan& plan, const PlanModel& own, const s
 Result<CompressionPlan> readPlan(const std::filesystem::path& path, const Checkpoint& checkpoint, bool allowOther);
 PlanModel planModelOf(const Checkpoint& checkpoint);
 
+// Error: profile.other_model.
+Status checkProfileModel(const ProfileData& profile, const std::filesystem::path& path, const Checkpoint& checkpoint);
 // Refuses a profile of another model unless told otherwise. Errors: profile.*, profile.other_model.
 Result<ProfileData> readProfileFor(const std::filesystem::path& path, const Checkpoint& checkpoint, bool allowOther);
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <thread>
 
 namespace espalier
@@ -16,7 +17,8 @@ namespace espalier
 namespace
 {
 
-constexpr std::chrono::milliseconds kAskEvery{20};  // how soon a stop is noticed
+constexpr std::chrono::milliseconds kAskEvery{20};      // how soon a stop is noticed
+constexpr std::chrono::milliseconds kReportEvery{100};  // a person watches; traces grow with every generation
 
 struct Shared {
     std::mutex mutex;
@@ -26,6 +28,8 @@ struct Shared {
     std::map<int, Error> errors;
     int running = 0;
     std::atomic<bool> stop = false;
+    std::atomic<bool> held = false;  // while the job is asked: it may run something else first, which gets the cores
+    std::condition_variable released;
     std::atomic<std::size_t> next = 0;
 };
 
@@ -33,12 +37,18 @@ class LayerHandle final : public LayerPool::Handle
 {
 public:
     LayerHandle(Shared& shared, int layer) : m_shared(shared), m_layer(layer) {}
-    bool stopRequested() const override { return m_shared.stop.load(std::memory_order_relaxed); }
+    bool stopRequested() const override
+    {
+        if (m_shared.held.load(std::memory_order_relaxed)) {
+            std::unique_lock lock(m_shared.mutex);
+            m_shared.released.wait(lock, [this] { return !m_shared.held; });
+        }
+        return m_shared.stop.load(std::memory_order_relaxed);
+    }
     void report(Json partial) override
     {
         const std::lock_guard lock(m_shared.mutex);
         m_shared.reports.insert_or_assign(m_layer, std::move(partial));
-        m_shared.changed.notify_one();
     }
 
 private:
@@ -92,15 +102,20 @@ Status LayerPool::run(const std::vector<int>& layers, int threads, std::int64_t 
         });
 
     bool running = true;
+    std::optional<std::chrono::steady_clock::time_point> reported;
     while (running) {
         std::map<int, Json> reports;
         std::vector<int> ready;
         {
             std::unique_lock lock(shared.mutex);
-            if (shared.reports.empty() && shared.finished.empty() && shared.running > 0) shared.changed.wait_for(lock, kAskEvery);
-            reports.swap(shared.reports);
+            if (shared.finished.empty() && shared.running > 0) shared.changed.wait_for(lock, kAskEvery);
             ready.swap(shared.finished);
             running = shared.running > 0;
+            const auto now = std::chrono::steady_clock::now();
+            if (!ready.empty() || !reported || now - *reported >= kReportEvery) {
+                reports.swap(shared.reports);
+                reported = now;
+            }
         }
         for (auto& [layer, report] : reports)
             job.partial(report);
@@ -108,7 +123,13 @@ Status LayerPool::run(const std::vector<int>& layers, int threads, std::int64_t 
             finished(layer);
             job.progress(++done, total, "layer");
         }
+        shared.held = true;
         if (job.stopRequested()) shared.stop = true;
+        {
+            const std::lock_guard lock(shared.mutex);
+            shared.held = false;
+        }
+        shared.released.notify_all();
     }
     for (std::thread& thread : pool)
         thread.join();

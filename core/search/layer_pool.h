@@ -1,4 +1,5 @@
-// Layers side by side on a pool of threads. The job is told and asked from the calling thread only.
+// Layers side by side on a pool of threads. The job is told and asked from the calling thread only; while it is asked, which may take as
+// long as an interactive evaluation, the layers wait at their next stop check.
 #pragma once
 
 #include "base/error.h"
@@ -20,7 +21,7 @@ public:
     public:
         virtual ~Handle() = default;
         virtual bool stopRequested() const = 0;
-        // For job.partial; a newer report of the same layer may replace one that was not handed over yet.
+        // For job.partial, at most ten times a second; a newer report of the same layer replaces one that was not handed over yet.
         virtual void report(Json partial) = 0;
     };
     using Work = std::function<Status(int layer, Handle&)>;

@@ -73,7 +73,7 @@ public:
             if (b < m_options.finished.size()) {
                 FieldBlock block = m_options.finished[b];
                 take(field, block);
-                m_job.partial(toJson(block));
+                ESPALIER_CHECK_OK(report(block, field.choice));
                 field.blocks.push_back(std::move(block));
                 if (last) break;
                 ESPALIER_CHECK_OK(advance(m_blocks[b], field.choice, m_input));
@@ -82,7 +82,8 @@ public:
             }
             ESPALIER_TRY(FieldBlock block, search(m_blocks[b]));
             take(field, block);
-            m_job.partial(toJson(block));
+            if (m_options.onBlock) m_options.onBlock(block);
+            ESPALIER_CHECK_OK(report(block, field.choice));
             field.blocks.push_back(std::move(block));
             if (last) break;
             if (m_bestLeaf.empty()) {
@@ -109,6 +110,15 @@ private:
     {
         for (std::size_t i = 0; i < block.moeLayers.size(); ++i)
             field.choice[static_cast<std::size_t>(block.moeLayers[i])] = block.best.choice[i];
+    }
+
+    Status report(const FieldBlock& block, const std::vector<int>& choice)
+    {
+        ESPALIER_TRY(const CompressionPlan plan, applySelections(m_model.shape(), m_base, m_selections, choice));
+        Json partial = toJson(block);
+        partial["plan"] = toJson(plan);
+        m_job.partial(partial);
+        return {};
     }
 
     // Plan j has choice j in every layer: a layer run looks at its own layer only.
@@ -380,6 +390,16 @@ Result<FieldBlock> fieldBlockFromJson(const Json& value)
     }
 }
 
+Status checkFieldOptions(const ReceptiveFieldOptions& options)
+{
+    if (options.sets >= 1 && options.sets <= 16 && options.blockSize >= 1 && options.blockSize <= 8) return {};
+    Error error = usageError(fmt::format("K {} and T {} must lie between 1 and 16, 1 and 8.", options.sets, options.blockSize),
+                             "Three of each is what the paper uses.");
+    error.code = "search.bad_option";
+    error.subject = "kt";
+    return error;
+}
+
 Result<ReceptiveField> chooseByBlocks(MoeModel& model, const TokenWindows& windows, const std::vector<Selection>& selections,
                                       const CompressionPlan& base, const ReceptiveFieldOptions& options, JobContext& job)
 {
@@ -390,12 +410,7 @@ Result<ReceptiveField> chooseByBlocks(MoeModel& model, const TokenWindows& windo
             "search.shape", "selections",
             fmt::format("The model has {} layers, the search result {}, the plan {}.", layers, selections.size(), base.layerCount()),
             "Use results of this model.");
-    if (options.sets < 1 || options.sets > 16 || options.blockSize < 1 || options.blockSize > 8) {
-        Error error = usageError(fmt::format("K {} and T {} must lie between 1 and 16, 1 and 8.", options.sets, options.blockSize), {});
-        error.code = "search.bad_option";
-        error.subject = "kt";
-        return error;
-    }
+    ESPALIER_CHECK_OK(checkFieldOptions(options));
     if (windows.rows.empty())
         return badInput("text.too_short", windows.source, "There is no text to run the blocks on.", "Give at least one window.");
     return FieldSearch(model, windows, selections, base, options, job).run();

@@ -15,6 +15,7 @@
 #include "tokenizer/windows.h"
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace espalier
@@ -58,8 +59,11 @@ struct ReceptiveFieldOptions {
     int windows = 16;  // the first ones; 0 = all
     // Residual streams alive at a time beside X: more windows run together when it allows, which saves reading streamed weights again.
     std::int64_t streamBytes = std::int64_t{1} << 30;
-    std::vector<FieldBlock> finished = {};  // leading blocks of an earlier run with the same inputs
+    std::vector<FieldBlock> finished = {};                // leading blocks of an earlier run with the same inputs
+    std::function<void(const FieldBlock&)> onBlock = {};  // for every block that gets finished
 };
+// Error: search.bad_option (usage).
+Status checkFieldOptions(const ReceptiveFieldOptions& options);
 
 struct ReceptiveField {
     std::vector<FieldBlock> blocks;
@@ -68,8 +72,8 @@ struct ReceptiveField {
 };
 
 // `selections`: per decoder layer, as selectLayers returns them. Layers that are locked in `base` or have no selection run as `base`
-// has them. Progress counts (layer, window group) runs; every finished block is handed to job.partial (its JSON), and a stop is
-// honoured between two layer runs.
+// has them. Progress counts (layer, window group) runs; every finished block is handed to job.partial (its JSON, with the plan
+// so far as "plan"), and a stop is honoured between two layer runs.
 // Errors: search.shape, search.bad_option (Usage), text.too_short, plan.*, model.*, cancelled.
 Result<ReceptiveField> chooseByBlocks(MoeModel& model, const TokenWindows& windows, const std::vector<Selection>& selections,
                                       const CompressionPlan& base, const ReceptiveFieldOptions& options, JobContext& job);

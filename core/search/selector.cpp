@@ -84,7 +84,8 @@ Json toJson(const Selection& selection)
                  {"trace", std::move(trace)},
                  {"evaluated", selection.evaluated},
                  {"output_norm", selection.outputNorm},
-                 {"uncovered", selection.uncoveredShare}};
+                 {"uncovered", selection.uncoveredShare},
+                 {"reference_loss", selection.referenceLoss ? jsonNumber(*selection.referenceLoss) : Json()}};
     if (!selection.warning.empty()) json["warning"] = selection.warning;
     return json;
 }
@@ -107,6 +108,8 @@ Result<Selection> selectionFromJson(const Json& value)
         selection.outputNorm = value.at("output_norm").get<double>();
         selection.uncoveredShare = value.at("uncovered").get<double>();
         selection.warning = value.value("warning", std::string());
+        if (const Json reference = value.value("reference_loss", Json()); reference.is_number())
+            selection.referenceLoss = reference.get<double>();
         return selection;
     } catch (const Json::exception& failure) {
         return badInput("search.invalid", "search result", fmt::format("A stored search result cannot be read: {}.", failure.what()),
@@ -151,7 +154,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
             return badInput("profile.missing_statistics", fmt::format("layer {}", shape.index),
                             fmt::format("The profile has no products of expert outputs for layer {}, which \"{}\" needs.", shape.index, id),
                             "Take the profile again and collect \"gram\".");
-        if (ranks && options.scores && !base.layer(shape.index).locked) {
+        if (options.scores && !base.layer(shape.index).locked) {
             ESPALIER_TRY(worth[l], worthOf(*options.scores, shape));
         }
         open.push_back(shape.index);
@@ -184,10 +187,12 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
             if (search.stopped()) return cancelledError();
         }
         selections[l] = search.selection();
+        if (!plan.locked && options.scores) selections[l].referenceLoss = loss.evaluate(search.ranked(search.request().worth)).loss();
         if (profile.layers[l].gram.listLength == 0) {
             for (KeptSet& set : selections[l].best)
                 set.loss = kNaN;
             selections[l].trace.clear();
+            selections[l].referenceLoss.reset();
         }
         return {};
     };

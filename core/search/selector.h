@@ -35,6 +35,9 @@ struct Selection {
     double outputNorm = 0;      // ||MoE output||_F on the stored tokens: loss / outputNorm is comparable between layers
     double uncoveredShare = 0;  // of best[0]
     std::string warning;        // for people; not empty when more than 1 % of the tokens are uncovered
+    // Loss of the set that SelectOptions::scores would choose at the same count: what the search gains. None for locked layers and
+    // without scores or products.
+    std::optional<double> referenceLoss = {};
 
     bool operator==(const Selection&) const = default;
 };
@@ -49,7 +52,7 @@ struct SelectOptions {
     int bestSets = 3;  // K best sets per layer
     std::uint64_t seed = 1;
     int threads = 0;                          // layers at a time; 0 = one per core
-    std::optional<ExpertScores> scores = {};  // what `ranking` ranks by; leave-one-out importance when absent
+    std::optional<ExpertScores> scores = {};  // what `ranking` ranks by (leave-one-out importance when absent), and referenceLoss
     // Layers finished by an earlier run with the same settings: taken as they are.
     std::map<int, Selection> finished = {};
     // Called from the calling thread for every layer that gets finished, in the order in which they do.
@@ -59,7 +62,7 @@ struct SelectOptions {
 // The best sets of every layer at `keepPerLayer` (per decoder layer; ignored for dense ones), one Selection per decoder layer, empty
 // for dense layers. A locked layer of `base` answers with what it keeps, protected experts are in every set, and routers with groups
 // keep equally many experts of each. The same seed gives the same result for any number of threads. While it runs job.partial gets
-// {"layer","generation","best_loss","trace"} for curves.
+// {"layer","generation","best_loss","trace"} for curves, a few times a second for each layer.
 // Errors: method.unknown, method.bad_parameter, search.keep_out_of_range, search.protected, search.too_many_sets, search.groups (Usage),
 // profile.missing_statistics, score.shape (BadInput), cancelled.
 Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const std::string& method, const Params& params,

@@ -178,7 +178,9 @@ private:
             m_result.plan = plan;
             m_result.losses = std::move(losses);
         }
-        m_job.partial(toJson(step));
+        Json partial = toJson(step);
+        if (step.accepted) partial["plan"] = toJson(plan);
+        m_job.partial(partial);
         m_result.trace.push_back(std::move(step));
     }
 
@@ -292,8 +294,23 @@ private:
 
 Json toJson(const ExchangeStep& step)
 {
-    return {{"name", step.name},         {"plan", step.planHash},          {"nll", step.nll},          {"change", step.change},
+    return {{"name", step.name},         {"plan_hash", step.planHash},     {"nll", step.nll},          {"change", step.change},
             {"error", step.changeError}, {"estimate", step.estimatedGain}, {"accepted", step.accepted}};
+}
+
+const char* exchangeEndName(ExchangeEnd end)
+{
+    switch (end) {
+        case ExchangeEnd::Converged:
+            return "converged";
+        case ExchangeEnd::TimeLimit:
+            return "time-limit";
+        case ExchangeEnd::MoveLimit:
+            return "move-limit";
+        case ExchangeEnd::Cancelled:
+            return "cancelled";
+    }
+    return "";
 }
 
 Result<std::optional<CompressionPlan>> applyMove(const ExchangeProblem& problem, const CompressionPlan& plan, const ExchangeMove& move)

@@ -88,9 +88,10 @@ struct ExchangeResult {
     int moves = 0;  // accepted
 };
 
-// Each measured plan is handed to job.partial as {"name","plan","nll","change","error","estimate","accepted"}. A stop, and the time limit,
-// end the search with the best plan so far; a stop before anything was measured is the error cancelled. Errors: search.no_candidates,
-// search.shape, search.budget (a candidate costs more than the budget), and those of the callbacks.
+// Each measured plan is handed to job.partial as {"name","plan_hash","nll","change","error","estimate","accepted"}, with "plan", the whole
+// plan, when it was accepted. A stop, and the time limit, end the search with the best plan so far; a stop before anything was measured is
+// the error cancelled. Errors: search.no_candidates, search.shape, search.budget (a candidate costs more than the budget), and those of the
+// callbacks.
 Result<ExchangeResult> exchangeVerified(const ExchangeProblem& problem, const ExchangeOptions& options, JobContext& job);
 
 // The plan after a move: every layer has its best set at the new count; ranks of experts that stay are kept, those of experts that leave
@@ -103,5 +104,6 @@ const MethodInfo& verifiedExchangeInfo();
 ExchangeOptions exchangeOptions(const Params& params);
 
 Json toJson(const ExchangeStep& step);
+const char* exchangeEndName(ExchangeEnd end);  // "converged", "time-limit", "move-limit", "cancelled"
 
 }  // namespace espalier

@@ -76,6 +76,12 @@ void EngineProcess::closeInput()
 
 void EngineProcess::signal(int number) { kill(m_pid, number); }
 
+bool EngineProcess::ended() const
+{
+    siginfo_t info = {};
+    return waitid(P_PID, static_cast<id_t>(m_pid), &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid != 0;
+}
+
 bool EngineProcess::pump()
 {
     for (;;) {

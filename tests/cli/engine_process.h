@@ -28,6 +28,7 @@ public:
     bool write(std::string_view bytes);
     void closeInput();
     void signal(int number);
+    bool ended() const;  // and waits to be waited for
     // Reads standard output and error until one more piece came; false at the end of both.
     bool pump();
     const std::string& output() const { return m_output; }

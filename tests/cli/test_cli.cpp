@@ -314,7 +314,7 @@ TEST(Cli, interruptedEvaluationStopsAndResumes)
         std::error_code ignored;
         return std::filesystem::exists(scratch / "cache/espalier/evaluations", ignored);
     };
-    while (!started() && kill(engine.pid(), 0) == 0)
+    while (!started() && !engine.ended())
         std::this_thread::yield();
     engine.signal(SIGINT);
     EXPECT_EQ(engine.wait(), 130);
@@ -452,8 +452,7 @@ TEST(Cli, profileScorePlan)
     {
         EngineProcess engine(again);
         std::error_code ignored;
-        while (!std::filesystem::exists(killed + ".state", ignored) && !std::filesystem::exists(killed, ignored) &&
-               kill(engine.pid(), 0) == 0)
+        while (!std::filesystem::exists(killed + ".state", ignored) && !std::filesystem::exists(killed, ignored) && !engine.ended())
             std::this_thread::yield();
         engine.signal(SIGKILL);
         engine.wait();
