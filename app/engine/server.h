@@ -6,12 +6,15 @@
 #pragma once
 
 #include "options.h"
+#include "requests.h"
 #include "rpc/job_queue.h"
 #include "rpc/messages.h"
+#include "server_models.h"
 
 #include <functional>
+#include <map>
 #include <memory>
-#include <string>
+#include <mutex>
 #include <string_view>
 
 namespace espalier
@@ -29,16 +32,12 @@ public:
     bool handle(std::string_view body);
 
 private:
-    class Models;
-    struct Params;
     void request(const Request& request);
-    void submit(const Request& request, Lane lane, GiveWay giveWay, std::function<Result<Json>(JobContext&)> work, ReplyOnce reply);
-    Json initialize() const;
 
-    CommonOptions m_options;
     std::function<void(std::string_view)> m_send;
     std::mutex m_sendMutex;
-    std::shared_ptr<Models> m_models;
+    std::map<std::string_view, RequestHandler> m_handlers;
+    std::shared_ptr<OpenModels> m_models;
     std::unique_ptr<JobQueue> m_queue;  // last: its jobs use everything above
 };
 

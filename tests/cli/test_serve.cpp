@@ -37,6 +37,8 @@ TEST(Serve, helloModelAndFolders)
     EXPECT_EQ(hello["pid"], engine.pid());
     for (const char* field : {"version", "threads", "device", "memory_bytes", "supported_architectures", "methods"})
         EXPECT_TRUE(hello.contains(field)) << field;
+    const auto architectures = hello["supported_architectures"].get<std::vector<std::string>>();
+    EXPECT_THAT(architectures, ::testing::IsSupersetOf({"deepseek_v2", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"}));
     engine.send(ask(2, "initialize", {{"protocol", 2}}));
     EXPECT_EQ(engine.answer(2)["error"]["data"]["code"], "rpc.protocol");
     engine.send(ask(3, "ping"));

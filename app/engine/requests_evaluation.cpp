@@ -1,0 +1,134 @@
+// What a plan costs the model: measured on a text, or estimated from a profile.
+#include "requests.h"
+
+#include "estimates.h"
+#include "evaluate/evaluator.h"
+#include "work.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace espalier
+{
+
+namespace
+{
+
+struct EvaluateRequest {
+    std::string path;
+    TextOptions text;
+    Json plan;
+    std::string profile;
+    std::vector<int> indices;
+    bool listed = false;  // `indices` is meant
+    int first = 0;        // otherwise so many windows; 0 = all
+};
+
+// "windows": [indices], {"first": n}, {"all": true} or n.
+void readWindows(RequestParams& params, EvaluateRequest& request)
+{
+    request.first = params.count("first", 0, 0);
+    const Json* windows = params.find("windows");
+    if (!windows) return;
+    request.listed = windows->is_array();
+    if (windows->is_array() && std::all_of(windows->begin(), windows->end(),
+                                           [](const Json& w) { return w.is_number_unsigned() && w.get<std::uint64_t>() < (1u << 30); }))
+        request.indices = windows->get<std::vector<int>>();
+    else if (windows->is_object() && windows->value("first", Json()).is_number_unsigned())
+        request.first = windows->at("first").get<int>();
+    else if (windows->is_number_unsigned())
+        request.first = windows->get<int>();
+    else if (!(windows->is_object() && windows->contains("all")))
+        params.fail("windows", "is neither a list of windows nor {\"first\": n} nor {\"all\": true}");
+}
+
+Result<Json> runEvaluation(OpenModels& models, const EvaluateRequest& request, JobContext& job)
+{
+    const auto started = std::chrono::steady_clock::now();
+    ESPALIER_TRY(const auto open, models.open(request.path));
+    CompressionPlan compression = CompressionPlan::identity(open->checkpoint->shape());
+    if (!request.plan.is_null()) {
+        ESPALIER_TRY(compression, planFromJson(request.plan, open->checkpoint->shape()));
+        ESPALIER_CHECK_OK(checkPlanModel(compression, *open->checkpoint, false));
+    }
+    // A profile that is gone matters to plans that need it only.
+    FactorSources profiles;
+    if (compression.hasRanks() && compression.factors().method == "whitened-svd") {
+        ESPALIER_TRY(profiles, models.factorSources(request.profile));
+    }
+    compression = withGivenProfile(compression, profiles);
+    ESPALIER_TRY(const auto evaluator, models.evaluator(*open, request.text));
+    const std::shared_ptr<MoeModel> model = open->model;
+    model->setFactorSources(profiles);
+    std::vector<int> wanted = request.indices;
+    if (!request.listed)
+        wanted = firstWindows(request.first > 0 ? std::min(request.first, evaluator->windowCount()) : evaluator->windowCount());
+    ESPALIER_TRY(const std::vector<WindowLoss> losses, evaluator->run(compression, wanted, {}, job));
+    const PerplexityEstimate estimate = perplexity(losses);
+    return Json{{"plan_hash", compression.hash()},
+                {"windows", windowsJson(losses, true)},
+                {"ppl", numberJson(estimate.ppl)},
+                {"nll", numberJson(estimate.nll)},
+                {"nll_error", numberJson(estimate.nllError)},
+                {"scored_tokens", estimate.tokens},
+                {"window_count_total", evaluator->windowCount()},
+                {"window_length", evaluator->windows().windowLength},
+                {"text_sha256", evaluator->windows().textSha256},
+                {"tokenizer_sha256", evaluator->windows().tokenizerSha256},
+                {"dtype", model->numericMode()},
+                {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()}};
+}
+
+void evaluate(RequestCall& call)
+{
+    RequestParams& params = call.params;
+    EvaluateRequest request;
+    request.path = params.text("path", true);
+    request.text = params.textOptions();
+    request.text.windows = params.count("max_windows", 0, 0);
+    if (request.text.text.empty() && request.text.ids.empty()) params.fail("text", "is missing");
+    request.plan = params.value("plan", false);
+    request.profile = params.text("profile", false);
+    const bool full = params.text("tier", false) == "full";
+    readWindows(params, request);
+    if (call.refused()) return;
+    // A full evaluation gives way to an interactive one and starts again: the evaluator keeps every window that it measured.
+    call.submit(full ? Lane::Full : Lane::Interactive, full ? GiveWay::Restart : GiveWay::Never,
+                [models = call.models(), request = std::move(request)](JobContext& job) { return runEvaluation(*models, request, job); });
+}
+
+void estimate(RequestCall& call)
+{
+    RequestParams& params = call.params;
+    const std::string profilePath = params.text("profile", true);
+    const Json planJson = params.value("plan", false);
+    const Json denseNll = params.value("dense_nll", false);
+    if (!denseNll.is_null() && !denseNll.is_number()) params.fail("dense_nll", "must be a number");
+    const Json* pairsJson = params.find("pairs");
+    Result<std::vector<EstimatePair>> pairs = pairsFromJson(pairsJson ? *pairsJson : Json::array());
+    if (!pairs.ok()) params.fail("pairs", "is not a list of estimates beside exact changes");
+    if (call.refused()) return;
+    const auto answer = [planJson, denseNll, pairs = std::move(pairs).value()](HeldEstimator& estimator) -> Result<Json> {
+        ESPALIER_TRY(const auto estimate, estimator.estimate(planJson));
+        Json result = estimateJson(estimate.first, pairs);
+        result["plan_hash"] = estimate.second;
+        // On the text that the dense NLL was measured on.
+        const Json& delta = result["delta_nll"];
+        result["ppl"] =
+            denseNll.is_number() && delta.is_number() ? numberJson(std::exp(denseNll.get<double>() + delta.get<double>())) : Json();
+        return result;
+    };
+    // Fractions of a millisecond to a few: here, whatever the compute thread is busy with. Only reading the profile is a job.
+    if (const auto held = call.models()->estimators().find(profilePath)) return call.answer(answer(*held));
+    call.submit(Lane::Interactive, GiveWay::Never, [models = call.models(), profilePath, answer](JobContext&) -> Result<Json> {
+        ESPALIER_TRY(const auto held, models->estimators().load(profilePath));
+        return answer(*held);
+    });
+}
+
+}  // namespace
+
+std::vector<RequestHandler> evaluationRequests() { return {{"evaluate", evaluate}, {"estimate", estimate}}; }
+
+}  // namespace espalier

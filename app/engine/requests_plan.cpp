@@ -1,0 +1,158 @@
+// From a profile to a plan, on the model that is open.
+#include "requests.h"
+
+#include "planner.h"
+#include "session/profile_file.h"
+#include "work.h"
+
+#include <chrono>
+
+namespace espalier
+{
+
+namespace
+{
+
+// {"method": id, "params": {..}}; what is not said stays as the recipe has it.
+void readMethod(RequestParams& recipe, const char* slot, std::string& method, PlanRecipe& result)
+{
+    RequestParams given = recipe.object(slot, false);
+    if (const std::string id = given.text("method", false); !id.empty()) method = id;
+    (void)given.object("params", false);  // says what is wrong with it
+    const Json params = given.value("params", false);
+    if (!params.is_object()) return;
+    for (const auto& [key, value] : params.items())
+        result.params[slot][key] = value;
+}
+
+PlanRecipe readRecipe(RequestParams& params)
+{
+    RequestParams given = params.object("recipe", true);
+    PlanRecipe recipe;
+    RequestParams target = given.object("target", true);
+    const bool experts = target.find("experts") != nullptr;
+    const bool bytes = target.find("bytes") != nullptr;
+    if (experts) recipe.keepTotal = target.count("experts", 0, 0);
+    if (bytes) recipe.bytes = target.integer("bytes", 0, 0);
+    if (experts == bytes) given.fail("target", "is neither {\"experts\": n} nor {\"bytes\": n}");
+    recipe.uniformCount = given.flag("uniform_count", false);
+    readMethod(given, "score", recipe.score, recipe);
+    readMethod(given, "allocate", recipe.allocate, recipe);
+    readMethod(given, "select", recipe.select, recipe);
+    if (given.find("receptive_field")) {
+        RequestParams field = given.object("receptive_field", false);
+        ReceptiveFieldChoice choice;
+        choice.sets = field.count("sets", choice.sets, 1);
+        choice.blockSize = field.count("block_size", choice.blockSize, 1);
+        recipe.receptiveField = choice;
+    }
+    if (given.find("rank")) {
+        recipe.ranks = true;
+        readMethod(given, "rank", recipe.rankRule, recipe);
+        RequestParams rank = given.object("rank", false);
+        recipe.averageRank = rank.number("average");
+        recipe.decomposeShare = rank.number("share");
+        if (recipe.averageRank && !(*recipe.averageRank >= 1)) rank.fail("average", "is below 1");
+        if (recipe.decomposeShare && !(*recipe.decomposeShare >= 0 && *recipe.decomposeShare < 1)) rank.fail("share", "is not in [0, 1)");
+    }
+    recipe.factors = given.text("factors", false);
+    recipe.seed = static_cast<std::uint64_t>(given.integer("seed", 0, 0));
+    return recipe;
+}
+
+struct PlanRequest {
+    std::string path;
+    std::string profile;
+    Json base;
+    PlanRecipe recipe;
+    TextOptions text;    // calibration
+    TextOptions locked;  // no search sees it
+};
+
+Json exchangeJson(const std::optional<ExchangeResult>& exchange)
+{
+    if (!exchange) return nullptr;
+    return {{"measured", exchange->measured},
+            {"moves", exchange->moves},
+            {"end", exchangeEndName(exchange->end)},
+            {"change", differenceJson(exchange->change)},
+            {"locked_change", exchange->lockedChange ? differenceJson(*exchange->lockedChange) : Json()}};
+}
+
+Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext& job)
+{
+    const auto started = std::chrono::steady_clock::now();
+    ESPALIER_TRY(const auto open, models.open(request.path));
+    const std::shared_ptr<const Checkpoint> checkpoint = open->checkpoint;
+    const ModelShape& shape = checkpoint->shape();
+    ESPALIER_TRY(const auto profile, models.profileData(request.profile));
+    ESPALIER_CHECK_OK(checkProfileModel(*profile, request.profile, *checkpoint));
+    ESPALIER_TRY(const std::string profileHash, profileSha256(request.profile));
+    CompressionPlan base = CompressionPlan::identity(shape);
+    FactorSources sources;
+    if (!request.base.is_null()) {
+        ESPALIER_TRY(base, planFromJson(request.base, shape));
+        ESPALIER_CHECK_OK(checkPlanModel(base, *checkpoint, false));
+        if (base.hasRanks() && base.factors().method == "whitened-svd") {
+            ESPALIER_TRY(sources, models.factorSources(request.profile));
+            base = withGivenProfile(base, sources);
+        }
+    }
+    PlanInputs inputs{checkpoint, *profile, profileHash, base};
+    std::shared_ptr<MoeModel> model;
+    std::shared_ptr<Evaluator> evaluator;
+    if (!request.text.text.empty() || !request.text.ids.empty()) {
+        ESPALIER_TRY(evaluator, models.evaluator(*open, request.text));
+        model = open->model;
+        inputs.evaluator = evaluator.get();
+        inputs.windows = evaluator->windows();
+        // An evaluation that ran in between may have left other sources.
+        inputs.model = [&]() -> Result<MoeModel*> {
+            model->setFactorSources(sources);
+            return model.get();
+        };
+    }
+    if (!request.locked.text.empty()) {
+        ESPALIER_TRY(inputs.locked, openText(request.locked, *checkpoint));
+    }
+    PlanRecipe recipe = request.recipe;
+    recipe.threads = models.options().threads;
+    ESPALIER_TRY(const PlanOutcome outcome, makePlan(inputs, recipe, job));
+    Json stages = Json::array();
+    for (const PlanStage& stage : outcome.stages)
+        stages.push_back(toJson(stage));
+    return Json{{"plan", toJson(outcome.plan)},
+                {"plan_hash", outcome.plan.hash()},
+                {"keep", outcome.keep},
+                {"stages", std::move(stages)},
+                {"warnings", outcome.warnings},
+                {"exchange", exchangeJson(outcome.exchange)},
+                {"cost", costJson(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape)))},
+                {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()}};
+}
+
+void plan(RequestCall& call)
+{
+    RequestParams& params = call.params;
+    PlanRequest request;
+    request.path = params.text("path", true);
+    request.profile = params.text("profile", true);
+    request.base = params.value("plan", false);
+    request.recipe = readRecipe(params);
+    request.text = params.textOptions();
+    request.text.windows = params.count("windows", 0, 0);
+    request.locked = request.text;
+    request.locked.ids.clear();
+    request.locked.text = params.paths("locked");
+    if (call.refused()) return;
+    if (const Status recipe = checkRecipe(request.recipe); !recipe.ok()) return call.fail(recipe.error());
+    // Every stage asks between two steps whether to stop; an interactive evaluation runs there and the search goes on.
+    call.submit(Lane::Full, GiveWay::Pause,
+                [models = call.models(), request = std::move(request)](JobContext& job) { return runPlan(*models, request, job); });
+}
+
+}  // namespace
+
+std::vector<RequestHandler> planRequests() { return {{"plan", plan}}; }
+
+}  // namespace espalier

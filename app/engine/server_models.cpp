@@ -1,0 +1,126 @@
+#include "server_models.h"
+
+#include "session/profile_file.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr std::size_t kModelsHeld = 2;
+constexpr std::size_t kEvaluatorsHeld = 4;
+constexpr std::size_t kPartsHeld = 4;
+
+// An evaluator runs its model for as long as it lives.
+struct BoundEvaluator {
+    std::shared_ptr<MoeModel> model;
+    Evaluator evaluator;
+};
+
+}  // namespace
+
+OpenModels::List::iterator OpenModels::find(const std::string& path)
+{
+    return std::find_if(m_open.begin(), m_open.end(), [&](const auto& item) { return item.first == path; });
+}
+
+std::shared_ptr<OpenModel> OpenModels::touch(List::iterator it)
+{
+    std::rotate(it, it + 1, m_open.end());
+    return m_open.back().second;
+}
+
+Result<std::shared_ptr<OpenModel>> OpenModels::reopen(const std::string& path)
+{
+    ESPALIER_TRY(auto checkpoint, Checkpoint::open(path));
+    const auto it = find(path);
+    if (it != m_open.end() && it->second->checkpoint->fingerprint() == checkpoint->fingerprint()) return touch(it);
+    if (it != m_open.end()) m_open.erase(it);
+    while (m_open.size() >= kModelsHeld)
+        m_open.erase(m_open.begin());
+    m_open.emplace_back(path, std::make_shared<OpenModel>());
+    m_open.back().second->checkpoint = std::move(checkpoint);
+    return m_open.back().second;
+}
+
+Result<std::shared_ptr<OpenModel>> OpenModels::open(const std::string& path)
+{
+    if (const auto it = find(path); it != m_open.end()) return touch(it);
+    return reopen(path);
+}
+
+Result<std::shared_ptr<MoeModel>> OpenModels::model(OpenModel& open, std::int64_t memoryBudget)
+{
+    if (open.model && (memoryBudget == 0 || open.model->options().memoryBudget == memoryBudget)) return open.model;
+    ESPALIER_TRY(ModelOptions options, modelOptions(m_options));
+    options.compute = computeTypeFor(m_options.dtype, *open.checkpoint);
+    if (memoryBudget > 0) options.memoryBudget = memoryBudget;
+    open.evaluators.clear();
+    ESPALIER_TRY(open.model, MoeModel::create(open.checkpoint, options));
+    return open.model;
+}
+
+Result<std::shared_ptr<Evaluator>> OpenModels::evaluator(OpenModel& open, const TextOptions& text)
+{
+    std::string key = fmt::format("{}|{}|{}|{}", text.windowLength, text.windows, text.bos, text.ids);
+    for (const auto& path : text.text)
+        key += "|" + fileStamp(path);
+    auto& held = open.evaluators;
+    const auto it = std::find_if(held.begin(), held.end(), [&](const auto& item) { return item.first == key; });
+    if (it != held.end()) {
+        std::rotate(it, it + 1, held.end());
+        return held.back().second;
+    }
+    ESPALIER_TRY(TokenWindows windows, openText(text, *open.checkpoint));
+    ESPALIER_TRY(std::shared_ptr<MoeModel> model, this->model(open));
+    if (held.size() >= kEvaluatorsHeld) held.erase(held.begin());
+    MoeModel& runs = *model;
+    const auto bound = std::make_shared<BoundEvaluator>(
+        std::move(model), Evaluator(runs, std::move(windows), evaluatorCacheBytes() / static_cast<std::int64_t>(kEvaluatorsHeld)));
+    held.emplace_back(key, std::shared_ptr<Evaluator>(bound, &bound->evaluator));
+    return held.back().second;
+}
+
+Result<FactorSources> OpenModels::factorSources(const std::string& path)
+{
+    if (path.empty()) return FactorSources();
+    ESPALIER_TRY(const std::string sha256, profileSha256(path));
+    const auto it = std::find_if(m_parts.begin(), m_parts.end(),
+                                 [&](const auto& held) { return held->path() == path && held->profileSha256() == sha256; });
+    if (it != m_parts.end()) return FactorSources{*it};
+    ESPALIER_TRY(auto parts, ProfileParts::open(path));
+    if (m_parts.size() >= kPartsHeld) m_parts.erase(m_parts.begin());
+    m_parts.push_back(parts);
+    return FactorSources{std::move(parts)};
+}
+
+std::shared_ptr<const ProfileData> OpenModels::heldProfile(const std::filesystem::path& path) const
+{
+    const std::string stamp = fileStamp(path);
+    const std::scoped_lock lock(m_profileMutex);
+    return m_profileStamp == stamp ? m_profile : nullptr;
+}
+
+Result<std::shared_ptr<const ProfileData>> OpenModels::profileData(const std::filesystem::path& path)
+{
+    if (auto held = heldProfile(path)) return held;
+    ESPALIER_TRY(ProfileData data, readProfile(path));
+    std::shared_ptr<const ProfileData> shared = std::make_shared<ProfileData>(std::move(data));
+    remember(path, shared);
+    return shared;
+}
+
+void OpenModels::remember(const std::filesystem::path& path, std::shared_ptr<const ProfileData> data)
+{
+    std::string stamp = fileStamp(path);
+    const std::scoped_lock lock(m_profileMutex);
+    m_profileStamp = std::move(stamp);
+    m_profile = std::move(data);
+}
+
+}  // namespace espalier

@@ -1,0 +1,76 @@
+// What the engine holds open between requests: models with their weights, evaluators with what they measured, profiles, estimators.
+//
+// Belongs to the compute thread, but for what says otherwise. A job that pauses for an interactive one finds what it uses still alive
+// afterwards: everything is handed out as shared ownership, and being dropped here only ends its being found.
+#pragma once
+
+#include "base/error.h"
+#include "checkpoint/checkpoint.h"
+#include "estimates.h"
+#include "evaluate/evaluator.h"
+#include "model/moe_model.h"
+#include "options.h"
+#include "plan/factor_source.h"
+#include "session/profile_data.h"
+#include "session/profile_parts.h"
+#include "work.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace espalier
+{
+
+struct OpenModel {
+    std::shared_ptr<const Checkpoint> checkpoint;
+    std::shared_ptr<MoeModel> model;                                             // created when first needed
+    std::vector<std::pair<std::string, std::shared_ptr<Evaluator>>> evaluators;  // most recently used last
+};
+
+class OpenModels
+{
+public:
+    explicit OpenModels(CommonOptions options) : m_options(std::move(options)) {}
+
+    // Reads the headers again; a model whose files are the same stays as it is, with all that was computed for it.
+    Result<std::shared_ptr<OpenModel>> reopen(const std::string& path);
+    // As it was when it was opened.
+    Result<std::shared_ptr<OpenModel>> open(const std::string& path);
+
+    // Another memory budget than the one it was made with makes a new model; 0 = whatever it has.
+    Result<std::shared_ptr<MoeModel>> model(OpenModel& open, std::int64_t memoryBudget = 0);
+    // One evaluator per text, so that residual streams and losses live on between edits. Holds on to its model.
+    Result<std::shared_ptr<Evaluator>> evaluator(OpenModel& open, const TextOptions& text);
+
+    // The profile that a plan's factors may come from, or nothing for an empty path. Held open while its content stays the same.
+    Result<FactorSources> factorSources(const std::string& path);
+
+    // The statistics of the profile used last stay in memory. profileData reads what is not held; remember is told what was read or taken
+    // anyway. Any thread. Errors: profile.*.
+    Result<std::shared_ptr<const ProfileData>> profileData(const std::filesystem::path& path);
+    std::shared_ptr<const ProfileData> heldProfile(const std::filesystem::path& path) const;
+    void remember(const std::filesystem::path& path, std::shared_ptr<const ProfileData> data);
+
+    const CommonOptions& options() const { return m_options; }
+    EstimatorCache& estimators() { return m_estimators; }  // any thread
+
+private:
+    using List = std::vector<std::pair<std::string, std::shared_ptr<OpenModel>>>;
+    List::iterator find(const std::string& path);
+    std::shared_ptr<OpenModel> touch(List::iterator it);
+
+    CommonOptions m_options;
+    List m_open;  // most recently used last
+    std::vector<std::shared_ptr<const ProfileParts>> m_parts;
+    EstimatorCache m_estimators;
+    mutable std::mutex m_profileMutex;
+    std::string m_profileStamp;
+    std::shared_ptr<const ProfileData> m_profile;
+};
+
+}  // namespace espalier

@@ -1,0 +1,107 @@
+#include "server_params.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace espalier
+{
+
+const Json* RequestParams::find(const char* key, bool required)
+{
+    const auto it = m_json.find(key);
+    if (it != m_json.end() && !it->is_null()) return &*it;
+    if (required) fail(key, "is missing");
+    return nullptr;
+}
+
+void RequestParams::fail(const std::string& key, const std::string& what)
+{
+    if (m_parent) return m_parent->fail(m_prefix + "." + key, what);
+    if (m_problem.empty()) m_problem = fmt::format("\"{}\" {}.", key, what);
+}
+
+RequestParams RequestParams::object(const char* key, bool required)
+{
+    static const Json kNothing = Json::object();
+    const Json* value = find(key, required);
+    if (value && !value->is_object()) fail(key, "must be an object");
+    return {value && value->is_object() ? *value : kNothing, this, key};
+}
+
+std::string RequestParams::text(const char* key, bool required)
+{
+    const Json* value = find(key, required);
+    if (value && !value->is_string()) fail(key, "must be a string");
+    return value && value->is_string() ? value->get<std::string>() : std::string();
+}
+
+std::int64_t RequestParams::integer(const char* key, std::int64_t fallback, std::int64_t low)
+{
+    const Json* value = find(key);
+    if (!value) return fallback;
+    if (!value->is_number_integer() || value->get<std::int64_t>() < low || value->get<std::int64_t>() > (std::int64_t{1} << 50)) {
+        fail(key, "is not a number in range");
+        return fallback;
+    }
+    return value->get<std::int64_t>();
+}
+
+int RequestParams::count(const char* key, int fallback, int low)
+{
+    return static_cast<int>(std::min<std::int64_t>(integer(key, fallback, low), 1 << 30));
+}
+
+std::optional<double> RequestParams::number(const char* key)
+{
+    const Json* value = find(key);
+    if (!value) return std::nullopt;
+    if (!value->is_number()) fail(key, "must be a number");
+    return value->is_number() ? std::optional(value->get<double>()) : std::nullopt;
+}
+
+bool RequestParams::flag(const char* key, bool fallback)
+{
+    const Json* value = find(key);
+    if (value && !value->is_boolean()) fail(key, "must be true or false");
+    return value && value->is_boolean() ? value->get<bool>() : fallback;
+}
+
+Json RequestParams::value(const char* key, bool required)
+{
+    const Json* value = find(key, required);
+    return value ? *value : Json();
+}
+
+std::vector<std::filesystem::path> RequestParams::paths(const char* key)
+{
+    std::vector<std::filesystem::path> result;
+    const Json* value = find(key);
+    if (!value) return result;
+    if (value->is_string()) return {value->get<std::string>()};
+    if (!value->is_array()) fail(key, "must be a list of paths");
+    for (const Json& item : *value) {
+        if (!item.is_string())
+            fail(key, "must be a list of paths");
+        else
+            result.emplace_back(item.get<std::string>());
+    }
+    return result;
+}
+
+TextOptions RequestParams::textOptions()
+{
+    TextOptions options;
+    options.text = paths("text");
+    options.ids = text("ids", false);
+    options.windowLength = count("window_length", 0, 2);
+    if (const Json* bos = find("bos")) {
+        if (bos->is_boolean())
+            options.bos = bos->get<bool>() ? "yes" : "no";
+        else
+            options.bos = text("bos", false);
+    }
+    return options;
+}
+
+}  // namespace espalier
