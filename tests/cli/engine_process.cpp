@@ -16,7 +16,7 @@ extern char** environ;
 namespace espalier::testing
 {
 
-EngineProcess::EngineProcess(const std::vector<std::string>& arguments)
+EngineProcess::EngineProcess(const std::vector<std::string>& arguments, Spin spin)
 {
     std::signal(SIGPIPE, SIG_IGN);
     int in[2];
@@ -34,8 +34,10 @@ EngineProcess::EngineProcess(const std::vector<std::string>& arguments)
     for (std::string& word : words)
         argv.push_back(word.data());
     argv.push_back(nullptr);
-    // Waiting threads of the wheel's OpenMP spin; with as many engines as test programs they would spin against each other.
-    setenv("GOMP_SPINCOUNT", "0", 0);
+    if (spin == Spin::Never)
+        setenv("GOMP_SPINCOUNT", "0", 1);
+    else
+        unsetenv("GOMP_SPINCOUNT");
     if (posix_spawn(&m_pid, ESPALIER_ENGINE, &actions, nullptr, argv.data(), environ) != 0) throw std::runtime_error("posix_spawn");
     posix_spawn_file_actions_destroy(&actions);
     close(in[0]);

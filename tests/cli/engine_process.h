@@ -19,7 +19,9 @@ namespace espalier::testing
 class EngineProcess
 {
 public:
-    explicit EngineProcess(const std::vector<std::string>& arguments);
+    // Waiting threads of OpenMP do not spin, unless the program is to decide by itself: there are as many engines as test programs.
+    enum class Spin { Never, AsShipped };
+    explicit EngineProcess(const std::vector<std::string>& arguments, Spin spin = Spin::Never);
     ~EngineProcess();  // kills what is left
     EngineProcess(const EngineProcess&) = delete;
     EngineProcess& operator=(const EngineProcess&) = delete;

@@ -6,6 +6,9 @@
 
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <map>
 
 namespace espalier::testing
@@ -177,6 +180,27 @@ TEST(Serve, estimatesWhileItComputes)
     EXPECT_EQ(other.answer(4)["error"]["data"]["code"], "profile.missing");
     other.send(ask(5, "estimate", {{"profile", profile}, {"pairs", {1, 2}}}));
     EXPECT_EQ(other.answer(5)["error"]["code"], rpc::kInvalidParams);
+}
+
+// On a busy machine spinning threads make a pass many times slower; whoever runs the program does not know how to stop them.
+TEST(Serve, limitsSpinningUnlessTold)
+{
+    const auto environmentOf = [](const EngineProcess& engine) {
+        std::ifstream file("/proc/" + std::to_string(engine.pid()) + "/environ", std::ios::binary);
+        return std::string(std::istreambuf_iterator<char>(file), {});
+    };
+    unsetenv("OMP_WAIT_POLICY");
+    EngineProcess engine({"serve"}, EngineProcess::Spin::AsShipped);
+    engine.send(ask(1, "ping"));
+    EXPECT_EQ(engine.answer(1)["result"]["busy"], false);
+    EXPECT_THAT(environmentOf(engine), ::testing::HasSubstr("GOMP_SPINCOUNT=2000"));
+    std::string name;
+    std::getline(std::ifstream("/proc/" + std::to_string(engine.pid()) + "/comm"), name);
+    EXPECT_EQ(name, "espalier-engine");
+    EngineProcess told({"serve"}, EngineProcess::Spin::Never);
+    told.send(ask(1, "ping"));
+    EXPECT_EQ(told.answer(1)["result"]["busy"], false);
+    EXPECT_THAT(environmentOf(told), ::testing::HasSubstr(std::string("GOMP_SPINCOUNT=0") + '\0'));
 }
 
 TEST(Serve, cancelAndEndOfInput)
