@@ -21,7 +21,6 @@ check_windows=${VALIDATION_WINDOWS:-128}
 prune=${PRUNE:-25%}
 command -v jq >/dev/null || { echo "compare_methods.sh needs jq." >&2; exit 1; }
 mkdir -p "$out"
-export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-0}
 
 verb() { # NAME ARGUMENTS..: one verb, its JSON in $out/NAME.json
   local name=$1

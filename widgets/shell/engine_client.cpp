@@ -28,10 +28,6 @@ void EngineWorker::start()
 {
     m_process = new QProcess(this);
     m_process->setProcessChannelMode(QProcess::SeparateChannels);
-    // Idle OpenMP threads that spin take the processor from the window (read by libgomp when it is loaded).
-    QProcessEnvironment environment = QProcessEnvironment::systemEnvironment();
-    if (!environment.contains(QStringLiteral("GOMP_SPINCOUNT"))) environment.insert(QStringLiteral("GOMP_SPINCOUNT"), QStringLiteral("0"));
-    m_process->setProcessEnvironment(environment);
     connect(m_process, &QProcess::readyReadStandardOutput, this, &EngineWorker::readOutput);
     connect(m_process, &QProcess::readyReadStandardError, this, &EngineWorker::readLog);
     connect(m_process, &QProcess::started, this,
