@@ -45,6 +45,11 @@ QString layersText(const std::vector<int>& layers)
     return layers.size() == 1 ? QString::number(layers.front()) : QStringLiteral("%1–%2").arg(layers.front()).arg(layers.back());
 }
 
+QString namedLayers(const std::vector<int>& layers)
+{
+    return (layers.size() == 1 ? SearchPanel::tr("layer %1") : SearchPanel::tr("layers %1")).arg(layersText(layers));
+}
+
 QString nll(double value) { return format::number(value, kNllDecimals); }
 
 }  // namespace
@@ -332,8 +337,7 @@ Facts SearchPanel::Private::blockFacts() const
     if (const auto gain = block.gain()) facts.number = gainText(*gain);
     facts.line =
         (compact ? tr("block %1 against own best sets") : tr("block %1 against every layer's own best")).arg(layersText(block.layers));
-    facts.rows.emplace_back(tr("block"),
-                            tr("layers %1").arg(layersText(block.layers)) + format::kDot + format::countOf(shown + 1, state.blocksToTry()));
+    facts.rows.emplace_back(tr("block"), namedLayers(block.layers) + format::kDot + format::countOf(shown + 1, state.blocksToTry()));
     QStringList choice;
     for (const int set : block.choice)
         choice << QString::number(set + 1);
@@ -362,7 +366,7 @@ void SearchPanel::Private::showLayers()
     curve->setCurve(std::move(line));
 
     SearchBars all;
-    all.title = tr("error against the choice by %1").arg(state.scoreName);
+    all.title = (compact ? tr("error against %1") : tr("error against the choice by %1")).arg(state.scoreName);
     all.xLabel = tr("layer");
     all.current = layer;
     for (const LayerShape& shape : state.shape.layers) {
@@ -419,7 +423,7 @@ void SearchPanel::Private::showPlans()
     curve->setCurve(std::move(line));
 
     SearchBars all;
-    all.title = tr("rise of NLL, one layer pruned");
+    all.title = compact ? tr("NLL, one layer pruned") : tr("rise of NLL, one layer pruned");
     all.xLabel = tr("layer");
     all.percent = false;
     // As a rise over the layer that matters least: the losses themselves differ by little.
@@ -458,7 +462,7 @@ void SearchPanel::Private::showBlocks()
     line.bestName = tr("best");
     if (shown >= 0) {
         const SearchBlock& block = state.blocks[static_cast<std::size_t>(shown)];
-        line.title = tr("error behind the block, layers %1").arg(layersText(block.layers));
+        line.title = tr("error behind the block, %1").arg(namedLayers(block.layers));
         double best = std::nan("");
         for (const double loss : block.trials) {
             const bool taken = std::isnan(best) || loss < best;
@@ -474,7 +478,7 @@ void SearchPanel::Private::showBlocks()
     curve->setCurve(std::move(line));
 
     SearchBars all;
-    all.title = tr("error against every layer's own best");
+    all.title = compact ? tr("error against own best") : tr("error against every layer's own best");
     all.xLabel = tr("block");
     all.current = shown;
     const int count = std::max(state.blocksToTry(), static_cast<int>(state.blocks.size()));
@@ -487,7 +491,7 @@ void SearchPanel::Private::showBlocks()
             const SearchBlock& block = state.blocks[static_cast<std::size_t>(i)];
             bar.state = SearchBar::State::Done;
             bar.value = block.gain();
-            bar.words = tr("layers %1").arg(layersText(block.layers)) + (bar.value ? format::kDot + gainText(*bar.value) : QString());
+            bar.words = namedLayers(block.layers) + (bar.value ? format::kDot + gainText(*bar.value) : QString());
         } else {
             bar.state =
                 i == static_cast<int>(state.blocks.size()) && state.running() ? SearchBar::State::Running : SearchBar::State::Waiting;

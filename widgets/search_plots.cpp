@@ -363,7 +363,9 @@ void SearchBarPlot::refresh()
     if (low == 0 && high == 0) low = m_bars.percent ? -0.1 : 0, high = m_bars.percent ? 0 : 1;
     yAxis->setRange(low * 1.12, high * 1.12);
     xAxis->setRange(-0.6, std::max(1, count) - 0.4);
-    const QVector<double> ys = roundTicks(low * 1.12, high * 1.12, 4);
+    // Without a value there is no scale.
+    const bool any = std::any_of(m_bars.bars.begin(), m_bars.bars.end(), [](const SearchBar& bar) { return bar.value.has_value(); });
+    const QVector<double> ys = any ? roundTicks(low * 1.12, high * 1.12, 4) : QVector<double>();
     QVector<double> shown = ys;
     for (double& y : shown)
         y *= m_bars.percent ? 100 : 1;

@@ -212,6 +212,7 @@ std::optional<JobState> PlanningController::job() const
         job.count = tr("ranks");
     else if (m_state.stage == "allocate")
         job.count = !m_state.measured.empty() ? tr("%n plan(s) measured", nullptr, static_cast<int>(m_state.measured.size()))
+                    : !m_state.alone.empty()  ? tr("%n layer(s) measured alone", nullptr, static_cast<int>(m_state.alone.size()))
                                               : tr("sharing the target");
     else
         job.count = tr("starting");
