@@ -8,11 +8,11 @@
 //   default      1.68  4.40   7.7 .. 53    11 .. 180
 //   10,000       1.66  4.39   2.5 .. 3.5   10 .. 54
 //   3,000        1.67  4.45   3.2 .. 5.2   19 .. 24
-//   2,000        1.70  4.50
+//   2,000        1.70  4.50   2.9 .. 5.2   12 .. 18
 //   1,000        1.72  4.71   1.6 .. 4.2   5.9 .. 14.5
 //   0            1.82  7.52   1.4 .. 3.5   4.1 .. 7.1
 //
-// 2,000 turns cost an idle machine less than 3 %.
+// Two thousand cost an idle machine 1.5 % of an evaluation and just under 3 % of a profile (medians of seven runs each, in turn).
 //
 // libgomp reads GOMP_SPINCOUNT in its constructor and never again, and offers no call for it. So the program sets it and executes itself
 // again, before the constructor of any library has run: what is lost is the time of loading, some 15 ms. Whoever sets GOMP_SPINCOUNT or
