@@ -60,10 +60,9 @@ struct PlanOutcome {
 };
 
 // Partial results, each with "stage":
-//   "allocate"         those of layerCurves, {"layer","alone"} (the loss when only this layer gives up its share), those of
-//   exchangeVerified "select"           {"plan","keep"} once: what the search improves on; those of selectLayers; for every layer that ends
-//   {"layer",
-//                      "finished","kept","best_loss","reference_loss","output_norm","evaluated","trace"}
+//   "allocate"         those of layerCurves and exchangeVerified; {"layer","alone"}: the loss when only this layer gives up its share
+//   "select"           {"plan","keep"} once: what the search improves on; then those of selectLayers; {"layer","finished","kept",
+//                      "best_loss","reference_loss","output_norm","evaluated","trace"} for every layer that ends
 //   "receptive-field"  those of chooseByBlocks
 //   "rank"             {"plan"}
 // Every "plan" is complete and valid. Errors: those of the parts and of checkRecipe, profile.missing_statistics before anything runs,

@@ -172,10 +172,14 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
         request.seed = options.seed;
         request.protectedExperts = plan.protectedExperts;
         request.worth = worth[l];
+        std::optional<double> reference;
         LayerSearch search(loss, std::move(request), [&](const LayerSearch& s) {
             if (!s.trace().empty())
-                handle.report(
-                    {{"layer", layer}, {"generation", s.trace().size() - 1}, {"best_loss", s.trace().back()}, {"trace", s.trace()}});
+                handle.report({{"layer", layer},
+                               {"generation", s.trace().size() - 1},
+                               {"best_loss", s.trace().back()},
+                               {"reference_loss", reference ? jsonNumber(*reference) : Json()},
+                               {"trace", s.trace()}});
             return !handle.stopRequested();
         });
         if (plan.locked) {
@@ -183,16 +187,17 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
             search.endStep();
         } else {
             ESPALIER_CHECK_OK(search.check());
+            if (options.scores && profile.layers[l].gram.listLength > 0)
+                reference = loss.evaluate(search.ranked(search.request().worth)).loss();
             ESPALIER_CHECK_OK(method->run(search, complete));
             if (search.stopped()) return cancelledError();
         }
         selections[l] = search.selection();
-        if (!plan.locked && options.scores) selections[l].referenceLoss = loss.evaluate(search.ranked(search.request().worth)).loss();
+        selections[l].referenceLoss = reference;
         if (profile.layers[l].gram.listLength == 0) {
             for (KeptSet& set : selections[l].best)
                 set.loss = kNaN;
             selections[l].trace.clear();
-            selections[l].referenceLoss.reset();
         }
         return {};
     };

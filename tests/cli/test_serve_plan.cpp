@@ -210,6 +210,7 @@ TEST_F(ServePlan, evaluatesInBetweenAndIsCancelled)
     const auto running = [](const Json& value) { return value.contains("generation"); };
     const Json before = nextPartial(engine, running);
     ASSERT_TRUE(before.contains("trace")) << before.dump();
+    EXPECT_TRUE(before["reference_loss"].is_number()) << "what the search is measured against: " << before.dump();
     engine.send(ask(2, "evaluate", quickEvaluation(nullptr)));
     const Json evaluated = engine.answer(2);
     EXPECT_EQ(evaluated["result"]["windows"].size(), 2u) << evaluated.dump();
