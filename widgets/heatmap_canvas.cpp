@@ -247,14 +247,17 @@ void HeatmapView::Private::key(QKeyEvent* event)
         steps->step();
         emit q->keepStepRequested(cell.layer, delta);
     };
+    const auto rankStep = [&](int direction) {
+        if (cell.layer < 0 || expertsOf(cell.layer) == 0) return;
+        steps->step();
+        emit q->rankStepRequested(cell.layer, direction, shift);
+    };
     switch (event->key()) {
         case Qt::Key_Left:
-            if (control) break;
-            moveCursor(-1, 0, shift);
+            control ? rankStep(-1) : moveCursor(-1, 0, shift);
             return;
         case Qt::Key_Right:
-            if (control) break;
-            moveCursor(1, 0, shift);
+            control ? rankStep(1) : moveCursor(1, 0, shift);
             return;
         case Qt::Key_Up:
             control ? keepStep(shift ? 5 : 1) : moveCursor(0, -1, shift);
@@ -367,9 +370,9 @@ void HeatmapView::Private::contextMenu(const QPoint& at, const QPoint& global)
     for (const ColourMap choice : {ColourMap::Viridis, ColourMap::Cividis, ColourMap::Magma, ColourMap::Grey}) {
         QAction* action = maps->addAction(colourMapId(choice));
         action->setCheckable(true);
-        action->setChecked(options.map == choice);
+        action->setChecked(options.mapInForce() == choice);
         QObject::connect(action, &QAction::triggered, q, [this, choice] {
-            options.map = choice;
+            (options.ranks() ? options.rankMap : options.map) = choice;
             userChanged();
         });
     }

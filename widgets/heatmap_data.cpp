@@ -1,5 +1,6 @@
 // What the heatmap derives from scores, usage and options, and where things lie.
 #include "heatmap_private.h"
+#include "plan/rank_edit.h"
 
 #include <algorithm>
 #include <cmath>
@@ -58,6 +59,24 @@ void HeatmapView::Private::rebuildStatistics()
     }
 }
 
+void HeatmapView::Private::rebuildRanks()
+{
+    ranks = {};
+    ranks.method = kRankMetric.toStdString();
+    ranks.title = ranks.method;
+    ranks.values.rows.resize(shape.layers.size());
+    ranks.layerImportance.assign(shape.layers.size(), kNaN);
+    for (int layer = 0; layer < rowCount(); ++layer) {
+        if (expertsOf(layer) == 0) continue;
+        std::vector<double>& row = ranks.values.rows[static_cast<std::size_t>(layer)];
+        const int breakEven = breakEvenOf(shape, layer);
+        for (int e = 0; e < expertsOf(layer); ++e)
+            row.push_back(!kept({layer, e}) ? kNaN : hasPlan() ? std::min(levelOf(shape, plan, layer, e), breakEven) : breakEven);
+        ranks.layerImportance[static_cast<std::size_t>(layer)] =
+            hasPlan() ? std::min(meanLevelOf(shape, plan, layer), breakEven) : breakEven;
+    }
+}
+
 void HeatmapView::Private::rebuildOrder()
 {
     const std::size_t layers = shape.layers.size();
@@ -70,9 +89,9 @@ void HeatmapView::Private::rebuildOrder()
         std::iota(order.begin(), order.end(), 0);
         const auto worth = [&](int e) {
             const CellId c{static_cast<int>(l), e};
-            const double v = options.sort == ExpertSort::Usage ? gridValue(usage, c)
-                             : scores.better == Better::Higher ? valueOf(c)
-                                                               : -valueOf(c);
+            const double v = options.sort == ExpertSort::Usage  ? gridValue(usage, c)
+                             : shown().better == Better::Higher ? gridValue(shown().values, c)
+                                                                : -gridValue(shown().values, c);
             return std::isfinite(v) ? v : -std::numeric_limits<double>::infinity();
         };
         if (options.sort != ExpertSort::Index)
@@ -85,7 +104,12 @@ void HeatmapView::Private::rebuildOrder()
 
 void HeatmapView::Private::rebuildColours()
 {
-    normed = normalise(scores.values, options.norm);
+    normed = normalise(shown().values, options.normInForce());
+    // Dense is the top of the scale, also where it is all there is.
+    if (options.ranks())
+        for (int row = 0; row < rowCount(); ++row)
+            for (int e = 0; e < expertsOf(row); ++e)
+                if (dense({row, e})) normed.positions.rows[static_cast<std::size_t>(row)][static_cast<std::size_t>(e)] = 1;
     const int nc = std::max(1, columnCount());
     const int nr = std::max(1, rowCount());
     QCPColorMapData* data = map->data();
@@ -101,7 +125,7 @@ void HeatmapView::Private::rebuildColours()
             data->setCell(column, row, position);
         }
     }
-    QCPColorGradient gradient = gradientOf(options.map, theme().dark);
+    QCPColorGradient gradient = gradientOf(options.mapInForce(), theme().dark);
     gradient.setNanHandling(QCPColorGradient::nhNanColor);
     gradient.setNanColor(theme().neutral);
     map->setGradient(gradient);
@@ -112,7 +136,7 @@ QColor HeatmapView::Private::colourOf(CellId c) const
 {
     double position = gridValue(normed.positions, c);
     if (std::isnan(position)) return theme().neutral;
-    return colourAt(options.map, std::max(0.0, position), theme().dark);
+    return colourAt(options.mapInForce(), std::max(0.0, position), theme().dark);
 }
 
 // ---- geometry
@@ -129,7 +153,7 @@ void HeatmapView::Private::layoutPlot()
     const int top = pixelsOf(8);
     const int bottom = 2 * small.height() + pixelsOf(6) + small.height() + pixelsOf(16);
     const int tickWidth =
-        std::max(small.horizontalAdvance(QStringLiteral("0.0003")), small.horizontalAdvance(scoreName()) - pixelsOf(12)) + pixelsOf(8);
+        std::max(small.horizontalAdvance(QStringLiteral("0.0003")), small.horizontalAdvance(shownName()) - pixelsOf(12)) + pixelsOf(8);
     const int right = compact ? pixelsOf(12) + pixelsOf(12) + tickWidth : pixelsOf(10 + 46 + 10 + 30 + 3 + 12) + tickWidth;
     const int availableWidth = std::max(nc, canvas->width() - left - right);
     const int availableHeight = std::max(nr, canvas->height() - top - bottom);

@@ -27,7 +27,8 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
     painter->setAntialiasing(false);
     for (int y = 0; y < colourBar.height(); ++y) {
         const double position = 1 - (y + 0.5) / colourBar.height();
-        painter->fillRect(QRect(colourBar.left(), colourBar.top() + y, colourBar.width(), 1), colourAt(options.map, position, t.dark));
+        painter->fillRect(QRect(colourBar.left(), colourBar.top() + y, colourBar.width(), 1),
+                          colourAt(options.mapInForce(), position, t.dark));
     }
     struct Tick {
         double position;
@@ -35,13 +36,15 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
     };
     std::vector<Tick> ticks;
     const NormRange& range = normed.range;
-    if (options.norm.norm == Norm::Rank) {
+    const NormOptions& norm = options.normInForce();
+    const auto number = [this](double value) { return options.ranks() ? format::count(std::llround(value)) : format::score(value); };
+    if (norm.norm == Norm::Rank) {
         for (const int percent : {0, 25, 50, 75, 100})
             ticks.push_back({percent / 100.0, QString::number(percent) + QChar(0x00A0) + QLatin1Char('%')});
-    } else if (options.norm.perLayer) {
+    } else if (norm.perLayer) {
         ticks = {{0.0, HeatmapView::tr("low")}, {1.0, HeatmapView::tr("high")}};
     } else if (range.valid && range.high > range.low) {
-        if (options.norm.norm == Norm::Log && range.high / range.low > 3) {
+        if (norm.norm == Norm::Log && range.high / range.low > 3) {
             const double decades = std::log10(range.high / range.low);
             for (double e = std::floor(std::log10(range.low)); e <= std::ceil(std::log10(range.high)); ++e) {
                 for (const double factor : {1.0, 2.0, 3.0, 5.0}) {
@@ -49,16 +52,18 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
                     if ((factor == 2.0 || factor == 5.0) && decades >= 1.2) continue;
                     const double value = factor * std::pow(10.0, e);
                     if (value < range.low || value > range.high) continue;
-                    ticks.push_back({normPosition(value, range, Norm::Log),
-                                     value >= 0.001 && value < 1e4 ? QLocale().toString(value, 'g', 3) : format::score(value)});
+                    ticks.push_back({normPosition(value, range, Norm::Log), options.ranks() ? number(value)
+                                                                            : value >= 0.001 && value < 1e4
+                                                                                ? QLocale().toString(value, 'g', 3)
+                                                                                : format::score(value)});
                 }
             }
         } else {
             for (const double value : roundTicks(range.low, range.high, 5))
-                ticks.push_back({normPosition(value, range, options.norm.norm), format::score(value)});
+                ticks.push_back({normPosition(value, range, norm.norm), number(value)});
         }
     } else if (range.valid) {
-        ticks.push_back({0.5, format::score(range.low)});
+        ticks.push_back({options.ranks() && rankFree() ? 1.0 : 0.5, number(range.low)});
     }
     for (const Tick& tick : ticks) {
         const int y = colourBar.bottom() - static_cast<int>(std::lround(tick.position * (colourBar.height() - 1)));
@@ -69,13 +74,13 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
                           Qt::AlignLeft | Qt::AlignVCenter, tick.text);
     }
     painter->setPen(t.muted);
-    const QString name = scoreName();
+    const QString name = shownName();
     const int nameWidth = metrics.horizontalAdvance(name);
     const int right = std::min(canvas->width() - 2, std::max(colourBar.center().x() + nameWidth / 2 + 1, colourBar.left() + nameWidth));
     const int top = cells.bottom() + 1 + pixelsOf(4);
     painter->drawText(QRect(right - nameWidth - 2, top, nameWidth + 4, metrics.height()), Qt::AlignCenter, name);
-    if (!scores.unit.empty()) {
-        const QString unit = QString::fromStdString(scores.unit);
+    if (!shown().unit.empty()) {
+        const QString unit = QString::fromStdString(shown().unit);
         // It may be long and reaches left below bars and histogram, as far as the axis' name leaves room.
         const int room = right - cells.center().x() - pixelsOf(110);
         painter->drawText(QRect(right - room, top + metrics.height(), room, metrics.height()), Qt::AlignRight | Qt::AlignVCenter,
@@ -150,18 +155,19 @@ void HeatmapView::Private::drawFrame(QCPPainter* painter)
     painter->setFont(small);
     painter->setPen(t.muted);
     const QString axis = options.sort == ExpertSort::Index   ? HeatmapView::tr("expert")
-                         : options.sort == ExpertSort::Score ? HeatmapView::tr("experts of each layer, by %1").arg(scoreName())
+                         : options.sort == ExpertSort::Score ? HeatmapView::tr("experts of each layer, by %1").arg(shownName())
                                                              : HeatmapView::tr("experts of each layer, by usage");
     painter->drawText(QRect(cells.left(), labelTop + metrics.height(), cells.width(), metrics.height()), Qt::AlignCenter, axis);
     drawLegend(painter, labelTop + 2 * metrics.height() + pixelsOf(6));
 
     if (!bars.isNull()) {
         double most = 0;
-        for (const double value : importance) {
+        const std::vector<double>& bar = options.ranks() ? ranks.layerImportance : importance;
+        for (const double value : bar) {
             if (std::isfinite(value)) most = std::max(most, std::abs(value));
         }
         for (int row = window.top(); row <= window.bottom() && most > 0; ++row) {
-            const double value = static_cast<std::size_t>(row) < importance.size() ? importance[static_cast<std::size_t>(row)] : kNaN;
+            const double value = static_cast<std::size_t>(row) < bar.size() ? bar[static_cast<std::size_t>(row)] : kNaN;
             if (!std::isfinite(value)) continue;
             const QRect box = boxOf(window.left(), row);
             const int height = std::clamp(static_cast<int>(cellHeight * 0.4), 1, pixelsOf(8));

@@ -55,7 +55,7 @@ void HeatmapView::Private::drawMarks(QCPPainter* painter)
             const CellId cell{row, experts[static_cast<std::size_t>(row)][static_cast<std::size_t>(column)]};
             const bool dropped = !kept(cell);
             const bool guarded = large && isProtected(cell);
-            const int rank = large ? lowRank(cell) : 0;
+            const int rank = large && !options.ranks() ? lowRank(cell) : 0;  // the rank map says it by colour
             if (!dropped && !guarded && rank == 0) continue;
             QRect box = boxOf(column, row);
             if (large) box.adjust(0, 0, -1, -1);
@@ -117,6 +117,7 @@ QStringList HeatmapView::Private::legendTexts() const
     bool guarded = false;
     bool locked = false;
     bool rank = false;
+    bool whole = false;
     bool missing = false;
     bool noExperts = false;
     for (int row = 0; row < rowCount(); ++row) {
@@ -129,15 +130,18 @@ QStringList HeatmapView::Private::legendTexts() const
             dropped = dropped || static_cast<int>(layer.kept.size()) < expertsOf(row);
             guarded = guarded || !layer.protectedExperts.empty();
             locked = locked || layer.locked;
-            rank = rank || !layer.ranks.empty();
+            rank = rank || (!options.ranks() && !layer.ranks.empty());
         }
         for (int e = 0; e < expertsOf(row) && !missing; ++e)
-            missing = std::isnan(gridValue(normed.positions, {row, e}));
+            missing = std::isnan(gridValue(normed.positions, {row, e})) && !(options.ranks() && !kept({row, e}));
+        for (int e = 0; e < expertsOf(row) && options.ranks() && !whole; ++e)
+            whole = dense({row, e});
     }
     QStringList texts;
     if (dropped) texts += HeatmapView::tr("dropped");
     if (guarded) texts += HeatmapView::tr("protected");
     if (rank) texts += HeatmapView::tr("low rank");
+    if (whole) texts += HeatmapView::tr("dense");
     if (missing) texts += HeatmapView::tr("no value");
     if (noExperts) texts += HeatmapView::tr("dense layer");
     if (normed.belowFloor > 0) texts += HeatmapView::tr("below the log floor");
@@ -154,7 +158,7 @@ void HeatmapView::Private::drawLegend(QCPPainter* painter, int top)
     int x = cells.left();
     const int side = pixelsOf(14);
     const int y = top + (metrics.height() - side) / 2;
-    const QColor sample = colourAt(options.map, 0.25, t.dark);
+    const QColor sample = colourAt(options.mapInForce(), 0.25, t.dark);
     const int gap = pixelsOf(compact ? 10 : 18);
     for (const QString& text : legendTexts()) {
         // What does not fit is left out: half a word explains nothing, and the table twin tells every state.
@@ -166,15 +170,18 @@ void HeatmapView::Private::drawLegend(QCPPainter* painter, int top)
         } else if (text == HeatmapView::tr("no value") || text == HeatmapView::tr("dense layer")) {
             painter->fillRect(box, t.neutral);
         } else if (text == HeatmapView::tr("below the log floor")) {
-            painter->fillRect(box, colourAt(options.map, 0, t.dark));
+            painter->fillRect(box, colourAt(options.mapInForce(), 0, t.dark));
+        } else if (text == HeatmapView::tr("dense")) {
+            painter->fillRect(box, colourAt(options.mapInForce(), 1, t.dark));
         } else {
-            painter->fillRect(box, sample);
-            const QColor ink = inkOn(t, sample);
+            const bool noValue = options.ranks() && text == HeatmapView::tr("dropped");
+            painter->fillRect(box, noValue ? t.neutral : sample);
+            const QColor ink = noValue ? t.muted : inkOn(t, sample);
             if (text == HeatmapView::tr("dropped")) {
                 QVector<QLineF> lines;
                 addHatch(lines, box);
                 painter->setAntialiasing(true);
-                painter->setPen(QPen(withOpacity(ink, t.hatchOpacity), 1));
+                painter->setPen(QPen(withOpacity(ink, noValue ? (t.moreContrast ? 1.0 : 0.4) : t.hatchOpacity), 1));
                 painter->drawLines(lines);
             } else if (text == HeatmapView::tr("protected")) {
                 painter->setPen(QPen(ink, 1));

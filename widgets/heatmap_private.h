@@ -59,6 +59,7 @@ public:
     ModelShape shape;
     CompressionPlan plan;
     ExpertScores scores;
+    ExpertScores ranks;  // of the plan: dense experts at break-even, dropped ones without value
     ExpertGrid usage;
     HeatmapOptions options;
     bool compact = false;
@@ -119,19 +120,15 @@ public:
     bool validCell(CellId c) const { return c.layer >= 0 && c.layer < rowCount() && c.expert >= 0 && c.expert < expertsOf(c.layer); }
     bool hasPlan() const { return plan.layerCount() == rowCount() && rowCount() > 0; }
 
-    double valueOf(CellId c) const
-    {
-        const auto l = static_cast<std::size_t>(c.layer);
-        const auto e = static_cast<std::size_t>(c.expert);
-        if (c.layer < 0 || l >= scores.values.rows.size() || e >= scores.values.rows[l].size())
-            return std::numeric_limits<double>::quiet_NaN();
-        return scores.values.rows[l][e];
-    }
+    // What the colours are of.
+    NormOptions& normShown() { return options.ranks() ? options.rankNorm : options.norm; }
+    const ExpertScores& shown() const { return options.ranks() ? ranks : scores; }
+    double valueOf(CellId c) const { return gridValue(scores.values, c); }
     static double gridValue(const ExpertGrid& grid, CellId c)
     {
         const auto l = static_cast<std::size_t>(c.layer);
         const auto e = static_cast<std::size_t>(c.expert);
-        return l < grid.rows.size() && e < grid.rows[l].size() ? grid.rows[l][e] : std::numeric_limits<double>::quiet_NaN();
+        return c.layer >= 0 && l < grid.rows.size() && e < grid.rows[l].size() ? grid.rows[l][e] : std::numeric_limits<double>::quiet_NaN();
     }
     bool lockedLayer(int layer) const { return hasPlan() && plan.layer(layer).locked; }
     bool isProtected(CellId c) const
@@ -157,13 +154,19 @@ public:
         return smallest;
     }
 
+    bool rankFree() const { return !hasPlan() || !plan.hasRanks(); }
+    bool dense(CellId c) const { return kept(c) && lowRank(c) == 0; }
+
     void rebuildOrder();
     void rebuildStatistics();
+    void rebuildRanks();
     void rebuildColours();
     void layoutPlot();
     void refreshEmpty();
     void refreshChoosers();
     void refreshReadout();
+    void rankParts(const CellFacts& facts);  // of the readout
+    QString rankText(const CellFacts& facts) const;
     void announce();
     void replot();
     void replotOverlay();
@@ -194,6 +197,7 @@ public:
     QColor colourOf(CellId c) const;
     QString valueUnit() const { return scores.unit.empty() ? QString() : QChar(0x00A0) + QString::fromStdString(scores.unit); }
     QString scoreName() const { return QString::fromStdString(scores.method); }
+    QString shownName() const { return QString::fromStdString(shown().method); }
     QStringList legendTexts() const;
 
     void drawMarks(QCPPainter* painter);

@@ -18,7 +18,7 @@ namespace espalier
 namespace
 {
 
-enum Column { Layer, Expert, Value, Place, Percentile, Usage, State, Bytes, ColumnCount };
+enum Column { Layer, Expert, Value, Place, Percentile, Usage, State, Rank, Bytes, ColumnCount };
 
 QString stateText(const CellFacts& facts)
 {
@@ -45,9 +45,9 @@ public:
     QVariant headerData(int section, Qt::Orientation orientation, int role) const override
     {
         if (orientation != Qt::Horizontal || role != Qt::DisplayRole) return {};
-        const QString heads[] = {HeatmapTable::tr("layer"), HeatmapTable::tr("expert"),        HeatmapTable::tr("score"),
-                                 HeatmapTable::tr("place"), HeatmapTable::tr("percentile"),    HeatmapTable::tr("usage"),
-                                 HeatmapTable::tr("state"), HeatmapTable::tr("MiB if dropped")};
+        const QString heads[] = {HeatmapTable::tr("layer"), HeatmapTable::tr("expert"),     HeatmapTable::tr("score"),
+                                 HeatmapTable::tr("place"), HeatmapTable::tr("percentile"), HeatmapTable::tr("usage"),
+                                 HeatmapTable::tr("state"), HeatmapTable::tr("rank"),       HeatmapTable::tr("MiB if dropped")};
         return heads[section];
     }
     QVariant data(const QModelIndex& index, int role) const override
@@ -71,6 +71,9 @@ public:
                     return f.usage;
                 case State:
                     return stateText(f);
+                case Rank:
+                    // 0 is dense, as in a plan's file; nothing where there is no expert any more.
+                    return f.state == CellState::Dropped ? QVariant(std::nan("")) : QVariant(f.rank);
                 default:
                     return QVariant::fromValue(static_cast<qlonglong>(f.bytes));
             }
@@ -91,6 +94,8 @@ public:
                 return std::isfinite(f.usage) ? format::share(f.usage) : QString();
             case State:
                 return stateText(f);
+            case Rank:
+                return f.state == CellState::Dropped ? QString() : f.rank > 0 ? format::count(f.rank) : HeatmapTable::tr("dense");
             default:
                 return format::number(static_cast<double>(f.bytes) / (1024.0 * 1024.0), 2);
         }

@@ -2,6 +2,7 @@
 #include "heatmap_private.h"
 
 #include "format.h"
+#include "plan/rank_edit.h"
 
 #include <QPainter>
 
@@ -50,6 +51,11 @@ void HeatmapView::Private::refreshReadout()
     if (const auto f = q->facts(cell)) {
         using Part = HeatmapReadout::Part;
         readout->name = format::layerExpert(cell.layer, cell.expert);
+        if (options.ranks()) {
+            rankParts(*f);
+            readout->update();
+            return;
+        }
         readout->parts.push_back(Part{scoreName() + QLatin1Char(' ') + format::score(f->value) + valueUnit(),
                                       scoreName() + QLatin1Char(' ') + format::score(f->value), 0});
         if (f->place > 0)
@@ -79,11 +85,47 @@ void HeatmapView::Private::refreshReadout()
     readout->update();
 }
 
+void HeatmapView::Private::rankParts(const CellFacts& f)
+{
+    using Part = HeatmapReadout::Part;
+    const QString score = std::isfinite(f.value) ? QString(scoreName() + QLatin1Char(' ') + format::score(f.value)) : QString();
+    if (f.state == CellState::Dropped) {
+        readout->parts.push_back(Part{HeatmapView::tr("dropped"), {}, 0});
+        readout->parts.push_back(Part{HeatmapView::tr("%1 saved").arg(format::bytes(f.bytes)), {}, 2});
+    } else {
+        readout->parts.push_back(Part{rankText(f), {}, 0});
+        readout->parts.push_back(Part{HeatmapView::tr("break-even %1").arg(format::count(f.breakEven)), {}, 3});
+        if (f.rank > 0) {
+            const double share = static_cast<double>(f.factorBytes) / static_cast<double>(std::max<std::int64_t>(1, f.denseBytes));
+            const QString percent = format::number(100 * share, 0) + QChar(0x00A0) + QLatin1Char('%');
+            readout->parts.push_back(Part{HeatmapView::tr("%1 of the dense bytes").arg(percent), {}, 1});
+            readout->parts.push_back(
+                Part{HeatmapView::tr("%1 of %2").arg(format::bytes(f.factorBytes), format::bytes(f.denseBytes)), {}, 2});
+        } else {
+            readout->parts.push_back(Part{format::bytes(f.denseBytes), {}, 2});
+        }
+    }
+    if (!score.isEmpty()) readout->parts.push_back(Part{score, {}, 4});
+    if (f.isProtected) readout->parts.push_back(Part{HeatmapView::tr("protected"), {}, 5});
+    if (f.locked) readout->parts.push_back(Part{HeatmapView::tr("layer locked"), {}, 6});
+}
+
+// "rank 480 of 1,408", or "dense".
+QString HeatmapView::Private::rankText(const CellFacts& f) const
+{
+    return f.rank > 0 ? HeatmapView::tr("rank %1").arg(format::countOf(f.rank, f.fullRank)) : HeatmapView::tr("dense");
+}
+
 QString HeatmapView::Private::tooltip(CellId c) const
 {
     const auto f = q->facts(c);
     if (!f) return {};
-    const QString second = scoreName() + QLatin1Char(' ') + format::score(f->value) + valueUnit();
+    const bool measured = std::isfinite(f->value) || !options.ranks();
+    QString second = measured ? QString(scoreName() + QLatin1Char(' ') + format::score(f->value) + valueUnit()) : QString();
+    if (options.ranks() && f->state != CellState::Dropped) {
+        const QString rank = rankText(*f) + format::kDot + HeatmapView::tr("break-even %1").arg(format::count(f->breakEven));
+        second = second.isEmpty() ? rank : rank + format::kDot + second;
+    }
     QStringList third;
     if (f->place > 0) third += HeatmapView::tr("place %1 of %2 in layer").arg(f->place).arg(f->experts);
     if (std::isfinite(f->percentile)) third += HeatmapView::tr("percentile %1").arg(format::number(f->percentile, 0));
@@ -92,7 +134,7 @@ QString HeatmapView::Private::tooltip(CellId c) const
     fourth += f->state == CellState::Dropped ? HeatmapView::tr("dropped") : HeatmapView::tr("kept");
     if (f->isProtected) fourth += HeatmapView::tr("protected");
     if (f->locked) fourth += HeatmapView::tr("layer locked");
-    if (f->rank > 0) fourth += HeatmapView::tr("rank %1").arg(f->rank);
+    if (f->rank > 0 && !options.ranks()) fourth += HeatmapView::tr("rank %1").arg(format::count(f->rank));
     fourth += f->state == CellState::Dropped ? HeatmapView::tr("%1 saved").arg(format::bytes(f->bytes))
                                              : HeatmapView::tr("%1 if dropped").arg(format::bytes(f->bytes));
     QString text = QStringLiteral("<b>%1</b><br>%2").arg(format::layerExpert(c.layer, c.expert), second.toHtmlEscaped());
@@ -124,7 +166,13 @@ std::optional<CellFacts> HeatmapView::facts(CellId cell) const
     f.percentile = Private::gridValue(d->percentiles, cell);
     f.usage = Private::gridValue(d->usage, cell);
     f.bytes = layer.bytesPerExpert + layer.routerBytesPerExpert;
-    f.rank = d->lowRank(cell);
+    f.rank = d->lowRank(cell) > 0 ? rankOfLevel(d->shape, cell.layer, levelOf(d->shape, d->plan, cell.layer, cell.expert)) : 0;
+    f.fullRank = fullRankOf(d->shape, cell.layer);
+    f.breakEven = breakEvenOf(d->shape, cell.layer);
+    f.denseBytes = layer.bytesPerExpert;
+    f.factorBytes = !d->kept(cell) ? 0 : d->hasPlan() ? expertBytes(d->shape, d->plan, cell.layer, cell.expert) : layer.bytesPerExpert;
+    // What goes with it when it is dropped: its matrices as they are now. Of a dropped one: what dropping it saved.
+    if (f.factorBytes > 0) f.bytes = f.factorBytes + layer.routerBytesPerExpert;
     f.state = !d->kept(cell)        ? CellState::Dropped
               : f.isProtected       ? CellState::Protected
               : std::isnan(f.value) ? CellState::Missing

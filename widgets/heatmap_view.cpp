@@ -72,15 +72,18 @@ void HeatmapView::Private::refreshChoosers()
     const QSignalBlocker b4(sortBox);
     const QSignalBlocker b5(perLayer);
     scoreBox->setCurrentIndex(scoreBox->findData(options.score));
-    normBox->setCurrentIndex(normBox->findData(normId(options.norm.norm)));
+    const NormOptions& norm = options.normInForce();
+    normBox->setCurrentIndex(normBox->findData(normId(norm.norm)));
     int clip = -1;
     for (int i = 0; i < clipBox->count(); ++i) {
-        if (std::abs(clipBox->itemData(i).toDouble() - options.norm.clipPercent) < 1e-6) clip = i;
+        if (std::abs(clipBox->itemData(i).toDouble() - norm.clipPercent) < 1e-6) clip = i;
     }
     clipBox->setCurrentIndex(clip);
-    clipBox->setEnabled(options.norm.norm != Norm::Rank);
+    clipBox->setEnabled(norm.norm != Norm::Rank);
     sortBox->setCurrentIndex(sortBox->findData(expertSortId(options.sort)));
-    perLayer->setChecked(options.norm.perLayer);
+    perLayer->setChecked(norm.perLayer);
+    canvas->setAccessibleName(options.ranks() ? HeatmapView::tr("Ranks of experts, layers by experts")
+                                              : HeatmapView::tr("Importance of experts, layers by experts"));
     clipBox->setVisible(!compact);
     chooserLine->setVisible(!compact);
     perLayer->setVisible(!compact);
@@ -165,11 +168,11 @@ HeatmapView::HeatmapView(SelectionModel* selection, HoverModel* hover, QWidget* 
         d->userChanged();
     });
     connect(d->normBox, &QComboBox::activated, this, [this](int index) {
-        d->options.norm.norm = normFromId(d->normBox->itemData(index).toString());
+        d->normShown().norm = normFromId(d->normBox->itemData(index).toString());
         d->userChanged();
     });
     connect(d->clipBox, &QComboBox::activated, this, [this](int index) {
-        d->options.norm.clipPercent = d->clipBox->itemData(index).toDouble();
+        d->normShown().clipPercent = d->clipBox->itemData(index).toDouble();
         d->userChanged();
     });
     connect(d->sortBox, &QComboBox::activated, this, [this](int index) {
@@ -177,7 +180,7 @@ HeatmapView::HeatmapView(SelectionModel* selection, HoverModel* hover, QWidget* 
         d->userChanged();
     });
     connect(d->perLayer, &QAbstractButton::clicked, this, [this](bool on) {
-        d->options.norm.perLayer = on;
+        d->normShown().perLayer = on;
         d->userChanged();
     });
 
@@ -258,6 +261,7 @@ void HeatmapView::setShape(const ModelShape& shape)
     announceTableReset(d->canvas);
     d->zoomBack.clear();
     d->window = QRect(0, 0, std::max(1, d->columnCount()), std::max(1, d->rowCount()));
+    d->rebuildRanks();
     d->rebuildStatistics();
     d->rebuildOrder();
     d->rebuildColours();
@@ -270,6 +274,11 @@ void HeatmapView::setShape(const ModelShape& shape)
 void HeatmapView::setPlan(const CompressionPlan& plan)
 {
     d->plan = plan;
+    d->rebuildRanks();
+    if (d->options.ranks()) {
+        if (d->options.sort == ExpertSort::Score) d->rebuildOrder();
+        d->rebuildColours();
+    }
     d->refreshReadout();
     d->announce();
     d->replot();

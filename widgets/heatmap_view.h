@@ -23,12 +23,21 @@ enum class ExpertSort { Index, Score, Usage };
 QString expertSortId(ExpertSort sort);
 ExpertSort expertSortFromId(const QString& id);
 
+// The plan's matrix ranks instead of a score: no method, known without a profile.
+inline const QString kRankMetric = QStringLiteral("rank");
+
 // What the user chose to see; saved with the session.
 struct HeatmapOptions {
-    QString score;  // method id
+    QString score;  // method id, or kRankMetric
     NormOptions norm;
     ExpertSort sort = ExpertSort::Index;
     ColourMap map = ColourMap::Viridis;
+    NormOptions rankNorm = {Norm::Linear, 0, false};  // of ranks: whole numbers on a scale with a known end
+    ColourMap rankMap = ColourMap::Cividis;
+
+    bool ranks() const { return score == kRankMetric; }
+    const NormOptions& normInForce() const { return ranks() ? rankNorm : norm; }
+    ColourMap mapInForce() const { return ranks() ? rankMap : map; }
 
     bool operator==(const HeatmapOptions&) const = default;
 };
@@ -47,7 +56,11 @@ struct CellFacts {
     double percentile = 0;   // over the whole model, 100 = most valuable; NaN unknown
     double usage = 0;        // share of the layer's selections in [0, 1]; NaN unknown
     std::int64_t bytes = 0;  // saved if dropped
-    int rank = 0;            // smallest matrix rank, 0 = dense
+    int rank = 0;            // mean of its matrices, 0 = dense
+    int fullRank = 0;        // of a dense matrix
+    int breakEven = 0;
+    std::int64_t denseBytes = 0;   // of the expert's matrices in the checkpoint
+    std::int64_t factorBytes = 0;  // as the plan has them; 0 where it is dropped
 };
 
 class HeatmapCanvas;
@@ -97,7 +110,8 @@ signals:
     void toggleRequested(int layer, int expert);
     void protectRequested(int layer, int expert);
     void lockRequested(int layer);
-    void keepStepRequested(int layer, int delta);  // within gestureStarted ... gestureFinished
+    void keepStepRequested(int layer, int delta);                   // within gestureStarted ... gestureFinished
+    void rankStepRequested(int layer, int direction, bool coarse);  // likewise
     void setKeptRequested(const std::set<espalier::CellId>& cells, bool kept);
     void gestureStarted();
     void gestureFinished();

@@ -5,6 +5,9 @@
 #include "icon.h"
 #include "keep_box.h"
 #include "plan/cost_model.h"
+#include "plan/rank_edit.h"
+#include "rank_box.h"
+#include "rank_section.h"
 #include "theme.h"
 
 #include <QGridLayout>
@@ -95,7 +98,9 @@ public:
     CompressionPlan plan;
     ExpertScores scores;
     ExpertGrid usage;
+    QString estimateWhat;
     double estimate = std::nan("");
+    std::optional<RankCurves> curves;
 
     EmptyState* empty = nullptr;
     QWidget* page = nullptr;
@@ -104,15 +109,25 @@ public:
     QToolButton* protect = nullptr;
     QLabel* names[4] = {};
     QLabel* values[4] = {};
+    RankSection* ranks = nullptr;
     SortedBars* bars = nullptr;
     QLabel* layerTitle = nullptr;
     QLabel* layerSize = nullptr;
     Slider* slider = nullptr;
     KeepBox* spin = nullptr;
     QLabel* of = nullptr;
+    Slider* rankSlider = nullptr;
+    RankBox* rankBox = nullptr;
     QToolButton* locked = nullptr;
     bool filling = false;
 
+    // Half of what costs as much as the matrix, on a round step.
+    int firstRank(int layer) const
+    {
+        const int breakEven = breakEvenOf(shape, layer);
+        const int step = rankStep(breakEven, false);
+        return std::max(1, breakEven / 2 / step * step);
+    }
     void refresh();
 };
 
@@ -141,14 +156,14 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     d->title->setFont(fontFor(FontRole::Title));
     column->addWidget(d->title);
     auto* state = new QHBoxLayout;
-    d->keep = new Segment({tr("Keep"), tr("Drop")});
-    d->keep->setAccessibleName(tr("keep or drop the expert"));
+    d->keep = new Segment({tr("Dense"), tr("Low rank"), tr("Drop")});
+    d->keep->setObjectName(QStringLiteral("inspector.form"));
+    d->keep->setAccessibleName(tr("keep the expert dense, keep it at low rank, or drop it"));
     d->keep->setSizePolicy(QSizePolicy::Fixed, QSizePolicy::Fixed);
     d->protect = new QToolButton;
     d->protect->setCheckable(true);
-    d->protect->setToolButtonStyle(Qt::ToolButtonTextBesideIcon);
+    d->protect->setAutoRaise(true);
     d->protect->setIconSize({pixelsOf(16), pixelsOf(16)});
-    d->protect->setText(tr("Protect"));
     d->protect->setAccessibleName(tr("Protect"));
     d->protect->setToolTip(tr("Allocators and searches never drop a protected expert (P)"));
     state->addWidget(d->keep);
@@ -156,6 +171,8 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     state->addWidget(d->protect);
     state->addStretch();
     column->addLayout(state);
+    d->ranks = new RankSection;
+    column->addWidget(d->ranks);
     auto* grid = new QGridLayout;
     grid->setVerticalSpacing(4);
     grid->setHorizontalSpacing(12);
@@ -201,13 +218,54 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     row->addWidget(d->spin);
     row->addWidget(d->of);
     column->addLayout(row);
+    auto* rankRow = new QHBoxLayout;
+    auto* rankLabel = new QLabel(tr("Rank"));
+    rankLabel->setProperty("role", QStringLiteral("muted"));
+    d->rankSlider = new Slider;
+    d->rankSlider->setObjectName(QStringLiteral("inspector.layerRank"));
+    d->rankSlider->setAccessibleName(tr("mean rank of the experts kept in this layer"));
+    d->rankBox = new RankBox;
+    d->rankBox->setAccessibleName(tr("mean rank of the experts kept in this layer as a number"));
+    const int names = std::max(keptLabel->sizeHint().width(), rankLabel->sizeHint().width());
+    keptLabel->setMinimumWidth(names);
+    rankLabel->setMinimumWidth(names);
+    rankRow->addWidget(rankLabel);
+    rankRow->addWidget(d->rankSlider, 1);
+    rankRow->addWidget(d->rankBox);
+    column->addLayout(rankRow);
     column->addStretch();
 
     const auto layer = [this] { return d->selection->currentLayer(); };
     connect(d->keep, &Segment::chosen, this, [this](int index) {
         const CellId cell = d->selection->current();
-        d->keep->setCurrent(1 - index);  // the plan decides: it comes back through setPlan
-        if (cell.valid() && cell.expert >= 0) emit keepRequested(cell.layer, cell.expert, index == 0);
+        const bool was = d->plan.keeps(cell.layer, cell.expert);
+        d->refresh();  // the plan decides: it comes back through setPlan
+        if (!cell.valid() || cell.expert < 0) return;
+        if (index == 2)
+            emit keepRequested(cell.layer, cell.expert, false);
+        else if (index == 0 && !was)
+            emit keepRequested(cell.layer, cell.expert, true);
+        else
+            emit rankRequested(cell.layer, cell.expert, index == 0 ? 0 : d->firstRank(cell.layer));
+    });
+    connect(d->ranks, &RankSection::gestureStarted, this, &InspectorPanel::gestureStarted);
+    connect(d->ranks, &RankSection::rankMoved, this, [this](int rank) {
+        const CellId cell = d->selection->current();
+        emit rankMoved(cell.layer, cell.expert, rank);
+    });
+    connect(d->ranks, &RankSection::gestureFinished, this, &InspectorPanel::gestureFinished);
+    connect(d->ranks, &RankSection::gestureFinished, this, [this] { d->refresh(); });
+    connect(d->ranks, &RankSection::gestureCancelled, this, &InspectorPanel::gestureCancelled);
+    connect(d->rankSlider, &Slider::gestureStarted, this, &InspectorPanel::gestureStarted);
+    connect(d->rankSlider, &Slider::moved, this, [this, layer](int value) { emit layerRankMoved(layer(), value); });
+    connect(d->rankSlider, &Slider::gestureFinished, this, &InspectorPanel::gestureFinished);
+    connect(d->rankSlider, &Slider::gestureCancelled, this, &InspectorPanel::gestureCancelled);
+    connect(d->rankBox, &QSpinBox::valueChanged, this, [this, layer](int value) {
+        if (d->filling) return;
+        emit gestureStarted();
+        emit layerRankMoved(layer(), value);
+        emit gestureFinished();
+        d->refresh();
     });
     connect(d->protect, &QToolButton::clicked, this, [this](bool on) {
         const CellId cell = d->selection->current();
@@ -259,9 +317,17 @@ void InspectorPanel::setUsage(const ExpertGrid& usage)
     d->refresh();
 }
 
-void InspectorPanel::setCellEstimate(double deltaPpl)
+void InspectorPanel::setCellEstimate(const QString& what, double deltaPpl)
 {
+    if (d->estimateWhat == what && (d->estimate == deltaPpl || (std::isnan(d->estimate) && std::isnan(deltaPpl)))) return;
+    d->estimateWhat = what;
     d->estimate = deltaPpl;
+    d->refresh();
+}
+
+void InspectorPanel::setCurves(const std::optional<RankCurves>& curves)
+{
+    d->curves = curves;
     d->refresh();
 }
 
@@ -287,9 +353,14 @@ void InspectorPanel::Private::refresh()
     title->setText(expert ? format::layerExpert(cell.layer, cell.expert) : InspectorPanel::tr("Layer %1").arg(cell.layer));
     keep->setEnabled(expert);
     protect->setEnabled(expert);
-    keep->setCurrent(expert && !plan.keeps(cell.layer, cell.expert) ? 1 : 0);
+    const bool isKept = expert && plan.keeps(cell.layer, cell.expert);
+    const bool lowRank = isKept && ranksOf(plan, cell.layer, cell.expert) != RankTriple{};
+    keep->setCurrent(expert && !isKept ? 2 : lowRank ? 1 : 0);
+    keep->setItemEnabled(1, !layerPlan.locked);
+    const bool showRanks = lowRank || (isKept && ranks->inGesture());
+    ranks->setVisible(showRanks);
+    if (showRanks) ranks->set(shape, plan, cell, curves);
     protect->setChecked(expert && std::binary_search(layerPlan.protectedExperts.begin(), layerPlan.protectedExperts.end(), cell.expert));
-    protect->setText(protect->isChecked() ? InspectorPanel::tr("Protected") : InspectorPanel::tr("Protect"));
     protect->setIcon(icon(QStringLiteral("shield")));
     locked->setChecked(layerPlan.locked);
     locked->setIcon(icon(layerPlan.locked ? QStringLiteral("lock") : QStringLiteral("lock-open"), QStringLiteral("muted")));
@@ -319,7 +390,8 @@ void InspectorPanel::Private::refresh()
     layerTitle->setFont(fontFor(FontRole::Head));
     if (expert) {
         const auto e = static_cast<std::size_t>(cell.expert);
-        if (haveScores) {
+        // Beside the ranks' table there is no room for them; the map's readout has them.
+        if (haveScores && !showRanks) {
             const int place = static_cast<int>(std::find(order.begin(), order.end(), cell.expert) - order.begin()) + 1;
             names[0]->setText(QString::fromStdString(scores.method));
             const double value = scores.values.rows[l][e];
@@ -327,16 +399,21 @@ void InspectorPanel::Private::refresh()
                                                               InspectorPanel::tr("place %1 of %2").arg(place).arg(layer.experts))
                                                     : InspectorPanel::tr("no value"));
         }
-        if (l < usage.rows.size() && e < usage.rows[l].size() && std::isfinite(usage.rows[l][e])) {
+        if (!showRanks && l < usage.rows.size() && e < usage.rows[l].size() && std::isfinite(usage.rows[l][e])) {
             names[1]->setText(InspectorPanel::tr("usage"));
             values[1]->setText(format::share(usage.rows[l][e]) + format::kDot +
                                InspectorPanel::tr("even share %1").arg(format::share(1.0 / layer.experts)));
         }
         names[2]->setText(InspectorPanel::tr("size"));
-        values[2]->setText(format::bytes(layer.bytesPerExpert) + format::kDot + QString::fromStdString(shape.dtype).toLower());
-        if (std::isfinite(estimate)) {
-            names[3]->setText(InspectorPanel::tr("if dropped"));
-            values[3]->setText(InspectorPanel::tr("est. Δ PPL %1").arg(format::signedNumber(estimate, 3)));
+        values[2]->setText(
+            lowRank ? InspectorPanel::tr("%1 of %2")
+                          .arg(format::bytes(expertBytes(shape, plan, cell.layer, cell.expert)), format::bytes(layer.bytesPerExpert))
+                    : QString(format::bytes(layer.bytesPerExpert) + format::kDot + QString::fromStdString(shape.dtype).toLower()));
+        if (!estimateWhat.isEmpty()) {
+            names[3]->setText(estimateWhat);
+            // The row stays while a newer estimate is on its way: nothing below it moves.
+            values[3]->setText(std::isfinite(estimate) ? InspectorPanel::tr("est. Δ PPL %1").arg(format::signedNumber(estimate, 3))
+                                                       : QStringLiteral(" "));
             QPalette palette = values[3]->palette();
             palette.setColor(QPalette::WindowText, theme().estimate);
             values[3]->setPalette(palette);
@@ -350,7 +427,7 @@ void InspectorPanel::Private::refresh()
     if (haveScores)
         for (const int e : order)
             sorted.push_back({scores.values.rows[l][static_cast<std::size_t>(e)], plan.keeps(cell.layer, e), e == cell.expert});
-    bars->setVisible(haveScores);
+    bars->setVisible(haveScores && !showRanks);
     bars->set(std::move(sorted),
               InspectorPanel::tr("experts of layer %1, by %2").arg(cell.layer).arg(QString::fromStdString(scores.method)),
               InspectorPanel::tr("%1 kept, %2 dropped").arg(kept).arg(layer.experts - kept));
@@ -364,6 +441,15 @@ void InspectorPanel::Private::refresh()
     spin->setExperts(floor, layer.experts);
     spin->setValue(kept);
     of->setText(InspectorPanel::tr("of %1").arg(layer.experts));
+    const int breakEven = breakEvenOf(shape, cell.layer);
+    const int level = meanLevelOf(shape, plan, cell.layer);
+    rankSlider->setRange(1, breakEven + 1);
+    rankSlider->setResetValue(breakEven + 1);
+    rankSlider->setValue(level);
+    rankBox->setBreakEven(breakEven);
+    rankBox->setValue(level);
+    rankSlider->setEnabled(!layerPlan.locked);
+    rankBox->setEnabled(!layerPlan.locked);
     filling = false;
 }
 

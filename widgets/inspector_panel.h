@@ -4,11 +4,13 @@
 #include "plan/compression_plan.h"
 #include "plan/expert_grid.h"
 #include "plan/model_shape.h"
+#include "rank_curves.h"
 #include "selection.h"
 
 #include <QScrollArea>
 
 #include <memory>
+#include <optional>
 
 namespace espalier
 {
@@ -27,15 +29,20 @@ public slots:
     void setPlan(const espalier::CompressionPlan& plan);
     void setScores(const espalier::ExpertScores& scores);
     void setUsage(const espalier::ExpertGrid& usage);
-    // Estimated change of perplexity if the current cell were dropped; NaN: not known.
-    void setCellEstimate(double deltaPpl);
+    // Estimated change of perplexity if the current cell were otherwise: `what` says how ("if dropped"). NaN: not there yet, the row stays;
+    // empty `what`: no row.
+    void setCellEstimate(const QString& what, double deltaPpl);
+    void setCurves(const std::optional<espalier::RankCurves>& curves);  // of the current cell, or none
 
 signals:
     void keepRequested(int layer, int expert, bool keep);
     void protectRequested(int layer, int expert, bool isProtected);
     void lockRequested(int layer);
+    void rankRequested(int layer, int expert, int rank);  // 0 = dense; a dropped expert comes back
     void gestureStarted();
+    void rankMoved(int layer, int expert, int rank);
     void layerKeepMoved(int layer, int keep);
+    void layerRankMoved(int layer, int level);  // one above break-even: dense
     void gestureFinished();
     void gestureCancelled();
 

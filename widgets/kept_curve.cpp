@@ -26,11 +26,13 @@ class CurveCanvas;
 class KeptCurve::Private
 {
 public:
-    Private(KeptCurve* view, SelectionModel* selectionModel, HoverModel* hoverModel) : q(view), selection(selectionModel), hover(hoverModel)
+    Private(KeptCurve* view, SelectionModel* selectionModel, HoverModel* hoverModel, LayerQuantity shown)
+        : q(view), quantity(shown), selection(selectionModel), hover(hoverModel)
     {
     }
 
     KeptCurve* q;
+    LayerQuantity quantity;
     SelectionModel* selection;
     HoverModel* hover;
     ModelShape shape;
@@ -48,20 +50,27 @@ public:
     int layerCount() const { return static_cast<int>(shape.layers.size()); }
     bool valid() const { return layerCount() > 0 && plan.layerCount() == layerCount(); }
     bool moe(int layer) const { return layer >= 0 && layer < layerCount() && shape.layers[static_cast<std::size_t>(layer)].experts > 0; }
-    int experts(int layer) const { return shape.layers[static_cast<std::size_t>(layer)].experts; }
-    static int keptIn(const CompressionPlan& plan, int layer) { return static_cast<int>(plan.layer(layer).kept.size()); }
-    int kept(int layer) const { return keptIn(plan, layer); }
+    bool ranks() const { return quantity == LayerQuantity::Rank; }
+    int valueIn(const CompressionPlan& of, int layer) const { return quantityOf(quantity, shape, of, layer); }
+    int value(int layer) const { return valueIn(plan, layer); }
+    QString text(int layer) const { return quantityText(quantity, shape, layer, value(layer)); }
+    // Dense layers stand in the middle of the band above break-even.
+    double drawn(int layer, double v) const
+    {
+        return ranks() && v > mostOf(quantity, shape, layer) - 1 ? scaleOf(quantity, shape) * 1.06 : v;
+    }
     bool locked(int layer) const { return plan.layer(layer).locked; }
-    int topK(int layer) const { return plan.layer(layer).topK.value_or(shape.layers[static_cast<std::size_t>(layer)].router.topK); }
-    int least(int layer) const { return std::max(1, topK(layer)); }
+    int least(int layer) const { return leastOf(quantity, shape, plan, layer); }
 
     void updateAxes();
     void draw(QCPPainter* painter);
+    void drawKept(QCPPainter* painter);
+    void drawDenseBand(QCPPainter* painter);
     void drawOverlay(QCPPainter* painter);
     QPointF point(int layer, double value) const;
     int layerNear(const QPointF& p, double reach) const;
     void replot();
-    void send(int layer, int keep);
+    void send(int layer, int wanted);
     QString words(int layer) const;  // "33 of 60, locked"
     void announce();
     int told = -1;  // what a screen reader was told last
@@ -75,17 +84,17 @@ public:
     CurveCanvas(KeptCurve::Private* owner, QWidget* parent) : QCustomPlot(parent), d(owner) { setMouseTracking(true); }
     bool keyFocus = false;  // the ring shows only where focus came by key
 
-    // One column: what each layer keeps.
+    // One column: the layer's number.
     int tableRows() const override { return d->valid() ? d->layerCount() : 0; }
     int tableColumns() const override { return 1; }
     QString tableRowName(int row) const override { return KeptCurve::tr("Layer %1").arg(row); }
-    QString tableColumnName(int) const override { return KeptCurve::tr("experts kept"); }
+    QString tableColumnName(int) const override { return d->ranks() ? KeptCurve::tr("mean rank") : KeptCurve::tr("experts kept"); }
     QString tableCellName(int row, int) const override { return tableRowName(row); }
     QString tableCellValue(int row, int) const override { return d->words(row); }
     QRect tableCellRect(int row, int) const override
     {
         if (!d->moe(row)) return {};
-        const QPoint at = d->point(row, d->kept(row)).toPoint();
+        const QPoint at = d->point(row, d->value(row)).toPoint();
         return QRect(at, QSize(1, 1)).adjusted(-pixelsOf(6), -pixelsOf(6), pixelsOf(6), pixelsOf(6));
     }
     bool tableCellSelected(int row, int) const override { return d->selection->currentLayer() == row; }
@@ -111,12 +120,15 @@ protected:
         const int near = d->layerNear(event->position(), pixelsOf(12));
         if (near >= 0) {
             d->selection->setCurrentLayer(near);
-            if (d->locked(near)) return;
+            if (d->locked(near)) {
+                emit d->q->lockedTouched(near);
+                return;
+            }
             d->steps->finish();
             d->held = near;
-            d->heldFrom = d->kept(near);
+            d->heldFrom = d->value(near);
             d->pressY = event->position().y();
-            d->lastSent = d->kept(near);
+            d->lastSent = d->value(near);
             emit d->q->gestureStarted();
             d->replot();
             return;
@@ -140,7 +152,8 @@ protected:
         const double fine = event->modifiers() & Qt::ShiftModifier ? 0.2 : 1.0;
         const double perPixel = yAxis->pixelToCoord(0) - yAxis->pixelToCoord(1);
         double value = d->heldFrom + (d->pressY - event->position().y()) * perPixel * fine;
-        if (event->modifiers() & Qt::ControlModifier) value = std::round(value / 4) * 4;
+        if (const double coarse = d->ranks() ? stepOf(d->quantity, d->shape, d->held, true) : 4; event->modifiers() & Qt::ControlModifier)
+            value = std::round(value / coarse) * coarse;
         d->send(d->held, static_cast<int>(std::lround(value)));
     }
     void mouseReleaseEvent(QMouseEvent* event) override
@@ -181,7 +194,7 @@ private:
 
 QPointF KeptCurve::Private::point(int layer, double value) const
 {
-    return {canvas->xAxis->coordToPixel(layer), canvas->yAxis->coordToPixel(value)};
+    return {canvas->xAxis->coordToPixel(layer), canvas->yAxis->coordToPixel(drawn(layer, value))};
 }
 
 int KeptCurve::Private::layerNear(const QPointF& p, double reach) const
@@ -190,7 +203,7 @@ int KeptCurve::Private::layerNear(const QPointF& p, double reach) const
     double bestDistance = reach;
     for (int layer = 0; layer < layerCount(); ++layer) {
         if (!moe(layer)) continue;
-        const QPointF delta = point(layer, kept(layer)) - p;
+        const QPointF delta = point(layer, value(layer)) - p;
         const double distance = std::hypot(delta.x(), delta.y());
         if (distance <= bestDistance) {
             best = layer;
@@ -200,12 +213,12 @@ int KeptCurve::Private::layerNear(const QPointF& p, double reach) const
     return best;
 }
 
-void KeptCurve::Private::send(int layer, int keep)
+void KeptCurve::Private::send(int layer, int wanted)
 {
-    keep = std::clamp(keep, least(layer), experts(layer));
-    if (keep == lastSent) return;
-    lastSent = keep;
-    emit q->layerKeepMoved(layer, keep);
+    wanted = std::clamp(wanted, least(layer), mostOf(quantity, shape, layer));
+    if (wanted == lastSent) return;
+    lastSent = wanted;
+    emit q->layerMoved(layer, wanted);
 }
 
 void KeptCurve::Private::replot() { canvas->replot(QCustomPlot::rpQueuedReplot); }
@@ -213,22 +226,27 @@ void KeptCurve::Private::replot() { canvas->replot(QCustomPlot::rpQueuedReplot);
 void KeptCurve::Private::updateAxes()
 {
     const QFontMetrics small(fontFor(FontRole::Small));
-    const int most = std::max(1, shape.maxExperts());
+    const int most = std::max(1, scaleOf(quantity, shape));
     const int layers = std::max(1, layerCount());
-    const int left = small.horizontalAdvance(QString::number(std::max(most, 100))) + pixelsOf(18);
+    const int left = small.horizontalAdvance(format::count(std::max(most, 100))) + pixelsOf(18);
     canvas->axisRect()->setMargins(QMargins(left, small.height() + pixelsOf(16), pixelsOf(14), 2 * small.height() + pixelsOf(12)));
     canvas->xAxis->setRange(-0.6, layers - 0.4);
-    canvas->yAxis->setRange(0, most * 1.06);
+    canvas->yAxis->setRange(0, most * (ranks() ? 1.12 : 1.06));
     QVector<double> ys;
     QStringList yTexts;
     int step = std::max(1, most / 4);
-    if (most % 4 != 0) {
+    if (most % 4 != 0 || ranks()) {
         const QVector<double> rounds = roundTicks(0, most, 5);
         step = rounds.size() > 1 ? static_cast<int>(rounds[1]) : most;
     }
     for (int value = 0; value <= most; value += std::max(1, step)) {
+        if (ranks() && value < most && value > most - step / 2) continue;  // break-even itself is named
         ys.append(value);
-        yTexts.append(QString::number(value));
+        yTexts.append(format::count(value));
+    }
+    if (ranks() && ys.back() != most) {
+        ys.append(most);
+        yTexts.append(format::count(most));
     }
     canvas->yAxis->setTicker(fixedTicks(ys, yTexts));
     const double perLayer = (canvas->width() - left - pixelsOf(14)) / static_cast<double>(layers);
@@ -256,64 +274,9 @@ void KeptCurve::Private::draw(QCPPainter* painter)
     painter->setFont(small);
     painter->setPen(t.muted);
     painter->drawText(QRect(pixelsOf(10), pixelsOf(6), canvas->width(), metrics.height()), Qt::AlignLeft | Qt::AlignVCenter,
-                      KeptCurve::tr("experts kept"));
+                      ranks() ? KeptCurve::tr("mean rank of kept experts") : KeptCurve::tr("experts kept"));
     if (!valid()) return;
-
-    const double perLayer = frame.width() / static_cast<double>(layerCount());
-    const double barWidth = std::max(2.0, std::floor(perLayer * 0.72));
-    const double zero = canvas->yAxis->coordToPixel(0);
-    painter->setAntialiasing(false);
-    for (int layer = 0; layer < layerCount(); ++layer) {
-        const double x = canvas->xAxis->coordToPixel(layer);
-        if (!moe(layer)) continue;
-        const QPointF p = point(layer, kept(layer));
-        QColor bar = locked(layer) ? t.baseline : t.accent;
-        bar.setAlphaF(0.20F);
-        painter->fillRect(QRectF(std::round(x - barWidth / 2), p.y(), barWidth, zero - p.y()), bar);
-    }
-    // Below top-k the router has no choice.
-    int least = 0;
-    for (int layer = 0; layer < layerCount(); ++layer) {
-        if (moe(layer)) least = std::max(least, topK(layer));
-    }
-    const QRectF floor(frame.left(), canvas->yAxis->coordToPixel(least), frame.width(), zero - canvas->yAxis->coordToPixel(least));
-    painter->fillRect(floor, t.base);
-    painter->save();
-    painter->setClipRect(floor);
-    painter->setAntialiasing(true);
-    QColor hatch = t.ghost;
-    hatch.setAlphaF(t.moreContrast ? 1.0F : 0.55F);
-    painter->setPen(QPen(hatch, 1));
-    for (double x = floor.left() - floor.height(); x < floor.right(); x += 6)
-        painter->drawLine(QLineF(x, floor.bottom(), x + floor.height(), floor.top()));
-    painter->restore();
-    if (large) {
-        painter->setPen(t.muted);
-        painter->setFont(small);
-        painter->drawText(QRectF(frame.left(), floor.top() - metrics.height() - 1, frame.width() - 4, metrics.height()), Qt::AlignRight,
-                          KeptCurve::tr("below %1 the router has no choice").arg(least));
-    }
-
-    // Mean over the layers with experts.
-    int total = 0;
-    int count = 0;
-    for (int layer = 0; layer < layerCount(); ++layer) {
-        if (!moe(layer)) continue;
-        total += kept(layer);
-        ++count;
-    }
-    if (count > 0) {
-        const double mean = static_cast<double>(total) / count;
-        const double y = canvas->yAxis->coordToPixel(mean);
-        painter->setAntialiasing(false);
-        painter->setPen(QPen(t.muted, 1, Qt::DotLine));
-        painter->drawLine(QLineF(frame.left(), y, frame.right(), y));
-        if (large) {
-            painter->setPen(t.muted);
-            painter->drawText(QRectF(frame.center().x() - 60, y - metrics.height() - 2, 80, metrics.height()), Qt::AlignRight,
-                              KeptCurve::tr("mean %1").arg(format::number(mean, mean == std::floor(mean) ? 0 : 1)));
-        }
-    }
+    ranks() ? drawDenseBand(painter) : drawKept(painter);
 
     painter->setAntialiasing(true);
     const auto curve = [&](const CompressionPlan& of) {
@@ -324,7 +287,7 @@ void KeptCurve::Private::draw(QCPPainter* painter)
                 open = false;
                 continue;
             }
-            const QPointF p = point(layer, keptIn(of, layer));
+            const QPointF p = point(layer, valueIn(of, layer));
             open ? path.lineTo(p) : path.moveTo(p);
             open = true;
         }
@@ -339,6 +302,7 @@ void KeptCurve::Private::draw(QCPPainter* painter)
     painter->drawPath(curve(plan));
 
     // Every layer can be dragged; rings stand where there is room for them.
+    const double perLayer = frame.width() / static_cast<double>(layerCount());
     int ringEvery = 1;
     for (const int candidate : {1, 2, 3, 4, 6, 8, 12, 16}) {
         ringEvery = candidate;
@@ -346,7 +310,7 @@ void KeptCurve::Private::draw(QCPPainter* painter)
     }
     for (int layer = 0; layer < layerCount(); ++layer) {
         if (!moe(layer)) continue;
-        const QPointF p = point(layer, kept(layer));
+        const QPointF p = point(layer, value(layer));
         if (locked(layer)) {
             painter->setPen(Qt::NoPen);
             painter->setBrush(t.baseline);
@@ -368,6 +332,85 @@ void KeptCurve::Private::draw(QCPPainter* painter)
     }
 }
 
+void KeptCurve::Private::drawDenseBand(QCPPainter* painter)
+{
+    const Theme& t = theme();
+    const QFontMetrics metrics(fontFor(FontRole::Small));
+    const QRect frame = canvas->axisRect()->rect();
+    const int most = scaleOf(quantity, shape);
+    const QRectF band(frame.left(), frame.top(), frame.width(), canvas->yAxis->coordToPixel(most) - frame.top());
+    QColor fill = t.neutral;
+    fill.setAlphaF(0.55F);
+    painter->setAntialiasing(false);
+    painter->fillRect(band, fill);
+    painter->setPen(t.muted);
+    painter->drawText(QRectF(frame.left() + pixelsOf(4), frame.top() - metrics.height(), frame.width() - pixelsOf(8), metrics.height()),
+                      Qt::AlignRight | Qt::AlignVCenter, KeptCurve::tr("above %1: dense").arg(format::count(most)));
+}
+
+void KeptCurve::Private::drawKept(QCPPainter* painter)
+{
+    const Theme& t = theme();
+    const QFont small = fontFor(FontRole::Small);
+    const QFontMetrics metrics(small);
+    const QRect frame = canvas->axisRect()->rect();
+    const double perLayer = frame.width() / static_cast<double>(layerCount());
+    const double barWidth = std::max(2.0, std::floor(perLayer * 0.72));
+    const double zero = canvas->yAxis->coordToPixel(0);
+    painter->setAntialiasing(false);
+    for (int layer = 0; layer < layerCount(); ++layer) {
+        const double x = canvas->xAxis->coordToPixel(layer);
+        if (!moe(layer)) continue;
+        const QPointF p = point(layer, value(layer));
+        QColor bar = locked(layer) ? t.baseline : t.accent;
+        bar.setAlphaF(0.20F);
+        painter->fillRect(QRectF(std::round(x - barWidth / 2), p.y(), barWidth, zero - p.y()), bar);
+    }
+    // Below top-k the router has no choice.
+    int fewest = 0;
+    for (int layer = 0; layer < layerCount(); ++layer) {
+        if (moe(layer)) fewest = std::max(fewest, least(layer));
+    }
+    const QRectF floor(frame.left(), canvas->yAxis->coordToPixel(fewest), frame.width(), zero - canvas->yAxis->coordToPixel(fewest));
+    painter->fillRect(floor, t.base);
+    painter->save();
+    painter->setClipRect(floor);
+    painter->setAntialiasing(true);
+    QColor hatch = t.ghost;
+    hatch.setAlphaF(t.moreContrast ? 1.0F : 0.55F);
+    painter->setPen(QPen(hatch, 1));
+    for (double x = floor.left() - floor.height(); x < floor.right(); x += 6)
+        painter->drawLine(QLineF(x, floor.bottom(), x + floor.height(), floor.top()));
+    painter->restore();
+    if (large) {
+        painter->setPen(t.muted);
+        painter->setFont(small);
+        painter->drawText(QRectF(frame.left(), floor.top() - metrics.height() - 1, frame.width() - 4, metrics.height()), Qt::AlignRight,
+                          KeptCurve::tr("below %1 the router has no choice").arg(fewest));
+    }
+
+    // Mean over the layers with experts.
+    int total = 0;
+    int count = 0;
+    for (int layer = 0; layer < layerCount(); ++layer) {
+        if (!moe(layer)) continue;
+        total += value(layer);
+        ++count;
+    }
+    if (count > 0) {
+        const double mean = static_cast<double>(total) / count;
+        const double y = canvas->yAxis->coordToPixel(mean);
+        painter->setAntialiasing(false);
+        painter->setPen(QPen(t.muted, 1, Qt::DotLine));
+        painter->drawLine(QLineF(frame.left(), y, frame.right(), y));
+        if (large) {
+            painter->setPen(t.muted);
+            painter->drawText(QRectF(frame.center().x() - 60, y - metrics.height() - 2, 80, metrics.height()), Qt::AlignRight,
+                              KeptCurve::tr("mean %1").arg(format::number(mean, mean == std::floor(mean) ? 0 : 1)));
+        }
+    }
+}
+
 void KeptCurve::Private::drawOverlay(QCPPainter* painter)
 {
     if (!valid()) return;
@@ -378,10 +421,10 @@ void KeptCurve::Private::drawOverlay(QCPPainter* painter)
     if (moe(hovered) && hovered != current && !locked(hovered)) {
         painter->setPen(QPen(t.accent, 1.75));
         painter->setBrush(t.base);
-        painter->drawEllipse(point(hovered, kept(hovered)), 5, 5);
+        painter->drawEllipse(point(hovered, value(hovered)), 5, 5);
     }
     if (moe(current)) {
-        const QPointF p = point(current, kept(current));
+        const QPointF p = point(current, value(current));
         if (!locked(current)) {
             QColor halo = t.accent;
             halo.setAlphaF(0.30F);
@@ -395,18 +438,19 @@ void KeptCurve::Private::drawOverlay(QCPPainter* painter)
         }
     }
     const int told = held >= 0 ? held : moe(hovered) ? hovered : current;
-    const bool differs = moe(told) && before && before->layerCount() == layerCount() && keptIn(*before, told) != kept(told);
+    const bool differs = moe(told) && before && before->layerCount() == layerCount() && valueIn(*before, told) != value(told);
     if (moe(told) && (held >= 0 || moe(hovered) || differs)) {
-        const QString first = KeptCurve::tr("Layer %1: %2").arg(told).arg(format::keptOf(kept(told), experts(told)));
+        const QString first = KeptCurve::tr("Layer %1: %2").arg(told).arg(text(told));
         QString second;
         if (differs) {
             const LayerShape& layer = shape.layers[static_cast<std::size_t>(told)];
             const std::int64_t change =
                 layerBytes(layer, shape.hiddenSize, plan.layer(told)) - layerBytes(layer, shape.hiddenSize, before->layer(told));
-            second = KeptCurve::tr("was %1").arg(keptIn(*before, told)) + format::kDot + format::bytesChange(change);
+            second = KeptCurve::tr("was %1").arg(quantityNumber(quantity, shape, told, valueIn(*before, told))) + format::kDot +
+                     format::bytesChange(change);
         } else if (locked(told)) {
             second = KeptCurve::tr("locked");
-        } else if (kept(told) <= least(told)) {
+        } else if (!ranks() && value(told) <= least(told)) {
             second = KeptCurve::tr("at least %1: the router picks %1").arg(least(told));
         }
         const QFont strong = fontFor(FontRole::SmallStrong);
@@ -415,7 +459,7 @@ void KeptCurve::Private::drawOverlay(QCPPainter* painter)
         const QFontMetrics mn(small);
         const double width = std::max(ms.horizontalAdvance(first), mn.horizontalAdvance(second)) + pixelsOf(16);
         const double height = ms.height() + (second.isEmpty() ? 0 : mn.height() + 2) + pixelsOf(10);
-        const QPointF p = point(told, kept(told));
+        const QPointF p = point(told, value(told));
         double x = p.x() + pixelsOf(14);
         if (x + width > canvas->width() - 4) x = p.x() - width - pixelsOf(14);
         x = std::clamp(x, 2.0, std::max(2.0, canvas->width() - width - 2));
@@ -456,9 +500,9 @@ QString KeptCurve::Private::words(int layer) const
 {
     if (!valid() || layer < 0 || layer >= layerCount()) return {};
     if (!moe(layer)) return KeptCurve::tr("dense layer, no experts");
-    QString text = format::keptOf(kept(layer), experts(layer));
-    if (locked(layer)) text += QStringLiteral(", ") + KeptCurve::tr("locked");
-    return text;
+    QString words = text(layer);
+    if (locked(layer)) words += QStringLiteral(", ") + KeptCurve::tr("locked");
+    return words;
 }
 
 void KeptCurve::Private::key(QKeyEvent* event)
@@ -474,19 +518,25 @@ void KeptCurve::Private::key(QKeyEvent* event)
             next += step > 0 ? 1 : -1;
         if (moe(next)) selection->setCurrentLayer(next);
     };
-    const auto change = [&](int delta) {
-        if (!moe(layer) || locked(layer)) return;
+    const auto change = [&](int direction, bool far) {
+        if (!moe(layer)) return;
+        if (locked(layer)) {
+            emit q->lockedTouched(layer);
+            return;
+        }
         steps->step();
-        lastSent = kept(layer);
-        send(layer, kept(layer) + delta);
+        lastSent = value(layer);
+        send(layer, steppedOf(quantity, shape, layer, lastSent, direction, far));
     };
-    const int coarse = event->modifiers() & Qt::ShiftModifier ? 5 : 1;
+    const bool coarse = event->modifiers() & Qt::ShiftModifier;
+    // Where the map changes the rank with Ctrl+Right and Ctrl+Left, they do it here too.
+    const bool sideways = ranks() && event->modifiers() & Qt::ControlModifier;
     switch (event->key()) {
         case Qt::Key_Left:
-            walk(-1);
+            sideways ? change(-1, coarse) : walk(-1);
             return;
         case Qt::Key_Right:
-            walk(1);
+            sideways ? change(1, coarse) : walk(1);
             return;
         case Qt::Key_Home:
             layer = -1;
@@ -498,17 +548,17 @@ void KeptCurve::Private::key(QKeyEvent* event)
             return;
         case Qt::Key_Up:
         case Qt::Key_BracketRight:
-            change(coarse);
+            change(1, coarse);
             return;
         case Qt::Key_Down:
         case Qt::Key_BracketLeft:
-            change(-coarse);
+            change(-1, coarse);
             return;
         case Qt::Key_PageUp:
-            change(5);
+            change(1, true);
             return;
         case Qt::Key_PageDown:
-            change(-5);
+            change(-1, true);
             return;
         case Qt::Key_L:
             if (event->modifiers() & Qt::ControlModifier) break;
@@ -526,8 +576,8 @@ void KeptCurve::Private::key(QKeyEvent* event)
     event->ignore();
 }
 
-KeptCurve::KeptCurve(SelectionModel* selection, HoverModel* hover, QWidget* parent)
-    : QWidget(parent), d(std::make_unique<Private>(this, selection, hover))
+KeptCurve::KeptCurve(SelectionModel* selection, HoverModel* hover, QWidget* parent, LayerQuantity quantity)
+    : QWidget(parent), d(std::make_unique<Private>(this, selection, hover, quantity))
 {
     d->steps = new StepGesture(this);
     connect(d->steps, &StepGesture::started, this, &KeptCurve::gestureStarted);
@@ -537,7 +587,7 @@ KeptCurve::KeptCurve(SelectionModel* selection, HoverModel* hover, QWidget* pare
     d->canvas = new CurveCanvas(d.get(), this);
     preparePlot(d->canvas);
     installAccessibleTables();
-    d->canvas->setAccessibleName(tr("Experts kept per layer"));
+    d->canvas->setAccessibleName(quantity == LayerQuantity::Kept ? tr("Experts kept per layer") : tr("Mean rank per layer"));
     d->canvas->plotLayout()->setMargins(QMargins(0, 0, 0, 0));
     d->canvas->axisRect()->setAutoMargins(QCP::msNone);
     layout->addWidget(d->canvas);
@@ -560,7 +610,7 @@ KeptCurve::~KeptCurve()
 QCustomPlot* KeptCurve::plot() const { return d->canvas; }
 QWidget* KeptCurve::focusTarget() const { return d->canvas; }
 
-QPointF KeptCurve::pointPosition(int layer) const { return d->valid() && d->moe(layer) ? d->point(layer, d->kept(layer)) : QPointF(); }
+QPointF KeptCurve::pointPosition(int layer) const { return d->valid() && d->moe(layer) ? d->point(layer, d->value(layer)) : QPointF(); }
 
 void KeptCurve::setShape(const ModelShape& shape)
 {

@@ -1,6 +1,7 @@
-// Bars and curve of the experts kept per layer. Control points are dragged; the curve before the drag stays as a ghost.
+// Curve of one number per layer: the experts kept (with bars), or the mean rank. Points are dragged; the curve before stays as a ghost.
 #pragma once
 
+#include "layer_quantity.h"
 #include "plan/compression_plan.h"
 #include "plan/model_shape.h"
 #include "selection.h"
@@ -21,7 +22,7 @@ class KeptCurve final : public QWidget
 {
     Q_OBJECT
 public:
-    KeptCurve(SelectionModel* selection, HoverModel* hover, QWidget* parent = nullptr);
+    KeptCurve(SelectionModel* selection, HoverModel* hover, QWidget* parent = nullptr, LayerQuantity quantity = LayerQuantity::Kept);
     ~KeptCurve() override;
     QCustomPlot* plot() const;
     QWidget* focusTarget() const;            // what takes the keyboard; a proxy would put the view into the tab order a second time
@@ -35,11 +36,12 @@ public slots:
 
 signals:
     void gestureStarted();
-    void layerKeepMoved(int layer, int keep);  // top-k <= keep <= experts
+    void layerMoved(int layer, int value);  // leastOf <= value <= mostOf
     void gestureFinished();
     void gestureCancelled();
     void resetRequested(int layer);  // double click on a point
     void lockRequested(int layer);
+    void lockedTouched(int layer);  // somebody tried to move a locked layer
 
 protected:
     void changeEvent(QEvent* event) override;

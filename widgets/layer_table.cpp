@@ -7,6 +7,7 @@
 #include "keep_box.h"
 #include "number.h"
 #include "plan/cost_model.h"
+#include "rank_box.h"
 #include "theme.h"
 
 #include <QAbstractItemDelegate>
@@ -67,17 +68,19 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
     const LayerShape& shape = m_shape.layers[static_cast<std::size_t>(layer)];
     const bool hasPlan = m_plan.layerCount() == rowCount();
     const bool moe = shape.experts > 0;
-    const int kept = hasPlan ? static_cast<int>(m_plan.layer(layer).kept.size()) : shape.experts;
+    const int value = !moe ? 0 : hasPlan ? quantityOf(m_quantity, m_shape, m_plan, layer) : mostOf(m_quantity, m_shape, layer);
+    const int most = moe ? mostOf(m_quantity, m_shape, layer) : 0;
+    const bool ranks = m_quantity == LayerQuantity::Rank;
     const double removed = m_removed[static_cast<std::size_t>(layer)];
     switch (role) {
         case Qt::DisplayRole:
             switch (index.column()) {
                 case Layer:
                     return QString::number(layer);
-                case Kept:
-                    return moe ? QString::number(kept) : tr("dense");
-                case Removed:
-                    return moe && std::isfinite(removed) ? format::number(removed * 100, 1) : QString();
+                case Value:
+                    return moe ? quantityNumber(m_quantity, m_shape, layer, value) : ranks ? tr("none") : tr("dense");
+                case Second:
+                    return moe ? secondText(layer) : QString();
                 case Mib:
                     if (!hasPlan) return {};
                     {
@@ -89,14 +92,16 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
                     return {};
             }
         case Qt::EditRole:
-            return index.column() == Kept || index.column() == Bar ? QVariant(kept) : data(index, Qt::DisplayRole);
+            return index.column() == Value || index.column() == Bar ? QVariant(value) : data(index, Qt::DisplayRole);
         case Qt::TextAlignmentRole:
             return static_cast<int>(Qt::AlignRight | Qt::AlignVCenter);
         case Qt::ToolTipRole:
         case Qt::AccessibleDescriptionRole: {
             if (!moe) return tr("Layer %1: dense, no experts").arg(layer);
+            const int kept = hasPlan ? static_cast<int>(m_plan.layer(layer).kept.size()) : shape.experts;
             QString text = tr("Layer %1: %2 kept").arg(layer).arg(format::keptOf(kept, shape.experts));
-            if (std::isfinite(removed)) text += format::kDot + tr("%1 of its importance removed").arg(format::share(removed));
+            if (ranks) text += format::kDot + quantityText(m_quantity, m_shape, layer, value);
+            if (!ranks && std::isfinite(removed)) text += format::kDot + tr("%1 of its importance removed").arg(format::share(removed));
             if (hasPlan && m_plan.layer(layer).locked) text += format::kDot + tr("locked");
             return text;
         }
@@ -107,30 +112,38 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
         case LockedRole:
             return hasPlan && m_plan.layer(layer).locked;
         case FractionRole:
-            return moe ? static_cast<double>(kept) / shape.experts : 0.0;
+            // A dense layer fills the bar as one at break-even does.
+            return moe ? static_cast<double>(value) / most : 0.0;
         case BeforeRole: {
             if (!moe || !m_before || m_before->layerCount() != rowCount()) return -1.0;
-            const auto before = static_cast<int>(m_before->layer(layer).kept.size());
-            return before == kept ? -1.0 : static_cast<double>(before) / shape.experts;
+            const int before = quantityOf(m_quantity, m_shape, *m_before, layer);
+            return before == value ? -1.0 : static_cast<double>(before) / most;
         }
         case EditableRole:
             return moe && hasPlan && !m_plan.layer(layer).locked;
         case MinimumRole:
-            return hasPlan ? std::max(1, m_plan.layer(layer).topK.value_or(shape.router.topK)) : 1;
+            return hasPlan && moe ? leastOf(m_quantity, m_shape, m_plan, layer) : 1;
         case MaximumRole:
-            return shape.experts;
+            return most;
         case RawRole:
             switch (index.column()) {
                 case Layer:
                     return layer;
-                case Removed:
-                    return removed;
+                case Second:
+                    return ranks ? QVariant(static_cast<int>(m_plan.layer(layer).kept.size())) : QVariant(removed);
                 default:
-                    return kept;
+                    return value;
             }
         default:
             return {};
     }
+}
+
+QString LayerModel::secondText(int layer) const
+{
+    if (m_quantity == LayerQuantity::Rank) return format::count(static_cast<int>(m_plan.layer(layer).kept.size()));
+    const double removed = m_removed[static_cast<std::size_t>(layer)];
+    return std::isfinite(removed) ? format::number(removed * 100, 1) : QString();
 }
 
 QVariant LayerModel::headerData(int section, Qt::Orientation orientation, int role) const
@@ -141,9 +154,11 @@ QVariant LayerModel::headerData(int section, Qt::Orientation orientation, int ro
     if (role == Qt::ToolTipRole) {
         switch (section) {
             case Bar:
-                return tr("Share of the layer's experts that is kept");
-            case Removed:
-                return tr("Share of the layer's importance that goes with the dropped experts");
+                return m_quantity == LayerQuantity::Rank ? tr("Mean rank of the kept experts against break-even; dense counts as one more")
+                                                         : tr("Share of the layer's experts that is kept");
+            case Second:
+                return m_quantity == LayerQuantity::Rank ? tr("Experts kept")
+                                                         : tr("Share of the layer's importance that goes with the dropped experts");
             case Mib:
                 return tr("Size of the layer");
             default:
@@ -155,11 +170,11 @@ QVariant LayerModel::headerData(int section, Qt::Orientation orientation, int ro
         case Layer:
             return tr("layer");
         case Bar:
-            return tr("kept");
-        case Kept:
+            return m_quantity == LayerQuantity::Rank ? tr("mean rank") : tr("kept");
+        case Value:
             return QString();
-        case Removed:
-            return tr("removed %");
+        case Second:
+            return m_quantity == LayerQuantity::Rank ? tr("kept") : tr("removed %");
         case Mib:
             return tr("MiB");
         default:
@@ -170,15 +185,15 @@ QVariant LayerModel::headerData(int section, Qt::Orientation orientation, int ro
 Qt::ItemFlags LayerModel::flags(const QModelIndex& index) const
 {
     Qt::ItemFlags flags = Qt::ItemIsEnabled | Qt::ItemIsSelectable;
-    if (index.column() == Kept && data(index, EditableRole).toBool()) flags |= Qt::ItemIsEditable;
+    if (index.column() == Value && data(index, EditableRole).toBool()) flags |= Qt::ItemIsEditable;
     return flags;
 }
 
 bool LayerModel::setData(const QModelIndex& index, const QVariant& value, int role)
 {
-    if (role != Qt::EditRole || index.column() != Kept) return false;
+    if (role != Qt::EditRole || index.column() != Value) return false;
     // The plan belongs to the window: the number is an intent, and comes back through set().
-    emit keepEntered(index.row(), value.toInt());
+    emit valueEntered(index.row(), value.toInt());
     return true;
 }
 
@@ -237,10 +252,14 @@ public:
         }
         if (index.column() != LayerModel::Bar) {
             painter->setFont(option.font);
-            const bool dense = index.column() == LayerModel::Kept && index.data(LayerModel::MaximumRole).toInt() == 0;
-            painter->setPen(dense ? t.muted : t.text);
+            // Words instead of a number, and what is only beside the number that the table is about.
+            const auto* model = static_cast<const LayerModel*>(index.model());
+            const bool words =
+                index.column() == LayerModel::Value && !index.data().toString().isEmpty() && index.data().toString().at(0).isLetter();
+            const bool beside = index.column() == LayerModel::Second && model->quantity() == LayerQuantity::Rank;
+            painter->setPen(words || beside ? t.muted : t.text);
             const int right =
-                index.column() == LayerModel::Mib || (index.column() == LayerModel::Removed && m_view->isColumnHidden(LayerModel::Mib))
+                index.column() == LayerModel::Mib || (index.column() == LayerModel::Second && m_view->isColumnHidden(LayerModel::Mib))
                     ? pixelsOf(8)
                     : pixelsOf(6);
             drawNumber(painter, QRectF(cell).adjusted(0, 0, -right, 0), index.data().toString());
@@ -250,30 +269,40 @@ public:
             painter->fillRect(QRect(cell.left(), cell.top(), cell.width(), 2), t.focus);
             painter->fillRect(QRect(cell.left(), cell.bottom() - 1, cell.width(), 2), t.focus);
             if (index.column() == 0) painter->fillRect(QRect(cell.left(), cell.top(), 2, cell.height()), t.focus);
-            const int last = m_view->isColumnHidden(LayerModel::Mib) ? LayerModel::Removed : LayerModel::Mib;
+            const int last = m_view->isColumnHidden(LayerModel::Mib) ? LayerModel::Second : LayerModel::Mib;
             if (index.column() == last) painter->fillRect(QRect(cell.right() - 1, cell.top(), 2, cell.height()), t.focus);
         }
     }
 
     QWidget* createEditor(QWidget* parent, const QStyleOptionViewItem&, const QModelIndex& index) const override
     {
-        auto* box = new KeepBox(parent);
-        box->setExperts(index.data(LayerModel::MinimumRole).toInt(), index.data(LayerModel::MaximumRole).toInt());
+        const auto* model = static_cast<const LayerModel*>(index.model());
+        QSpinBox* box = nullptr;
+        if (model->quantity() == LayerQuantity::Rank) {
+            auto* ranks = new RankBox(parent);
+            ranks->setBreakEven(index.data(LayerModel::MaximumRole).toInt() - 1);
+            box = ranks;
+        } else {
+            auto* kept = new KeepBox(parent);
+            kept->setExperts(index.data(LayerModel::MinimumRole).toInt(), index.data(LayerModel::MaximumRole).toInt());
+            box = kept;
+        }
         box->setButtonSymbols(QAbstractSpinBox::NoButtons);
         box->setAlignment(Qt::AlignRight);
         box->setFrame(false);
-        box->setAccessibleName(LayerTable::tr("Experts kept in layer %1").arg(index.row()));
+        box->setAccessibleName(model->quantity() == LayerQuantity::Rank ? LayerTable::tr("Mean rank of layer %1").arg(index.row())
+                                                                        : LayerTable::tr("Experts kept in layer %1").arg(index.row()));
         return box;
     }
     void setEditorData(QWidget* editor, const QModelIndex& index) const override
     {
-        auto* box = static_cast<KeepBox*>(editor);
+        auto* box = static_cast<QSpinBox*>(editor);
         box->setValue(index.data(Qt::EditRole).toInt());
         box->selectAll();
     }
     void setModelData(QWidget* editor, QAbstractItemModel* model, const QModelIndex& index) const override
     {
-        auto* box = static_cast<KeepBox*>(editor);
+        auto* box = static_cast<QSpinBox*>(editor);
         box->interpretText();
         if (box->value() != index.data(Qt::EditRole).toInt()) model->setData(index, box->value(), Qt::EditRole);
     }
@@ -309,15 +338,16 @@ public:
     void refresh() { model->set(shape, plan, scores, before); }
 };
 
-LayerTable::LayerTable(SelectionModel* selection, HoverModel* hover, QWidget* parent) : QTableView(parent), d(std::make_unique<Private>())
+LayerTable::LayerTable(SelectionModel* selection, HoverModel* hover, QWidget* parent, LayerQuantity quantity)
+    : QTableView(parent), d(std::make_unique<Private>())
 {
     d->selection = selection;
     d->hover = hover;
-    d->model = new LayerModel(this);
+    d->model = new LayerModel(quantity, this);
     d->steps = new StepGesture(this);
     setModel(d->model);
     setItemDelegate(new LayerDelegate(this, hover));
-    setAccessibleName(tr("Layers"));
+    setAccessibleName(quantity == LayerQuantity::Rank ? tr("Layers by mean rank") : tr("Layers"));
     setShowGrid(false);
     setSelectionBehavior(QAbstractItemView::SelectRows);
     setSelectionMode(QAbstractItemView::SingleSelection);
@@ -334,9 +364,9 @@ LayerTable::LayerTable(SelectionModel* selection, HoverModel* hover, QWidget* pa
 
     connect(d->steps, &StepGesture::started, this, &LayerTable::gestureStarted);
     connect(d->steps, &StepGesture::finished, this, &LayerTable::gestureFinished);
-    connect(d->model, &LayerModel::keepEntered, this, [this](int layer, int keep) {
+    connect(d->model, &LayerModel::valueEntered, this, [this](int layer, int value) {
         emit gestureStarted();
-        emit layerKeepMoved(layer, keep);
+        emit layerMoved(layer, value);
         emit gestureFinished();
     });
     connect(selectionModel(), &QItemSelectionModel::currentRowChanged, this, [this](const QModelIndex& now) {
@@ -344,7 +374,7 @@ LayerTable::LayerTable(SelectionModel* selection, HoverModel* hover, QWidget* pa
     });
     connect(selection, &SelectionModel::currentChanged, this, [this](CellId cell) {
         if (cell.layer < 0 || cell.layer >= d->model->rowCount() || currentIndex().row() == cell.layer) return;
-        setCurrentIndex(d->model->index(cell.layer, LayerModel::Kept));
+        setCurrentIndex(d->model->index(cell.layer, LayerModel::Value));
     });
     connect(hover, &HoverModel::hoveredChanged, this, [this] { viewport()->update(); });
     QEvent style(QEvent::StyleChange);
@@ -369,7 +399,7 @@ void LayerTable::setPlan(const CompressionPlan& plan)
     d->plan = plan;
     d->refresh();
     const int layer = d->selection->currentLayer();
-    if (layer >= 0 && currentIndex().row() != layer) setCurrentIndex(d->model->index(layer, LayerModel::Kept));
+    if (layer >= 0 && currentIndex().row() != layer) setCurrentIndex(d->model->index(layer, LayerModel::Value));
 }
 
 void LayerTable::setScores(const ExpertScores& scores)
@@ -413,12 +443,16 @@ void LayerTable::resizeEvent(QResizeEvent* event)
     const int layer = pixelsOf(24) +
                       std::max<int>(static_cast<int>(numberWidth(body, QStringLiteral("888"))), small.horizontalAdvance(tr("layer"))) +
                       pixelsOf(6);
-    const int kept = static_cast<int>(numberWidth(body, QStringLiteral("888"))) + gap;
-    const int removed = small.horizontalAdvance(tr("removed %")) + gap + pixelsOf(6);
+    const bool ranks = d->model->quantity() == LayerQuantity::Rank;
+    int kept = static_cast<int>(numberWidth(body, ranks ? QStringLiteral("8,888") : QStringLiteral("888"))) + gap;
+    if (ranks) kept = std::max(kept, QFontMetrics(body).horizontalAdvance(tr("dense")) + gap);
+    const int removed =
+        ranks ? std::max(small.horizontalAdvance(tr("kept")), static_cast<int>(numberWidth(body, QStringLiteral("888")))) + gap
+              : small.horizontalAdvance(tr("removed %")) + gap + pixelsOf(6);
     const int mib = static_cast<int>(numberWidth(body, QStringLiteral("8,888"))) + gap;
     setColumnWidth(LayerModel::Layer, layer);
-    setColumnWidth(LayerModel::Kept, kept);
-    setColumnWidth(LayerModel::Removed, removed);
+    setColumnWidth(LayerModel::Value, kept);
+    setColumnWidth(LayerModel::Second, removed);
     setColumnWidth(LayerModel::Mib, mib);
     const int used = layer + kept + removed + (d->mibVisible ? mib : 0);
     setColumnWidth(LayerModel::Bar, std::max(pixelsOf(40), viewport()->width() - used));
@@ -432,6 +466,7 @@ void LayerTable::mousePressEvent(QMouseEvent* event)
             emit lockRequested(index.row());
             return;
         }
+        if (index.column() == LayerModel::Bar && index.data(LayerModel::LockedRole).toBool()) emit lockedTouched(index.row());
         if (index.column() == LayerModel::Bar && index.data(LayerModel::EditableRole).toBool()) {
             setFocus(Qt::MouseFocusReason);
             setCurrentIndex(index);
@@ -456,7 +491,7 @@ void LayerTable::mouseMoveEvent(QMouseEvent* event)
         const int keep = std::clamp(static_cast<int>(std::lround((event->position().x() - bar.left()) / bar.width() * most)), least, most);
         if (keep != d->lastSent) {
             d->lastSent = keep;
-            emit layerKeepMoved(d->dragged, keep);
+            emit layerMoved(d->dragged, keep);
         }
         return;
     }
@@ -481,16 +516,18 @@ void LayerTable::mouseReleaseEvent(QMouseEvent* event)
 void LayerTable::keyPressEvent(QKeyEvent* event)
 {
     const QModelIndex current = currentIndex();
-    const auto step = [&](int delta) {
+    const auto step = [&](int direction) {
+        if (current.isValid() && current.data(LayerModel::LockedRole).toBool()) emit lockedTouched(current.row());
         if (!current.isValid() || !current.data(LayerModel::EditableRole).toBool()) return;
-        const QModelIndex kept = d->model->index(current.row(), LayerModel::Kept);
+        const bool far = event->modifiers() & Qt::ShiftModifier;
+        const QModelIndex kept = d->model->index(current.row(), LayerModel::Value);
         const int now = kept.data(Qt::EditRole).toInt();
-        const int next = std::clamp(now + delta, kept.data(LayerModel::MinimumRole).toInt(), kept.data(LayerModel::MaximumRole).toInt());
+        const int next = std::clamp(steppedOf(d->model->quantity(), d->shape, current.row(), now, direction, far),
+                                    kept.data(LayerModel::MinimumRole).toInt(), kept.data(LayerModel::MaximumRole).toInt());
         d->steps->step();
-        if (next != now) emit layerKeepMoved(current.row(), next);
+        if (next != now) emit layerMoved(current.row(), next);
     };
     const bool control = event->modifiers() & Qt::ControlModifier;
-    const int coarse = event->modifiers() & Qt::ShiftModifier ? 5 : 1;
     switch (event->key()) {
         case Qt::Key_Escape:
             if (d->dragged >= 0) {
@@ -500,26 +537,26 @@ void LayerTable::keyPressEvent(QKeyEvent* event)
             }
             break;
         case Qt::Key_BracketRight:
-            step(coarse);
+            step(1);
             return;
         case Qt::Key_BracketLeft:
-            step(-coarse);
+            step(-1);
             return;
         case Qt::Key_Right:
         case Qt::Key_Plus:
-            step(coarse);
+            step(1);
             return;
         case Qt::Key_Left:
         case Qt::Key_Minus:
-            step(-coarse);
+            step(-1);
             return;
         case Qt::Key_Up:
             if (!control) break;
-            step(coarse);
+            step(1);
             return;
         case Qt::Key_Down:
             if (!control) break;
-            step(-coarse);
+            step(-1);
             return;
         case Qt::Key_L:
             if (control || !current.isValid()) break;
@@ -528,14 +565,14 @@ void LayerTable::keyPressEvent(QKeyEvent* event)
         case Qt::Key_Return:
         case Qt::Key_Enter:
             if (control || !current.isValid()) break;
-            edit(d->model->index(current.row(), LayerModel::Kept));
+            edit(d->model->index(current.row(), LayerModel::Value));
             return;
         default:
             break;
     }
     // A digit starts editing the kept number wherever the row's current cell is.
     if (current.isValid() && !event->text().isEmpty() && event->text().at(0).isDigit())
-        setCurrentIndex(d->model->index(current.row(), LayerModel::Kept));
+        setCurrentIndex(d->model->index(current.row(), LayerModel::Value));
     QTableView::keyPressEvent(event);
 }
 

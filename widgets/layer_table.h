@@ -1,6 +1,8 @@
-// Per-layer table: layer | kept bar | kept | removed % | MiB. The kept number is edited in place, the bar dragged like a slider.
+// Per-layer table: layer | bar | kept | removed % | MiB, or layer | bar | mean rank | kept | MiB. The number is edited in place, the bar
+// dragged like a slider.
 #pragma once
 
+#include "layer_quantity.h"
 #include "plan/compression_plan.h"
 #include "plan/expert_grid.h"
 #include "plan/model_shape.h"
@@ -19,10 +21,12 @@ class LayerModel final : public QAbstractTableModel
 {
     Q_OBJECT
 public:
-    enum Column { Layer, Bar, Kept, Removed, Mib, ColumnCount };
+    enum Column { Layer, Bar, Value, Second, Mib, ColumnCount };  // Second: removed share, or the experts kept beside a rank
     enum Role { RawRole = Qt::UserRole, LockedRole, FractionRole, BeforeRole, EditableRole, MinimumRole, MaximumRole };
 
-    using QAbstractTableModel::QAbstractTableModel;
+    explicit LayerModel(LayerQuantity quantity, QObject* parent = nullptr) : QAbstractTableModel(parent), m_quantity(quantity) {}
+    LayerQuantity quantity() const { return m_quantity; }
+    const ModelShape& shape() const { return m_shape; }
     void set(const ModelShape& shape, const CompressionPlan& plan, const ExpertScores& scores,
              const std::optional<CompressionPlan>& before);
     int layerOfRow(int row) const { return row; }
@@ -35,9 +39,12 @@ public:
     bool setData(const QModelIndex& index, const QVariant& value, int role) override;
 
 signals:
-    void keepEntered(int layer, int keep);
+    void valueEntered(int layer, int value);
 
 private:
+    QString secondText(int layer) const;
+
+    LayerQuantity m_quantity;
     ModelShape m_shape;
     CompressionPlan m_plan;
     std::vector<double> m_removed;  // share of importance removed per layer, NaN unknown
@@ -48,7 +55,7 @@ class LayerTable final : public QTableView
 {
     Q_OBJECT
 public:
-    LayerTable(SelectionModel* selection, HoverModel* hover, QWidget* parent = nullptr);
+    LayerTable(SelectionModel* selection, HoverModel* hover, QWidget* parent = nullptr, LayerQuantity quantity = LayerQuantity::Kept);
     ~LayerTable() override;
     LayerModel* layerModel() const;
 
@@ -61,10 +68,11 @@ public slots:
 
 signals:
     void gestureStarted();
-    void layerKeepMoved(int layer, int keep);
+    void layerMoved(int layer, int value);
     void gestureFinished();
     void gestureCancelled();
     void lockRequested(int layer);
+    void lockedTouched(int layer);  // somebody tried to move a locked layer
 
 protected:
     void changeEvent(QEvent* event) override;

@@ -22,12 +22,12 @@ LayersPanel::LayersPanel(SelectionModel* selection, HoverModel* hover, QWidget* 
     layout->addWidget(m_table, 9);
 
     connect(m_curve, &KeptCurve::gestureStarted, this, &LayersPanel::gestureStarted);
-    connect(m_curve, &KeptCurve::layerKeepMoved, this, &LayersPanel::layerKeepMoved);
+    connect(m_curve, &KeptCurve::layerMoved, this, &LayersPanel::layerKeepMoved);
     connect(m_curve, &KeptCurve::gestureFinished, this, &LayersPanel::gestureFinished);
     connect(m_curve, &KeptCurve::gestureCancelled, this, &LayersPanel::gestureCancelled);
     connect(m_curve, &KeptCurve::lockRequested, this, &LayersPanel::lockRequested);
     connect(m_table, &LayerTable::gestureStarted, this, &LayersPanel::gestureStarted);
-    connect(m_table, &LayerTable::layerKeepMoved, this, &LayersPanel::layerKeepMoved);
+    connect(m_table, &LayerTable::layerMoved, this, &LayersPanel::layerKeepMoved);
     connect(m_table, &LayerTable::gestureFinished, this, &LayersPanel::gestureFinished);
     connect(m_table, &LayerTable::gestureCancelled, this, &LayersPanel::gestureCancelled);
     connect(m_table, &LayerTable::lockRequested, this, &LayersPanel::lockRequested);

@@ -13,6 +13,8 @@
 #include <QToolButton>
 #include <QVBoxLayout>
 
+#include <algorithm>
+
 namespace espalier
 {
 
@@ -111,6 +113,13 @@ void PanelHeader::setPageTitle(int page, const QString& title)
     refresh();
 }
 
+void PanelHeader::setPageVisible(int page, bool visible)
+{
+    m_pages.at(static_cast<std::size_t>(page)).visible = visible;
+    if (!visible && page == m_current) setCurrentPage(0);
+    refresh();
+}
+
 void PanelHeader::setCurrentPage(int page)
 {
     if (page == m_current || page < 0 || page >= pageCount()) return;
@@ -155,9 +164,11 @@ QToolButton* PanelHeader::addTool(const QString& iconName, const QString& toolTi
 
 void PanelHeader::refresh()
 {
+    const bool several = std::count_if(m_pages.begin(), m_pages.end(), [](const Page& page) { return page.visible; }) > 1;
     for (std::size_t i = 0; i < m_pages.size(); ++i) {
         HeaderTab* tab = tabOf(m_pages[i].tab);
-        tab->alone = m_pages.size() == 1;
+        tab->alone = !several;
+        tab->setVisible(m_pages[i].visible);
         tab->setFocusPolicy(tab->alone ? Qt::NoFocus : Qt::TabFocus);
         tab->setChecked(static_cast<int>(i) == m_current);
         tab->updateGeometry();
@@ -165,7 +176,7 @@ void PanelHeader::refresh()
         if (m_pages[i].choosers != nullptr) m_pages[i].choosers->setVisible(static_cast<int>(i) == m_current);
     }
     // Tabs carry their own padding.
-    layout()->setContentsMargins(m_pages.size() > 1 ? 2 : 10, 0, 6, 0);
+    layout()->setContentsMargins(several ? 2 : 10, 0, 6, 0);
 }
 
 QSize PanelHeader::sizeHint() const { return {QWidget::sizeHint().width(), pixelsOf(34)}; }

@@ -24,6 +24,7 @@ public:
 
     int addPage(const QString& title, QWidget* choosers = nullptr);
     void setPageTitle(int page, const QString& title);
+    void setPageVisible(int page, bool visible);  // its tab; the only page left in sight becomes the title
     void setCurrentPage(int page);
     int currentPage() const { return m_current; }
     int pageCount() const { return static_cast<int>(m_pages.size()); }
@@ -45,6 +46,7 @@ private:
     struct Page {
         QToolButton* tab = nullptr;
         QWidget* choosers = nullptr;
+        bool visible = true;
     };
     void refresh();
 

@@ -271,6 +271,7 @@ void PerplexityPanel::Private::refreshText()
     switch (h.kind) {
         case Kind::None:
             big = tr("not evaluated");
+            line = state.refusal;
             colour = t.muted;
             break;
         case Kind::Full:
@@ -287,7 +288,7 @@ void PerplexityPanel::Private::refreshText()
             break;
         case Kind::Stale:
             big = format::perplexity(h.ppl, h.error);
-            line = h.note;
+            line = state.refusal.isEmpty() ? h.note : state.refusal;
             colour = t.stale;
             break;
     }

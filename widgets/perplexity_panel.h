@@ -35,6 +35,7 @@ struct PerplexityState {
     int windowLength = 0;                  // tokens
     double settlingLimit = 0.02;           // relative standard error below which a number no longer settles
     QString age;                           // of the stale number in short: "one edit old"
+    QString refusal;                       // why the plan on screen cannot be evaluated; empty: it can
     bool planIsDense = false;              // the plan on screen drops nothing: one line, not two on top of each other
 };
 

@@ -21,7 +21,8 @@ struct JobState {
     std::int64_t total = 0;  // 0: not known yet
     std::optional<double> etaSeconds;
     Phase phase = Phase::Running;
-    QString count = {};  // "48 of 128 windows", where done and total count something else
+    QString count = {};       // "48 of 128 windows", where done and total count something else
+    bool background = false;  // nobody asked for it now: the button stays Evaluate
 };
 
 class StatusBar final : public QWidget

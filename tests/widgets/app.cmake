@@ -2,7 +2,7 @@
 find_package(Qt6 6.4 REQUIRED COMPONENTS Test)
 
 add_executable(fake-engine widgets/fake_engine.cpp)
-target_link_libraries(fake-engine PRIVATE espalier::rpc espalier::plan espalier::allocate espalier::options)
+target_link_libraries(fake-engine PRIVATE espalier::rpc espalier::plan espalier::allocate espalier::session espalier::options)
 
 # espalier_shell_test(<name>): widgets/<name>.cpp with the scaffolding of shell_fixture.h.
 function(espalier_shell_test name)
@@ -22,3 +22,4 @@ espalier_shell_test(test_shell_engine)
 espalier_shell_test(test_shell_planning)
 espalier_shell_test(test_shell_session)
 espalier_shell_test(test_shell_window)
+espalier_shell_test(test_shell_ranks)

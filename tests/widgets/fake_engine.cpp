@@ -10,18 +10,26 @@
 //   --die-on METHOD    ends by SIGKILL when a request of that name arrives
 //   --hold METHOD      begins the job, then never finishes it (it can be cancelled); everything behind it waits as well
 //   --once FILE        --die-on and --hold only while FILE is not there; it is made when they take effect
+//   --fail METHOD      answers requests of that name with an error
+//   --foreign-estimate estimates are answered for another plan than the one that was asked about
+//   --large            a model of 24 layers of 60 experts, 2048 x 1408
 //   --refuse-plan      plan fails with allocate.infeasible
 //   --same-plan        plan answers with the plan that it was given
-//   --log FILE         appends one line per request: method, tier, plan hash, recipe
+//   --log FILE         appends one line per request: method, tier, plan hash, recipe, "profile" where an evaluation names one
+//
+// A profile that collects factors counts as the method "deep-profile". It writes a real profile file, though an empty one.
 #include "allocate/allocator.h"
 #include "allocate/rank_rule.h"
 #include "base/statistics.h"
 #include "plan/compression_plan.h"
 #include "plan/cost_model.h"
+#include "plan/rank_edit.h"
 #include "rpc/framing.h"
 #include "rpc/messages.h"
+#include "session/profile_file.h"
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -37,8 +45,6 @@ using namespace espalier;
 namespace
 {
 
-constexpr int kLayers = 4;
-constexpr int kExperts = 8;
 constexpr int kTotalWindows = 128;
 
 struct Script {
@@ -47,6 +53,7 @@ struct Script {
     std::string hold;
     std::string once;
     std::string log;
+    std::string fail;
     bool has(const char* name) const { return switches.contains(name); }
 };
 
@@ -56,30 +63,32 @@ void put(const std::string& bytes)
     std::fflush(stdout);
 }
 
-ModelShape shapeOfModel()
+ModelShape shapeOfModel(bool large)
 {
+    const int hidden = large ? 2048 : 64;
+    const int width = large ? 1408 : 32;
     ModelShape shape;
     shape.modelType = "qwen2_moe";
     shape.architecture = "Qwen2MoeForCausalLM";
     shape.dtype = "BF16";
-    shape.hiddenSize = 64;
+    shape.hiddenSize = hidden;
     shape.vocabularySize = 1000;
     shape.maxPositions = 1024;
     shape.embeddingParameters = 128064;
     shape.embeddingBytes = 256128;
-    for (int i = 0; i < kLayers; ++i) {
+    for (int i = 0; i < (large ? 24 : 4); ++i) {
         LayerShape layer;
         layer.index = i;
         layer.moe = true;
-        layer.experts = kExperts;
+        layer.experts = large ? 60 : 8;
         layer.router.rule = RoutingRule::SoftmaxRenormalised;
-        layer.router.topK = 2;
-        layer.expertWidth = 32;
-        layer.expertParameters = 3 * 64 * 32;
-        layer.routerParametersPerExpert = 64;
-        layer.otherParameters = 4 * 64 * 64;
+        layer.router.topK = large ? 4 : 2;
+        layer.expertWidth = width;
+        layer.expertParameters = std::int64_t{3} * hidden * width;
+        layer.routerParametersPerExpert = hidden;
+        layer.otherParameters = std::int64_t{4} * hidden * hidden;
         layer.bytesPerExpert = 2 * layer.expertParameters;
-        layer.routerBytesPerExpert = 128;
+        layer.routerBytesPerExpert = 2 * layer.routerParametersPerExpert;
         layer.otherBytes = 2 * layer.otherParameters;
         shape.layers.push_back(layer);
     }
@@ -87,9 +96,9 @@ ModelShape shapeOfModel()
 }
 
 // Distinct in a layer and the same in every run.
-double scoreOf(const std::string& method, int layer, int expert)
+double scoreOf(const std::string& method, int layer, int expert, int experts)
 {
-    const double place = static_cast<double>((expert * 5 + layer * 3) % kExperts + 1);
+    const double place = static_cast<double>((expert * (experts > 8 ? 17 : 5) + layer * (experts > 8 ? 7 : 3)) % experts + 1);
     return method == "expert_frequency" ? 100.0 * place : method == "leave-one-out" ? 0.01 * place : 0.5 * place;
 }
 
@@ -154,7 +163,7 @@ Json registry()
 class Engine
 {
 public:
-    explicit Engine(Script script) : m_script(std::move(script)) {}
+    explicit Engine(Script script) : m_script(std::move(script)), m_shape(shapeOfModel(m_script.has("--large"))) {}
 
     int run()
     {
@@ -239,13 +248,16 @@ private:
 
     void answer(const Request& request)
     {
-        const std::string& method = request.method;
         const Json& params = request.params;
+        const Json collect = params.value("collect", Json::array());
+        const bool deep = request.method == "profile" && std::find(collect.begin(), collect.end(), "factors") != collect.end();
+        const std::string method = deep ? "deep-profile" : request.method;
         std::string line = method;
         if (params.contains("tier")) line += " " + params["tier"].get<std::string>();
         if (params.contains("plan"))
             if (const Result<CompressionPlan> plan = planFromJson(params["plan"], m_shape); plan.ok()) line += " " + plan->hash();
         if (params.contains("recipe")) line += " " + params["recipe"].dump();
+        if (request.method == "evaluate" && params.contains("profile")) line += " profile " + params["profile"].get<std::string>();
         log(line);
         if (strikes(m_script.dieOn, method)) {
             std::fputs("fake engine: dies as told\n", stderr);
@@ -253,6 +265,10 @@ private:
         }
         const bool held = strikes(m_script.hold, method);
         if (held) m_held = request.id;
+        if (method == m_script.fail) {
+            fail(request.id, resourceError("memory.exhausted", "engine", "There is not enough memory for this.", "Use fewer windows."));
+            return;
+        }
         if (method == "initialize") {
             reply(request.id, {{"name", "espalier-engine"},
                                {"version", ESPALIER_VERSION},
@@ -267,8 +283,12 @@ private:
             reply(request.id, {{"busy", m_held.has_value()}});
         } else if (method == "open_model") {
             if (!held) openModel(request);
-        } else if (method == "profile") {
-            profile(request, held);
+        } else if (method == "profile" || method == "deep-profile") {
+            profile(request, held, deep);
+        } else if (method == "rank_curves") {
+            rankCurves(request);
+        } else if (method == "estimate") {
+            if (!held) estimate(request);
         } else if (method == "load_profile") {
             fail(request.id, badInput("profile.unreadable", params.value("profile", std::string()), "The profile file cannot be read.",
                                       "Measure the profile again."));
@@ -315,46 +335,132 @@ private:
                            {"forward_supported", true}});
     }
 
-    void profile(const Request& request, bool held)
+    void rankCurves(const Request& request)
     {
-        for (int layer = 0; layer < kLayers; ++layer) {
+        const int layer = request.params.value("layer", -1);
+        const int expert = request.params.value("expert", -1);
+        if (layer < 0 || layer >= m_layers || expert < 0 || expert >= m_experts) {
+            fail(request.id, badInput("profile.missing_statistics", "rank_curves", "There are no curves of this expert."));
+            return;
+        }
+        const int full = fullRankOf(m_shape, layer);
+        Json matrices = Json::object();
+        const char* const names[] = {"gate", "up", "down"};
+        for (int m = 0; m < 3; ++m) {
+            // A steep head and a long tail, a little other for every matrix and cell.
+            std::vector<double> singular;
+            for (int i = 0; i < full; ++i)
+                singular.push_back((10 + m + 0.1 * (expert % 7)) * (0.75 * std::exp(-(40.0 - 4 * m) * i / full) +
+                                                                    0.25 * std::exp(-(2.6 + 0.4 * ((m + 1) % 3)) * i / full)));
+            std::vector<double> left(static_cast<std::size_t>(full) + 1, 0.0);
+            for (int i = full; i-- > 0;)
+                left[static_cast<std::size_t>(i)] =
+                    left[static_cast<std::size_t>(i) + 1] + singular[static_cast<std::size_t>(i)] * singular[static_cast<std::size_t>(i)];
+            Json errors = Json::array();
+            Json values = Json::array();
+            const int step = std::max(1, full / 128);
+            for (int i = 0; i < full; i += step) {
+                errors.push_back({i, left[static_cast<std::size_t>(i)] / left[0]});
+                values.push_back({i + 1, singular[static_cast<std::size_t>(i)]});
+            }
+            errors.push_back({full, 0.0});
+            const bool down = m == 2;
+            matrices[names[m]] = {{"rows", down ? m_shape.hiddenSize : m_shape.layers[0].expertWidth},
+                                  {"columns", down ? m_shape.layers[0].expertWidth : m_shape.hiddenSize},
+                                  {"full_rank", full},
+                                  {"break_even", breakEvenOf(m_shape, layer)},
+                                  {"error", errors},
+                                  {"singular", values}};
+        }
+        reply(request.id, {{"layer", layer}, {"expert", expert}, {"whitened", true}, {"matrices", matrices}});
+    }
+
+    void estimate(const Request& request)
+    {
+        Result<CompressionPlan> plan = planFromJson(request.params.value("plan", Json()), m_shape);
+        if (!plan.ok()) {
+            fail(request.id, plan.error());
+            return;
+        }
+        const double dropped = 1.0 - static_cast<double>(plan->keptExperts()) / (m_layers * m_experts);
+        const double e1 = 0.4 * dropped + 0.25 * lostByRank(*plan);
+        const double e2 = 0.05 * dropped;
+        const std::size_t pairs = request.params.value("pairs", Json::array()).size();
+        reply(request.id, {{"plan_hash", m_script.has("--foreign-estimate") ? std::string(64, '0') : plan->hash()},
+                           {"delta_nll", e1 + e2},
+                           {"e1", e1},
+                           {"e2", e2},
+                           {"band", pairs >= 3 ? Json(0.01) : Json()},
+                           {"label", pairs >= 8 ? "estimate" : "estimate, uncalibrated"},
+                           {"calibration", {{"pairs", pairs}, {"beta", {1.0, 1.0}}, {"rank_correlation", nullptr}}}});
+    }
+
+    void profile(const Request& request, bool held, bool deep)
+    {
+        for (int layer = 0; layer < m_layers; ++layer) {
             Json scores = Json::object();
             for (const std::string& method : methodIds())
-                for (int e = 0; e < kExperts; ++e)
-                    scores[method].push_back(scoreOf(method, layer, e));
+                for (int e = 0; e < m_experts; ++e)
+                    scores[method].push_back(scoreOf(method, layer, e, m_experts));
             partial(request.id, {{"layer", layer}, {"scores", scores}});
-            progress(request.id, layer + 1, kLayers, "layers");
+            progress(request.id, layer + 1, m_layers, "layers");
             if (held && layer == 1) return;
         }
         const std::filesystem::path out = request.params.value("out", std::string());
-        if (!out.empty()) std::ofstream(out) << "not a profile\n";
+        if (deep) {
+            ProfileData data;
+            data.shape = m_shape;
+            data.fingerprint = std::string(64, 'f');
+            data.collected = request.params["collect"].get<std::vector<std::string>>();
+            data.layers.resize(m_shape.layers.size());
+            if (const Status written = writeProfile(out, data); !written.ok()) {
+                fail(request.id, written.error());
+                return;
+            }
+        } else if (!out.empty()) {
+            std::ofstream(out) << "not a profile\n";
+        }
         Json scores = Json::object();
         for (const std::string& method : methodIds()) {
             Json values = Json::array();
-            for (int layer = 0; layer < kLayers; ++layer) {
+            for (int layer = 0; layer < m_layers; ++layer) {
                 values.push_back(Json::array());
-                for (int e = 0; e < kExperts; ++e)
-                    values.back().push_back(scoreOf(method, layer, e));
+                for (int e = 0; e < m_experts; ++e)
+                    values.back().push_back(scoreOf(method, layer, e, m_experts));
             }
             scores[method] = {{"title", method}, {"unit", ""}, {"better", "higher"}, {"values", values}};
-            if (method == "leave-one-out") scores[method]["layer_importance"] = {0.4, 0.3, 0.2, 0.1};
+            if (method == "leave-one-out")
+                for (int layer = 0; layer < m_layers; ++layer)
+                    scores[method]["layer_importance"].push_back(0.4 - 0.3 * layer / m_layers);
         }
         reply(request.id, {{"profile", out.string()},
                            {"tokens", 96 * 256},
                            {"tokens_per_second", 1000.0},
-                           {"layers_done", kLayers},
+                           {"layers_done", m_layers},
                            {"uncovered_fraction", 0.0},
                            {"collected", {"counts", "ean", "reap", "gram"}},
                            {"scores", scores}});
     }
 
-    static double lossOf(const CompressionPlan& plan, int window, int tokens)
+    // Mean over the experts of how far their ranks lie below break-even.
+    double lostByRank(const CompressionPlan& plan) const
     {
-        const double dropped = 1.0 - static_cast<double>(plan.keptExperts()) / (kLayers * kExperts);
+        double lost = 0;
+        for (int layer = 0; layer < m_layers; ++layer)
+            for (const int expert : plan.layer(layer).kept) {
+                const double level = levelOf(m_shape, plan, layer, expert);
+                lost += 1 - level / denseLevel(m_shape, layer);
+            }
+        return lost / (m_layers * m_experts);
+    }
+
+    double lossOf(const CompressionPlan& plan, int window, int tokens) const
+    {
+        const double dropped = 1.0 - static_cast<double>(plan.keptExperts()) / (m_layers * m_experts);
         const unsigned seed = static_cast<unsigned>(std::stoul(plan.hash().substr(0, 7), nullptr, 16));
         const double ofPlan = static_cast<double>(seed % 997) / 997.0;
         const double ofWindow = static_cast<double>((static_cast<unsigned>(window) * 2654435761u >> 8) % 1000) / 1000.0;
-        return tokens * (2.0 + 0.5 * dropped + 0.01 * ofPlan + 0.3 * ofWindow);
+        return tokens * (2.0 + 0.5 * dropped + 0.3 * lostByRank(plan) + 0.01 * ofPlan + 0.3 * ofWindow);
     }
 
     void evaluate(const Request& request, bool held)
@@ -426,22 +532,22 @@ private:
         wanted.keepTotal = target.value("experts", 0);
         if (target.contains("bytes"))
             wanted.keepTotal =
-                kLayers * kExperts - static_cast<int>((dense - target["bytes"].get<std::int64_t>() + layer0.bytesPerExpert - 1) /
-                                                      (layer0.bytesPerExpert + layer0.routerBytesPerExpert));
+                m_layers * m_experts - static_cast<int>((dense - target["bytes"].get<std::int64_t>() + layer0.bytesPerExpert - 1) /
+                                                        (layer0.bytesPerExpert + layer0.routerBytesPerExpert));
         const Result<std::vector<int>> keep = allocate("uniform", m_shape, wanted, {});
         if (!keep.ok()) return fail(request.id, keep.error());
         ExpertScores scores;
         scores.method = recipe["score"]["method"].get<std::string>();
-        for (int layer = 0; layer < kLayers; ++layer) {
+        for (int layer = 0; layer < m_layers; ++layer) {
             scores.values.rows.emplace_back();
-            for (int e = 0; e < kExperts; ++e)
-                scores.values.rows.back().push_back(scoreOf(scores.method, layer, e));
+            for (int e = 0; e < m_experts; ++e)
+                scores.values.rows.back().push_back(scoreOf(scores.method, layer, e, m_experts));
         }
         Result<CompressionPlan> found = selectByRanking(m_shape, *base, *keep, scores);
         if (!found.ok()) return fail(request.id, found.error());
         if (recipe["allocate"]["method"] == "verified") {
-            for (int layer = 0; layer < kLayers; ++layer)
-                stage("allocate", {{"layer", layer}, {"alone", 2.30 + 0.04 * (kLayers - layer)}});
+            for (int layer = 0; layer < m_layers; ++layer)
+                stage("allocate", {{"layer", layer}, {"alone", 2.30 + 0.04 * (m_layers - layer)}});
             const auto measured = [&](const char* name, double nll, double change, double error, bool accepted) {
                 Json step = {{"name", name},   {"plan_hash", found->hash()}, {"nll", nll},          {"change", change},
                              {"error", error}, {"estimate", change},         {"accepted", accepted}};
@@ -454,7 +560,7 @@ private:
         }
         stage("select", {{"plan", toJson(*found)}, {"keep", *keep}});
         int searched = 0;
-        for (int layer = 0; layer < kLayers; ++layer) {
+        for (int layer = 0; layer < m_layers; ++layer) {
             const LayerPlan& now = found->layer(layer);
             if (now.locked) continue;
             std::vector<double> trace;
@@ -462,10 +568,10 @@ private:
                 trace.push_back(12.0 - layer - 0.7 * generation);
                 stage("select", {{"layer", layer}, {"generation", generation}, {"best_loss", trace.back()}, {"trace", trace}});
             }
-            progress(request.id, searched, kLayers, "layer");
+            progress(request.id, searched, m_layers, "layer");
             if (held && searched == 1) return;
             ExpertSet kept = now.kept;
-            for (int e = 0; e < kExperts && kept.size() < kExperts; ++e)
+            for (int e = 0; e < m_experts && static_cast<int>(kept.size()) < m_experts; ++e)
                 if (!found->keeps(layer, e)) {
                     for (int& old : kept)
                         if (!std::binary_search(now.protectedExperts.begin(), now.protectedExperts.end(), old)) {
@@ -484,12 +590,12 @@ private:
                              {"evaluated", 400},
                              {"trace", trace}});
             if (Result<CompressionPlan> better = found->withKept(m_shape, layer, kept); better.ok()) found = std::move(better);
-            progress(request.id, ++searched, kLayers, "layer");
+            progress(request.id, ++searched, m_layers, "layer");
         }
         if (const Json field = recipe.value("receptive_field", Json()); field.is_object())
-            for (int first = 0, size = field["block_size"].get<int>(); first < kLayers; first += size) {
+            for (int first = 0, size = field["block_size"].get<int>(); first < m_layers; first += size) {
                 Json layers = Json::array();
-                for (int layer = first; layer < std::min(kLayers, first + size); ++layer)
+                for (int layer = first; layer < std::min(m_layers, first + size); ++layer)
                     layers.push_back(layer);
                 const Json choice = Json::array({0, 1, 0});
                 stage("receptive-field", {{"moe_layers", layers},
@@ -541,7 +647,9 @@ private:
     }
 
     Script m_script;
-    ModelShape m_shape = shapeOfModel();
+    ModelShape m_shape;
+    int m_layers = static_cast<int>(m_shape.layers.size());
+    int m_experts = m_shape.maxExperts();
     std::optional<RequestId> m_held;
     std::vector<std::string> m_waiting;  // bodies behind the held job
 };
@@ -560,6 +668,8 @@ int main(int argc, char** argv)
             script.hold = value();
         else if (name == "--once")
             script.once = value();
+        else if (name == "--fail")
+            script.fail = value();
         else if (name == "--log")
             script.log = value();
         else

@@ -240,7 +240,7 @@ int main(int argc, char** argv)
         layers->setScores(scores);
         inspector->setScores(scores);
         inspector->setUsage(evenUsage(shape));
-        inspector->setCellEstimate(0.004);
+        inspector->setCellEstimate(QStringLiteral("if dropped"), 0.004);
     }
     selection.setCurrent({12, 35});
     const PlanHistory log = mockHistory(shape, plan, reapScores(shape));

@@ -81,6 +81,8 @@ struct Shell {
     explicit Shell(const Home& home, QStringList script = {}, const char* data = "data")
         : workbench({home.path("demo"), home.path(data)}), window(prepared(workbench, home, std::move(script)), &themes, {})
     {
+        // Tests of the deep profile let it start; to others it would be one more job that comes at its own time.
+        workbench.setDeepRest(-1);
         window.show();
     }
     static Workbench* prepared(Workbench& workbench, const Home& home, QStringList script)

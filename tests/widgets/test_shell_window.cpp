@@ -4,6 +4,7 @@
 #include "format.h"
 #include "keep_box.h"
 #include "kept_curve.h"
+#include "layers_panel.h"
 #include "plan/cost_model.h"
 #include "shell/export_dialog.h"
 
@@ -295,7 +296,7 @@ private slots:
         QCOMPARE(map->tableInterface()->selectedCellCount(), 2);
         QVERIFY(cell->state().selected);
 
-        QAccessibleInterface* curve = QAccessible::queryAccessibleInterface(shell.window.findChild<KeptCurve*>()->focusTarget());
+        QAccessibleInterface* curve = QAccessible::queryAccessibleInterface(shell.window.findChild<LayersPanel*>()->curve()->focusTarget());
         QVERIFY(curve && curve->tableInterface());
         QCOMPARE(curve->tableInterface()->rowCount(), 4);
         shell.plans().toggleLocked(2);

@@ -51,6 +51,7 @@ void EvaluationController::clear()
     cancel();
     m_rest.stop();
     m_path.clear();
+    m_profiles.clear();
     m_runs.clear();
     m_lastShown.clear();
     m_job.reset();
@@ -86,6 +87,27 @@ void EvaluationController::setAutomatic(bool on)
         m_rest.start(0);
     else
         m_rest.stop();
+}
+
+void EvaluationController::setProfiles(std::map<std::string, std::string> files)
+{
+    if (files == m_profiles) return;
+    const bool before = measurable(m_plan);
+    m_profiles = std::move(files);
+    if (isOpen() && !before && measurable(m_plan) && m_automatic) m_rest.start(0);
+    emit changed();
+}
+
+std::string EvaluationController::profileFor(const CompressionPlan& plan) const
+{
+    if (!plan.hasRanks() || plan.factors().method != "whitened-svd") return {};
+    const auto it = m_profiles.find(plan.factors().profileSha256);
+    return it == m_profiles.end() ? std::string() : it->second;
+}
+
+bool EvaluationController::measurable(const CompressionPlan& plan) const
+{
+    return !plan.hasRanks() || plan.factors().method != "whitened-svd" || !profileFor(plan).empty();
 }
 
 void EvaluationController::rest()
@@ -145,7 +167,7 @@ void EvaluationController::next()
     std::optional<Step> step;
     const auto consider = [&](bool wanted, const CompressionPlan& plan, const std::string& hash, int count, bool full,
                               const QString& name) {
-        if (!wanted || step) return;
+        if (!wanted || step || !measurable(plan)) return;
         std::vector<int> windows = missing(hash, count);
         if (!windows.empty()) step = Step{&plan, std::move(windows), full, name};
     };
@@ -179,6 +201,7 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
                    {"tier", full ? "full" : "quick"},
                    {"tag", full ? "full" : "quick"},
                    {"lane", full ? "full" : "interactive"}};
+    if (const std::string profile = profileFor(plan); !profile.empty()) params["profile"] = profile;
     if (m_totalWindows < 0)
         params["first"] = full ? m_text.fullWindows : m_text.quickWindows;
     else
@@ -262,6 +285,7 @@ PerplexityState EvaluationController::state() const
     state.windowLength = m_text.windowLength;
     if (!isOpen()) return state;
     state.planIsDense = m_plan.hash() == m_identity.hash();
+    if (!measurable(m_plan)) state.refusal = tr("its factors need a profile that is not here");
     const int quick = m_totalWindows >= 0 ? std::min(m_text.quickWindows, m_totalWindows) : m_text.quickWindows;
     const int full = m_totalWindows >= 0 ? std::min(m_text.fullWindows, m_totalWindows) : m_text.fullWindows;
     if (const auto dense = m_runs.find(m_identity.hash()); dense != m_runs.end()) state.dense = listOf(dense->second, full);
@@ -290,6 +314,13 @@ PerplexityState EvaluationController::state() const
     state.quick.paused = m_engine->state() == EngineState::Lost && m_quickWanted;
     state.full.paused = m_engine->state() == EngineState::Lost && m_fullWanted;
     return state;
+}
+
+std::optional<double> EvaluationController::densePerplexity() const
+{
+    const auto dense = m_runs.find(m_identity.hash());
+    if (!isOpen() || dense == m_runs.end() || dense->second.losses.empty()) return std::nullopt;
+    return perplexity(listOf(dense->second, m_text.fullWindows)).ppl;
 }
 
 std::optional<double> EvaluationController::perplexityOf(const std::string& planHash, int windows) const

@@ -49,6 +49,11 @@ public:
     // Every frame. The quick tier starts at once, or, while a drag is moving, after a rest.
     void setPlan(const CompressionPlan& plan, const QString& name, bool moving = false);
     void setAutomatic(bool on);
+    // Files that whitened factors come from, by their content. Plans whose factors come from another one are not evaluated.
+    void setProfiles(std::map<std::string, std::string> files);
+    std::string profileFor(const CompressionPlan& plan) const;  // file; empty: none needed, or not here
+    bool measurable(const CompressionPlan& plan) const;         // as far as its factors go
+    bool runsFull() const { return m_job && m_job->full; }
     void evaluateFull();
     void cancel();
     bool busy() const { return m_job.has_value(); }
@@ -56,6 +61,7 @@ public:
     bool quickComplete() const;
 
     PerplexityState state() const;
+    std::optional<double> densePerplexity() const;  // of the windows measured so far, up to the full tier
     std::optional<double> perplexityOf(const std::string& planHash, int windows) const;  // over the first; nothing if one is missing
     QHash<QString, PlanLoss> planLosses() const;                                         // last known perplexity by plan hash
     const std::map<std::string, PlanRun>& runs() const { return m_runs; }
@@ -91,6 +97,7 @@ private:
     EngineClient* m_engine;
     std::string m_path;
     EvaluationText m_text;
+    std::map<std::string, std::string> m_profiles;
     CompressionPlan m_identity;
     CompressionPlan m_plan;
     QString m_planName;

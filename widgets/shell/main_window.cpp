@@ -9,6 +9,7 @@
 #include "layers_panel.h"
 #include "panel.h"
 #include "perplexity_panel.h"
+#include "rank_panel.h"
 #include "search_panel.h"
 #include "shell/export_dialog.h"
 #include "shell/help_window.h"
@@ -125,6 +126,7 @@ void MainWindow::makePanels()
     m_perplexityDock = new Panel(QStringLiteral("perplexity"), tr("Perplexity"));
     m_perplexityDock->addPage(tr("Perplexity"), m_perplexity);
     m_perplexityDock->header()->addTrailing(m_perplexity->choosers());
+    makeRankPage();
     makePipeline();
 
     m_docks->setCorner(Qt::BottomLeftCorner, Qt::LeftDockWidgetArea);
@@ -133,6 +135,7 @@ void MainWindow::makePanels()
     m_docks->addDockWidget(Qt::RightDockWidgetArea, m_inspectorDock);
     m_docks->splitDockWidget(m_inspectorDock, m_historyDock, Qt::Vertical);
     m_docks->addDockWidget(Qt::BottomDockWidgetArea, m_perplexityDock);
+    makeRankPanels();
     m_defaultLayout = m_docks->saveState();
 }
 
@@ -152,6 +155,7 @@ void MainWindow::restoreLayout()
 
 void MainWindow::resetLayout()
 {
+    setRankView(false);
     m_docks->restoreState(m_defaultLayout);
     m_docks->resizeDocks({m_layersDock, m_inspectorDock}, {316, 312}, Qt::Horizontal);
     m_docks->resizeDocks({m_perplexityDock}, {292}, Qt::Vertical);
@@ -186,9 +190,12 @@ void MainWindow::connectViews()
     connect(m_heatmap, &HeatmapView::setKeptRequested, plans, &PlanController::setKept);
     connect(m_heatmap, &HeatmapView::profileRequested, m_workbench, &Workbench::profile);
     connect(m_heatmap, &HeatmapView::optionsChanged, this, [this](const HeatmapOptions& options) {
-        if (options.score.toStdString() != m_workbench->chosenScore()) m_workbench->chooseScore(options.score.toStdString());
+        if (!options.ranks() && options.score.toStdString() != m_workbench->chosenScore())
+            m_workbench->chooseScore(options.score.toStdString());
+        m_heatmapFrame->header()->setPageTitle(0, options.ranks() ? tr("Rank") : tr("Importance"));
         m_workbench->setViewState(viewState());
     });
+    connectRanks();
     connect(m_layers, &LayersPanel::layerKeepMoved, plans, &PlanController::setKeep);
     connect(m_layers, &LayersPanel::lockRequested, plans, &PlanController::toggleLocked);
     connect(m_layers->budget(), &BudgetBar::allocationRequested, plans, &PlanController::allocateTo);
@@ -220,6 +227,7 @@ void MainWindow::connectViews()
         m_heatmap->setShape(plans->shape());
         m_layers->setShape(plans->shape());
         m_inspector->setShape(plans->shape());
+        m_ranks->setShape(plans->shape());
     });
     connect(m_workbench, &Workbench::opened, this, [this] {
         // Taken before anything on screen moves: the selection that the focus brings is the user's view already.
@@ -331,6 +339,7 @@ void MainWindow::showPlan()
     m_layers->setReference(plans->inGesture() ? std::optional(plans->committed()) : std::nullopt);
     m_layers->setPlan(plan);
     m_inspector->setPlan(plan);
+    showRanks();
     m_status->setCost(m_workbench->cost(), m_workbench->denseCost());
     m_status->setPlan(m_workbench->planName(),
                       m_workbench->plans()->history().entries().size() > 1 && m_workbench->sessionFile().isEmpty());
@@ -340,7 +349,7 @@ void MainWindow::showPlan()
 void MainWindow::showHistory()
 {
     if (!m_workbench->isOpen()) return;
-    m_history->setHistory(m_workbench->plans()->history(), m_workbench->evaluation()->planLosses());
+    m_history->setHistory(m_workbench->plans()->history(), planLosses());
     updateActions();
 }
 
@@ -364,9 +373,11 @@ void MainWindow::showScores()
                 ids.removeAt(i);
                 titles.removeAt(i);
             }
+    ids << kRankMetric;
+    titles << tr("Matrix rank in the plan");
     m_heatmap->setScoreChoices(ids, titles);
     HeatmapOptions options = m_heatmap->options();
-    options.score = QString::fromStdString(m_workbench->chosenScore());
+    if (!options.ranks()) options.score = QString::fromStdString(m_workbench->chosenScore());
     m_heatmap->setOptions(options);
     if (const ExpertScores* scores = m_workbench->currentScores()) {
         m_heatmap->setScores(*scores);
@@ -398,10 +409,11 @@ void MainWindow::showScores()
 void MainWindow::showPerplexity()
 {
     if (!m_workbench->isOpen()) return;
-    const PerplexityState state = m_workbench->evaluation()->state();
+    PerplexityState state = m_workbench->evaluation()->state();
+    addEstimate(state);
     m_perplexity->setState(state);
     m_status->setPerplexity(headline(state));
-    m_history->setHistory(m_workbench->plans()->history(), m_workbench->evaluation()->planLosses());
+    m_history->setHistory(m_workbench->plans()->history(), planLosses());
 }
 
 void MainWindow::showSession()
@@ -425,6 +437,8 @@ void MainWindow::updateCompact()
     const bool compact = width() < kCompactWidth;
     m_heatmap->setCompact(compact);
     m_layers->setCompact(compact);
+    m_ranks->setCompact(compact);
+    arrangeRankDocks();
     m_perplexity->setCompact(compact);
     m_search->setCompact(compact);
     m_status->setCompact(compact);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "banner.h"
+#include "history_panel.h"
 #include "selection.h"
 #include "shell/workbench.h"
 #include "theme.h"
@@ -21,10 +22,10 @@ namespace espalier
 {
 
 class ExportDialog;
+class EstimateController;
 class HeatmapTable;
 class HeatmapView;
 class HelpWindow;
-class HistoryPanel;
 class InspectorPanel;
 class LayersPanel;
 class Panel;
@@ -32,6 +33,9 @@ class PanelFrame;
 class PerplexityPanel;
 class PipelinePanel;
 class SearchPanel;
+class RankCurveStore;
+class RankPanel;
+class RankPlot;
 class StartPage;
 class StatusBar;
 class Switch;
@@ -74,6 +78,21 @@ private:
     void focusPanel(int step);  // 1: the next, -1: the one before
     QString helpPage() const;
     void makePanels();
+    // Ranks: main_window_ranks.cpp.
+    void makeRankActions();
+    void makeRankPage();  // of the left panel
+    void makeRankPanels();
+    void connectRanks();
+    void setRankView(bool on);
+    void arrangeRankDocks();
+    void showRanks();
+    void showRankRefusal();
+    void addEstimate(PerplexityState& state) const;
+    void showCellEstimate();
+    QHash<QString, PlanLoss> planLosses() const;  // measured, and the estimate of the plan on screen
+    QWidget* rankStop() const;                    // where the keyboard enters the plots
+    Json rankViewState() const;
+    void restoreRankView(const Json& view);
     void connectViews();
     void showJob(const std::optional<JobState>& job);
     void showPlan();
@@ -142,6 +161,18 @@ private:
     Panel* m_inspectorDock = nullptr;
     Panel* m_historyDock = nullptr;
     Panel* m_perplexityDock = nullptr;
+    RankPanel* m_ranks = nullptr;
+    RankPlot* m_spectrum = nullptr;
+    RankPlot* m_energy = nullptr;
+    RankPlot* m_energyPage = nullptr;  // beside the spectrum's tab where there is no room for two panels
+    Panel* m_spectrumDock = nullptr;
+    Panel* m_energyDock = nullptr;
+    RankCurveStore* m_rankCurves = nullptr;
+    EstimateController* m_estimates = nullptr;
+    int m_rankPage = 0;
+    bool m_rankView = false;
+    bool m_perplexityHidden = false;  // by the rank view
+    QString m_rankRefusal;            // which one is told
     StatusBar* m_status = nullptr;
     Switch* m_auto = nullptr;
     QPushButton* m_evaluate = nullptr;

@@ -13,6 +13,8 @@
 #include "panel.h"
 #include "perplexity_panel.h"
 #include "pipeline_panel.h"
+#include "rank_panel.h"
+#include "rank_plot.h"
 #include "search_panel.h"
 #include "shell/export_dialog.h"
 #include "shell/help_window.h"
@@ -100,6 +102,7 @@ void MainWindow::makeActions()
         m_workbench->plans()->allocateTo(intent);
     });
     makePipelineActions();
+    makeRankActions();
     addAction(QStringLiteral("evaluate.full"), tr("&Evaluate all windows"), QStringLiteral("play"),
               {QKeySequence(QStringLiteral("Ctrl+Return")), QKeySequence(QStringLiteral("Ctrl+Enter"))},
               [this] { m_workbench->evaluation()->evaluateFull(); });
@@ -175,11 +178,11 @@ void MainWindow::makeMenus()
                                            QStringLiteral("file.quit")});
     fill(menuBar()->addMenu(tr("&Edit")), {QStringLiteral("edit.undo"), QStringLiteral("edit.redo")});
     QMenu* view = menuBar()->addMenu(tr("&View"));
-    fill(view, {QStringLiteral("view.table"), {}});
+    fill(view, {QStringLiteral("view.table"), QStringLiteral("view.ranks"), {}});
     QMenu* themes = view->addMenu(tr("&Theme"));
     fill(themes, {QStringLiteral("view.theme.system"), QStringLiteral("view.theme.light"), QStringLiteral("view.theme.dark")});
     view->addSeparator();
-    for (Panel* panel : {m_layersDock, m_inspectorDock, m_historyDock, m_perplexityDock}) {
+    for (Panel* panel : {m_layersDock, m_inspectorDock, m_historyDock, m_perplexityDock, m_spectrumDock, m_energyDock}) {
         panel->toggleViewAction()->setObjectName(QStringLiteral("view.panel.%1").arg(panel->objectName()));
         view->addAction(panel->toggleViewAction());
     }
@@ -190,7 +193,10 @@ void MainWindow::makeMenus()
                                            QStringLiteral("plan.pipeline"),
                                            {},
                                            QStringLiteral("plan.dense"),
-                                           QStringLiteral("plan.equal")});
+                                           QStringLiteral("plan.equal"),
+                                           {},
+                                           QStringLiteral("plan.matricesDense"),
+                                           QStringLiteral("plan.measureRanks")});
     fill(menuBar()->addMenu(tr("E&valuate")), {QStringLiteral("evaluate.full"),
                                                QStringLiteral("evaluate.cancel"),
                                                {},
@@ -234,8 +240,10 @@ void MainWindow::makeToolBar()
     m_evaluate = new QPushButton;
     m_evaluate->setObjectName(QStringLiteral("evaluate"));
     m_evaluate->setProperty("filled", true);
-    connect(m_evaluate, &QPushButton::clicked, this,
-            [this] { m_actions[m_jobVisible ? QStringLiteral("evaluate.cancel") : QStringLiteral("evaluate.full")]->trigger(); });
+    connect(m_evaluate, &QPushButton::clicked, this, [this] {
+        const bool cancels = m_jobVisible && !(m_job && m_job->background);
+        m_actions[cancels ? QStringLiteral("evaluate.cancel") : QStringLiteral("evaluate.full")]->trigger();
+    });
     bar->addWidget(m_evaluate);
     auto* end = new QWidget;
     end->setFixedWidth(8);
@@ -264,14 +272,21 @@ void MainWindow::updateActions()
     enable("evaluate.profile", open && engine && !m_workbench->profiling());
     enable("evaluate.text", open);
     enable("view.table", open);
+    enable("view.ranks", open);
+    enable("plan.matricesDense", open && m_workbench->plans()->plan().hasRanks());
+    const DeepProfile::State deep = m_workbench->deep()->state();
+    enable("plan.measureRanks",
+           open && engine && m_workbench->forwardSupported() && deep != DeepProfile::State::Ready && deep != DeepProfile::State::Running);
     if (!m_evaluate) return;
     m_auto->setEnabled(open);
-    m_evaluate->setEnabled(m_jobVisible || (open && engine));
-    m_evaluate->setText(m_jobVisible ? tr("Cancel") : tr("Evaluate"));
-    m_evaluate->setIcon(icon(m_jobVisible ? QStringLiteral("square") : QStringLiteral("play"),
-                             m_jobVisible ? QStringLiteral("text") : QStringLiteral("on-accent")));
-    if (m_evaluate->property("filled").toBool() == m_jobVisible) {
-        m_evaluate->setProperty("filled", !m_jobVisible);
+    // What runs in the background is cancelled in the status bar; the button is for what is asked for here.
+    const bool cancels = m_jobVisible && !(m_job && m_job->background);
+    m_evaluate->setEnabled(cancels || (open && engine));
+    m_evaluate->setText(cancels ? tr("Cancel") : tr("Evaluate"));
+    m_evaluate->setIcon(
+        icon(cancels ? QStringLiteral("square") : QStringLiteral("play"), cancels ? QStringLiteral("text") : QStringLiteral("on-accent")));
+    if (m_evaluate->property("filled").toBool() == cancels) {
+        m_evaluate->setProperty("filled", !cancels);
         // Makes the style look at the property again.
         m_evaluate->style()->unpolish(m_evaluate);
         m_evaluate->style()->polish(m_evaluate);
@@ -287,6 +302,7 @@ QString MainWindow::helpPage() const
     const auto in = [focus](const QWidget* part) { return part && focus && (part == focus || part->isAncestorOf(focus)); };
     if (in(m_heatmapFrame)) return QStringLiteral("heatmap");
     if (in(m_pipeline) || in(m_search)) return QStringLiteral("pipeline");
+    if (in(m_ranks) || in(m_spectrumDock) || in(m_energyDock)) return QStringLiteral("ranks");
     if (in(m_layersDock) || in(m_inspectorDock)) return QStringLiteral("shaping-the-plan");
     if (in(m_perplexityDock)) return QStringLiteral("perplexity");
     return QStringLiteral("getting-started");
@@ -302,8 +318,9 @@ void MainWindow::orderTabs()
         walk = walk->nextInFocusChain();
     } while (walk && walk != this);
     QList<QWidget*> ordered;
-    const std::vector<const QWidget*> parts = {m_banners,      m_start,          m_toolBar,       m_layersDock,  m_heatmapFrame->header(),
-                                               m_heatmapFrame, m_perplexityDock, m_inspectorDock, m_historyDock, m_status};
+    const std::vector<const QWidget*> parts = {m_banners,      m_start,          m_toolBar,      m_layersDock, m_heatmapFrame->header(),
+                                               m_heatmapFrame, m_perplexityDock, m_spectrumDock, m_energyDock, m_inspectorDock,
+                                               m_historyDock,  m_status};
     for (const QWidget* part : parts)
         for (QWidget* widget : all)
             if (part->isAncestorOf(widget) && !ordered.contains(widget)) ordered << widget;
@@ -319,9 +336,13 @@ void MainWindow::focusPanel(int step)
         QWidget* first;
     };
     const std::vector<Stop> stops = {
-        {m_layersDock, m_layersDock->currentPage() == m_pipeline ? m_pipeline->firstControl() : m_layers->curve()->focusTarget()},
+        {m_layersDock, m_layersDock->currentPage() == m_pipeline ? m_pipeline->firstControl()
+                       : m_layersDock->currentPage() == m_ranks  ? m_ranks->curve()->focusTarget()
+                                                                 : m_layers->curve()->focusTarget()},
         {m_heatmapFrame, m_heatmapFrame->currentPage() == m_heatmap ? m_heatmap->focusTarget() : m_heatmapFrame->currentPage()},
         {m_perplexityDock, m_perplexityDock->currentPage() == m_search ? m_search->firstControl() : m_perplexity->choosers()},
+        {m_spectrumDock, rankStop()},
+        {m_energyDock, m_energy->focusTarget()},
         {m_inspectorDock, m_inspector->firstControl()},
         {m_historyDock, m_history}};
     const int count = static_cast<int>(stops.size());

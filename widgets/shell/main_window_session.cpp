@@ -142,6 +142,7 @@ void MainWindow::closeEvent(QCloseEvent* event)
 void MainWindow::finishClose()
 {
     if (!m_options.safeMode) {
+        setRankView(false);  // the layout that is kept is the first one
         if (m_layoutApplied) settings().setValue(QStringLiteral("layout"), m_docks->saveState());
         settings().setValue(QStringLiteral("geometry"), saveGeometry());
     }
@@ -185,7 +186,8 @@ Json MainWindow::viewState() const
             {"selected", selected},
             {"table", m_heatmapFrame->currentPage() == m_heatmapTable},
             {"zoom", zoom.isNull() ? Json() : Json({zoom.left(), zoom.top(), zoom.width(), zoom.height()})},
-            {"score", options.score.toStdString()},
+            {"score", m_workbench->chosenScore()},
+            {"ranks", rankViewState()},
             {"norm", normId(options.norm.norm).toStdString()},
             {"clip_percent", options.norm.clipPercent},
             {"per_layer", options.norm.perLayer},
@@ -203,7 +205,7 @@ void MainWindow::restoreViewState(const Json& view)
         const Json value = view.value(key, Json());
         return value.is_string() ? QString::fromStdString(value.get<std::string>()) : fallback;
     };
-    options.score = text("score", options.score);
+    options.score = text("score", options.ranks() ? QString::fromStdString(m_workbench->chosenScore()) : options.score);
     options.norm.norm = normFromId(text("norm", normId(options.norm.norm)));
     options.sort = expertSortFromId(text("sort", expertSortId(options.sort)));
     options.map = colourMapFromId(text("colour_map", colourMapId(options.map)));
@@ -235,6 +237,7 @@ void MainWindow::restoreViewState(const Json& view)
     }
     if (const Json pipeline = view.value("pipeline", Json()); pipeline.is_object())
         m_pipeline->setRecipe(recipeFromViewJson(pipeline, m_pipeline->recipe()));
+    restoreRankView(view.value("ranks", Json()));
     m_perplexity->setShowsDelta(flag("difference"));
     m_actions[QStringLiteral("view.table")]->setChecked(flag("table"));
     m_heatmapFrame->setCurrentPage(flag("table") ? 1 : 0);

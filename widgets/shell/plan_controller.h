@@ -57,6 +57,18 @@ public:
     // A child of an earlier entry; the plan on screen and a gesture stay. Returns the entry, or -1 where nothing was added.
     int addBranch(int parent, const CompressionPlan& plan, const QString& text);
 
+    // Ranks (plan_ranks.cpp). What new ranks are factored by; a plan that has ranks keeps its own.
+    void setRankFactors(FactorSettings factors) { m_rankFactors = std::move(factors); }
+    const FactorSettings& rankFactors() const { return m_rankFactors; }
+    // Gate, up and down of one expert; 0 or beyond break-even: dense. A dropped one comes back.
+    void setExpertRank(int layer, int expert, int rank);
+    // Mean over the kept experts on the scale of plan/rank_edit.h, where one above break-even is dense.
+    void setMeanRank(int layer, int level);
+    void stepMeanRank(int layer, int direction, bool coarse);
+    void setAllDense();
+    void setPlanFactors(const FactorSettings& factors);
+    bool refusesRank(int layer);  // a locked layer, say, and says why
+
     void undo();
     void redo();
     void jumpTo(int id);
@@ -80,6 +92,7 @@ private:
     QString m_gestureText;
     std::optional<ExpertScores> m_scores;
     std::vector<double> m_layerImportance;
+    FactorSettings m_rankFactors = {"svd", {}};
 };
 
 }  // namespace espalier

@@ -1,5 +1,7 @@
 #include "shell/session_store.h"
 
+#include "session/profile_file.h"
+
 #include <QSemaphore>
 
 #include <mutex>
@@ -137,6 +139,15 @@ void SessionStore::take(const RecoveryEntry& entry, std::function<void(Result<Re
 void SessionStore::discard(const RecoveryEntry& entry)
 {
     post([entry] { discardRecovery(entry); });
+}
+
+void SessionStore::profileHash(const QString& file, std::function<void(Result<std::string>)> done)
+{
+    post([this, path = std::filesystem::path(file.toStdString()), done = std::move(done)] {
+        auto result = std::make_shared<Result<std::string>>(profileSha256(path));
+        QMetaObject::invokeMethod(
+            this, [result, done] { done(std::move(*result)); }, Qt::QueuedConnection);
+    });
 }
 
 void SessionStore::flush()

@@ -33,6 +33,8 @@ public:
     void findLeftovers(std::function<void(std::vector<RecoveryEntry>)> done);
     void take(const RecoveryEntry& entry, std::function<void(Result<RecoveredSession>)> done);
     void discard(const RecoveryEntry& entry);
+    // SHA-256 of a profile's content, from its header.
+    void profileHash(const QString& file, std::function<void(Result<std::string>)> done);
     // Waits until everything asked for is on disk (closing, tests).
     void flush();
 

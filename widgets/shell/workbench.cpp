@@ -5,6 +5,8 @@
 
 #include <QDateTime>
 #include <QDir>
+#include <QElapsedTimer>
+#include <QFile>
 #include <QFileInfo>
 
 #include <algorithm>
@@ -16,7 +18,6 @@ namespace espalier
 namespace
 {
 
-constexpr int kProfileWindows = 96;
 constexpr int kAutosaveMsec = 30000;
 constexpr int kMostWindowLength = 512;
 constexpr int kLeastWindowLength = 64;
@@ -69,20 +70,47 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
       m_plans(this),
       m_evaluation(&m_engine, this),
       m_planning(&m_engine, &m_plans, this),
-      m_store(m_paths.dataFolder + QStringLiteral("/recovery"))
+      m_store(m_paths.dataFolder + QStringLiteral("/recovery")),
+      m_deep(&m_engine, &m_store, this)
 {
     m_text = m_paths.demoFolder + QStringLiteral("/calibration.txt");
     connect(&m_plans, &PlanController::planChanged, this, [this] {
         if (isOpen()) m_evaluation.setPlan(m_plans.plan(), planName(), m_plans.inGesture());
     });
     connect(&m_plans, &PlanController::historyChanged, this, &Workbench::committed);
-    connect(&m_evaluation, &EvaluationController::failed, this, [this](const Error& error) { emit notice(error, problemId(error)); });
-    connect(&m_evaluation, &EvaluationController::jobChanged, this,
-            [this](const std::optional<JobState>& job) { tellJob(job ? job : m_profileJob); });
-    connect(&m_planning, &PlanningController::jobChanged, this, [this] { tellJob(m_profileJob); });
+    connect(&m_evaluation, &EvaluationController::failed, this, [this](const Error& error) {
+        if (error.code.starts_with("profile.")) {
+            m_rankProfiles.clear();
+            m_deep.discard();
+        }
+        emit notice(error, problemId(error));
+    });
+    connect(&m_evaluation, &EvaluationController::jobChanged, this, [this](const std::optional<JobState>& job) {
+        // Lanes are first come, first served: what was asked for now does not wait for what nobody asked for.
+        if (job && m_evaluation.runsFull()) m_deep.giveWay();
+        tellJob(job ? job : backgroundJob());
+        considerDeep();
+    });
+    connect(&m_planning, &PlanningController::jobChanged, this, [this] { tellJob(backgroundJob()); });
     connect(&m_planning, &PlanningController::failed, this,
             [this](const Error& error) { emit notice(error, error.code == "plan.warning" ? problemId(error) : QStringLiteral("plan")); });
+    connect(&m_planning, &PlanningController::started, &m_deep, &DeepProfile::giveWay);
+    connect(&m_planning, &PlanningController::ended, this, &Workbench::considerDeep);
     connect(&m_evaluation, &EvaluationController::runsChanged, this, &Workbench::sessionChanged);
+    connect(&m_evaluation, &EvaluationController::runsChanged, this, &Workbench::considerDeep);
+    connect(&m_deep, &DeepProfile::changed, this, &Workbench::deepChanged);
+    connect(&m_deep, &DeepProfile::jobChanged, this, [this] {
+        if (!m_evaluation.busy() && !m_profileJob) tellJob(m_deep.job());
+    });
+    connect(&m_deep, &DeepProfile::measured, this, [this](const Json& scores) {
+        takeScores(scores);
+        emit sessionChanged();
+    });
+    connect(&m_deep, &DeepProfile::failed, this, [this](const Error& error) {
+        Error told = error;
+        if (told.kept.empty()) told.kept = tr("Everything measured before is kept; ranks use plain SVD.").toStdString();
+        emit notice(told, problemId(error));
+    });
     m_autosave.setSingleShot(true);
     m_autosave.setInterval(kAutosaveMsec);
     connect(&m_autosave, &QTimer::timeout, this, &Workbench::writeRecovery);
@@ -108,6 +136,8 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
         emit jobChanged(std::nullopt);
     });
 }
+
+std::optional<JobState> Workbench::backgroundJob() const { return m_profileJob ? m_profileJob : m_deep.job(); }
 
 Workbench::~Workbench() = default;
 
@@ -180,6 +210,7 @@ void Workbench::modelOpened(const QString& folder, const Json& result, std::opti
         beginModel(*shape, {shape->modelType, m_configSha256, m_weightsSha256});
         emit recentChanged(folder);
     }
+    if (!reconnected || m_deep.state() == DeepProfile::State::None) lookForDeep();
     if (!m_profiled) profile();
 }
 
@@ -188,6 +219,7 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
     m_opening = true;
     m_windowLength = 0;
     m_planning.reset();
+    m_rankProfiles.clear();
     forgetProfile();
     m_otherTexts.clear();
     m_store.release();
@@ -212,6 +244,7 @@ void Workbench::forgetProfile()
     m_profileRequest = 0;
     ++m_profileEpoch;
     m_profileJob.reset();
+    m_deep.close();
     m_scores.clear();
     m_profiled = false;
     m_collected.clear();
@@ -231,12 +264,15 @@ EvaluationText Workbench::evaluationText(const ModelShape& shape) const
     return text;
 }
 
-QString Workbench::profileFile() const
+QString Workbench::profileFile() const { return profileFileOf(""); }
+
+QString Workbench::profileFileOf(const char* kind) const
 {
     const QFileInfo info(m_text);
     const std::string key = m_fingerprint + "|" + m_text.toStdString() + "|" + std::to_string(info.size()) + "|" +
                             std::to_string(info.lastModified().toSecsSinceEpoch()) + "|" +
-                            std::to_string(evaluationText(m_plans.shape()).windowLength) + "|" + std::to_string(kProfileWindows);
+                            std::to_string(evaluationText(m_plans.shape()).windowLength) + "|" + std::to_string(kProfileWindows) +
+                            (*kind ? std::string("|") + kind : std::string());
     return m_paths.dataFolder + QStringLiteral("/profiles/%1.h5").arg(QString::fromStdString(sha256Hex(key)).left(32));
 }
 
@@ -245,7 +281,9 @@ void Workbench::profile()
     if (!isOpen() || !m_engine.usable() || m_profileRequest != 0 || !m_forwardSupported) return;
     const QString file = profileFile();
     QDir().mkpath(QFileInfo(file).path());
-    const auto finished = [this, epoch = m_profileEpoch](const EngineReply& reply) {
+    auto clock = std::make_shared<QElapsedTimer>();
+    clock->start();
+    const auto finished = [this, clock, fresh = !QFileInfo::exists(file), epoch = m_profileEpoch](const EngineReply& reply) {
         if (epoch != m_profileEpoch) return;
         m_profileRequest = 0;
         m_profileJob.reset();
@@ -254,15 +292,17 @@ void Workbench::profile()
             m_collected.clear();
             for (const Json& name : reply.result.value("collected", Json::array()))
                 if (name.is_string()) m_collected.insert(name.get<std::string>());
+            if (fresh) measuredIn(static_cast<double>(clock->elapsed()) / 1000.0);
             takeScores(reply.result.value("scores", Json::object()));
         } else if (reply.outcome == EngineReply::Outcome::Failed) {
             emit notice(reply.error, problemId(reply.error));
         }
-        tellJob(std::nullopt);
+        if (!m_evaluation.busy()) tellJob(backgroundJob());
         emit profileChanged();
         if (reply.ok()) {
             m_evaluation.setPlan(m_plans.plan(), planName());
             emit sessionChanged();
+            considerDeep();
         }
     };
     const EvaluationText text = evaluationText(m_plans.shape());
@@ -408,9 +448,12 @@ std::vector<MethodInfo> Workbench::methods() const
 std::optional<std::set<std::string>> Workbench::statistics() const
 {
     if (!m_profiled) return std::nullopt;
+    if (m_deep.ready()) return std::set<std::string>(DeepProfile::statistics().begin(), DeepProfile::statistics().end());
     // A session says nothing about it: then the file holds what this window asks for.
     return m_collected.empty() ? std::set<std::string>(kCollected.begin(), kCollected.end()) : m_collected;
 }
+
+QString Workbench::planningProfile() const { return m_deep.ready() ? m_deep.file() : profileFile(); }
 
 QString Workbench::planningProblem() const
 {
@@ -423,8 +466,6 @@ QString Workbench::planningProblem() const
     if (m_planning.running()) return tr("A search is running.");
     return {};
 }
-
-QString Workbench::planningProfile() const { return profileFile(); }
 
 void Workbench::plan(const PipelineRecipe& recipe)
 {
@@ -453,7 +494,10 @@ void Workbench::cancelJob()
         m_evaluation.cancel();
         return;
     }
-    if (m_profileRequest == 0) return;
+    if (m_profileRequest == 0) {
+        m_deep.cancel();
+        return;
+    }
     m_engine.cancel(m_profileRequest);
     if (m_profileJob) {
         m_profileJob->phase = JobState::Phase::Cancelling;
@@ -509,13 +553,18 @@ void Workbench::useCalibrationText(const QString& file)
     }
     emit textChanged();
     emit scoresChanged();
+    m_evaluation.setProfiles(m_rankProfiles);
     m_evaluation.setPlan(plan, planName());
+    m_kept.profile.clear();  // belongs to the text before
+    m_kept.profileFingerprint.clear();
+    lookForDeep();
     profile();
 }
 
 void Workbench::closeModel()
 {
     m_planning.reset();
+    m_rankProfiles.clear();
     forgetProfile();
     m_otherTexts.clear();
     m_store.clearRecovery();
@@ -559,7 +608,13 @@ SessionData Workbench::snapshot() const
         for (const auto& [method, scores] : m_scores)
             data.scores.push_back(scores);
     data.usage = usage();
-    data.profile = m_profiled ? profileFile().toStdString() : std::string();
+    // The profile that plans name; where there is none, the one that the scores came from.
+    data.profile = m_deep.ready() ? m_deep.file().toStdString() : m_profiled ? profileFile().toStdString() : std::string();
+    data.profileFingerprint = m_deep.sha256();
+    if (!m_deep.ready() && !m_kept.profileFingerprint.empty()) {
+        data.profile = m_kept.profile;
+        data.profileFingerprint = m_kept.profileFingerprint;
+    }
     data.view = m_view;
     return data;
 }
@@ -636,6 +691,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
         if (text.role == "calibration") m_text = QString::fromStdString(text.path.string());
     m_windowLength = data.runs.empty() ? 0 : data.runs.front().windowLength;
     m_sessionFile = file;
+    m_rankProfiles.clear();
     forgetProfile();
     m_otherTexts.clear();
     // Snapshots, notes and whatever a newer version wrote are saved again as they were.

@@ -5,6 +5,7 @@
 #include "base/method_registry.h"
 #include "plan/cost_model.h"
 #include "session/session_file.h"
+#include "shell/deep_profile.h"
 #include "shell/engine_client.h"
 #include "shell/evaluation_controller.h"
 #include "shell/plan_controller.h"
@@ -39,6 +40,11 @@ public:
     EvaluationController* evaluation() { return &m_evaluation; }
     PlanningController* planning() { return &m_planning; }
     SessionStore* store() { return &m_store; }
+    // Spectra, bases and gradients: measured by itself once the first profile and the quick tier are there, if the first pass was quick.
+    DeepProfile* deep() { return &m_deep; }
+    void measureRanks();  // by hand
+    // How long the window rests before the deep profile starts by itself; negative: never.
+    void setDeepRest(int msec);
 
     void openDemo();
     void openModel(const QString& folder);
@@ -101,7 +107,13 @@ private:
     void takeScores(const Json& scores);
     void takePartial(const Json& partial);
     QString profileFile() const;
-    QString planningProfile() const;  // that a search reads
+    QString profileFileOf(const char* kind) const;
+    QString planningProfile() const;  // the one that holds most
+    void lookForDeep();
+    void considerDeep();
+    void deepChanged();
+    std::optional<JobState> backgroundJob() const;  // one of the profiles
+    void measuredIn(double seconds);                // the first pass
     EvaluationText evaluationText(const ModelShape& shape) const;
     void useCalibrationText(const QString& file);
     void forgetProfile();
@@ -110,12 +122,17 @@ private:
     void writeRecovery();
     void tellJob(const std::optional<JobState>& job);  // a search stays in front of what runs beside it
 
+    static constexpr int kProfileWindows = 96;
+
     WorkbenchPaths m_paths;
     EngineClient m_engine;
     PlanController m_plans;
     EvaluationController m_evaluation;
     PlanningController m_planning;
     SessionStore m_store;
+    DeepProfile m_deep;
+    int m_deepRest = 1500;
+    std::map<std::string, std::string> m_rankProfiles;  // of this model, whatever the text: file by content
 
     QString m_modelPath;
     QString m_text;

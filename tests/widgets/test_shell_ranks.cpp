@@ -1,0 +1,416 @@
+// Ranks: edits, the views that show them, the deep profile that measures what they need, and the instant estimate.
+#include "widgets/shell_fixture.h"
+
+#include "controls.h"
+#include "heatmap_table.h"
+#include "inspector_panel.h"
+#include "kept_curve.h"
+#include "layer_table.h"
+#include "plan/rank_edit.h"
+#include "rank_box.h"
+#include "rank_panel.h"
+#include "rank_plot.h"
+#include "rank_section.h"
+#include "shell/deep_profile.h"
+#include "shell/estimate_controller.h"
+#include "status_bar.h"
+
+#include <QLabel>
+
+using namespace espalier;
+using namespace espalier::test;
+
+namespace
+{
+
+QString jobText(Shell& shell) { return shell.window.findChild<StatusBar*>()->text(); }
+
+// A line of the panel with this start, of those in sight.
+QString labelOf(const QWidget* panel, const QString& start)
+{
+    for (const QLabel* label : panel->findChildren<QLabel*>())
+        if (label->isVisibleTo(panel) && label->text().startsWith(start)) return label->text();
+    return {};
+}
+
+void showRankView(Shell& shell)
+{
+    shell.window.action(QStringLiteral("view.ranks"))->trigger();
+    QApplication::processEvents();
+}
+
+}  // namespace
+
+#define OPEN_DEEP(shell)                                                     \
+    do {                                                                     \
+        (shell).workbench.setDeepRest(0);                                    \
+        OPEN_AND_SETTLE(shell);                                              \
+        QTRY_VERIFY_WITH_TIMEOUT((shell).workbench.deep()->ready(), kLimit); \
+    } while (false)
+
+class ShellRanksTest final : public ShellTestBase
+{
+    Q_OBJECT
+
+private slots:
+    // ---- edits
+
+    void edit_breakEvenSnapsToDense()
+    {
+        // 64 x 64: at rank 32 the factors are exactly as large as the matrix.
+        PlanController plans;
+        plans.open(evenShape(2, 4, 2, 64, 64), {}, QStringLiteral("model"));
+        QSignalSpy said(&plans, &PlanController::explained);
+        QCOMPARE(breakEvenOf(plans.shape(), 0), 31);
+        plans.setExpertRank(0, 1, 31);
+        QCOMPARE(ranksOf(plans.plan(), 0, 1), (RankTriple{31, 31, 31}));
+        QCOMPARE(QString::fromStdString(plans.plan().factors().method), QStringLiteral("svd"));
+        QVERIFY(said.last().at(0).toString().isEmpty());
+        plans.setExpertRank(0, 1, 32);
+        QCOMPARE(ranksOf(plans.plan(), 0, 1), RankTriple{});
+        QVERIFY(!plans.plan().hasRanks());
+        QVERIFY2(said.last().at(0).toString().contains(QStringLiteral("31")), qPrintable(said.last().at(0).toString()));
+        QVERIFY(plans.plan().factors().method.empty());
+        plans.setExpertRank(0, 1, -5);
+        QCOMPARE(ranksOf(plans.plan(), 0, 1), (RankTriple{1, 1, 1}));
+    }
+
+    void edit_layerKeepsDifferencesAndMeetsTheMean()
+    {
+        PlanController plans;
+        plans.open(evenShape(2, 4, 2, 64, 64), {}, QStringLiteral("model"));
+        plans.setExpertRank(0, 0, 10);
+        plans.setExpertRank(0, 1, 20);
+        plans.setExpertRank(0, 2, 12);
+        plans.setExpertRank(0, 3, 14);
+        QCOMPARE(meanLevelOf(plans.shape(), plans.plan(), 0), 14);
+        const std::size_t entries = plans.history().entries().size();
+        plans.beginGesture();
+        for (const int level : {20, 2, 32, 9})
+            plans.setMeanRank(0, level);
+        plans.finishGesture();
+        QCOMPARE(plans.history().entries().size(), entries + 1);
+        QCOMPARE(QString::fromStdString(plans.history().current().text), QStringLiteral("Layer 0: mean rank 14 → 9"));
+        QCOMPARE(ranksOf(plans.plan(), 0, 0)[0], 5);
+        QCOMPARE(ranksOf(plans.plan(), 0, 1)[0], 15);
+        QCOMPARE(ranksOf(plans.plan(), 0, 2)[0], 7);
+        QCOMPARE(ranksOf(plans.plan(), 0, 3)[0], 9);
+        plans.setMeanRank(0, denseLevel(plans.shape(), 0));
+        QVERIFY(!plans.plan().hasRanks());
+        QCOMPARE(QString::fromStdString(plans.history().current().text), QStringLiteral("Layer 0: mean rank 9 → dense"));
+        plans.undo();
+        QCOMPARE(meanLevelOf(plans.shape(), plans.plan(), 0), 9);
+        // Every mean is met exactly, whatever stands at an end of the scale.
+        for (int level = 1; level <= 31; ++level) {
+            plans.setMeanRank(0, level);
+            int sum = 0;
+            for (int e = 0; e < 4; ++e)
+                sum += levelOf(plans.shape(), plans.plan(), 0, e);
+            QCOMPARE(sum, 4 * level);
+        }
+    }
+
+    void edit_lockedLayerRefusesWithTheReason()
+    {
+        PlanController plans;
+        plans.open(smallShape(), {}, QStringLiteral("model"));
+        plans.toggleLocked(1);
+        QSignalSpy said(&plans, &PlanController::explained);
+        const CompressionPlan before = plans.plan();
+        plans.setMeanRank(1, 100);
+        plans.setExpertRank(1, 0, 100);
+        plans.stepMeanRank(1, -1, true);
+        QVERIFY(plans.plan() == before);
+        QCOMPARE(said.size(), 3);
+        QVERIFY2(said.last().at(0).toString().contains(QStringLiteral("Layer 1 is locked")), qPrintable(said.last().at(0).toString()));
+        QVERIFY(said.last().at(1).toBool());
+    }
+
+    void edit_keysAndMouseAreOneEntryAndUndoRestores()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        showRankView(shell);
+        shell.window.selection()->setCurrent({1, 3});
+        const std::string dense = shell.hash();
+        QWidget* map = shell.window.heatmap()->focusTarget();
+        for (int i = 0; i < 4; ++i)
+            QTest::keyClick(map, Qt::Key_Left, Qt::ControlModifier);
+        QTest::keyClick(map, Qt::Key_Left, Qt::ControlModifier | Qt::ShiftModifier);
+        QTRY_VERIFY_WITH_TIMEOUT(!shell.plans().inGesture(), kLimit);
+        // Break-even of 64 x 32 is 21, dense one above: four single steps and a coarse one of five, on its multiples.
+        QCOMPARE(meanLevelOf(shell.plans().shape(), shell.plans().plan(), 1), 15);
+        QCOMPARE(shell.plans().history().entries().size(), std::size_t(2));
+        QCOMPARE(QString::fromStdString(shell.plans().history().current().text), QStringLiteral("Layer 1: mean rank dense → 15"));
+        shell.plans().undo();
+        QCOMPARE(shell.hash(), dense);
+
+        auto* panel = shell.window.findChild<RankPanel*>();
+        KeptCurve* curve = panel->curve();
+        QWidget* canvas = curve->focusTarget();
+        const QPoint from = curve->pointPosition(2).toPoint();
+        QTest::mousePress(canvas, Qt::LeftButton, {}, from);
+        for (int dy = 10; dy <= 60; dy += 10)
+            QTest::mouseMove(canvas, from + QPoint(0, dy));
+        QTest::mouseRelease(canvas, Qt::LeftButton, {}, from + QPoint(0, 60));
+        const int level = meanLevelOf(shell.plans().shape(), shell.plans().plan(), 2);
+        QVERIFY2(level < 20, qPrintable(QString::number(level)));
+        QCOMPARE(shell.plans().history().entries().size(), std::size_t(3));
+        QCOMPARE(QString::fromStdString(shell.plans().history().current().text),
+                 QStringLiteral("Layer 2: mean rank dense → %1").arg(level));
+        shell.plans().undo();
+        QCOMPARE(shell.hash(), dense);
+        QCOMPARE(panel->table()->layerModel()->index(2, LayerModel::Value).data().toString(), QStringLiteral("dense"));
+    }
+
+    void views_sayTheSameRank()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_DEEP(shell);
+        showRankView(shell);
+        HeatmapView* map = shell.window.heatmap();
+        QCOMPARE(map->options().score, kRankMetric);
+        shell.window.selection()->setCurrent({0, 2});
+        auto* inspector = shell.window.findChild<InspectorPanel*>();
+        auto* form = inspector->findChild<Segment*>(QStringLiteral("inspector.form"));
+        QCOMPARE(form->current(), 0);
+        shell.plans().setExpertRank(0, 2, 12);
+        QCOMPARE(map->facts({0, 2})->rank, 12);
+        QVERIFY2(map->factsText({0, 2}).contains(QStringLiteral("rank 12 of 32")), qPrintable(map->factsText({0, 2})));
+        QVERIFY2(map->factsText({0, 2}).contains(QStringLiteral("break-even 21")), qPrintable(map->factsText({0, 2})));
+        QVERIFY(map->legend().contains(QStringLiteral("dense")));
+        QCOMPARE(form->current(), 1);
+        auto* section = inspector->findChild<RankSection*>();
+        QVERIFY(section->isVisibleTo(inspector));
+        QTRY_VERIFY2_WITH_TIMEOUT(!section->tableText().contains(QStringLiteral("–")), qPrintable(section->tableText()), kLimit);
+        QVERIFY2(section->tableText().startsWith(QStringLiteral("gate 32 × 64, rank 12, energy ")), qPrintable(section->tableText()));
+        QCOMPARE(inspector->findChild<RankBox*>(QStringLiteral("inspector.rankNumber"))->value(), 12);
+        // (7 x 22 + 12) / 8 = 20.75: the mean with dense one above break-even.
+        auto* panel = shell.window.findChild<RankPanel*>();
+        QCOMPARE(panel->table()->layerModel()->index(0, LayerModel::Value).data().toString(), QStringLiteral("21"));
+        shell.window.action(QStringLiteral("view.table"))->trigger();
+        auto* table = shell.window.findChild<HeatmapTable*>();
+        QTRY_VERIFY2_WITH_TIMEOUT(table->tsv().contains(QStringLiteral("\n0\t2\t")), qPrintable(table->tsv()), kLimit);
+        QString row = table->tsv().section(QStringLiteral("\n0\t2\t"), 1).section(QLatin1Char('\n'), 0, 0);
+        QVERIFY2(row.contains(QStringLiteral("\tkept\t12\t")), qPrintable(row));
+        shell.window.selection()->setCurrent({0, 2});
+        // The drop of the same expert takes its rank from every view.
+        shell.plans().setKept({CellId{0, 2}}, false);
+        QCOMPARE(map->facts({0, 2})->rank, 0);
+        QCOMPARE(form->current(), 2);
+        QVERIFY(!section->isVisibleTo(inspector));
+        shell.plans().undo();
+        QCOMPARE(map->facts({0, 2})->rank, 12);
+        // Back out of the view the map shows the metric from before.
+        showRankView(shell);
+        QCOMPARE(map->options().score.toStdString(), shell.workbench.chosenScore());
+        QVERIFY(map->legend().contains(QStringLiteral("low rank")));
+    }
+
+    void plot_draggingTheLineSetsTheRank()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_DEEP(shell);
+        showRankView(shell);
+        shell.window.selection()->setCurrent({0, 2});
+        shell.plans().setExpertRank(0, 2, 8);
+        RankPlot* shown = nullptr;
+        for (RankPlot* plot : shell.window.findChildren<RankPlot*>())
+            if (plot->isVisible()) shown = plot;
+        QVERIFY(shown);
+        QTRY_VERIFY_WITH_TIMEOUT(
+            shown->focusTarget()->isVisible() && shown->focusTarget()->accessibleDescription().contains(QStringLiteral("rank 8")), kLimit);
+        QWidget* canvas = shown->focusTarget();
+        const QPoint from = shown->rankPosition(8).toPoint();
+        const QPoint to = shown->rankPosition(16).toPoint();
+        QTest::mousePress(canvas, Qt::LeftButton, {}, from);
+        QTest::mouseMove(canvas, (from + to) / 2);
+        QTest::mouseMove(canvas, to);
+        QTest::mouseRelease(canvas, Qt::LeftButton, {}, to);
+        QCOMPARE(ranksOf(shell.plans().plan(), 0, 2), (RankTriple{16, 16, 16}));
+        QCOMPARE(QString::fromStdString(shell.plans().history().current().text), QStringLiteral("Expert 2 of layer 0: rank 8 → 16"));
+        QCOMPARE(shell.plans().history().entries().size(), std::size_t(3));
+    }
+
+    // ---- the deep profile
+
+    void deep_startsByItselfAfterTheQuickTier()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_DEEP(shell);
+        const QStringList lines = home.logLines({});
+        const auto place = [&](const QString& start) {
+            for (int i = 0; i < lines.size(); ++i)
+                if (lines[i].startsWith(start)) return i;
+            return -1;
+        };
+        const int deep = place(QStringLiteral("deep-profile"));
+        QVERIFY(deep > place(QStringLiteral("profile")));
+        QVERIFY(deep > place(QStringLiteral("evaluate quick")));
+        QCOMPARE(home.logLines(QStringLiteral("deep-profile")).size(), 1);
+        QVERIFY(shell.settled());
+        QCOMPARE(QString::fromStdString(shell.plans().rankFactors().method), QStringLiteral("whitened-svd"));
+        QVERIFY(!shell.plans().rankFactors().profileSha256.empty());
+
+        // Of a plan with ranks the evaluation names the file, and the plan its content.
+        shell.plans().setMeanRank(1, 10);
+        QCOMPARE(shell.plans().plan().factors(), shell.plans().rankFactors());
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        const QStringList evaluations = home.logLines(QStringLiteral("evaluate quick ") + QString::fromStdString(shell.hash()));
+        QCOMPARE(evaluations.size(), 1);
+        QVERIFY2(evaluations.first().contains(QStringLiteral(" profile ") + shell.workbench.deep()->file()),
+                 qPrintable(evaluations.first()));
+        QCOMPARE(home.logLines(QStringLiteral("evaluate quick")).filter(QStringLiteral(" profile ")).size(), 1);
+    }
+
+    void deep_waitsWhileItIsNotWantedAndGivesWay()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--hold"), QStringLiteral("deep-profile")});
+        shell.workbench.setDeepRest(0);
+        OPEN_AND_SETTLE(shell);
+        QTRY_VERIFY2_WITH_TIMEOUT(jobText(shell).contains(QStringLiteral("Ranks and gradients · layer")), qPrintable(jobText(shell)),
+                                  kLimit);
+        QVERIFY(shell.settled());
+        // Nobody asked for it: the button still evaluates.
+        auto* button = shell.window.findChild<QPushButton*>(QStringLiteral("evaluate"));
+        QCOMPARE(button->text(), QStringLiteral("Evaluate"));
+        button->click();
+        QTRY_VERIFY_WITH_TIMEOUT(static_cast<int>(shell.evaluation().state().full.windows.size()) == kFull, kLimit);
+        // It went on afterwards.
+        QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.deep()->ready(), kLimit);
+        QCOMPARE(home.logLines(QStringLiteral("deep-profile")).size(), 2);
+        QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    void deep_failureLeavesEverythingUsable()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--fail"), QStringLiteral("deep-profile")});
+        OPEN_AND_SETTLE(shell);
+        shell.workbench.setDeepRest(0);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->count(), 1, kLimit);
+        QVERIFY2(shell.banners().contains(QStringLiteral("There is not enough memory")), qPrintable(shell.banners()));
+        QVERIFY(shell.settled());
+        shell.plans().setMeanRank(1, 10);
+        QCOMPARE(QString::fromStdString(shell.plans().plan().factors().method), QStringLiteral("svd"));
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QCOMPARE(home.logLines(QStringLiteral("deep-profile")).size(), 1);  // not again by itself
+        QCOMPARE(shell.window.banners()->count(), 1);
+        showRankView(shell);
+        auto* measure = shell.window.findChild<RankPanel*>()->findChild<QPushButton*>(QStringLiteral("rank.measure"));
+        QVERIFY(measure->isVisible());
+        measure->click();
+        QTRY_COMPARE_WITH_TIMEOUT(home.logLines(QStringLiteral("deep-profile")).size(), 2, kLimit);
+    }
+
+    void deep_isFoundAgainBySessionAndText()
+    {
+        Home home;
+        const QString file = home.path("plan.espalier");
+        std::string hash;
+        {
+            Shell shell(home);
+            OPEN_DEEP(shell);
+            shell.plans().setMeanRank(1, 10);
+            hash = shell.hash();
+            QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+            SAVE(shell, file);
+        }
+        {
+            Shell shell(home);
+            shell.engine().start();
+            shell.workbench.openSession(file);
+            QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.deep()->ready(), kLimit);
+            QCOMPARE(shell.hash(), hash);
+            QVERIFY(shell.evaluation().measurable(shell.plans().plan()));
+            QCOMPARE(shell.window.banners()->count(), 0);
+            shell.plans().setMeanRank(2, 12);
+            QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        }
+        QCOMPARE(home.logLines(QStringLiteral("deep-profile")).size(), 1);
+        // Without its file the session opens all the same, says what is missing, and measuring again makes it whole.
+        QVERIFY(QDir(home.path("data/profiles")).removeRecursively());
+        Shell shell(home);
+        shell.engine().start();
+        shell.workbench.openSession(file);
+        QTRY_VERIFY2_WITH_TIMEOUT(shell.banners().contains(QStringLiteral("not on this computer")), qPrintable(shell.banners()), kLimit);
+        QCOMPARE(shell.hash(), hash);
+        shell.plans().setMeanRank(2, 12);  // edits work
+        QCOMPARE(shell.window.banners()->count(), 1);
+        QCOMPARE(shell.measured(), 0);
+        QPushButton* again = shell.bannerButton(QStringLiteral("Measure ranks and gradients"));
+        QVERIFY(again);
+        again->click();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    // ---- the estimate
+
+    void estimate_isOfThePlanOnScreenOnly()
+    {
+        Home home;
+        Shell shell(home);
+        shell.window.resize(1600, 1000);
+        OPEN_DEEP(shell);
+        auto* panel = shell.window.findChild<PerplexityPanel*>();
+        auto* auto_ = shell.workbench.evaluation();
+        auto_->setAutomatic(false);
+        shell.plans().setKeep(0, 5);
+        QVERIFY(labelOf(panel, QStringLiteral("est. Δ")).isEmpty());  // not before its answer
+        QTRY_VERIFY_WITH_TIMEOUT(!labelOf(panel, QStringLiteral("est. Δ")).isEmpty(), kLimit);
+        const QString first = labelOf(panel, QStringLiteral("est. Δ"));
+        QVERIFY(jobText(shell).contains(QStringLiteral("est. ")));
+        // Another plan: the old number is gone in the same moment, and comes back with its own.
+        shell.plans().setKeep(1, 3);
+        QVERIFY(labelOf(panel, QStringLiteral("est. ")).isEmpty());
+        QTRY_VERIFY_WITH_TIMEOUT(!labelOf(panel, QStringLiteral("est. Δ")).isEmpty(), kLimit);
+        QVERIFY(labelOf(panel, QStringLiteral("est. Δ")) != first);
+        shell.plans().undo();
+        QCOMPARE(labelOf(panel, QStringLiteral("est. Δ")), first);
+        // Measured: the estimate stands beside it, never in its place.
+        auto_->setAutomatic(true);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        QVERIFY(labelOf(panel, QStringLiteral("est. Δ")).isEmpty());
+        QVERIFY(!labelOf(panel, QStringLiteral("est. ")).isEmpty());
+        QTRY_VERIFY2_WITH_TIMEOUT(!labelOf(panel, QStringLiteral("uncalibrated, 1 run")).isEmpty(), "the run calibrates", kLimit);
+    }
+
+    void estimate_ofTheCellFollowsTheCell()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_DEEP(shell);
+        auto* inspector = shell.window.findChild<InspectorPanel*>();
+        shell.window.selection()->setCurrent({1, 2});
+        QTRY_VERIFY_WITH_TIMEOUT(!labelOf(inspector, QStringLiteral("est. Δ PPL +")).isEmpty(), kLimit);
+        QVERIFY(!labelOf(inspector, QStringLiteral("if dropped")).isEmpty());
+        shell.plans().setExpertRank(1, 2, 5);
+        QVERIFY(!labelOf(inspector, QStringLiteral("if dense")).isEmpty());
+        QVERIFY(labelOf(inspector, QStringLiteral("est. Δ PPL")).isEmpty());
+        QTRY_VERIFY_WITH_TIMEOUT(!labelOf(inspector, QStringLiteral("est. Δ PPL −")).isEmpty(), kLimit);
+        shell.plans().setKept({CellId{1, 2}}, false);
+        QTRY_VERIFY_WITH_TIMEOUT(!labelOf(inspector, QStringLiteral("if kept")).isEmpty(), kLimit);
+    }
+
+    void estimate_forAnotherPlanIsNotShown()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--foreign-estimate")});
+        OPEN_DEEP(shell);
+        shell.plans().setKeep(0, 5);
+        QTRY_VERIFY_WITH_TIMEOUT(!home.logLines(QStringLiteral("estimate")).isEmpty(), kLimit);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        QVERIFY(labelOf(shell.window.findChild<PerplexityPanel*>(), QStringLiteral("est. ")).isEmpty());
+    }
+};
+
+int main(int argc, char** argv) { return runShellTest<ShellRanksTest>(argc, argv); }
+
+#include "test_shell_ranks.moc"

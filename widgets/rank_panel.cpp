@@ -1,0 +1,162 @@
+#include "rank_panel.h"
+
+#include "format.h"
+#include "plan/cost_model.h"
+#include "theme.h"
+
+#include <QComboBox>
+#include <QEvent>
+#include <QHBoxLayout>
+#include <QLabel>
+#include <QPushButton>
+#include <QSignalBlocker>
+#include <QStandardItemModel>
+#include <QVBoxLayout>
+
+namespace espalier
+{
+
+RankPanel::RankPanel(SelectionModel* selection, HoverModel* hover, QWidget* parent) : QWidget(parent)
+{
+    auto* layout = new QVBoxLayout(this);
+    layout->setContentsMargins(0, 0, 0, 0);
+    layout->setSpacing(0);
+    m_curve = new KeptCurve(selection, hover, this, LayerQuantity::Rank);
+    m_curve->setMinimumHeight(pixelsOf(160));
+    layout->addWidget(m_curve, 4);
+
+    auto* between = new QWidget(this);
+    between->setAutoFillBackground(true);
+    auto* column = new QVBoxLayout(between);
+    column->setContentsMargins(pixelsOf(10), pixelsOf(6), pixelsOf(10), pixelsOf(8));
+    column->setSpacing(pixelsOf(4));
+    auto* row = new QHBoxLayout;
+    auto* name = new QLabel(tr("Factors"));
+    name->setProperty("role", QStringLiteral("muted"));
+    m_factors = new QComboBox;
+    m_factors->addItems({tr("whitened"), tr("plain SVD")});
+    m_factors->setItemData(0, tr("Keeps what the experts' own inputs use: the input's second moment decides"), Qt::ToolTipRole);
+    m_factors->setItemData(1, tr("Of the weights alone; needs no profile"), Qt::ToolTipRole);
+    m_factors->setObjectName(QStringLiteral("rank.factors"));
+    m_factors->setAccessibleName(tr("how factors are made"));
+    m_size = new QLabel;
+    row->addWidget(name);
+    row->addWidget(m_factors);
+    row->addStretch(1);
+    row->addWidget(m_size);
+    column->addLayout(row);
+    m_note = new QLabel;
+    m_note->setWordWrap(true);
+    m_note->setObjectName(QStringLiteral("rank.note"));
+    column->addWidget(m_note);
+    m_measure = new QPushButton(tr("Measure ranks and gradients"));
+    m_measure->setObjectName(QStringLiteral("rank.measure"));
+    auto* buttonRow = new QHBoxLayout;
+    buttonRow->addWidget(m_measure);
+    buttonRow->addStretch(1);
+    column->addLayout(buttonRow);
+    layout->addWidget(between);
+
+    m_table = new LayerTable(selection, hover, this, LayerQuantity::Rank);
+    m_table->setMinimumHeight(pixelsOf(120));
+    layout->addWidget(m_table, 9);
+
+    connect(m_factors, &QComboBox::activated, this, [this](int index) {
+        emit factorsChosen(index == 0);
+        refresh();  // the plan decides
+    });
+    connect(m_measure, &QPushButton::clicked, this, &RankPanel::measureRequested);
+    const auto pass = [this](auto* view) {
+        using View = std::remove_pointer_t<decltype(view)>;
+        connect(view, &View::gestureStarted, this, &RankPanel::gestureStarted);
+        connect(view, &View::layerMoved, this, &RankPanel::layerRankMoved);
+        connect(view, &View::gestureFinished, this, &RankPanel::gestureFinished);
+        connect(view, &View::gestureCancelled, this, &RankPanel::gestureCancelled);
+        connect(view, &View::lockRequested, this, &RankPanel::lockRequested);
+        connect(view, &View::lockedTouched, this, &RankPanel::lockedTouched);
+    };
+    pass(m_curve);
+    pass(m_table);
+    // Double click: the matrices are whole again.
+    connect(m_curve, &KeptCurve::resetRequested, this,
+            [this](int layer) { emit layerRankMoved(layer, mostOf(LayerQuantity::Rank, m_shape, layer)); });
+    refresh();
+}
+
+QString RankPanel::text() const { return m_note->text(); }
+
+void RankPanel::setShape(const ModelShape& shape)
+{
+    m_shape = shape;
+    m_plan = {};
+    m_curve->setShape(shape);
+    m_table->setShape(shape);
+}
+
+void RankPanel::setPlan(const CompressionPlan& plan)
+{
+    m_plan = plan;
+    m_curve->setPlan(plan);
+    m_table->setPlan(plan);
+    refresh();
+}
+
+void RankPanel::setReference(const std::optional<CompressionPlan>& before)
+{
+    m_curve->setReference(before);
+    m_table->setReference(before);
+}
+
+void RankPanel::setMeasured(bool measured, const QString& note, bool measure)
+{
+    m_measured = measured;
+    m_noteText = note;
+    m_offer = measure;
+    refresh();
+}
+
+void RankPanel::setMessage(const QString& text, bool isError)
+{
+    m_message = text;
+    m_messageIsError = isError;
+    refresh();
+}
+
+void RankPanel::setCompact(bool compact) { m_table->setMibVisible(!compact); }
+
+void RankPanel::changeEvent(QEvent* event)
+{
+    QWidget::changeEvent(event);
+    if (event->type() == QEvent::StyleChange && m_measure) refresh();
+}
+
+void RankPanel::refresh()
+{
+    const Theme& t = theme();
+    const bool ranks = m_plan.hasRanks();
+    const bool plain = ranks ? m_plan.factors().method == "svd" : !m_measured;
+    const QSignalBlocker blocker(m_factors);
+    m_factors->setCurrentIndex(plain ? 1 : 0);
+    if (auto* items = qobject_cast<QStandardItemModel*>(m_factors->model())) items->item(0)->setEnabled(m_measured || !plain);
+    m_factors->setToolTip(ranks ? tr("How the low-rank factors of this plan are made")
+                                : tr("How factors will be made once a matrix has a rank"));
+    m_factors->setEnabled(ranks);
+    m_size->setFont(fontFor(FontRole::Head));
+    if (m_plan.layerCount() == static_cast<int>(m_shape.layers.size()) && m_plan.layerCount() > 0) {
+        const PlanCost cost = planCost(m_shape, m_plan);
+        const PlanCost dense = planCost(m_shape, CompressionPlan::identity(m_shape));
+        m_size->setText(tr("%1 (%2)").arg(
+            format::bytes(cost.bytes),
+            format::percentChange(static_cast<double>(cost.bytes) / static_cast<double>(std::max<std::int64_t>(1, dense.bytes)))));
+    }
+    const QString text = m_message.isEmpty() ? m_noteText : m_message;
+    m_note->setFont(fontFor(FontRole::Small));
+    m_note->setText(text);
+    m_note->setVisible(!text.isEmpty());
+    QPalette palette = m_note->palette();
+    palette.setColor(QPalette::WindowText, !m_message.isEmpty() && m_messageIsError ? t.error : t.muted);
+    m_note->setPalette(palette);
+    m_measure->setVisible(m_offer);
+}
+
+}  // namespace espalier

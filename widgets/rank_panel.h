@@ -1,0 +1,66 @@
+// The left panel's page about ranks: curve of the mean rank over what the factors are made by, over the table.
+#pragma once
+
+#include "kept_curve.h"
+#include "layer_table.h"
+
+#include <QWidget>
+
+class QComboBox;
+class QLabel;
+class QPushButton;
+
+namespace espalier
+{
+
+class RankPanel final : public QWidget
+{
+    Q_OBJECT
+public:
+    RankPanel(SelectionModel* selection, HoverModel* hover, QWidget* parent = nullptr);
+
+    KeptCurve* curve() const { return m_curve; }
+    LayerTable* table() const { return m_table; }
+    QString text() const;  // of the note between curve and table
+
+public slots:
+    void setShape(const espalier::ModelShape& shape);
+    void setPlan(const espalier::CompressionPlan& plan);
+    void setReference(const std::optional<espalier::CompressionPlan>& before);
+    // Whether the profile holds bases for whitened factors; `measure`: the button that measures them is offered; `note` says how it stands.
+    void setMeasured(bool measured, const QString& note, bool measure);
+    void setMessage(const QString& text, bool isError);  // clamp or refusal in place of the note; empty: the note
+    void setCompact(bool compact);
+
+signals:
+    void gestureStarted();
+    void layerRankMoved(int layer, int level);
+    void gestureFinished();
+    void gestureCancelled();
+    void lockRequested(int layer);
+    void lockedTouched(int layer);
+    void factorsChosen(bool whitened);
+    void measureRequested();
+
+protected:
+    void changeEvent(QEvent* event) override;
+
+private:
+    void refresh();
+
+    KeptCurve* m_curve = nullptr;
+    QComboBox* m_factors = nullptr;
+    QLabel* m_size = nullptr;
+    QLabel* m_note = nullptr;
+    QPushButton* m_measure = nullptr;
+    LayerTable* m_table = nullptr;
+    ModelShape m_shape;
+    CompressionPlan m_plan;
+    bool m_measured = false;
+    bool m_offer = false;
+    bool m_messageIsError = false;
+    QString m_noteText;
+    QString m_message;
+};
+
+}  // namespace espalier

@@ -1,0 +1,72 @@
+// The workbench's second profile: when it is looked for, when it starts by itself, who gets it.
+#include "shell/workbench.h"
+
+#include <QFile>
+
+namespace espalier
+{
+
+namespace
+{
+constexpr double kQuickPassSeconds = 60;  // a first pass within it lets the deep one follow by itself
+}  // namespace
+
+void Workbench::lookForDeep()
+{
+    if (!isOpen() || m_fingerprint.empty()) return;
+    DeepProfile::Target target;
+    target.model = m_modelPath.toStdString();
+    target.text = evaluationText(m_plans.shape());
+    target.windows = kProfileWindows;
+    target.layers = static_cast<int>(m_plans.shape().layers.size());
+    target.file = profileFileOf("ranks");
+    if (!m_kept.profileFingerprint.empty()) {
+        target.otherFile = QString::fromStdString(m_kept.profile.string());
+        target.otherSha256 = m_kept.profileFingerprint;
+    }
+    m_deep.open(std::move(target));
+}
+
+void Workbench::measureRanks()
+{
+    if (!isOpen() || !m_forwardSupported) return;
+    m_deep.start();
+}
+
+void Workbench::considerDeep()
+{
+    if (m_deepRest < 0 || !settled() || m_planning.running() || !m_engine.usable() || !m_forwardSupported) return;
+    // Whoever measured the first profile, in this run or an earlier one, wrote down how long that took.
+    if (m_deep.state() == DeepProfile::State::Missing) {
+        QFile note(profileFile() + QStringLiteral(".seconds"));
+        if (!note.open(QIODevice::ReadOnly)) return;
+        bool number = false;
+        const double seconds = note.readAll().trimmed().toDouble(&number);
+        if (!number || !(seconds < kQuickPassSeconds)) return;
+    }
+    m_deep.startAfterRest(m_deepRest);
+}
+
+void Workbench::setDeepRest(int msec)
+{
+    m_deepRest = msec;
+    considerDeep();
+}
+
+void Workbench::measuredIn(double seconds)
+{
+    QFile note(profileFile() + QStringLiteral(".seconds"));
+    if (note.open(QIODevice::WriteOnly)) note.write(QByteArray::number(seconds, 'f', 1));
+}
+
+void Workbench::deepChanged()
+{
+    const bool ready = m_deep.ready();
+    if (ready) m_rankProfiles[m_deep.sha256()] = m_deep.file().toStdString();
+    m_evaluation.setProfiles(m_rankProfiles);
+    m_plans.setRankFactors(ready ? FactorSettings{"whitened-svd", m_deep.sha256()} : FactorSettings{"svd", {}});
+    emit profileChanged();
+    considerDeep();
+}
+
+}  // namespace espalier
