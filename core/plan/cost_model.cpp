@@ -107,6 +107,11 @@ std::vector<FlavourChoice> flavoursFor(const ModelShape& shape, const Compressio
                        : plan.hasRanks() ? "Factored experts need their own modelling code."
                                          : ""});
     choices.push_back({"factored", true, "transformers with trust_remote_code, Espalier", ""});
+    choices.push_back({"reconstructed", unequal.empty() && plan.hasRanks(),
+                       "unmodified transformers, vLLM, llama.cpp converters. Factors are multiplied out again: ranks save nothing here",
+                       !unequal.empty()   ? unequal
+                       : !plan.hasRanks() ? "Nothing is factored: this would be the stock form."
+                                          : ""});
     choices.push_back({"plan", true, "Espalier, with the original model at hand", ""});
     return choices;
 }

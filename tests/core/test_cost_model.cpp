@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 using namespace espalier;
 using espalier::test::evenShape;
 
@@ -67,6 +69,23 @@ TEST(CostModel, PruningSavesMemoryButNotActiveParameters)
     const PlanCost pruned = planCost(shape, plan);
     EXPECT_EQ(dense.bytes - pruned.bytes, 10 * (shape.layers[1].bytesPerExpert + shape.layers[1].routerBytesPerExpert));
     EXPECT_EQ(dense.activeParameters - pruned.activeParameters, 10 * shape.layers[1].routerParametersPerExpert);
+}
+
+TEST(CostModel, OnlyFactoredPlansOfEqualCountsAreOfferedAsReconstructed)
+{
+    const ModelShape shape = evenShape(2, 8, 2);
+    const auto reconstructed = [&](const CompressionPlan& plan) {
+        const std::vector<FlavourChoice> choices = flavoursFor(shape, plan);
+        return *std::find_if(choices.begin(), choices.end(), [](const FlavourChoice& choice) { return choice.id == "reconstructed"; });
+    };
+    CompressionPlan plan = CompressionPlan::identity(shape);
+    EXPECT_FALSE(reconstructed(plan).allowed);
+    EXPECT_FALSE(reconstructed(plan).reason.empty());
+    plan = *plan.withRanks(shape, 0, std::vector<RankTriple>(8, RankTriple{10, 10, 10}));
+    EXPECT_TRUE(reconstructed(plan).allowed);
+    plan = *plan.withKept(shape, 1, {0, 1, 2, 3});
+    EXPECT_FALSE(reconstructed(plan).allowed);
+    EXPECT_NE(reconstructed(plan).reason.find("layer 1 keeps 4"), std::string::npos) << reconstructed(plan).reason;
 }
 
 TEST(CostModel, OnlyEqualCountsAreOfferedAsStock)
