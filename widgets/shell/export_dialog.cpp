@@ -345,7 +345,11 @@ void ExportDialog::startExport()
                     line += QLatin1Char('\n') +
                             tr("Reopened: perplexity %1, in the window %2, on the same %n window(s).", nullptr, windows)
                                 .arg(format::number(exported.get<double>(), 4), format::number(shown ? *shown : preview.get<double>(), 4));
-                if (shown && exported.is_number() && std::abs(exported.get<double>() / *shown - 1) > limit) holds = false;
+                const double differs = shown && exported.is_number() ? std::abs(exported.get<double>() / *shown - 1) : 0.0;
+                if (differs > limit)
+                    holds = false;
+                else if (differs > kSamePerplexity)
+                    line += QLatin1Char(' ') + tr("They differ because the products of the factors are rounded once more.");
                 line += QLatin1Char('\n') +
                         (holds ? tr("Verified: every check holds.") : tr("The export does not match the plan: do not use it."));
                 if (!holds)
