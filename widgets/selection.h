@@ -14,7 +14,7 @@ struct CellId {
     int expert = -1;
 
     bool valid() const noexcept { return layer >= 0; }
-    auto operator<=>(const CellId&) const = default;
+    auto operator<=>(const CellId&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees a 0 here
 };
 
 class SelectionModel final : public QObject

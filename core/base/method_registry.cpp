@@ -42,7 +42,8 @@ Result<Params> checkParams(const MethodInfo& method, const Params& given)
     for (const ParamSpec& spec : method.params)
         checked[spec.key] = spec.defaultValue;
     for (const auto& [key, value] : given) {
-        const auto spec = std::find_if(method.params.begin(), method.params.end(), [&](const ParamSpec& s) { return s.key == key; });
+        const auto spec =
+            std::find_if(method.params.begin(), method.params.end(), [&name = key](const ParamSpec& s) { return s.key == name; });
         if (spec == method.params.end()) return badParameter(method, key, fmt::format("{} has no parameter \"{}\".", method.id, key));
         switch (spec->type) {
             case ParamType::Number:

@@ -446,6 +446,7 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path&
         order.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape), offset, offset + *bytes});
         offset += *bytes;
     }
+    names.reserve(order.size());
     for (const TensorInfo& tensor : order)
         names.push_back(tensor.name);
     std::sort(names.begin(), names.end());

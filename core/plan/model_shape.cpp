@@ -144,7 +144,7 @@ Result<ModelShape> modelShapeFromJson(const Json& value)
             if (layer.experts < 0 || layer.router.topK < 0 || layer.router.topK > layer.experts || layer.router.groups < 1)
                 return badInput("shape.invalid", fmt::format("layer {}", layer.index),
                                 fmt::format("Layer {} has {} experts and top-k {}.", layer.index, layer.experts, layer.router.topK));
-            shape.layers.push_back(std::move(layer));
+            shape.layers.push_back(layer);
         }
         return shape;
     } catch (const Json::exception& failure) {

@@ -39,7 +39,7 @@ public:
         curve.layer = m_shape.index;
         curve.lowest = lowest(groups);
         curve.outputNorm = m_evaluator.outputNorm();
-        const auto counts = static_cast<std::size_t>(n - curve.lowest + 1);
+        const auto counts = static_cast<std::size_t>(n - curve.lowest) + 1;
         curve.sets.resize(counts);
         curve.setLoss.resize(counts);
         curve.uncovered.resize(counts);
@@ -149,6 +149,7 @@ Result<std::vector<LayerCurve>> layerCurves(const ProfileData& profile, const Co
         job.partial({{"layer", layer}, {"lowest", curve.lowest}, {"curve", curve.loss}});
     }));
     std::vector<LayerCurve> curves;
+    curves.reserve(open.size());
     for (const int layer : open)
         curves.push_back(std::move(all[static_cast<std::size_t>(layer)]));
     return curves;

@@ -82,6 +82,7 @@ Status LayerPool::run(const std::vector<int>& layers, int threads, std::int64_t 
     Shared shared;
     shared.running = threads;
     std::vector<std::thread> pool;
+    pool.reserve(static_cast<std::size_t>(threads));
     for (int i = 0; i < threads; ++i)
         pool.emplace_back([&] {
             for (std::size_t at = shared.next++; at < layers.size() && !shared.stop; at = shared.next++) {

@@ -135,7 +135,7 @@ inline SetLoss::Terms SetLoss::tokenTermsFor(std::size_t token, std::uint32_t wo
         terms.last = kUncovered;
         return terms;
     }
-    terms.last = position[count - 1];
+    terms.last = position[count - 1];  // NOLINT(clang-analyzer-core.uninitialized.Assign): stay < k here, so count > k
 
     double before = 1.0;
     double after = rest;

@@ -249,7 +249,7 @@ Result<SessionData> readContent(const h5::Group& root)
     data.profile = json.at("profile").get<std::string>();
     data.profileFingerprint = json.at("profile_fingerprint");
     for (const auto& [key, value] : json.items())
-        if (std::none_of(std::begin(kKnownFields), std::end(kKnownFields), [&](const char* known) { return key == known; }))
+        if (std::none_of(std::begin(kKnownFields), std::end(kKnownFields), [&name = key](const char* known) { return name == known; }))
             data.unknownFields[key] = value;
 
     std::vector<CompressionPlan> plans;

@@ -20,7 +20,7 @@ constexpr std::size_t kMaxMerges = 8'000'000;
 constexpr std::size_t kCachedWordBytes = 256;
 constexpr std::size_t kCachedWords = 1u << 16;
 
-Error damaged(std::string code, std::string message)
+Error damaged(std::string code, const std::string& message)
 {
     return badInput(std::move(code), "tokenizer.json", "tokenizer.json " + message, "The file is damaged: fetch it again.");
 }
