@@ -184,7 +184,7 @@ QString eta(double seconds)
 QString time(const QDateTime& moment, const QDateTime& now)
 {
     const QLocale locale;
-    const QString clock = moment.time().toString(QStringLiteral("HH:mm"));
+    QString clock = moment.time().toString(QStringLiteral("HH:mm"));
     const qint64 days = moment.date().daysTo(now.date());
     if (days == 0) return clock;
     if (days == 1) return tr("yesterday %1").arg(clock);
