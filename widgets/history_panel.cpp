@@ -5,6 +5,7 @@
 #include "number.h"
 #include "theme.h"
 
+#include <QEvent>
 #include <QPainter>
 #include <QStyledItemDelegate>
 

@@ -10,6 +10,7 @@
 #include "rank_section.h"
 #include "theme.h"
 
+#include <QEvent>
 #include <QGridLayout>
 #include <QHBoxLayout>
 #include <QLabel>

@@ -3,6 +3,7 @@
 #include "controls.h"
 #include "theme.h"
 
+#include <QAbstractItemView>
 #include <QComboBox>
 #include <QDoubleSpinBox>
 #include <QEvent>

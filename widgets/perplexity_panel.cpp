@@ -6,6 +6,7 @@
 #include "plot.h"
 #include "theme.h"
 
+#include <QEvent>
 #include <QGridLayout>
 #include <QHBoxLayout>
 #include <QLabel>

@@ -7,6 +7,7 @@
 
 #include <QComboBox>
 #include <QDoubleSpinBox>
+#include <QEvent>
 #include <QHBoxLayout>
 #include <QLabel>
 #include <QPainter>
@@ -367,10 +368,12 @@ void PipelinePanel::Private::refreshButtons()
     const QString forRun = !blocked.isEmpty() ? blocked : q->problem();
     const MethodInfo* verified = findMethod(methods, Slot::Allocate, "verified");
     QString forFind = !blocked.isEmpty() ? blocked : target->problem();
-    if (forFind.isEmpty() && !verified) forFind = tr("This engine has no verified allocation.");
-    if (forFind.isEmpty())
+    if (!verified) {
+        if (forFind.isEmpty()) forFind = tr("This engine has no verified allocation.");
+    } else if (forFind.isEmpty()) {
         if (const QString why = whyNot(*verified); !why.isEmpty())
             forFind = tr("%1 cannot run: %2.").arg(QString::fromStdString(verified->title), why);
+    }
     run->setEnabled(forRun.isEmpty());
     run->setToolTip(forRun.isEmpty() ? tr("Make a plan with the stages above") : forRun);
     find->setEnabled(forFind.isEmpty());
@@ -387,9 +390,9 @@ QWidget* PipelinePanel::firstControl() const { return d->preset; }
 
 QString PipelinePanel::problem() const
 {
-    if (const QString why = d->target->problem(); !why.isEmpty()) return why;
+    if (QString why = d->target->problem(); !why.isEmpty()) return why;
     for (const MethodSection* section : {d->score, d->allocate, d->select, d->ranks})
-        if (const QString why = section->problem(); !why.isEmpty()) return why;
+        if (QString why = section->problem(); !why.isEmpty()) return why;
     if (d->recipe.field && !d->noText.isEmpty()) return tr("The receptive field cannot run: %1.").arg(d->noText);
     return {};
 }

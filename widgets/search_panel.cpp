@@ -5,6 +5,7 @@
 #include "search_plots.h"
 #include "theme.h"
 
+#include <QEvent>
 #include <QGridLayout>
 #include <QHBoxLayout>
 #include <QLabel>

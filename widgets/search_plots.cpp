@@ -72,7 +72,7 @@ int bottomMargin() { return 2 * QFontMetrics(fontFor(FontRole::Small)).height() 
 SearchCurvePlot::SearchCurvePlot(QWidget* parent) : QCustomPlot(parent)
 {
     prepare(this);
-    new PlotPainting(this, QStringLiteral("main"), [this](QCPPainter* p) { draw(p); });
+    new PlotPainting(this, QStringLiteral("main"), [this](QCPPainter* p) { drawLabels(p); });
     refresh();
 }
 
@@ -152,7 +152,7 @@ void SearchCurvePlot::refresh()
 
 QPointF SearchCurvePlot::at(int row, double y) const { return {xAxis->coordToPixel(m_curve.first + row), yAxis->coordToPixel(y)}; }
 
-void SearchCurvePlot::draw(QCPPainter* painter)
+void SearchCurvePlot::drawLabels(QCPPainter* painter)
 {
     const Theme& t = theme();
     const QFont small = fontFor(FontRole::Small);
@@ -325,7 +325,7 @@ bool SearchCurvePlot::event(QEvent* event)
 SearchBarPlot::SearchBarPlot(QWidget* parent) : QCustomPlot(parent)
 {
     prepare(this);
-    new PlotPainting(this, QStringLiteral("main"), [this](QCPPainter* p) { draw(p); });
+    new PlotPainting(this, QStringLiteral("main"), [this](QCPPainter* p) { drawLabels(p); });
     refresh();
 }
 
@@ -399,7 +399,7 @@ void SearchBarPlot::refresh()
     replot(QCustomPlot::rpQueuedReplot);
 }
 
-void SearchBarPlot::draw(QCPPainter* painter)
+void SearchBarPlot::drawLabels(QCPPainter* painter)
 {
     const Theme& t = theme();
     drawTitle(painter, this, m_bars.title);

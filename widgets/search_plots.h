@@ -84,7 +84,7 @@ protected:
 
 private:
     void refresh();
-    void draw(QCPPainter* painter);
+    void drawLabels(QCPPainter* painter);  // not draw: that is QCustomPlot's own
     QString valueText(double value) const;
     QPointF at(int row, double y) const;
 
@@ -126,7 +126,7 @@ protected:
 
 private:
     void refresh();
-    void draw(QCPPainter* painter);
+    void drawLabels(QCPPainter* painter);  // not draw: that is QCustomPlot's own
     int rowOf(int id) const;
     int rowAt(const QPointF& position) const;
 

@@ -206,7 +206,7 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
         params["first"] = full ? m_text.fullWindows : m_text.quickWindows;
     else
         params["windows"] = windows;
-    const std::string hash = plan.hash();
+    const std::string hash = plan.hash();  // NOLINT(performance-unnecessary-copy-initialization): who hears of the job may set a plan
     Running job;
     job.planHash = hash;
     job.full = full;

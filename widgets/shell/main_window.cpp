@@ -16,6 +16,7 @@
 #include "shell/start_page.h"
 #include "status_bar.h"
 
+#include <QApplication>
 #include <QFileInfo>
 #include <QKeyEvent>
 #include <QPushButton>

@@ -110,7 +110,7 @@ void MainWindow::offerRecovery()
     if (m_options.safeMode) return;
     m_workbench->store()->findLeftovers([this](const std::vector<RecoveryEntry>& entries) {
         if (entries.empty()) return;
-        const RecoveryEntry entry = entries.front();
+        const RecoveryEntry& entry = entries.front();
         Banner banner;
         banner.id = QStringLiteral("recovery");
         const QString name = entry.info.session.empty()
