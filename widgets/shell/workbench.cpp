@@ -171,11 +171,11 @@ void Workbench::requestOpen(const QString& folder, std::optional<SessionData> se
             if (reply.outcome == EngineReply::Outcome::Failed) emit notice(reply.error, QStringLiteral("open:%1").arg(folder));
             return;
         }
-        modelOpened(folder, reply.result, std::move(*shared), reconnect);
+        modelOpened(folder, reply.result, *shared, reconnect);
     });
 }
 
-void Workbench::modelOpened(const QString& folder, const Json& result, std::optional<SessionData> session, bool reconnect)
+void Workbench::modelOpened(const QString& folder, const Json& result, const std::optional<SessionData>& session, bool reconnect)
 {
     const Json shapeJson = result.value("shape", Json());
     Result<ModelShape> shape = shapeJson.is_null() ? Result<ModelShape>(ModelShape()) : modelShapeFromJson(shapeJson);
@@ -651,7 +651,7 @@ void Workbench::saveSession(const QString& file)
 {
     SessionData data = snapshot();
     const std::string hash = sessionContentHash(data);
-    m_store.write(file, std::move(data), [this, file, hash](Status status) {
+    m_store.write(file, std::move(data), [this, file, hash](const Status& status) {
         if (!status.ok()) {
             emit notice(status.error(), QStringLiteral("save"));
             return;

@@ -100,7 +100,7 @@ signals:
     void saved(const QString& file);
 
 private:
-    void modelOpened(const QString& folder, const Json& result, std::optional<SessionData> session, bool reconnect);
+    void modelOpened(const QString& folder, const Json& result, const std::optional<SessionData>& session, bool reconnect);
     // reconnect: the engine is new, the plan on screen stays.
     void requestOpen(const QString& folder, std::optional<SessionData> session, bool reconnect = false);
     void beginModel(const ModelShape& shape, const PlanModel& model);
