@@ -67,14 +67,74 @@ int bottomMargin() { return 2 * QFontMetrics(fontFor(FontRole::Small)).height() 
 
 }  // namespace
 
-// ---- SearchCurvePlot
+// ---- SearchPlot
 
-SearchCurvePlot::SearchCurvePlot(QWidget* parent) : QCustomPlot(parent)
+SearchPlot::SearchPlot(QWidget* parent) : QCustomPlot(parent)
 {
     prepare(this);
     new PlotPainting(this, QStringLiteral("main"), [this](QCPPainter* p) { drawLabels(p); });
+}
+
+void SearchPlot::resizeEvent(QResizeEvent* event)
+{
+    QCustomPlot::resizeEvent(event);
     refresh();
 }
+
+void SearchPlot::changeEvent(QEvent* event)
+{
+    QCustomPlot::changeEvent(event);
+    if (event->type() != QEvent::StyleChange) return;
+    stylePlot(this, theme());
+    refresh();
+}
+
+void SearchPlot::keyPressEvent(QKeyEvent* event)
+{
+    const int row = tableCurrent().y();
+    const int last = tableRows() - 1;
+    switch (event->key()) {
+        case Qt::Key_Left:
+            return setTableCurrent(row < 0 ? last : std::max(0, row - 1), 0);
+        case Qt::Key_Right:
+            return setTableCurrent(row < 0 ? 0 : std::min(last, row + 1), 0);
+        case Qt::Key_Home:
+            return setTableCurrent(0, 0);
+        case Qt::Key_End:
+            return setTableCurrent(last, 0);
+        default:
+            QCustomPlot::keyPressEvent(event);
+    }
+}
+
+void SearchPlot::focusInEvent(QFocusEvent* event)
+{
+    m_keyFocus = byKey(event);
+    QCustomPlot::focusInEvent(event);
+    replot(QCustomPlot::rpQueuedReplot);
+}
+
+void SearchPlot::focusOutEvent(QFocusEvent* event)
+{
+    QCustomPlot::focusOutEvent(event);
+    replot(QCustomPlot::rpQueuedReplot);
+}
+
+bool SearchPlot::event(QEvent* event)
+{
+    if (event->type() == QEvent::ToolTip) {
+        const QPoint position = static_cast<QHelpEvent*>(event)->pos();
+        const int row = rowAt(position);
+        QToolTip::showText(mapToGlobal(position),
+                           row < 0 ? QString() : QStringLiteral("<b>%1</b><br>%2").arg(tableRowName(row), tableCellValue(row, 0)), this);
+        return true;
+    }
+    return QCustomPlot::event(event);
+}
+
+// ---- SearchCurvePlot
+
+SearchCurvePlot::SearchCurvePlot(QWidget* parent) : SearchPlot(parent) { refresh(); }
 
 QString SearchCurvePlot::valueText(double value) const
 {
@@ -236,7 +296,7 @@ void SearchCurvePlot::drawLabels(QCPPainter* painter)
     };
     if (m_curve.reference) label(referenceY, m_curve.referenceName, *m_curve.reference, t.muted, false);
     if (rows > 0) label(bestY, m_curve.bestName, m_curve.best.back(), t.accent, true);
-    if (m_keyFocus && hasFocus()) paintFocusRing(painter, rect(), 0);
+    if (showsKeyFocus()) paintFocusRing(painter, rect(), 0);
 }
 
 QString SearchCurvePlot::tableRowName(int row) const { return tr("%1 %2").arg(m_curve.xLabel).arg(m_curve.first + row); }
@@ -255,6 +315,12 @@ QRect SearchCurvePlot::tableCellRect(int row, int) const
     return QRect(at(row, y).toPoint() - QPoint(4, 4), QSize(9, 9));
 }
 
+int SearchCurvePlot::rowAt(const QPointF& position) const
+{
+    const int row = static_cast<int>(std::lround(xAxis->pixelToCoord(position.x()))) - m_curve.first;
+    return axisRect()->rect().contains(position.toPoint()) && row >= 0 && row < tableRows() ? row : -1;
+}
+
 void SearchCurvePlot::setTableCurrent(int row, int)
 {
     if (row < 0 || row >= tableRows()) return;
@@ -263,71 +329,9 @@ void SearchCurvePlot::setTableCurrent(int row, int)
     replot(QCustomPlot::rpQueuedReplot);
 }
 
-void SearchCurvePlot::resizeEvent(QResizeEvent* event)
-{
-    QCustomPlot::resizeEvent(event);
-    refresh();
-}
-
-void SearchCurvePlot::changeEvent(QEvent* event)
-{
-    QCustomPlot::changeEvent(event);
-    if (event->type() != QEvent::StyleChange) return;
-    stylePlot(this, theme());
-    refresh();
-}
-
-void SearchCurvePlot::keyPressEvent(QKeyEvent* event)
-{
-    const int last = tableRows() - 1;
-    switch (event->key()) {
-        case Qt::Key_Left:
-            return setTableCurrent(m_cursor < 0 ? last : std::max(0, m_cursor - 1), 0);
-        case Qt::Key_Right:
-            return setTableCurrent(m_cursor < 0 ? 0 : std::min(last, m_cursor + 1), 0);
-        case Qt::Key_Home:
-            return setTableCurrent(0, 0);
-        case Qt::Key_End:
-            return setTableCurrent(last, 0);
-        default:
-            QCustomPlot::keyPressEvent(event);
-    }
-}
-
-void SearchCurvePlot::focusInEvent(QFocusEvent* event)
-{
-    m_keyFocus = byKey(event);
-    QCustomPlot::focusInEvent(event);
-    replot(QCustomPlot::rpQueuedReplot);
-}
-
-void SearchCurvePlot::focusOutEvent(QFocusEvent* event)
-{
-    QCustomPlot::focusOutEvent(event);
-    replot(QCustomPlot::rpQueuedReplot);
-}
-
-bool SearchCurvePlot::event(QEvent* event)
-{
-    if (event->type() == QEvent::ToolTip) {
-        const QPoint position = static_cast<QHelpEvent*>(event)->pos();
-        const int row = static_cast<int>(std::lround(xAxis->pixelToCoord(position.x()))) - m_curve.first;
-        const bool inside = axisRect()->rect().contains(position) && row >= 0 && row < tableRows();
-        QToolTip::showText(mapToGlobal(position),
-                           inside ? QStringLiteral("<b>%1</b><br>%2").arg(tableRowName(row), tableCellValue(row, 0)) : QString(), this);
-        return true;
-    }
-    return QCustomPlot::event(event);
-}
-
 // ---- SearchBarPlot
 
-SearchBarPlot::SearchBarPlot(QWidget* parent) : QCustomPlot(parent)
-{
-    prepare(this);
-    new PlotPainting(this, QStringLiteral("main"), [this](QCPPainter* p) { drawLabels(p); });
-    refresh();
-}
+SearchBarPlot::SearchBarPlot(QWidget* parent) : SearchPlot(parent) { refresh(); }
 
 void SearchBarPlot::setBars(SearchBars bars)
 {
@@ -428,13 +432,13 @@ void SearchBarPlot::drawLabels(QCPPainter* painter)
             painter->setPen(pen);
             painter->drawLine(QLineF(std::round(centre), zero, std::round(centre), zero + into * frame.height() * 0.16));
         }
-        if (current && m_keyFocus && hasFocus()) {
+        if (current && showsKeyFocus()) {
             painter->setPen(QPen(t.text, 1.5));
             painter->setBrush(Qt::NoBrush);
             painter->drawRect(QRectF(centre - half - 2, frame.top() + 1, 2 * half + 4, frame.height() - 2));
         }
     }
-    if (m_keyFocus && hasFocus()) paintFocusRing(painter, rect(), 0);
+    if (showsKeyFocus()) paintFocusRing(painter, rect(), 0);
 }
 
 QRect SearchBarPlot::tableCellRect(int row, int) const
@@ -469,67 +473,10 @@ int SearchBarPlot::rowAt(const QPointF& position) const
     return row >= 0 && row < tableRows() ? row : -1;
 }
 
-void SearchBarPlot::resizeEvent(QResizeEvent* event)
-{
-    QCustomPlot::resizeEvent(event);
-    refresh();
-}
-
-void SearchBarPlot::changeEvent(QEvent* event)
-{
-    QCustomPlot::changeEvent(event);
-    if (event->type() != QEvent::StyleChange) return;
-    stylePlot(this, theme());
-    refresh();
-}
-
-void SearchBarPlot::keyPressEvent(QKeyEvent* event)
-{
-    const int row = rowOf(m_bars.current);
-    const int last = tableRows() - 1;
-    switch (event->key()) {
-        case Qt::Key_Left:
-            return setTableCurrent(row < 0 ? last : std::max(0, row - 1), 0);
-        case Qt::Key_Right:
-            return setTableCurrent(row < 0 ? 0 : std::min(last, row + 1), 0);
-        case Qt::Key_Home:
-            return setTableCurrent(0, 0);
-        case Qt::Key_End:
-            return setTableCurrent(last, 0);
-        default:
-            QCustomPlot::keyPressEvent(event);
-    }
-}
-
 void SearchBarPlot::mousePressEvent(QMouseEvent* event)
 {
     QCustomPlot::mousePressEvent(event);
     if (event->button() == Qt::LeftButton) setTableCurrent(rowAt(event->position()), 0);
-}
-
-void SearchBarPlot::focusInEvent(QFocusEvent* event)
-{
-    m_keyFocus = byKey(event);
-    QCustomPlot::focusInEvent(event);
-    replot(QCustomPlot::rpQueuedReplot);
-}
-
-void SearchBarPlot::focusOutEvent(QFocusEvent* event)
-{
-    QCustomPlot::focusOutEvent(event);
-    replot(QCustomPlot::rpQueuedReplot);
-}
-
-bool SearchBarPlot::event(QEvent* event)
-{
-    if (event->type() == QEvent::ToolTip) {
-        const QPoint position = static_cast<QHelpEvent*>(event)->pos();
-        const int row = rowAt(position);
-        QToolTip::showText(mapToGlobal(position),
-                           row < 0 ? QString() : QStringLiteral("<b>%1</b><br>%2").arg(tableRowName(row), tableCellValue(row, 0)), this);
-        return true;
-    }
-    return QCustomPlot::event(event);
 }
 
 }  // namespace espalier

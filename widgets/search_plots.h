@@ -55,26 +55,21 @@ struct SearchBars {
     int current = -1;  // id
 };
 
-class SearchCurvePlot final : public QCustomPlot, public AccessibleTable
+// What the two have in common: one row of values that the arrow keys walk, with tooltips, a focus ring and a table for screen readers.
+class SearchPlot : public QCustomPlot, public AccessibleTable
 {
     Q_OBJECT
 public:
-    explicit SearchCurvePlot(QWidget* parent = nullptr);
-    void setCurve(SearchCurve curve);
-    const SearchCurve& curve() const { return m_curve; }
-
-    int tableRows() const override { return static_cast<int>(m_curve.best.size()); }
     int tableColumns() const override { return 1; }
-    QString tableRowName(int row) const override;
-    QString tableColumnName(int) const override { return m_curve.title; }
     QString tableCellName(int row, int) const override { return tableRowName(row); }
-    QString tableCellValue(int row, int) const override;
-    QRect tableCellRect(int row, int) const override;
-    bool tableCellSelected(int row, int) const override { return row == m_cursor; }
-    QPoint tableCurrent() const override { return m_cursor < 0 ? QPoint(-1, -1) : QPoint(0, m_cursor); }
-    void setTableCurrent(int row, int) override;
 
 protected:
+    explicit SearchPlot(QWidget* parent);
+    virtual void refresh() = 0;
+    virtual void drawLabels(QCPPainter* painter) = 0;      // over the plot; not draw: that is QCustomPlot's own
+    virtual int rowAt(const QPointF& position) const = 0;  // -1: none
+    bool showsKeyFocus() const { return m_keyFocus && hasFocus(); }
+
     void resizeEvent(QResizeEvent* event) override;
     void changeEvent(QEvent* event) override;
     void keyPressEvent(QKeyEvent* event) override;
@@ -83,17 +78,38 @@ protected:
     bool event(QEvent* event) override;
 
 private:
-    void refresh();
-    void drawLabels(QCPPainter* painter);  // not draw: that is QCustomPlot's own
+    bool m_keyFocus = false;
+};
+
+class SearchCurvePlot final : public SearchPlot
+{
+    Q_OBJECT
+public:
+    explicit SearchCurvePlot(QWidget* parent = nullptr);
+    void setCurve(SearchCurve curve);
+    const SearchCurve& curve() const { return m_curve; }
+
+    int tableRows() const override { return static_cast<int>(m_curve.best.size()); }
+    QString tableRowName(int row) const override;
+    QString tableColumnName(int) const override { return m_curve.title; }
+    QString tableCellValue(int row, int) const override;
+    QRect tableCellRect(int row, int) const override;
+    bool tableCellSelected(int row, int) const override { return row == m_cursor; }
+    QPoint tableCurrent() const override { return m_cursor < 0 ? QPoint(-1, -1) : QPoint(0, m_cursor); }
+    void setTableCurrent(int row, int) override;
+
+private:
+    void refresh() override;
+    void drawLabels(QCPPainter* painter) override;
+    int rowAt(const QPointF& position) const override;
     QString valueText(double value) const;
     QPointF at(int row, double y) const;
 
     SearchCurve m_curve;
     int m_cursor = -1;
-    bool m_keyFocus = false;
 };
 
-class SearchBarPlot final : public QCustomPlot, public AccessibleTable
+class SearchBarPlot final : public SearchPlot
 {
     Q_OBJECT
 public:
@@ -102,10 +118,8 @@ public:
     const SearchBars& bars() const { return m_bars; }
 
     int tableRows() const override { return static_cast<int>(m_bars.bars.size()); }
-    int tableColumns() const override { return 1; }
     QString tableRowName(int row) const override { return m_bars.bars[static_cast<std::size_t>(row)].name; }
     QString tableColumnName(int) const override { return m_bars.title; }
-    QString tableCellName(int row, int) const override { return tableRowName(row); }
     QString tableCellValue(int row, int) const override { return m_bars.bars[static_cast<std::size_t>(row)].words; }
     QRect tableCellRect(int row, int) const override;
     bool tableCellSelected(int row, int) const override;
@@ -116,22 +130,15 @@ signals:
     void chosen(int id);
 
 protected:
-    void resizeEvent(QResizeEvent* event) override;
-    void changeEvent(QEvent* event) override;
-    void keyPressEvent(QKeyEvent* event) override;
     void mousePressEvent(QMouseEvent* event) override;
-    void focusInEvent(QFocusEvent* event) override;
-    void focusOutEvent(QFocusEvent* event) override;
-    bool event(QEvent* event) override;
 
 private:
-    void refresh();
-    void drawLabels(QCPPainter* painter);  // not draw: that is QCustomPlot's own
+    void refresh() override;
+    void drawLabels(QCPPainter* painter) override;
     int rowOf(int id) const;
-    int rowAt(const QPointF& position) const;
+    int rowAt(const QPointF& position) const override;
 
     SearchBars m_bars;
-    bool m_keyFocus = false;
 };
 
 }  // namespace espalier
