@@ -202,12 +202,14 @@ std::optional<JobState> PlanningController::job() const
     job.etaSeconds = m_eta;
     if (m_state.phase == SearchState::Phase::Cancelling) job.phase = JobState::Phase::Cancelling;
     const int layers = m_state.layersToSearch();
-    if (m_state.stage == "select")
+    // The first block is told of when it ends: until then all that is known is that no layer is left.
+    const bool allSearched = m_state.stage == "select" && layers > 0 && m_state.layersFinished() == layers && m_state.recipe.field;
+    if (m_state.stage == "select" && !allSearched)
         job.count = m_state.currentLayer < 0
                         ? tr("%n layer(s)", nullptr, layers)
                         : tr("layer %1, %2 done").arg(m_state.currentLayer).arg(format::countOf(m_state.layersFinished(), layers));
-    else if (m_state.stage == "receptive-field")
-        job.count = tr("block %1").arg(format::countOf(static_cast<int>(m_state.blocks.size()), m_state.blocksToTry()));
+    else if (allSearched || m_state.stage == "receptive-field")
+        job.count = tr("%1 blocks done").arg(format::countOf(static_cast<int>(m_state.blocks.size()), m_state.blocksToTry()));
     else if (m_state.stage == "rank")
         job.count = tr("ranks");
     else if (m_state.stage == "allocate")
