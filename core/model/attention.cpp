@@ -164,15 +164,17 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
 
     const Tables& rotary = tables(length);
     at::Tensor heads = qkv.view({batch, length, m_shape.heads + 2 * m_shape.kvHeads, d});
-    at::Tensor rotated = heads.narrow(2, 0, m_shape.heads + m_shape.kvHeads);
+    const std::int64_t rowWidth = queryWidth + 2 * keyWidth;
+    const std::int64_t turned = m_shape.heads + m_shape.kvHeads;
     if (m_compute == at::kFloat) {
-        kernels::ropeHalf(qkv.mutable_data_ptr<float>(), queryWidth + 2 * keyWidth, d, batch * length, m_shape.heads + m_shape.kvHeads, d,
-                          length, rotary.cos.const_data_ptr<float>(), rotary.sin.const_data_ptr<float>());
+        kernels::ropeHalf(qkv.mutable_data_ptr<float>(), rowWidth, d, batch * length, turned, d, length,
+                          rotary.cos.const_data_ptr<float>(), rotary.sin.const_data_ptr<float>());
     } else {
-        const at::Tensor cos = rotary.cos.view({length, 1, d});
-        const at::Tensor sin = rotary.sin.view({length, 1, d});
-        const at::Tensor turned = at::cat({rotated.narrow(3, d / 2, d - d / 2).neg(), rotated.narrow(3, 0, d / 2)}, 3);
-        rotated.copy_(rotated * cos + turned * sin);
+        const auto bits = [](const at::Tensor& table) {
+            return reinterpret_cast<const std::uint16_t*>(table.const_data_ptr<at::BFloat16>());
+        };
+        kernels::ropeHalf(reinterpret_cast<std::uint16_t*>(qkv.mutable_data_ptr<at::BFloat16>()), rowWidth, d, batch * length, turned, d,
+                          length, bits(rotary.cos), bits(rotary.sin));
     }
     const at::Tensor q = heads.narrow(2, 0, m_shape.heads).transpose(1, 2);
     const at::Tensor k = heads.narrow(2, m_shape.heads, m_shape.kvHeads).transpose(1, 2);

@@ -89,10 +89,10 @@ Result<std::vector<Linear>> FactorStore::factors(int layer, const std::shared_pt
         entry.used = m_clock;
         if (entry.rank != request.rank) {
             const Factors factors = entry.all.factors(request.rank);
-            entry.factors.u = factors.u.to(m_compute);
-            entry.factors.v = factors.v.to(m_compute);
+            entry.factors.u = WeightMatrix::packed(factors.u.to(m_compute));
+            entry.factors.v = WeightMatrix::packed(factors.v.to(m_compute));
             entry.rank = request.rank;
-            const std::int64_t bytes = entry.all.bytes() + static_cast<std::int64_t>(entry.factors.u.nbytes() + entry.factors.v.nbytes());
+            const std::int64_t bytes = entry.all.bytes() + entry.factors.u.bytes() + entry.factors.v.bytes();
             m_bytes += bytes - entry.bytes;
             entry.bytes = bytes;
         }

@@ -1,4 +1,5 @@
 #include "model/kernels.h"
+#include "model/vector_math.h"
 
 #include <ATen/Parallel.h>
 
@@ -7,22 +8,11 @@
 #include <cmath>
 #include <cstring>
 
-// One binary for every x86-64: the loader picks the variant that the processor has. Sanitizers do not get along with ifuncs.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define ESPALIER_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define ESPALIER_CLONES
-#endif
-
 namespace espalier::kernels
 {
 
 namespace
 {
-
-constexpr std::int64_t kLanes = 16;
-
-std::int64_t grain(std::int64_t width) { return std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, width)); }
 
 ESPALIER_CLONES void rmsNormRow(const float* x, const float* weight, float* out, std::int64_t width, float eps)
 {
@@ -62,34 +52,12 @@ ESPALIER_CLONES void axpy(const float* y, float weight, float* out, std::int64_t
         out[i] += weight * y[i];
 }
 
-// exp(x) for x <= 0 .. about 88, relative error below 2e-7 (Cephes' expf polynomial with a two-part ln 2), so that the loops
-// around it vectorise. Below -87 it returns 0.
-[[gnu::always_inline]] inline float fastExp(float x)
-{
-    const float clamped = std::min(std::max(x, -87.0f), 88.0f);
-    // Round to nearest by adding 1.5 * 2^23; the integer then sits in the low mantissa bits.
-    const float shifted = clamped * 1.44269504088896341f + 12582912.0f;
-    const float n = shifted - 12582912.0f;
-    float r = clamped - n * 0.693359375f;
-    r = r - n * -2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const auto bits = (std::bit_cast<std::int32_t>(shifted) - 0x4b400000 + 127) << 23;
-    const float result = p * std::bit_cast<float>(bits);
-    return x < -87.0f ? 0.0f : result;
-}
-
-ESPALIER_CLONES void siluMulRow(const float* gate, const float* up, float* out, std::int64_t width)
+ESPALIER_CLONES void siluMulBlock(float* gate, const float* up, std::int64_t count)
 {
 #pragma GCC ivdep
-    for (std::int64_t i = 0; i < width; ++i) {
+    for (std::int64_t i = 0; i < count; ++i) {
         const float g = gate[i];
-        out[i] = g / (1.0f + fastExp(-g)) * up[i];  // the exponential is clamped: nothing overflows
+        gate[i] = g / (1.0f + fastExp(-g)) * up[i];  // the exponential is clamped: nothing overflows
     }
 }
 
@@ -251,11 +219,11 @@ void ropeHalf(float* x, std::int64_t rowStride, std::int64_t headStride, std::in
     });
 }
 
-void gatherRows(const float* x, const std::int64_t* index, float* out, std::int64_t count, std::int64_t width)
+void gatherRows(const std::byte* x, const std::int64_t* index, std::byte* out, std::int64_t count, std::int64_t rowBytes)
 {
-    at::parallel_for(0, count, grain(width), [&](std::int64_t begin, std::int64_t end) {
+    at::parallel_for(0, count, grain(rowBytes / 4), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i)
-            std::memcpy(out + i * width, x + index[i] * width, static_cast<std::size_t>(width) * sizeof(float));
+            std::memcpy(out + i * rowBytes, x + index[i] * rowBytes, static_cast<std::size_t>(rowBytes));
     });
 }
 
@@ -267,12 +235,9 @@ void scatterAddRows(const float* y, const float* weight, const std::int64_t* ind
     });
 }
 
-void siluMul(const float* gateUp, float* out, std::int64_t rows, std::int64_t width)
+void siluMul(float* gate, const float* up, std::int64_t count)
 {
-    at::parallel_for(0, rows, grain(4 * width), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t r = begin; r < end; ++r)
-            siluMulRow(gateUp + r * 2 * width, gateUp + r * 2 * width + width, out + r * width, width);
-    });
+    at::parallel_for(0, count, 4096, [&](std::int64_t begin, std::int64_t end) { siluMulBlock(gate + begin, up + begin, end - begin); });
 }
 
 bool allFinite(const float* x, std::int64_t count)

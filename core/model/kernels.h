@@ -1,4 +1,4 @@
-// fp32 loops that ATen would run as several passes over memory. Plain pointers, row-major, parallel over rows; every row is computed
+// Loops that ATen would run as several passes over memory. Plain pointers, row-major, parallel over rows; every row is computed
 // independently of the others, so results do not depend on the number of rows or threads.
 #pragma once
 
@@ -16,14 +16,14 @@ void rmsNorm(const float* x, std::int64_t stride, const float* weight, float* ou
 void ropeHalf(float* x, std::int64_t rowStride, std::int64_t headStride, std::int64_t rows, std::int64_t heads, std::int64_t dim,
               std::int64_t length, const float* cos, const float* sin);
 
-// out[i] = x[index[i]]
-void gatherRows(const float* x, const std::int64_t* index, float* out, std::int64_t count, std::int64_t width);
+// out[i] = x[index[i]], rows of any type.
+void gatherRows(const std::byte* x, const std::int64_t* index, std::byte* out, std::int64_t count, std::int64_t rowBytes);
 
 // out[index[i]] += weight[i] * y[i]; indices are distinct.
 void scatterAddRows(const float* y, const float* weight, const std::int64_t* index, float* out, std::int64_t count, std::int64_t width);
 
-// out = silu(gateUp[:, :width]) * gateUp[:, width:]
-void siluMul(const float* gateUp, float* out, std::int64_t rows, std::int64_t width);
+// gate = silu(gate) * up
+void siluMul(float* gate, const float* up, std::int64_t count);
 
 // Whether all values are finite.
 bool allFinite(const float* x, std::int64_t count);
@@ -39,5 +39,16 @@ void bf16FromFloat(const float* in, std::uint16_t* out, std::int64_t count);
 
 // -log softmax(logits)[target] per row, in fp32 with the sum over the row in fp64.
 void negativeLogLikelihood(const float* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width);
+
+// The same on bf16 bits. Computed in fp32 and rounded (to nearest even) where the reference rounds: after the norm and after its weight;
+// after each product of the rotation and after the sum; after silu and after the product; after the weighted row and after the sum.
+void rmsNorm(const std::uint16_t* x, std::int64_t stride, const std::uint16_t* weight, std::uint16_t* out, std::int64_t rows,
+             std::int64_t width, float eps);
+void ropeHalf(std::uint16_t* x, std::int64_t rowStride, std::int64_t headStride, std::int64_t rows, std::int64_t heads, std::int64_t dim,
+              std::int64_t length, const std::uint16_t* cos, const std::uint16_t* sin);
+void scatterAddRows(const std::uint16_t* y, const float* weight, const std::int64_t* index, std::uint16_t* out, std::int64_t count,
+                    std::int64_t width);
+void siluMul(std::uint16_t* gate, const std::uint16_t* up, std::int64_t count);
+void negativeLogLikelihood(const std::uint16_t* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width);
 
 }  // namespace espalier::kernels

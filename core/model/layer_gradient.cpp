@@ -13,8 +13,8 @@ namespace
 // Gradient of the input of y = W x + b.
 at::Tensor through(const Linear& linear, const at::Tensor& gradient)
 {
-    if (linear.weight.defined()) return at::mm(gradient, linear.weight);
-    return at::mm(at::mm(gradient, linear.u), linear.v);
+    if (linear.weight.defined()) return at::mm(gradient, linear.weight.rowMajor());
+    return at::mm(at::mm(gradient, linear.u.rowMajor()), linear.v.rowMajor());
 }
 
 struct MlpPass {
@@ -25,14 +25,8 @@ struct MlpPass {
 MlpPass forward(const GatedMlp& mlp, const at::Tensor& x)
 {
     MlpPass pass;
-    if (mlp.gateUp.defined()) {
-        const at::Tensor both = at::linear(x, mlp.gateUp);
-        pass.gate = both.narrow(1, 0, mlp.width).contiguous();
-        pass.up = both.narrow(1, mlp.width, mlp.width).contiguous();
-    } else {
-        pass.gate = mlp.gate(x);
-        pass.up = mlp.up(x);
-    }
+    pass.gate = mlp.gate(x);
+    pass.up = mlp.up(x);
     pass.hidden = at::silu(pass.gate) * pass.up;
     return pass;
 }
@@ -43,7 +37,6 @@ at::Tensor backward(const GatedMlp& mlp, const MlpPass& pass, const at::Tensor& 
     const at::Tensor hidden = through(mlp.down, gradient);
     const at::Tensor up = hidden * at::silu(pass.gate);
     const at::Tensor gate = at::silu_backward(hidden * pass.up, pass.gate);
-    if (mlp.gateUp.defined()) return at::mm(at::cat({gate, up}, 1), mlp.gateUp).to(at::kFloat);
     return (through(mlp.gate, gate) + through(mlp.up, up)).to(at::kFloat);
 }
 
@@ -158,9 +151,12 @@ at::Tensor attentionGradient(Attention& attention, const at::Tensor& x, const at
     own.keyNorm = recordable(weights.keyNorm);
     const auto linear = [](const Linear& from) {
         Linear to;
-        to.weight = recordable(from.weight);
-        to.u = recordable(from.u);
-        to.v = recordable(from.v);
+        const auto matrix = [](const WeightMatrix& packed) {
+            return packed.defined() ? WeightMatrix::plain(recordable(packed.rowMajor())) : packed;
+        };
+        to.weight = matrix(from.weight);
+        to.u = matrix(from.u);
+        to.v = matrix(from.v);
         to.bias = recordable(from.bias);
         return to;
     };

@@ -52,8 +52,44 @@ public:
         fill(view, out, bad);
         return out;
     }
+    // As a matrix that is multiplied with. Straight from the file's pages where they hold the compute type already.
+    WeightMatrix matrix(const TensorView& view, std::string& bad)
+    {
+        const std::int64_t count = elements(view);
+        const auto address = reinterpret_cast<std::uintptr_t>(view.bytes.data());
+        if (m_compute == at::kBFloat16 && view.dtype == DType::BF16 && address % alignof(std::uint16_t) == 0) {
+            m_bytes += count * 2;
+            const auto* values = reinterpret_cast<const std::uint16_t*>(view.bytes.data());
+            if (bad.empty() && !kernels::allFiniteBf16(values, count)) bad = view.name;
+            return WeightMatrix::packed(at::from_blob(const_cast<std::uint16_t*>(values), view.shape, at::kBFloat16));
+        }
+        return WeightMatrix::packed(load(view, bad));
+    }
     // Several matrices with equal columns, one below the other.
-    at::Tensor stack(std::span<const TensorView> views, std::string& bad)
+    WeightMatrix stack(std::span<const TensorView> views, std::string& bad)
+    {
+        return WeightMatrix::packed(stackRows(views, bad));
+    }
+    at::Tensor stackVectors(std::span<const TensorView> views, std::string& bad) { return stackRows(views, bad); }
+    Linear linear(const LinearView& view, std::string& bad)
+    {
+        Linear linear;
+        if (view.factored) {
+            linear.u = matrix(view.u, bad);
+            linear.v = matrix(view.v, bad);
+        } else {
+            linear.weight = matrix(view.dense, bad);
+        }
+        return linear;
+    }
+    GatedMlp mlp(const LinearView& gate, const LinearView& up, const LinearView& down, std::string& bad)
+    {
+        return {.gate = linear(gate, bad), .up = linear(up, bad), .down = linear(down, bad)};
+    }
+    std::int64_t bytes() const { return m_bytes; }
+
+private:
+    at::Tensor stackRows(std::span<const TensorView> views, std::string& bad)
     {
         std::vector<std::int64_t> shape = views.front().shape;
         shape.front() = 0;
@@ -68,34 +104,6 @@ public:
         }
         return out;
     }
-    Linear linear(const LinearView& view, std::string& bad)
-    {
-        Linear linear;
-        if (view.factored) {
-            linear.u = load(view.u, bad);
-            linear.v = load(view.v, bad);
-        } else {
-            linear.weight = load(view.dense, bad);
-        }
-        return linear;
-    }
-    GatedMlp mlp(const LinearView& gate, const LinearView& up, const LinearView& down, std::string& bad)
-    {
-        GatedMlp mlp;
-        if (!gate.factored && !up.factored) {
-            mlp.gateUp = stack(std::array{gate.dense, up.dense}, bad);
-            mlp.width = static_cast<int>(mlp.gateUp.size(0) / 2);
-        } else {
-            mlp.gate = linear(gate, bad);
-            mlp.up = linear(up, bad);
-            mlp.width = static_cast<int>((up.factored ? up.u : up.dense).shape.front());
-        }
-        mlp.down = linear(down, bad);
-        return mlp;
-    }
-    std::int64_t bytes() const { return m_bytes; }
-
-private:
     void fill(const TensorView& view, at::Tensor& out, std::string& bad)
     {
         const std::int64_t count = elements(view);
@@ -146,7 +154,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     const auto linear = [&](std::string_view projection, bool bias) -> Result<Linear> {
         Linear result;
         ESPALIER_TRY(const TensorView view, named(fmt::format("self_attn.{}.weight", projection)));
-        result.weight = loader.load(view, bad);
+        result.weight = loader.matrix(view, bad);
         if (bias) {
             ESPALIER_TRY(const TensorView biasView, named(fmt::format("self_attn.{}.bias", projection)));
             result.bias = loader.load(biasView, bad);
@@ -181,7 +189,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
             }
         }
         weights->qkv.weight = loader.stack(matrices, bad);
-        if (!biases.empty()) weights->qkv.bias = loader.stack(biases, bad);
+        if (!biases.empty()) weights->qkv.bias = loader.stackVectors(biases, bad);
         if (config.qkNorm != QkNorm::None) {
             ESPALIER_TRY(weights->queryNorm, vector("self_attn.q_norm.weight"));
             ESPALIER_TRY(weights->keyNorm, vector("self_attn.k_norm.weight"));
@@ -234,11 +242,11 @@ Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, i
     result.stored = stored.dtype == DType::BF16 ? at::kBFloat16 : stored.dtype == DType::F16 ? at::kHalf : at::kFloat;
     std::string bad;
     Loader loader(at::kFloat);
-    const Linear linear = loader.linear(view, bad);
+    const at::Tensor first = loader.load(stored, bad);
+    result.weight = view.factored ? at::mm(first, loader.load(view.v, bad)) : first;
     if (!bad.empty())
         return badInput("model.not_finite", bad, fmt::format("The tensor {} holds values that are not finite (NaN or infinity).", bad),
                         "Get the checkpoint again, or prune the expert the tensor belongs to.");
-    result.weight = view.factored ? at::mm(linear.u, linear.v) : linear.weight;
     return result;
 }
 

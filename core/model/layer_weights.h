@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "model/weight_matrix.h"
 
 #include <ATen/ATen.h>
 
@@ -19,24 +20,22 @@ class Checkpoint;
 
 // y = W x + b, with W dense or W = U V.
 struct Linear {
-    at::Tensor weight;  // [out,in]; undefined when factored or absent
-    at::Tensor u, v;    // [out,r], [r,in]
-    at::Tensor bias;    // [out], or undefined
+    WeightMatrix weight;  // [out,in]; undefined when factored or absent
+    WeightMatrix u, v;    // [out,r], [r,in]
+    at::Tensor bias;      // [out], or undefined
 
     bool defined() const { return weight.defined() || u.defined(); }
     at::Tensor operator()(const at::Tensor& x) const
     {
-        if (weight.defined()) return at::linear(x, weight, bias);
-        return at::linear(at::linear(x, v), u, bias);
+        if (weight.defined()) return weight.product(x, bias);
+        return u.product(v.product(x), bias);
     }
 };
 
 // W_d( silu(W_g x) * (W_u x) )
 struct GatedMlp {
-    at::Tensor gateUp;  // [2I,H], gate rows first: one product serves both. Undefined when gate or up is factored
-    Linear gate, up;    // used only when gateUp is undefined
+    Linear gate, up;
     Linear down;
-    int width = 0;
 
     bool defined() const { return down.defined(); }
     // [M,H] -> [M,I]

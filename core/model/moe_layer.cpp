@@ -1,66 +1,25 @@
 #include "model/moe_layer.h"
 
-#include "model/kernels.h"
 #include "model/router.h"
+#include "model/row_operations.h"
 
 namespace espalier
 {
 
 at::Tensor GatedMlp::hidden(const at::Tensor& x) const
 {
-    if (gateUp.defined()) {
-        const at::Tensor both = at::linear(x, gateUp);
-        if (both.scalar_type() == at::kFloat) {
-            auto sizes = both.sizes().vec();
-            sizes.back() = width;
-            at::Tensor out = at::empty(sizes, both.options());
-            kernels::siluMul(both.const_data_ptr<float>(), out.mutable_data_ptr<float>(), both.numel() / (2 * width), width);
-            return out;
-        }
-        return at::silu(both.narrow(-1, 0, width)) * both.narrow(-1, width, width);
-    }
-    return at::silu(gate(x)) * up(x);
+    at::Tensor h = gate(x);
+    siluMul(h, up(x));
+    return h;
 }
-
-namespace
-{
-
-at::Tensor gather(const at::Tensor& x, const at::Tensor& tokens)
-{
-    if (x.scalar_type() != at::kFloat) return x.index_select(0, tokens);
-    at::Tensor out = at::empty({tokens.numel(), x.size(1)}, x.options());
-    kernels::gatherRows(x.const_data_ptr<float>(), tokens.const_data_ptr<std::int64_t>(), out.mutable_data_ptr<float>(), tokens.numel(),
-                        x.size(1));
-    return out;
-}
-
-// out[tokens] += dt(y * w): in bf16 the product is formed in fp32, rounded, and added in bf16, as the reference does.
-void scatterAdd(at::Tensor& out, const at::Tensor& y, const at::Tensor& w, const at::Tensor& tokens)
-{
-    if (out.scalar_type() != at::kFloat) {
-        out.index_add_(0, tokens, (y.to(at::kFloat) * w.unsqueeze(1)).to(out.scalar_type()));
-        return;
-    }
-    kernels::scatterAddRows(y.const_data_ptr<float>(), w.const_data_ptr<float>(), tokens.const_data_ptr<std::int64_t>(),
-                            out.mutable_data_ptr<float>(), tokens.numel(), out.size(1));
-}
-
-}  // namespace
 
 GatedMlp plannedMlp(const GatedMlp& dense, const Linear* factors)
 {
-    if (!factors || (!factors[0].defined() && !factors[1].defined() && !factors[2].defined())) return dense;
     GatedMlp mlp = dense;
+    if (!factors) return mlp;
+    if (factors[0].defined()) mlp.gate = factors[0];
+    if (factors[1].defined()) mlp.up = factors[1];
     if (factors[2].defined()) mlp.down = factors[2];
-    if (factors[0].defined() || factors[1].defined()) {
-        if (dense.gateUp.defined()) {
-            mlp.gate.weight = dense.gateUp.narrow(0, 0, dense.width);
-            mlp.up.weight = dense.gateUp.narrow(0, dense.width, dense.width);
-        }
-        mlp.gateUp = at::Tensor();
-        if (factors[0].defined()) mlp.gate = factors[0];
-        if (factors[1].defined()) mlp.up = factors[1];
-    }
     return mlp;
 }
 
@@ -90,12 +49,12 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
         for (std::int64_t i = 0; i < count; ++i)
             weightOut[i] = allWeights[groups.slots[static_cast<std::size_t>(begin + i)]];
 
-        const at::Tensor in = gather(x, tokens);
+        const at::Tensor in = gatherRows(x, tokens);
         const GatedMlp& dense = weights.experts[static_cast<std::size_t>(expert)].mlp;
         const GatedMlp mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * static_cast<std::size_t>(column)]);
         const at::Tensor h = mlp.hidden(in);
         const at::Tensor y = mlp.down(h);
-        scatterAdd(out, y, w, tokens);
+        scatterAddRows(out, tokens, y, w);
         if (observer) observer->expert(layer, expert, tokens, in, h, y, w);
     }
 

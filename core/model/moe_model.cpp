@@ -3,10 +3,10 @@
 #include "checkpoint/checkpoint.h"
 #include "model/attention.h"
 #include "model/factor_store.h"
-#include "model/kernels.h"
 #include "model/layer_gradient.h"
 #include "model/moe_layer.h"
 #include "model/norm.h"
+#include "model/row_operations.h"
 #include "model/weight_store.h"
 
 #include <ATen/Parallel.h>
@@ -49,14 +49,6 @@ std::int64_t halfOfMemory()
 std::int64_t layerParameters(const LayerShape& layer)
 {
     return layer.otherParameters + layer.experts * (layer.expertParameters + layer.routerParametersPerExpert);
-}
-
-bool finite(const at::Tensor& x)
-{
-    if (x.scalar_type() == at::kFloat && x.is_contiguous()) return kernels::allFinite(x.const_data_ptr<float>(), x.numel());
-    if (x.scalar_type() == at::kBFloat16 && x.is_contiguous())
-        return kernels::allFiniteBf16(reinterpret_cast<const std::uint16_t*>(x.const_data_ptr<at::BFloat16>()), x.numel());
-    return at::isfinite(x).all().item<bool>();
 }
 
 Error notFiniteWeight(const std::string& tensor)
@@ -278,7 +270,7 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
     if (moe) {
-        if (!weights->routerNonFinite.empty() && !finite(weights->router.index_select(0, planLayer.keptIndex)))
+        if (!weights->routerNonFinite.empty() && !allFinite(weights->router.index_select(0, planLayer.keptIndex)))
             return notFiniteWeight(weights->routerNonFinite);
         for (const int expert : planLayer.kept)
             if (const auto& name = weights->experts[static_cast<std::size_t>(expert)].nonFinite; !name.empty())
@@ -322,7 +314,7 @@ Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const Pr
     const at::Tensor y = moe ? moeForward(layer, x, *weights, planLayer, factors, impl.arithmetic, observer) : weights->dense(x);
     impl.current.reset();
     const at::Tensor out = residual + y.view_as(residual);
-    if (!finite(out)) return notFiniteResult(fmt::format("layer {}", layer));
+    if (!allFinite(out)) return notFiniteResult(fmt::format("layer {}", layer));
     return out;
 }
 
@@ -374,8 +366,7 @@ Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor
         const std::int64_t rows = std::min(blockRows, batch * scored - begin);
         at::Tensor product = buffer.narrow(0, 0, rows);
         at::mm_out(product, normed.narrow(0, begin, rows), head);
-        const at::Tensor block = product.to(at::kFloat);
-        kernels::negativeLogLikelihood(block.const_data_ptr<float>(), target + begin, out + begin, rows, vocabulary);
+        negativeLogLikelihood(product, target + begin, out + begin);
     }
     if (!at::isfinite(nll).all().item<bool>()) return notFiniteResult("the output head");
     return nll;
@@ -409,7 +400,7 @@ Result<at::Tensor> MoeModel::headGradient(const at::Tensor& hidden, const at::Te
     const at::Tensor above = espalier::headGradient(normed, flat, globals->head, headRows(vocabulary));
     const at::Tensor below = rmsNormGradient(rows, globals->finalNorm, above, m_impl->eps);
     gradient.narrow(1, 0, hidden.size(1) - 1).copy_(below.view({hidden.size(0), hidden.size(1) - 1, hidden.size(2)}));
-    if (!finite(gradient)) return notFiniteResult("the output head");
+    if (!allFinite(gradient)) return notFiniteResult("the output head");
     return gradient;
 }
 
@@ -434,7 +425,7 @@ Result<at::Tensor> MoeModel::layerGradient(int layer, const at::Tensor& hidden, 
     const at::Tensor middle = (above + rmsNormGradient(rows, weights->postNorm, input, impl.eps)).view(hidden.sizes());
     const at::Tensor attended = attentionGradient(*impl.attention, normed, middle, *weights, window);
     at::Tensor out = middle + rmsNormGradient(hidden, weights->inputNorm, attended, impl.eps);
-    if (!finite(out)) return notFiniteResult(fmt::format("the gradient of layer {}", layer));
+    if (!allFinite(out)) return notFiniteResult(fmt::format("the gradient of layer {}", layer));
     return out;
 }
 
@@ -477,7 +468,6 @@ Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at
     if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
         return internalError(fmt::format("expertPreActivation: layer {} has no expert {}", layer, expert));
     const GatedMlp& mlp = weights->experts[static_cast<std::size_t>(expert)].mlp;
-    if (mlp.gateUp.defined()) return at::linear(x, mlp.gateUp);
     return at::cat({mlp.gate(x), mlp.up(x)}, 1);
 }
 

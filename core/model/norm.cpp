@@ -5,9 +5,17 @@
 namespace espalier
 {
 
+namespace
+{
+
+const std::uint16_t* bits(const at::BFloat16* values) { return reinterpret_cast<const std::uint16_t*>(values); }
+std::uint16_t* bits(at::BFloat16* values) { return reinterpret_cast<std::uint16_t*>(values); }
+
+}  // namespace
+
 at::Tensor rmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps)
 {
-    if (x.scalar_type() == at::kFloat && !x.requires_grad()) {
+    if (!x.requires_grad()) {
         // Rows of a narrowed view are dense but further apart; anything else is copied first.
         const std::int64_t width = x.size(-1);
         at::Tensor source = x;
@@ -23,8 +31,13 @@ at::Tensor rmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps)
             stride = width;
         }
         at::Tensor out = at::empty(x.sizes(), x.options());
-        kernels::rmsNorm(source.const_data_ptr<float>(), stride, weight.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
-                         x.numel() / width, width, static_cast<float>(eps));
+        const std::int64_t rows = x.numel() / width;
+        if (x.scalar_type() == at::kFloat)
+            kernels::rmsNorm(source.const_data_ptr<float>(), stride, weight.const_data_ptr<float>(), out.mutable_data_ptr<float>(), rows,
+                             width, static_cast<float>(eps));
+        else
+            kernels::rmsNorm(bits(source.const_data_ptr<at::BFloat16>()), stride, bits(weight.const_data_ptr<at::BFloat16>()),
+                             bits(out.mutable_data_ptr<at::BFloat16>()), rows, width, static_cast<float>(eps));
         return out;
     }
     const at::Tensor wide = x.to(at::kFloat);

@@ -1,0 +1,59 @@
+#include "model/row_operations.h"
+
+#include "model/kernels.h"
+
+namespace espalier
+{
+
+namespace
+{
+
+bool inFp32(const at::Tensor& x) { return x.scalar_type() == at::kFloat; }
+
+const std::uint16_t* bits(const at::Tensor& x) { return reinterpret_cast<const std::uint16_t*>(x.const_data_ptr<at::BFloat16>()); }
+std::uint16_t* bits(at::Tensor& x) { return reinterpret_cast<std::uint16_t*>(x.mutable_data_ptr<at::BFloat16>()); }
+
+}  // namespace
+
+at::Tensor gatherRows(const at::Tensor& x, const at::Tensor& index)
+{
+    at::Tensor out = at::empty({index.numel(), x.size(1)}, x.options());
+    kernels::gatherRows(static_cast<const std::byte*>(x.const_data_ptr()), index.const_data_ptr<std::int64_t>(),
+                        static_cast<std::byte*>(out.mutable_data_ptr()), index.numel(),
+                        x.size(1) * static_cast<std::int64_t>(x.element_size()));
+    return out;
+}
+
+void scatterAddRows(at::Tensor& out, const at::Tensor& index, const at::Tensor& y, const at::Tensor& weight)
+{
+    const auto* rows = index.const_data_ptr<std::int64_t>();
+    const auto* weights = weight.const_data_ptr<float>();
+    if (inFp32(out))
+        kernels::scatterAddRows(y.const_data_ptr<float>(), weights, rows, out.mutable_data_ptr<float>(), index.numel(), out.size(1));
+    else
+        kernels::scatterAddRows(bits(y), weights, rows, bits(out), index.numel(), out.size(1));
+}
+
+void siluMul(at::Tensor& gate, const at::Tensor& up)
+{
+    if (inFp32(gate))
+        kernels::siluMul(gate.mutable_data_ptr<float>(), up.const_data_ptr<float>(), gate.numel());
+    else
+        kernels::siluMul(bits(gate), bits(up), gate.numel());
+}
+
+bool allFinite(const at::Tensor& x)
+{
+    if (!x.is_contiguous()) return allFinite(x.contiguous());
+    return inFp32(x) ? kernels::allFinite(x.const_data_ptr<float>(), x.numel()) : kernels::allFiniteBf16(bits(x), x.numel());
+}
+
+void negativeLogLikelihood(const at::Tensor& logits, const std::int64_t* target, double* out)
+{
+    if (inFp32(logits))
+        kernels::negativeLogLikelihood(logits.const_data_ptr<float>(), target, out, logits.size(0), logits.size(1));
+    else
+        kernels::negativeLogLikelihood(bits(logits), target, out, logits.size(0), logits.size(1));
+}
+
+}  // namespace espalier

@@ -1,0 +1,45 @@
+// Shared by the kernel files: one build for every processor, and an exponential that vectorises.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+// One binary for every x86-64: the loader picks the variant that the processor has. Sanitizers do not get along with ifuncs.
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define ESPALIER_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define ESPALIER_CLONES
+#endif
+
+namespace espalier::kernels
+{
+
+constexpr std::int64_t kLanes = 16;
+
+// Rows per task: so much work that handing it out costs nothing beside it.
+inline std::int64_t grain(std::int64_t width) { return std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, width)); }
+
+// exp(x) for x <= 0 .. about 88, relative error below 2e-7 (Cephes' expf polynomial with a two-part ln 2), so that the loops
+// around it vectorise. Below -87 it returns 0.
+[[gnu::always_inline]] inline float fastExp(float x)
+{
+    const float clamped = std::min(std::max(x, -87.0f), 88.0f);
+    // Round to nearest by adding 1.5 * 2^23; the integer then sits in the low mantissa bits.
+    const float shifted = clamped * 1.44269504088896341f + 12582912.0f;
+    const float n = shifted - 12582912.0f;
+    float r = clamped - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const auto bits = (std::bit_cast<std::int32_t>(shifted) - 0x4b400000 + 127) << 23;
+    const float result = p * std::bit_cast<float>(bits);
+    return x < -87.0f ? 0.0f : result;
+}
+
+}  // namespace espalier::kernels

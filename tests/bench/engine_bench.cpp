@@ -1,0 +1,333 @@
+// Times of the engine's inner loops on one model, in one process: what tests/bench/run sets beside other tools. One JSON object per line.
+// engine_bench MODEL [--dtype fp32|bf16] [--windows 8] [--length 512] [--threads 2] [--repeat 3] [--budget BYTES] ITEM...
+//   load        seconds until the first layer of a fresh process is computed, and until all are
+//   forward     plain forward with the loss of every token
+//   statistics  the profile pass with all routed statistics (counts, ean, reap)
+//   gram        MoE part of each layer: plain, and with lists of top-(k+5) and their products; then leave-one-out and genetic search
+//   suffix      full run, then after an edit of each layer
+//   curves      second moments and error curves of all matrices: the profile pass with curves
+// Tokens are random: routing of random weights is near uniform, which is the hardest case for an expert loop.
+#include "base/random.h"
+#include "checkpoint/checkpoint.h"
+#include "evaluate/evaluator.h"
+#include "model/moe_model.h"
+#include "model/moe_model_torch.h"
+#include "profile/profile_collector.h"
+#include "profile/profile_pass.h"
+#include "score/gram_loss.h"
+#include "search/selector.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <numeric>
+#include <string>
+#include <vector>
+
+using namespace espalier;
+
+namespace
+{
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+template <typename T>
+T require(Result<T> result)
+{
+    if (result.ok()) return std::move(result).value();
+    std::fprintf(stderr, "%s\n", result.error().describe().c_str());
+    std::exit(1);
+}
+
+struct Settings {
+    std::string model;
+    std::vector<std::string> items;
+    ModelOptions options;
+    int windows = 8, length = 512, repeat = 3;
+};
+
+Settings parse(int argc, char** argv)
+{
+    Settings settings;
+    settings.options.threads = 2;
+    for (int i = 1; i < argc; ++i) {
+        const std::string argument = argv[i];
+        const auto next = [&] { return std::string(i + 1 < argc ? argv[++i] : ""); };
+        if (argument == "--dtype")
+            settings.options.compute = next() == "bf16" ? ComputeType::Bf16 : ComputeType::Fp32;
+        else if (argument == "--windows")
+            settings.windows = std::stoi(next());
+        else if (argument == "--length")
+            settings.length = std::stoi(next());
+        else if (argument == "--threads")
+            settings.options.threads = std::stoi(next());
+        else if (argument == "--repeat")
+            settings.repeat = std::stoi(next());
+        else if (argument == "--budget")
+            settings.options.memoryBudget = std::stoll(next());
+        else if (settings.model.empty())
+            settings.model = argument;
+        else
+            settings.items.push_back(argument);
+    }
+    return settings;
+}
+
+TokenWindows randomWindows(const Settings& settings, std::int64_t vocabulary)
+{
+    TokenWindows windows;
+    windows.windowLength = settings.length;
+    windows.source = "random tokens";
+    Random random(7);
+    for (int w = 0; w < settings.windows; ++w) {
+        windows.rows.emplace_back();
+        for (int t = 0; t < settings.length; ++t)
+            windows.rows.back().push_back(static_cast<int>(random.below(static_cast<std::uint64_t>(vocabulary))));
+    }
+    windows.textSha256 = hashOfRows(windows.rows);
+    return windows;
+}
+
+std::int64_t statusBytes(const std::string& key)
+{
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);)
+        if (line.starts_with(key + ":")) return std::stoll(line.substr(key.size() + 1)) * 1024;
+    return 0;
+}
+
+void report(Json line)
+{
+    line["rss_anon"] = statusBytes("RssAnon");
+    line["rss_file"] = statusBytes("RssFile");
+    std::printf("%s\n", line.dump().c_str());
+    std::fflush(stdout);
+}
+
+double median(std::vector<double> values)
+{
+    std::sort(values.begin(), values.end());
+    return values[values.size() / 2];
+}
+
+Json timed(const char* item, const std::vector<double>& seconds, std::int64_t tokens)
+{
+    const double middle = median(seconds);
+    return {{"item", item}, {"seconds", seconds}, {"median", middle}, {"tokens_per_second", static_cast<double>(tokens) / middle}};
+}
+
+struct Bench {
+    Settings settings;
+    std::shared_ptr<const Checkpoint> checkpoint;
+    std::unique_ptr<MoeModel> model;
+    TokenWindows windows;
+    std::int64_t tokens = 0;
+    SilentJob job;
+
+    void forward()
+    {
+        const CompressionPlan identity = CompressionPlan::identity(model->shape());
+        const std::vector<int> all = firstWindows(static_cast<int>(windows.rows.size()));
+        std::vector<double> seconds;
+        double nll = 0;
+        for (int i = 0; i < settings.repeat; ++i) {
+            Evaluator evaluator(*model, windows, 0);
+            const auto start = Clock::now();
+            const auto losses = require(evaluator.run(identity, all, {}, job));
+            seconds.push_back(since(start));
+            nll = losses.front().nll;
+        }
+        Json line = timed("forward", seconds, tokens);
+        line["nll"] = nll;
+        report(line);
+    }
+
+    void profile(const char* item, std::vector<std::string> collect, int gramTokens)
+    {
+        std::vector<double> seconds;
+        for (int i = 0; i < settings.repeat; ++i) {
+            ProfileOptions options;
+            options.collect = collect;
+            options.gramTokens = gramTokens;
+            const auto start = Clock::now();
+            require(runProfile(*model, windows, options, job));
+            seconds.push_back(since(start));
+        }
+        report(timed(item, seconds, tokens));
+    }
+
+    // From the end of attention to the end of the MoE module, what an observer does included.
+    class Watch final : public LayerObserver
+    {
+    public:
+        explicit Watch(LayerObserver* observed) : m_observed(observed) {}
+        void attention(int, const at::Tensor&) override { m_start = Clock::now(); }
+        void expert(int layer, int expert, const at::Tensor& tokens, const at::Tensor& x, const at::Tensor& h, const at::Tensor& y,
+                    const at::Tensor& w) override
+        {
+            if (m_observed) m_observed->expert(layer, expert, tokens, x, h, y, w);
+        }
+        void moe(const MoeBatch& batch) override
+        {
+            if (m_observed) m_observed->moe(batch);
+            seconds += since(m_start);
+        }
+        double seconds = 0;
+
+    private:
+        LayerObserver* m_observed;
+        Clock::time_point m_start;
+    };
+
+    void gram()
+    {
+        const c10::InferenceMode guard;
+        const ModelShape& shape = model->shape();
+        const PreparedPlan identity = model->identity();
+        ProfileData data;
+        data.shape = shape;
+        data.collected = {"counts", "gram"};
+        std::vector<double> plain, built;
+        // In batches of 2,048 tokens, as the profile pass runs them.
+        const std::size_t perBatch = std::max<std::size_t>(1, 2048 / static_cast<std::size_t>(settings.length));
+        std::vector<at::Tensor> hidden;
+        for (std::size_t first = 0; first < windows.rows.size(); first += perBatch) {
+            const std::size_t count = std::min(perBatch, windows.rows.size() - first);
+            at::Tensor ids = at::empty({static_cast<std::int64_t>(count), settings.length}, at::kLong);
+            for (std::size_t w = 0; w < count; ++w)
+                std::copy(windows.rows[first + w].begin(), windows.rows[first + w].end(),
+                          ids.mutable_data_ptr<std::int64_t>() + w * static_cast<std::size_t>(settings.length));
+            hidden.push_back(require(model->embed(ids)));
+        }
+        for (int l = 0; l < model->layerCount(); ++l) {
+            const LayerShape& layer = shape.layers[static_cast<std::size_t>(l)];
+            CollectorSettings collect{.norms = false, .weighted = false, .gram = true, .listLength = layer.router.topK + 5};
+            ProfileCollector collector(*model, layer, collect);
+            Watch with(&collector);
+            Watch without(nullptr);
+            std::int64_t position = 0;
+            for (at::Tensor& state : hidden) {
+                const std::int64_t rows = state.size(0) * state.size(1);
+                std::vector<std::int64_t> positions(static_cast<std::size_t>(rows)), sampled(static_cast<std::size_t>(rows));
+                std::iota(positions.begin(), positions.end(), position);
+                std::iota(sampled.begin(), sampled.end(), 0);
+                position += rows;
+                collector.beginBatch(std::move(positions), std::move(sampled));
+                require(model->layer(l, state, identity, &with));
+                state = require(model->layer(l, state, identity, &without));
+            }
+            plain.push_back(without.seconds);
+            built.push_back(with.seconds);
+            data.layers.push_back(collector.takeResult());
+        }
+        const LayerProfile& layer = data.layers.front();
+        const RouterShape& router = shape.layers.front().router;
+        auto start = Clock::now();
+        const GramEvaluator evaluator(layer, router);
+        const double tables = since(start);
+        std::vector<double> leaveOneOut;
+        for (int i = 0; i < 5; ++i) {
+            start = Clock::now();
+            evaluator.leaveOneOut();
+            leaveOneOut.push_back(since(start));
+        }
+        const CompressionPlan base = CompressionPlan::identity(shape);
+        std::vector<int> keep;
+        for (const LayerShape& each : shape.layers)
+            keep.push_back(each.experts * 3 / 4);
+        std::vector<double> search;
+        std::int64_t evaluated = 0;
+        double uncovered = 0;
+        for (int i = 0; i < 3; ++i) {
+            start = Clock::now();
+            const auto selections =
+                require(selectLayers(data, "genetic", {}, keep, base, {.threads = settings.options.threads}, job));
+            search.push_back(since(start));
+            evaluated = 0;
+            for (const Selection& selection : selections) {
+                evaluated += selection.evaluated;
+                uncovered = std::max(uncovered, selection.uncoveredShare);
+            }
+        }
+        report({{"item", "gram"},
+                {"plain_moe_seconds", plain},
+                {"gram_moe_seconds", built},
+                {"ratio", median(built) / median(plain)},
+                {"tables_seconds", tables},
+                {"leave_one_out_seconds", median(leaveOneOut)},
+                {"genetic_seconds_all_layers", median(search)},
+                {"candidates", evaluated},
+                {"milliseconds_per_candidate_and_thread",
+                 1e3 * median(search) * std::min(settings.options.threads, model->layerCount()) / static_cast<double>(evaluated)},
+                {"uncovered_share", uncovered},
+                {"tokens", tokens}});
+    }
+
+    void suffix()
+    {
+        const std::vector<int> all = firstWindows(static_cast<int>(windows.rows.size()));
+        const CompressionPlan identity = CompressionPlan::identity(model->shape());
+        Evaluator evaluator(*model, windows, std::int64_t{4} << 30);
+        auto start = Clock::now();
+        require(evaluator.run(identity, all, {}, job));
+        const double full = since(start);
+        Json edits = Json::array();
+        for (const LayerShape& layer : model->shape().layers) {
+            if (!layer.moe) continue;
+            ExpertSet kept;
+            for (int e = 1; e < layer.experts; ++e)
+                kept.push_back(e);
+            const CompressionPlan edited = require(identity.withKept(model->shape(), layer.index, kept));
+            start = Clock::now();
+            require(evaluator.run(edited, all, {}, job));
+            edits.push_back({{"layer", layer.index}, {"seconds", since(start)}});
+        }
+        report({{"item", "suffix"}, {"full_seconds", full}, {"edits", edits}});
+    }
+};
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    const Settings settings = parse(argc, argv);
+    if (settings.model.empty() || settings.items.empty()) {
+        std::fprintf(stderr, "engine_bench MODEL [options] load|forward|statistics|gram|suffix|curves ...\n");
+        return 2;
+    }
+    const auto start = Clock::now();
+    Bench bench;
+    bench.settings = settings;
+    bench.checkpoint = require(Checkpoint::open(settings.model));
+    bench.model = require(MoeModel::create(bench.checkpoint, settings.options));
+    bench.windows = randomWindows(settings, bench.checkpoint->shape().vocabularySize);
+    bench.tokens = static_cast<std::int64_t>(settings.windows) * settings.length;
+    {
+        // Everything once, on a few tokens: loads the weights where they stay.
+        const c10::InferenceMode guard;
+        const PreparedPlan identity = bench.model->identity();
+        at::Tensor ids = at::zeros({1, 8}, at::kLong);
+        at::Tensor hidden = require(bench.model->embed(ids));
+        double first = 0;
+        for (int l = 0; l < bench.model->layerCount(); ++l) {
+            hidden = require(bench.model->layer(l, hidden, identity));
+            if (l == 0) first = since(start);
+        }
+        require(bench.model->tokenNll(hidden, ids));
+        report({{"item", "load"}, {"first_layer_seconds", first}, {"seconds", since(start)}});
+    }
+    for (const std::string& item : settings.items) {
+        if (item == "forward") bench.forward();
+        if (item == "statistics") bench.profile("statistics", {"counts", "ean", "reap"}, 0);
+        if (item == "curves") bench.profile("curves", {"counts", "curves"}, 0);
+        if (item == "gram") bench.gram();
+        if (item == "suffix") bench.suffix();
+    }
+    return 0;
+}
