@@ -167,8 +167,8 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
     const std::int64_t rowWidth = queryWidth + 2 * keyWidth;
     const std::int64_t turned = m_shape.heads + m_shape.kvHeads;
     if (m_compute == at::kFloat) {
-        kernels::ropeHalf(qkv.mutable_data_ptr<float>(), rowWidth, d, batch * length, turned, d, length,
-                          rotary.cos.const_data_ptr<float>(), rotary.sin.const_data_ptr<float>());
+        kernels::ropeHalf(qkv.mutable_data_ptr<float>(), rowWidth, d, batch * length, turned, d, length, rotary.cos.const_data_ptr<float>(),
+                          rotary.sin.const_data_ptr<float>());
     } else {
         const auto bits = [](const at::Tensor& table) {
             return reinterpret_cast<const std::uint16_t*>(table.const_data_ptr<at::BFloat16>());

@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -97,7 +96,7 @@ ESPALIER_CLONES std::uint32_t largestExponent(const std::uint32_t* bits, std::in
 {
     std::uint32_t largest = 0;
     for (std::int64_t i = 0; i < count; ++i)
-        largest = std::max(largest, bits[i] & 0x7f800000u);
+        largest = largest < (bits[i] & 0x7f800000u) ? bits[i] & 0x7f800000u : largest;
     return largest;
 }
 
@@ -105,7 +104,7 @@ ESPALIER_CLONES std::uint16_t largestExponent16(const std::uint16_t* bits, std::
 {
     std::uint16_t largest = 0;
     for (std::int64_t i = 0; i < count; ++i)
-        largest = std::max<std::uint16_t>(largest, bits[i] & 0x7f80u);
+        largest = largest < (bits[i] & 0x7f80u) ? static_cast<std::uint16_t>(bits[i] & 0x7f80u) : largest;
     return largest;
 }
 
@@ -126,8 +125,8 @@ ESPALIER_CLONES void widenHalf(const std::byte* in, std::uint32_t* out, std::int
         const std::uint32_t sign = static_cast<std::uint32_t>(value & 0x8000u) << 16;
         const std::uint32_t rest = value & 0x7fffu;
         // Shift exponent and mantissa into place and rescale by 2^112: exact, subnormals included. Infinity and NaN get exponent 255.
-        const float scaled = std::bit_cast<float>(rest << 13) * 5.192296858534828e33f;
-        const std::uint32_t finite = std::bit_cast<std::uint32_t>(scaled);
+        const float scaled = bitsAs<float>(rest << 13) * 5.192296858534828e33f;
+        const std::uint32_t finite = bitsAs<std::uint32_t>(scaled);
         const std::uint32_t special = 0x7f800000u | (rest << 13);
         out[i] = sign | (rest >= 0x7c00u ? special : finite);
     }
@@ -227,11 +226,14 @@ void gatherRows(const std::byte* x, const std::int64_t* index, std::byte* out, s
     });
 }
 
-void scatterAddRows(const float* y, const float* weight, const std::int64_t* index, float* out, std::int64_t count, std::int64_t width)
+void sumWeightedRows(const std::byte* const* rows, const float* weight, int k, float* out, std::int64_t count, std::int64_t width)
 {
-    at::parallel_for(0, count, grain(width), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i)
-            axpy(y + i * width, weight[i], out + index[i] * width, width);
+    at::parallel_for(0, count, grain(k * width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r) {
+            std::memset(out + r * width, 0, static_cast<std::size_t>(width) * sizeof(float));
+            for (std::int64_t i = r * k; i < (r + 1) * k; ++i)
+                axpy(reinterpret_cast<const float*>(rows[i]), weight[i], out + r * width, width);
+        }
     });
 }
 

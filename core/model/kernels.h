@@ -19,8 +19,8 @@ void ropeHalf(float* x, std::int64_t rowStride, std::int64_t headStride, std::in
 // out[i] = x[index[i]], rows of any type.
 void gatherRows(const std::byte* x, const std::int64_t* index, std::byte* out, std::int64_t count, std::int64_t rowBytes);
 
-// out[index[i]] += weight[i] * y[i]; indices are distinct.
-void scatterAddRows(const float* y, const float* weight, const std::int64_t* index, float* out, std::int64_t count, std::int64_t width);
+// out[r] = sum over i < k of weight[r * k + i] * rows[r * k + i], added up in that order.
+void sumWeightedRows(const std::byte* const* rows, const float* weight, int k, float* out, std::int64_t count, std::int64_t width);
 
 // gate = silu(gate) * up
 void siluMul(float* gate, const float* up, std::int64_t count);
@@ -46,8 +46,7 @@ void rmsNorm(const std::uint16_t* x, std::int64_t stride, const std::uint16_t* w
              std::int64_t width, float eps);
 void ropeHalf(std::uint16_t* x, std::int64_t rowStride, std::int64_t headStride, std::int64_t rows, std::int64_t heads, std::int64_t dim,
               std::int64_t length, const std::uint16_t* cos, const std::uint16_t* sin);
-void scatterAddRows(const std::uint16_t* y, const float* weight, const std::int64_t* index, std::uint16_t* out, std::int64_t count,
-                    std::int64_t width);
+void sumWeightedRows(const std::byte* const* rows, const float* weight, int k, std::uint16_t* out, std::int64_t count, std::int64_t width);
 void siluMul(std::uint16_t* gate, const std::uint16_t* up, std::int64_t count);
 void negativeLogLikelihood(const std::uint16_t* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width);
 

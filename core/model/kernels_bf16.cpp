@@ -4,8 +4,8 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 namespace espalier::kernels
@@ -14,11 +14,11 @@ namespace espalier::kernels
 namespace
 {
 
-[[gnu::always_inline]] inline float wide(std::uint16_t value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16); }
+[[gnu::always_inline]] inline float wide(std::uint16_t value) { return bitsAs<float>(static_cast<std::uint32_t>(value) << 16); }
 
 [[gnu::always_inline]] inline std::uint16_t narrow(float value)
 {
-    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const auto bits = bitsAs<std::uint32_t>(value);
     const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const std::uint32_t quiet = (bits >> 16) | 0x40u;
     return static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
@@ -103,12 +103,14 @@ void ropeHalf(std::uint16_t* x, std::int64_t rowStride, std::int64_t headStride,
     });
 }
 
-void scatterAddRows(const std::uint16_t* y, const float* weight, const std::int64_t* index, std::uint16_t* out, std::int64_t count,
-                    std::int64_t width)
+void sumWeightedRows(const std::byte* const* rows, const float* weight, int k, std::uint16_t* out, std::int64_t count, std::int64_t width)
 {
-    at::parallel_for(0, count, grain(width), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i)
-            addWeighted(y + i * width, weight[i], out + index[i] * width, width);
+    at::parallel_for(0, count, grain(k * width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r) {
+            std::memset(out + r * width, 0, static_cast<std::size_t>(width) * sizeof(std::uint16_t));
+            for (std::int64_t i = r * k; i < (r + 1) * k; ++i)
+                addWeighted(reinterpret_cast<const std::uint16_t*>(rows[i]), weight[i], out + r * width, width);
+        }
     });
 }
 

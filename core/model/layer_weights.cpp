@@ -66,10 +66,7 @@ public:
         return WeightMatrix::packed(load(view, bad));
     }
     // Several matrices with equal columns, one below the other.
-    WeightMatrix stack(std::span<const TensorView> views, std::string& bad)
-    {
-        return WeightMatrix::packed(stackRows(views, bad));
-    }
+    WeightMatrix stack(std::span<const TensorView> views, std::string& bad) { return WeightMatrix::packed(stackRows(views, bad)); }
     at::Tensor stackVectors(std::span<const TensorView> views, std::string& bad) { return stackRows(views, bad); }
     Linear linear(const LinearView& view, std::string& bad)
     {

@@ -3,6 +3,14 @@
 #include "model/router.h"
 #include "model/row_operations.h"
 
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <atomic>
+#include <span>
+#include <utility>
+
 namespace espalier
 {
 
@@ -12,6 +20,103 @@ at::Tensor GatedMlp::hidden(const at::Tensor& x) const
     siluMul(h, up(x));
     return h;
 }
+
+namespace
+{
+
+// One expert's share of a batch.
+struct ExpertRows {
+    int expert = 0;
+    GatedMlp mlp;
+    at::Tensor tokens;      // [M] int64 rows of the batch, ascending
+    at::Tensor weights;     // [M] fp32
+    at::Tensor in, hidden;  // [M,H], [M,I]; kept for an observer only
+    at::Tensor out;         // [M,H]
+};
+
+// What an observer wants to see may be held for several experts at once, up to so many bytes.
+constexpr std::int64_t kObservedBytes = std::int64_t{64} << 20;
+
+void runExpert(const at::Tensor& x, ExpertRows& rows, bool observed)
+{
+    at::Tensor in = gatherRows(x, rows.tokens);
+    at::Tensor hidden = rows.mlp.hidden(in);
+    rows.out = rows.mlp.down(hidden);
+    if (!observed) return;
+    rows.in = std::move(in);
+    rows.hidden = std::move(hidden);
+}
+
+// Whole experts side by side, one thread each: no waiting for one another inside a product, and the result does not depend on the number
+// of threads. Where there are too few experts to keep all threads busy the products themselves are shared out.
+void runSideBySide(const at::Tensor& x, std::span<ExpertRows> work, bool observed)
+{
+    const auto threads = static_cast<std::size_t>(at::get_num_threads());
+    if (threads < 2 || work.size() < 2 * threads) {
+        for (ExpertRows& rows : work)
+            runExpert(x, rows, observed);
+        return;
+    }
+    std::vector<ExpertRows*> order;
+    order.reserve(work.size());
+    for (ExpertRows& rows : work)
+        order.push_back(&rows);
+    // The longest first, so that none is left alone at the end.
+    std::stable_sort(order.begin(), order.end(),
+                     [](const ExpertRows* a, const ExpertRows* b) { return a->tokens.numel() > b->tokens.numel(); });
+    std::atomic<std::size_t> next = 0;
+    at::parallel_for(0, static_cast<std::int64_t>(threads), 1, [&](std::int64_t, std::int64_t) {
+        const c10::InferenceMode guard;
+        for (std::size_t i = next++; i < order.size(); i = next++)
+            runExpert(x, *order[i], observed);
+    });
+}
+
+void runExperts(int layer, const at::Tensor& x, std::vector<ExpertRows>& work, LayerObserver* observer)
+{
+    if (!observer) {
+        runSideBySide(x, work, false);
+        return;
+    }
+    const std::int64_t rowBytes = 2 * x.size(1) * static_cast<std::int64_t>(x.element_size());
+    for (std::size_t first = 0; first < work.size();) {
+        std::size_t last = first;
+        for (std::int64_t bytes = 0; last < work.size() && (last == first || bytes <= kObservedBytes); ++last)
+            bytes += work[last].tokens.numel() * rowBytes;
+        runSideBySide(x, std::span(work).subspan(first, last - first), true);
+        for (; first < last; ++first) {
+            ExpertRows& rows = work[first];
+            observer->expert(layer, rows.expert, rows.tokens, rows.in, rows.hidden, rows.out, rows.weights);
+            rows.in.reset();
+            rows.hidden.reset();
+        }
+    }
+}
+
+// sum over the experts of a token, by ascending expert: weight * output.
+at::Tensor combined(const at::Tensor& x, const std::vector<ExpertRows>& work, int topK)
+{
+    at::Tensor out = at::empty_like(x);
+    const std::int64_t tokens = x.size(0);
+    const std::int64_t rowBytes = x.size(1) * static_cast<std::int64_t>(x.element_size());
+    std::vector<const std::byte*> row(static_cast<std::size_t>(tokens * topK));
+    std::vector<float> weight(row.size());
+    std::vector<int> filled(static_cast<std::size_t>(tokens), 0);
+    for (const ExpertRows& rows : work) {
+        const auto* token = rows.tokens.const_data_ptr<std::int64_t>();
+        const auto* weights = rows.weights.const_data_ptr<float>();
+        const auto* first = static_cast<const std::byte*>(rows.out.const_data_ptr());
+        for (std::int64_t i = 0; i < rows.tokens.numel(); ++i) {
+            const auto place = static_cast<std::size_t>(token[i] * topK + filled[static_cast<std::size_t>(token[i])]++);
+            row[place] = first + i * rowBytes;
+            weight[place] = weights[i];
+        }
+    }
+    sumWeightedRows(row, weight, topK, out);
+    return out;
+}
+
+}  // namespace
 
 GatedMlp plannedMlp(const GatedMlp& dense, const Linear* factors)
 {
@@ -36,27 +141,25 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
         routeTokens(plan.router, logits, bias, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
     const TokenGroups groups = groupTokens(routed.selected, columns);
 
-    at::Tensor out = at::zeros_like(x);
+    std::vector<ExpertRows> work;
     const float* allWeights = routed.weights.const_data_ptr<float>();
     for (int column = 0; column < columns; ++column) {
         const std::int64_t begin = groups.offsets[static_cast<std::size_t>(column)];
         const std::int64_t count = groups.offsets[static_cast<std::size_t>(column) + 1] - begin;
         if (count == 0) continue;
-        const int expert = plan.kept[static_cast<std::size_t>(column)];
-        const at::Tensor tokens = groups.order.narrow(0, begin, count);
-        at::Tensor w = at::empty({count}, at::kFloat);
-        float* weightOut = w.mutable_data_ptr<float>();
+        ExpertRows rows;
+        rows.expert = plan.kept[static_cast<std::size_t>(column)];
+        rows.tokens = groups.order.narrow(0, begin, count);
+        rows.weights = at::empty({count}, at::kFloat);
+        float* weightOut = rows.weights.mutable_data_ptr<float>();
         for (std::int64_t i = 0; i < count; ++i)
             weightOut[i] = allWeights[groups.slots[static_cast<std::size_t>(begin + i)]];
-
-        const at::Tensor in = gatherRows(x, tokens);
-        const GatedMlp& dense = weights.experts[static_cast<std::size_t>(expert)].mlp;
-        const GatedMlp mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * static_cast<std::size_t>(column)]);
-        const at::Tensor h = mlp.hidden(in);
-        const at::Tensor y = mlp.down(h);
-        scatterAddRows(out, tokens, y, w);
-        if (observer) observer->expert(layer, expert, tokens, in, h, y, w);
+        const GatedMlp& dense = weights.experts[static_cast<std::size_t>(rows.expert)].mlp;
+        rows.mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * static_cast<std::size_t>(column)]);
+        work.push_back(std::move(rows));
     }
+    runExperts(layer, x, work, observer);
+    at::Tensor out = combined(x, work, plan.router.topK);
 
     if (weights.shared.defined()) {
         const at::Tensor shared = weights.shared(x);

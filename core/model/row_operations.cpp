@@ -24,14 +24,12 @@ at::Tensor gatherRows(const at::Tensor& x, const at::Tensor& index)
     return out;
 }
 
-void scatterAddRows(at::Tensor& out, const at::Tensor& index, const at::Tensor& y, const at::Tensor& weight)
+void sumWeightedRows(std::span<const std::byte* const> rows, std::span<const float> weight, int k, at::Tensor& out)
 {
-    const auto* rows = index.const_data_ptr<std::int64_t>();
-    const auto* weights = weight.const_data_ptr<float>();
     if (inFp32(out))
-        kernels::scatterAddRows(y.const_data_ptr<float>(), weights, rows, out.mutable_data_ptr<float>(), index.numel(), out.size(1));
+        kernels::sumWeightedRows(rows.data(), weight.data(), k, out.mutable_data_ptr<float>(), out.size(0), out.size(1));
     else
-        kernels::scatterAddRows(bits(y), weights, rows, bits(out), index.numel(), out.size(1));
+        kernels::sumWeightedRows(rows.data(), weight.data(), k, bits(out), out.size(0), out.size(1));
 }
 
 void siluMul(at::Tensor& gate, const at::Tensor& up)

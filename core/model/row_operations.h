@@ -3,13 +3,18 @@
 
 #include <ATen/ATen.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
 namespace espalier
 {
 
 // x [N,H], index [M] int64 -> [M,H]
 at::Tensor gatherRows(const at::Tensor& x, const at::Tensor& index);
-// out[index] += y * weight: out [N,H], y [M,H], weight [M] fp32, distinct indices.
-void scatterAddRows(at::Tensor& out, const at::Tensor& index, const at::Tensor& y, const at::Tensor& weight);
+// out[t] = sum over i of weight[t * k + i] * rows[t * k + i], in that order, for all rows of out [N,H] (overwritten); every row pointer
+// leads to H values of out's type.
+void sumWeightedRows(std::span<const std::byte* const> rows, std::span<const float> weight, int k, at::Tensor& out);
 // gate = silu(gate) * up, any equal shapes.
 void siluMul(at::Tensor& gate, const at::Tensor& up);
 bool allFinite(const at::Tensor& x);

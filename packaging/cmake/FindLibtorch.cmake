@@ -14,10 +14,11 @@ list(APPEND _hints $ENV{HOME}/.cache/espalier/libtorch-2.15.0-cpu)
 find_path(Libtorch_INCLUDE_DIR ATen/ATen.h HINTS ${_hints} PATH_SUFFIXES torch/include NO_DEFAULT_PATH)
 find_library(Libtorch_CPU_LIBRARY torch_cpu HINTS ${_hints} PATH_SUFFIXES torch/lib NO_DEFAULT_PATH)
 find_library(Libtorch_C10_LIBRARY c10 HINTS ${_hints} PATH_SUFFIXES torch/lib NO_DEFAULT_PATH)
+find_library(Libtorch_GOMP_LIBRARY NAMES libgomp.so.1 HINTS ${_hints} PATH_SUFFIXES torch/lib NO_DEFAULT_PATH)
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(Libtorch
-    REQUIRED_VARS Libtorch_CPU_LIBRARY Libtorch_C10_LIBRARY Libtorch_INCLUDE_DIR
+    REQUIRED_VARS Libtorch_CPU_LIBRARY Libtorch_C10_LIBRARY Libtorch_GOMP_LIBRARY Libtorch_INCLUDE_DIR
     REASON_FAILURE_MESSAGE "run packaging/setup.sh, or set LIBTORCH_ROOT to the folder that holds torch/ and nvidia/")
 
 if(Libtorch_FOUND AND NOT TARGET Libtorch::cpu)
@@ -26,10 +27,15 @@ if(Libtorch_FOUND AND NOT TARGET Libtorch::cpu)
     file(GLOB _nvidia_libs ${_root}/nvidia/*/lib)
     add_library(Libtorch::c10 SHARED IMPORTED)
     set_target_properties(Libtorch::c10 PROPERTIES IMPORTED_LOCATION ${Libtorch_C10_LIBRARY})
+    add_library(Libtorch::gomp SHARED IMPORTED)
+    set_target_properties(Libtorch::gomp PROPERTIES IMPORTED_LOCATION ${Libtorch_GOMP_LIBRARY})
     add_library(Libtorch::cpu SHARED IMPORTED)
     set_target_properties(Libtorch::cpu PROPERTIES
         IMPORTED_LOCATION ${Libtorch_CPU_LIBRARY}
-        INTERFACE_LINK_LIBRARIES Libtorch::c10
+        INTERFACE_LINK_LIBRARIES "Libtorch::c10;Libtorch::gomp"
+        # at::parallel_for is a template: without this it compiles to a plain loop. The runtime is the wheel's own, so that the
+        # process has one pool of threads.
+        INTERFACE_COMPILE_OPTIONS -fopenmp
         # The wheel brings headers of a newer {fmt} than the system's, without the library: where they are found first they must
         # carry their code with them.
         INTERFACE_COMPILE_DEFINITIONS FMT_HEADER_ONLY=1
@@ -40,4 +46,4 @@ if(Libtorch_FOUND AND NOT TARGET Libtorch::cpu)
         set_property(TARGET Libtorch::cpu APPEND PROPERTY INTERFACE_LINK_OPTIONS "LINKER:-rpath-link,${_dir}")
     endforeach()
 endif()
-mark_as_advanced(Libtorch_INCLUDE_DIR Libtorch_CPU_LIBRARY Libtorch_C10_LIBRARY)
+mark_as_advanced(Libtorch_INCLUDE_DIR Libtorch_CPU_LIBRARY Libtorch_C10_LIBRARY Libtorch_GOMP_LIBRARY)

@@ -246,8 +246,7 @@ struct Bench {
         double uncovered = 0;
         for (int i = 0; i < 3; ++i) {
             start = Clock::now();
-            const auto selections =
-                require(selectLayers(data, "genetic", {}, keep, base, {.threads = settings.options.threads}, job));
+            const auto selections = require(selectLayers(data, "genetic", {}, keep, base, {.threads = settings.options.threads}, job));
             search.push_back(since(start));
             evaluated = 0;
             for (const Selection& selection : selections) {

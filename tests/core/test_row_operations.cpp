@@ -49,19 +49,27 @@ TEST(RowOperationsBf16, SiluTimesUp)
     expectNear(gate, reference, 0.01);
 }
 
-TEST(RowOperationsBf16, GatherAndScatter)
+TEST(RowOperationsBf16, GatherAndWeightedSum)
 {
     const at::Tensor x = random({11, 35});
     const at::Tensor index = at::tensor({4, 0, 10}, at::kLong);
     const at::Tensor picked = gatherRows(x, index);
     EXPECT_TRUE(at::equal(picked, x.index_select(0, index)));
 
-    const at::Tensor weight = at::tensor({0.3f, 1.0f, 0.017f});
-    at::Tensor out = random({11, 35});
-    at::Tensor reference = out.clone();
-    reference.index_add_(0, index, (picked.to(at::kFloat) * weight.unsqueeze(1)).to(at::kBFloat16));
-    scatterAddRows(out, index, picked, weight);
-    EXPECT_TRUE(at::equal(out, reference));
+    // As index_add_ of rounded products, expert after expert.
+    const std::vector<float> weight = {0.3f, 1.0f, 0.017f, 0.6f};
+    const std::vector<std::int64_t> rows = {4, 0, 10, 3};
+    std::vector<const std::byte*> row;
+    for (const std::int64_t r : rows)
+        row.push_back(static_cast<const std::byte*>(x.const_data_ptr()) + r * 35 * 2);
+    at::Tensor out = random({2, 35});
+    sumWeightedRows(row, weight, 2, out);
+    for (std::int64_t t = 0; t < 2; ++t) {
+        at::Tensor reference = at::zeros({35}, at::kBFloat16);
+        for (std::int64_t i = 2 * t; i < 2 * t + 2; ++i)
+            reference += (x[rows[static_cast<std::size_t>(i)]].to(at::kFloat) * weight[static_cast<std::size_t>(i)]).to(at::kBFloat16);
+        EXPECT_TRUE(at::equal(out[t], reference));
+    }
 }
 
 TEST(RowOperationsBf16, Rotation)
