@@ -51,6 +51,34 @@ ESPALIER_CLONES void axpy(const float* y, float weight, float* out, std::int64_t
         out[i] += weight * y[i];
 }
 
+ESPALIER_CLONES void rowEnergyOf(const float* x, double* energy, float* largest, std::int64_t width)
+{
+    double sum[kLanes] = {};
+    float top[kLanes] = {};
+    std::int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes)
+        for (std::int64_t j = 0; j < kLanes; ++j) {
+            const float value = x[i + j];
+            const float size = value < 0 ? -value : value;
+            sum[j] += static_cast<double>(value) * value;
+            top[j] = top[j] < size ? size : top[j];
+        }
+    for (; i < width; ++i) {
+        const float value = x[i];
+        const float size = value < 0 ? -value : value;
+        sum[0] += static_cast<double>(value) * value;
+        top[0] = top[0] < size ? size : top[0];
+    }
+    double total = 0;
+    float most = 0;
+    for (std::int64_t j = 0; j < kLanes; ++j) {
+        total += sum[j];
+        most = most < top[j] ? top[j] : most;
+    }
+    *energy = total;
+    *largest = most;
+}
+
 ESPALIER_CLONES void siluMulBlock(float* gate, const float* up, std::int64_t count)
 {
 #pragma GCC ivdep
@@ -248,6 +276,14 @@ bool allFinite(const float* x, std::int64_t count)
 }
 
 bool allFiniteBf16(const std::uint16_t* x, std::int64_t count) { return largestExponent16(x, count) != 0x7f80u; }
+
+void rowEnergy(const float* x, double* energy, float* largest, std::int64_t rows, std::int64_t width)
+{
+    at::parallel_for(0, rows, grain(width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r)
+            rowEnergyOf(x + r * width, energy + r, largest + r, width);
+    });
+}
 
 void negativeLogLikelihood(const float* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width)
 {

@@ -25,6 +25,10 @@ void sumWeightedRows(const std::byte* const* rows, const float* weight, int k, f
 // gate = silu(gate) * up
 void siluMul(float* gate, const float* up, std::int64_t count);
 
+// energy[r] = sum of x[r]^2, added up in fp64; largest[r] = max |x[r]|. x is dense.
+void rowEnergy(const float* x, double* energy, float* largest, std::int64_t rows, std::int64_t width);
+void rowEnergy(const std::uint16_t* x, double* energy, float* largest, std::int64_t rows, std::int64_t width);
+
 // Whether all values are finite.
 bool allFinite(const float* x, std::int64_t count);
 bool allFiniteBf16(const std::uint16_t* x, std::int64_t count);

@@ -65,6 +65,34 @@ ESPALIER_CLONES void addWeighted(const std::uint16_t* y, float weight, std::uint
         out[i] = narrow(wide(out[i]) + rounded(wide(y[i]) * weight));
 }
 
+ESPALIER_CLONES void rowEnergyOf(const std::uint16_t* x, double* energy, float* largest, std::int64_t width)
+{
+    double sum[kLanes] = {};
+    float top[kLanes] = {};
+    std::int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes)
+        for (std::int64_t j = 0; j < kLanes; ++j) {
+            const float value = wide(x[i + j]);
+            const float size = value < 0 ? -value : value;
+            sum[j] += static_cast<double>(value) * value;
+            top[j] = top[j] < size ? size : top[j];
+        }
+    for (; i < width; ++i) {
+        const float value = wide(x[i]);
+        const float size = value < 0 ? -value : value;
+        sum[0] += static_cast<double>(value) * value;
+        top[0] = top[0] < size ? size : top[0];
+    }
+    double total = 0;
+    float most = 0;
+    for (std::int64_t j = 0; j < kLanes; ++j) {
+        total += sum[j];
+        most = most < top[j] ? top[j] : most;
+    }
+    *energy = total;
+    *largest = most;
+}
+
 ESPALIER_CLONES void siluMulBlock(std::uint16_t* gate, const std::uint16_t* up, std::int64_t count)
 {
 #pragma GCC ivdep
@@ -117,6 +145,14 @@ void sumWeightedRows(const std::byte* const* rows, const float* weight, int k, s
 void siluMul(std::uint16_t* gate, const std::uint16_t* up, std::int64_t count)
 {
     at::parallel_for(0, count, 4096, [&](std::int64_t begin, std::int64_t end) { siluMulBlock(gate + begin, up + begin, end - begin); });
+}
+
+void rowEnergy(const std::uint16_t* x, double* energy, float* largest, std::int64_t rows, std::int64_t width)
+{
+    at::parallel_for(0, rows, grain(width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r)
+            rowEnergyOf(x + r * width, energy + r, largest + r, width);
+    });
 }
 
 void negativeLogLikelihood(const std::uint16_t* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width)

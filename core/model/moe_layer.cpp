@@ -159,14 +159,15 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
         work.push_back(std::move(rows));
     }
     runExperts(layer, x, work, observer);
-    at::Tensor out = combined(x, work, plan.router.topK);
+    const at::Tensor sum = combined(x, work, plan.router.topK);
+    at::Tensor out = sum;
 
     if (weights.shared.defined()) {
         const at::Tensor shared = weights.shared(x);
         if (weights.sharedGate.defined())
-            out.add_(at::sigmoid(at::linear(x, weights.sharedGate)) * shared);
+            out = sum + at::sigmoid(at::linear(x, weights.sharedGate)) * shared;
         else
-            out.add_(shared);
+            out = sum + shared;
     }
     if (observer) {
         MoeBatch batch;
@@ -178,6 +179,7 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
         batch.selected =
             plan.allKept ? routed.selected : plan.keptIndex.index_select(0, routed.selected.view({-1})).view_as(routed.selected);
         batch.weights = routed.weights;
+        batch.routed = sum;
         batch.output = out;
         observer->moe(batch);
     }

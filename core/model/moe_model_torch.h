@@ -23,6 +23,7 @@ struct MoeBatch {
     at::Tensor selectionBias;  // [n] fp32, or undefined: what the router adds for the selection only
     at::Tensor selected;       // [N,k] int64: original ids, by weight descending, ties to the lower id
     at::Tensor weights;        // [N,k] fp32: as multiplied with the expert outputs (normalised and scaled where the model does)
+    at::Tensor routed;         // [N,H] compute type: weighted sum of the experts' outputs, without shared experts
     at::Tensor output;         // [N,H] compute type: MoE module output, shared experts included
 };
 

@@ -40,6 +40,18 @@ void siluMul(at::Tensor& gate, const at::Tensor& up)
         kernels::siluMul(bits(gate), bits(up), gate.numel());
 }
 
+RowEnergy rowEnergy(const at::Tensor& x)
+{
+    const at::Tensor dense = x.contiguous();
+    const std::int64_t rows = dense.size(0);
+    RowEnergy result{std::vector<double>(static_cast<std::size_t>(rows)), std::vector<float>(static_cast<std::size_t>(rows))};
+    if (inFp32(dense))
+        kernels::rowEnergy(dense.const_data_ptr<float>(), result.energy.data(), result.largest.data(), rows, dense.size(1));
+    else
+        kernels::rowEnergy(bits(dense), result.energy.data(), result.largest.data(), rows, dense.size(1));
+    return result;
+}
+
 bool allFinite(const at::Tensor& x)
 {
     if (!x.is_contiguous()) return allFinite(x.contiguous());

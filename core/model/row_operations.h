@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace espalier
 {
@@ -17,6 +18,11 @@ at::Tensor gatherRows(const at::Tensor& x, const at::Tensor& index);
 void sumWeightedRows(std::span<const std::byte* const> rows, std::span<const float> weight, int k, at::Tensor& out);
 // gate = silu(gate) * up, any equal shapes.
 void siluMul(at::Tensor& gate, const at::Tensor& up);
+struct RowEnergy {
+    std::vector<double> energy;  // sum of squares, in fp64
+    std::vector<float> largest;  // max |x|
+};
+RowEnergy rowEnergy(const at::Tensor& x);
 bool allFinite(const at::Tensor& x);
 // logits [M,V], target [M] int64, out [M] fp64.
 void negativeLogLikelihood(const at::Tensor& logits, const std::int64_t* target, double* out);

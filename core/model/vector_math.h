@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <cstdint>
 
-// One binary for every x86-64: the loader picks the variant that the processor has. Sanitizers do not get along with ifuncs.
+// One binary for every x86-64: the loader picks the variant that the processor has. Levels, not processor names: those match one maker's.
+// Sanitizers do not get along with ifuncs.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define ESPALIER_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define ESPALIER_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define ESPALIER_CLONES
 #endif

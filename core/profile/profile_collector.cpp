@@ -1,5 +1,7 @@
 #include "profile/profile_collector.h"
 
+#include "model/row_operations.h"
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -16,13 +18,6 @@ namespace
 
 // Tokens whose products are formed at a time: bounds the fp64 copy of the outputs.
 constexpr std::int64_t kGramChunk = 1024;
-
-std::vector<double> rowNorms(const at::Tensor& rows)
-{
-    const at::Tensor norms = at::linalg_vector_norm(rows.to(at::kDouble), 2, at::IntArrayRef({1})).contiguous();
-    const double* data = norms.const_data_ptr<double>();
-    return {data, data + norms.numel()};
-}
 
 at::Tensor indexTensor(const std::vector<std::int64_t>& values)
 {
@@ -58,7 +53,6 @@ void ProfileCollector::beginBatch(std::vector<std::int64_t> positions, std::vect
         m_sampleOfRow[static_cast<std::size_t>(m_sampledRows[i])] = static_cast<std::int64_t>(i);
     m_norms.assign(m_positions.size() * static_cast<std::size_t>(m_shape.experts), 0.0);
     m_outputs.clear();
-    m_routed = at::Tensor();
 }
 
 void ProfileCollector::expert(int layer, int expert, const at::Tensor& tokens, const at::Tensor& x, const at::Tensor& h,
@@ -66,25 +60,24 @@ void ProfileCollector::expert(int layer, int expert, const at::Tensor& tokens, c
 {
     if (m_settings.also) m_settings.also->expert(layer, expert, tokens, x, h, y, w);
     if (tokens.numel() == 0) return;
-    const at::Tensor rows = tokens.contiguous();
-    const std::int64_t* row = rows.const_data_ptr<std::int64_t>();
+    const at::Tensor places = tokens.contiguous();
+    const std::int64_t* row = places.const_data_ptr<std::int64_t>();
     const auto e = static_cast<std::size_t>(expert);
     const auto n = static_cast<std::size_t>(m_shape.experts);
     if (m_settings.norms || m_settings.weighted) {
-        const std::vector<double> norms = rowNorms(y);
-        for (std::size_t i = 0; i < norms.size(); ++i)
-            m_norms[static_cast<std::size_t>(row[i]) * n + e] = norms[i];
-    }
-    if (m_settings.norms) m_profile.maxActivation[e] = std::max(m_profile.maxActivation[e], y.abs().max().to(at::kDouble).item<double>());
-    if (m_shape.sharedWidth > 0 && m_settings.norms) {
-        if (!m_routed.defined()) m_routed = at::zeros({static_cast<std::int64_t>(m_positions.size()), y.size(1)}, at::kDouble);
-        m_routed.index_add_(0, rows, y.to(at::kDouble) * w.to(at::kDouble).unsqueeze(1));
+        const RowEnergy rows = rowEnergy(y);
+        float largest = 0;
+        for (std::size_t i = 0; i < rows.energy.size(); ++i) {
+            m_norms[static_cast<std::size_t>(row[i]) * n + e] = std::sqrt(rows.energy[i]);
+            largest = std::max(largest, rows.largest[i]);
+        }
+        if (m_settings.norms) m_profile.maxActivation[e] = std::max(m_profile.maxActivation[e], static_cast<double>(largest));
     }
     if (m_sampledRows.empty()) return;
 
     std::vector<std::int64_t> samples;
     std::vector<std::int64_t> picked;
-    for (std::int64_t i = 0; i < rows.numel(); ++i)
+    for (std::int64_t i = 0; i < places.numel(); ++i)
         if (const std::int64_t sample = m_sampleOfRow[static_cast<std::size_t>(row[i])]; sample >= 0) {
             samples.push_back(sample);
             picked.push_back(i);
@@ -164,20 +157,13 @@ void ProfileCollector::addSums(const MoeBatch& batch)
 void ProfileCollector::addEnergies(const MoeBatch& batch)
 {
     if (!m_settings.norms && m_sampledRows.empty()) return;
-    const std::vector<double> norms = rowNorms(batch.output);
+    const std::vector<double> energies = rowEnergy(batch.output).energy;
     for (const std::int64_t row : m_sampledRows)
-        m_profile.gram.outputEnergy += norms[static_cast<std::size_t>(row)] * norms[static_cast<std::size_t>(row)];
+        m_profile.gram.outputEnergy += energies[static_cast<std::size_t>(row)];
     if (!m_settings.norms) return;
-    double energy = 0;
-    for (const double norm : norms)
-        energy += norm * norm;
-    m_profile.outputEnergy += energy;
-    if (m_shape.sharedWidth == 0) {
-        m_profile.routedEnergy += energy;
-    } else if (m_routed.defined()) {
-        for (const double norm : rowNorms(m_routed))
-            m_profile.routedEnergy += norm * norm;
-    }
+    m_profile.outputEnergy += std::accumulate(energies.begin(), energies.end(), 0.0);
+    const std::vector<double> routed = m_shape.sharedWidth > 0 ? rowEnergy(batch.routed).energy : energies;
+    m_profile.routedEnergy += std::accumulate(routed.begin(), routed.end(), 0.0);
 }
 
 void ProfileCollector::addGram(const MoeBatch& batch)

@@ -57,7 +57,6 @@ private:
     std::vector<std::int64_t> m_sampleOfRow;  // [N], -1 = not sampled
     std::vector<double> m_norms;              // [N][n] ||y|| of routed pairs
     std::vector<ExpertRows> m_outputs;
-    at::Tensor m_routed;  // [N,H] fp64 routed output, only where shared experts hide it
 };
 
 }  // namespace espalier

@@ -14,7 +14,7 @@
 
 // One binary for every x86-64, as in model/kernels.cpp.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define ESPALIER_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define ESPALIER_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define ESPALIER_CLONES
 #endif
