@@ -169,7 +169,7 @@ private:
         return timed("evaluate", [&]() -> Status {
             const LossKey key{m_checkpoint->fingerprint(), windows.textSha256, m_model->numericMode(), windows.windowLength, {}};
             Result<LossFile> file = LossFile::open(m_work / "losses.jsonl", key, m_options.resume);
-            Evaluator evaluator(*m_model, windows, evaluatorCacheBytes());
+            Evaluator evaluator(*m_model, windows, evaluatorCacheBytes(*m_model));
             const std::vector<int> all = firstWindows(evaluator.windowCount());
             const auto losses = [&](const CompressionPlan& which) -> Result<std::vector<WindowLoss>> {
                 const std::vector<WindowLoss> known = file.ok() ? file->known(which.hash()) : std::vector<WindowLoss>();

@@ -84,7 +84,7 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
         if (options.resume) return std::move(file).error();
         invocation.warnings.push_back("Measured windows are not kept for --resume: " + file.error().message);
     }
-    Evaluator evaluator(*model, std::move(windows), evaluatorCacheBytes());
+    Evaluator evaluator(*model, std::move(windows), evaluatorCacheBytes(*model));
     const TokenWindows& text = evaluator.windows();
     const std::vector<int> all = firstWindows(evaluator.windowCount());
     const auto measure = [&](const CompressionPlan& which) -> Result<std::vector<WindowLoss>> {

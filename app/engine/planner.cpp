@@ -395,7 +395,7 @@ private:
     {
         ESPALIER_TRY(MoeModel * model, m_inputs.model());
         Evaluator* evaluator = m_inputs.evaluator;
-        if (!evaluator && !m_evaluator) m_evaluator.emplace(*model, *m_inputs.windows, evaluatorCacheBytes());
+        if (!evaluator && !m_evaluator) m_evaluator.emplace(*model, *m_inputs.windows, evaluatorCacheBytes(*model));
         if (!evaluator) evaluator = &*m_evaluator;
         const std::vector<int> all = firstWindows(evaluator->windowCount());
         const std::vector<WindowLoss> recorded = m_state ? m_state->losses(plan.hash()) : std::vector<WindowLoss>();

@@ -81,7 +81,7 @@ Result<std::shared_ptr<Evaluator>> OpenModels::evaluator(OpenModel& open, const 
     if (held.size() >= kEvaluatorsHeld) held.erase(held.begin());
     MoeModel& runs = *model;
     const auto bound = std::make_shared<BoundEvaluator>(
-        std::move(model), Evaluator(runs, std::move(windows), evaluatorCacheBytes() / static_cast<std::int64_t>(kEvaluatorsHeld)));
+        std::move(model), Evaluator(runs, std::move(windows), evaluatorCacheBytes(runs) / static_cast<std::int64_t>(kEvaluatorsHeld)));
     held.emplace_back(key, std::shared_ptr<Evaluator>(bound, &bound->evaluator));
     return held.back().second;
 }

@@ -13,7 +13,6 @@
 
 #include <fmt/format.h>
 
-#include <sys/sysinfo.h>
 #include <algorithm>
 #include <cmath>
 #include <new>
@@ -36,20 +35,13 @@ Error errorFromException(const std::exception& failure)
 
 int resolvedThreads(int asked) { return asked > 0 ? asked : std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
 
-std::int64_t evaluatorCacheBytes()
-{
-    struct sysinfo info = {};
-    if (sysinfo(&info) != 0) return std::int64_t{256} << 20;
-    const std::int64_t total = static_cast<std::int64_t>(info.totalram) * static_cast<std::int64_t>(info.mem_unit);
-    return std::min(total / 8, std::int64_t{1} << 30);
-}
+std::int64_t evaluatorCacheBytes(const MoeModel& model) { return std::min(model.spareBytes() / 2, std::int64_t{1} << 30); }
 
 ComputeType computeTypeFor(const std::string& dtype, const Checkpoint& checkpoint)
 {
     if (dtype == "fp32") return ComputeType::Fp32;
     if (dtype == "bf16") return ComputeType::Bf16;
-    constexpr int kBatchTokens = 2048;  // evaluate/evaluator.h
-    constexpr int kRowsWorthIt = 512;
+    // Narrow models spend their time between the products, where bf16 gains little, and stay in the reference mode.
     constexpr int kWidthWorthIt = 1024;
 #if defined(__x86_64__)
     const bool native = __builtin_cpu_supports("avx512bf16");
@@ -57,11 +49,7 @@ ComputeType computeTypeFor(const std::string& dtype, const Checkpoint& checkpoin
     const bool native = false;
 #endif
     const ModelShape& shape = checkpoint.shape();
-    if (!native || shape.dtype != "BF16" || shape.hiddenSize < kWidthWorthIt) return ComputeType::Fp32;
-    for (const LayerShape& layer : shape.layers)
-        if (layer.moe && layer.experts > 0 && static_cast<std::int64_t>(kBatchTokens) * layer.router.topK / layer.experts < kRowsWorthIt)
-            return ComputeType::Fp32;
-    return ComputeType::Bf16;
+    return native && shape.dtype == "BF16" && shape.hiddenSize >= kWidthWorthIt ? ComputeType::Bf16 : ComputeType::Fp32;
 }
 
 Json modelJson(const Checkpoint& checkpoint) { return {{"path", checkpoint.folder().string()}, {"fingerprint", checkpoint.fingerprint()}}; }

@@ -31,11 +31,11 @@ namespace espalier
 Error errorFromException(const std::exception& failure);
 
 int resolvedThreads(int asked);  // 0 = all cores
-// Memory for residual streams between edits: an eighth of the machine's, at most 1 GiB.
-std::int64_t evaluatorCacheBytes();
+// Memory for residual streams between edits: half of what the budget leaves beside the weights, at most 1 GiB.
+std::int64_t evaluatorCacheBytes(const MoeModel& model);
 
-// bf16 only where the processor multiplies it natively and an expert sees enough rows per batch for that to be faster (architecture.md 7:
-// 64 rows are slower in bf16 than in fp32, 2,048 twice as fast).
+// auto: bf16 where the checkpoint is stored in it and the processor multiplies it natively, which is twice as fast at any number of rows
+// (model/weight_matrix.h), if the model is wide enough for that to count.
 ComputeType computeTypeFor(const std::string& dtype, const Checkpoint& checkpoint);
 
 Json modelJson(const Checkpoint& checkpoint);

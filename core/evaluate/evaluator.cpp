@@ -126,7 +126,6 @@ struct Evaluator::State {
 
     at::Tensor ids(int group) const;
     std::int64_t streamBytes(int group) const;
-    bool streamsWeights() const;
     Status measure(const CompressionPlan& plan, const std::vector<int>& pending, const std::set<int>& wanted, JobContext& job);
 };
 
@@ -148,13 +147,6 @@ std::int64_t Evaluator::State::streamBytes(int group) const
     const std::int64_t element = model.options().compute == ComputeType::Fp32 ? 4 : 2;
     return static_cast<std::int64_t>(last - first) * static_cast<std::int64_t>(windows.rows[static_cast<std::size_t>(first)].size()) *
            model.shape().hiddenSize * element;
-}
-
-bool Evaluator::State::streamsWeights() const
-{
-    const ModelOptions& options = model.options();
-    if (options.residency != Residency::Auto) return options.residency == Residency::Stream;
-    return model.shape().parameters() * (options.compute == ComputeType::Fp32 ? 4 : 2) > options.memoryBudget;
 }
 
 // Runs the groups of `pending` under the plan and records the loss of every window in them; those in `wanted` are reported.
@@ -186,7 +178,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
         at::Tensor ids;
         at::Tensor hidden;
     };
-    const bool layerByLayer = streamsWeights();
+    const bool layerByLayer = model.streamsWeights();
     const std::int64_t waveBytes = std::max(cache.limit(), kMinWaveBytes);
     for (std::size_t position = 0; position < pending.size();) {
         // Resident weights: group after group, the first losses come early. Streamed weights: layer after layer over as many

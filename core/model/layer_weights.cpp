@@ -63,11 +63,23 @@ public:
             if (bad.empty() && !kernels::allFiniteBf16(values, count)) bad = view.name;
             return WeightMatrix::packed(at::from_blob(const_cast<std::uint16_t*>(values), view.shape, at::kBFloat16));
         }
-        return WeightMatrix::packed(load(view, bad));
+        at::Tensor rows = scratch(view.shape);
+        fill(view, rows, bad);
+        return WeightMatrix::packed(rows);
     }
     // Several matrices with equal columns, one below the other.
-    WeightMatrix stack(std::span<const TensorView> views, std::string& bad) { return WeightMatrix::packed(stackRows(views, bad)); }
-    at::Tensor stackVectors(std::span<const TensorView> views, std::string& bad) { return stackRows(views, bad); }
+    WeightMatrix stack(std::span<const TensorView> views, std::string& bad)
+    {
+        at::Tensor rows = scratch(stackedShape(views));
+        fillRows(views, rows, bad);
+        return WeightMatrix::packed(rows);
+    }
+    at::Tensor stackVectors(std::span<const TensorView> views, std::string& bad)
+    {
+        at::Tensor rows = at::empty(stackedShape(views), m_compute);
+        fillRows(views, rows, bad);
+        return rows;
+    }
     Linear linear(const LinearView& view, std::string& bad)
     {
         Linear linear;
@@ -86,20 +98,30 @@ public:
     std::int64_t bytes() const { return m_bytes; }
 
 private:
-    at::Tensor stackRows(std::span<const TensorView> views, std::string& bad)
+    // Memory for a matrix on its way into the blocked layout. One for all: freed and taken again it would leave holes between the matrices
+    // that stay.
+    at::Tensor scratch(at::IntArrayRef shape)
+    {
+        const std::int64_t count = c10::multiply_integers(shape);
+        if (!m_scratch.defined() || m_scratch.numel() < count) m_scratch = at::empty({count}, m_compute);
+        return m_scratch.narrow(0, 0, count).view(shape);
+    }
+    static std::vector<std::int64_t> stackedShape(std::span<const TensorView> views)
     {
         std::vector<std::int64_t> shape = views.front().shape;
         shape.front() = 0;
         for (const TensorView& view : views)
             shape.front() += view.shape.front();
-        at::Tensor out = at::empty(shape, m_compute);
+        return shape;
+    }
+    void fillRows(std::span<const TensorView> views, at::Tensor& out, std::string& bad)
+    {
         std::int64_t row = 0;
         for (const TensorView& view : views) {
             at::Tensor part = out.narrow(0, row, view.shape.front());
             fill(view, part, bad);
             row += view.shape.front();
         }
-        return out;
     }
     void fill(const TensorView& view, at::Tensor& out, std::string& bad)
     {
@@ -121,6 +143,7 @@ private:
     }
 
     at::ScalarType m_compute;
+    at::Tensor m_scratch;
     std::int64_t m_bytes = 0;
 };
 
@@ -247,22 +270,30 @@ Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, i
     return result;
 }
 
+Result<at::Tensor> embeddingRows(const Checkpoint& checkpoint, std::span<const std::int64_t> ids, at::ScalarType compute)
+{
+    const c10::InferenceMode guard;
+    const TensorView table = checkpoint.embed();
+    ESPALIER_CHECK_OK(checkDtype(table));
+    const std::int64_t width = table.shape.back();
+    at::Tensor rows = at::empty({std::ssize(ids), width}, at::kFloat);
+    auto* to = rows.mutable_data_ptr<float>();
+    for (const std::int64_t id : ids) {
+        toFloat(table, id * width, to, width);
+        to += width;
+    }
+    return rows.to(compute);
+}
+
 Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute)
 {
     const c10::InferenceMode guard;
     auto globals = std::make_shared<GlobalWeights>();
     Loader loader(compute);
-    const TensorView embedding = checkpoint.embed();
     const TensorView head = checkpoint.lmHead();
-    for (const TensorView& view : {embedding, head, checkpoint.finalNorm()})
+    for (const TensorView& view : {head, checkpoint.finalNorm()})
         ESPALIER_CHECK_OK(checkDtype(view));
-    globals->embedding = loader.load(embedding, globals->embeddingNonFinite);
-    if (head.name == embedding.name) {
-        globals->head = globals->embedding;
-        globals->headNonFinite = globals->embeddingNonFinite;
-    } else {
-        globals->head = loader.load(head, globals->headNonFinite);
-    }
+    globals->head = loader.load(head, globals->headNonFinite);
     globals->finalNorm = loader.load(checkpoint.finalNorm(), globals->normNonFinite);
     globals->bytes = loader.bytes();
     return std::shared_ptr<const GlobalWeights>(std::move(globals));

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -79,11 +80,13 @@ struct StoredMatrix {
 // matrix: 0 gate, 1 up, 2 down.
 Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, int expert, int matrix);
 
+// Rows of the embedding, [ids,H], read and converted where they lie in the file. Ids in range. Errors: model.unsupported_dtype.
+Result<at::Tensor> embeddingRows(const Checkpoint& checkpoint, std::span<const std::int64_t> ids, at::ScalarType compute);
+
 struct GlobalWeights {
-    at::Tensor embedding;  // [V,H]
-    at::Tensor head;       // [V,H]; the same tensor when tied
+    at::Tensor head;       // [V,H]
     at::Tensor finalNorm;  // [H]
-    std::string embeddingNonFinite, headNonFinite, normNonFinite;
+    std::string headNonFinite, normNonFinite;
     std::int64_t bytes = 0;
 };
 Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute);

@@ -39,6 +39,9 @@ constexpr std::int64_t kHeadElements = std::int64_t{1} << 22;
 constexpr std::int64_t kHeadRowsMin = 128;
 constexpr std::int64_t kHeadRowsMax = 1024;
 
+// For activations, and for what an operation holds beside the weights.
+constexpr std::int64_t kRoomToCompute = std::int64_t{512} << 20;
+
 std::int64_t halfOfMemory()
 {
     const long pages = sysconf(_SC_PHYS_PAGES);
@@ -49,6 +52,43 @@ std::int64_t halfOfMemory()
 std::int64_t layerParameters(const LayerShape& layer)
 {
     return layer.otherParameters + layer.experts * (layer.expertParameters + layer.routerParametersPerExpert);
+}
+
+struct Residence {
+    int layers = 0;         // from the first, that stay
+    bool readAhead = true;  // of streamed layers
+    std::int64_t spare = 0;
+};
+
+// Everything stays if it fits beside room to compute in. Else layers are streamed, two at a time if both fit, and what is left holds as
+// many as it can for the next pass.
+Residence residenceOf(const ModelShape& shape, std::int64_t valueBytes, const ModelOptions& options)
+{
+    const auto layers = static_cast<int>(shape.layers.size());
+    const auto bytes = [&](int layer) { return layerParameters(shape.layers[static_cast<std::size_t>(layer)]) * valueBytes; };
+    // Rows of the embedding are read where they lie in the file.
+    const std::int64_t globals = (shape.tiedEmbeddings ? shape.embeddingParameters : shape.embeddingParameters / 2) * valueBytes;
+    std::int64_t all = globals;
+    std::int64_t largest = 0;
+    for (int l = 0; l < layers; ++l) {
+        all += bytes(l);
+        largest = std::max(largest, bytes(l));
+    }
+    const std::int64_t budget = options.memoryBudget;
+    const std::int64_t room = std::min(budget / 8, kRoomToCompute);
+    Residence residence;
+    if (options.residency == Residency::Resident || (options.residency == Residency::Auto && all + room <= budget)) {
+        residence.layers = layers;
+        residence.spare = std::max<std::int64_t>(budget - all, 0);
+        return residence;
+    }
+    std::int64_t left = budget - room - globals - 2 * largest;
+    residence.readAhead = left >= 0 || options.residency == Residency::Stream;
+    if (!residence.readAhead) left += largest;
+    while (options.residency == Residency::Auto && residence.layers < layers && left >= bytes(residence.layers))
+        left -= bytes(residence.layers++);
+    residence.spare = std::max<std::int64_t>(left, 0) + room;
+    return residence;
 }
 
 Error notFiniteWeight(const std::string& tensor)
@@ -85,6 +125,8 @@ struct MoeModel::Impl {
     MoeArithmetic arithmetic;
     double eps = 1e-6;
     std::vector<int> windows;  // per layer, 0 = none
+    std::int64_t spare = 0;
+    bool streams = false;
     std::unique_ptr<WeightStore> store;
     std::unique_ptr<FactorStore> factors;
     FactorSources sources;
@@ -133,27 +175,13 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     for (const LayerConfig& layer : config.layers)
         impl->windows.push_back(layer.window);
 
-    // How many layers stay: as many as the budget holds beside embedding, head and (when any is streamed) two layers on their way.
     const ModelShape& shape = checkpoint->shape();
-    const std::int64_t size = impl->compute == at::kFloat ? 4 : 2;
-    std::int64_t total = shape.embeddingParameters * size;
-    std::int64_t largest = 0;
-    for (const LayerShape& layer : shape.layers) {
-        total += layerParameters(layer) * size;
-        largest = std::max(largest, layerParameters(layer) * size);
-    }
-    const auto layers = static_cast<int>(shape.layers.size());
-    int resident = layers;
-    if (options.residency == Residency::Stream) {
-        resident = 0;
-    } else if (options.residency == Residency::Auto && total > impl->options.memoryBudget) {
-        std::int64_t left = impl->options.memoryBudget - shape.embeddingParameters * size - 2 * largest;
-        resident = 0;
-        while (resident < layers && left >= layerParameters(shape.layers[static_cast<std::size_t>(resident)]) * size)
-            left -= layerParameters(shape.layers[static_cast<std::size_t>(resident++)]) * size;
-    }
-    const std::int64_t factorBudget = std::max(impl->options.memoryBudget / 4, std::int64_t{64} << 20);
-    impl->store = std::make_unique<WeightStore>(checkpoint, impl->compute, layers, resident);
+    const Residence residence = residenceOf(shape, impl->compute == at::kFloat ? 4 : 2, impl->options);
+    impl->spare = residence.spare;
+    impl->streams = residence.layers < static_cast<int>(shape.layers.size());
+    const std::int64_t factorBudget = std::max(residence.spare / 4, std::int64_t{64} << 20);
+    impl->store = std::make_unique<WeightStore>(checkpoint, impl->compute, static_cast<int>(shape.layers.size()), residence.layers,
+                                                residence.readAhead);
     impl->factors = std::make_unique<FactorStore>(checkpoint, impl->compute, factorBudget);
     impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute);
     return std::unique_ptr<MoeModel>(new MoeModel(std::move(impl)));
@@ -175,6 +203,10 @@ std::string MoeModel::numericMode() const { return m_impl->compute == at::kFloat
 int MoeModel::layerCount() const { return static_cast<int>(shape().layers.size()); }
 
 std::int64_t MoeModel::residentBytes() const { return m_impl->store->bytes() + m_impl->factors->bytes(); }
+
+bool MoeModel::streamsWeights() const { return m_impl->streams; }
+
+std::int64_t MoeModel::spareBytes() const { return m_impl->spare; }
 
 void MoeModel::releaseWeights()
 {
@@ -247,17 +279,21 @@ PreparedPlan MoeModel::identity() const
 Result<at::Tensor> MoeModel::embed(const at::Tensor& ids)
 {
     const c10::InferenceMode guard;
-    ESPALIER_TRY(const auto globals, m_impl->store->globals());
-    if (!globals->embeddingNonFinite.empty()) return notFiniteWeight(globals->embeddingNonFinite);
     const at::Tensor flat = ids.to(at::kLong).contiguous();
-    const std::int64_t rows = globals->embedding.size(0);
+    const TensorView table = m_impl->checkpoint->embed();
+    const std::int64_t rows = table.shape.front();
     const auto* id = flat.const_data_ptr<std::int64_t>();
     for (std::int64_t i = 0; i < flat.numel(); ++i)
         if (id[i] < 0 || id[i] >= rows)
             return badInput("model.token_out_of_range", std::to_string(id[i]),
                             fmt::format("Token {} does not exist: the model has {} embedding rows.", id[i], rows),
                             "Use the tokenizer that belongs to the model.");
-    return at::embedding(globals->embedding, flat);
+    ESPALIER_TRY(const at::Tensor embedded,
+                 embeddingRows(*m_impl->checkpoint, {id, static_cast<std::size_t>(flat.numel())}, m_impl->compute));
+    if (!allFinite(embedded)) return notFiniteWeight(table.name);
+    std::vector<std::int64_t> sizes = flat.sizes().vec();
+    sizes.push_back(embedded.size(1));
+    return embedded.view(sizes);
 }
 
 // The weights of the layer that is to run, checked, and the factors that the plan sets in it.

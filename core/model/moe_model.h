@@ -47,7 +47,7 @@ enum class Residency {
 struct ModelOptions {
     ComputeType compute = ComputeType::Fp32;
     Residency residency = Residency::Auto;
-    std::int64_t memoryBudget = 0;  // bytes for weights and factors; 0 = half of the machine's memory
+    std::int64_t memoryBudget = 0;  // bytes; 0 = half of the machine's memory
     int threads = 0;                // of the process's compute pool; 0 = one per core
 };
 
@@ -89,6 +89,9 @@ public:
     std::string numericMode() const;      // "fp32" or "bf16"
     int layerCount() const;
     std::int64_t residentBytes() const;  // weights and factors held now
+    bool streamsWeights() const;         // not all layers stay in memory
+    // What the memory budget leaves beside the weights as they are going to be held: for caches and sums of the callers. Never negative.
+    std::int64_t spareBytes() const;
 
     // Profiles that plans with whitened factors may name; replaces earlier ones. Plans prepared before keep theirs.
     void setFactorSources(FactorSources sources);

@@ -9,10 +9,12 @@
 namespace espalier
 {
 
-WeightStore::WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, int layers, int residentLayers)
+WeightStore::WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, int layers, int residentLayers,
+                         bool readAhead)
     : m_checkpoint(std::move(checkpoint)),
       m_compute(compute),
       m_residentLayers(residentLayers),
+      m_readAhead(readAhead),
       m_slots(static_cast<std::size_t>(layers)),
       m_reader([this] { readerLoop(); })
 {
@@ -91,7 +93,7 @@ Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer, int st
     const int count = static_cast<int>(m_slots.size());
     // Room first: in a stream the layer before this one must be gone before the next one is read.
     for (int i = m_residentLayers; i < count; ++i)
-        if (i != layer && i != layer + step) m_slots[static_cast<std::size_t>(i)].weights.reset();
+        if (i != layer && (i != layer + step || !m_readAhead)) m_slots[static_cast<std::size_t>(i)].weights.reset();
     if (!slot.weights) {
         slot.error.reset();
         enqueue(layer, true);
@@ -103,7 +105,12 @@ Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer, int st
         return error;
     }
     auto weights = slot.weights;
-    if (layer + step >= 0 && layer + step < count) enqueue(layer + step, false);
+    const int next = layer + step;
+    if (next < 0 || next >= count || m_slots[static_cast<std::size_t>(next)].weights) return weights;
+    if (m_readAhead || next < m_residentLayers)
+        enqueue(next, false);
+    else
+        m_checkpoint->willNeedLayer(next);
     return weights;
 }
 

@@ -18,13 +18,15 @@ namespace espalier
 class WeightStore
 {
 public:
-    // The first residentLayers layers stay once loaded, the others are dropped when the pass has gone on.
-    WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, int layers, int residentLayers);
+    // The first residentLayers layers stay once loaded, the others are dropped when the pass has gone on. `readAhead`: the next layer is
+    // converted while one computes, so that two streamed layers are in memory; else only its pages are asked for.
+    WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, int layers, int residentLayers, bool readAhead);
     ~WeightStore();
     WeightStore(const WeightStore&) = delete;
     WeightStore& operator=(const WeightStore&) = delete;
 
-    // Blocks until the layer is there, drops what is neither resident nor next, and starts reading the next layer (layer + step).
+    // Blocks until the layer is there, drops what is neither resident nor next, and starts reading the next layer (layer + step). The
+    // caller has let go of the layer before.
     Result<std::shared_ptr<const LayerWeights>> layer(int layer, int step = 1);
     Result<std::shared_ptr<const GlobalWeights>> globals();
     std::int64_t bytes() const;
@@ -42,6 +44,7 @@ private:
     const std::shared_ptr<const Checkpoint> m_checkpoint;
     const at::ScalarType m_compute;
     const int m_residentLayers;
+    const bool m_readAhead;
     std::shared_ptr<const GlobalWeights> m_globals;
 
     mutable std::mutex m_mutex;

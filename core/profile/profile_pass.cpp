@@ -402,7 +402,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         ESPALIER_TRY(plan, model.prepare(kept));
     }
     const std::int64_t momentBudget =
-        options.momentBudget > 0 ? options.momentBudget : std::max(model.options().memoryBudget / 4, kLeastMomentBudget);
+        options.momentBudget > 0 ? options.momentBudget : std::max(model.spareBytes() / 4, kLeastMomentBudget);
 
     int longest = 1;
     for (const int length : settings.listLength)

@@ -35,7 +35,7 @@ struct ProfileOptions {
     // Experts that exist during the pass (ranks of the plan do not count): statistics of an already pruned model, from which methods.md 3.5
     // takes importance and second moments for the ranks. Absent: all.
     std::optional<CompressionPlan> plan = {};
-    std::int64_t momentBudget = 0;    // bytes for the second moments of a layer; 0 = a quarter of the model's budget, 256 MiB at least
+    std::int64_t momentBudget = 0;    // bytes for the second moments of a layer; 0 = a quarter of MoeModel::spareBytes(), 256 MiB at least
     std::int64_t boundaryBudget = 0;  // bytes for the states between layers that the reverse sweep needs; 0 = the same
     bool resume = false;              // go on from the state an interrupted pass left; without one this is an ordinary pass
     bool force = false;               // replace an existing `out`
