@@ -225,10 +225,8 @@ Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan)
     Json losses = Json::array();
     for (const LayerProfile& layer : profile.layers) {
         if (layer.experts == 0 || layer.gram.tokenCount() == 0 || layer.layer >= plan.layerCount()) continue;
-        RouterShape router = profile.shape.layers[static_cast<std::size_t>(layer.layer)].router;
         const LayerPlan& layerPlan = plan.layer(layer.layer);
-        router.topK = layerPlan.topK.value_or(router.topK);
-        const GramEvaluator gram(layer, router);
+        const GramEvaluator gram(layer, profile.shape.layers[static_cast<std::size_t>(layer.layer)].router, layerPlan.topK);
         const GramLoss loss = gram.evaluate(layerPlan.kept);
         const double norm = gram.outputNorm();
         losses.push_back({{"layer", layer.layer},

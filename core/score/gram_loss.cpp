@@ -3,6 +3,7 @@
 #include "plan/routing.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <numeric>
 
@@ -64,9 +65,11 @@ int positionOf(const std::uint16_t* list, int length, int expert)
 
 double GramLoss::loss() const { return std::sqrt(squared); }
 
-GramEvaluator::GramEvaluator(const LayerProfile& layer, const RouterShape& router)
-    : m_store(layer.gram), m_router(router), m_experts(layer.experts), m_topK(router.topK)
+GramEvaluator::GramEvaluator(const LayerProfile& layer, const RouterShape& reference, std::optional<int> topK)
+    : m_store(layer.gram), m_reference(reference), m_router(reference), m_experts(layer.experts), m_topK(topK.value_or(reference.topK))
 {
+    assert(m_topK >= 1 && m_topK <= reference.topK);
+    m_router.topK = m_topK;
     const std::size_t tokens = m_store.tokenCount();
     m_energy.assign(tokens, 0.0);
     if (plainOrder()) m_probability.resize(tokens * static_cast<std::size_t>(m_experts));
@@ -105,7 +108,7 @@ void GramEvaluator::prepareToken(std::size_t token)
         for (std::size_t e = 0; e < n; ++e)
             p[e] /= sum;
     }
-    const Routing all = route(m_router, logits, {}, m_store.selectionBias);
+    const Routing all = route(m_reference, logits, {}, m_store.selectionBias);
     Change weights;
     for (std::size_t i = 0; i < all.experts.size(); ++i) {
         const int position = positionOf(list, m_store.listLength, all.experts[i]);
@@ -123,6 +126,7 @@ GramLoss GramEvaluator::evaluate(std::span<const int> kept) const
     if (!plainOrder()) return evaluateGeneric(kept);
     const auto n = static_cast<std::size_t>(m_experts);
     const int length = m_store.listLength;
+    const int k = m_reference.topK;
     const bool renormalised = m_router.rule == RoutingRule::SoftmaxRenormalised;
     std::vector<bool> keeps(n, false);
     for (const int e : kept)
@@ -130,7 +134,7 @@ GramLoss GramEvaluator::evaluate(std::span<const int> kept) const
 
     GramLoss loss;
     loss.tokens = tokens();
-    if (kept.size() == n) return loss;  // exactly nothing, whatever the probabilities add up to
+    if (kept.size() == n && sameTopK()) return loss;  // exactly nothing, whatever the probabilities add up to
     Change change;
     std::vector<int> now(static_cast<std::size_t>(m_topK));
     for (std::size_t t = 0; t < m_store.tokenCount(); ++t) {
@@ -148,12 +152,12 @@ GramLoss GramEvaluator::evaluate(std::span<const int> kept) const
         double before = 1.0;
         double after = 0;
         if (renormalised) {
+            if (now.back() == k - 1 && sameTopK()) continue;  // the same experts, the same weights
             before = 0;
-            for (int i = 0; i < m_topK; ++i) {
+            for (int i = 0; i < k; ++i)
                 before += p[list[i]];
-                after += p[list[now[static_cast<std::size_t>(i)]]];
-            }
-            if (now.back() == m_topK - 1) continue;  // the same experts, the same weights
+            for (const int i : now)
+                after += p[list[i]];
         } else {
             for (const int e : kept)
                 after += p[e];
@@ -162,7 +166,7 @@ GramLoss GramEvaluator::evaluate(std::span<const int> kept) const
         change.clear();
         for (const int i : now)
             change.add(i, scale * p[list[i]] / after);
-        for (int i = 0; i < m_topK; ++i)
+        for (int i = 0; i < k; ++i)
             change.add(i, -scale * p[list[i]] / before);
         loss.squared += change.energy(m_store.products.data() + t * m_store.triangle());
     }
@@ -187,7 +191,7 @@ GramLoss GramEvaluator::evaluateGeneric(std::span<const int> kept) const
             covered = covered && position >= 0;
             if (position >= 0) change.add(position, after.weights[i]);
         }
-        const auto k = static_cast<std::size_t>(m_topK);
+        const auto k = static_cast<std::size_t>(m_reference.topK);
         for (std::size_t i = t * k; i < (t + 1) * k; ++i) {
             covered = covered && m_fullPosition[i] >= 0;
             if (m_fullPosition[i] >= 0) change.add(m_fullPosition[i], -m_fullWeight[i]);
@@ -226,6 +230,7 @@ std::vector<GramLoss> GramEvaluator::leaveOneOut() const
     }
 
     const int length = m_store.listLength;
+    const int k = m_reference.topK;
     const bool renormalised = m_router.rule == RoutingRule::SoftmaxRenormalised;
     const double scale = renormalised ? 1.0 : m_router.scaling;
     const bool hasNext = length > m_topK;
@@ -234,9 +239,14 @@ std::vector<GramLoss> GramEvaluator::leaveOneOut() const
         const std::uint16_t* list = m_store.list.data() + t * static_cast<std::size_t>(length);
         const double* p = m_probability.data() + t * n;
         const double* triangle = m_store.products.data() + t * m_store.triangle();
-        double selected = 0;
-        for (int i = 0; i < m_topK; ++i)
-            selected += p[list[i]];
+        const auto massOf = [&](int count) {
+            double sum = 0;
+            for (int i = 0; i < count; ++i)
+                sum += p[list[i]];
+            return sum;
+        };
+        const double before = renormalised ? massOf(k) : 1.0;
+        const double selected = sameTopK() && renormalised ? before : massOf(m_topK);
         // Probability left when e is gone. The difference cancels when e has nearly all of it.
         const auto without = [&](double total, int e, bool amongSelected) {
             if (p[e] < 0.5 * total) return total - p[e];
@@ -250,6 +260,18 @@ std::vector<GramLoss> GramEvaluator::leaveOneOut() const
             }
             return rest;
         };
+        // The candidate uses the first `count` of the list but for `out`, their probabilities divided by `after`.
+        const auto energy = [&](int count, int out, double after) {
+            change.clear();
+            for (int i = 0; i < std::max(count, k); ++i) {
+                const double probability = scale * p[list[i]];
+                const double was = i < k ? probability / before : 0.0;
+                const double is = i < count && i != out ? probability / after : 0.0;
+                change.position.push_back(i);
+                change.weight.push_back(is - was);
+            }
+            return change.energy(triangle);
+        };
         for (int out = 0; out < m_topK; ++out) {
             const int e = list[out];
             GramLoss& loss = losses[static_cast<std::size_t>(e)];
@@ -259,24 +281,23 @@ std::vector<GramLoss> GramEvaluator::leaveOneOut() const
                 loss.squared += m_energy[t];
                 continue;
             }
-            const double before = renormalised ? selected : 1.0;
-            const double after = renormalised ? without(selected, e, true) + p[list[m_topK]] : without(1.0, e, false);
-            change.clear();
-            for (int i = 0; i <= m_topK; ++i) {
-                const double probability = scale * p[list[i]];
-                const double was = i < m_topK ? probability / before : 0.0;
-                const double is = i != out ? probability / after : 0.0;
-                change.position.push_back(i);
-                change.weight.push_back(is - was);
-            }
-            loss.squared += change.energy(triangle);
+            loss.squared += energy(m_topK + 1, out, renormalised ? without(selected, e, true) + p[list[m_topK]] : without(1.0, e, false));
         }
-        if (renormalised) continue;
-        // Rule B: every other removal only enlarges the weights, by p_e / (1 - p_e).
+        // Every other removal leaves the selection as it is. Rule A: at the model's top-k nothing changes.
+        if (renormalised && sameTopK()) continue;
+        const double unchanged = renormalised ? energy(m_topK, -1, selected) : 0.0;
         for (int e = 0; e < m_experts; ++e) {
             if (positionOf(list, m_topK, e) >= 0) continue;
-            const double growth = p[e] / without(1.0, e, false);
-            losses[static_cast<std::size_t>(e)].squared += growth * growth * m_energy[t];
+            double& squared = losses[static_cast<std::size_t>(e)].squared;
+            if (renormalised) {
+                squared += unchanged;
+            } else if (sameTopK()) {
+                // Rule B: it only enlarges the weights, by p_e / (1 - p_e).
+                const double growth = p[e] / without(1.0, e, false);
+                squared += growth * growth * m_energy[t];
+            } else {
+                squared += energy(m_topK, -1, without(1.0, e, false));
+            }
         }
     }
     for (GramLoss& loss : losses)

@@ -1,5 +1,6 @@
 // The exact layer loss of a kept set, from the Gram store, without a forward pass (methods.md 4.1 - 4.5):
 //     || Z - Z(C) ||_F^2 = sum_t a_t' G_t a_t,   a_t = w_t(C) - w_t(all).
+// w_t(all) always is the unpruned layer at the model's own top-k; w_t(C) may use fewer experts per token (a plan's top_k).
 // Routing is plan/routing.h's, in fp64 from the stored logits. "Exact" means: for this layer, on the inputs at which it was collected.
 #pragma once
 
@@ -7,6 +8,7 @@
 #include "session/profile_data.h"
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -27,21 +29,24 @@ struct GramLoss {
 class GramEvaluator
 {
 public:
+    // `reference`: the model's router. `topK`: experts per token of the candidates, 1 .. the model's; none = the model's.
     // A store without tokens gives losses of 0 over 0 tokens.
-    GramEvaluator(const LayerProfile& layer, const RouterShape& router);
+    GramEvaluator(const LayerProfile& layer, const RouterShape& reference, std::optional<int> topK = {});
 
     int experts() const noexcept { return m_experts; }
     std::int64_t tokens() const noexcept { return static_cast<std::int64_t>(m_store.tokenCount()); }
     double outputNorm() const noexcept;  // ||MoE output||_F over the stored tokens, shared experts included
 
-    // `kept`: ascending original ids, at least top-k of them.
+    // `kept`: ascending original ids, at least as many as a candidate uses per token.
     GramLoss evaluate(std::span<const int> kept) const;
     // Loss of all \ {e} for every expert e; equal to evaluate() of each, at a fraction of the cost (methods.md 4.3).
     std::vector<GramLoss> leaveOneOut() const;
 
     // What a search builds its own tables from (search/set_loss.h).
     const GramStore& store() const noexcept { return m_store; }
-    const RouterShape& router() const noexcept { return m_router; }
+    const RouterShape& reference() const noexcept { return m_reference; }
+    const RouterShape& router() const noexcept { return m_router; }  // of the candidates
+    bool sameTopK() const noexcept { return m_topK == m_reference.topK; }
     // Rules A and B, and D where no group is ever left out: the first k kept ids of a token's list are its selection.
     bool plainOrder() const noexcept;
     std::span<const double> probabilities() const noexcept { return m_probability; }  // [T][n] softmax over all experts; plain order only
@@ -52,12 +57,13 @@ private:
     GramLoss evaluateGeneric(std::span<const int> kept) const;
 
     const GramStore& m_store;
+    RouterShape m_reference;
     RouterShape m_router;
     int m_experts = 0;
-    int m_topK = 0;
+    int m_topK = 0;                     // of the candidates
     std::vector<double> m_probability;  // [T][n] softmax over all experts (plain rules only)
     std::vector<double> m_energy;       // [T] w'Gw of the unpruned layer
-    // [T][k] routing of the unpruned layer, list positions (-1: not in the list) and weights; other rules only.
+    // [T][the model's k] routing of the unpruned layer, list positions (-1: not in the list) and weights; other rules only.
     std::vector<int> m_fullPosition;
     std::vector<double> m_fullWeight;
 };

@@ -26,7 +26,7 @@ public:
           m_genetic(genetic),
           m_geneticParams(geneticParams),
           m_handle(handle),
-          m_evaluator(layer, shape.router),
+          m_evaluator(layer, shape.router, plan.topK),
           m_loss(m_evaluator)
     {
     }
@@ -66,12 +66,12 @@ private:
     int lowest(int groups) const
     {
         const auto pinned = static_cast<int>(m_plan.protectedExperts.size());
-        if (groups == 1) return std::max(m_shape.router.topK, pinned);
+        if (groups == 1) return std::max(m_loss.topK(), pinned);
         const int size = m_shape.experts / groups;
         std::vector<int> perGroup(static_cast<std::size_t>(groups), 0);
         for (const int e : m_plan.protectedExperts)
             ++perGroup[static_cast<std::size_t>(e / size)];
-        const int least = (m_shape.router.topK + m_shape.router.topGroups - 1) / m_shape.router.topGroups;
+        const int least = (m_loss.topK() + m_shape.router.topGroups - 1) / m_shape.router.topGroups;
         return groups * std::max(least, *std::max_element(perGroup.begin(), perGroup.end()));
     }
 

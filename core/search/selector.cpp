@@ -163,7 +163,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
     const auto work = [&](int layer, LayerPool::Handle& handle) -> Status {
         const auto l = static_cast<std::size_t>(layer);
         const LayerPlan& plan = base.layer(layer);
-        const GramEvaluator evaluator(profile.layers[l], profile.shape.layers[l].router);
+        const GramEvaluator evaluator(profile.layers[l], profile.shape.layers[l].router, plan.topK);
         SetLoss loss(evaluator);
         SelectRequest request;
         request.layer = layer;

@@ -18,8 +18,9 @@ constexpr double kEnoughMass = 0.25;
 SetLoss::SetLoss(const GramEvaluator& evaluator)
     : m_evaluator(evaluator),
       m_topK(evaluator.router().topK),
+      m_own(evaluator.reference().topK),
       m_length(evaluator.store().listLength),
-      m_fast(evaluator.plainOrder() && m_topK <= kMaxTopK && m_topK <= m_length),
+      m_fast(evaluator.plainOrder() && m_own <= kMaxTopK && m_own <= m_length),
       m_renormalised(evaluator.router().rule == RoutingRule::SoftmaxRenormalised),
       m_scale(m_renormalised ? 1.0 : evaluator.router().scaling),
       m_tokens(evaluator.store().tokenCount())
@@ -87,7 +88,7 @@ void SetLoss::positionWords(const ExpertBits& kept, std::vector<std::uint32_t>& 
 template <bool kCurvature>
 SetLoss::Terms SetLoss::tokenTerms(std::size_t token, std::uint32_t word, double rest, const ExpertBits& kept) const
 {
-    switch (m_topK) {
+    switch (m_topK == m_own ? m_own : 0) {
         case 2:
             return tokenTermsFor<kCurvature, 2>(token, word, rest, kept);
         case 4:
@@ -105,10 +106,12 @@ template <bool kCurvature, int kTopK>
 inline SetLoss::Terms SetLoss::tokenTermsFor(std::size_t token, std::uint32_t word, double rest, const ExpertBits& kept) const
 {
     Terms terms;
-    const int k = kTopK > 0 ? kTopK : m_topK;
+    const int k = kTopK > 0 ? kTopK : m_own;
+    const int uses = kTopK > 0 ? kTopK : m_topK;
     const std::uint32_t own = (std::uint32_t{1} << k) - 1;
     const double energy = m_evaluator.routedEnergy()[token];
-    if ((word & own) == own) {
+    std::uint32_t chosen = word & own;  // of the token's own positions
+    if (uses == k && chosen == own) {
         // The same experts. Rule A: the same weights.
         terms.last = k - 1;
         if (m_renormalised) return terms;
@@ -120,9 +123,11 @@ inline SetLoss::Terms SetLoss::tokenTermsFor(std::size_t token, std::uint32_t wo
     }
     const double* p = m_listProbability.data() + token * static_cast<std::size_t>(m_length);
     int position[2 * kMaxTopK];
-    const int stay = std::popcount(word & own);
+    int stay = std::popcount(chosen);
+    for (; stay > uses; --stay)
+        chosen ^= std::bit_floor(chosen);
     int count = k;
-    const int wanted = 2 * k - stay;
+    const int wanted = k + uses - stay;
     for (std::uint32_t left = word & ~own; left != 0 && count < wanted; left &= left - 1)
         position[count++] = std::countr_zero(left);
     if (count < wanted && m_length > kWordBits) {
@@ -135,7 +140,8 @@ inline SetLoss::Terms SetLoss::tokenTermsFor(std::size_t token, std::uint32_t wo
         terms.last = kUncovered;
         return terms;
     }
-    terms.last = position[count - 1];  // NOLINT(clang-analyzer-core.uninitialized.Assign): stay < k here, so count > k
+    // NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): position[k .. count - 1] are set
+    terms.last = count > k ? position[count - 1] : std::bit_width(chosen) - 1;
 
     double before = 1.0;
     double after = rest;
@@ -143,7 +149,7 @@ inline SetLoss::Terms SetLoss::tokenTermsFor(std::size_t token, std::uint32_t wo
         before = after = 0;
         for (int i = 0; i < k; ++i) {
             before += p[i];
-            if (word >> i & 1) after += p[i];
+            if (chosen >> i & 1) after += p[i];
         }
         for (int i = k; i < count; ++i)
             after += p[position[i]];
@@ -154,7 +160,7 @@ inline SetLoss::Terms SetLoss::tokenTermsFor(std::size_t token, std::uint32_t wo
     double a[2 * kMaxTopK];
     double v[2 * kMaxTopK];
     for (int i = 0; i < k; ++i) {
-        const bool stays = (word >> i & 1) != 0;
+        const bool stays = (chosen >> i & 1) != 0;
         a[i] = p[i] * ((stays ? scaleAfter : 0.0) - scaleBefore);
         if constexpr (kCurvature) v[i] = stays ? m_scale * p[i] : 0.0;
     }
@@ -208,10 +214,10 @@ GramLoss SetLoss::evaluate(const ExpertBits& kept)
     if (!m_fast) return m_evaluator.evaluate(kept.toSet());
     GramLoss loss;
     loss.tokens = static_cast<std::int64_t>(m_tokens);
-    if (kept.count() == experts()) return loss;
+    if (kept.count() == experts() && m_topK == m_own) return loss;
     positionWords(kept, m_words);
     if (!m_renormalised) remainingMass(kept, m_rest);
-    switch (m_topK) {
+    switch (m_topK == m_own ? m_own : 0) {
         case 2:
             addTokens<2>(kept, loss);
             break;
@@ -233,11 +239,11 @@ GramLoss SetLoss::evaluate(const ExpertBits& kept)
 template <int kTopK>
 void SetLoss::addTokens(const ExpertBits& kept, GramLoss& loss) const
 {
-    const std::uint32_t own = (std::uint32_t{1} << m_topK) - 1;
+    const std::uint32_t own = (std::uint32_t{1} << m_own) - 1;
     const double* energy = m_evaluator.routedEnergy().data();
     double squared = 0;
     for (std::size_t t = 0; t < m_tokens; ++t) {
-        if ((m_words[t] & own) == own) {
+        if (m_topK == m_own && (m_words[t] & own) == own) {
             if (m_renormalised) continue;
             const double growth = (1.0 - m_rest[t]) / m_rest[t];
             squared += growth * growth * energy[t];

@@ -1,6 +1,7 @@
 // The loss of score/gram_loss.h, laid out for searches that evaluate thousands of kept sets of one layer (methods.md 4.3).
 //
-// Per token a word says which positions of its list are kept: the k lowest set bits are its selection. Removing an expert clears one
+// Per token a word says which positions of its list are kept: the k lowest set bits are its selection (k of the candidates, which may
+// use fewer experts per token than the unpruned layer they are compared with). Removing an expert clears one
 // bit in the words of the tokens that list it, so a set costs work only where the selection changes. Under rule A nothing else
 // changes; under rule B every other token's weights grow by one factor, which costs O(1).
 #pragma once
@@ -23,7 +24,7 @@ public:
 
     const GramEvaluator& evaluator() const noexcept { return m_evaluator; }
     int experts() const noexcept { return m_evaluator.experts(); }
-    int topK() const noexcept { return m_topK; }
+    int topK() const noexcept { return m_topK; }  // of the candidates
     // A pure function of the set: the same bits however a search came to it. At least top-k experts. Rules other than A and B go
     // through GramEvaluator::evaluate.
     GramLoss evaluate(const ExpertBits& kept);
@@ -52,7 +53,7 @@ private:
     void positionWords(const ExpertBits& kept, std::vector<std::uint32_t>& words) const;
     template <bool kCurvature>
     Terms tokenTerms(std::size_t token, std::uint32_t word, double rest, const ExpertBits& kept) const;
-    // kTopK is m_topK where the compiler is to know it, else 0.
+    // kTopK is the top-k of both routers where the compiler is to know it, else 0.
     template <bool kCurvature, int kTopK>
     Terms tokenTermsFor(std::size_t token, std::uint32_t word, double rest, const ExpertBits& kept) const;
     template <int kTopK>
@@ -60,6 +61,7 @@ private:
 
     const GramEvaluator& m_evaluator;
     int m_topK = 0;
+    int m_own = 0;                // the model's top-k: the first so many of a list are its selection in the unpruned layer
     int m_length = 0;             // K
     bool m_fast = false;          // rule A or B
     bool m_renormalised = false;  // rule A

@@ -400,6 +400,12 @@ TEST(Cli, profileScorePlan)
     EXPECT_TRUE(estimate["band"].is_null());
     EXPECT_EQ(estimate["label"], "estimate, uncalibrated");
     EXPECT_EQ(estimate["estimate_layers"].size(), 6u);
+    // Fewer experts per token move the output although all of them are kept: losses are against the model as it is.
+    const std::string fewer = (scratch / "fewer.json").string();
+    writeFile(fewer, R"({"version": 1, "layers": [{"layer": 1, "kept": [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15], "top_k": 1}]})");
+    const Json fewerLosses = json({"estimate", kDemo, "--profile", whole, "--plan", fewer}).json()["losses"];
+    EXPECT_EQ(fewerLosses[0]["loss"], 0.0);
+    EXPECT_GT(fewerLosses[1]["loss"].get<double>(), 0);
     // Eight measured plans that came out at twice the curvature.
     const std::string pairs = (scratch / "pairs.json").string();
     Json measured = Json::array();

@@ -20,9 +20,11 @@ struct MadeLayer {
     int width = 0;
     std::vector<std::vector<double>> outputs;  // [token * experts + expert][width]
 
-    // || Z - Z(kept) ||^2 by weighting and adding the outputs themselves.
-    double direct(const std::vector<int>& kept) const
+    // || Z - Z(kept) ||^2 by weighting and adding the outputs themselves. `topK`: of Z(kept), 0 = the model's.
+    double direct(const std::vector<int>& kept, int topK = 0) const
     {
+        RouterShape candidate = router;
+        if (topK > 0) candidate.topK = topK;
         const auto n = static_cast<std::size_t>(profile.experts);
         double sum = 0;
         for (std::size_t t = 0; t < profile.gram.tokenCount(); ++t) {
@@ -33,7 +35,7 @@ struct MadeLayer {
                         difference[c] += sign * routing.weights[i] * outputs[t * n + static_cast<std::size_t>(routing.experts[i])][c];
             };
             const std::span<const float> logits(profile.gram.logits.data() + t * n, n);
-            add(route(router, logits, kept), 1);
+            add(route(candidate, logits, kept), 1);
             add(route(router, logits), -1);
             for (const double value : difference)
                 sum += value * value;

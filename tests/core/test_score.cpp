@@ -58,9 +58,11 @@ struct RandomLayer {
     }
     const double* at(int t, int e) const { return y.data() + (t * n + e) * width; }
     double dot(int t, int a, int b) const { return std::inner_product(at(t, a), at(t, a) + width, at(t, b), 0.0); }
-    std::vector<double> output(int t, const std::vector<int>& kept) const
+    std::vector<double> output(int t, const std::vector<int>& kept, int topK = 0) const
     {
-        const Routing routing = route(router, {logits.data() + t * n, static_cast<std::size_t>(n)}, kept);
+        RouterShape shape = router;
+        if (topK > 0) shape.topK = topK;
+        const Routing routing = route(shape, {logits.data() + t * n, static_cast<std::size_t>(n)}, kept);
         std::vector<double> sum(static_cast<std::size_t>(width), 0.0);
         for (std::size_t i = 0; i < routing.experts.size(); ++i)
             for (int c = 0; c < width; ++c)
@@ -68,12 +70,13 @@ struct RandomLayer {
         return sum;
     }
     static double squared(int, const std::vector<double>& v) { return std::inner_product(v.begin(), v.end(), v.begin(), 0.0); }
-    double direct(const std::vector<int>& kept) const
+    // `topK`: of the candidate, 0 = the model's.
+    double direct(const std::vector<int>& kept, int topK = 0) const
     {
         double total = 0;
         for (int t = 0; t < tokens; ++t) {
             const std::vector<double> all = output(t, {});
-            const std::vector<double> some = output(t, kept);
+            const std::vector<double> some = output(t, kept, topK);
             for (std::size_t c = 0; c < all.size(); ++c)
                 total += (all[c] - some[c]) * (all[c] - some[c]);
         }
@@ -137,6 +140,41 @@ TEST(GramLoss, LeaveOneOutEqualsEvaluationOfEach)
             EXPECT_NEAR(losses[static_cast<std::size_t>(e)].loss(), evaluator.evaluate(without(9, e)).loss(), 1e-10);
             EXPECT_NEAR(losses[static_cast<std::size_t>(e)].loss(), layer.direct(without(9, e)), 1e-9);
         }
+    }
+}
+
+// The reference stays the unpruned layer with the experts per token that the model was trained with.
+TEST(GramLoss, FewerExpertsPerTokenAgainstTheUnprunedLayer)
+{
+    for (const RouterShape& router : rules()) {
+        const bool grouped = router.groups > 1;
+        const RandomLayer layer(8, 60, router, 8, 7);
+        std::vector<int> all(8);
+        std::iota(all.begin(), all.end(), 0);
+        for (const int topK : {1, 2}) {
+            const GramEvaluator evaluator(layer.profile, router, topK);
+            EXPECT_GT(evaluator.evaluate(all).loss(), 0);  // nothing removed, and yet another output
+            for (const std::vector<int>& kept : {all, {0, 3, 4, 7}, {1, 2, 5, 6}}) {
+                const GramLoss loss = evaluator.evaluate(kept);
+                EXPECT_EQ(loss.uncovered, 0);
+                EXPECT_NEAR(loss.loss(), layer.direct(kept, topK), 1e-9 * (1 + loss.loss()));
+            }
+            if (grouped) continue;
+            const auto losses = evaluator.leaveOneOut();
+            for (int e = 0; e < 8; ++e) {
+                EXPECT_EQ(losses[static_cast<std::size_t>(e)].uncovered, 0);
+                EXPECT_NEAR(losses[static_cast<std::size_t>(e)].loss(), layer.direct(without(8, e), topK), 1e-9);
+            }
+        }
+        // A list of the model's own selection reaches further where a token needs fewer of it.
+        if (grouped) continue;
+        const RandomLayer lists(8, 60, router, router.topK, 7);
+        const GramEvaluator few(lists.profile, router, 1);
+        const std::vector<int> kept = {0, 1, 2, 3, 4, 5};
+        EXPECT_LT(few.evaluate(kept).uncovered, GramEvaluator(lists.profile, router).evaluate(kept).uncovered);
+        const auto losses = few.leaveOneOut();
+        for (int e = 0; e < 8; ++e)
+            EXPECT_NEAR(losses[static_cast<std::size_t>(e)].loss(), few.evaluate(without(8, e)).loss(), 1e-10);
     }
 }
 

@@ -38,6 +38,9 @@ struct Case {
     int topK;
     int length;  // of the lists; 0 = dense
     double scaling = 1.0;
+    int planTopK = 0;  // of the candidates; 0 = the model's
+    int uses() const { return planTopK > 0 ? planTopK : topK; }
+    std::optional<int> plan() const { return planTopK > 0 ? std::optional(planTopK) : std::nullopt; }
 };
 const std::vector<Case> kCases = {{RoutingRule::SoftmaxRenormalised, 8, 2, 0},
                                   {RoutingRule::SoftmaxRenormalised, 12, 4, 6},
@@ -45,7 +48,13 @@ const std::vector<Case> kCases = {{RoutingRule::SoftmaxRenormalised, 8, 2, 0},
                                   {RoutingRule::Softmax, 10, 3, 0, 1.5},
                                   {RoutingRule::Softmax, 12, 4, 6},
                                   {RoutingRule::Softmax, 70, 4, 0, 2.0},
-                                  {RoutingRule::SoftmaxRenormalised, 70, 6, 0}};
+                                  {RoutingRule::SoftmaxRenormalised, 70, 6, 0},
+                                  {RoutingRule::SoftmaxRenormalised, 10, 4, 0, 1.0, 2},
+                                  {RoutingRule::SoftmaxRenormalised, 12, 4, 5, 1.0, 3},
+                                  {RoutingRule::SoftmaxRenormalised, 70, 6, 0, 1.0, 1},
+                                  {RoutingRule::Softmax, 10, 4, 0, 1.5, 2},
+                                  {RoutingRule::Softmax, 12, 4, 5, 1.0, 3},
+                                  {RoutingRule::Softmax, 70, 6, 0, 2.0, 1}};
 
 struct Quiet final : JobContext {
     int stopAfterPartials = -1;
@@ -78,10 +87,10 @@ void forEachSet(int n, int keep, const std::function<void(const ExpertSet&)>& vi
     }
 }
 
-KeptSet bruteForce(const ProfileData& profile, int layer, int keep)
+KeptSet bruteForce(const ProfileData& profile, int layer, int keep, std::optional<int> topK = {})
 {
     const auto l = static_cast<std::size_t>(layer);
-    const GramEvaluator evaluator(profile.layers[l], profile.shape.layers[l].router);
+    const GramEvaluator evaluator(profile.layers[l], profile.shape.layers[l].router, topK);
     KeptSet best;
     best.loss = HUGE_VAL;
     forEachSet(evaluator.experts(), keep, [&](const ExpertSet& set) {
@@ -96,11 +105,11 @@ TEST(SetLoss, EqualsTheEvaluatorOnRandomSets)
 {
     for (const Case& c : kCases) {
         const MadeLayer made = madeLayer(c.rule, c.experts, c.topK, 90, c.length, 5, c.scaling);
-        const GramEvaluator evaluator(made.profile, made.router);
+        const GramEvaluator evaluator(made.profile, made.router, c.plan());
         SetLoss loss(evaluator);
         Random random(17);
         for (int trial = 0; trial < 60; ++trial) {
-            const int keep = c.topK + static_cast<int>(random.below(static_cast<std::uint64_t>(c.experts - c.topK + 1)));
+            const int keep = c.uses() + static_cast<int>(random.below(static_cast<std::uint64_t>(c.experts - c.uses() + 1)));
             const ExpertSet kept = randomSet(random, c.experts, keep);
             const GramLoss expected = evaluator.evaluate(kept);
             const GramLoss actual = loss.evaluate(ExpertBits::of(kept));
@@ -109,10 +118,10 @@ TEST(SetLoss, EqualsTheEvaluatorOnRandomSets)
             EXPECT_EQ(actual.uncovered, expected.uncovered);
             EXPECT_EQ(actual.tokens, expected.tokens);
             if (c.length == 0) {
-                EXPECT_NEAR(actual.squared, made.direct(kept), 1e-10 * (1 + expected.squared));
+                EXPECT_NEAR(actual.squared, made.direct(kept, c.planTopK), 1e-10 * (1 + expected.squared));
             }
         }
-        EXPECT_EQ(loss.evaluate(ExpertBits::all(c.experts)).squared, 0.0);
+        EXPECT_EQ(loss.evaluate(ExpertBits::all(c.experts)).squared == 0.0, c.planTopK == 0);
     }
 }
 
@@ -120,11 +129,11 @@ TEST(SetLoss, NeighboursByDifferenceEqualFullEvaluation)
 {
     for (const Case& c : kCases) {
         const MadeLayer made = madeLayer(c.rule, c.experts, c.topK, 70, c.length, 6, c.scaling);
-        const GramEvaluator evaluator(made.profile, made.router);
+        const GramEvaluator evaluator(made.profile, made.router, c.plan());
         SetLoss loss(evaluator);
         Random random(23);
         for (int trial = 0; trial < 12; ++trial) {
-            const int keep = c.topK + 1 + static_cast<int>(random.below(static_cast<std::uint64_t>(c.experts - c.topK - 1)));
+            const int keep = c.uses() + 1 + static_cast<int>(random.below(static_cast<std::uint64_t>(c.experts - c.uses() - 1)));
             const ExpertBits kept = ExpertBits::of(randomSet(random, c.experts, keep));
             LossState state(loss, kept);
             EXPECT_EQ(state.squared(), loss.evaluate(kept).squared);
@@ -195,6 +204,43 @@ TEST(Select, GeneticFindsTheEnumeratedOptimum)
             }
         }
     }
+}
+
+// A plan that lets each token use fewer experts is searched as it will run.
+TEST(Select, TopKOfThePlanDecides)
+{
+    ProfileData profile = madeProfile(1, 9, 3, 6, 0, 31);
+    const MadeLayer made = madeLayer(RoutingRule::Softmax, 9, 3, 48, 0, 31);
+    profile.layers[0] = made.profile;
+    const ExpertSet all = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+    const auto base = planFromJson({{"version", 1}, {"layers", {{{"layer", 0}, {"kept", all}, {"top_k", 1}}}}}, profile.shape);
+    ASSERT_TRUE(base.ok());
+    ASSERT_EQ(base->layer(0).topK, 1);
+    for (const int keep : {2, 5}) {  // 2: below the model's own top-k
+        KeptSet best;
+        best.loss = HUGE_VAL;
+        forEachSet(9, keep, [&](const ExpertSet& set) {
+            if (const double loss = std::sqrt(made.direct(set, 1)); loss < best.loss) best = {set, loss, 0};
+        });
+        for (const MethodInfo& method : selectorMethods()) {
+            Params params;
+            if (method.id == "genetic") params = {{"enumerate_below", 0}};
+            const KeptSet found = select(profile, method.id, {keep}, params, {}, *base)[0].best[0];
+            EXPECT_NEAR(found.loss, std::sqrt(made.direct(found.kept, 1)), 1e-10) << method.id;
+            if (method.id == "exhaustive" || method.id == "genetic") {
+                EXPECT_EQ(found.kept, best.kept) << method.id << " " << keep;
+            }
+        }
+        EXPECT_NEAR(bruteForce(profile, 0, keep, 1).loss, best.loss, 1e-10);
+    }
+    Quiet job;
+    const auto curves = layerCurves(profile, *base, {}, job);
+    ASSERT_TRUE(curves.ok());
+    const LayerCurve& curve = (*curves)[0];
+    EXPECT_EQ(curve.lowest, 1);
+    for (std::size_t i = 0; i < curve.sets.size(); ++i)
+        EXPECT_NEAR(curve.setLoss[i], std::sqrt(made.direct(curve.sets[i], 1)), 1e-10);
+    EXPECT_GT(curve.setLoss.back(), 0);
 }
 
 TEST(Select, GeneticIsNeverWorseThanRankingAndItsTraceFalls)
