@@ -68,6 +68,19 @@ Status DeepseekLatent::readLayers(const ConfigReader& reader, ModelConfig& confi
                      [&](int i) { return i >= firstDense && i % every.value_or(1) == 0; });
 }
 
+Result<int> DeepseekLatent::readRouterKeys(const ConfigReader& reader, ModelConfig& config, std::string_view scoring)
+{
+    ESPALIER_TRY(const int experts, readExpertCount(reader, config, {"n_routed_experts", "num_local_experts", "num_experts"}));
+    config.routerFp32 = true;
+    ESPALIER_TRY(config.router.topK, readTopK(reader));
+    ESPALIER_TRY(config.router.scaling, reader.number("routed_scaling_factor", 1e-6, 1e6));
+    ESPALIER_TRY(const std::optional<std::string> given, reader.optionalString("scoring_func"));
+    if (given && *given != scoring)
+        return reader.valueUnsupported(
+            "scoring_func", fmt::format("scoring_func is {}; this family's router is a {}", ConfigReader::shown(*given), scoring));
+    return experts;
+}
+
 Status DeepseekLatent::readGroups(const ConfigReader& reader, RouterShape& router, int experts)
 {
     ESPALIER_TRY(router.groups, reader.integer("n_group", 1, kMaxExperts));

@@ -16,6 +16,9 @@ protected:
     static Status readAttention(const ConfigReader& reader, ModelConfig& config);
     // Widths, shared experts and which layers hold experts; the router is read before.
     static Status readLayers(const ConfigReader& reader, ModelConfig& config, int experts);
+    // Number of experts; into the router top-k, scaling and, as in every member of the family, scores in fp32. `scoring`: the one that
+    // scoring_func may name.
+    static Result<int> readRouterKeys(const ConfigReader& reader, ModelConfig& config, std::string_view scoring);
     // n_group and topk_group.
     static Status readGroups(const ConfigReader& reader, RouterShape& router, int experts);
 };

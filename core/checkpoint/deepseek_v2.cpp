@@ -21,7 +21,7 @@ public:
     Status read(const ConfigReader& reader, ModelConfig& config) const override
     {
         ESPALIER_CHECK_OK(readAttention(reader, config));
-        ESPALIER_TRY(const int experts, readExpertCount(reader, config, {"n_routed_experts", "num_local_experts", "num_experts"}));
+        ESPALIER_TRY(const int experts, readRouterKeys(reader, config, "softmax"));
         ESPALIER_CHECK_OK(readRouter(reader, config, experts));
         return readLayers(reader, config, experts);
     }
@@ -30,13 +30,6 @@ private:
     static Status readRouter(const ConfigReader& reader, ModelConfig& config, int experts)
     {
         RouterShape& router = config.router;
-        config.routerFp32 = true;
-        ESPALIER_TRY(router.topK, readTopK(reader));
-        ESPALIER_TRY(router.scaling, reader.number("routed_scaling_factor", 1e-6, 1e6));
-        ESPALIER_TRY(const std::optional<std::string> scoring, reader.optionalString("scoring_func"));
-        if (scoring && *scoring != "softmax")
-            return reader.valueUnsupported("scoring_func",
-                                           fmt::format("scoring_func is \"{}\"; this family's router is a softmax", *scoring));
         ESPALIER_TRY(const std::string method, reader.string("topk_method"));
         if (method == "group_limited_greedy") {
             router.rule = RoutingRule::GroupLimitedSoftmax;

@@ -25,7 +25,7 @@ public:
         ESPALIER_TRY(const bool interleaved, reader.boolean("rope_interleave", true));
         if (!interleaved)
             return reader.valueUnsupported("rope_interleave", "rope_interleave is false; this family stores pairs side by side");
-        ESPALIER_TRY(const int experts, readExpertCount(reader, config, {"n_routed_experts", "num_local_experts", "num_experts"}));
+        ESPALIER_TRY(const int experts, readRouterKeys(reader, config, "sigmoid"));
         ESPALIER_CHECK_OK(readRouter(reader, config, experts));
         return readLayers(reader, config, experts);
     }
@@ -35,14 +35,7 @@ private:
     {
         RouterShape& router = config.router;
         router.rule = RoutingRule::SigmoidBias;
-        config.routerFp32 = true;
-        ESPALIER_TRY(router.topK, readTopK(reader));
-        ESPALIER_TRY(router.scaling, reader.number("routed_scaling_factor", 1e-6, 1e6));
         ESPALIER_TRY(router.normalise, reader.boolean("norm_topk_prob", true));
-        ESPALIER_TRY(const std::optional<std::string> scoring, reader.optionalString("scoring_func"));
-        if (scoring && *scoring != "sigmoid")
-            return reader.valueUnsupported(
-                "scoring_func", fmt::format("scoring_func is {}; this family's router is a sigmoid", ConfigReader::shown(*scoring)));
         ESPALIER_TRY(const std::optional<std::string> method, reader.optionalString("topk_method"));
         if (method && *method != "noaux_tc")
             return reader.valueUnsupported("topk_method", fmt::format("topk_method is {}", ConfigReader::shown(*method)));
