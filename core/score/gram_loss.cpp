@@ -72,7 +72,10 @@ GramEvaluator::GramEvaluator(const LayerProfile& layer, const RouterShape& refer
     m_router.topK = m_topK;
     const std::size_t tokens = m_store.tokenCount();
     m_energy.assign(tokens, 0.0);
-    if (plainOrder()) m_probability.resize(tokens * static_cast<std::size_t>(m_experts));
+    if (plainOrder())
+        m_probability.resize(tokens * static_cast<std::size_t>(m_experts));
+    else if (tokens > 0)
+        m_order.emplace(m_store, m_router, m_experts);
     for (std::size_t t = 0; t < tokens; ++t)
         prepareToken(t);
 }
@@ -85,10 +88,19 @@ bool GramEvaluator::plainOrder() const noexcept
             return true;
         case RoutingRule::GroupLimitedSoftmax:
             return m_router.groups <= 1 || m_router.topGroups >= m_router.groups;
+        case RoutingRule::SigmoidBias:
+            return m_router.normalise && (m_router.groups <= 1 || m_router.topGroups >= m_router.groups);
         default:
             return false;
     }
 }
+
+bool GramEvaluator::renormalised() const noexcept
+{
+    return m_router.rule == RoutingRule::SoftmaxRenormalised || m_router.rule == RoutingRule::SigmoidBias;
+}
+
+double GramEvaluator::scale() const noexcept { return m_router.rule == RoutingRule::SoftmaxRenormalised ? 1.0 : m_router.scaling; }
 
 double GramEvaluator::outputNorm() const noexcept { return std::sqrt(m_store.outputEnergy); }
 
@@ -101,11 +113,13 @@ void GramEvaluator::prepareToken(std::size_t token)
     const double* triangle = m_store.products.data() + token * m_store.triangle();
     if (plainOrder()) {
         double* p = m_probability.data() + token * n;
+        const bool sigmoid = m_router.rule == RoutingRule::SigmoidBias;
         const double top = *std::max_element(logits.begin(), logits.end());
         double sum = 0;
         for (std::size_t e = 0; e < n; ++e)
-            sum += p[e] = std::exp(static_cast<double>(logits[e]) - top);
-        for (std::size_t e = 0; e < n; ++e)
+            sum += p[e] =
+                sigmoid ? 1.0 / (1.0 + std::exp(-static_cast<double>(logits[e]))) : std::exp(static_cast<double>(logits[e]) - top);
+        for (std::size_t e = 0; e < n && !sigmoid; ++e)
             p[e] /= sum;
     }
     const Routing all = route(m_reference, logits, {}, m_store.selectionBias);
@@ -127,7 +141,7 @@ GramLoss GramEvaluator::evaluate(std::span<const int> kept) const
     const auto n = static_cast<std::size_t>(m_experts);
     const int length = m_store.listLength;
     const int k = m_reference.topK;
-    const bool renormalised = m_router.rule == RoutingRule::SoftmaxRenormalised;
+    const bool renormalised = this->renormalised();
     std::vector<bool> keeps(n, false);
     for (const int e : kept)
         keeps[static_cast<std::size_t>(e)] = true;
@@ -162,7 +176,7 @@ GramLoss GramEvaluator::evaluate(std::span<const int> kept) const
             for (const int e : kept)
                 after += p[e];
         }
-        const double scale = renormalised ? 1.0 : m_router.scaling;
+        const double scale = this->scale();
         change.clear();
         for (const int i : now)
             change.add(i, scale * p[list[i]] / after);
@@ -179,17 +193,25 @@ GramLoss GramEvaluator::evaluateGeneric(std::span<const int> kept) const
     const int length = m_store.listLength;
     GramLoss loss;
     loss.tokens = tokens();
+    if (m_store.tokenCount() == 0) return loss;
+    const KeptGroups groups = m_order->groupsOf(kept);
+    std::vector<int> position(static_cast<std::size_t>(m_topK));
+    std::vector<double> weight(static_cast<std::size_t>(m_topK));
     Change change;
     for (std::size_t t = 0; t < m_store.tokenCount(); ++t) {
-        const std::span<const float> logits(m_store.logits.data() + t * n, n);
-        const std::uint16_t* list = m_store.list.data() + t * static_cast<std::size_t>(length);
         change.clear();
         bool covered = true;
-        const Routing after = route(m_router, logits, kept, m_store.selectionBias);
-        for (std::size_t i = 0; i < after.experts.size(); ++i) {
-            const int position = positionOf(list, length, after.experts[i]);
-            covered = covered && position >= 0;
-            if (position >= 0) change.add(position, after.weights[i]);
+        if (!m_order->select(t, groups, position.data(), weight.data())) {
+            const std::uint16_t* list = m_store.list.data() + t * static_cast<std::size_t>(length);
+            const Routing after = route(m_router, {m_store.logits.data() + t * n, n}, kept, m_store.selectionBias);
+            for (std::size_t i = 0; i < position.size(); ++i) {
+                position[i] = i < after.experts.size() ? positionOf(list, length, after.experts[i]) : -1;
+                weight[i] = i < after.experts.size() ? after.weights[i] : 0.0;
+            }
+        }
+        for (std::size_t i = 0; i < position.size(); ++i) {
+            covered = covered && position[i] >= 0;
+            if (position[i] >= 0) change.add(position[i], weight[i]);
         }
         const auto k = static_cast<std::size_t>(m_reference.topK);
         for (std::size_t i = t * k; i < (t + 1) * k; ++i) {
@@ -231,8 +253,8 @@ std::vector<GramLoss> GramEvaluator::leaveOneOut() const
 
     const int length = m_store.listLength;
     const int k = m_reference.topK;
-    const bool renormalised = m_router.rule == RoutingRule::SoftmaxRenormalised;
-    const double scale = renormalised ? 1.0 : m_router.scaling;
+    const bool renormalised = this->renormalised();
+    const double scale = this->scale();
     const bool hasNext = length > m_topK;
     Change change;
     for (std::size_t t = 0; t < m_store.tokenCount(); ++t) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "score/selection_order.h"
 #include "session/profile_data.h"
 
 #include <cstdint>
@@ -47,10 +48,14 @@ public:
     const RouterShape& reference() const noexcept { return m_reference; }
     const RouterShape& router() const noexcept { return m_router; }  // of the candidates
     bool sameTopK() const noexcept { return m_topK == m_reference.topK; }
-    // Rules A and B, and D where no group is ever left out: the first k kept ids of a token's list are its selection.
+    // Rules A and B, D and normalising C where no group is ever left out: the first k kept ids of a token's list are its selection.
     bool plainOrder() const noexcept;
-    std::span<const double> probabilities() const noexcept { return m_probability; }  // [T][n] softmax over all experts; plain order only
-    std::span<const double> routedEnergy() const noexcept { return m_energy; }        // [T] what an uncovered token is charged
+    // Weights are divided by the sum over the selection (A and C), not over all that is kept (B and D), and multiplied by scale().
+    bool renormalised() const noexcept;
+    double scale() const noexcept;
+    // [T][n] what weights are made of: softmax over all experts, sigmoid under rule C. Plain order only.
+    std::span<const double> probabilities() const noexcept { return m_probability; }
+    std::span<const double> routedEnergy() const noexcept { return m_energy; }  // [T] what an uncovered token is charged
 
 private:
     void prepareToken(std::size_t token);
@@ -61,11 +66,12 @@ private:
     RouterShape m_router;
     int m_experts = 0;
     int m_topK = 0;                     // of the candidates
-    std::vector<double> m_probability;  // [T][n] softmax over all experts (plain rules only)
+    std::vector<double> m_probability;  // [T][n], plain order only
     std::vector<double> m_energy;       // [T] w'Gw of the unpruned layer
     // [T][the model's k] routing of the unpruned layer, list positions (-1: not in the list) and weights; other rules only.
     std::vector<int> m_fullPosition;
     std::vector<double> m_fullWeight;
+    std::optional<SelectionOrder> m_order;  // where it is not plain
 };
 
 }  // namespace espalier

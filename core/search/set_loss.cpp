@@ -21,8 +21,8 @@ SetLoss::SetLoss(const GramEvaluator& evaluator)
       m_own(evaluator.reference().topK),
       m_length(evaluator.store().listLength),
       m_fast(evaluator.plainOrder() && m_own <= kMaxTopK && m_own <= m_length),
-      m_renormalised(evaluator.router().rule == RoutingRule::SoftmaxRenormalised),
-      m_scale(m_renormalised ? 1.0 : evaluator.router().scaling),
+      m_renormalised(evaluator.renormalised()),
+      m_scale(evaluator.scale()),
       m_tokens(evaluator.store().tokenCount())
 {
     if (!m_fast) return;

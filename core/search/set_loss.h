@@ -25,8 +25,8 @@ public:
     const GramEvaluator& evaluator() const noexcept { return m_evaluator; }
     int experts() const noexcept { return m_evaluator.experts(); }
     int topK() const noexcept { return m_topK; }  // of the candidates
-    // A pure function of the set: the same bits however a search came to it. At least top-k experts. Rules other than A and B go
-    // through GramEvaluator::evaluate.
+    // A pure function of the set: the same bits however a search came to it. At least top-k experts. Where groups are left
+    // out it goes through GramEvaluator::evaluate.
     GramLoss evaluate(const ExpertBits& kept);
 
 private:
@@ -63,8 +63,8 @@ private:
     int m_topK = 0;
     int m_own = 0;                // the model's top-k: the first so many of a list are its selection in the unpruned layer
     int m_length = 0;             // K
-    bool m_fast = false;          // rule A or B
-    bool m_renormalised = false;  // rule A
+    bool m_fast = false;          // plain order
+    bool m_renormalised = false;  // rules A and C
     double m_scale = 1;
     std::size_t m_tokens = 0;
     std::vector<double> m_listProbability;  // [T][K]

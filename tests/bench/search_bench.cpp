@@ -27,6 +27,68 @@ const test::MadeLayer& layerOf(RoutingRule rule)
 }
 RoutingRule ruleOf(const benchmark::State& state) { return state.range(0) ? RoutingRule::Softmax : RoutingRule::SoftmaxRenormalised; }
 
+// The routers of DeepSeek: 160 experts, 6 per token from 3 of 8 groups; 256, 8 from 4 of 8, by sigmoid; 64, 6 per token, by sigmoid.
+const test::MadeLayer& groupedLayer(std::int64_t which)
+{
+    const auto made = [](RoutingRule rule, int experts, int topK, int groups, int topGroups) {
+        test::MadeLayer layer = test::madeLayer(rule == RoutingRule::SigmoidBias ? RoutingRule::SoftmaxRenormalised : RoutingRule::Softmax,
+                                                experts, topK, kTokens, 2 * topK + 1, 1);
+        layer.router = {.rule = rule, .topK = topK, .groups = groups, .topGroups = topGroups, .normalise = true};
+        return layer;
+    };
+    static const test::MadeLayer d = made(RoutingRule::GroupLimitedSoftmax, 160, 6, 8, 3);
+    static const test::MadeLayer c = made(RoutingRule::SigmoidBias, 256, 8, 8, 4);
+    static const test::MadeLayer plain = made(RoutingRule::SigmoidBias, 64, 6, 1, 1);
+    return which == 0 ? d : which == 1 ? c : plain;
+}
+
+// A quarter of the experts gone, equally many of each group; then one more of each group.
+void groupedCandidate(benchmark::State& state)
+{
+    const test::MadeLayer& layer = groupedLayer(state.range(0));
+    const GramEvaluator evaluator(layer.profile, layer.router);
+    SetLoss loss(evaluator);
+    const int groups = layer.router.groups;
+    const int size = evaluator.experts() / groups;
+    Random random(3);
+    std::vector<ExpertBits> sets;
+    for (int i = 0; i < 16; ++i) {
+        ExpertBits kept = ExpertBits::all(evaluator.experts());
+        for (int g = 0; g < groups; ++g)
+            for (int left = size; left > size - size / 4;) {
+                const int e = g * size + static_cast<int>(random.below(static_cast<std::uint64_t>(size)));
+                if (!kept.contains(e)) continue;
+                kept.erase(e);
+                --left;
+            }
+        sets.push_back(kept);
+    }
+    std::size_t i = 0;
+    double sum = 0;
+    for (auto _ : state)
+        sum = loss.evaluate(sets[i++ % 16]).squared;
+    state.counters["loss"] = sum;
+}
+
+void groupedRemovals(benchmark::State& state)
+{
+    const test::MadeLayer& layer = groupedLayer(state.range(0));
+    const GramEvaluator evaluator(layer.profile, layer.router);
+    SetLoss loss(evaluator);
+    const LossState start(loss, ExpertBits::all(evaluator.experts()));
+    for (auto _ : state)
+        benchmark::DoNotOptimize(start.squaredWithoutEach());
+}
+
+void groupedTables(benchmark::State& state)
+{
+    const test::MadeLayer& layer = groupedLayer(state.range(0));
+    for (auto _ : state) {
+        const GramEvaluator evaluator(layer.profile, layer.router);
+        benchmark::DoNotOptimize(SetLoss(evaluator));
+    }
+}
+
 std::vector<ExpertBits> randomSets(int count)
 {
     Random random(3);
@@ -147,6 +209,10 @@ BENCHMARK(swapCandidate)->Arg(0)->Arg(1)->Unit(benchmark::kMicrosecond);
 BENCHMARK(removalSweep)->Arg(0)->Arg(1)->Unit(benchmark::kMicrosecond);
 BENCHMARK(leaveOneOut)->Arg(0)->Arg(1)->Unit(benchmark::kMicrosecond);
 BENCHMARK(tables)->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+// 0: rule D in groups, 1: rule C in groups, 2: rule C without.
+BENCHMARK(groupedCandidate)->Arg(0)->Arg(1)->Arg(2)->Unit(benchmark::kMicrosecond);
+BENCHMARK(groupedRemovals)->Arg(2)->Unit(benchmark::kMillisecond);
+BENCHMARK(groupedTables)->Arg(0)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(search, ranking, "ranking", Params{})->Arg(0)->Arg(1)->MeasureProcessCPUTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(search, greedy, "greedy", Params{})->Arg(0)->Arg(1)->MeasureProcessCPUTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(search, greedySwap, "greedy", Params{{"swap", true}})

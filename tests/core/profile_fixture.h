@@ -54,6 +54,7 @@ inline MadeLayer madeLayer(RoutingRule rule, int experts, int topK, int tokens, 
     made.router.rule = rule;
     made.router.topK = topK;
     made.router.scaling = scaling;
+    made.router.normalise = rule == RoutingRule::SigmoidBias;
     LayerProfile& layer = made.profile;
     layer.experts = experts;
     layer.tokens = tokens;

@@ -178,6 +178,71 @@ TEST(GramLoss, FewerExpertsPerTokenAgainstTheUnprunedLayer)
     }
 }
 
+// Walking the sorted order is routing again, whatever is kept and however uneven the groups are.
+TEST(SelectionOrder, EqualsRoute)
+{
+    const std::vector<RouterShape> shapes = {
+        {.rule = RoutingRule::GroupLimitedSoftmax, .topK = 4, .groups = 4, .topGroups = 2, .scaling = 16},
+        {.rule = RoutingRule::GroupLimitedSoftmax, .topK = 2, .groups = 6, .topGroups = 1},
+        {.rule = RoutingRule::SigmoidBias, .topK = 4, .groups = 4, .topGroups = 2, .scaling = 2.5, .normalise = true},
+        {.rule = RoutingRule::SigmoidBias, .topK = 3, .groups = 6, .topGroups = 3, .scaling = 2.5},
+        {.rule = RoutingRule::SigmoidBias, .topK = 3, .scaling = 2.5},
+    };
+    constexpr int kExperts = 24;
+    constexpr int kTokens = 40;
+    Random random(5);
+    for (const RouterShape& shape : shapes) {
+        RandomLayer layer(kExperts, kTokens, shape, 9, 3);
+        GramStore& gram = layer.profile.gram;
+        for (int e = 0; shape.rule == RoutingRule::SigmoidBias && e < kExperts; ++e)
+            gram.selectionBias.push_back(static_cast<float>(random.uniform() - 0.5));
+        for (int e = 0; e < 4; ++e)  // ties, within a group and between two
+            gram.logits[static_cast<std::size_t>(5 * e)] = gram.logits[0];
+        const SelectionOrder order(gram, shape, kExperts);
+        int fallbacks = 0;
+        for (int trial = 0; trial < 30; ++trial) {
+            std::vector<int> kept;
+            for (int e = 0; e < kExperts; ++e)
+                if (trial % 3 == 0 ? e % 4 != trial % 4 : random.below(3) > 0) kept.push_back(e);
+            const KeptGroups groups = order.groupsOf(kept);
+            for (int t = 0; t < kTokens; ++t) {
+                const Routing expected = route(shape, {gram.logits.data() + t * kExperts, kExperts}, kept, gram.selectionBias);
+                std::vector<int> position(static_cast<std::size_t>(shape.topK));
+                std::vector<double> weight(position.size());
+                if (!order.select(static_cast<std::size_t>(t), groups, position.data(), weight.data())) {
+                    ++fallbacks;
+                    continue;
+                }
+                for (std::size_t i = 0; i < position.size(); ++i) {
+                    const std::uint16_t* list = gram.list.data() + t * 9;
+                    const auto at = static_cast<int>(std::find(list, list + 9, expected.experts[i]) - list);
+                    EXPECT_EQ(position[i], at < 9 ? at : -1);
+                    EXPECT_NEAR(weight[i], expected.weights[i], 1e-13 * (1 + expected.weights[i]));
+                }
+            }
+        }
+        EXPECT_LT(fallbacks, 30 * kTokens / 4);
+    }
+}
+
+// Groups that leave experts out take the other path through the evaluator.
+TEST(GramLoss, GroupsEqualDirect)
+{
+    for (const RoutingRule rule : {RoutingRule::GroupLimitedSoftmax, RoutingRule::SigmoidBias}) {
+        const RouterShape router{.rule = rule, .topK = 4, .groups = 4, .topGroups = 2, .scaling = 2.5, .normalise = true};
+        const RandomLayer layer(16, 60, router, 16, 7);
+        const GramEvaluator evaluator(layer.profile, router);
+        Random random(3);
+        for (int trial = 0; trial < 20; ++trial) {
+            std::vector<int> kept;
+            const auto gone = static_cast<int>(random.below(4));
+            for (int e = 0; e < 16; ++e)
+                if (e % 4 != gone) kept.push_back(e);
+            EXPECT_NEAR(evaluator.evaluate(kept).loss(), layer.direct(kept), 1e-9 * (1 + layer.direct(kept)));
+        }
+    }
+}
+
 TEST(GramLoss, AProbabilityNearOneDoesNotCancel)
 {
     RouterShape router{.rule = RoutingRule::Softmax, .topK = 2};

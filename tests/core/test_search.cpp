@@ -54,7 +54,10 @@ const std::vector<Case> kCases = {{RoutingRule::SoftmaxRenormalised, 8, 2, 0},
                                   {RoutingRule::SoftmaxRenormalised, 70, 6, 0, 1.0, 1},
                                   {RoutingRule::Softmax, 10, 4, 0, 1.5, 2},
                                   {RoutingRule::Softmax, 12, 4, 5, 1.0, 3},
-                                  {RoutingRule::Softmax, 70, 6, 0, 2.0, 1}};
+                                  {RoutingRule::Softmax, 70, 6, 0, 2.0, 1},
+                                  {RoutingRule::SigmoidBias, 12, 4, 6, 2.5},
+                                  {RoutingRule::SigmoidBias, 70, 6, 0, 2.5},
+                                  {RoutingRule::SigmoidBias, 10, 4, 0, 2.5, 2}};
 
 struct Quiet final : JobContext {
     int stopAfterPartials = -1;
