@@ -1,5 +1,8 @@
 #include "search/verified_exchange.h"
 
+#include "base/text.h"
+#include "plan/cost_model.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,8 +19,6 @@ namespace
 {
 
 double steadySeconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-int rankUnitsOf(const RankTriple& ranks) { return ranks[0] + ranks[1] + ranks[2]; }
 
 // Dense matrices cost what they cost: they stay dense, so counting them and the ranks of the others is counting bytes.
 std::int64_t plainCost(const CompressionPlan& plan)
@@ -36,20 +37,6 @@ std::int64_t plainCost(const CompressionPlan& plan)
 bool anyRank(const LayerPlan& layer)
 {
     return std::any_of(layer.ranks.begin(), layer.ranks.end(), [](const RankTriple& ranks) { return ranks != RankTriple{0, 0, 0}; });
-}
-
-// Order in which experts hand their ranks on: dense counts most.
-bool lessRank(const RankTriple& a, const RankTriple& b)
-{
-    const auto key = [](const RankTriple& ranks) { return std::pair(std::count(ranks.begin(), ranks.end(), 0), rankUnitsOf(ranks)); };
-    return key(a) < key(b);
-}
-
-RankTriple rankOf(const LayerPlan& layer, int expert)
-{
-    const auto it = std::lower_bound(layer.kept.begin(), layer.kept.end(), expert);
-    if (layer.ranks.empty() || it == layer.kept.end() || *it != expert) return {};
-    return layer.ranks[static_cast<std::size_t>(it - layer.kept.begin())];
 }
 
 // Takes `units` off (negative) or puts them on the factored matrices of a layer, as evenly as limits allow. False: no room.
@@ -93,6 +80,7 @@ public:
         ESPALIER_CHECK_OK(measureCandidates());
         if (m_result.measured == 0) return cancelledError();
         const CompressionPlan startPlan = m_result.plan;
+        m_bytes = problemBytes(startPlan);
         const std::vector<WindowLoss> startLosses = m_result.losses;
         for (const int unit : m_options.units) {
             m_tabu.clear();
@@ -114,6 +102,8 @@ public:
     }
 
 private:
+    std::int64_t bytes(const CompressionPlan& plan) const { return planCost(m_problem.shape, plan).bytes; }
+    std::int64_t problemBytes(const CompressionPlan& start) const { return m_problem.bytes > 0 ? bytes(start) : 0; }
     std::int64_t cost(const CompressionPlan& plan) const { return m_problem.cost ? m_problem.cost(plan) : plainCost(plan); }
 
     Status checkCandidates() const
@@ -131,6 +121,11 @@ private:
                                 fmt::format("The plan of \"{}\" costs {}, more than the budget of {}.", candidate.name,
                                             cost(candidate.plan), m_problem.budget),
                                 "Compare plans of one budget.");
+            if (m_problem.bytes > 0 && bytes(candidate.plan) > m_problem.bytes)
+                return badInput("search.budget", candidate.name,
+                                fmt::format("The plan of \"{}\" takes {}, more than {}.", candidate.name,
+                                            formatBytes(bytes(candidate.plan)), formatBytes(m_problem.bytes)),
+                                "Compare plans of one size.");
         }
         return {};
     }
@@ -163,9 +158,14 @@ private:
     }
 
     // Compares with the best plan so far; takes it over when it is better.
-    void judge(std::string name, const CompressionPlan& plan, std::vector<WindowLoss> losses, double estimate, bool anyGain)
+    void judge(std::string name, const HeldPlan& held, std::vector<WindowLoss> losses, double estimate, bool anyGain)
     {
-        ExchangeStep step{.name = std::move(name), .planHash = plan.hash(), .nll = perplexity(losses).nll, .estimatedGain = estimate};
+        const CompressionPlan& plan = held.plan;
+        ExchangeStep step{.name = std::move(name),
+                          .planHash = plan.hash(),
+                          .nll = perplexity(losses).nll,
+                          .estimatedGain = estimate,
+                          .rankGivenBack = held.givenBack};
         if (m_result.measured == 1) {
             step.accepted = true;
         } else {
@@ -176,6 +176,7 @@ private:
         }
         if (step.accepted) {
             m_result.plan = plan;
+            m_result.rankGivenBack += held.givenBack;
             m_result.losses = std::move(losses);
         }
         Json partial = toJson(step);
@@ -195,7 +196,7 @@ private:
             if (timeIsUp() && (i > 0 || m_result.end == ExchangeEnd::Cancelled)) return {};
             ESPALIER_TRY(auto losses, measure(candidate.plan));
             if (!losses) return {};
-            judge(candidate.name, candidate.plan, std::move(*losses), 0, true);
+            judge(candidate.name, {candidate.plan, 0}, std::move(*losses), 0, true);
             if (m_result.trace.back().accepted) m_result.startCandidate = static_cast<int>(i);
             if (m_ended) return {};
         }
@@ -237,10 +238,19 @@ private:
         const auto f = static_cast<std::size_t>(from);
         const LayerPlan& a = m_result.plan.layer(from);
         const LayerPlan& b = m_result.plan.layer(to);
-        int lowest = std::max(m_problem.shape.layers[f].router.topK, static_cast<int>(a.protectedExperts.size()));
+        int lowest = std::max(a.topK.value_or(m_problem.shape.layers[f].router.topK), static_cast<int>(a.protectedExperts.size()));
         if (f < m_problem.lowestCount.size()) lowest = std::max(lowest, m_problem.lowestCount[f]);
         return static_cast<int>(a.kept.size()) - unit >= lowest &&
                static_cast<int>(b.kept.size()) + unit <= m_problem.shape.layers[static_cast<std::size_t>(to)].experts;
+    }
+
+    // The plan after a move that costs what the plan before costs, or takes no more bytes than the start; nullopt where there is none.
+    Result<std::optional<HeldPlan>> moved(const ExchangeMove& move) const
+    {
+        ESPALIER_TRY(auto plan, applyMove(m_problem, m_result.plan, move));
+        if (!plan || (m_bytes == 0 && cost(*plan) != cost(m_result.plan))) return std::optional<HeldPlan>();
+        if (m_bytes == 0) return std::optional(HeldPlan{std::move(*plan), 0});
+        return heldToBytes(m_problem.shape, *plan, m_bytes, m_problem.rankValue);
     }
 
     // True: a move was accepted.
@@ -251,12 +261,12 @@ private:
         int tried = 0;
         for (const Proposal& proposal : proposals(unit)) {
             if (tried >= limit) break;
-            ESPALIER_TRY(const auto plan, applyMove(m_problem, m_result.plan, proposal.move));
-            if (!plan || cost(*plan) != cost(m_result.plan)) continue;
+            ESPALIER_TRY(const auto plan, moved(proposal.move));
+            if (!plan) continue;
             ++tried;
-            if (m_seen.contains(plan->hash())) continue;
+            if (m_seen.contains(plan->plan.hash())) continue;
             if (timeIsUp()) return false;
-            ESPALIER_TRY(auto losses, measure(*plan));
+            ESPALIER_TRY(auto losses, measure(plan->plan));
             if (!losses) return false;
             judge(fmt::format("{} {} -> {}", proposal.move.kind == ExchangeMove::Kind::Experts ? "experts" : "rank", proposal.move.from,
                               proposal.move.to),
@@ -283,6 +293,7 @@ private:
     JobContext& m_job;
     std::function<double()> m_clock;
     double m_start = 0;
+    std::int64_t m_bytes = 0;  // of the start candidate; 0 = not looked at
     std::vector<int> m_moe;
     std::vector<ExchangeMove> m_tabu;
     std::set<std::string> m_seen;  // hashes of measured plans
@@ -294,8 +305,10 @@ private:
 
 Json toJson(const ExchangeStep& step)
 {
-    return {{"name", step.name},         {"plan_hash", step.planHash},     {"nll", step.nll},          {"change", step.change},
-            {"error", step.changeError}, {"estimate", step.estimatedGain}, {"accepted", step.accepted}};
+    Json json = {{"name", step.name},         {"plan_hash", step.planHash},     {"nll", step.nll},          {"change", step.change},
+                 {"error", step.changeError}, {"estimate", step.estimatedGain}, {"accepted", step.accepted}};
+    if (step.rankGivenBack > 0) json["rank_given_back"] = step.rankGivenBack;
+    return json;
 }
 
 const char* exchangeEndName(ExchangeEnd end)

@@ -11,6 +11,7 @@
 #include "base/statistics.h"
 #include "plan/compression_plan.h"
 #include "plan/model_shape.h"
+#include "search/rank_budget.h"
 
 #include <cstdint>
 #include <functional>
@@ -50,7 +51,11 @@ struct ExchangeProblem {
     std::function<std::int64_t(const CompressionPlan&)> cost;
     // Losses on text that no search has seen, for the start and the answer, once at the end. May be empty.
     std::function<Result<std::vector<WindowLoss>>(const CompressionPlan&)> measureLocked;
-    std::int64_t budget = 0;       // no candidate may cost more; 0 = not checked
+    std::int64_t budget = 0;  // no candidate may cost more; 0 = not checked
+    // Bytes (planCost) that no candidate may exceed. Then `cost` is free to change, and a move whose plan would take more bytes than the
+    // start candidate gives back rank, the least valuable by `rankValue` first. 0 = bytes are not looked at.
+    std::int64_t bytes = 0;
+    RankValue rankValue = {};      // empty: all ranks by the same share
     std::vector<int> lowestCount;  // per decoder layer, beside top-k and protection; empty: none
 };
 
@@ -71,6 +76,7 @@ struct ExchangeStep {
     double change = 0;  // against the plan that was best then; 0 for the first candidate
     double changeError = 0;
     double estimatedGain = 0;
+    std::int64_t rankGivenBack = 0;  // units, to stay within the bytes
     bool accepted = false;
 };
 
@@ -85,13 +91,14 @@ struct ExchangeResult {
     std::optional<PairedDifference> lockedChange;  // the same on the locked text
     ExchangeEnd end = ExchangeEnd::Converged;
     int measured = 0;
-    int moves = 0;  // accepted
+    int moves = 0;                   // accepted
+    std::int64_t rankGivenBack = 0;  // units, by the accepted moves
 };
 
 // Each measured plan is handed to job.partial as {"name","plan_hash","nll","change","error","estimate","accepted"}, with "plan", the whole
 // plan, when it was accepted. A stop, and the time limit, end the search with the best plan so far; a stop before anything was measured is
-// the error cancelled. Errors: search.no_candidates, search.shape, search.budget (a candidate costs more than the budget), and those of the
-// callbacks.
+// the error cancelled. Errors: search.no_candidates, search.shape, search.budget (a candidate costs more than the budget, or takes more
+// bytes), and those of the callbacks.
 Result<ExchangeResult> exchangeVerified(const ExchangeProblem& problem, const ExchangeOptions& options, JobContext& job);
 
 // The plan after a move: every layer has its best set at the new count; ranks of experts that stay are kept, those of experts that leave

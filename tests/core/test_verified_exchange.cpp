@@ -4,6 +4,7 @@
 #include "allocate/exact_solver.h"
 #include "base/random.h"
 #include "core/shapes.h"
+#include "plan/cost_model.h"
 
 #include <gmock/gmock.h>
 
@@ -337,6 +338,77 @@ TEST(VerifiedExchange, RanksKeepTheirBytes)
     problem.budget -= 1;
     Job job;
     EXPECT_EQ(exchangeVerified(problem, {}, job).error().code, "search.budget");
+}
+
+// Experts of unequal rank come and go; the plan never outgrows the one it started from.
+TEST(VerifiedExchange, BytesAreHeldByGivingBackRank)
+{
+    World world = convexWorld(4, 8, 8, 8);
+    world.curve[2] = world.curve[3] = {0, 9, 18, 27, 36, 45, 54};  // experts are wanted where they are large
+    ExchangeProblem problem = world.problem({{2, 2, 2, 2}});
+    for (LayerShape* layer : {&problem.shape.layers[2], &problem.shape.layers[3]}) {
+        layer->expertWidth *= 2;
+        layer->expertParameters *= 2;
+        layer->bytesPerExpert *= 2;
+    }
+    CompressionPlan plan = problem.candidates[0].plan;
+    for (int l = 0; l < 4; ++l)
+        plan = plan.withRanks(problem.shape, l, std::vector<RankTriple>(6, RankTriple{300, 200, 400})).value();
+    problem.candidates[0].plan = plan;
+    const auto bytes = [&](const CompressionPlan& p) { return planCost(problem.shape, p).bytes; };
+    problem.cost = bytes;
+    EXPECT_EQ(exchange(problem).plan.layer(3).kept.size() + exchange(problem).plan.layer(2).kept.size(), 12u) << "held by refusing";
+    problem.bytes = bytes(plan);
+    const ExchangeResult result = exchange(problem);
+    EXPECT_GT(result.plan.layer(3).kept.size(), 6u);
+    EXPECT_EQ(result.plan.keptExperts(), plan.keptExperts());
+    EXPECT_LE(bytes(result.plan), bytes(plan));
+    EXPECT_GT(bytes(result.plan), 0.999 * static_cast<double>(bytes(plan)));
+    EXPECT_GT(result.rankGivenBack, 0);
+    EXPECT_TRUE(std::any_of(result.trace.begin(), result.trace.end(), [](const ExchangeStep& step) { return step.rankGivenBack > 0; }));
+    problem.bytes -= 1;
+    Job job;
+    EXPECT_EQ(exchangeVerified(problem, {}, job).error().code, "search.budget");
+}
+
+TEST(RankBudget, RanksAreHandedOn)
+{
+    const ModelShape shape = test::evenShape(3, 6, 2);
+    CompressionPlan base = CompressionPlan::identity(shape);
+    for (int l = 0; l < 3; ++l) {
+        base = base.withKept(shape, l, {0, 1, 2, 3}).value();
+        std::vector<RankTriple> ranks;
+        for (int i = 0; i < 4; ++i)
+            ranks.push_back({100 * (l + 1) + i, 50, l == 2 && i == 3 ? 0 : 60});
+        base = base.withRanks(shape, l, ranks).value();
+    }
+    // Layer 0: 0 and 1 go, 4 comes. Layer 1: 5 comes. Layer 2 stays.
+    const auto changed = withSetsHandingRanksOn(shape, base, {{2, 3, 4}, {0, 1, 2, 3, 5}, {}});
+    ASSERT_TRUE(changed.ok());
+    EXPECT_EQ(rankOf(changed->layer(0), 2), (RankTriple{102, 50, 60}));
+    EXPECT_EQ(rankOf(changed->layer(0), 4), (RankTriple{101, 50, 60})) << "the larger one of those that left";
+    EXPECT_EQ(rankOf(changed->layer(1), 5), (RankTriple{100, 50, 60}));
+    EXPECT_EQ(changed->layer(2).ranks, base.layer(2).ranks);
+    EXPECT_EQ(planCost(shape, *changed).bytes, planCost(shape, base).bytes);
+    // More experts than ranks: the middle one of the plan.
+    const auto more = withSetsHandingRanksOn(shape, base, {{0, 1, 2, 3, 4}, {}, {}});
+    EXPECT_EQ(rankOf(more->layer(0), 4), (RankTriple{202, 50, 60}));
+
+    const std::int64_t bytes = planCost(shape, base).bytes;
+    const auto even = heldToBytes(shape, base, bytes - 100000);
+    ASSERT_TRUE(even.ok() && even->has_value());
+    EXPECT_LE(planCost(shape, (*even)->plan).bytes, bytes - 100000);
+    EXPECT_GT(planCost(shape, (*even)->plan).bytes, bytes - 100000 - 2 * (2048 + 1408));
+    EXPECT_EQ((*even)->givenBack, 15);  // 6,912 bytes each
+    EXPECT_EQ(rankOf((*even)->plan.layer(2), 3)[2], 0) << "dense stays dense";
+    EXPECT_EQ(heldToBytes(shape, base, bytes)->value().plan.hash(), base.hash());
+    // Expert 1 of layer 1 is worth nothing.
+    const auto least = heldToBytes(shape, base, bytes - 100000, [](int layer, int expert, int matrix, int) {
+        return layer == 1 && expert == 1 && matrix == 0 ? 0.0 : 1.0;
+    });
+    EXPECT_EQ(rankOf((*least)->plan.layer(1), 1), (RankTriple{201 - 15, 50, 60}));
+    EXPECT_EQ((*least)->plan.layer(0).ranks, base.layer(0).ranks);
+    EXPECT_FALSE(heldToBytes(shape, base, bytes / 100)->has_value());
 }
 
 TEST(VerifiedExchange, LockedTextSaysWhatIsLeftOfTheGain)
