@@ -172,8 +172,12 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
         sum.windows += part.windows;
         sum.tokens += part.tokens;
         sum.ranges.insert(sum.ranges.end(), part.ranges.begin(), part.ranges.end());
+        WindowIds& ids = sum.windowIds;
+        ids.ids.insert(ids.ids.end(), part.windowIds.ids.begin(), part.windowIds.ids.end());
+        ids.lengths.insert(ids.lengths.end(), part.windowIds.lengths.begin(), part.windowIds.lengths.end());
         if (sum.source.find(part.source) == std::string::npos) sum.source += ", " + part.source;
     }
+    if (std::any_of(shards.begin(), shards.end(), [](const ProfileData& shard) { return shard.windowIds.empty(); })) sum.windowIds = {};
     // Neighbours of one text stay apart: each has the hash of its own windows.
     if (texts.size() > 1) {
         Sha256 hash;

@@ -12,8 +12,8 @@
 namespace espalier
 {
 
-// 1.1: rank curves, parts, kept experts. 1.2: gradients. Older readers skip what they do not know.
-inline constexpr h5::Format kProfileFormat = {"profile", "profile", 1, 2};
+// 1.1: rank curves, parts, kept experts. 1.2: gradients. 1.3: token ids of the windows. Older readers skip what they do not know.
+inline constexpr h5::Format kProfileFormat = {"profile", "profile", 1, 3};
 inline constexpr h5::Format kPartsFormat = {"profile-parts", "profile", 1, 0};
 
 inline constexpr const char* kFactorsGroup = "factors";

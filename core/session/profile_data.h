@@ -93,6 +93,16 @@ struct TokenRange {
     bool operator==(const TokenRange&) const = default;
 };
 
+// Token ids of the profiled windows, one window after the other in the order of ProfileData::ranges. Empty where a profile has none: id
+// by id it is the calibration text.
+struct WindowIds {
+    std::vector<std::int32_t> ids;
+    std::vector<std::int32_t> lengths;  // [windows]
+
+    bool empty() const noexcept { return lengths.empty(); }
+    bool operator==(const WindowIds&) const = default;
+};
+
 struct ProfileData {
     // What the numbers belong to. Equal for all shards that may be added up.
     ModelShape shape;
@@ -109,6 +119,7 @@ struct ProfileData {
     bool bos = false;
     int windows = 0;  // profiled
     std::int64_t tokens = 0;
+    WindowIds windowIds;
     // Experts that existed, per decoder layer, where the pass ran on an already pruned model; empty = all. The others have no tokens, no
     // probability (logit -infinity) and no output.
     std::vector<std::vector<int>> kept;

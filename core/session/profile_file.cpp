@@ -82,6 +82,34 @@ void writeLayer(const h5::Group& group, const LayerProfile& layer)
     if (!gradients.drawnProducts.empty()) sweep.write<float>("drawn_products", gradients.drawnProducts, shape);
 }
 
+void writeWindowIds(const h5::Group& root, const WindowIds& windows)
+{
+    if (windows.empty()) return;
+    const h5::Group text = root.create("text");
+    text.write("ids", windows.ids);
+    text.write("lengths", windows.lengths);
+}
+
+WindowIds readWindowIds(const h5::Group& root, const ProfileData& data)
+{
+    WindowIds windows;
+    if (!root.has("text")) return windows;
+    const h5::Group text = root.open("text");
+    windows.ids = text.read<std::int32_t>("ids");
+    windows.lengths = text.read<std::int32_t>("lengths");
+    std::int64_t tokens = 0;
+    bool fits = static_cast<std::int64_t>(windows.lengths.size()) == data.windows;
+    for (const std::int32_t length : windows.lengths) {
+        fits = fits && length > 0;
+        tokens += length;
+    }
+    const std::int64_t vocabulary = data.shape.vocabularySize;
+    for (const std::int32_t id : windows.ids)
+        fits = fits && id >= 0 && (vocabulary == 0 || id < vocabulary);
+    if (!fits || tokens != static_cast<std::int64_t>(windows.ids.size())) throw h5::Failure("the token ids do not fit");
+    return windows;
+}
+
 void expect(bool condition, int layer, const char* what)
 {
     if (!condition) throw h5::Failure(fmt::format("layer {}: {} does not fit", layer, what));
@@ -253,7 +281,7 @@ Error newerProfile(const std::filesystem::path& path, int major, int minor)
 
 Status writeProfile(const std::filesystem::path& path, const ProfileData& data, const std::vector<std::filesystem::path>& parts)
 {
-    std::int64_t estimate = 1 << 16;
+    std::int64_t estimate = (1 << 16) + static_cast<std::int64_t>(data.windowIds.ids.size() * sizeof(std::int32_t));
     for (const LayerProfile& layer : data.layers)
         estimate += bytesOf(layer);
     std::error_code ignored;
@@ -272,6 +300,7 @@ Status writeProfile(const std::filesystem::path& path, const ProfileData& data, 
     }
     return h5::writeContainer(path, kProfileFormat, estimate, [&](const h5::Group& root) {
         root.writeJson("profile", headerJson(data));
+        writeWindowIds(root, data.windowIds);
         const h5::Group layers = root.create("layers");
         for (const LayerProfile& layer : data.layers) {
             if (layer.experts == 0) continue;
@@ -298,6 +327,7 @@ Result<ProfileData> readProfile(const std::filesystem::path& path)
     if (container.major > kProfileFormat.major) return newerProfile(path, container.major, container.minor);
     try {
         ESPALIER_TRY(ProfileData data, dataFromHeader(container.root.readJson("profile")));
+        data.windowIds = readWindowIds(container.root, data);
         const h5::Group layers = container.root.open("layers");
         for (const LayerShape& shape : data.shape.layers) {
             if (!shape.moe) {

@@ -36,9 +36,10 @@ Status writeProfileState(const std::filesystem::path& path, const ProfileState& 
 Result<ProfileState> readProfileState(const std::filesystem::path& path);
 
 // Adds up profiles of disjoint shards. Spectra are no sums: "curves" and "factors" are left out of the result ("moments", if all have
-// them, stay collected and are the caller's to add up). Sums equal those of a single pass to rounding (1e-12). Errors: profile.other_model
-// (fingerprint or shape), profile.other_mode (numeric mode), profile.other_window_length, profile.other_statistics (collected, list
-// length), profile.overlap (the same windows twice), profile.nothing_to_merge.
+// them, stay collected and are the caller's to add up), and so are token ids unless every shard has its own. Sums equal those of a single
+// pass to rounding (1e-12). Errors: profile.other_model (fingerprint or shape), profile.other_mode (numeric mode),
+// profile.other_window_length, profile.other_statistics (collected, list length), profile.overlap (the same windows twice),
+// profile.nothing_to_merge.
 Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards);
 
 }  // namespace espalier

@@ -135,6 +135,11 @@ inline ProfileData sampleProfile(int firstWindow = 0, int windows = 4)
                     .windowCount = windows,
                     .tokens = windows * 4,
                     .sha256 = "r" + std::to_string(firstWindow)}};
+    for (int w = firstWindow; w < firstWindow + windows; ++w) {
+        for (int i = 0; i < 4; ++i)
+            data.windowIds.ids.push_back((3 * w + i) % 32);
+        data.windowIds.lengths.push_back(4);
+    }
     data.collected = {"counts", "ean", "reap", "gram"};
     data.engineVersion = "test";
     for (const LayerShape& shape : data.shape.layers) {

@@ -138,6 +138,26 @@ TEST_F(ProfileDamage, CurvesThatDoNotFitAreRefused)
     EXPECT_EQ(codeOf([](ProfileData& data) { data.kept = {{0}, {1}}; }), "profile.invalid");
 }
 
+TEST_F(ProfileDamage, TokenIdsThatDoNotFitAreRefused)
+{
+    const auto codeOf = [&](auto change) {
+        ProfileData data = madeProfile(1, 6, 2, 2, 0, 5);
+        data.windowIds.lengths = {8, 8};
+        data.windowIds.ids.assign(16, 7);
+        change(data.windowIds);
+        const Status written = writeProfile(m_file, data);
+        if (!written.ok()) return written.error().code;
+        const auto read = readProfile(m_file);
+        return read.ok() ? std::string("accepted") : read.error().code;
+    };
+    EXPECT_EQ(codeOf([](WindowIds&) {}), "accepted");
+    EXPECT_EQ(codeOf([](WindowIds& windows) { windows.ids.pop_back(); }), "profile.invalid");
+    EXPECT_EQ(codeOf([](WindowIds& windows) { windows.ids[3] = -1; }), "profile.invalid");
+    EXPECT_EQ(codeOf([](WindowIds& windows) { windows.ids[3] = 1000; }), "profile.invalid");
+    EXPECT_EQ(codeOf([](WindowIds& windows) { windows.lengths = {16}; }), "profile.invalid");
+    EXPECT_EQ(codeOf([](WindowIds& windows) { windows.lengths = {20, -4}; }), "profile.invalid");
+}
+
 TEST_F(ProfileDamage, PartsThatDoNotFitAreRefused)
 {
     const ProfileData data = madeProfile(1, 6, 2, 1, 0, 5);

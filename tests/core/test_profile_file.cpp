@@ -24,12 +24,25 @@ TEST(ProfileFile, RoundTripIsExact)
     ASSERT_TRUE(back.ok()) << back.error().describe();
     EXPECT_EQ(back->layers, data.layers);
     EXPECT_EQ(back->ranges, data.ranges);
+    EXPECT_EQ(back->windowIds, data.windowIds);
     EXPECT_EQ(back->fingerprint, data.fingerprint);
     EXPECT_EQ(back->collected, data.collected);
     ASSERT_TRUE(writeProfile(folder / "b.h5", *back).ok());
     EXPECT_EQ(readBytes(folder / "a.h5"), readBytes(folder / "b.h5"));
     EXPECT_EQ(*profileSha256(folder / "a.h5"), *profileSha256(folder / "b.h5"));
     EXPECT_EQ(profileSha256(folder / "a.h5")->size(), 64u);
+}
+
+TEST(ProfileFile, OneWithoutTokenIdsOpens)
+{
+    const Folder folder;
+    ProfileData old = sampleProfile();
+    old.windowIds = {};
+    ASSERT_TRUE(writeProfile(folder / "a.h5", old).ok());
+    const auto back = readProfile(folder / "a.h5");
+    ASSERT_TRUE(back.ok()) << back.error().describe();
+    EXPECT_TRUE(back->windowIds.empty());
+    EXPECT_EQ(back->layers, old.layers);
 }
 
 TEST(ProfileFile, DamageGivesACode)
@@ -74,6 +87,17 @@ TEST(ProfileMerge, ShardsAddUpInAnyOrder)
     EXPECT_DOUBLE_EQ(layer.gradients.squared, 1.5);
     EXPECT_EQ(layer.gradients.tokens, 12);
     EXPECT_TRUE(std::is_sorted(layer.gram.tokens.begin(), layer.gram.tokens.end()));
+}
+
+TEST(ProfileMerge, TokenIdsOfAllShardsOrOfNone)
+{
+    const ProfileData whole = sampleProfile(0, 6);
+    ProfileData a = sampleProfile(0, 2);
+    const ProfileData b = sampleProfile(2, 3);
+    const ProfileData c = sampleProfile(5, 1);
+    EXPECT_EQ(mergeProfiles({c, a, b})->windowIds, whole.windowIds);
+    a.windowIds = {};  // taken by an older engine
+    EXPECT_TRUE(mergeProfiles({c, a, b})->windowIds.empty());
 }
 
 TEST(ProfileMerge, RefusesWhatDoesNotBelongTogether)
