@@ -3,6 +3,7 @@
 #include "output.h"
 #include "plan_options.h"
 #include "planner.h"
+#include "profile/profile_windows.h"
 #include "search_state.h"
 #include "session/profile_file.h"
 #include "work.h"
@@ -69,12 +70,25 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     }
     std::unique_ptr<MoeModel> model;
     PlanInputs inputs{checkpoint, data, profileHash, base};
+    TextOptions locked = options.text;
+    locked.ids.clear();
+    locked.text = {options.locked};
     if (!options.text.text.empty() || !options.text.ids.empty()) {
         ESPALIER_TRY(inputs.windows, openText(options.text, *checkpoint));
+    } else {
+        if (options.text.windowLength > 0 && options.text.windowLength != data.windowLength)
+            return usageError(
+                fmt::format("Without a text the profile's own windows are used, and those have {} tokens.", data.windowLength),
+                "Leave --window-length out, or give --text.");
+        ESPALIER_TRY(auto own, profileWindows(data, options.text.windows, shape.vocabularySize));
+        if (own) {
+            inputs.windows = std::move(own->windows);
+            inputs.missingWindows = own->missing;
+        }
+        locked = cutAsProfile(locked, data);
+    }
+    if (inputs.windows) {
         if (!options.locked.empty()) {
-            TextOptions locked = options.text;
-            locked.ids.clear();
-            locked.text = {options.locked};
             ESPALIER_TRY(inputs.locked, openText(locked, *checkpoint));
         }
         inputs.model = [&]() -> Result<MoeModel*> {

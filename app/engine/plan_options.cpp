@@ -72,11 +72,11 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
     CLI::Option* keep = verb->add_option("--keep", options.keep, "Experts to keep: 75%, 0.75, 96/128 or a number")->excludes(prune);
     verb->add_option("--size", options.size, "Largest size of the weights, for example 14GiB")->excludes(prune)->excludes(keep);
     verb->add_option("--allocate", options.allocate,
-                     "How counts are spread over layers (see `methods --slot allocate`; default: importance). verified measures on --text");
+                     "How counts are spread over layers (see `methods --slot allocate`; default: importance). verified runs the model");
     verb->add_option("--score", options.score, "Which experts matter (see `methods --slot score`; default: leave-one-out)");
     verb->add_option("--select", options.select, "How kept sets are chosen (see `methods --slot select`)");
     verb->add_option("--kt", options.receptiveField,
-                     "Choose among the best K sets of each layer by blocks of T layers, run on --text; K,T or off")
+                     "Choose among the best K sets of each layer by blocks of T layers, run through the model; K,T or off")
         ->type_name("K,T");
     verb->add_option("--rank-average", options.rankAverage,
                      "Factor the remaining experts, at this rank on average; auto: the rank that removes about 37 %; off")

@@ -30,8 +30,9 @@ constexpr int kDenseTokens = 4096;
 
 Error textNeeded(std::string_view who)
 {
-    Error error = usageError(fmt::format("{} runs the model on the calibration text, and none was given.", who),
-                             "Give the text of the profile with --text or --ids.");
+    Error error = usageError(
+        fmt::format("{} runs the model on the calibration text; none was given, and the profile does not hold the ids of its own.", who),
+        "Give the text of the profile with --text or --ids, or take the profile again.");
     error.code = "plan.text_needed";
     return error;
 }
@@ -52,7 +53,8 @@ public:
     Result<PlanOutcome> run()
     {
         ESPALIER_CHECK_OK(checkRecipe(m_recipe));
-        if ((m_recipe.receptiveField || m_recipe.allocate == "verified") && (!m_inputs.model || !m_inputs.windows))
+        const bool runsModel = m_recipe.receptiveField || m_recipe.allocate == "verified";
+        if (runsModel && (!m_inputs.model || !m_inputs.windows))
             return textNeeded(m_recipe.receptiveField ? "The receptive field" : "The verified allocator");
         ESPALIER_CHECK_OK(checkRecipeNeeds(m_recipe, m_inputs.profile));
         ESPALIER_TRY(m_scores, score(m_inputs.profile, m_recipe.score, m_recipe.paramsOf("score")));
@@ -68,6 +70,9 @@ public:
             ESPALIER_CHECK_OK(chooseSets());
             ESPALIER_CHECK_OK(assign());
         }
+        if (runsModel && !m_inputs.missingWindows.empty())
+            m_outcome.warnings.push_back(
+                fmt::format("The profile holds a part of its text; the windows {} are missing and were not run.", m_inputs.missingWindows));
         return std::move(m_outcome);
     }
 

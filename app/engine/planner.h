@@ -37,10 +37,11 @@ struct PlanInputs {
     // The model on the calibration text: for the receptive field and the verified allocator, called whenever it is needed, ready for the
     // factors of `base`. May be empty.
     std::function<Result<MoeModel*>()> model = {};
-    std::optional<TokenWindows> windows = {};
-    Evaluator* evaluator = nullptr;           // of this model on these windows, where there is one
-    SearchState* state = nullptr;             // what an earlier run finished, and where this one records; may be null
-    std::optional<TokenWindows> locked = {};  // text that no search sees, measured once at the end
+    std::optional<TokenWindows> windows = {};  // the text given, or the profile's own windows
+    std::string missingWindows = {};           // of the profile's text, for people; empty when all are there
+    Evaluator* evaluator = nullptr;            // of this model on these windows, where there is one
+    SearchState* state = nullptr;              // what an earlier run finished, and where this one records; may be null
+    std::optional<TokenWindows> locked = {};   // text that no search sees, measured once at the end
 };
 
 struct PlanStage {
@@ -66,7 +67,7 @@ struct PlanOutcome {
 //   "receptive-field"  those of chooseByBlocks
 //   "rank"             {"plan"}
 // Every "plan" is complete and valid. Errors: those of the parts and of checkRecipe, profile.missing_statistics before anything runs,
-// plan.text_needed (usage) where a stage runs the model and no text was given; cancelled.
+// plan.text_needed (usage) where a stage runs the model and there are no windows; cancelled.
 Result<PlanOutcome> makePlan(const PlanInputs& inputs, const PlanRecipe& recipe, JobContext& job);
 
 Json toJson(const PlanStage& stage);

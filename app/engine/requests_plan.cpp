@@ -2,6 +2,7 @@
 #include "requests.h"
 
 #include "planner.h"
+#include "profile/profile_windows.h"
 #include "session/profile_file.h"
 #include "work.h"
 
@@ -65,7 +66,7 @@ struct PlanRequest {
     std::string profile;
     Json base;
     PlanRecipe recipe;
-    TextOptions text;    // calibration
+    TextOptions text;    // calibration; none: the profile's own windows
     TextOptions locked;  // no search sees it
 };
 
@@ -101,19 +102,35 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
     PlanInputs inputs{checkpoint, *profile, profileHash, base};
     std::shared_ptr<MoeModel> model;
     std::shared_ptr<Evaluator> evaluator;
-    if (!request.text.text.empty() || !request.text.ids.empty()) {
+    const bool given = !request.text.text.empty() || !request.text.ids.empty();
+    if (given) {
         ESPALIER_TRY(evaluator, models.evaluator(*open, request.text));
+        inputs.windows = evaluator->windows();
+    } else {
+        ESPALIER_TRY(auto own, profileWindows(*profile, request.text.windows, shape.vocabularySize));
+        if (own) {
+            inputs.windows = own->windows;
+            inputs.missingWindows = own->missing;
+            // A plan that only reads the profile needs no model.
+            if (request.recipe.receptiveField || request.recipe.allocate == "verified") {
+                ESPALIER_TRY(evaluator, models.evaluator(*open, std::move(own->windows)));
+            }
+        }
+    }
+    if (inputs.windows) {
         model = open->model;
         inputs.evaluator = evaluator.get();
-        inputs.windows = evaluator->windows();
         // An evaluation that ran in between may have left other sources.
         inputs.model = [&]() -> Result<MoeModel*> {
+            if (!model) {
+                ESPALIER_TRY(model, models.model(*open));
+            }
             model->setFactorSources(sources);
             return model.get();
         };
     }
     if (!request.locked.text.empty()) {
-        ESPALIER_TRY(inputs.locked, openText(request.locked, *checkpoint));
+        ESPALIER_TRY(inputs.locked, openText(given ? request.locked : cutAsProfile(request.locked, *profile), *checkpoint));
     }
     PlanRecipe recipe = request.recipe;
     recipe.threads = models.options().threads;

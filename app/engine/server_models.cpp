@@ -70,14 +70,31 @@ Result<std::shared_ptr<Evaluator>> OpenModels::evaluator(OpenModel& open, const 
     std::string key = fmt::format("{}|{}|{}|{}", text.windowLength, text.windows, text.bos, text.ids);
     for (const auto& path : text.text)
         key += "|" + fileStamp(path);
+    if (auto held = heldEvaluator(open, key)) return held;
+    ESPALIER_TRY(TokenWindows windows, openText(text, *open.checkpoint));
+    return addEvaluator(open, key, std::move(windows));
+}
+
+Result<std::shared_ptr<Evaluator>> OpenModels::evaluator(OpenModel& open, TokenWindows windows)
+{
+    const std::string key = fmt::format("windows|{}|{}", windows.windowLength, windows.textSha256);
+    if (auto held = heldEvaluator(open, key)) return held;
+    return addEvaluator(open, key, std::move(windows));
+}
+
+std::shared_ptr<Evaluator> OpenModels::heldEvaluator(OpenModel& open, const std::string& key)
+{
     auto& held = open.evaluators;
     const auto it = std::find_if(held.begin(), held.end(), [&](const auto& item) { return item.first == key; });
-    if (it != held.end()) {
-        std::rotate(it, it + 1, held.end());
-        return held.back().second;
-    }
-    ESPALIER_TRY(TokenWindows windows, openText(text, *open.checkpoint));
+    if (it == held.end()) return nullptr;
+    std::rotate(it, it + 1, held.end());
+    return held.back().second;
+}
+
+Result<std::shared_ptr<Evaluator>> OpenModels::addEvaluator(OpenModel& open, const std::string& key, TokenWindows windows)
+{
     ESPALIER_TRY(std::shared_ptr<MoeModel> model, this->model(open));
+    auto& held = open.evaluators;
     if (held.size() >= kEvaluatorsHeld) held.erase(held.begin());
     MoeModel& runs = *model;
     const auto bound = std::make_shared<BoundEvaluator>(

@@ -46,6 +46,7 @@ public:
     Result<std::shared_ptr<MoeModel>> model(OpenModel& open, std::int64_t memoryBudget = 0);
     // One evaluator per text, so that residual streams and losses live on between edits. Holds on to its model.
     Result<std::shared_ptr<Evaluator>> evaluator(OpenModel& open, const TextOptions& text);
+    Result<std::shared_ptr<Evaluator>> evaluator(OpenModel& open, TokenWindows windows);
 
     // The profile that a plan's factors may come from, or nothing for an empty path. Held open while its content stays the same.
     Result<FactorSources> factorSources(const std::string& path);
@@ -63,6 +64,8 @@ private:
     using List = std::vector<std::pair<std::string, std::shared_ptr<OpenModel>>>;
     List::iterator find(const std::string& path);
     std::shared_ptr<OpenModel> touch(List::iterator it);
+    static std::shared_ptr<Evaluator> heldEvaluator(OpenModel& open, const std::string& key);
+    Result<std::shared_ptr<Evaluator>> addEvaluator(OpenModel& open, const std::string& key, TokenWindows windows);
 
     CommonOptions m_options;
     List m_open;  // most recently used last

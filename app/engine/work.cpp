@@ -144,6 +144,13 @@ Result<Bos> parseBos(const std::string& text)
     return usageError(fmt::format("\"{}\" is not one of auto, yes, no.", text));
 }
 
+TextOptions cutAsProfile(TextOptions options, const ProfileData& profile)
+{
+    options.windowLength = profile.windowLength;
+    if (!profile.tokenizerSha256.empty()) options.bos = profile.bos ? "yes" : "no";
+    return options;
+}
+
 Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint)
 {
     if (options.text.empty() && options.ids.empty()) return usageError("A text is needed.", "Give --text FILE or --ids FILE.");

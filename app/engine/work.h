@@ -69,6 +69,8 @@ struct TextOptions {
 void addTextOptions(CLI::App* verb, TextOptions& options);
 Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint);
 Result<Bos> parseBos(const std::string& text);
+// Cut as the profile's text was: what a second text is opened with where the profile's own windows stand in for the first.
+TextOptions cutAsProfile(TextOptions options, const ProfileData& profile);
 
 // Losses of all windows of a text that is measured once. Error: those of Evaluator::run.
 Result<std::vector<WindowLoss>> measureOnce(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan, JobContext& job);

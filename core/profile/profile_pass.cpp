@@ -444,8 +444,11 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
     data.engineVersion = ESPALIER_VERSION;
     const std::vector<std::vector<int>> rows(windows.rows.begin() + static_cast<std::ptrdiff_t>(first),
                                              windows.rows.begin() + static_cast<std::ptrdiff_t>(last));
-    for (const auto& row : rows)
+    for (const auto& row : rows) {
         data.tokens += static_cast<std::int64_t>(row.size());
+        data.windowIds.ids.insert(data.windowIds.ids.end(), row.begin(), row.end());
+        data.windowIds.lengths.push_back(static_cast<std::int32_t>(row.size()));
+    }
     data.ranges = {{.textSha256 = windows.textSha256,
                     .firstWindow = static_cast<int>(first),
                     .windowCount = data.windows,

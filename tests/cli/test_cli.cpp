@@ -451,6 +451,29 @@ TEST(Cli, profileScorePlan)
     EXPECT_EQ(merged["tokens"], 8 * 64);
     EXPECT_EQ(merged["shards"], 2);
 
+    // Stages that run the model do so on the profile's own windows, and a text that is given wins.
+    const auto byBlocks = [&](const std::string& profile, std::vector<std::string> more) {
+        std::vector<std::string> arguments = {"plan", kDemo, "--profile", profile, "--prune", "25%",
+                                              "--kt", "2,3", "--out",     plan,    "--force"};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        return json(arguments);
+    };
+    const Json given = byBlocks(whole, {"--text", kText, "--window-length", "64", "--windows", "8"}).json();
+    const Json own = byBlocks(whole, {}).json();
+    ASSERT_TRUE(own.contains("plan_hash")) << own.dump();
+    EXPECT_EQ(own["plan_hash"], given["plan_hash"]);
+    const auto trialsOf = [](const Json& planned) {
+        for (const Json& stage : planned["trace"]["stages"])
+            if (stage["stage"] == "receptive-field") return stage["blocks"];
+        return Json();
+    };
+    EXPECT_TRUE(trialsOf(own).is_array());
+    EXPECT_EQ(trialsOf(own), trialsOf(given));
+    EXPECT_NE(trialsOf(byBlocks(whole, {"--text", kText, "--window-length", "64", "--windows", "3"}).json()), trialsOf(given));
+    expectError(byBlocks(whole, {"--window-length", "32"}), 2, "usage.arguments");
+    EXPECT_EQ(byBlocks((scratch / "m.h5").string(), {}).json()["warnings"], own["warnings"]);
+    EXPECT_THAT(byBlocks((scratch / "s2.h5").string(), {}).json()["warnings"].dump(), HasSubstr("the windows 0 to 3 are missing"));
+
     // Killed without warning after its first layer, then resumed.
     const std::string killed = (scratch / "k.h5").string();
     auto again = base;

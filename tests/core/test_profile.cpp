@@ -6,6 +6,7 @@
 #include "model/moe_model_torch.h"
 #include "parity/golden.h"
 #include "profile/factor_builder.h"
+#include "profile/profile_windows.h"
 #include "score/gram_loss.h"
 #include "score/scorer.h"
 #include "session/profile_file.h"
@@ -147,6 +148,51 @@ void compareWithGolden(const ProfileData& data, const Json& golden)
             EXPECT_NEAR(loss.loss(), value, 1e-5 * value + 1e-6 * norm) << set.at("kept").dump();
         }
     }
+}
+
+// What a stage that runs the model is given when the text is not at hand.
+TEST(ProfileWindows, AreThoseOfTheTextOrSayWhatIsMissing)
+{
+    const auto model = tinyModel("mixtral-tiny");
+    const TokenWindows windows = calibration("mixtral-tiny");
+    const auto count = static_cast<int>(windows.rows.size());
+    const std::int64_t vocabulary = model->shape().vocabularySize;
+    const ProfileOptions bare{.out = {}, .collect = {"counts"}};
+    const ProfileData whole = take(*model, windows, bare);
+    const auto own = *profileWindows(whole, 0, vocabulary);
+    ASSERT_TRUE(own.has_value());
+    EXPECT_EQ(own->windows.rows, windows.rows);
+    EXPECT_EQ(own->windows.textSha256, windows.textSha256);
+    EXPECT_EQ(own->windows.windowLength, windows.windowLength);
+    EXPECT_EQ(own->missing, "");
+    EXPECT_EQ((*profileWindows(whole, 2, vocabulary))->windows.rows.size(), 2u);
+    EXPECT_EQ(profileWindows(whole, 0, 3).error().code, "ids.out_of_range");
+
+    std::vector<ProfileData> shards;
+    for (int shard = 0; shard < 3; ++shard)
+        shards.push_back(take(*model, windows, {.out = {}, .collect = {"counts"}, .shard = shard, .shards = 3}));
+    const auto merged = *profileWindows(*mergeProfiles({shards[2], shards[0], shards[1]}), 0, vocabulary);
+    EXPECT_EQ(merged->windows.rows, windows.rows);
+    EXPECT_EQ(merged->windows.textSha256, windows.textSha256);
+    EXPECT_EQ(merged->missing, "");
+    const int first = shards[1].ranges[0].firstWindow;
+    const int last = shards[2].ranges[0].firstWindow;
+    const auto missing = [&](const ProfileData& profile) { return (*profileWindows(profile, 0, vocabulary))->missing; };
+    EXPECT_EQ(missing(*mergeProfiles({shards[0], shards[2]})), std::to_string(first) + " to " + std::to_string(last - 1));
+    EXPECT_EQ(missing(*mergeProfiles({shards[0], shards[1]})), std::to_string(last) + " and later");
+    EXPECT_EQ(missing(shards[2]), "0 to " + std::to_string(last - 1));
+    EXPECT_EQ((*profileWindows(shards[2], 0, vocabulary))->windows.rows.size(), static_cast<std::size_t>(count - last));
+
+    // The middle comes to what was merged before it.
+    const ProfileData ends = *mergeProfiles({shards[0], shards[2]});
+    EXPECT_EQ((*profileWindows(*mergeProfiles({ends, shards[1]}), 0, vocabulary))->windows.rows, windows.rows);
+    EXPECT_EQ(missing(*mergeProfiles({ends, shards[1]})), "");
+
+    ProfileData other = whole;
+    other.windowIds.ids[5] ^= 1;
+    EXPECT_EQ(profileWindows(other, 0, vocabulary).error().code, "profile.invalid");
+    other.windowIds = {};
+    EXPECT_FALSE(profileWindows(other, 0, vocabulary)->has_value());
 }
 
 class ProfileParity : public testing::TestWithParam<const char*>
