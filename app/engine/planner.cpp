@@ -125,6 +125,7 @@ private:
                     m_outcome.keep[static_cast<std::size_t>(layer.index)] =
                         static_cast<int>(verified.exchange.plan.layer(layer.index).kept.size());
             m_outcome.exchange = std::move(verified.exchange);
+            m_rankValue = std::move(verified.rankValue);
             detail.update(verified.detail);
         } else {
             ESPALIER_TRY(m_outcome.keep, counts(total));
@@ -272,9 +273,24 @@ private:
             stage("receptive-field", started, {{"sets", options.sets}, {"block_size", options.blockSize}, {"blocks", std::move(blocks)}});
         }
         ESPALIER_CHECK_OK(stopped());
+        if (m_outcome.exchange) ESPALIER_CHECK_OK(holdBytes());
         if (!m_outcome.exchange || m_outcome.plan.hash() == m_outcome.exchange->plan.hash()) return {};
         ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(m_outcome.plan));
         if (pairedDifference(losses, m_outcome.exchange->losses).nll >= 0) m_outcome.plan = m_outcome.exchange->plan;
+        return {};
+    }
+
+    // The chosen sets with ranks handed on and given back, as the exchange did: they are compared at its bytes.
+    Status holdBytes()
+    {
+        if (!m_base.hasRanks()) return {};
+        const CompressionPlan& exchanged = m_outcome.exchange->plan;
+        std::vector<ExpertSet> sets;
+        for (const LayerShape& layer : m_shape.layers)
+            sets.push_back(m_outcome.plan.layer(layer.index).kept);
+        ESPALIER_TRY(const CompressionPlan chosen, withSetsHandingRanksOn(m_shape, m_base, sets));
+        ESPALIER_TRY(auto held, heldToBytes(m_shape, chosen, planCost(m_shape, exchanged).bytes, m_rankValue));
+        m_outcome.plan = held ? std::move(held->plan) : exchanged;
         return {};
     }
 
@@ -425,6 +441,7 @@ private:
     AllocationRequest m_request;
     std::vector<LayerCurve> m_curves;
     std::shared_ptr<const RankCurves> m_rankCurves;
+    RankValue m_rankValue;  // of the exchange
     std::optional<Evaluator> m_evaluator;
     PlanOutcome m_outcome;
 };

@@ -75,6 +75,7 @@ Json exchangeJson(const std::optional<ExchangeResult>& exchange)
     if (!exchange) return nullptr;
     return {{"measured", exchange->measured},
             {"moves", exchange->moves},
+            {"rank_given_back", exchange->rankGivenBack},
             {"end", exchangeEndName(exchange->end)},
             {"change", differenceJson(exchange->change)},
             {"locked_change", exchange->lockedChange ? differenceJson(*exchange->lockedChange) : Json()}};

@@ -1,5 +1,7 @@
 #include "verified_counts.h"
 
+#include "plan/cost_model.h"
+#include "rank_curves.h"
 #include "stage_job.h"
 #include "work.h"
 
@@ -46,13 +48,13 @@ public:
         return relative * relative;
     }
 
-    Result<CompressionPlan> plan(const ModelShape& shape, CompressionPlan base, const std::vector<int>& keep) const
+    Result<CompressionPlan> plan(const ModelShape& shape, const CompressionPlan& base, const std::vector<int>& keep) const
     {
+        std::vector<ExpertSet> sets(shape.layers.size());
         for (const auto& [layer, curve] : m_curves) {
-            ESPALIER_TRY(ExpertSet kept, at(layer, keep[static_cast<std::size_t>(layer)]));
-            ESPALIER_TRY(base, base.withKept(shape, layer, std::move(kept)));
+            ESPALIER_TRY(sets[static_cast<std::size_t>(layer)], at(layer, keep[static_cast<std::size_t>(layer)]));
         }
-        return base;
+        return withSetsHandingRanksOn(shape, base, sets);
     }
 
     const std::map<int, LayerCurve>& curves() const { return m_curves; }
@@ -60,6 +62,30 @@ public:
 private:
     std::map<int, LayerCurve> m_curves;  // free MoE layers
 };
+
+RankValue rankValueOf(const ProfileData& profile)
+{
+    const auto curves = rankCurvesOf(profile);
+    if (!curves) return {};
+    return [curves](int layer, int expert, int matrix, int rank) {
+        const MatrixCurve& curve =
+            curves->layers[static_cast<std::size_t>(layer)][static_cast<std::size_t>(expert)][static_cast<std::size_t>(matrix)];
+        const auto r = static_cast<std::size_t>(rank);
+        return r < curve.error.size() ? curve.weight * (curve.error[r - 1] - curve.error[r]) : 0.0;
+    };
+}
+
+// Bytes that a plan of `keepTotal` experts may take: those of the start, and for every expert more or fewer what one of its experts takes
+// on average.
+std::int64_t bytesForCount(const ModelShape& shape, const CompressionPlan& start, int keepTotal)
+{
+    std::int64_t experts = 0;
+    for (const LayerShape& layer : shape.layers)
+        experts += layerBytes(layer, shape.hiddenSize, start.layer(layer.index)) - layer.otherBytes;
+    const auto kept = static_cast<double>(std::max(start.keptExperts(), 1));
+    const double more = static_cast<double>(keepTotal - start.keptExperts());
+    return planCost(shape, start).bytes + static_cast<std::int64_t>(std::floor(more * static_cast<double>(experts) / kept));
+}
 
 }  // namespace
 
@@ -106,6 +132,13 @@ Result<VerifiedCounts> verifyCounts(const VerifiedProblem& verified, const Param
     for (std::size_t l = 0; l < weighted.lossCurves.size(); ++l)
         for (double& value : weighted.lossCurves[l])
             value *= weight[l];
+    VerifiedCounts result;
+    // Without ranks all plans of one count have one size.
+    if (base.hasRanks()) {
+        result.rankValue = rankValueOf(inputs.profile);
+        problem.bytes = bytesForCount(shape, base, keepTotal);
+        problem.rankValue = result.rankValue;
+    }
     Json candidates = Json::array();
     for (const char* id : {"uniform", "importance", "inverse", "coverage", "global", "exact", "measured"}) {
         const bool measured = std::string_view(id) == "measured";
@@ -116,10 +149,19 @@ Result<VerifiedCounts> verifyCounts(const VerifiedProblem& verified, const Param
         }
         const Result<CompressionPlan> plan = table.plan(shape, base, *keep);
         if (!plan.ok() || plan->keptExperts() != keepTotal) continue;
+        std::optional<HeldPlan> held = HeldPlan{*plan, 0};
+        if (problem.bytes > 0) {
+            ESPALIER_TRY(held, heldToBytes(shape, *plan, problem.bytes, problem.rankValue));
+        }
+        if (!held) {
+            candidates.push_back({{"name", id}, {"error", "plan.size_infeasible"}});
+            continue;
+        }
         candidates.push_back({{"name", id}, {"keep", *keep}});
+        if (held->givenBack > 0) candidates.back()["rank_given_back"] = held->givenBack;
         const bool known = std::any_of(problem.candidates.begin(), problem.candidates.end(),
-                                       [&](const ExchangeCandidate& other) { return other.plan.hash() == plan->hash(); });
-        if (!known) problem.candidates.push_back({id, *plan});
+                                       [&](const ExchangeCandidate& other) { return other.plan.hash() == held->plan.hash(); });
+        if (!known) problem.candidates.push_back({id, std::move(held->plan)});
     }
     problem.measure = evaluate;
     problem.bestSet = [&](int layer, int count) { return table.at(layer, count); };
@@ -140,7 +182,6 @@ Result<VerifiedCounts> verifyCounts(const VerifiedProblem& verified, const Param
             return measureOnce(*model, *inputs.locked, plan, quiet);
         };
     }
-    VerifiedCounts result;
     ESPALIER_TRY(result.exchange, exchangeVerified(problem, exchangeOptions(params), job));
     const ExchangeResult& exchange = result.exchange;
     Json rises = Json::array();
@@ -154,6 +195,8 @@ Result<VerifiedCounts> verifyCounts(const VerifiedProblem& verified, const Param
                      {"trace", std::move(trace)},
                      {"measured", exchange.measured},
                      {"moves", exchange.moves},
+                     {"bytes", planCost(shape, exchange.plan).bytes},
+                     {"rank_given_back", exchange.rankGivenBack},
                      {"end", exchangeEndName(exchange.end)},
                      {"start", problem.candidates[static_cast<std::size_t>(exchange.startCandidate)].name},
                      {"change", differenceJson(exchange.change)},

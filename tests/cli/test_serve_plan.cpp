@@ -1,6 +1,7 @@
 // The pipeline as the window runs it, through the real program: partial plans, an evaluation in between, cancelling, refusals.
 #include "base/text.h"
 #include "cli/engine_process.h"
+#include "session/profile_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -203,6 +204,61 @@ TEST_F(ServePlan, verifiedExchangeStreamsItsPlans)
     EXPECT_LE(engine.answer(2)["result"]["nll"].get<double>(), best + 1e-9);
 }
 
+TEST_F(ServePlan, verifiedExchangeHoldsTheBytesOfAPlanWithRanks)
+{
+    Json request = planRequest();
+    request["recipe"]["select"]["method"] = "ranking";
+    request["recipe"]["rank"] = {{"method", "moe-i2"}, {"average", nullptr}, {"share", nullptr}};
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "plan", request));
+    const Json start = engine.answer(1);
+    ASSERT_TRUE(start.contains("result")) << start.dump();
+    request["plan"] = start["result"]["plan"];
+    request["recipe"]["rank"] = nullptr;
+    request["recipe"]["allocate"] = {{"method", "verified"}, {"params", {{"moves", 2}}}};
+    request["recipe"]["select"]["method"] = "genetic";
+    const auto denseIn = [](const Json& plan) {
+        int dense = 0;
+        for (const Json& layer : plan["layers"])
+            for (std::size_t i = 0; i < layer["kept"].size(); ++i)
+                dense += layer.contains("ranks") && layer["ranks"][i] != Json({0, 0, 0}) ? 0 : 1;
+        return dense;
+    };
+    std::int64_t id = 1;
+    for (const int experts : {72, 60}) {
+        request["recipe"]["target"] = {{"experts", experts}};
+        engine.send(ask(++id, "plan", request));
+        const Json answer = engine.answer(id);
+        ASSERT_TRUE(answer.contains("result")) << answer.dump();
+        const Json& result = answer["result"];
+        EXPECT_EQ(keptIn(result["plan"]), experts);
+        EXPECT_NE(result["plan_hash"], start["result"]["plan_hash"]);
+        EXPECT_LE(result["cost"]["bytes"].get<std::int64_t>(), start["result"]["cost"]["bytes"].get<std::int64_t>());
+        EXPECT_TRUE(result["exchange"]["rank_given_back"].is_number_integer());
+        EXPECT_LE(denseIn(result["plan"]), denseIn(start["result"]["plan"])) << "an expert came in without the ranks of one that left";
+    }
+}
+
+TEST_F(ServePlan, runsOnTheProfilesWindowsWithoutAText)
+{
+    Json request = planRequest();
+    request["recipe"]["allocate"] = {{"method", "verified"}, {"params", {{"moves", 1}}}};
+    request["recipe"]["select"]["method"] = "ranking";
+    request["locked"] = {std::string(ESPALIER_RESOURCES) + "/demo/validation.txt"};
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "plan", request));
+    const Json given = engine.answer(1);
+    ASSERT_TRUE(given.contains("result")) << given.dump();
+    for (const char* field : {"text", "window_length", "windows"})
+        request.erase(field);
+    engine.send(ask(2, "plan", request));
+    const Json own = engine.answer(2);
+    ASSERT_TRUE(own.contains("result")) << own.dump();
+    EXPECT_EQ(own["result"]["plan_hash"], given["result"]["plan_hash"]);
+    EXPECT_EQ(own["result"]["exchange"]["change"], given["result"]["exchange"]["change"]);
+    EXPECT_EQ(own["result"]["exchange"]["locked_change"]["nll"].is_number(), true);
+}
+
 TEST_F(ServePlan, evaluatesInBetweenAndIsCancelled)
 {
     EngineProcess engine({"serve"});
@@ -296,8 +352,14 @@ TEST_F(ServePlan, refusalsNameWhatIsWrong)
         r["recipe"]["allocate"] = {{"method", "verified"}, {"params", {{"pace", 1}}}};
     });
     expectData("search.bad_option", "kt", [](Json& r) { r["recipe"]["receptive_field"] = {{"sets", 99}, {"block_size", 2}}; });
-    expectData("plan.text_needed", "calibration text", [](Json& r) {
+    const std::string old = (*s_scratch / "old.h5").string();
+    auto data = readProfile(profile());
+    ASSERT_TRUE(data.ok());
+    data->windowIds = {};  // as older engines left it
+    ASSERT_TRUE(writeProfile(old, *data).ok());
+    expectData("plan.text_needed", "calibration text", [&](Json& r) {
         r["recipe"]["allocate"]["method"] = "verified";
+        r["profile"] = old;
         r.erase("text");
     });
     expectData("allocate.infeasible", "experts", [](Json& r) { r["recipe"]["target"] = {{"experts", 3}}; });
