@@ -97,6 +97,14 @@ void HeatmapView::Private::drawFrame(QCPPainter* painter)
     const CellId current = selection->current();
     painter->setAntialiasing(false);
 
+    // What a search works on: a band on both sides of the cells, whose colours stay the data's.
+    for (const int row : searching) {
+        if (row < window.top() || row > window.bottom()) continue;
+        const QRect box = boxOf(window.left(), row);
+        painter->fillRect(QRect(0, box.top(), cells.left(), box.height()), t.selection);
+        painter->fillRect(QRect(cells.right() + 1, box.top(), canvas->width() - cells.right() - 1, box.height()), t.selection);
+    }
+
     // Row labels, every 14 px at least.
     int rowStep = 1;
     for (const int step : {1, 2, 5, 10, 20, 50}) {
@@ -115,10 +123,11 @@ void HeatmapView::Private::drawFrame(QCPPainter* painter)
             paintIcon(painter, QStringLiteral("lock"), t.baseline, QRectF(pixelsOf(6), y - side / 2.0, side, side));
         }
         if (isCurrent) continue;
-        if (row % rowStep != 0) continue;
-        if (visibleCell(window.left(), current.layer) && std::abs(row - current.layer) * cellHeight < pixelsOf(12)) continue;
-        painter->setFont(small);
-        painter->setPen(t.muted);
+        const bool searched = searchingLayer(row);
+        if (row % rowStep != 0 && !searched) continue;
+        if (!searched && visibleCell(window.left(), current.layer) && std::abs(row - current.layer) * cellHeight < pixelsOf(12)) continue;
+        painter->setFont(searched ? fontFor(FontRole::SmallStrong) : small);
+        painter->setPen(searched ? t.text : t.muted);
         painter->drawText(rowRect(row), Qt::AlignRight | Qt::AlignVCenter, QString::number(row));
     }
     if (current.layer >= window.top() && current.layer <= window.bottom()) {

@@ -146,6 +146,7 @@ QStringList HeatmapView::Private::legendTexts() const
     if (noExperts) texts += HeatmapView::tr("dense layer");
     if (normed.belowFloor > 0) texts += HeatmapView::tr("below the log floor");
     if (locked) texts += HeatmapView::tr("locked layer");
+    if (!searching.empty()) texts += HeatmapView::tr("being searched");
     return texts;
 }
 
@@ -165,7 +166,12 @@ void HeatmapView::Private::drawLegend(QCPPainter* painter, int top)
         if (x + side + pixelsOf(6) + metrics.horizontalAdvance(text) > canvas->width()) break;
         const QRect box(x, y, side, side);
         painter->setAntialiasing(false);
-        if (text == HeatmapView::tr("locked layer")) {
+        if (text == HeatmapView::tr("being searched")) {
+            painter->fillRect(box, t.selection);
+            painter->setPen(t.axis);
+            painter->setBrush(Qt::NoBrush);
+            painter->drawRect(box.adjusted(0, 0, -1, -1));
+        } else if (text == HeatmapView::tr("locked layer")) {
             paintIcon(painter, QStringLiteral("lock"), t.muted, box);
         } else if (text == HeatmapView::tr("no value") || text == HeatmapView::tr("dense layer")) {
             painter->fillRect(box, t.neutral);

@@ -64,6 +64,7 @@ public:
     HeatmapOptions options;
     bool compact = false;
     bool hasScores = false;
+    std::vector<int> searching;  // layers, ascending
 
     // Derived from scores, usage, options.
     NormedGrid normed;
@@ -131,6 +132,7 @@ public:
         return c.layer >= 0 && l < grid.rows.size() && e < grid.rows[l].size() ? grid.rows[l][e] : std::numeric_limits<double>::quiet_NaN();
     }
     bool lockedLayer(int layer) const { return hasPlan() && plan.layer(layer).locked; }
+    bool searchingLayer(int layer) const { return std::binary_search(searching.begin(), searching.end(), layer); }
     bool isProtected(CellId c) const
     {
         if (!hasPlan()) return false;

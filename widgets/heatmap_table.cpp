@@ -25,6 +25,7 @@ QString stateText(const CellFacts& facts)
     QString text = facts.state == CellState::Dropped ? HeatmapTable::tr("dropped") : HeatmapTable::tr("kept");
     if (facts.isProtected) text += QStringLiteral(", ") + HeatmapTable::tr("protected");
     if (facts.locked) text += QStringLiteral(", ") + HeatmapTable::tr("locked");
+    if (facts.searching) text += QStringLiteral(", ") + HeatmapTable::tr("being searched");
     return text;
 }
 

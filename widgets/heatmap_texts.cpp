@@ -69,6 +69,7 @@ void HeatmapView::Private::refreshReadout()
         if (f->rank > 0) state += QStringLiteral(", ") + HeatmapView::tr("rank %1").arg(f->rank);
         readout->parts.push_back(Part{state, {}, 2});
         if (f->locked) readout->parts.push_back(Part{HeatmapView::tr("layer locked"), {}, 7});
+        if (f->searching) readout->parts.push_back(Part{HeatmapView::tr("layer being searched"), {}, 5});
         const QString size = format::bytes(f->bytes);
         readout->parts.push_back(Part{
             f->state == CellState::Dropped ? HeatmapView::tr("%1 saved").arg(size) : HeatmapView::tr("%1 if dropped").arg(size), size, 3});
@@ -134,6 +135,7 @@ QString HeatmapView::Private::tooltip(CellId c) const
     fourth += f->state == CellState::Dropped ? HeatmapView::tr("dropped") : HeatmapView::tr("kept");
     if (f->isProtected) fourth += HeatmapView::tr("protected");
     if (f->locked) fourth += HeatmapView::tr("layer locked");
+    if (f->searching) fourth += HeatmapView::tr("layer being searched");
     if (f->rank > 0 && !options.ranks()) fourth += HeatmapView::tr("rank %1").arg(format::count(f->rank));
     fourth += f->state == CellState::Dropped ? HeatmapView::tr("%1 saved").arg(format::bytes(f->bytes))
                                              : HeatmapView::tr("%1 if dropped").arg(format::bytes(f->bytes));
@@ -159,6 +161,7 @@ std::optional<CellFacts> HeatmapView::facts(CellId cell) const
     f.value = d->valueOf(cell);
     f.isProtected = d->isProtected(cell);
     f.locked = d->lockedLayer(cell.layer);
+    f.searching = d->searchingLayer(cell.layer);
     f.experts = layer.experts;
     const auto l = static_cast<std::size_t>(cell.layer);
     if (l < d->places.size() && static_cast<std::size_t>(cell.expert) < d->places[l].size())

@@ -325,6 +325,15 @@ void HeatmapView::clearScores()
     d->replot();
 }
 
+bool HeatmapView::setSearching(const std::vector<int>& layers)
+{
+    if (d->searching == layers) return false;
+    d->searching = layers;
+    d->refreshReadout();
+    d->replot();
+    return true;
+}
+
 void HeatmapView::setScoreChoices(const QStringList& ids, const QStringList& titles)
 {
     const QSignalBlocker blocker(d->scoreBox);

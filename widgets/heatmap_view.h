@@ -50,6 +50,7 @@ struct CellFacts {
     CellState state = CellState::Missing;
     bool isProtected = false;
     bool locked = false;     // its layer
+    bool searching = false;  // a search works on its layer
     double value = 0;        // NaN: no value
     int place = 0;           // in its layer, 1 = most valuable; 0 unknown
     int experts = 0;         // in its layer
@@ -97,6 +98,7 @@ public slots:
     void setScores(const espalier::ExpertScores& scores);  // partial while a profile runs: missing rows empty or NaN
     void setUsage(const espalier::ExpertGrid& usage);      // share per layer, or empty
     void clearScores();
+    bool setSearching(const std::vector<int>& layers);  // that a running search works on: marked. True where others than before
     void setScoreChoices(const QStringList& ids, const QStringList& titles);
     void setOptions(const espalier::HeatmapOptions& options);  // emits nothing
     void setZoom(const QRect& columnsRows);                    // null: all

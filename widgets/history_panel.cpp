@@ -9,6 +9,9 @@
 #include <QPainter>
 #include <QStyledItemDelegate>
 
+#include <algorithm>
+#include <cstddef>
+
 namespace espalier
 {
 
@@ -31,6 +34,46 @@ void HistoryModel::set(const PlanHistory& history, const QHash<QString, PlanLoss
         if (loss != m_losses.constEnd()) (loss->full ? full : quick) = true;
     }
     m_mixed = full && quick;
+    addRunning();
+    endResetModel();
+}
+
+// Above the entry that it started from, as the branch that it would be.
+void HistoryModel::addRunning()
+{
+    if (!m_running) return;
+    for (std::size_t i = 0; i < m_rows.size(); ++i)
+        if (m_rows[i].id == m_running->parent) {
+            const auto at = static_cast<std::ptrdiff_t>(i);
+            m_entries.insert(m_entries.begin() + at, HistoryEntry{});
+            m_rows.insert(m_rows.begin() + at, PlanHistory::Row{-1, m_rows[i].depth + 1, false});
+            return;
+        }
+}
+
+int HistoryModel::runningRow() const
+{
+    for (std::size_t i = 0; i < m_rows.size(); ++i)
+        if (m_rows[i].id < 0) return static_cast<int>(i);
+    return -1;
+}
+
+void HistoryModel::setRunning(const std::optional<RunningEntry>& running)
+{
+    if (m_running == running) return;
+    const int was = runningRow();
+    if (m_running && running && m_running->parent == running->parent) {
+        m_running = running;
+        if (was >= 0) emit dataChanged(index(was, 0), index(was, 0));
+        return;
+    }
+    beginResetModel();
+    if (was >= 0) {
+        m_entries.erase(m_entries.begin() + was);
+        m_rows.erase(m_rows.begin() + was);
+    }
+    m_running = running;
+    addRunning();
     endResetModel();
 }
 
@@ -49,6 +92,7 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
     const auto i = static_cast<std::size_t>(index.row());
     const HistoryEntry& entry = m_entries[i];
     const PlanHistory::Row& row = m_rows[i];
+    if (row.id < 0) return runningData(index.row(), role);
     const auto loss = m_losses.constFind(QString::fromStdString(entry.plan.hash()));
     const bool known = loss != m_losses.constEnd();
     switch (role) {
@@ -87,12 +131,64 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
         case TierRole:
             return known && m_mixed && !loss->full && !loss->estimate ? tr("quick") : QString();
         case RailAboveRole:
-            return i > 0;
         case RailBelowRole:
-            return i + 1 < m_rows.size();
+        case BranchRole:
+        case BendRole:
+            return railData(index.row(), role);
+        case RunningRole:
+            return false;
+        default:
+            return {};
+    }
+}
+
+// The rail begins at the newest entry; a search stands above it.
+QVariant HistoryModel::railData(int row, int role) const
+{
+    const auto i = static_cast<std::size_t>(row);
+    const auto top = std::find_if(m_rows.begin(), m_rows.end(), [](const PlanHistory::Row& r) { return r.depth == 0; }) - m_rows.begin();
+    const int depth = m_rows[i].depth;
+    const int below = i + 1 < m_rows.size() ? m_rows[i + 1].depth : 0;
+    switch (role) {
+        case RailAboveRole:
+            return row > top;
+        case RailBelowRole:
+            return row >= top && i + 1 < m_rows.size();
         // A side branch leaves the rail below its last entry.
         case BranchRole:
-            return row.depth > 0 && (i + 1 == m_rows.size() || m_rows[i + 1].depth < row.depth);
+            return depth > 0 && below < depth;
+        default:
+            return m_rows[i].id < 0 ? below : 0;
+    }
+}
+
+QVariant HistoryModel::runningData(int row, int role) const
+{
+    switch (role) {
+        case Qt::DisplayRole:
+            return m_running->text;
+        case Qt::ToolTipRole:
+            return QString(m_running->text + QLatin1Char('\n') + tr("One history entry when it ends; the plan is unchanged until then."));
+        case Qt::AccessibleTextRole:
+            return m_running->progress.isEmpty() ? m_running->text : QString(m_running->text + QStringLiteral(", ") + m_running->progress);
+        case IdRole:
+            return -1;
+        case DepthRole:
+            return m_rows[static_cast<std::size_t>(row)].depth;
+        case OnPathRole:
+        case CurrentRole:
+        case EstimateRole:
+        case FullRole:
+            return false;
+        case RunningRole:
+            return true;
+        case ProgressRole:
+            return m_running->progress;
+        case RailAboveRole:
+        case RailBelowRole:
+        case BranchRole:
+        case BendRole:
+            return railData(row, role);
         default:
             return {};
     }
@@ -130,11 +226,12 @@ public:
         if (index.data(HistoryModel::RailAboveRole).toBool()) painter->drawLine(QPointF(rail, r.top()), QPointF(rail, middle));
         if (index.data(HistoryModel::RailBelowRole).toBool()) painter->drawLine(QPointF(rail, middle), QPointF(rail, r.bottom() + 1));
         const double x = rail + depth * pixelsOf(12);
+        const double bend = rail + index.data(HistoryModel::BendRole).toInt() * pixelsOf(12);
         if (depth > 0) {
             painter->setPen(QPen(t.ghost, 1.25));
             painter->drawLine(QPointF(x, middle),
                               QPointF(x, index.data(HistoryModel::BranchRole).toBool() ? r.bottom() - 2 : r.bottom() + 1));
-            if (index.data(HistoryModel::BranchRole).toBool()) painter->drawLine(QPointF(x, r.bottom() - 2), QPointF(rail, r.bottom() + 1));
+            if (index.data(HistoryModel::BranchRole).toBool()) painter->drawLine(QPointF(x, r.bottom() - 2), QPointF(bend, r.bottom() + 1));
         }
         const QColor ring = depth > 0 || !onPath ? t.ghost : t.accent;
         const double radius = isCurrent ? pixelsOf(5) : pixelsOf(4) - 0.5;
@@ -145,7 +242,7 @@ public:
         const QVariant loss = index.data(HistoryModel::LossRole);
         const QString number = loss.isValid() ? (index.data(HistoryModel::EstimateRole).toBool() ? format::estimate(loss.toDouble())
                                                                                                  : format::perplexity(loss.toDouble()))
-                                              : QString();
+                                              : index.data(HistoryModel::ProgressRole).toString();
         painter->setFont(fontFor(isCurrent ? FontRole::Head : FontRole::Body));
         int numberWidthPixels = number.isEmpty() ? 0 : static_cast<int>(numberWidth(painter->font(), number)) + pixelsOf(8);
         if (const QString tier = index.data(HistoryModel::TierRole).toString(); !tier.isEmpty()) {
@@ -183,7 +280,12 @@ HistoryPanel::HistoryPanel(QWidget* parent) : QListView(parent), m_model(new His
     setUniformItemSizes(true);
     setSelectionMode(QAbstractItemView::SingleSelection);
     setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
-    const auto jump = [this](const QModelIndex& index) { emit jumpRequested(index.data(HistoryModel::IdRole).toInt()); };
+    const auto jump = [this](const QModelIndex& index) {
+        if (index.data(HistoryModel::RunningRole).toBool())
+            emit runningChosen();
+        else
+            emit jumpRequested(index.data(HistoryModel::IdRole).toInt());
+    };
     connect(this, &QListView::clicked, this, jump);
     connect(this, &QListView::activated, this, [this, jump](const QModelIndex& index) {
         if (!index.data(HistoryModel::CurrentRole).toBool()) jump(index);
@@ -195,11 +297,25 @@ HistoryPanel::~HistoryPanel() = default;
 void HistoryPanel::setHistory(const PlanHistory& history, const QHash<QString, PlanLoss>& losses)
 {
     m_model->set(history, losses);
+    showCurrent();
+}
+
+void HistoryPanel::setRunning(const std::optional<RunningEntry>& running)
+{
+    const bool was = m_model->runningRow() >= 0;
+    m_model->setRunning(running);
+    if (was != (m_model->runningRow() >= 0)) showCurrent();
+}
+
+void HistoryPanel::showCurrent()
+{
     if (const int row = m_model->currentRow(); row >= 0) {
         const QModelIndex index = m_model->index(row, 0);
         setCurrentIndex(index);
         scrollTo(index);
     }
+    // The search stands next to the entry it started from; where that is in sight, it is too.
+    if (const int row = m_model->runningRow(); row >= 0 && row + 1 == m_model->currentRow()) scrollTo(m_model->index(row, 0));
 }
 
 void HistoryPanel::changeEvent(QEvent* event)

@@ -7,7 +7,8 @@
 #include <QHash>
 #include <QListView>
 
-#include <memory>
+#include <optional>
+#include <vector>
 
 namespace espalier
 {
@@ -17,6 +18,15 @@ struct PlanLoss {
     double ppl = 0;
     bool full = false;      // a filled dot; else quick
     bool estimate = false;  // violet, "est."
+};
+
+// A search whose result is still to come: a row above the entry that it started from, in no history yet.
+struct RunningEntry {
+    int parent = -1;  // entry id
+    QString text;
+    QString progress;  // "13 of 22"
+
+    bool operator==(const RunningEntry&) const = default;
 };
 
 class HistoryModel final : public QAbstractListModel
@@ -34,29 +44,27 @@ public:
         TierRole,  // "quick", where the list also holds numbers of all windows
         RailAboveRole,
         RailBelowRole,
-        BranchRole
+        BranchRole,
+        BendRole,     // depth of the rail that a branch leaves
+        RunningRole,  // no entry yet
+        ProgressRole
     };
     using QAbstractListModel::QAbstractListModel;
     void set(const PlanHistory& history, const QHash<QString, PlanLoss>& losses);
+    void setRunning(const std::optional<RunningEntry>& running);
+    int runningRow() const;  // -1: nothing runs
     int rowCount(const QModelIndex& parent = {}) const override;
     QVariant data(const QModelIndex& index, int role) const override;
     int currentRow() const;
 
-    // A piece of the rail in one row: at the depth's column, from top (0), centre (1) to bottom (2) of the row; `into` >= 0 bends to
-    // that depth at the lower end (a branch leaving its parent).
-    struct Rail {
-        int depth = 0;
-        int from = 0;
-        int to = 2;
-        int into = -1;
-        bool onPath = false;
-    };
-    const std::vector<Rail>& rails(int row) const { return m_rails[static_cast<std::size_t>(row)]; }
-
 private:
-    std::vector<HistoryEntry> m_entries;  // by row
+    void addRunning();
+    QVariant runningData(int row, int role) const;
+    QVariant railData(int row, int role) const;
+
+    std::vector<HistoryEntry> m_entries;  // by row; the running one is empty
     std::vector<PlanHistory::Row> m_rows;
-    std::vector<std::vector<Rail>> m_rails;
+    std::optional<RunningEntry> m_running;
     QHash<QString, PlanLoss> m_losses;
     bool m_mixed = false;  // some numbers are of few windows, some of all
     int m_current = -1;
@@ -71,14 +79,18 @@ public:
 
 public slots:
     void setHistory(const espalier::PlanHistory& history, const QHash<QString, espalier::PlanLoss>& losses);
+    void setRunning(const std::optional<espalier::RunningEntry>& running);
 
 signals:
     void jumpRequested(int id);
+    void runningChosen();
 
 protected:
     void changeEvent(QEvent* event) override;
 
 private:
+    void showCurrent();
+
     HistoryModel* m_model = nullptr;
 };
 

@@ -73,6 +73,15 @@ int SearchState::blocksToTry() const
     return (moe + size - 1) / size;
 }
 
+std::vector<int> SearchState::layersBeingSearched() const
+{
+    std::vector<int> now;
+    if (!running() || stage != "select") return now;
+    for (const auto& [layer, search] : layers)
+        if (!search.finished) now.push_back(layer);
+    return now;
+}
+
 void SearchState::take(const Json& partial)
 {
     if (!partial.is_object() || !partial.value("stage", Json()).is_string()) return;

@@ -82,6 +82,7 @@ struct SearchState {
     int layersToSearch() const;
     int layersFinished() const;
     int blocksToTry() const;
+    std::vector<int> layersBeingSearched() const;  // now, ascending
     // Takes in one partial result; what it does not know is passed over.
     void take(const Json& partial);
 };

@@ -248,6 +248,10 @@ int main(int argc, char** argv)
     for (const HistoryEntry& entry : log.entries())
         known.insert(QString::fromStdString(entry.plan.hash()), {7.5 + entry.id * 0.04, entry.id % 3 == 0, false});
     history->setHistory(log, known);
+    if (searched == QLatin1StringView("genetic")) {
+        heatmap->setSearching({13, 14});
+        history->setRunning(RunningEntry{log.currentId(), QStringLiteral("Genetic search (running)"), QStringLiteral("13 of 22")});
+    }
 
     PerplexityState p;
     p.planName = QStringLiteral("keep-75");

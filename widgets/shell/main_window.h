@@ -110,6 +110,7 @@ private:
     void showPipeline();           // the engine's methods, and which of them can run
     void updatePipelineActions();  // what can start now
     void showSearch();
+    void showRunningEntry();
     void openPipeline(const QString& allocation = {});
     void runPipeline();
     void findPlan(bool sizeOfPlan);

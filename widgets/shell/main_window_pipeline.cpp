@@ -1,6 +1,9 @@
 // The main window's pipeline and search: the pages, their actions, and what a planning job does to the window.
 #include "allocate/allocator.h"
 #include "budget_bar.h"
+#include "format.h"
+#include "heatmap_table.h"
+#include "heatmap_view.h"
 #include "layers_panel.h"
 #include "panel.h"
 #include "perplexity_panel.h"
@@ -67,6 +70,11 @@ void MainWindow::connectPipeline()
     connect(m_search, &SearchPanel::stopRequested, planning, &PlanningController::stopAndKeep);
     connect(m_search, &SearchPanel::keepRequested, planning, &PlanningController::keepBest);
     connect(m_search, &SearchPanel::pipelineRequested, this, [this] { openPipeline(); });
+    connect(m_history, &HistoryPanel::runningChosen, this, [this] {
+        setRankView(false);
+        m_perplexityDock->setVisible(true);
+        m_perplexityDock->setCurrentPage(m_searchPage);
+    });
     connect(m_search, &SearchPanel::layerChosen, &m_selection, &SelectionModel::setCurrentLayer);
     connect(&m_selection, &SelectionModel::currentChanged, m_search, [this] { m_search->setLayer(m_selection.currentLayer()); });
     connect(m_layers->budget(), &BudgetBar::methodElsewhere, this, &MainWindow::openPipeline);
@@ -138,6 +146,23 @@ void MainWindow::showSearch()
     const bool front = m_perplexityDock->header()->currentPage() == m_searchPage;
     m_perplexityDock->header()->setSubtitle(front && planning->running() ? tr("one history entry when done") : QString());
     m_actions[QStringLiteral("plan.stop")]->setEnabled(planning->running() && planning->canKeepBest());
+    showRunningEntry();
+}
+
+// What runs stands where its result will: in the history, and in the map at the layers it works on.
+void MainWindow::showRunningEntry()
+{
+    const PlanningController* planning = m_workbench->planning();
+    const SearchState& state = planning->state();
+    if (m_heatmap->setSearching(state.layersBeingSearched())) m_heatmapTable->refresh();
+    std::optional<RunningEntry> running;
+    if (planning->running()) {
+        running.emplace();
+        running->parent = planning->startEntry();
+        running->text = (state.phase == SearchState::Phase::Cancelling ? tr("%1 (stopping)") : tr("%1 (running)")).arg(state.title);
+        if (state.stage == "select") running->progress = format::countOf(state.layersFinished(), state.layersToSearch());
+    }
+    m_history->setRunning(running);
 }
 
 void MainWindow::openPipeline(const QString& allocation)

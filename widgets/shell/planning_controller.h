@@ -43,6 +43,7 @@ public:
     bool canKeepBest() const;  // there is a best plan that is not in the history
     const SearchState& state() const { return m_state; }
     std::optional<JobState> job() const;
+    int startEntry() const { return m_startEntry; }  // that the search began from
 
 signals:
     void changed();     // the state, at most some thirty times a second
