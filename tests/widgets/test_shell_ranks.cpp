@@ -351,6 +351,59 @@ private slots:
         QCOMPARE(shell.window.banners()->count(), 0);
     }
 
+    void deep_ofTheTextBeforeStaysKnownUntilThereIsOneOfTheNew()
+    {
+        Home home;
+        const QString file = home.path("plan.espalier");
+        QFile text(home.path("other.txt"));
+        QVERIFY(text.open(QIODevice::WriteOnly));
+        text.write("Another text.\n");
+        text.close();
+        std::string hash;
+        QString before;
+        const auto switched = [&](Shell& shell) {
+            shell.workbench.setDeepRest(-1);
+            shell.workbench.setCalibrationText(text.fileName());
+            return QTest::qWaitFor([&] { return shell.workbench.calibrationText() == text.fileName() && shell.settled(); }, kLimit);
+        };
+        {
+            Shell shell(home);
+            OPEN_DEEP(shell);
+            before = shell.workbench.deep()->file();
+            shell.plans().setMeanRank(1, 10);
+            hash = shell.hash();
+            QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+            QVERIFY(switched(shell));
+            QVERIFY(shell.evaluation().measurable(shell.plans().plan()));
+            SAVE(shell, file);
+        }
+        // Opened and saved once more, still without a deep profile of the new text.
+        for (int round = 0; round < 2; ++round) {
+            Shell shell(home);
+            shell.engine().start();
+            shell.workbench.openSession(file);
+            QTRY_VERIFY_WITH_TIMEOUT(shell.settled() && shell.workbench.deep()->state() == DeepProfile::State::Missing, kLimit);
+            QCOMPARE(shell.workbench.calibrationText(), text.fileName());
+            QCOMPARE(shell.hash(), hash);
+            QVERIFY(shell.evaluation().measurable(shell.plans().plan()));
+            QCOMPARE(shell.window.banners()->count(), 0);
+            QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+            SAVE(shell, file);
+        }
+        Shell shell(home);
+        shell.engine().start();
+        shell.workbench.openSession(file);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled() && shell.workbench.deep()->state() == DeepProfile::State::Missing, kLimit);
+        // One of the new text takes its place.
+        shell.workbench.measureRanks();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.deep()->ready(), kLimit);
+        QVERIFY(shell.workbench.deep()->file() != before);
+        SAVE(shell, file);
+        const Result<SessionData> saved = readSession(file.toStdString());
+        QVERIFY(saved.ok());
+        QCOMPARE(QString::fromStdString(saved->profile.string()), shell.workbench.deep()->file());
+    }
+
     // ---- the estimate
 
     void estimate_isOfThePlanOnScreenOnly()

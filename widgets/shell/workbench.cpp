@@ -224,6 +224,7 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
     m_otherTexts.clear();
     m_store.release();
     m_kept = {};
+    m_keptText.clear();
     m_sessionFile.clear();
     m_savedAt = 0;
     m_view = Json::object();
@@ -541,6 +542,7 @@ void Workbench::useCalibrationText(const QString& file)
     }
     if (!m_evaluation.runs().empty())
         m_otherTexts[m_text] = {m_evaluation.textSha256(), m_evaluation.tokenizerSha256(), m_evaluation.dtype(), m_evaluation.runs()};
+    keepDeep();
     m_text = file;
     forgetProfile();
     const CompressionPlan plan = m_plans.plan();
@@ -555,8 +557,6 @@ void Workbench::useCalibrationText(const QString& file)
     emit scoresChanged();
     m_evaluation.setProfiles(m_rankProfiles);
     m_evaluation.setPlan(plan, planName());
-    m_kept.profile.clear();  // belongs to the text before
-    m_kept.profileFingerprint.clear();
     lookForDeep();
     profile();
 }
@@ -572,6 +572,7 @@ void Workbench::closeModel()
     m_evaluation.clear();
     m_plans.close();
     m_kept = {};
+    m_keptText.clear();
     m_modelPath.clear();
     m_sessionFile.clear();
     m_fingerprint.clear();
@@ -586,7 +587,7 @@ SessionData Workbench::snapshot() const
     SessionData data = m_kept;
     data.model = {m_modelPath.toStdString(), m_fingerprint, m_configSha256, m_weightsSha256};
     data.shape = m_plans.shape();
-    std::erase_if(data.texts, [](const SessionText& text) { return text.role == "calibration"; });
+    std::erase_if(data.texts, [](const SessionText& text) { return text.role == "calibration" || text.role == "profile"; });
     data.texts.push_back({"calibration", m_text.toStdString()});
     data.history = m_plans.history();
     for (const auto& [hash, run] : m_evaluation.runs()) {
@@ -614,6 +615,7 @@ SessionData Workbench::snapshot() const
     if (!m_deep.ready() && !m_kept.profileFingerprint.empty()) {
         data.profile = m_kept.profile;
         data.profileFingerprint = m_kept.profileFingerprint;
+        if (!m_keptText.isEmpty()) data.texts.push_back({"profile", m_keptText.toStdString()});
     }
     data.view = m_view;
     return data;
@@ -687,8 +689,11 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_configSha256 = data.model.configSha256;
     m_weightsSha256 = data.model.weightsSha256;
     m_forwardSupported = false;  // known once the engine has opened the model again
-    for (const SessionText& text : data.texts)
+    m_keptText.clear();
+    for (const SessionText& text : data.texts) {
         if (text.role == "calibration") m_text = QString::fromStdString(text.path.string());
+        if (text.role == "profile") m_keptText = QString::fromStdString(text.path.string());
+    }
     m_windowLength = data.runs.empty() ? 0 : data.runs.front().windowLength;
     m_sessionFile = file;
     m_rankProfiles.clear();

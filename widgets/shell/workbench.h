@@ -110,6 +110,7 @@ private:
     QString profileFileOf(const char* kind) const;
     QString planningProfile() const;  // the one that holds most
     void lookForDeep();
+    void keepDeep();  // before another text is taken
     void considerDeep();
     void deepChanged();
     std::optional<JobState> backgroundJob() const;  // one of the profiles
@@ -144,6 +145,7 @@ private:
     int m_windowLength = 0;                    // of the opened session's runs; 0: by the model
     QString m_sessionFile;
     SessionData m_kept;  // parts of the opened session that this window does not edit
+    QString m_keptText;  // that the kept profile was measured on, where it is not the text in use
     std::string m_fingerprint;
     std::string m_configSha256;
     std::string m_weightsSha256;

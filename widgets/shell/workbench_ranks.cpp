@@ -20,11 +20,32 @@ void Workbench::lookForDeep()
     target.windows = kProfileWindows;
     target.layers = static_cast<int>(m_plans.shape().layers.size());
     target.file = profileFileOf("ranks");
-    if (!m_kept.profileFingerprint.empty()) {
+    const std::string& kept = m_kept.profileFingerprint;
+    if (!kept.empty() && m_keptText.isEmpty()) {
         target.otherFile = QString::fromStdString(m_kept.profile.string());
-        target.otherSha256 = m_kept.profileFingerprint;
+        target.otherSha256 = kept;
+    } else if (!kept.empty() && !m_rankProfiles.contains(kept)) {
+        // Of another text: it says nothing about this one, but plans made with it can be evaluated.
+        const QString file = QString::fromStdString(m_kept.profile.string());
+        m_store.profileHash(file, [this, file, kept](const Result<std::string>& sha256) {
+            if (!sha256.ok() || *sha256 != kept || m_kept.profileFingerprint != kept) return;
+            m_rankProfiles[kept] = file.toStdString();
+            m_evaluation.setProfiles(m_rankProfiles);
+        });
     }
     m_deep.open(std::move(target));
+}
+
+// Plans in the history name the profile that they were made with: the session knows where it lies until there is one of the new text.
+void Workbench::keepDeep()
+{
+    if (m_deep.ready()) {
+        m_kept.profile = m_deep.file().toStdString();
+        m_kept.profileFingerprint = m_deep.sha256();
+        m_keptText = m_text;
+    } else if (!m_kept.profileFingerprint.empty() && m_keptText.isEmpty()) {
+        m_keptText = m_text;
+    }
 }
 
 void Workbench::measureRanks()
