@@ -102,8 +102,10 @@ std::vector<QRect> Segment::rects() const
     const QFontMetrics metrics(fontFor(FontRole::Head));
     int x = 2;
     const int available = width() - 4;
+    // Narrower than it asks for: the words keep their width, the room beside them shrinks.
+    const int padding = pixelsOf(24) - std::max(0, sizeHint().width() - width()) / static_cast<int>(m_texts.size());
     for (int i = 0; i < m_texts.size(); ++i) {
-        int w = metrics.horizontalAdvance(m_texts[i]) + pixelsOf(24);
+        int w = metrics.horizontalAdvance(m_texts[i]) + padding;
         if (m_stretch) w = available * (i + 1) / static_cast<int>(m_texts.size()) - available * i / static_cast<int>(m_texts.size());
         result.emplace_back(x, 2, w, height() - 4);
         x += w;

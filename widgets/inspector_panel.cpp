@@ -1,6 +1,7 @@
 #include "inspector_panel.h"
 
 #include "controls.h"
+#include "flow_row.h"
 #include "format.h"
 #include "icon.h"
 #include "keep_box.h"
@@ -26,6 +27,11 @@ namespace espalier
 
 namespace
 {
+
+// In pixels whatever the size of the text: a large one must leave room for what stands beside.
+constexpr int kMostMinimumHeight = 380;
+constexpr int kMostNameWidth = 110;
+constexpr int kLeastPadding = 8;  // beside a word of the segment
 
 // The experts of one layer by score, best first: kept in the accent, dropped in neutral, the current one in the text colour.
 class SortedBars final : public QWidget
@@ -138,8 +144,9 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     setFrameShape(QFrame::NoFrame);
     setFocusPolicy(Qt::NoFocus);  // its controls take the keyboard and scroll into sight
     setWidgetResizable(true);
-    setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
-    setMinimumHeight(pixelsOf(330));  // the layer's slider stays in sight beside a long history
+    // Rows break where the text is large; what is wider even then is reached by scrolling.
+    setHorizontalScrollBarPolicy(Qt::ScrollBarAsNeeded);
+    setMinimumHeight(std::min(pixelsOf(330), kMostMinimumHeight));  // the layer's slider stays in sight beside a long history
     auto* content = new QWidget;
     setWidget(content);
     auto* outer = new QVBoxLayout(content);
@@ -155,22 +162,21 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     column->setSpacing(8);
     d->title = new QLabel;
     d->title->setFont(fontFor(FontRole::Title));
+    d->title->setWordWrap(true);
     column->addWidget(d->title);
-    auto* state = new QHBoxLayout;
+    auto* state = new FlowRow(pixelsOf(8));
     d->keep = new Segment({tr("Dense"), tr("Low rank"), tr("Drop")});
     d->keep->setObjectName(QStringLiteral("inspector.form"));
     d->keep->setAccessibleName(tr("keep the expert dense, keep it at low rank, or drop it"));
-    d->keep->setSizePolicy(QSizePolicy::Fixed, QSizePolicy::Fixed);
+    d->keep->setSizePolicy(QSizePolicy::Maximum, QSizePolicy::Fixed);
     d->protect = new QToolButton;
     d->protect->setCheckable(true);
     d->protect->setAutoRaise(true);
     d->protect->setIconSize({pixelsOf(16), pixelsOf(16)});
     d->protect->setAccessibleName(tr("Protect"));
     d->protect->setToolTip(tr("Allocators and searches never drop a protected expert (P)"));
-    state->addWidget(d->keep);
-    state->addSpacing(8);
-    state->addWidget(d->protect);
-    state->addStretch();
+    state->add(d->keep);
+    state->add(d->protect);
     column->addLayout(state);
     d->ranks = new RankSection;
     column->addWidget(d->ranks);
@@ -182,10 +188,13 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
         d->names[i]->setProperty("role", QStringLiteral("muted"));
         d->values[i] = new QLabel;
         d->values[i]->setTextInteractionFlags(Qt::TextSelectableByMouse);
+        d->values[i]->setWordWrap(true);
+        d->names[i]->setAlignment(Qt::AlignLeft | Qt::AlignTop);
+        d->values[i]->setAlignment(Qt::AlignLeft | Qt::AlignTop);
         grid->addWidget(d->names[i], i, 0);
         grid->addWidget(d->values[i], i, 1);
     }
-    grid->setColumnMinimumWidth(0, pixelsOf(96));
+    grid->setColumnMinimumWidth(0, std::min(pixelsOf(96), kMostNameWidth));
     grid->setColumnStretch(1, 1);
     column->addLayout(grid);
     d->bars = new SortedBars;
@@ -205,7 +214,7 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     layerHead->addStretch();
     layerHead->addWidget(d->layerSize);
     column->addLayout(layerHead);
-    auto* row = new QHBoxLayout;
+    auto* row = new FlowRow(pixelsOf(6));
     auto* keptLabel = new QLabel(tr("Kept"));
     keptLabel->setProperty("role", QStringLiteral("muted"));
     d->slider = new Slider;
@@ -214,12 +223,16 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     d->spin = new KeepBox;
     d->spin->setAccessibleName(tr("number of experts kept in this layer"));
     d->of = new QLabel;
-    row->addWidget(keptLabel);
-    row->addWidget(d->slider, 1);
-    row->addWidget(d->spin);
-    row->addWidget(d->of);
+    auto* number = new QWidget;
+    auto* numberRow = new QHBoxLayout(number);
+    numberRow->setContentsMargins(0, 0, 0, 0);
+    numberRow->addWidget(d->spin);
+    numberRow->addWidget(d->of);
+    row->add(keptLabel);
+    row->add(d->slider, 1);
+    row->add(number);
     column->addLayout(row);
-    auto* rankRow = new QHBoxLayout;
+    auto* rankRow = new FlowRow(pixelsOf(6));
     auto* rankLabel = new QLabel(tr("Rank"));
     rankLabel->setProperty("role", QStringLiteral("muted"));
     d->rankSlider = new Slider;
@@ -230,9 +243,9 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     const int names = std::max(keptLabel->sizeHint().width(), rankLabel->sizeHint().width());
     keptLabel->setMinimumWidth(names);
     rankLabel->setMinimumWidth(names);
-    rankRow->addWidget(rankLabel);
-    rankRow->addWidget(d->rankSlider, 1);
-    rankRow->addWidget(d->rankBox);
+    rankRow->add(rankLabel);
+    rankRow->add(d->rankSlider, 1);
+    rankRow->add(d->rankBox);
     column->addLayout(rankRow);
     column->addStretch();
 
@@ -388,6 +401,8 @@ void InspectorPanel::Private::refresh()
     for (QLabel* label : values)
         label->clear();
     title->setFont(fontFor(FontRole::Title));
+    // The three words in a narrow panel stand closer.
+    keep->setMinimumWidth(keep->sizeHint().width() - 3 * (pixelsOf(24) - kLeastPadding));
     layerTitle->setFont(fontFor(FontRole::Head));
     if (expert) {
         const auto e = static_cast<std::size_t>(cell.expert);

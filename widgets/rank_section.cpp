@@ -1,6 +1,7 @@
 #include "rank_section.h"
 
 #include "controls.h"
+#include "flow_row.h"
 #include "format.h"
 #include "number.h"
 #include "plan/rank_edit.h"
@@ -37,6 +38,7 @@ public:
         m_rows = std::move(rows);
         setAccessibleName(RankSection::tr("matrices of the expert"));
         setAccessibleDescription(text());
+        setToolTip(text().replace(QStringLiteral("; "), QStringLiteral("\n")));
         updateGeometry();
         update();
     }
@@ -47,8 +49,8 @@ public:
             lines += RankSection::tr("%1 %2, rank %3, energy %4, %5 at 95 %").arg(row.name, row.shape, row.rank, row.energy, row.wanted);
         return lines.join(QStringLiteral("; "));
     }
-    QSize sizeHint() const override { return {pixelsOf(240), pixelsOf(24) + pixelsOf(22) * 3}; }
-    QSize minimumSizeHint() const override { return sizeHint(); }
+    QSize sizeHint() const override { return {std::max(pixelsOf(240), neededWidth(true)), pixelsOf(24) + pixelsOf(22) * 3}; }
+    QSize minimumSizeHint() const override { return {neededWidth(false), sizeHint().height()}; }
 
 protected:
     void paintEvent(QPaintEvent*) override
@@ -57,33 +59,25 @@ protected:
         const Theme& t = theme();
         const QFont small = fontFor(FontRole::Small);
         const QFont body = fontFor(FontRole::Body);
-        const QFontMetrics head(small);
-        const QFontMetrics metrics(body);
-        const QString heads[] = {RankSection::tr("matrix"), RankSection::tr("shape"), RankSection::tr("rank"), RankSection::tr("energy"),
-                                 RankSection::tr("at 95 %")};
-        const auto widest = [&](int column) {
-            double width = head.horizontalAdvance(heads[column]);
-            for (const Row& row : m_rows) {
-                const QString* cells[] = {&row.name, &row.shape, &row.rank, &row.energy, &row.wanted};
-                width = std::max(width, column < 2 ? metrics.horizontalAdvance(*cells[column]) : numberWidth(body, *cells[column]));
-            }
-            return static_cast<int>(std::ceil(width)) + 2;
-        };
-        int widths[5];
+        // The shape is the first to go: it says what the model is, not what the plan does.
+        const bool shapes = neededWidth(true) <= width();
+        const std::vector<int> columns = shapes ? std::vector<int>{0, 1, 2, 3, 4} : std::vector<int>{0, 2, 3, 4};
+        int widths[kColumns] = {};
         int used = 0;
-        for (int i = 0; i < 5; ++i)
+        for (const int i : columns)
             used += widths[i] = widest(i);
-        const int gap = std::max(pixelsOf(4), (width() - used) / 4);
-        int left[5];
-        for (int i = 0, x = 0; i < 5; ++i) {
-            left[i] = i == 4 ? width() - widths[4] : x;
+        const int gap = std::max(pixelsOf(4), (width() - used) / (static_cast<int>(columns.size()) - 1));
+        int left[kColumns] = {};
+        int x = 0;
+        for (const int i : columns) {
+            left[i] = i == kColumns - 1 ? width() - widths[i] : x;
             x += widths[i] + gap;
         }
         const int top = pixelsOf(24);
         painter.setFont(small);
         painter.setPen(t.muted);
-        for (int i = 0; i < 5; ++i)
-            painter.drawText(QRect(left[i], 0, widths[i], top), (i < 2 ? Qt::AlignLeft : Qt::AlignRight) | Qt::AlignVCenter, heads[i]);
+        for (const int i : columns)
+            painter.drawText(QRect(left[i], 0, widths[i], top), (i < 2 ? Qt::AlignLeft : Qt::AlignRight) | Qt::AlignVCenter, headOf(i));
         painter.setPen(t.border);
         painter.drawLine(0, top - 1, width(), top - 1);
         painter.setFont(body);
@@ -91,7 +85,7 @@ protected:
             const Row& row = m_rows[r];
             const int y = top + static_cast<int>(r) * pixelsOf(22);
             const QString cells[] = {row.name, row.shape, row.rank, row.energy, row.wanted};
-            for (int i = 0; i < 5; ++i) {
+            for (const int i : columns) {
                 painter.setPen(i == 1 || i == 4 ? t.muted : t.text);
                 const QRect cell(left[i], y, widths[i], pixelsOf(22));
                 if (i < 2)
@@ -103,6 +97,33 @@ protected:
     }
 
 private:
+    static constexpr int kColumns = 5;
+
+    static QString headOf(int column)
+    {
+        const QString heads[] = {RankSection::tr("matrix"), RankSection::tr("shape"), RankSection::tr("rank"), RankSection::tr("energy"),
+                                 RankSection::tr("at 95 %")};
+        return heads[column];
+    }
+    int widest(int column) const
+    {
+        const QFont body = fontFor(FontRole::Body);
+        const QFontMetrics metrics(body);
+        double width = QFontMetrics(fontFor(FontRole::Small)).horizontalAdvance(headOf(column));
+        for (const Row& row : m_rows) {
+            const QString* cells[] = {&row.name, &row.shape, &row.rank, &row.energy, &row.wanted};
+            width = std::max(width, column < 2 ? metrics.horizontalAdvance(*cells[column]) : numberWidth(body, *cells[column]));
+        }
+        return static_cast<int>(std::ceil(width)) + 2;
+    }
+    int neededWidth(bool shapes) const
+    {
+        int width = -pixelsOf(4);
+        for (int i = 0; i < kColumns; ++i)
+            if (shapes || i != 1) width += widest(i) + pixelsOf(4);
+        return width;
+    }
+
     std::vector<Row> m_rows;
 };
 
@@ -126,7 +147,7 @@ RankSection::RankSection(QWidget* parent) : QWidget(parent), d(std::make_unique<
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(0, 0, 0, 0);
     column->setSpacing(4);
-    auto* row = new QHBoxLayout;
+    auto* row = new FlowRow(pixelsOf(6));
     auto* name = new QLabel(tr("Rank"));
     name->setProperty("role", QStringLiteral("muted"));
     d->slider = new Slider;
@@ -135,9 +156,9 @@ RankSection::RankSection(QWidget* parent) : QWidget(parent), d(std::make_unique<
     d->box = new RankBox;
     d->box->setObjectName(QStringLiteral("inspector.rankNumber"));
     d->box->setAccessibleName(tr("rank of the expert's matrices as a number"));
-    row->addWidget(name);
-    row->addWidget(d->slider, 1);
-    row->addWidget(d->box);
+    row->add(name);
+    row->add(d->slider, 1);
+    row->add(d->box);
     column->addLayout(row);
     d->note = new QLabel;
     d->note->setProperty("role", QStringLiteral("muted"));

@@ -1,5 +1,6 @@
 // Every view with invented data, in the arrangement of the first layout.
-//   gallery [--dark] [--small] [--grab FILE.png] [--state empty|loading|stale] [--search none|genetic|verified|blocks]
+//   gallery [--dark] [--small] [--text 150] [--ranks] [--grab FILE.png] [--state empty|loading|stale] [--search
+//   none|genetic|verified|blocks]
 #include "allocate/allocator.h"
 #include "banner.h"
 #include "controls.h"
@@ -11,6 +12,7 @@
 #include "panel.h"
 #include "perplexity_panel.h"
 #include "pipeline_panel.h"
+#include "plan/rank_edit.h"
 #include "sample.h"
 #include "search_panel.h"
 #include "status_bar.h"
@@ -147,9 +149,11 @@ int main(int argc, char** argv)
     ThemeController themes;
     themes.setChoice(arguments.contains(QStringLiteral("--dark")) ? ThemeChoice::Dark : ThemeChoice::Light);
 
+    const qsizetype textAt = arguments.indexOf(QStringLiteral("--text"));
+    const int textPercent = textAt > 0 ? std::max(50, arguments.value(textAt + 1).toInt()) : 100;
     QFont font = QApplication::font();
     if (!small) font.setFamily(QStringLiteral("Noto Sans"));
-    font.setPixelSize(13);
+    font.setPixelSize(13 * textPercent / 100);
     QApplication::setFont(font);
 
     SelectionModel selection;
@@ -233,6 +237,18 @@ int main(int argc, char** argv)
     heatmap->setPlan(plan);
     layers->setPlan(plan);
     layers->setReference(old);
+    if (arguments.contains(QStringLiteral("--ranks")))
+        plan = withExpertRank(shape,
+                              plan.withKept(shape, 12,
+                                            [] {
+                                                ExpertSet all;
+                                                for (int e = 0; e < 60; ++e)
+                                                    all.push_back(e);
+                                                return all;
+                                            }())
+                                  .value(),
+                              12, 35, 480, {"svd", {}})
+                   .value();
     inspector->setPlan(plan);
     if (state != QLatin1StringView("empty")) {
         heatmap->setScores(scores);

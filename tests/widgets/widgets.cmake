@@ -17,6 +17,8 @@ function(espalier_qt_test name)
 endfunction()
 
 espalier_qt_test(test_look SOURCES widgets/test_look.cpp LIBS espalier::widgets Qt6::Svg QCustomPlotQt6::QCustomPlotQt6)
+espalier_qt_test(test_text_size SOURCES widgets/test_text_size.cpp LIBS espalier::widgets)
+target_include_directories(test_text_size PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/widgets)
 
 # Shows every view with invented data; writes screenshots with --grab FOLDER. Not installed, not a test.
 add_executable(gallery EXCLUDE_FROM_ALL widgets/gallery.cpp)

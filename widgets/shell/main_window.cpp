@@ -158,7 +158,9 @@ void MainWindow::resetLayout()
 {
     setRankView(false);
     m_docks->restoreState(m_defaultLayout);
-    m_docks->resizeDocks({m_layersDock, m_inspectorDock}, {316, 312}, Qt::Horizontal);
+    // Wider with the text, as far as the map has room.
+    const auto side = [this](int units) { return std::max(units, std::min(pixelsOf(units), width() * 26 / 100)); };
+    m_docks->resizeDocks({m_layersDock, m_inspectorDock}, {side(316), side(312)}, Qt::Horizontal);
     m_docks->resizeDocks({m_perplexityDock}, {292}, Qt::Vertical);
     m_docks->resizeDocks({m_inspectorDock, m_historyDock}, {460, 420}, Qt::Vertical);
 }
