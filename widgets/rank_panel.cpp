@@ -1,7 +1,8 @@
 #include "rank_panel.h"
 
-#include "format.h"
-#include "plan/cost_model.h"
+#include "controls.h"
+#include "rank_rule_bar.h"
+#include "rank_table.h"
 #include "theme.h"
 
 #include <QComboBox>
@@ -10,6 +11,7 @@
 #include <QLabel>
 #include <QPushButton>
 #include <QSignalBlocker>
+#include <QStackedLayout>
 #include <QStandardItemModel>
 #include <QVBoxLayout>
 
@@ -25,10 +27,13 @@ RankPanel::RankPanel(SelectionModel* selection, HoverModel* hover, QWidget* pare
     m_curve->setMinimumHeight(pixelsOf(160));
     layout->addWidget(m_curve, 4);
 
+    m_rule = new RankRuleBar(this);
+    m_rule->setAutoFillBackground(true);
+    layout->addWidget(m_rule);
     auto* between = new QWidget(this);
     between->setAutoFillBackground(true);
     auto* column = new QVBoxLayout(between);
-    column->setContentsMargins(pixelsOf(10), pixelsOf(6), pixelsOf(10), pixelsOf(8));
+    column->setContentsMargins(pixelsOf(12), 0, pixelsOf(12), pixelsOf(8));
     column->setSpacing(pixelsOf(4));
     auto* row = new QHBoxLayout;
     auto* name = new QLabel(tr("Factors"));
@@ -39,11 +44,14 @@ RankPanel::RankPanel(SelectionModel* selection, HoverModel* hover, QWidget* pare
     m_factors->setItemData(1, tr("Of the weights alone; needs no profile"), Qt::ToolTipRole);
     m_factors->setObjectName(QStringLiteral("rank.factors"));
     m_factors->setAccessibleName(tr("how factors are made"));
-    m_size = new QLabel;
+    m_shown = new Segment(QStringList{tr("Layers"), tr("Matrices")});
+    m_shown->setObjectName(QStringLiteral("rank.tables"));
+    m_shown->setAccessibleName(tr("which table is shown"));
+    m_shown->setSizePolicy(QSizePolicy::Fixed, QSizePolicy::Fixed);
     row->addWidget(name);
     row->addWidget(m_factors);
     row->addStretch(1);
-    row->addWidget(m_size);
+    row->addWidget(m_shown);
     column->addLayout(row);
     m_note = new QLabel;
     m_note->setWordWrap(true);
@@ -59,7 +67,15 @@ RankPanel::RankPanel(SelectionModel* selection, HoverModel* hover, QWidget* pare
 
     m_table = new LayerTable(selection, hover, this, LayerQuantity::Rank);
     m_table->setMinimumHeight(pixelsOf(120));
-    layout->addWidget(m_table, 9);
+    m_matrices = new RankTable(selection, this);
+    m_tables = new QStackedLayout;
+    m_tables->addWidget(m_table);
+    m_tables->addWidget(m_matrices);
+    layout->addLayout(m_tables, 9);
+    connect(m_shown, &Segment::chosen, this, [this](int index) { m_tables->setCurrentIndex(index); });
+    connect(m_rule, &RankRuleBar::gestureStarted, this, &RankPanel::gestureStarted);
+    connect(m_rule, &RankRuleBar::gestureFinished, this, &RankPanel::gestureFinished);
+    connect(m_rule, &RankRuleBar::gestureCancelled, this, &RankPanel::gestureCancelled);
 
     connect(m_factors, &QComboBox::activated, this, [this](int index) {
         emit factorsChosen(index == 0);
@@ -98,6 +114,8 @@ void RankPanel::setPlan(const CompressionPlan& plan)
     m_plan = plan;
     m_curve->setPlan(plan);
     m_table->setPlan(plan);
+    m_matrices->setPlan(m_shape, plan);
+    m_rule->setPlan(m_shape, plan);
     refresh();
 }
 
@@ -141,14 +159,6 @@ void RankPanel::refresh()
     m_factors->setToolTip(ranks ? tr("How the low-rank factors of this plan are made")
                                 : tr("How factors will be made once a matrix has a rank"));
     m_factors->setEnabled(ranks);
-    m_size->setFont(fontFor(FontRole::Head));
-    if (m_plan.layerCount() == static_cast<int>(m_shape.layers.size()) && m_plan.layerCount() > 0) {
-        const PlanCost cost = planCost(m_shape, m_plan);
-        const PlanCost dense = planCost(m_shape, CompressionPlan::identity(m_shape));
-        m_size->setText(tr("%1 (%2)").arg(
-            format::bytes(cost.bytes),
-            format::percentChange(static_cast<double>(cost.bytes) / static_cast<double>(std::max<std::int64_t>(1, dense.bytes)))));
-    }
     const QString text = m_message.isEmpty() ? m_noteText : m_message;
     m_note->setFont(fontFor(FontRole::Small));
     m_note->setText(text);

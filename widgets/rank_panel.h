@@ -1,4 +1,4 @@
-// The left panel's page about ranks: curve of the mean rank over what the factors are made by, over the table.
+// The left panel's page about ranks: curve of the mean rank over size, rule and factors, over the tables.
 #pragma once
 
 #include "kept_curve.h"
@@ -9,9 +9,14 @@
 class QComboBox;
 class QLabel;
 class QPushButton;
+class QStackedLayout;
 
 namespace espalier
 {
+
+class RankRuleBar;
+class RankTable;
+class Segment;
 
 class RankPanel final : public QWidget
 {
@@ -21,6 +26,8 @@ public:
 
     KeptCurve* curve() const { return m_curve; }
     LayerTable* table() const { return m_table; }
+    RankTable* matrices() const { return m_matrices; }  // in place of the table, when chosen
+    RankRuleBar* rule() const { return m_rule; }
     QString text() const;  // of the note between curve and table
 
 public slots:
@@ -50,7 +57,10 @@ private:
 
     KeptCurve* m_curve = nullptr;
     QComboBox* m_factors = nullptr;
-    QLabel* m_size = nullptr;
+    RankRuleBar* m_rule = nullptr;
+    Segment* m_shown = nullptr;
+    QStackedLayout* m_tables = nullptr;
+    RankTable* m_matrices = nullptr;
     QLabel* m_note = nullptr;
     QPushButton* m_measure = nullptr;
     LayerTable* m_table = nullptr;

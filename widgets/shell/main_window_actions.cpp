@@ -89,6 +89,7 @@ void MainWindow::makeActions()
               {QKeySequence(QStringLiteral("Ctrl+Shift+Z")), QKeySequence(QStringLiteral("Ctrl+Y"))},
               [this] { m_workbench->plans()->redo(); });
     addAction(QStringLiteral("plan.dense"), tr("Keep &all experts"), {}, {}, [this] {
+        m_workbench->plans()->cancelGesture();
         m_workbench->plans()->replacePlan(
             CompressionPlan::identity(m_workbench->plans()->shape()).withModel(m_workbench->plans()->plan().model()),
             tr("Keep all experts"));

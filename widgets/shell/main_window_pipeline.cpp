@@ -1,5 +1,6 @@
 // The main window's pipeline and search: the pages, their actions, and what a planning job does to the window.
 #include "allocate/allocator.h"
+#include "allocate/rank_rule.h"
 #include "budget_bar.h"
 #include "format.h"
 #include "heatmap_table.h"
@@ -8,6 +9,8 @@
 #include "panel.h"
 #include "perplexity_panel.h"
 #include "pipeline_panel.h"
+#include "rank_panel.h"
+#include "rank_rule_bar.h"
 #include "search_panel.h"
 #include "shell/main_window.h"
 
@@ -26,6 +29,30 @@ bool runsInWindow(const std::string& id)
 {
     const auto& own = allocators();
     return id != "exact" && std::any_of(own.begin(), own.end(), [&](const MethodInfo& method) { return method.id == id; });
+}
+
+// All unlocked ranks anew for this size of the model; who is kept stays. Milliseconds, also for large models.
+void rankToSize(Workbench& workbench, RankPanel& panel, std::int64_t bytes, const MethodChoice& rule)
+{
+    PlanController* plans = workbench.plans();
+    if (!workbench.isOpen()) return;
+    const CompressionPlan& base = plans->committed();
+    RankRequest request;
+    request.bytes = bytes;
+    request.factors = base.hasRanks() ? base.factors() : plans->rankFactors();
+    if (const auto importance = workbench.scores().find("leave-one-out"); importance != workbench.scores().end())
+        request.importance = importance->second;
+    const Result<CompressionPlan> ranked = assignRanks(plans->shape(), base, rule.method, request, rule.params);
+    if (!ranked.ok()) {
+        panel.setMessage(QString::fromStdString(ranked.error().message), true);
+        return;
+    }
+    panel.setMessage({}, false);
+    const std::vector<MethodInfo> rules = workbench.methods(Slot::RankRule);
+    const MethodInfo* info = findMethod(rules, Slot::RankRule, rule.method);
+    const QString name = QString::fromStdString(info ? info->title : rule.method);
+    plans->replacePlan(*ranked, ranked->hasRanks() ? MainWindow::tr("Ranks by %1, %2").arg(name, format::bytes(bytes))
+                                                   : MainWindow::tr("All matrices dense"));
 }
 
 }  // namespace
@@ -65,6 +92,8 @@ void MainWindow::connectPipeline()
         if (m_workbench->isOpen()) m_workbench->setViewState(viewState());
         updateActions();
     });
+    connect(m_ranks->rule(), &RankRuleBar::sizeWanted, this,
+            [this](qint64 bytes, const MethodChoice& rule) { rankToSize(*m_workbench, *m_ranks, bytes, rule); });
     connect(m_pipeline, &PipelinePanel::runRequested, this, &MainWindow::runPipeline);
     connect(m_pipeline, &PipelinePanel::findRequested, this, [this] { findPlan(false); });
     connect(m_search, &SearchPanel::stopRequested, planning, &PlanningController::stopAndKeep);
@@ -123,6 +152,11 @@ void MainWindow::showPipeline()
     m_pipeline->setMethods(methods);
     m_pipeline->setAvailable(m_workbench->statistics(),
                              QFileInfo::exists(m_workbench->calibrationText()) ? QString() : tr("the calibration text is gone"));
+    const bool importance = m_workbench->scores().contains("leave-one-out") && !m_workbench->profiling();
+    m_ranks->rule()->setMethods(m_workbench->methods(Slot::RankRule), [importance](const MethodInfo& rule) {
+        if (rule.id == "uniform" || (rule.id == "moe-i2" && importance)) return QString();
+        return rule.id == "moe-i2" ? tr("needs the leave-one-out scores of a profile") : tr("runs in the pipeline");
+    });
     for (const MethodInfo& method : methods)
         if (method.slot == Slot::Allocate && !runsInWindow(method.id))
             m_layers->budget()->setMethodElsewhere(QString::fromStdString(method.id), tr("Runs in the engine: opens the pipeline"));

@@ -232,11 +232,7 @@ void PlanController::allocateTo(const AllocationIntent& intent)
           tr("Keep %1, %2, by %3").arg(share, QString::fromStdString(intent.method), QString::fromStdString(m_scores->method)));
 }
 
-void PlanController::replacePlan(const CompressionPlan& plan, const QString& text)
-{
-    if (inGesture()) cancelGesture();
-    apply(plan, text);
-}
+void PlanController::replacePlan(const CompressionPlan& plan, const QString& text) { apply(plan, text); }
 
 int PlanController::addBranch(int parent, const CompressionPlan& plan, const QString& text)
 {
