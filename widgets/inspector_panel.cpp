@@ -107,7 +107,7 @@ public:
     ExpertGrid usage;
     QString estimateWhat;
     double estimate = std::nan("");
-    std::optional<RankCurves> curves;
+    std::optional<ExpertSpectra> curves;
 
     EmptyState* empty = nullptr;
     QWidget* page = nullptr;
@@ -339,7 +339,7 @@ void InspectorPanel::setCellEstimate(const QString& what, double deltaPpl)
     d->refresh();
 }
 
-void InspectorPanel::setCurves(const std::optional<RankCurves>& curves)
+void InspectorPanel::setCurves(const std::optional<ExpertSpectra>& curves)
 {
     d->curves = curves;
     d->refresh();

@@ -4,7 +4,7 @@
 #include "plan/compression_plan.h"
 #include "plan/expert_grid.h"
 #include "plan/model_shape.h"
-#include "rank_curves.h"
+#include "expert_spectra.h"
 #include "selection.h"
 
 #include <QScrollArea>
@@ -32,7 +32,7 @@ public slots:
     // Estimated change of perplexity if the current cell were otherwise: `what` says how ("if dropped"). NaN: not there yet, the row stays;
     // empty `what`: no row.
     void setCellEstimate(const QString& what, double deltaPpl);
-    void setCurves(const std::optional<espalier::RankCurves>& curves);  // of the current cell, or none
+    void setCurves(const std::optional<espalier::ExpertSpectra>& curves);  // of the current cell, or none
 
 signals:
     void keepRequested(int layer, int expert, bool keep);

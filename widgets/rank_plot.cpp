@@ -42,7 +42,7 @@ public:
     bool held = false;
     int lastSent = -1;
 
-    const MatrixCurve& matrix(int m) const { return state.curves->matrices[static_cast<std::size_t>(m)]; }
+    const MatrixSpectrum& matrix(int m) const { return state.curves->matrices[static_cast<std::size_t>(m)]; }
     int fullRank() const { return state.curves ? matrix(0).fullRank : 1; }
     int breakEven() const { return state.curves ? matrix(0).breakEven : 1; }
     bool lowRank() const { return state.kept && state.ranks != RankTriple{}; }
@@ -144,7 +144,7 @@ int RankPlot::Private::level() const
 
 double RankPlot::Private::valueAt(int m, double rank) const
 {
-    const MatrixCurve& curve = matrix(m);
+    const MatrixSpectrum& curve = matrix(m);
     return asError ? curve.lostAt(rank) : curve.keptAt(rank);
 }
 
@@ -242,7 +242,7 @@ void RankPlot::Private::refresh()
     for (int m = 0; m < 3; ++m) {
         QVector<double> x;
         QVector<double> y;
-        const MatrixCurve& curve = matrix(m);
+        const MatrixSpectrum& curve = matrix(m);
         for (const QPointF& p : kind == Kind::Energy ? curve.error : curve.singular) {
             if (kind == Kind::Spectrum && logarithmic && !(p.y() > 0)) continue;
             x.append(p.x());
@@ -333,7 +333,7 @@ void RankPlot::Private::draw(QCPPainter* painter)
     };
     std::vector<End> ends;
     for (int m = 0; m < 3; ++m) {
-        const MatrixCurve& curve = matrix(m);
+        const MatrixSpectrum& curve = matrix(m);
         if (curve.empty()) continue;
         double at = 0;
         if (kind == Kind::Energy)

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "plan/compression_plan.h"
-#include "rank_curves.h"
+#include "expert_spectra.h"
 
 #include <QWidget>
 
@@ -17,7 +17,7 @@ namespace espalier
 
 // What both plots show.
 struct RankPlotState {
-    std::optional<RankCurves> curves;  // none: the text below is shown
+    std::optional<ExpertSpectra> curves;  // none: the text below is shown
     RankTriple ranks = {};             // of the current cell in the plan; zeros: dense or dropped
     bool kept = false;
     bool locked = false;

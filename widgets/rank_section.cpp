@@ -184,7 +184,7 @@ QString RankSection::tableText() const { return d->table->text(); }
 
 bool RankSection::inGesture() const { return d->slider->inGesture(); }
 
-void RankSection::set(const ModelShape& shape, const CompressionPlan& plan, CellId cell, const std::optional<RankCurves>& curves)
+void RankSection::set(const ModelShape& shape, const CompressionPlan& plan, CellId cell, const std::optional<ExpertSpectra>& curves)
 {
     d->filling = true;
     const LayerShape& layer = shape.layers[static_cast<std::size_t>(cell.layer)];
@@ -215,7 +215,7 @@ void RankSection::set(const ModelShape& shape, const CompressionPlan& plan, Cell
         row.shape = tr("%1 × %2").arg(high).arg(wide);
         row.rank = rank == 0 ? tr("dense") : format::count(rank);
         if (known && !curves->matrices[static_cast<std::size_t>(m)].empty()) {
-            const MatrixCurve& curve = curves->matrices[static_cast<std::size_t>(m)];
+            const MatrixSpectrum& curve = curves->matrices[static_cast<std::size_t>(m)];
             row.energy = rank == 0 ? format::share(1) : format::share(curve.keptAt(rank));
             const std::optional<int> wanted = curve.rankKeeping(kWanted);
             row.wanted = wanted && *wanted <= breakEven ? format::count(*wanted) : tr("dense");

@@ -3,7 +3,7 @@
 
 #include "plan/compression_plan.h"
 #include "plan/model_shape.h"
-#include "rank_curves.h"
+#include "expert_spectra.h"
 
 #include <QWidget>
 
@@ -24,7 +24,7 @@ public:
     bool inGesture() const;  // of its slider: the section stays while it is moved to dense
 
     // `cell` is a kept expert of the plan. Curves of another cell count as none.
-    void set(const ModelShape& shape, const CompressionPlan& plan, CellId cell, const std::optional<RankCurves>& curves);
+    void set(const ModelShape& shape, const CompressionPlan& plan, CellId cell, const std::optional<ExpertSpectra>& curves);
 
 signals:
     void gestureStarted();

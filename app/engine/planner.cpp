@@ -220,6 +220,7 @@ private:
     {
         std::vector<Selection>& selections = m_outcome.selections;
         std::vector<bool> open;
+        open.reserve(selections.size());
         for (const Selection& selection : selections)
             open.push_back(selection.uncoveredShare > 0.01);
         const auto uncovered = [&](const Selection& selection) { return open[static_cast<std::size_t>(selection.layer)]; };
@@ -396,7 +397,7 @@ private:
         for (; best >= 0; --best) {
             m_outcome.stages.clear();
             m_outcome.warnings.clear();
-            const Status allocated = allocateCounts(best);
+            Status allocated = allocateCounts(best);
             if (!allocated.ok()) {
                 if (allocated.error().code == "allocate.infeasible") break;
                 return allocated;

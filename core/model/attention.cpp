@@ -3,8 +3,10 @@
 #include "model/kernels.h"
 #include "model/layer_gradient.h"
 #include "model/norm.h"
+#include "model/weight_matrix.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -119,9 +121,54 @@ const at::Tensor& Attention::windowMask(std::int64_t length, int window)
 
 at::Tensor Attention::normed(const at::Tensor& x, const at::Tensor& weight, double eps) const { return rmsNorm(x, weight, eps); }
 
+namespace
+{
+
+// Queries of one head that are computed at a time: the keys behind them are skipped, and their products stay in the cache.
+constexpr std::int64_t kQueryRows = 128;
+
+// Head after head, each on one thread, in fp32 whatever the compute type: scaled_dot_product_attention multiplies these small matrices
+// at a fraction of the speed (methods.md 1.7), and computes the keys behind a query too when a window fits one of its blocks.
+at::Tensor headByHead(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window, double scale)
+{
+    const std::int64_t batch = q.size(0);
+    const std::int64_t heads = q.size(1);
+    const std::int64_t length = q.size(2);
+    const std::int64_t width = v.size(3);
+    const std::int64_t repeat = heads / k.size(1);
+    at::Tensor out = at::empty({batch, length, heads, width}, q.options());
+    at::parallel_for(0, batch * heads, 1, [&](std::int64_t begin, std::int64_t end) {
+        const c10::InferenceMode guard;
+        for (std::int64_t i = begin; i < end; ++i) {
+            const std::int64_t b = i / heads;
+            const std::int64_t head = i % heads;
+            const auto of = [&](const at::Tensor& x, std::int64_t h) { return x.select(0, b).select(0, h).to(at::kFloat); };
+            const at::Tensor queries = of(q, head).contiguous();
+            const at::Tensor keys = of(k, head / repeat).contiguous();
+            const at::Tensor values = of(v, head / repeat).t().contiguous();  // [dv,T]
+            const at::Tensor result = out.select(0, b).select(1, head);
+            for (std::int64_t first = 0; first < length; first += kQueryRows) {
+                const std::int64_t rows = std::min(kQueryRows, length - first);
+                const std::int64_t firstKey = window > 0 ? std::max<std::int64_t>(0, first - window + 1) : 0;
+                const std::int64_t columns = first + rows - firstKey;
+                at::Tensor weights = WeightMatrix::plain(keys.narrow(0, firstKey, columns)).product(queries.narrow(0, first, rows));
+                at::Tensor sums = at::empty({rows, 1}, weights.options());
+                kernels::causalSoftmax(weights.mutable_data_ptr<float>(), sums.mutable_data_ptr<float>(), rows, columns, first, firstKey,
+                                       window, static_cast<float>(scale));
+                at::Tensor mixed = WeightMatrix::plain(values.narrow(1, firstKey, columns).contiguous()).product(weights);
+                result.narrow(0, first, rows).copy_(mixed.div_(sums));
+            }
+        }
+    });
+    return out.view({batch, length, heads * width});
+}
+
+}  // namespace
+
 // q [B,heads,T,d], k [B,kvHeads,T,d], v [B,kvHeads,T,dv] -> [B,T,heads*dv]. KV head g serves q heads g*r .. (g+1)*r - 1.
 at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window)
 {
+    if (!q.requires_grad()) return headByHead(q, k, v, window, m_shape.softmaxScale);
     const std::int64_t length = q.size(2);
     const std::int64_t repeat = q.size(1) / k.size(1);
     at::Tensor keys = k;
@@ -134,7 +181,7 @@ at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at:
     const std::int64_t valueDim = values.size(3);
     if (valueDim != q.size(3)) values = at::constant_pad_nd(values, {0, q.size(3) - valueDim});
     std::optional<at::Tensor> mask;
-    if (window > 0 && window < length) mask = q.requires_grad() ? recordable(windowMask(length, window)) : windowMask(length, window);
+    if (window > 0 && window < length) mask = recordable(windowMask(length, window));
     at::Tensor out = at::scaled_dot_product_attention(q, keys, values, mask, 0.0, !mask.has_value(), m_shape.softmaxScale);
     if (valueDim != q.size(3)) out = out.narrow(3, 0, valueDim);
     return out.transpose(1, 2).reshape({q.size(0), length, q.size(1) * valueDim});

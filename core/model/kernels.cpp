@@ -88,6 +88,38 @@ ESPALIER_CLONES void siluMulBlock(float* gate, const float* up, std::int64_t cou
     }
 }
 
+ESPALIER_CLONES float softmaxRow(float* x, std::int64_t count, float scale)
+{
+    float lane[kLanes];
+    for (std::int64_t j = 0; j < kLanes; ++j)
+        lane[j] = x[0];
+    std::int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes)
+        for (std::int64_t j = 0; j < kLanes; ++j)
+            lane[j] = lane[j] < x[i + j] ? x[i + j] : lane[j];
+    for (; i < count; ++i)
+        lane[0] = lane[0] < x[i] ? x[i] : lane[0];
+    float top = lane[0];
+    for (std::int64_t j = 1; j < kLanes; ++j)
+        top = top < lane[j] ? lane[j] : top;
+    float sum[kLanes] = {};
+    for (i = 0; i + kLanes <= count; i += kLanes)
+        for (std::int64_t j = 0; j < kLanes; ++j) {
+            const float d = (x[i + j] - top) * scale;
+            x[i + j] = fastExp(d) + d * 0.0f;  // the product carries a NaN or an infinity into the result
+            sum[j] += x[i + j];
+        }
+    for (; i < count; ++i) {
+        const float d = (x[i] - top) * scale;
+        x[i] = fastExp(d) + d * 0.0f;
+        sum[0] += x[i];
+    }
+    double total = 0;
+    for (std::int64_t j = 0; j < kLanes; ++j)
+        total += sum[j];
+    return static_cast<float>(total);
+}
+
 ESPALIER_CLONES double rowNll(const float* x, std::int64_t target, std::int64_t width)
 {
     float lane[kLanes];
@@ -263,6 +295,19 @@ void sumWeightedRows(const std::byte* const* rows, const float* weight, int k, f
                 axpy(reinterpret_cast<const float*>(rows[i]), weight[i], out + r * width, width);
         }
     });
+}
+
+void causalSoftmax(float* x, float* sums, std::int64_t rows, std::int64_t columns, std::int64_t first, std::int64_t firstKey,
+                   std::int64_t window, float scale)
+{
+    for (std::int64_t r = 0; r < rows; ++r) {
+        float* row = x + r * columns;
+        const std::int64_t end = first + r + 1 - firstKey;
+        const std::int64_t begin = window > 0 ? std::max<std::int64_t>(0, end - window) : 0;
+        sums[r] = softmaxRow(row + begin, end - begin, scale);
+        std::fill_n(row, begin, 0.0f);
+        std::fill_n(row + end, columns - end, 0.0f);
+    }
 }
 
 void siluMul(float* gate, const float* up, std::int64_t count)

@@ -22,6 +22,12 @@ void gatherRows(const std::byte* x, const std::int64_t* index, std::byte* out, s
 // out[r] = sum over i < k of weight[r * k + i] * rows[r * k + i], added up in that order.
 void sumWeightedRows(const std::byte* const* rows, const float* weight, int k, float* out, std::int64_t count, std::int64_t width);
 
+// Attention weights of `rows` consecutive queries, not yet divided by their sums: row r of x [rows, columns] holds the products of the
+// query at position first + r with the keys at positions `firstKey` and up. Keys from position - window + 1 (window > 0) to the query's
+// own become exp(scale * (x - largest of the row)), all others 0. One thread.
+void causalSoftmax(float* x, float* sums, std::int64_t rows, std::int64_t columns, std::int64_t first, std::int64_t firstKey,
+                   std::int64_t window, float scale);
+
 // gate = silu(gate) * up
 void siluMul(float* gate, const float* up, std::int64_t count);
 

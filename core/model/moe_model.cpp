@@ -394,14 +394,22 @@ Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
     const std::int64_t vocabulary = globals->head.size(0);
     ESPALIER_CHECK_OK(checkTargets(targets, vocabulary));
-    // One buffer for all blocks: fresh pages for every block would cost more than the product.
+    // fp32 products of wide models run at 1.2 times the speed in oneDNN. Elsewhere one buffer serves all blocks: fresh pages for every
+    // block would cost more than that.
+    const bool wide = normed.scalar_type() == at::kFloat && normed.size(1) >= 512;
     const std::int64_t blockRows = headRows(vocabulary);
-    const at::Tensor head = globals->head.t();
-    at::Tensor buffer = at::empty({std::min(blockRows, targets.numel()), vocabulary}, normed.options());
+    const WeightMatrix head = WeightMatrix::plain(globals->head);
+    at::Tensor buffer;
+    if (!wide) buffer = at::empty({std::min(blockRows, targets.numel()), vocabulary}, normed.options());
     for (std::int64_t begin = 0; begin < batch * scored; begin += blockRows) {
         const std::int64_t rows = std::min(blockRows, batch * scored - begin);
-        at::Tensor product = buffer.narrow(0, 0, rows);
-        at::mm_out(product, normed.narrow(0, begin, rows), head);
+        at::Tensor product;
+        if (wide) {
+            product = head.product(normed.narrow(0, begin, rows));
+        } else {
+            product = buffer.narrow(0, 0, rows);
+            at::mm_out(product, normed.narrow(0, begin, rows), globals->head.t());
+        }
         negativeLogLikelihood(product, target + begin, out + begin);
     }
     if (!at::isfinite(nll).all().item<bool>()) return notFiniteResult("the output head");

@@ -35,7 +35,7 @@ void RankCurveStore::setCell(CellId cell)
     ask();
 }
 
-std::optional<RankCurves> RankCurveStore::curves() const
+std::optional<ExpertSpectra> RankCurveStore::curves() const
 {
     const auto it = m_known.find(m_cell);
     return it == m_known.end() ? std::nullopt : std::optional(it->second);
@@ -52,7 +52,7 @@ void RankCurveStore::ask()
                                       if (epoch != m_epoch) return;
                                       m_request = 0;
                                       if (reply.ok()) {
-                                          Result<RankCurves> curves = RankCurves::fromJson(reply.result);
+                                          Result<ExpertSpectra> curves = ExpertSpectra::fromJson(reply.result);
                                           if (m_known.size() >= kMostKept) m_known.clear();
                                           if (curves.ok() && curves->cell == cell)
                                               m_known[cell] = std::move(curves).value();

@@ -2,7 +2,7 @@
 // profile. GUI thread.
 #pragma once
 
-#include "rank_curves.h"
+#include "expert_spectra.h"
 #include "shell/engine_client.h"
 
 #include <QObject>
@@ -23,7 +23,7 @@ public:
     void setProfile(const QString& file, const QString& sha256);
     void setCell(CellId cell);  // the cell whose curves are wanted
     CellId cell() const { return m_cell; }
-    std::optional<RankCurves> curves() const;                      // of cell(), or not there (yet)
+    std::optional<ExpertSpectra> curves() const;                      // of cell(), or not there (yet)
     const std::optional<Error>& error() const { return m_error; }  // why there are none
 
 signals:
@@ -36,7 +36,7 @@ private:
     QString m_file;
     QString m_sha256;
     CellId m_cell;
-    std::map<CellId, RankCurves> m_known;
+    std::map<CellId, ExpertSpectra> m_known;
     std::optional<Error> m_error;  // of m_cell
     std::int64_t m_request = 0;
     int m_epoch = 0;  // counts profiles: answers of an earlier one are dropped

@@ -1,4 +1,4 @@
-#include "rank_curves.h"
+#include "expert_spectra.h"
 
 #include <QCoreApplication>
 
@@ -26,7 +26,7 @@ Result<QVector<QPointF>> pointsFrom(const Json& list)
 
 }  // namespace
 
-double MatrixCurve::lostAt(double rank) const
+double MatrixSpectrum::lostAt(double rank) const
 {
     if (error.isEmpty()) return std::nan("");
     if (rank <= error.front().x()) return error.front().y();
@@ -37,7 +37,7 @@ double MatrixCurve::lostAt(double rank) const
     return a.y() + (b.y() - a.y()) * (rank - a.x()) / (b.x() - a.x());
 }
 
-std::optional<int> MatrixCurve::rankKeeping(double energy) const
+std::optional<int> MatrixSpectrum::rankKeeping(double energy) const
 {
     for (int i = 0; i < error.size(); ++i) {
         if (1 - error[i].y() < energy) continue;
@@ -50,18 +50,18 @@ std::optional<int> MatrixCurve::rankKeeping(double energy) const
     return std::nullopt;
 }
 
-bool RankCurves::empty() const { return matrices[0].empty() && matrices[1].empty() && matrices[2].empty(); }
+bool ExpertSpectra::empty() const { return matrices[0].empty() && matrices[1].empty() && matrices[2].empty(); }
 
-Result<RankCurves> RankCurves::fromJson(const Json& value)
+Result<ExpertSpectra> ExpertSpectra::fromJson(const Json& value)
 {
-    RankCurves curves;
+    ExpertSpectra curves;
     try {
         curves.cell = {value.at("layer").get<int>(), value.at("expert").get<int>()};
         curves.whitened = value.value("whitened", false);
         const char* const names[] = {"gate", "up", "down"};
         for (std::size_t m = 0; m < 3; ++m) {
             const Json& matrix = value.at("matrices").at(names[m]);
-            MatrixCurve& curve = curves.matrices[m];
+            MatrixSpectrum& curve = curves.matrices[m];
             curve.rows = matrix.at("rows").get<int>();
             curve.columns = matrix.at("columns").get<int>();
             curve.fullRank = matrix.at("full_rank").get<int>();
@@ -80,11 +80,11 @@ QString matrixName(int matrix)
 {
     switch (matrix) {
         case 0:
-            return QCoreApplication::translate("RankCurves", "gate");
+            return QCoreApplication::translate("ExpertSpectra", "gate");
         case 1:
-            return QCoreApplication::translate("RankCurves", "up");
+            return QCoreApplication::translate("ExpertSpectra", "up");
         default:
-            return QCoreApplication::translate("RankCurves", "down");
+            return QCoreApplication::translate("ExpertSpectra", "down");
     }
 }
 

@@ -15,7 +15,7 @@
 namespace espalier
 {
 
-struct MatrixCurve {
+struct MatrixSpectrum {
     int rows = 0;
     int columns = 0;
     int fullRank = 0;
@@ -29,15 +29,15 @@ struct MatrixCurve {
     std::optional<int> rankKeeping(double energy) const;  // smallest rank that keeps at least this share
 };
 
-struct RankCurves {
+struct ExpertSpectra {
     CellId cell;
     bool whitened = false;
-    std::array<MatrixCurve, 3> matrices;  // gate, up, down
+    std::array<MatrixSpectrum, 3> matrices;  // gate, up, down
 
     bool empty() const;  // no token reached the expert
 
     // Errors: engine.answer where a field is missing or the points do not ascend.
-    static Result<RankCurves> fromJson(const Json& value);
+    static Result<ExpertSpectra> fromJson(const Json& value);
 };
 
 QString matrixName(int matrix);  // "gate", "up", "down"
