@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 namespace espalier::kernels
 {
@@ -77,6 +78,27 @@ ESPALIER_CLONES void rowEnergyOf(const float* x, double* energy, float* largest,
     }
     *energy = total;
     *largest = most;
+}
+
+ESPALIER_CLONES void widenToDouble(const float* x, double* out, std::int64_t count)
+{
+    for (std::int64_t i = 0; i < count; ++i)
+        out[i] = x[i];
+}
+
+ESPALIER_CLONES double product(const double* a, const double* b, std::int64_t count)
+{
+    double lane[kLanes] = {};
+    std::int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes)
+        for (std::int64_t j = 0; j < kLanes; ++j)
+            lane[j] += a[i + j] * b[i + j];
+    for (; i < count; ++i)
+        lane[0] += a[i] * b[i];
+    double sum = 0;
+    for (std::int64_t j = 0; j < kLanes; ++j)
+        sum += lane[j];
+    return sum;
 }
 
 ESPALIER_CLONES void siluMulBlock(float* gate, const float* up, std::int64_t count)
@@ -313,6 +335,28 @@ void causalSoftmax(float* x, float* sums, std::int64_t rows, std::int64_t column
 void siluMul(float* gate, const float* up, std::int64_t count)
 {
     at::parallel_for(0, count, 4096, [&](std::int64_t begin, std::int64_t end) { siluMulBlock(gate + begin, up + begin, end - begin); });
+}
+
+void pairProducts(const float* x, std::int64_t groups, std::int64_t size, std::int64_t width, double* out)
+{
+    constexpr std::int64_t kColumns = 256;  // a block of every row of a group stays in the first-level cache
+    const std::int64_t triangle = size * (size + 1) / 2;
+    at::parallel_for(0, groups, grain(triangle * width), [&](std::int64_t begin, std::int64_t end) {
+        std::vector<double> block(static_cast<std::size_t>(size * kColumns));
+        for (std::int64_t g = begin; g < end; ++g) {
+            double* sums = out + g * triangle;
+            std::fill_n(sums, triangle, 0.0);
+            for (std::int64_t column = 0; column < width; column += kColumns) {
+                const std::int64_t count = std::min(kColumns, width - column);
+                for (std::int64_t r = 0; r < size; ++r)
+                    widenToDouble(x + (g * size + r) * width + column, block.data() + r * kColumns, count);
+                double* to = sums;
+                for (std::int64_t a = 0; a < size; ++a)
+                    for (std::int64_t b = 0; b <= a; ++b)
+                        *to++ += product(block.data() + a * kColumns, block.data() + b * kColumns, count);
+            }
+        }
+    });
 }
 
 bool allFinite(const float* x, std::int64_t count)

@@ -35,6 +35,11 @@ void siluMul(float* gate, const float* up, std::int64_t count);
 void rowEnergy(const float* x, double* energy, float* largest, std::int64_t rows, std::int64_t width);
 void rowEnergy(const std::uint16_t* x, double* energy, float* largest, std::int64_t rows, std::int64_t width);
 
+// Products of every pair of rows of each group, fp64 from fp64 copies: group g is rows g * size .. of x, dense; out: per group the lower
+// triangle, row by row.
+void pairProducts(const float* x, std::int64_t groups, std::int64_t size, std::int64_t width, double* out);
+void pairProducts(const std::uint16_t* x, std::int64_t groups, std::int64_t size, std::int64_t width, double* out);
+
 // Whether all values are finite.
 bool allFinite(const float* x, std::int64_t count);
 bool allFiniteBf16(const std::uint16_t* x, std::int64_t count);

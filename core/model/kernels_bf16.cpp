@@ -155,6 +155,18 @@ void rowEnergy(const std::uint16_t* x, double* energy, float* largest, std::int6
     });
 }
 
+void pairProducts(const std::uint16_t* x, std::int64_t groups, std::int64_t size, std::int64_t width, double* out)
+{
+    const std::int64_t triangle = size * (size + 1) / 2;
+    at::parallel_for(0, groups, grain(triangle * width), [&](std::int64_t begin, std::int64_t end) {
+        std::vector<float> group(static_cast<std::size_t>(size * width));
+        for (std::int64_t g = begin; g < end; ++g) {
+            widen(x + g * size * width, group.data(), size * width);
+            pairProducts(group.data(), 1, size, width, out + g * triangle);
+        }
+    });
+}
+
 void negativeLogLikelihood(const std::uint16_t* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width)
 {
     at::parallel_for(0, rows, grain(4 * width), [&](std::int64_t begin, std::int64_t end) {

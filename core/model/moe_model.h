@@ -138,7 +138,8 @@ public:
     Result<at::Tensor> drawTokens(const at::Tensor& hidden, const at::Tensor& uniform);
 
     // f_e(x) of the dense model for x [M,H] (inputs of the MoE module, after the post-attention norm) -> [M,H]; `expert` is an
-    // original id, kept by the plan or not. Meant for use inside LayerObserver::moe of the same layer (its weights are loaded then).
+    // original id, kept by the plan or not. Meant for use inside LayerObserver::moe of the same layer (its weights are loaded then), from
+    // any number of threads at once there.
     Result<at::Tensor> expertOutput(int layer, int expert, const at::Tensor& x);
 
     // What its activation gets: x [M,H] -> [M,2I], gate and then up. As expertOutput.

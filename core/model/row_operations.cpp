@@ -52,6 +52,14 @@ RowEnergy rowEnergy(const at::Tensor& x)
     return result;
 }
 
+void pairProducts(const at::Tensor& x, std::int64_t size, double* out)
+{
+    if (inFp32(x))
+        kernels::pairProducts(x.const_data_ptr<float>(), x.size(0) / size, size, x.size(1), out);
+    else
+        kernels::pairProducts(bits(x), x.size(0) / size, size, x.size(1), out);
+}
+
 bool allFinite(const at::Tensor& x)
 {
     if (!x.is_contiguous()) return allFinite(x.contiguous());

@@ -23,6 +23,8 @@ struct RowEnergy {
     std::vector<float> largest;  // max |x|
 };
 RowEnergy rowEnergy(const at::Tensor& x);
+// x [groups * size, H] -> per group the lower triangle of the products of its rows, row by row, in fp64.
+void pairProducts(const at::Tensor& x, std::int64_t size, double* out);
 bool allFinite(const at::Tensor& x);
 // logits [M,V], target [M] int64, out [M] fp64.
 void negativeLogLikelihood(const at::Tensor& logits, const std::int64_t* target, double* out);

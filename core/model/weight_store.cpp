@@ -5,6 +5,9 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <utility>
+
+#include <malloc.h>
 
 namespace espalier
 {
@@ -91,9 +94,13 @@ Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer, int st
     std::unique_lock lock(m_mutex);
     Slot& slot = m_slots[static_cast<std::size_t>(layer)];
     const int count = static_cast<int>(m_slots.size());
+    bool dropped = false;
     // Room first: in a stream the layer before this one must be gone before the next one is read.
     for (int i = m_residentLayers; i < count; ++i)
-        if (i != layer && (i != layer + step || !m_readAhead)) m_slots[static_cast<std::size_t>(i)].weights.reset();
+        if (i != layer && (i != layer + step || !m_readAhead))
+            dropped |= std::exchange(m_slots[static_cast<std::size_t>(i)].weights, {}) != nullptr;
+    // The allocator keeps freed pages between those of the layer that was read meanwhile; a memory budget counts them.
+    if (dropped) malloc_trim(0);
     if (!slot.weights) {
         slot.error.reset();
         enqueue(layer, true);

@@ -5,9 +5,11 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <tuple>
 
 namespace espalier
@@ -15,9 +17,6 @@ namespace espalier
 
 namespace
 {
-
-// Tokens whose products are formed at a time: bounds the fp64 copy of the outputs.
-constexpr std::int64_t kGramChunk = 1024;
 
 at::Tensor indexTensor(const std::vector<std::int64_t>& values)
 {
@@ -230,41 +229,54 @@ void ProfileCollector::addGram(const MoeBatch& batch)
     };
     for (const ExpertRows& done : m_outputs)
         place(done.expert, done.samples, done.output);
+    struct Missing {
+        int expert = 0;
+        std::vector<std::int64_t> samples;
+        at::Tensor rows;  // of the batch
+        at::Tensor output;
+        std::optional<Error> error;
+    };
+    std::vector<Missing> missing;
     for (int expert = 0; expert < n; ++expert) {
         if (!exists[static_cast<std::size_t>(expert)]) continue;
-        std::vector<std::int64_t> missing;
-        std::vector<std::int64_t> missingRows;
+        Missing entry;
+        entry.expert = expert;
+        std::vector<std::int64_t> entryRows;
         for (std::int64_t s = 0; s < samples; ++s)
             if (const std::int64_t at = slot[static_cast<std::size_t>(s * n + expert)];
                 at >= 0 && !filled[static_cast<std::size_t>(s * length + at)]) {
-                missing.push_back(s);
-                missingRows.push_back(m_sampledRows[static_cast<std::size_t>(s)]);
+                entry.samples.push_back(s);
+                entryRows.push_back(m_sampledRows[static_cast<std::size_t>(s)]);
             }
-        if (missing.empty()) continue;
-        auto y = m_model.expertOutput(m_shape.index, expert, batch.input.index_select(0, indexTensor(missingRows)));
-        if (!y.ok()) {
-            m_status = std::move(y).error();
+        if (entry.samples.empty()) continue;
+        entry.rows = indexTensor(entryRows);
+        missing.push_back(std::move(entry));
+    }
+    // Whole experts side by side, as in the forward pass.
+    std::atomic<std::size_t> next = 0;
+    at::parallel_for(0, at::get_num_threads(), 1, [&](std::int64_t, std::int64_t) {
+        const c10::InferenceMode guard;
+        for (std::size_t i = next++; i < missing.size(); i = next++) {
+            auto y = m_model.expertOutput(m_shape.index, missing[i].expert, gatherRows(batch.input, missing[i].rows));
+            if (y.ok())
+                missing[i].output = std::move(y).value();
+            else
+                missing[i].error = std::move(y).error();
+        }
+    });
+    for (const Missing& entry : missing) {
+        if (entry.error) {
+            m_status = *entry.error;
             return;
         }
-        place(expert, indexTensor(missing), *y);
+        place(entry.expert, indexTensor(entry.samples), entry.output);
     }
 
     // fp64 products of the stored outputs: fp32 products lose the difference of near-duplicate experts (methods.md 4.1).
     const std::size_t begin = gram.products.size();
     const std::int64_t triangle = static_cast<std::int64_t>(gram.triangle());
     gram.products.resize(begin + static_cast<std::size_t>(samples * triangle));
-    for (std::int64_t first = 0; first < samples; first += kGramChunk) {
-        const std::int64_t count = std::min(kGramChunk, samples - first);
-        const at::Tensor y = outputs.narrow(0, first * length, count * length).to(at::kDouble).view({count, length, width});
-        const at::Tensor products = at::bmm(y, y.transpose(1, 2)).contiguous();
-        const double* from = products.const_data_ptr<double>();
-        double* to = gram.products.data() + begin + static_cast<std::size_t>(first * triangle);
-        for (std::int64_t s = 0; s < count; ++s)
-            for (std::int64_t a = 0; a < length; ++a) {
-                const double* row = from + (s * length + a) * length;
-                to = std::copy(row, row + a + 1, to);
-            }
-    }
+    pairProducts(outputs, length, gram.products.data() + begin);
 }
 
 }  // namespace espalier

@@ -99,6 +99,22 @@ TEST(RowOperationsBf16, NegativeLogLikelihood)
         EXPECT_NEAR(nll[i], -reference[static_cast<std::int64_t>(i)][target[i]].item<double>(), 1e-5);
 }
 
+TEST(RowOperations, ProductsOfPairs)
+{
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        const at::Tensor x = at::randn({3 * 4, 301}).to(type);
+        std::vector<double> products(3 * 10);
+        pairProducts(x, 4, products.data());
+        const at::Tensor wide = x.to(at::kDouble).view({3, 4, 301});
+        const at::Tensor reference = at::bmm(wide, wide.transpose(1, 2));
+        std::size_t i = 0;
+        for (int g = 0; g < 3; ++g)
+            for (int a = 0; a < 4; ++a)
+                for (int b = 0; b <= a; ++b)
+                    EXPECT_NEAR(products[i++], reference[g][a][b].item<double>(), 1e-11);
+    }
+}
+
 TEST(RowOperationsBf16, SeesWhatIsNotFinite)
 {
     at::Tensor x = random({4, 33});
