@@ -25,8 +25,8 @@ class MoeModel;
 struct ProfileOptions {
     std::filesystem::path out = {};  // empty: nothing is written and a kill loses the pass
     // Of "counts", "ean", "reap", "gram", "gradients", "curvature", "curves", "factors", "moments"; counts are always taken. "+name" adds
-    // to the default, which an empty list is: the first four, "gradients" where the states of the whole text fit kBoundaryBytes and a file
-    // is written, and of the last three what defaultFactors() says.
+    // to the default, which an empty list is: the first four, "gradients" where the states of the whole text fit kBoundaryBytes, the model
+    // stays in memory and a file is written, and of the last three what defaultFactors() says.
     std::vector<std::string> collect = {};
     int gramTokens = -1;  // tokens in the Gram store; -1 = all, as far as kGramBytes reach; 0 = none
     int gramExtra = -1;   // m of the list length K = k + m; -1 = n for at most 10 experts, else k + 1 more
