@@ -73,4 +73,16 @@ void MappedFile::willNeed(std::size_t offset, std::size_t length) const noexcept
 
 void MappedFile::dontNeed(std::size_t offset, std::size_t length) const noexcept { advise(m_data, m_size, offset, length, MADV_DONTNEED); }
 
+void MappedFile::populate(std::span<const std::byte> bytes) noexcept
+{
+#ifdef MADV_POPULATE_READ
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto begin = reinterpret_cast<std::uintptr_t>(bytes.data()) / page * page;
+    const auto end = reinterpret_cast<std::uintptr_t>(bytes.data() + bytes.size());
+    ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);  // a hint: kernels before 5.14 refuse it
+#else
+    (void)bytes;
+#endif
+}
+
 }  // namespace espalier

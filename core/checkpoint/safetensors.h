@@ -111,6 +111,9 @@ public:
     // The order in which the bytes must come, with their place in the file.
     const std::vector<TensorInfo>& order() const noexcept { return m_order; }
     std::uint64_t fileBytes() const noexcept { return m_headerBytes + m_dataBytes; }
+    // The file while it is being written, and how much of it is there, header included.
+    const std::filesystem::path& temporaryPath() const noexcept { return m_file.temporaryPath(); }
+    std::uint64_t writtenBytes() const noexcept { return m_headerBytes + m_written; }
 
     // Bytes of the next tensor, whole or in pieces; a call may not reach into the tensor after it. Writing more than was declared is
     // a bug of the caller and gives internal.bug.

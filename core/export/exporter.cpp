@@ -6,6 +6,7 @@
 #include "checkpoint/checkpoint.h"
 #include "export/config_edit.h"
 #include "export/export_files.h"
+#include "export/following_hash.h"
 #include "export/layout.h"
 #include "export/python_files.h"
 #include "export/readme.h"
@@ -289,6 +290,7 @@ Status Exporter::writeShard(std::size_t shard, TensorProducer& producer)
         byName[layout.tensors[i].name] = &layout.tensors[i];
     ESPALIER_TRY(SafetensorsWriter writer,
                  SafetensorsWriter::create(partial / layout.shardName(shard), declarations(layout, shard), layout.metadata));
+    FollowingHash hash(writer.temporaryPath());
     std::vector<const OutputTensor*> order;
     for (const TensorInfo& info : writer.order())
         order.push_back(byName.at(info.name));
@@ -297,13 +299,18 @@ Status Exporter::writeShard(std::size_t shard, TensorProducer& producer)
         ESPALIER_CHECK_OK(producer.produce(*tensor, [&](std::span<const std::byte> bytes) -> Status {
             if (job.stopRequested()) return cancelledError();
             ESPALIER_CHECK_OK(writer.write(bytes));
+            hash.advance(writer.writtenBytes());
             done += bytes.size();
             job.progress(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total), "byte");
             return {};
         }));
     }
     if (job.stopRequested()) return cancelledError();
-    return writer.finish();
+    const std::uint64_t bytes = writer.fileBytes();
+    ESPALIER_CHECK_OK(writer.finish());
+    ESPALIER_TRY(std::string digest, hash.finish(bytes));
+    written[layout.shardName(shard)] = {bytes, std::move(digest)};
+    return {};
 }
 
 // espalier_plan.json: the plan, what it was made for, and the digest of every other file of the export.
@@ -396,6 +403,8 @@ Status Exporter::write(ExportReport& report)
             ESPALIER_CHECK_OK(writeFileAtomically(partial / kStateFile, canonicalJson({{"export_key", key}}) + "\n"));
             return interrupted(cancelledError());
         }
+        // Shards of this run have theirs.
+        if (written.contains(entry.path().filename().string())) continue;
         const auto digest = fileSha256(entry.path());
         if (!digest) return interrupted(digest.error());
         written[entry.path().filename().string()] = {fs::file_size(entry.path(), failure), *digest};

@@ -301,9 +301,10 @@ void TensorProducer::expect(std::vector<const OutputTensor*> upcoming) { m_state
 
 Status TensorProducer::produce(const OutputTensor& tensor, const Sink& sink)
 {
-    const auto pieces = [&](std::span<const std::byte> bytes) -> Status {
+    const auto pieces = [&](std::span<const std::byte> bytes, bool mapped = true) -> Status {
         while (!bytes.empty()) {
             const auto piece = bytes.first(std::min(bytes.size(), kPiece));
+            if (mapped) MappedFile::populate(piece);
             ESPALIER_CHECK_OK(sink(piece));
             bytes = bytes.subspan(piece.size());
         }
@@ -334,7 +335,7 @@ Status TensorProducer::produce(const OutputTensor& tensor, const Sink& sink)
         const Factors factors = entry->factors.factors(tensor.rank);
         result = (tensor.origin == Origin::FactorU ? factors.u : factors.v).to(type).contiguous();
     }
-    return pieces({static_cast<const std::byte*>(result.const_data_ptr()), static_cast<std::size_t>(tensor.bytes)});
+    return pieces({static_cast<const std::byte*>(result.const_data_ptr()), static_cast<std::size_t>(tensor.bytes)}, false);
 }
 
 }  // namespace espalier
