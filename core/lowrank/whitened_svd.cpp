@@ -134,6 +134,35 @@ double WhitenedSvd::error(int rank) const
     return std::sqrt(sum);
 }
 
+Result<at::Tensor> whitenedEnergies(const at::Tensor& weight, const at::Tensor& moment)
+{
+    const c10::InferenceMode guard;
+    try {
+        const at::Tensor w = weight.to(at::kDouble);
+        const at::Tensor c = ridged(moment.to(at::kDouble), 0);
+        if (!std::isfinite(w.sum().item<double>())) return notFinite("weight");
+        if (!std::isfinite(c.sum().item<double>())) return notFinite("second moment");
+        const std::int64_t n = std::min(w.size(0), w.size(1));
+        at::Tensor gram;
+        if (w.size(0) > w.size(1)) {
+            // The smaller side is the input's: eigenvalues of S^T W^T W S. A moment of few tokens has no Cholesky factor; then the
+            // other side serves.
+            auto [factor, info] = at::linalg_cholesky_ex(c);
+            if (info.item<int>() == 0) {
+                const at::Tensor m = at::mm(w, factor);
+                gram = at::mm(m.t(), m);
+            }
+        }
+        if (!gram.defined()) gram = at::mm(at::mm(w, c), w.t());
+        const at::Tensor values = at::linalg_eigvalsh((gram + gram.t()).mul_(0.5));
+        at::Tensor energies = values.flip({0}).narrow(0, 0, n).clamp_min(0).contiguous();
+        if (!at::isfinite(energies).all().item<bool>()) return notFinite("weight");
+        return energies;
+    } catch (const std::exception& exception) {
+        return noConvergence(exception);
+    }
+}
+
 Result<ProjectionFactors> ProjectionFactors::of(const at::Tensor& weight, const at::Tensor& basis)
 {
     const c10::InferenceMode guard;

@@ -57,6 +57,10 @@ private:
     double m_ridge = 0;
 };
 
+// The error curve alone: [min(out,in)] fp64, descending, E(r) = sum from r on of the best approximation of every rank, without a ridge.
+// Eigenvalues without vectors: several times cheaper than WhitenedSvd. Errors as WhitenedSvd::of.
+Result<at::Tensor> whitenedEnergies(const at::Tensor& weight, const at::Tensor& moment);
+
 // Factors of every rank up to the number of columns of a stored basis: U = Q D, V = D^-1 Q^T W with the diagonal D that gives
 // column i of U and row i of V the same norm, so that both round alike. Previews and exports make their factors here, from the same
 // basis in fp32, and therefore equal to the bit. Cheap to copy. Any thread.

@@ -263,9 +263,16 @@ Status FactorBuilder::decompose(Task& task)
             ESPALIER_TRY(const StoredMatrix stored, matrix(which));
             weight = stored.weight;
         }
-        ESPALIER_TRY(const WhitenedSvd svd, WhitenedSvd::of(weight, moment));
+        WhitenedSvd svd;
+        at::Tensor curve;
+        if (m_wishes.bases) {
+            ESPALIER_TRY(svd, WhitenedSvd::of(weight, moment));
+            curve = svd.energies();
+        } else {
+            ESPALIER_TRY(curve, whitenedEnergies(weight, moment));
+        }
         if (task.sums) {
-            const double* energies = svd.energies().const_data_ptr<double>();
+            const double* energies = curve.const_data_ptr<double>();
             float* spectrum =
                 m_profile.spectra.data() + (e * 3 + static_cast<std::size_t>(which)) * static_cast<std::size_t>(m_profile.spectrumLength);
             for (int i = 0; i < m_profile.spectrumLength; ++i)

@@ -348,6 +348,34 @@ TEST_P(ReferenceFactors, ErrorsByRank)
 INSTANTIATE_TEST_SUITE_P(Tiny, ReferenceFactors, testing::Values("mixtral-tiny", "qwen2moe-tiny", "deepseekv2-lite-tiny"),
                          [](const auto& info) { return std::string(info.param, std::string(info.param).find('-')); });
 
+// A profile without bases stores the curve alone; it must be the one that a decomposition would give.
+TEST(WhitenedEnergies, AreThoseOfTheDecomposition)
+{
+    for (const auto& [rows, columns] : {std::pair{24, 40}, std::pair{40, 24}, std::pair{32, 32}}) {
+        const at::Tensor w = at::randn({rows, columns});
+        const at::Tensor x =
+            at::randn({3 * columns, columns}, at::kDouble) * at::pow(10.0, -2.0 * at::arange(columns, at::kDouble) / columns);
+        const at::Tensor moment = at::mm(x.t(), x);
+        const at::Tensor energies = whitenedEnergies(w, moment).value();
+        const at::Tensor reference = WhitenedSvd::of(w, moment, 0).value().energies();
+        ASSERT_EQ(energies.sizes(), reference.sizes());
+        EXPECT_LT(((energies - reference).abs().max() / reference.max()).item<double>(), 1e-10) << rows << " x " << columns;
+    }
+}
+
+// Fewer tokens than columns: no Cholesky factor, and as many directions as there are tokens.
+TEST(WhitenedEnergies, OfFewTokens)
+{
+    for (const auto& [rows, columns] : {std::pair{24, 40}, std::pair{40, 24}}) {
+        const at::Tensor x = at::randn({5, columns}, at::kDouble);
+        const at::Tensor w = at::randn({rows, columns});
+        const at::Tensor energies = whitenedEnergies(w, at::mm(x.t(), x)).value();
+        const double whole = at::mm(w.to(at::kDouble), x.t()).square().sum().item<double>();
+        EXPECT_NEAR(energies.sum().item<double>(), whole, 1e-9 * whole);
+        EXPECT_LT(energies.narrow(0, 5, energies.numel() - 5).max().item<double>(), 1e-9 * whole);
+    }
+}
+
 }  // namespace
 
 }  // namespace espalier
