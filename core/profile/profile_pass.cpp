@@ -69,7 +69,7 @@ int listLength(const LayerShape& layer, int extra)
     return n <= kDenseExperts ? n : std::min(n, 2 * k + 1);
 }
 
-Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape, std::int64_t textTokens, bool streamed)
+Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape, std::int64_t textTokens)
 {
     if (options.shards < 1 || options.shard < 0 || options.shard >= options.shards)
         return badOption(fmt::format("There is no shard {} of {}.", options.shard + 1, options.shards),
@@ -92,7 +92,7 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
     }
     if (defaults) {
         wanted.insert(wanted.end(), {"counts", "ean", "reap", "gram"});
-        if (!options.out.empty() && options.gramTokens != 0 && !streamed &&
+        if (!options.out.empty() && options.gramTokens != 0 && shape.parameters() <= kGradientParameters &&
             boundaryBytes(shape, textTokens, sizeof(float)) <= kBoundaryBytes)
             wanted.push_back("gradients");
         for (std::string& name : defaultFactors(shape, options))
@@ -396,7 +396,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
     std::int64_t textTokens = 0;
     for (const auto& row : windows.rows)
         textTokens += static_cast<std::int64_t>(row.size());
-    ESPALIER_TRY(const Settings settings, resolve(options, shape, textTokens, model.streamsWeights()));
+    ESPALIER_TRY(const Settings settings, resolve(options, shape, textTokens));
     PreparedPlan plan = model.identity();
     if (options.plan) {
         ESPALIER_TRY(const CompressionPlan kept, withoutRanks(shape, *options.plan));

@@ -26,7 +26,7 @@ struct ProfileOptions {
     std::filesystem::path out = {};  // empty: nothing is written and a kill loses the pass
     // Of "counts", "ean", "reap", "gram", "gradients", "curvature", "curves", "factors", "moments"; counts are always taken. "+name" adds
     // to the default, which an empty list is: the first four, "gradients" where the states of the whole text fit kBoundaryBytes, the model
-    // stays in memory and a file is written, and of the last three what defaultFactors() says.
+    // has at most kGradientParameters and a file is written, and of the last three what defaultFactors() says.
     std::vector<std::string> collect = {};
     int gramTokens = -1;  // tokens in the Gram store; -1 = all, as far as kGramBytes reach; 0 = none
     int gramExtra = -1;   // m of the list length K = k + m; -1 = n for at most 10 experts, else k + 1 more
@@ -48,8 +48,11 @@ inline constexpr std::int64_t kGramBytes = std::int64_t{1} << 30;
 inline constexpr std::int64_t kFactorBytes = std::int64_t{1} << 30;
 
 // The reverse sweep is run without being asked for where the states of the text at all layer boundaries take no more. It costs about four
-// forward passes, on models whose forward pass over such a text takes seconds to minutes.
+// forward passes, on models whose forward pass over such a text takes seconds to minutes: not on those that are read from disk each time.
+// By the model's size alone, so that shards taken on different machines hold the same statistics.
 inline constexpr std::int64_t kBoundaryBytes = std::int64_t{1} << 30;
+
+inline constexpr std::int64_t kGradientParameters = 4'000'000'000;
 
 // Bytes of the bases ("factors") and of the sums ("moments") of a whole model, as stored.
 std::int64_t factorBytes(const ModelShape& shape);
