@@ -1,10 +1,10 @@
 // Facts about the current cell and its layer, with the edits that belong to them.
 #pragma once
 
+#include "expert_spectra.h"
 #include "plan/compression_plan.h"
 #include "plan/expert_grid.h"
 #include "plan/model_shape.h"
-#include "expert_spectra.h"
 #include "selection.h"
 
 #include <QScrollArea>

@@ -2,8 +2,8 @@
 // the rank of the plan is the accent line with a chip at its foot. The line is dragged; arrow keys move it.
 #pragma once
 
-#include "plan/compression_plan.h"
 #include "expert_spectra.h"
+#include "plan/compression_plan.h"
 
 #include <QWidget>
 
@@ -18,7 +18,7 @@ namespace espalier
 // What both plots show.
 struct RankPlotState {
     std::optional<ExpertSpectra> curves;  // none: the text below is shown
-    RankTriple ranks = {};             // of the current cell in the plan; zeros: dense or dropped
+    RankTriple ranks = {};                // of the current cell in the plan; zeros: dense or dropped
     bool kept = false;
     bool locked = false;
     bool isError = false;

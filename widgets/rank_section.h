@@ -1,9 +1,9 @@
 // The inspector's part about one expert's ranks: slider and number, what break-even means, and what each matrix keeps.
 #pragma once
 
+#include "expert_spectra.h"
 #include "plan/compression_plan.h"
 #include "plan/model_shape.h"
-#include "expert_spectra.h"
 
 #include <QWidget>
 

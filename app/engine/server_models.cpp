@@ -98,8 +98,7 @@ Result<std::shared_ptr<Evaluator>> OpenModels::addEvaluator(OpenModel& open, con
     if (held.size() >= kEvaluatorsHeld) held.erase(held.begin());
     MoeModel& runs = *model;
     const std::int64_t cacheBytes = evaluatorCacheBytes(runs) / static_cast<std::int64_t>(kEvaluatorsHeld);
-    const auto bound =
-        std::make_shared<BoundEvaluator>(BoundEvaluator{std::move(model), Evaluator(runs, std::move(windows), cacheBytes)});
+    const auto bound = std::make_shared<BoundEvaluator>(BoundEvaluator{std::move(model), Evaluator(runs, std::move(windows), cacheBytes)});
     held.emplace_back(key, std::shared_ptr<Evaluator>(bound, &bound->evaluator));
     return held.back().second;
 }

@@ -23,7 +23,7 @@ public:
     void setProfile(const QString& file, const QString& sha256);
     void setCell(CellId cell);  // the cell whose curves are wanted
     CellId cell() const { return m_cell; }
-    std::optional<ExpertSpectra> curves() const;                      // of cell(), or not there (yet)
+    std::optional<ExpertSpectra> curves() const;                   // of cell(), or not there (yet)
     const std::optional<Error>& error() const { return m_error; }  // why there are none
 
 signals:
