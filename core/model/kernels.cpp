@@ -54,30 +54,7 @@ ESPALIER_CLONES void axpy(const float* y, float weight, float* out, std::int64_t
 
 ESPALIER_CLONES void rowEnergyOf(const float* x, double* energy, float* largest, std::int64_t width)
 {
-    double sum[kLanes] = {};
-    float top[kLanes] = {};
-    std::int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes)
-        for (std::int64_t j = 0; j < kLanes; ++j) {
-            const float value = x[i + j];
-            const float size = value < 0 ? -value : value;
-            sum[j] += static_cast<double>(value) * value;
-            top[j] = top[j] < size ? size : top[j];
-        }
-    for (; i < width; ++i) {
-        const float value = x[i];
-        const float size = value < 0 ? -value : value;
-        sum[0] += static_cast<double>(value) * value;
-        top[0] = top[0] < size ? size : top[0];
-    }
-    double total = 0;
-    float most = 0;
-    for (std::int64_t j = 0; j < kLanes; ++j) {
-        total += sum[j];
-        most = most < top[j] ? top[j] : most;
-    }
-    *energy = total;
-    *largest = most;
+    measureRow(x, energy, largest, width);
 }
 
 ESPALIER_CLONES void widenToDouble(const float* x, double* out, std::int64_t count)

@@ -14,8 +14,6 @@ namespace espalier::kernels
 namespace
 {
 
-[[gnu::always_inline]] inline float wide(std::uint16_t value) { return bitsAs<float>(static_cast<std::uint32_t>(value) << 16); }
-
 [[gnu::always_inline]] inline std::uint16_t narrow(float value)
 {
     const auto bits = bitsAs<std::uint32_t>(value);
@@ -67,30 +65,7 @@ ESPALIER_CLONES void addWeighted(const std::uint16_t* y, float weight, std::uint
 
 ESPALIER_CLONES void rowEnergyOf(const std::uint16_t* x, double* energy, float* largest, std::int64_t width)
 {
-    double sum[kLanes] = {};
-    float top[kLanes] = {};
-    std::int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes)
-        for (std::int64_t j = 0; j < kLanes; ++j) {
-            const float value = wide(x[i + j]);
-            const float size = value < 0 ? -value : value;
-            sum[j] += static_cast<double>(value) * value;
-            top[j] = top[j] < size ? size : top[j];
-        }
-    for (; i < width; ++i) {
-        const float value = wide(x[i]);
-        const float size = value < 0 ? -value : value;
-        sum[0] += static_cast<double>(value) * value;
-        top[0] = top[0] < size ? size : top[0];
-    }
-    double total = 0;
-    float most = 0;
-    for (std::int64_t j = 0; j < kLanes; ++j) {
-        total += sum[j];
-        most = most < top[j] ? top[j] : most;
-    }
-    *energy = total;
-    *largest = most;
+    measureRow(x, energy, largest, width);
 }
 
 ESPALIER_CLONES void siluMulBlock(std::uint16_t* gate, const std::uint16_t* up, std::int64_t count)

@@ -50,4 +50,38 @@ template <typename To, typename From>
     return x < -87.0f ? 0.0f : result;
 }
 
+// A stored value in fp32: itself, or the bits of a bf16.
+[[gnu::always_inline]] inline float wide(float value) { return value; }
+[[gnu::always_inline]] inline float wide(std::uint16_t value) { return bitsAs<float>(static_cast<std::uint32_t>(value) << 16); }
+
+// Sum of squares in fp64 and largest absolute value of a row.
+template <typename Stored>
+[[gnu::always_inline]] inline void measureRow(const Stored* x, double* energy, float* largest, std::int64_t width)
+{
+    double sum[kLanes] = {};
+    float top[kLanes] = {};
+    std::int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes)
+        for (std::int64_t j = 0; j < kLanes; ++j) {
+            const float value = wide(x[i + j]);
+            const float size = value < 0 ? -value : value;
+            sum[j] += static_cast<double>(value) * value;
+            top[j] = top[j] < size ? size : top[j];
+        }
+    for (; i < width; ++i) {
+        const float value = wide(x[i]);
+        const float size = value < 0 ? -value : value;
+        sum[0] += static_cast<double>(value) * value;
+        top[0] = top[0] < size ? size : top[0];
+    }
+    double total = 0;
+    float most = 0;
+    for (std::int64_t j = 0; j < kLanes; ++j) {
+        total += sum[j];
+        most = most < top[j] ? top[j] : most;
+    }
+    *energy = total;
+    *largest = most;
+}
+
 }  // namespace espalier::kernels
