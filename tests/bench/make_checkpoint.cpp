@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace espalier
@@ -27,45 +28,23 @@ struct Form {
     std::int64_t hidden = 0, layers = 0, experts = 0, topK = 0, expertWidth = 0, sharedWidth = 0, heads = 0, kvHeads = 0, vocabulary = 0;
 };
 
+struct NamedForm {
+    std::string_view name;
+    Form form;
+};
+
+// mixtral, hidden, layers, experts, top-k, expert width, shared width, heads, key heads, vocabulary
+constexpr NamedForm kForms[] = {
+    {"S", {false, 512, 6, 32, 4, 352, 352, 8, 8, 8192}},
+    {"M", {false, 2048, 4, 60, 4, 1408, 5632, 16, 16, 32768}},
+    {"XL", {false, 2048, 24, 60, 4, 1408, 5632, 16, 16, 151936}},
+    {"MX", {true, 4096, 2, 8, 2, 14336, 0, 32, 8, 32000}},
+};
+
 std::optional<Form> formOf(std::string_view name)
 {
-    const Form m{.hidden = 2048,
-                 .layers = 4,
-                 .experts = 60,
-                 .topK = 4,
-                 .expertWidth = 1408,
-                 .sharedWidth = 5632,
-                 .heads = 16,
-                 .kvHeads = 16,
-                 .vocabulary = 32768};
-    if (name == "M") return m;
-    if (name == "S")
-        return Form{.hidden = 512,
-                    .layers = 6,
-                    .experts = 32,
-                    .topK = 4,
-                    .expertWidth = 352,
-                    .sharedWidth = 352,
-                    .heads = 8,
-                    .kvHeads = 8,
-                    .vocabulary = 8192};
-    if (name == "XL") {
-        Form xl = m;
-        xl.layers = 24;
-        xl.vocabulary = 151936;
-        return xl;
-    }
-    if (name == "MX")
-        return Form{.mixtral = true,
-                    .hidden = 4096,
-                    .layers = 2,
-                    .experts = 8,
-                    .topK = 2,
-                    .expertWidth = 14336,
-                    .sharedWidth = 0,
-                    .heads = 32,
-                    .kvHeads = 8,
-                    .vocabulary = 32000};
+    for (const NamedForm& named : kForms)
+        if (named.name == name) return named.form;
     return std::nullopt;
 }
 
