@@ -23,7 +23,7 @@ CLI::App* Verbs::add(const std::string& name, const std::string& help, VerbFunct
     verb->add_option("--dtype", m_common.dtype, "Compute type: fp32, bf16 or auto (bf16 where it is faster)")
         ->check(CLI::IsMember({"fp32", "bf16", "auto"}))
         ->group(group);
-    verb->add_option("--memory-budget", m_common.memoryBudget, "Memory for weights, for example 4GiB (default: half of the machine's)")
+    verb->add_option("--memory-budget", m_common.memoryBudget, "Memory to stay within, for example 4GiB (default: half of the machine's)")
         ->group(group);
     verb->add_option("--seed", m_common.seed, "Seed of everything random")->group(group);
     CLI::Option* resident = verb->add_flag("--resident", m_common.resident, "Hold all layers in memory")->group(group);
