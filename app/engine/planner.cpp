@@ -274,6 +274,7 @@ private:
             stage("receptive-field", started, {{"sets", options.sets}, {"block_size", options.blockSize}, {"blocks", std::move(blocks)}});
         }
         ESPALIER_CHECK_OK(stopped());
+        ESPALIER_TRY(m_outcome.plan, ranksHandedOn(m_outcome.plan));
         if (m_outcome.exchange) ESPALIER_CHECK_OK(holdBytes());
         if (!m_outcome.exchange || m_outcome.plan.hash() == m_outcome.exchange->plan.hash()) return {};
         ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(m_outcome.plan));
@@ -281,16 +282,22 @@ private:
         return {};
     }
 
-    // The chosen sets with ranks handed on and given back, as the exchange did: they are compared at its bytes.
+    // Experts that come back into a plan with ranks take over those of the experts that leave, unless a rank rule follows.
+    Result<CompressionPlan> ranksHandedOn(const CompressionPlan& plan)
+    {
+        if (!m_base.hasRanks() || (m_recipe.ranks && !m_outcome.exchange)) return plan;
+        std::vector<ExpertSet> sets;
+        for (const LayerShape& layer : m_shape.layers)
+            sets.push_back(plan.layer(layer.index).kept);
+        return withSetsHandingRanksOn(m_shape, m_base, sets);
+    }
+
+    // Ranks given back as the exchange did: the chosen sets are compared with it at its bytes.
     Status holdBytes()
     {
         if (!m_base.hasRanks()) return {};
         const CompressionPlan& exchanged = m_outcome.exchange->plan;
-        std::vector<ExpertSet> sets;
-        for (const LayerShape& layer : m_shape.layers)
-            sets.push_back(m_outcome.plan.layer(layer.index).kept);
-        ESPALIER_TRY(const CompressionPlan chosen, withSetsHandingRanksOn(m_shape, m_base, sets));
-        ESPALIER_TRY(auto held, heldToBytes(m_shape, chosen, planCost(m_shape, exchanged).bytes, m_rankValue));
+        ESPALIER_TRY(auto held, heldToBytes(m_shape, m_outcome.plan, planCost(m_shape, exchanged).bytes, m_rankValue));
         m_outcome.plan = held ? std::move(held->plan) : exchanged;
         return {};
     }
@@ -383,6 +390,7 @@ private:
                 continue;
             }
             ESPALIER_TRY(CompressionPlan plan, selectByRanking(m_shape, m_base, *keep, m_scores));
+            ESPALIER_TRY(plan, ranksHandedOn(plan));
             if (m_recipe.ranks) {
                 ESPALIER_TRY(plan, ranked(plan));
             }

@@ -204,6 +204,16 @@ TEST_F(ServePlan, verifiedExchangeStreamsItsPlans)
     EXPECT_LE(engine.answer(2)["result"]["nll"].get<double>(), best + 1e-9);
 }
 
+// Kept experts of which no matrix has a rank.
+int denseIn(const Json& plan)
+{
+    int dense = 0;
+    for (const Json& layer : plan["layers"])
+        for (std::size_t i = 0; i < layer["kept"].size(); ++i)
+            dense += layer.contains("ranks") && layer["ranks"][i] != Json({0, 0, 0}) ? 0 : 1;
+    return dense;
+}
+
 TEST_F(ServePlan, verifiedExchangeHoldsTheBytesOfAPlanWithRanks)
 {
     Json request = planRequest();
@@ -217,13 +227,6 @@ TEST_F(ServePlan, verifiedExchangeHoldsTheBytesOfAPlanWithRanks)
     request["recipe"]["rank"] = nullptr;
     request["recipe"]["allocate"] = {{"method", "verified"}, {"params", {{"moves", 2}}}};
     request["recipe"]["select"]["method"] = "genetic";
-    const auto denseIn = [](const Json& plan) {
-        int dense = 0;
-        for (const Json& layer : plan["layers"])
-            for (std::size_t i = 0; i < layer["kept"].size(); ++i)
-                dense += layer.contains("ranks") && layer["ranks"][i] != Json({0, 0, 0}) ? 0 : 1;
-        return dense;
-    };
     std::int64_t id = 1;
     for (const int experts : {72, 60}) {
         request["recipe"]["target"] = {{"experts", experts}};
@@ -236,6 +239,30 @@ TEST_F(ServePlan, verifiedExchangeHoldsTheBytesOfAPlanWithRanks)
         EXPECT_LE(result["cost"]["bytes"].get<std::int64_t>(), start["result"]["cost"]["bytes"].get<std::int64_t>());
         EXPECT_TRUE(result["exchange"]["rank_given_back"].is_number_integer());
         EXPECT_LE(denseIn(result["plan"]), denseIn(start["result"]["plan"])) << "an expert came in without the ranks of one that left";
+    }
+}
+
+TEST_F(ServePlan, expertsThatComeBackIntoAPlanWithRanksHaveRanks)
+{
+    Json request = planRequest();
+    request["recipe"]["target"] = {{"experts", 60}};
+    request["recipe"]["select"]["method"] = "ranking";
+    request["recipe"]["rank"] = {{"method", "moe-i2"}, {"average", nullptr}, {"share", nullptr}};
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "plan", request));
+    const Json start = engine.answer(1);
+    ASSERT_TRUE(start.contains("result")) << start.dump();
+    request["plan"] = start["result"]["plan"];
+    request["recipe"]["rank"] = nullptr;
+    request["recipe"]["target"] = {{"experts", 72}};
+    std::int64_t id = 1;
+    for (const char* allocator : {"uniform", "inverse", "global"}) {
+        request["recipe"]["allocate"]["method"] = allocator;
+        engine.send(ask(++id, "plan", request));
+        const Json answer = engine.answer(id);
+        ASSERT_TRUE(answer.contains("result")) << answer.dump();
+        EXPECT_EQ(keptIn(answer["result"]["plan"]), 72);
+        EXPECT_LE(denseIn(answer["result"]["plan"]), denseIn(start["result"]["plan"])) << allocator;
     }
 }
 
