@@ -2,6 +2,7 @@
 
 #include "controls.h"
 #include "format.h"
+#include "search_facts.h"
 #include "search_plots.h"
 #include "theme.h"
 
@@ -15,7 +16,6 @@
 #include <QVBoxLayout>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 namespace espalier
@@ -25,34 +25,6 @@ namespace
 {
 
 constexpr int kFacts = 6;
-constexpr int kNllDecimals = 4;
-
-struct Facts {
-    QString number;
-    bool muted = false;  // the number is a word
-    QString line;
-    std::vector<std::pair<QString, QString>> rows;
-};
-
-QString gainText(double gain)
-{
-    return std::abs(gain) < 0.0005 ? QStringLiteral("0\u00A0%")
-                                   : format::signedNumber(100 * gain, std::abs(gain) < 0.0995 ? 1 : 0) + QStringLiteral("\u00A0%");
-}
-
-QString layersText(const std::vector<int>& layers)
-{
-    if (layers.empty()) return {};
-    return layers.size() == 1 ? QString::number(layers.front()) : QStringLiteral("%1–%2").arg(layers.front()).arg(layers.back());
-}
-
-QString namedLayers(const std::vector<int>& layers)
-{
-    return (layers.size() == 1 ? SearchPanel::tr("layer %1") : SearchPanel::tr("layers %1")).arg(layersText(layers));
-}
-
-QString nll(double value) { return format::number(value, kNllDecimals); }
-
 }  // namespace
 
 class SearchPanel::Private
@@ -88,18 +60,6 @@ public:
     void refreshViews();
     int shownLayer() const;
     int shownBlock() const;
-    Facts layerFacts() const;
-    Facts planFacts() const;
-    Facts blockFacts() const;
-    void showLayers();
-    void showPlans();
-    void showBlocks();
-    QString statusText() const;
-    QString lineOf(int layer) const
-    {
-        return (compact ? tr("layer %1 against %2") : tr("layer %1 against the choice by %2")).arg(layer).arg(state.scoreName);
-    }
-    QString byScore() const { return SearchPanel::tr("by %1").arg(state.scoreName); }
 };
 
 SearchPanel::SearchPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<Private>())
@@ -248,283 +208,6 @@ void SearchPanel::Private::refreshViews()
     segment->setCurrent(current);
 }
 
-Facts SearchPanel::Private::layerFacts() const
-{
-    Facts facts;
-    const int layer = shownLayer();
-    const auto it = state.layers.find(layer);
-    if (it == state.layers.end()) {
-        facts.number = tr("starting");
-        facts.muted = true;
-        facts.line = state.stage == "allocate" ? tr("sharing the target between the layers") : tr("reading the profile");
-        if (!state.running()) {
-            facts.number = tr("no layer searched");
-            facts.line.clear();
-        }
-        return facts;
-    }
-    const LayerSearch& search = it->second;
-    if (const auto gain = search.gain()) {
-        facts.number = gainText(*gain);
-        facts.line = lineOf(layer);
-    } else if (search.trace.size() > 1 && search.trace.front() > 0) {
-        facts.number = gainText(search.trace.back() / search.trace.front() - 1);
-        facts.line = tr("layer %1 since its first generation").arg(layer);
-    } else {
-        facts.number = tr("layer %1").arg(layer);
-        facts.line = tr("%1 of %2 layers searched").arg(state.layersFinished()).arg(state.layersToSearch());
-    }
-    QString where = QString::number(layer);
-    if (search.finished)
-        where += format::kDot + tr("searched");
-    else if (search.generation >= 0)
-        where += format::kDot + (state.generations > 0 ? tr("generation %1").arg(format::countOf(search.generation, state.generations))
-                                                       : tr("step %1").arg(format::count(search.generation)));
-    facts.rows.emplace_back(tr("layer"), where);
-    if (!search.kept.empty())
-        facts.rows.emplace_back(
-            tr("kept"), format::keptOf(static_cast<int>(search.kept.size()), state.shape.layers[static_cast<std::size_t>(layer)].experts));
-    if (search.best) facts.rows.emplace_back(tr("best error"), format::score(*search.best));
-    if (search.reference) facts.rows.emplace_back(byScore(), format::score(*search.reference));
-    if (search.evaluated > 0) facts.rows.emplace_back(tr("candidates"), format::count(search.evaluated));
-    if (state.stochastic)
-        facts.rows.emplace_back(tr("seed"),
-                                QString::number(state.recipe.seed) + (compact ? QString() : format::kDot + tr("same result every time")));
-    return facts;
-}
-
-Facts SearchPanel::Private::planFacts() const
-{
-    Facts facts;
-    const auto& plans = state.measured;
-    if (plans.empty()) {
-        facts.number = state.running() ? tr("starting") : tr("nothing measured");
-        facts.muted = true;
-        facts.line = state.alone.empty() ? (state.curves > 0 ? tr("error curves of %n layer(s) so far", nullptr, state.curves) : QString())
-                                         : tr("%n layer(s) measured alone", nullptr, static_cast<int>(state.alone.size()));
-        return facts;
-    }
-    std::size_t best = 0;
-    for (std::size_t i = 0; i < plans.size(); ++i)
-        if (plans[i].accepted) best = i;
-    const double gain = plans[best].nll - plans.front().nll;
-    facts.number = best == 0 ? QStringLiteral("0") : format::signedNumber(gain, kNllDecimals);
-    facts.line = tr("NLL per token against \"%1\"").arg(plans.front().name);
-    facts.rows.emplace_back(tr("best"), plans[best].name);
-    facts.rows.emplace_back(tr("NLL"), nll(plans[best].nll));
-    facts.rows.emplace_back(tr("first"), nll(plans.front().nll));
-    facts.rows.emplace_back(tr("measured"), tr("%n plan(s)", nullptr, static_cast<int>(plans.size())));
-    const MeasuredPlan& last = plans.back();
-    if (plans.size() > 1) {
-        facts.rows.emplace_back(tr("last"), last.name);
-        facts.rows.emplace_back(QString(), tr("Δ %1").arg(format::signedNumber(last.change, kNllDecimals) + QStringLiteral(" ± ") +
-                                                          format::number(last.error, kNllDecimals)) +
-                                               format::kDot + (last.accepted ? tr("taken") : tr("not taken")));
-    }
-    return facts;
-}
-
-Facts SearchPanel::Private::blockFacts() const
-{
-    Facts facts;
-    const int shown = shownBlock();
-    if (shown < 0) {
-        facts.number = state.running() ? tr("starting") : tr("no block tried");
-        facts.muted = true;
-        facts.line = tr("blocks of %n layer(s)", nullptr, state.recipe.blockSize);
-        return facts;
-    }
-    const SearchBlock& block = state.blocks[static_cast<std::size_t>(shown)];
-    if (const auto gain = block.gain()) facts.number = gainText(*gain);
-    facts.line =
-        (compact ? tr("block %1 against own best sets") : tr("block %1 against every layer's own best")).arg(layersText(block.layers));
-    facts.rows.emplace_back(tr("block"), namedLayers(block.layers) + format::kDot + format::countOf(shown + 1, state.blocksToTry()));
-    QStringList choice;
-    for (const int set : block.choice)
-        choice << QString::number(set + 1);
-    facts.rows.emplace_back(tr("best trial"), tr("sets %1").arg(choice.join(QStringLiteral(", "))));
-    facts.rows.emplace_back(tr("error"), format::score(block.best));
-    if (!block.trials.empty()) facts.rows.emplace_back(tr("own best"), format::score(block.trials.front()));
-    facts.rows.emplace_back(tr("trials"), format::count(static_cast<std::int64_t>(block.trials.size())));
-    return facts;
-}
-
-void SearchPanel::Private::showLayers()
-{
-    const int layer = shownLayer();
-    SearchCurve line;
-    line.title = layer >= 0 ? tr("layer output error, layer %1").arg(layer) : tr("layer output error");
-    line.xLabel = state.generations > 0 ? tr("generation") : tr("step");
-    line.bestName = tr("best");
-    if (const auto it = state.layers.find(layer); it != state.layers.end()) {
-        line.best = it->second.trace;
-        if (line.best.empty() && it->second.best) line.best = {*it->second.best};
-        line.reference = it->second.reference;
-        line.referenceName = byScore();
-        line.most = it->second.finished ? 0 : state.generations;
-        line.growing = !it->second.finished && state.running();
-    }
-    curve->setCurve(std::move(line));
-
-    SearchBars all;
-    all.title = (compact ? tr("error against %1") : tr("error against the choice by %1")).arg(state.scoreName);
-    all.xLabel = tr("layer");
-    all.current = layer;
-    for (const LayerShape& shape : state.shape.layers) {
-        if (shape.experts == 0) continue;
-        SearchBar bar;
-        bar.id = shape.index;
-        bar.label = QString::number(shape.index);
-        bar.name = tr("Layer %1").arg(shape.index);
-        const auto it = state.layers.find(shape.index);
-        if (!state.searches(shape.index)) {
-            bar.state = SearchBar::State::Locked;
-            bar.words = tr("locked, not searched");
-        } else if (it == state.layers.end()) {
-            bar.words = state.running() ? tr("not searched yet") : tr("not searched");
-        } else {
-            bar.state = it->second.finished ? SearchBar::State::Done
-                        : state.running()   ? SearchBar::State::Running
-                                            : SearchBar::State::Waiting;
-            bar.value = it->second.gain();
-            bar.words = bar.value         ? tr("%1 against the choice by %2").arg(gainText(*bar.value), state.scoreName)
-                        : it->second.best ? tr("error %1").arg(format::score(*it->second.best))
-                                          : tr("searching");
-            if (!it->second.finished && !state.running()) bar.words = tr("not finished");
-        }
-        all.bars.push_back(std::move(bar));
-    }
-    bars->setBars(std::move(all));
-}
-
-void SearchPanel::Private::showPlans()
-{
-    SearchCurve line;
-    line.title = tr("NLL per token of measured plans");
-    line.xLabel = tr("plan");
-    line.first = 1;
-    line.bestName = tr("best");
-    line.decimals = kNllDecimals;
-    line.growing = state.running();
-    double best = std::nan("");
-    for (const MeasuredPlan& plan : state.measured) {
-        if (plan.accepted || std::isnan(best)) best = plan.nll;
-        line.best.push_back(best);
-        QString words = plan.name + format::kDot + nll(plan.nll);
-        if (plan.error > 0)
-            words += format::kDot + tr("Δ %1").arg(format::signedNumber(plan.change, kNllDecimals) + QStringLiteral(" ± ") +
-                                                   format::number(plan.error, kNllDecimals));
-        words += format::kDot + (plan.accepted ? tr("taken") : tr("not taken"));
-        line.points.push_back({plan.nll, plan.error, plan.accepted, words});
-    }
-    if (!state.measured.empty()) {
-        line.reference = state.measured.front().nll;
-        line.referenceName = tr("first");
-    }
-    curve->setCurve(std::move(line));
-
-    SearchBars all;
-    all.title = compact ? tr("NLL, one layer pruned") : tr("rise of NLL, one layer pruned");
-    all.xLabel = tr("layer");
-    all.percent = false;
-    // As a rise over the layer that matters least: the losses themselves differ by little.
-    double least = 1e300;
-    for (const auto& [layer, loss] : state.alone)
-        least = std::min(least, loss);
-    for (const LayerShape& shape : state.shape.layers) {
-        if (shape.experts == 0) continue;
-        SearchBar bar;
-        bar.id = shape.index;
-        bar.label = QString::number(shape.index);
-        bar.name = tr("Layer %1").arg(shape.index);
-        if (!state.searches(shape.index)) {
-            bar.state = SearchBar::State::Locked;
-            bar.words = tr("locked");
-        } else if (const auto it = state.alone.find(shape.index); it != state.alone.end()) {
-            bar.state = SearchBar::State::Done;
-            bar.value = it->second - least;
-            bar.words = tr("NLL %1 when only this layer is pruned").arg(nll(it->second));
-        } else {
-            bar.words = tr("not measured alone");
-        }
-        all.bars.push_back(std::move(bar));
-    }
-    all.current = selectedLayer;
-    bars->setBars(std::move(all));
-}
-
-void SearchPanel::Private::showBlocks()
-{
-    const int shown = shownBlock();
-    SearchCurve line;
-    line.title = tr("error behind the block");
-    line.xLabel = tr("trial");
-    line.first = 1;
-    line.bestName = tr("best");
-    if (shown >= 0) {
-        const SearchBlock& block = state.blocks[static_cast<std::size_t>(shown)];
-        line.title = tr("error behind the block, %1").arg(namedLayers(block.layers));
-        double best = std::nan("");
-        for (const double loss : block.trials) {
-            const bool taken = std::isnan(best) || loss < best;
-            if (taken) best = loss;
-            line.best.push_back(best);
-            line.points.push_back({loss, 0, taken, format::score(loss)});
-        }
-        if (!block.trials.empty()) {
-            line.reference = block.trials.front();
-            line.referenceName = tr("own best");
-        }
-    }
-    curve->setCurve(std::move(line));
-
-    SearchBars all;
-    all.title = compact ? tr("error against own best") : tr("error against every layer's own best");
-    all.xLabel = tr("block");
-    all.current = shown;
-    const int count = std::max(state.blocksToTry(), static_cast<int>(state.blocks.size()));
-    for (int i = 0; i < count; ++i) {
-        SearchBar bar;
-        bar.id = i;
-        bar.label = QString::number(i + 1);
-        bar.name = tr("Block %1").arg(i + 1);
-        if (i < static_cast<int>(state.blocks.size())) {
-            const SearchBlock& block = state.blocks[static_cast<std::size_t>(i)];
-            bar.state = SearchBar::State::Done;
-            bar.value = block.gain();
-            bar.words = namedLayers(block.layers) + (bar.value ? format::kDot + gainText(*bar.value) : QString());
-        } else {
-            bar.state =
-                i == static_cast<int>(state.blocks.size()) && state.running() ? SearchBar::State::Running : SearchBar::State::Waiting;
-            bar.words = tr("not tried yet");
-        }
-        all.bars.push_back(std::move(bar));
-    }
-    bars->setBars(std::move(all));
-}
-
-QString SearchPanel::Private::statusText() const
-{
-    const QString at = format::time(state.ended, QDateTime::currentDateTime());
-    switch (state.phase) {
-        case SearchState::Phase::None:
-        case SearchState::Phase::Running:
-            return {};
-        case SearchState::Phase::Cancelling:
-            return tr("stopping");
-        case SearchState::Phase::Finished:
-            return tr("finished %1").arg(at) + format::kDot + format::duration(state.seconds);
-        case SearchState::Phase::Stopped:
-            return tr("stopped %1, best so far kept").arg(at) +
-                   (state.planReachesTarget ? QString() : QStringLiteral(", ") + tr("without ranks"));
-        case SearchState::Phase::Cancelled:
-            return tr("cancelled %1, the plan is unchanged").arg(at);
-        case SearchState::Phase::Failed:
-            return tr("broke off %1, the plan is unchanged").arg(at);
-    }
-    return {};
-}
-
 void SearchPanel::Private::refresh()
 {
     const bool any = state.phase != SearchState::Phase::None;
@@ -532,19 +215,23 @@ void SearchPanel::Private::refresh()
     refreshViews();
     if (segment) segment->setVisible(any && views.size() > 1);
     if (!any) return;
-    Facts facts;
+    const SearchFactsOf of(state, compact);
+    SearchFacts facts;
     switch (view) {
         case Plans:
-            facts = planFacts();
-            showPlans();
+            facts = of.plans();
+            curve->setCurve(of.planCurve());
+            bars->setBars(of.planBars(selectedLayer));
             break;
         case Layers:
-            facts = layerFacts();
-            showLayers();
+            facts = of.layer(shownLayer());
+            curve->setCurve(of.layerCurve(shownLayer()));
+            bars->setBars(of.layerBars(shownLayer()));
             break;
         case Blocks:
-            facts = blockFacts();
-            showBlocks();
+            facts = of.block(shownBlock());
+            curve->setCurve(of.blockCurve(shownBlock()));
+            bars->setBars(of.blockBars(shownBlock()));
             break;
     }
     const Theme& t = theme();
@@ -557,10 +244,10 @@ void SearchPanel::Private::refresh()
     const QFontMetrics body(line->font());
     const int gap = pixelsOf(14);
     int captions = 0;
-    for (const QString& caption : {tr("candidates"), tr("best error"), tr("best trial"), tr("measured"), byScore()})
+    for (const QString& caption : {tr("candidates"), tr("best error"), tr("best trial"), tr("measured"), of.byScore()})
         captions = std::max(captions, body.horizontalAdvance(caption));
     const int inner = std::clamp(
-        std::max(body.horizontalAdvance(lineOf(88)),
+        std::max(body.horizontalAdvance(of.layerLine(88)),
                  captions + gap +
                      body.horizontalAdvance(QStringLiteral("88") + format::kDot +
                                             (compact ? tr("generation %1").arg(format::countOf(88, 88)) : tr("same result every time")))),
@@ -583,7 +270,7 @@ void SearchPanel::Private::refresh()
         values[i]->setText(body.elidedText(value, Qt::ElideRight, inner + 2 - widest - gap));
         values[i]->setToolTip(value);
     }
-    status->setText(statusText());
+    status->setText(of.status());
     status->setFont(fontFor(FontRole::Small));
     status->setVisible(!status->text().isEmpty());
     const bool offers = state.running() || keepable;
