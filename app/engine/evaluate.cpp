@@ -3,6 +3,7 @@
 #include "evaluate/evaluator.h"
 #include "evaluate/loss_file.h"
 #include "factor_profiles.h"
+#include "shared_windows.h"
 #include "work.h"
 
 #include <fmt/format.h>
@@ -41,10 +42,12 @@ public:
     void partial(const Json& result) override
     {
         m_job.partial(result);
-        const int window = result.at("window").get<int>();
-        if (!m_file || m_known.contains(window)) return;
-        const Status stored = m_file->append(m_planHash, {window, result.at("nll").get<double>(), result.at("tokens").get<int>()});
-        if (!stored.ok()) m_file = nullptr;
+        record({{result.at("window").get<int>(), result.at("nll").get<double>(), result.at("tokens").get<int>()}});
+    }
+    void record(const std::vector<WindowLoss>& losses)
+    {
+        for (const WindowLoss& loss : losses)
+            if (m_file && m_known.insert(loss.window).second && !m_file->append(m_planHash, loss).ok()) m_file = nullptr;
     }
 
 private:
@@ -79,18 +82,22 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
     model->setFactorSources(profiles);
 
     const LossKey key{checkpoint->fingerprint(), windows.textSha256, model->numericMode(), windows.windowLength, {}};
-    Result<LossFile> file = LossFile::open(LossFile::defaultPath(key), key, options.resume);
+    // Under mpirun every process keeps a file of its own, and the first one's holds all of them at the end.
+    std::filesystem::path lossPath = LossFile::defaultPath(key);
+    if (!invocation.processes.first()) lossPath += fmt::format(".{}", invocation.processes.rank() + 1);
+    Result<LossFile> file = LossFile::open(lossPath, key, options.resume);
     if (!file.ok()) {
         if (options.resume) return std::move(file).error();
         invocation.warnings.push_back("Measured windows are not kept for --resume: " + file.error().message);
     }
     Evaluator evaluator(*model, std::move(windows), evaluatorCacheBytes(*model));
     const TokenWindows& text = evaluator.windows();
-    const std::vector<int> all = firstWindows(evaluator.windowCount());
     const auto measure = [&](const CompressionPlan& which) -> Result<std::vector<WindowLoss>> {
         const std::vector<WindowLoss> known = file.ok() ? file->known(which.hash()) : std::vector<WindowLoss>();
         RecordingJob job(invocation.job, file.ok() ? &*file : nullptr, which.hash(), known);
-        return evaluator.run(which, all, known, job);
+        ESPALIER_TRY(std::vector<WindowLoss> losses, runShared(evaluator, which, known, job, invocation.processes));
+        if (invocation.processes.first() && !invocation.processes.alone()) job.record(losses);
+        return losses;
     };
     ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(plan));
     const PerplexityEstimate estimate = perplexity(losses);
@@ -121,7 +128,10 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
             fmt::format("{} {:.4f}; change {:+.2f} % (95 %: {:+.2f} to {:+.2f} %)\n", against == "dense" ? "dense model" : against,
                         perplexity(other).ppl, (difference.pplRatio - 1) * 100, (difference.low - 1) * 100, (difference.high - 1) * 100);
     }
+    std::error_code ignored;
+    if (!invocation.processes.first()) std::filesystem::remove(lossPath, ignored);
     if (options.kl) {
+        // Not shared: every process measures it.
         ESPALIER_TRY(const std::vector<WindowDivergence> found, measureDivergence(*model, text, plan, *reference, invocation.job));
         const DivergenceEstimate mean = divergence(found);
         result["kl"] = {{"kl", numberJson(mean.kl)},
@@ -150,8 +160,9 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
 void addEvaluate(Verbs& verbs)
 {
     auto options = std::make_shared<EvaluateOptions>();
-    CLI::App* verb = verbs.add("evaluate", "Perplexity of a plan, compared with the dense model",
-                               [options](Invocation& invocation) { return evaluate(*options, invocation); });
+    CLI::App* verb = verbs.add(
+        "evaluate", "Perplexity of a plan, compared with the dense model",
+        [options](Invocation& invocation) { return evaluate(*options, invocation); }, Processes::Many);
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
     addTextOptions(verb, options->text);
     verb->add_option("--plan", options->plan, "Plan file (default: the dense model)")->type_name("FILE");

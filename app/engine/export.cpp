@@ -32,6 +32,10 @@ Result<Json> exportVerb(ExportVerbOptions& verb, Invocation& invocation)
     ESPALIER_TRY(CompressionPlan plan, readPlan(verb.plan, *checkpoint, verb.allowOther));
     ESPALIER_TRY(verb.options.profiles, openProfiles(verb.profiles));
     plan = withGivenProfile(plan, verb.options.profiles);
+    ProcessGroup& processes = invocation.processes;
+    verb.options.part = processes.rank();
+    verb.options.parts = processes.size();
+    verb.options.exchange = [&](Result<Json> own) { return processes.exchange(std::move(own)); };
     ESPALIER_TRY(const ExportReport report, exportCheckpoint(*checkpoint, plan, verb.options, invocation.job));
     invocation.warnings.insert(invocation.warnings.end(), report.warnings.begin(), report.warnings.end());
     invocation.text = fmt::format("{}{}: {} in {} files, flavor {}\n", report.dryRun ? "would write " : "", report.out.string(),
@@ -85,8 +89,9 @@ Result<Json> verify(const VerifyVerbOptions& verb, Invocation& invocation)
 void addExport(Verbs& verbs)
 {
     auto options = std::make_shared<ExportVerbOptions>();
-    CLI::App* verb = verbs.add("export", "Writes the compressed checkpoint",
-                               [options](Invocation& invocation) { return exportVerb(*options, invocation); });
+    CLI::App* verb = verbs.add(
+        "export", "Writes the compressed checkpoint", [options](Invocation& invocation) { return exportVerb(*options, invocation); },
+        Processes::Many);
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
     verb->add_option("--plan", options->plan, "Plan file")->required()->type_name("FILE");
     verb->add_option("--out", options->options.out, "Folder to write")->required()->type_name("DIR");

@@ -50,10 +50,19 @@ int runVerb(const VerbFunction& verb, const CommonOptions& options, int output)
     Result<Json> result = internalError("The verb did not run.");
     int code = 0;
     std::string text;
+    Result<ProcessGroup> joined = ProcessGroup::join();
+    if (!joined.ok()) return reportFailure(joined.error(), options.json, output);
+    ProcessGroup processes = std::move(joined).value();
+    const bool quiet = options.quiet || !processes.first();
     {
-        TerminalJob job(options.quiet);
-        Invocation invocation{options, job, nullptr, {}, {}, {}, 0};
+        TerminalJob job(quiet);
+        Invocation invocation{options, job, nullptr, {}, {}, {}, 0, processes};
         result = guarded(verb, invocation);
+        // Nobody goes before all are done: what fails on one fails on all.
+        if (!processes.alone() && !processes.over()) {
+            const Status all = processes.meet(result.ok() ? Status() : Status(result.error()));
+            if (!all.ok()) result = all.error();
+        }
         if (result.ok() && result->is_object()) {
             Json& body = *result;
             body["espalier"] = ESPALIER_VERSION;
@@ -61,6 +70,7 @@ int runVerb(const VerbFunction& verb, const CommonOptions& options, int output)
             body["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
             body["peak_rss_bytes"] = peakResidentBytes();
             body["threads"] = resolvedThreads(options.threads);
+            if (!processes.alone()) body["processes"] = processes.size();
             body["device"] = "cpu";
             body["dtype"] = invocation.dtype.empty() ? Json() : Json(invocation.dtype);
             body["seed"] = options.seed;
@@ -68,11 +78,12 @@ int runVerb(const VerbFunction& verb, const CommonOptions& options, int output)
         }
         code = invocation.exitCode;
         text = std::move(invocation.text);
-        if (!options.quiet)
+        if (!quiet)
             for (const std::string& warning : invocation.warnings)
                 writeAll(2, fmt::format("warning: {}\n", warning));
     }
-    if (!result.ok()) return reportFailure(result.error(), options.json, output);
+    if (!result.ok()) return processes.first() ? reportFailure(result.error(), options.json, output) : result.error().exitCode();
+    if (!processes.first()) return code;
     if (options.json)
         writeAll(output, dump(*result));
     else

@@ -11,7 +11,7 @@
 namespace espalier
 {
 
-CLI::App* Verbs::add(const std::string& name, const std::string& help, VerbFunction run)
+CLI::App* Verbs::add(const std::string& name, const std::string& help, VerbFunction run, Processes processes)
 {
     CLI::App* verb = m_app.add_subcommand(name, help);
     verb->set_help_flag("-h,--help", "Print this help and exit");
@@ -30,6 +30,13 @@ CLI::App* Verbs::add(const std::string& name, const std::string& help, VerbFunct
     verb->add_flag("--stream", m_common.stream, "Read layers from the disk as they are needed")->excludes(resident)->group(group);
     CLI::Option* quiet = verb->add_flag("--quiet", m_common.quiet, "No progress and no warnings")->group(group);
     verb->add_flag("--verbose", m_common.verbose, "More on standard error")->excludes(quiet)->group(group);
+    if (processes == Processes::One)
+        run = [name, run = std::move(run)](Invocation& invocation) -> Result<Json> {
+            if (!invocation.processes.alone())
+                return usageError(fmt::format("`{}` runs in one process; mpirun started {}.", name, invocation.processes.size()),
+                                  "profile, plan, evaluate and export share their work.");
+            return run(invocation);
+        };
     m_verbs.emplace_back(verb, std::move(run));
     return verb;
 }

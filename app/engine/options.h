@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/method_registry.h"
 #include "model/moe_model.h"
+#include "process_group.h"
 
 #include <CLI/CLI.hpp>
 
@@ -41,15 +42,18 @@ struct Invocation {
     std::vector<std::string> warnings;  // for people and for "warnings"
     std::string text;                   // the answer for people
     int exitCode = 0;                   // of a result that does not hold
+    ProcessGroup& processes;            // that run the same verb
 };
 using VerbFunction = std::function<Result<Json>(Invocation&)>;
+
+enum class Processes { One, Many };  // whether a verb shares its work under mpirun
 
 class Verbs
 {
 public:
     Verbs(CLI::App& app, CommonOptions& common) : m_app(app), m_common(common) {}
     // A subcommand with the common options; `run` is called when it was chosen.
-    CLI::App* add(const std::string& name, const std::string& help, VerbFunction run);
+    CLI::App* add(const std::string& name, const std::string& help, VerbFunction run, Processes processes = Processes::One);
     // The chosen one, after parsing.
     const VerbFunction* chosen() const;
 

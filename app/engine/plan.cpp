@@ -99,8 +99,10 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
             return model.get();
         };
     }
+    // Under mpirun every process records what it finished itself.
+    inputs.processes = &invocation.processes;
     std::filesystem::path statePath = options.out;
-    statePath += ".search";
+    statePath += invocation.processes.first() ? ".search" : fmt::format(".search.{}", invocation.processes.rank() + 1);
     ESPALIER_TRY(SearchState state, openSearchState(statePath, options.resume, inputs, recipe, invocation));
     inputs.state = &state;
     Result<PlanOutcome> made = makePlan(inputs, recipe, invocation.job);
@@ -109,7 +111,8 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     const CompressionPlan& plan = outcome.plan;
     invocation.warnings.insert(invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
 
-    ESPALIER_CHECK_OK(writeFileAtomically(options.out, planFileText(plan, recipe, profileHash) + "\n"));
+    ESPALIER_CHECK_OK(invocation.processes.meet({}));
+    if (invocation.processes.first()) ESPALIER_CHECK_OK(writeFileAtomically(options.out, planFileText(plan, recipe, profileHash) + "\n"));
 
     state.remove();
 
@@ -137,8 +140,9 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
 void addPlan(Verbs& verbs)
 {
     auto options = std::make_shared<PlanOptions>();
-    CLI::App* verb = verbs.add("plan", "Which experts to keep, at which rank: allocates, selects, ranks",
-                               [options](Invocation& invocation) { return planVerb(*options, invocation); });
+    CLI::App* verb = verbs.add(
+        "plan", "Which experts to keep, at which rank: allocates, selects, ranks",
+        [options](Invocation& invocation) { return planVerb(*options, invocation); }, Processes::Many);
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
     verb->add_option("--profile", options->profile, "Profile of the model")->required()->type_name("P.h5");
     verb->add_option("--out", options->out, "Plan to write")->required()->type_name("PLAN.json");

@@ -5,10 +5,12 @@
 #include "base/text.h"
 #include "evaluate/evaluator.h"
 #include "plan/cost_model.h"
+#include "process_group.h"
 #include "profile/profile_pass.h"
 #include "rank_curves.h"
 #include "score/scorer.h"
 #include "search_state.h"
+#include "shared_windows.h"
 #include "stage_job.h"
 #include "verified_counts.h"
 #include "work.h"
@@ -175,10 +177,6 @@ private:
     Result<std::vector<Selection>> search(const std::string& stage, const ProfileData& profile, const CompressionPlan& base,
                                           SelectOptions options, JobContext& job)
     {
-        // Layers that are locked for this stage alone are not its results.
-        const auto passedOver = [&](const Selection& selection) {
-            return base.layer(selection.layer).locked && !m_base.layer(selection.layer).locked;
-        };
         const auto tell = [&](const Selection& selection) {
             if (selection.best.empty()) return;
             const KeptSet& best = selection.best.front();
@@ -195,14 +193,53 @@ private:
                          {"trace", std::move(trace)}});
         };
         if (m_state) options.finished = m_state->selections(stage, m_outcome.keep);
+        ESPALIER_CHECK_OK(gatherFinished(options.finished));
         for (const auto& [layer, selection] : options.finished)
             tell(selection);
+        CompressionPlan own = base;
+        if (shared())
+            for (const LayerShape& layer : m_shape.layers)
+                if (layer.moe && !m_inputs.processes->owns(static_cast<std::size_t>(layer.index)) &&
+                    !options.finished.contains(layer.index))
+                    own = own.withLocked(layer.index, true);
+        // Layers that are locked for this stage or this process alone are not its results.
+        const auto passedOver = [&](const Selection& selection) {
+            return own.layer(selection.layer).locked && !m_base.layer(selection.layer).locked;
+        };
         options.onLayer = [&](const Selection& selection) {
             if (passedOver(selection)) return;
             if (m_state) record(m_state->add(stage, selection));
             tell(selection);
         };
-        return selectLayers(profile, m_recipe.select, m_recipe.paramsOf("select"), m_outcome.keep, base, options, job);
+        ESPALIER_TRY(std::vector<Selection> selections,
+                     selectLayers(profile, m_recipe.select, m_recipe.paramsOf("select"), m_outcome.keep, own, options, job));
+        if (!shared()) return selections;
+        std::map<int, Selection> searched;
+        for (const Selection& selection : selections)
+            if (!passedOver(selection)) searched.emplace(selection.layer, selection);
+        ESPALIER_CHECK_OK(gatherFinished(searched));
+        for (Selection& selection : selections)
+            if (passedOver(selection))
+                if (const auto it = searched.find(selection.layer); it != searched.end()) selection = it->second;
+        return selections;
+    }
+
+    bool shared() const { return m_inputs.processes && !m_inputs.processes->alone(); }
+
+    // Adds what the other processes have searched.
+    Status gatherFinished(std::map<int, Selection>& selections)
+    {
+        if (!shared()) return {};
+        Json own = Json::array();
+        for (const auto& [layer, selection] : selections)
+            own.push_back({layer, toJson(selection)});
+        ESPALIER_TRY(const std::vector<Json> parts, m_inputs.processes->exchange(std::move(own)));
+        for (const Json& part : parts)
+            for (const Json& each : part) {
+                ESPALIER_TRY(Selection selection, selectionFromJson(each[1]));
+                selections.emplace(each[0].get<int>(), std::move(selection));
+            }
+        return {};
     }
 
     // A state that cannot be written costs the chance to resume, not the search.
@@ -427,11 +464,11 @@ private:
         Evaluator* evaluator = m_inputs.evaluator;
         if (!evaluator && !m_evaluator) m_evaluator.emplace(*model, *m_inputs.windows, evaluatorCacheBytes(*model));
         if (!evaluator) evaluator = &*m_evaluator;
-        const std::vector<int> all = firstWindows(evaluator->windowCount());
         const std::vector<WindowLoss> recorded = m_state ? m_state->losses(plan.hash()) : std::vector<WindowLoss>();
         SilentPartials job(m_job);
-        ESPALIER_TRY(std::vector<WindowLoss> losses, evaluator->run(plan, all, recorded, job));
-        if (m_state && recorded.size() != all.size()) record(m_state->add(plan.hash(), losses));
+        ProcessGroup one;
+        ESPALIER_TRY(std::vector<WindowLoss> losses, runShared(*evaluator, plan, recorded, job, shared() ? *m_inputs.processes : one));
+        if (m_state && recorded.size() != losses.size()) record(m_state->add(plan.hash(), losses));
         return losses;
     }
 

@@ -43,8 +43,57 @@ Status parseShard(const std::string& text, ProfileOptions& options)
     return {};
 }
 
+// A shard that an earlier run under mpirun finished, where it is one of these windows.
+Result<bool> shardIsFinished(const ProfileOptions& options, const Checkpoint& checkpoint, const TokenWindows& windows)
+{
+    std::error_code ignored;
+    if (!options.resume || !std::filesystem::exists(options.out, ignored)) return false;
+    ESPALIER_TRY(const ProfileData found, readProfile(options.out));
+    if (found.fingerprint == checkpoint.fingerprint() && found.textSha256 == windows.textSha256 &&
+        found.windowLength == windows.windowLength)
+        return true;
+    return badInput("output.exists", options.out.string(), fmt::format("{} is a shard of another profile.", options.out.string()),
+                    "Remove it, or use --force.");
+}
+
+// Every process measures its part of the windows into a file of its own beside the output; the first one adds them up.
+Result<ProfileData> profileTogether(MoeModel& model, const TokenWindows& windows, ProfileOptions options, Invocation& invocation)
+{
+    ProcessGroup& processes = invocation.processes;
+    const std::filesystem::path out = options.out;
+    std::vector<std::filesystem::path> parts;
+    for (int i = 1; i <= processes.size(); ++i) {
+        parts.push_back(out);
+        parts.back() += fmt::format(".{}-of-{}", i, processes.size());
+    }
+    options.out = parts[static_cast<std::size_t>(processes.rank())];
+    options.shard = processes.rank();
+    options.shards = processes.size();
+    // Curves and factors belong to the sum: they are made of its second moments.
+    for (std::string& name : options.collect)
+        for (const char* sign : {"", "+"})
+            for (const char* made : {"curves", "factors"})
+                if (name == std::string(sign) + made) name = std::string(sign) + "moments";
+    ESPALIER_TRY(const bool finished, shardIsFinished(options, model.checkpoint(), windows));
+    if (!finished) {
+        ESPALIER_TRY(const ProfileData part, runProfile(model, windows, options, invocation.job));
+    }
+    ESPALIER_CHECK_OK(processes.meet({}));
+    if (processes.first()) {
+        ESPALIER_TRY(const ProfileData sum, mergeProfiles(parts, out, options.force, &model.checkpoint(), invocation.job));
+    }
+    ESPALIER_CHECK_OK(processes.meet({}));
+    std::error_code ignored;
+    std::filesystem::remove(options.out, ignored);
+    return readProfile(out);
+}
+
 Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
 {
+    const bool together = !invocation.processes.alone();
+    if (together && !options.shard.empty())
+        return usageError("--shard is for processes that know nothing of each other; mpirun shares the windows itself.",
+                          "Leave --shard out.");
     if (!options.shard.empty()) ESPALIER_CHECK_OK(parseShard(options.shard, options.profile));
     ESPALIER_CHECK_OK(checkOutput(options.profile.out, options.profile.force));
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
@@ -54,7 +103,8 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
     ESPALIER_TRY(const TokenWindows windows, openText(options.text, *checkpoint));
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
     const auto started = std::chrono::steady_clock::now();
-    ESPALIER_TRY(const ProfileData data, runProfile(*model, windows, options.profile, invocation.job));
+    ESPALIER_TRY(const ProfileData data, together ? profileTogether(*model, windows, options.profile, invocation)
+                                                  : runProfile(*model, windows, options.profile, invocation.job));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     for (std::string& warning : profileWarnings(data))
         invocation.warnings.push_back(std::move(warning));
@@ -159,8 +209,9 @@ Result<Json> scoreVerb(const ScoreOptions& options, Invocation& invocation)
 void addProfile(Verbs& verbs)
 {
     auto options = std::make_shared<ProfileVerbOptions>();
-    CLI::App* verb = verbs.add("profile", "One pass over the calibration text: what every expert does",
-                               [options](Invocation& invocation) { return profile(*options, invocation); });
+    CLI::App* verb = verbs.add(
+        "profile", "One pass over the calibration text: what every expert does",
+        [options](Invocation& invocation) { return profile(*options, invocation); }, Processes::Many);
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
     addTextOptions(verb, options->text);
     verb->add_option("--out", options->profile.out, "Profile to write")->required()->type_name("P.h5");

@@ -182,6 +182,9 @@ struct Exporter {
     Status checkPlaces() const;
     Status checkSpace() const;
     Status writeShard(std::size_t shard, TensorProducer& producer);
+    Status writeShards(std::vector<bool>& finished, ExportReport& report);
+    Status writeTogether(std::vector<bool>& finished, ExportReport& report);
+    Status writePart(ExportReport& report);
     Result<std::string> planText(bool withFiles) const;
     Status write(ExportReport& report);
     Result<ExportReport> run();
@@ -330,8 +333,56 @@ Result<std::string> Exporter::planText(bool withFiles) const
     return sealedJson(std::move(json));
 }
 
+// The shards that are this process's and not finished.
+Status Exporter::writeShards(std::vector<bool>& finished, ExportReport& report)
+{
+    TensorProducer producer(checkpoint, factors.get());
+    for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
+        const bool own = shard % static_cast<std::size_t>(options.parts) == static_cast<std::size_t>(options.part);
+        if (finished[shard] || !own) {
+            if (finished[shard]) ++report.resumedFiles;
+            for (const std::size_t i : layout.shards[shard])
+                done += layout.tensors[i].bytes;
+            job.progress(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total), "byte");
+            continue;
+        }
+        ESPALIER_CHECK_OK(writeShard(shard, producer));
+        finished[shard] = true;
+    }
+    return {};
+}
+
+// Tells the others which shards are to be written, writes its own and takes over what is known of theirs.
+Status Exporter::writeTogether(std::vector<bool>& finished, ExportReport& report)
+{
+    if (options.parts == 1) return writeShards(finished, report);
+    Json own = options.part == 0 ? Json(finished) : Json();
+    ESPALIER_TRY(const std::vector<Json> states, options.exchange(std::move(own)));
+    finished = states.front().get<std::vector<bool>>();
+    ESPALIER_CHECK_OK(writeShards(finished, report));
+    Json digests = Json::object();
+    for (const auto& [name, entry] : written)
+        digests[name] = {entry.first, entry.second};
+    ESPALIER_TRY(const std::vector<Json> parts, options.exchange(std::move(digests)));
+    for (const Json& part : parts)
+        for (const auto& [name, entry] : part.items())
+            written[name] = {entry[0].get<std::uint64_t>(), entry[1].get<std::string>()};
+    return {};
+}
+
+// A part other than the first: the folder is there once the first one says what is to be written in it.
+Status Exporter::writePart(ExportReport& report)
+{
+    std::vector<bool> finished;
+    ESPALIER_CHECK_OK(writeTogether(finished, report));
+    for (const auto& [name, entry] : written)
+        report.files.push_back({name, static_cast<std::int64_t>(entry.first)});
+    return {};
+}
+
 Status Exporter::write(ExportReport& report)
 {
+    if (options.part > 0) return writePart(report);
     const std::string key = exportKey(checkpoint, plan, layout, options);
     std::error_code failure;
     std::vector<bool> finished(layout.shards.size(), false);
@@ -362,6 +413,9 @@ Status Exporter::write(ExportReport& report)
     ESPALIER_CHECK_OK(writeFileAtomically(partial / kStateFile, canonicalJson({{"export_key", key}}) + "\n"));
 
     const auto interrupted = [&](Error error) {
+        if (options.parts > 1)
+            for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
+                finished[shard] = shardIsFinished(partial / layout.shardName(shard), layout, shard);
         const auto count = static_cast<std::size_t>(std::count(finished.begin(), finished.end(), true));
         if (count > 0) {
             folder.keep();
@@ -374,19 +428,8 @@ Status Exporter::write(ExportReport& report)
         return error;
     };
 
-    TensorProducer producer(checkpoint, factors.get());
-    for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
-        if (finished[shard]) {
-            ++report.resumedFiles;
-            for (const std::size_t i : layout.shards[shard])
-                done += layout.tensors[i].bytes;
-            job.progress(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total), "byte");
-            continue;
-        }
-        const Status status = writeShard(shard, producer);
-        if (!status.ok()) return interrupted(status.error());
-        finished[shard] = true;
-    }
+    const Status shards = writeTogether(finished, report);
+    if (!shards.ok()) return interrupted(shards.error());
     for (const auto& [name, content] : texts) {
         const Status status = writeFileAtomically(partial / name, content);
         if (!status.ok()) return interrupted(status.error());
@@ -468,7 +511,7 @@ Result<ExportReport> Exporter::run()
         ESPALIER_TRY(const std::string text, planText(true));
         report.files.push_back({std::string(kPlanFileName), static_cast<std::int64_t>(text.size())});
     } else {
-        ESPALIER_CHECK_OK(checkSpace());
+        if (options.part == 0) ESPALIER_CHECK_OK(checkSpace());
         job.progress(0, static_cast<std::int64_t>(total), "byte");
         ESPALIER_CHECK_OK(write(report));
     }

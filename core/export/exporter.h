@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,11 @@ struct ExportOptions {
     bool dryRun = false;                     // report files and bytes, write nothing
     FactorSources profiles;                  // that the plan's whitened factors may come from
     bool unfuse = false;                     // stock and reconstructed: per-expert tensors from a fused source
+    // This process's part of an export that several write together: shard files whose number leaves `part` when divided by `parts`. The
+    // first prepares the folder and finishes it. `exchange` hands one value in and gives all, in order of part; all parts call it alike.
+    int part = 0;
+    int parts = 1;
+    std::function<Result<std::vector<Json>>(Result<Json>)> exchange;
     // For README.md, as `evaluate` prints it; all optional: {"text","window_length","windows","bos","dtype","ppl_before","ppl_after"}.
     Json evaluation;
 };

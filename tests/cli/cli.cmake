@@ -5,3 +5,11 @@ if(TARGET test_cli)
     target_compile_definitions(test_cli PRIVATE ESPALIER_ENGINE="$<TARGET_FILE:espalier-engine>"
         ESPALIER_MANUAL_TEMPLATE="${PROJECT_SOURCE_DIR}/packaging/man/espalier-engine.1.in")
 endif()
+
+# Two processes under mpirun.
+if(ESPALIER_WITH_MPI)
+    find_package(MPI REQUIRED COMPONENTS C)
+    espalier_test(test_mpi SOURCES cli/test_mpi.cpp cli/engine_process.cpp LIBS espalier::base espalier::rpc espalier::session LABELS "cli;mpi" TIMEOUT 600)
+    add_dependencies(test_mpi espalier-engine)
+    target_compile_definitions(test_mpi PRIVATE ESPALIER_ENGINE="$<TARGET_FILE:espalier-engine>" ESPALIER_MPIRUN="${MPIEXEC_EXECUTABLE}")
+endif()

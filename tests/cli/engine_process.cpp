@@ -16,7 +16,7 @@ extern char** environ;
 namespace espalier::testing
 {
 
-EngineProcess::EngineProcess(const std::vector<std::string>& arguments, Spin spin)
+EngineProcess::EngineProcess(const std::vector<std::string>& arguments, Spin spin, const std::vector<std::string>& launcher)
 {
     std::signal(SIGPIPE, SIG_IGN);
     int in[2];
@@ -28,7 +28,8 @@ EngineProcess::EngineProcess(const std::vector<std::string>& arguments, Spin spi
     posix_spawn_file_actions_adddup2(&actions, in[0], 0);
     posix_spawn_file_actions_adddup2(&actions, out[1], 1);
     posix_spawn_file_actions_adddup2(&actions, err[1], 2);
-    std::vector<std::string> words = {ESPALIER_ENGINE};
+    std::vector<std::string> words = launcher;
+    words.emplace_back(ESPALIER_ENGINE);
     words.insert(words.end(), arguments.begin(), arguments.end());
     std::vector<char*> argv;
     for (std::string& word : words)
@@ -38,7 +39,7 @@ EngineProcess::EngineProcess(const std::vector<std::string>& arguments, Spin spi
         setenv("GOMP_SPINCOUNT", "0", 1);
     else
         unsetenv("GOMP_SPINCOUNT");
-    if (posix_spawn(&m_pid, ESPALIER_ENGINE, &actions, nullptr, argv.data(), environ) != 0) throw std::runtime_error("posix_spawn");
+    if (posix_spawnp(&m_pid, argv.front(), &actions, nullptr, argv.data(), environ) != 0) throw std::runtime_error("posix_spawn");
     posix_spawn_file_actions_destroy(&actions);
     close(in[0]);
     close(out[1]);
@@ -140,9 +141,9 @@ Json EngineProcess::answer(std::int64_t id, std::vector<Json>* notes)
     return nullptr;
 }
 
-Outcome runEngine(const std::vector<std::string>& arguments, std::string_view input)
+Outcome runEngine(const std::vector<std::string>& arguments, std::string_view input, const std::vector<std::string>& launcher)
 {
-    EngineProcess engine(arguments);
+    EngineProcess engine(arguments, EngineProcess::Spin::Never, launcher);
     engine.write(input);
     engine.closeInput();
     Outcome outcome;

@@ -21,7 +21,9 @@ class EngineProcess
 public:
     // Waiting threads of OpenMP do not spin, unless the program is to decide by itself: there are as many engines as test programs.
     enum class Spin { Never, AsShipped };
-    explicit EngineProcess(const std::vector<std::string>& arguments, Spin spin = Spin::Never);
+    // `launcher`: words before the program, such as {"mpirun", "-n", "2"}.
+    explicit EngineProcess(const std::vector<std::string>& arguments, Spin spin = Spin::Never,
+                           const std::vector<std::string>& launcher = {});
     ~EngineProcess();  // kills what is left
     EngineProcess(const EngineProcess&) = delete;
     EngineProcess& operator=(const EngineProcess&) = delete;
@@ -63,7 +65,7 @@ struct Outcome {
     std::string errors;
     Json json() const { return Json::parse(output); }  // throws unless the output is exactly one document
 };
-Outcome runEngine(const std::vector<std::string>& arguments, std::string_view input = {});
+Outcome runEngine(const std::vector<std::string>& arguments, std::string_view input = {}, const std::vector<std::string>& launcher = {});
 
 // A folder that goes with the object.
 class Scratch

@@ -1,0 +1,47 @@
+#include "shared_windows.h"
+
+#include "base/json.h"
+
+#include <map>
+
+namespace espalier
+{
+
+namespace
+{
+
+// Losses of all processes, ascending by window.
+Result<std::vector<WindowLoss>> gather(const std::vector<WindowLoss>& own, ProcessGroup& processes)
+{
+    Json part = Json::array();
+    for (const WindowLoss& loss : own)
+        part.push_back({loss.window, loss.nll, loss.tokens});
+    ESPALIER_TRY(const std::vector<Json> parts, processes.exchange(std::move(part)));
+    std::map<int, WindowLoss> all;
+    for (const Json& each : parts)
+        for (const Json& loss : each)
+            all.try_emplace(loss[0].get<int>(), WindowLoss{loss[0].get<int>(), loss[1].get<double>(), loss[2].get<int>()});
+    std::vector<WindowLoss> losses;
+    for (const auto& [window, loss] : all)
+        losses.push_back(loss);
+    return losses;
+}
+
+}  // namespace
+
+Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const CompressionPlan& plan, const std::vector<WindowLoss>& known,
+                                          JobContext& job, ProcessGroup& processes)
+{
+    if (processes.alone()) return evaluator.run(plan, firstWindows(evaluator.windowCount()), known, job);
+    ESPALIER_TRY(const std::vector<WindowLoss> earlier, gather(known, processes));
+    std::vector<int> own;
+    std::size_t index = 0;
+    for (const auto& [first, last] : evaluator.groups())
+        if (processes.owns(index++))
+            for (int window = first; window < last; ++window)
+                own.push_back(window);
+    ESPALIER_TRY(const std::vector<WindowLoss> losses, evaluator.run(plan, own, earlier, job));
+    return gather(losses, processes);
+}
+
+}  // namespace espalier

@@ -1,0 +1,22 @@
+// Windows shared between the processes of a group: each runs whole groups of windows, everyone gets all losses. Bit for bit those of one
+// process, since windows run in the same groups.
+#pragma once
+
+#include "base/error.h"
+#include "base/job.h"
+#include "base/statistics.h"
+#include "evaluate/evaluator.h"
+#include "plan/compression_plan.h"
+#include "process_group.h"
+
+#include <vector>
+
+namespace espalier
+{
+
+// All windows of the evaluator's text, ascending. `known`: losses that this process has from an earlier run; what one process knows, no
+// other runs again. Errors: those of Evaluator::run, and of another process.
+Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const CompressionPlan& plan, const std::vector<WindowLoss>& known,
+                                          JobContext& job, ProcessGroup& processes);
+
+}  // namespace espalier
