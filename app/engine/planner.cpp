@@ -192,10 +192,11 @@ private:
                          {"evaluated", selection.evaluated},
                          {"trace", std::move(trace)}});
         };
-        if (m_state) options.finished = m_state->selections(stage, m_outcome.keep);
-        ESPALIER_CHECK_OK(gatherFinished(options.finished));
-        for (const auto& [layer, selection] : options.finished)
-            tell(selection);
+        std::map<int, Selection> recorded;
+        if (m_state) recorded = m_state->selections(stage, m_outcome.keep);
+        ESPALIER_CHECK_OK(gatherFinished(recorded));
+        for (const auto& [layer, selection] : recorded)
+            if (options.finished.emplace(layer, selection).second) tell(selection);
         CompressionPlan own = base;
         if (shared())
             for (const LayerShape& layer : m_shape.layers)
@@ -262,26 +263,36 @@ private:
             open.push_back(selection.uncoveredShare > 0.01);
         const auto uncovered = [&](const Selection& selection) { return open[static_cast<std::size_t>(selection.layer)]; };
         if (!m_inputs.model || !m_inputs.windows || std::none_of(selections.begin(), selections.end(), uncovered)) return {};
-        ESPALIER_TRY(MoeModel * model, m_inputs.model());
         ProfileOptions dense;
         dense.collect = {"counts", "gram"};
         dense.gramTokens = kDenseTokens;
         for (const LayerShape& layer : m_shape.layers)
             if (layer.moe) dense.gramExtra = std::max(dense.gramExtra, layer.experts - layer.router.topK);
-        SilentPartials quiet(job);
-        ESPALIER_TRY(const ProfileData data, runProfile(*model, *m_inputs.windows, dense, quiet));
-        CompressionPlan base = m_base;
         for (const Selection& selection : selections)
-            if (!uncovered(selection)) base = base.withLocked(selection.layer, true);
-        ESPALIER_TRY(std::vector<Selection> again, search("select-again", data, base, options, job));
-        for (std::size_t l = 0; l < selections.size(); ++l) {
-            if (!uncovered(selections[l])) continue;
+            if (uncovered(selection)) dense.layers.push_back(selection.layer);
+        // One layer's products at a time: those of all experts and layers together would be larger than the profile.
+        dense.onLayer = [&](LayerProfile& layer) -> Status {
+            const int index = layer.layer;
+            const auto l = static_cast<std::size_t>(index);
+            if (!open[l]) return {};
+            ProfileData one;
+            one.shape = m_shape;
+            one.layers.resize(m_shape.layers.size());
+            one.layers[l] = std::move(layer);
+            SelectOptions alone = options;
+            for (const Selection& selection : selections)
+                if (selection.layer != index) alone.finished.emplace(selection.layer, selection);
+            ESPALIER_TRY(std::vector<Selection> again, search("select-again", one, m_base, alone, job));
             m_outcome.warnings.push_back(
                 fmt::format("Layer {}: {:.1f} % of the tokens were not covered by their lists; it was searched again on the "
                             "products of all experts.",
-                            selections[l].layer, selections[l].uncoveredShare * 100));
+                            index, selections[l].uncoveredShare * 100));
             selections[l] = std::move(again[l]);
-        }
+            return {};
+        };
+        ESPALIER_TRY(MoeModel * model, m_inputs.model());
+        SilentPartials quiet(job);
+        ESPALIER_TRY(const ProfileData ran, runProfile(*model, *m_inputs.windows, dense, quiet));
         return {};
     }
 

@@ -71,6 +71,11 @@ int listLength(const LayerShape& layer, int extra)
 
 Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape, std::int64_t textTokens)
 {
+    if (!options.out.empty() && (!options.layers.empty() || options.onLayer))
+        return badOption("A profile of some layers alone is not written.", "Leave the output out.");
+    for (const int layer : options.layers)
+        if (layer < 0 || layer >= static_cast<int>(shape.layers.size()))
+            return badOption(fmt::format("There is no layer {}.", layer), "Layers count from 0.");
     if (options.shards < 1 || options.shard < 0 || options.shard >= options.shards)
         return badOption(fmt::format("There is no shard {} of {}.", options.shard + 1, options.shards),
                          "Write --shard i/n with 1 <= i <= n.");
@@ -494,11 +499,18 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
     const bool keepStates = settings.gradients && data.layers.empty() && boundaryBytes(shape, data.tokens, valueBytes) <= boundaryBudget;
     std::vector<std::vector<at::Tensor>> states(keepStates ? batches.size() : 0);
     const auto layerCount = static_cast<int>(shape.layers.size());
-    const std::int64_t work =
-        data.tokens * layerCount + (settings.gradients ? sweepWork(data.tokens, layerCount, settings.drawnGradients, keepStates) : 0);
+    const auto wanted = [&](std::size_t l) {
+        return options.layers.empty() ||
+               std::find(options.layers.begin(), options.layers.end(), static_cast<int>(l)) != options.layers.end();
+    };
+    const std::size_t end = options.layers.empty()
+                                ? shape.layers.size()
+                                : static_cast<std::size_t>(*std::max_element(options.layers.begin(), options.layers.end())) + 1;
+    const std::int64_t work = data.tokens * static_cast<std::int64_t>(end) +
+                              (settings.gradients ? sweepWork(data.tokens, layerCount, settings.drawnGradients, keepStates) : 0);
     std::int64_t done = data.tokens * static_cast<std::int64_t>(data.layers.size());
     job.progress(done, work, "token");
-    while (data.layers.size() < shape.layers.size()) {
+    while (data.layers.size() < end) {
         if (job.stopRequested()) {
             Error error = cancelledError();
             if (state.active())
@@ -510,7 +522,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         LayerProfile profile;
         profile.layer = layer.index;
         std::vector<std::vector<int>> chunks;
-        if (layer.moe && settings.factors.any()) {
+        if (layer.moe && settings.factors.any() && wanted(l)) {
             state.dropParts(layer.index);
             chunks = expertChunks(plan.plan().layer(layer.index).kept, momentBytes(layer, shape.hiddenSize), momentBudget);
         }
@@ -522,7 +534,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
             std::optional<MomentCollector> moments;
             if (!chunks.empty()) moments.emplace(model, layer, chunks[round]);
             std::optional<ProfileCollector> collector;
-            if (layer.moe && round == 0)
+            if (layer.moe && round == 0 && wanted(l))
                 collector.emplace(model, layer,
                                   CollectorSettings{.norms = settings.norms,
                                                     .weighted = settings.weighted,
@@ -557,6 +569,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         ESPALIER_CHECK_OK(state.commit(profile, hidden, l + 1 == shape.layers.size()));
         data.layers.push_back(std::move(profile));
         reportLayer(data.layers.back(), shape, job);
+        if (options.onLayer) ESPALIER_CHECK_OK(options.onLayer(data.layers.back()));
     }
 
     if (settings.gradients) {

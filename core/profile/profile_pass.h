@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -37,8 +38,13 @@ struct ProfileOptions {
     std::optional<CompressionPlan> plan = {};
     std::int64_t momentBudget = 0;    // bytes for the second moments of a layer; 0 = a quarter of MoeModel::spareBytes(), 256 MiB at least
     std::int64_t boundaryBudget = 0;  // bytes for the states between layers that the reverse sweep needs; 0 = the same
-    bool resume = false;              // go on from the state an interrupted pass left; without one this is an ordinary pass
-    bool force = false;               // replace an existing `out`
+    // Statistics of these layers alone, and the pass ends behind the last of them; empty: all. Not with `out`.
+    std::vector<int> layers = {};
+    // Handed each layer as it ends, on the thread that runs the pass. What is moved out of it takes no memory any more, and is missing in
+    // the result. Not with `out`. May be empty.
+    std::function<Status(LayerProfile&)> onLayer = {};
+    bool resume = false;  // go on from the state an interrupted pass left; without one this is an ordinary pass
+    bool force = false;   // replace an existing `out`
 };
 
 // Memory that the automatic size of the Gram store may take, all layers together.
