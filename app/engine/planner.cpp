@@ -314,6 +314,7 @@ private:
                 if (m_state) record(m_state->add(choicesHash, block));
             };
             ESPALIER_TRY(MoeModel * model, m_inputs.model());
+            options.streamBytes = std::min(options.streamBytes, model->spareBytes() / 2);
             ESPALIER_TRY(m_outcome.receptiveField, chooseByBlocks(*model, *m_inputs.windows, m_outcome.selections, m_base, options, job));
             m_outcome.plan = m_outcome.receptiveField->plan;
             Json blocks = Json::array();

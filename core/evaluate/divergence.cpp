@@ -18,7 +18,8 @@ namespace
 
 // Logits of a block: about 16 MB for each plan.
 constexpr std::int64_t kBlockElements = std::int64_t{1} << 22;
-// Residual streams of windows that go through the layers together, so that streamed weights are read once for all of them.
+// At most so much for the residual streams of windows that go through the layers together, so that streamed weights are read once for all
+// of them; and half of what the budget leaves.
 constexpr std::int64_t kWaveBytes = std::int64_t{512} << 20;
 
 struct Run {
@@ -90,7 +91,7 @@ Result<std::vector<WindowDivergence>> measure(MoeModel& model, const TokenWindow
     for (std::size_t next = 0; next < groups.size();) {
         std::vector<Run> wave;
         std::int64_t bytes = 0;
-        while (next < groups.size() && (wave.empty() || bytes < kWaveBytes)) {
+        while (next < groups.size() && (wave.empty() || bytes < std::min(kWaveBytes, model.spareBytes() / 2))) {
             Run run{groups[next++], {}, {}};
             ESPALIER_TRY(run.reference, model.embed(idsOf(windows, run.windows)));
             bytes += 2 * static_cast<std::int64_t>(run.reference.nbytes());
