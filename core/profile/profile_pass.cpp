@@ -1,21 +1,19 @@
 #include "profile/profile_pass.h"
 
-#include "base/random.h"
 #include "base/sha256.h"
 #include "checkpoint/checkpoint.h"
 #include "model/moe_model_torch.h"
 #include "profile/factor_builder.h"
 #include "profile/gradient_sweep.h"
+#include "profile/pass_state.h"
 #include "profile/profile_collector.h"
+#include "profile/window_batches.h"
 #include "score/scorer.h"
 #include "session/profile_file.h"
-#include "session/profile_parts.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
-#include <numeric>
 #include <optional>
 
 namespace espalier
@@ -40,14 +38,6 @@ Error badOption(const std::string& message, const std::string& action)
     error.code = "profile.bad_option";
     return error;
 }
-
-struct WindowBatch {
-    std::size_t first = 0;  // index into the run's windows
-    std::size_t count = 0;
-    int length = 0;
-    std::vector<std::int64_t> positions;    // [count * length] in the text
-    std::vector<std::int64_t> sampledRows;  // ascending
-};
 
 struct Settings {
     bool norms = false;
@@ -137,188 +127,6 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
     return settings;
 }
 
-// Positions of one window that enter the Gram store. Depends on the window's index in the text alone, so that shards and a single
-// pass sample the same tokens.
-std::vector<std::int64_t> samplePositions(int window, int windows, int length, std::int64_t gramTokens, bool all)
-{
-    std::vector<std::int64_t> positions(static_cast<std::size_t>(length));
-    std::iota(positions.begin(), positions.end(), 0);
-    if (all) return positions;
-    const std::int64_t share = (window + 1) * gramTokens / windows - window * gramTokens / windows;
-    const auto count = static_cast<std::size_t>(std::min<std::int64_t>(share, length));
-    Random random = Random::forPurpose(0, "gram-sample", static_cast<std::uint64_t>(window));
-    for (std::size_t i = 0; i < count; ++i)
-        std::swap(positions[i], positions[i + random.below(positions.size() - i)]);
-    positions.resize(count);
-    std::sort(positions.begin(), positions.end());
-    return positions;
-}
-
-// Batches of the whole text. They depend on the text and the model alone: shards are made of whole batches, so that every window is
-// computed in the same company, and with the same bits, as in a single pass.
-std::vector<WindowBatch> makeBatches(const TokenWindows& windows, const Settings& settings, std::int64_t textTokens,
-                                     std::int64_t batchTokens, std::size_t mostWindows)
-{
-    const bool all = settings.gramTokens >= textTokens;
-    std::int64_t position = 0;
-    std::vector<WindowBatch> batches;
-    for (std::size_t w = 0; w < windows.rows.size(); ++w) {
-        const auto length = static_cast<int>(windows.rows[w].size());
-        if (batches.empty() || batches.back().length != length || batches.back().count >= mostWindows ||
-            static_cast<std::int64_t>(batches.back().count + 1) * length > batchTokens)
-            batches.push_back({.first = w, .count = 0, .length = length, .positions = {}, .sampledRows = {}});
-        WindowBatch& batch = batches.back();
-        const auto row = static_cast<std::int64_t>(batch.count) * length;
-        for (int i = 0; i < length; ++i)
-            batch.positions.push_back(position + i);
-        if (settings.gram)
-            for (const std::int64_t i :
-                 samplePositions(static_cast<int>(w), static_cast<int>(windows.rows.size()), length, settings.gramTokens, all))
-                batch.sampledRows.push_back(row + i);
-        ++batch.count;
-        position += length;
-    }
-    return batches;
-}
-
-at::Tensor idTensor(const TokenWindows& windows, const WindowBatch& batch)
-{
-    at::Tensor ids = at::empty({static_cast<std::int64_t>(batch.count), batch.length}, at::kLong);
-    auto* to = ids.data_ptr<std::int64_t>();
-    for (std::size_t w = batch.first; w < batch.first + batch.count; ++w)
-        to = std::copy(windows.rows[w].begin(), windows.rows[w].end(), to);
-    return ids;
-}
-
-// The state of an unfinished pass on disk: one file per finished layer, and the hidden states behind the last of them, which are
-// written last and so decide how far the pass has come.
-class StateFolder
-{
-public:
-    StateFolder(const std::filesystem::path& out, std::string key) : m_key(std::move(key))
-    {
-        if (out.empty()) return;
-        m_folder = out;
-        m_folder += ".state";
-    }
-    bool active() const { return !m_folder.empty(); }
-
-    Status clear()
-    {
-        if (!active()) return {};
-        std::error_code failure;
-        std::filesystem::remove_all(m_folder, failure);
-        return {};
-    }
-
-    Status prepare()
-    {
-        if (!active()) return {};
-        std::error_code failure;
-        std::filesystem::create_directories(m_folder, failure);
-        if (failure)
-            return resourceError("output.unwritable", m_folder.string(),
-                                 fmt::format("{} cannot be created: {}.", m_folder.string(), failure.message()),
-                                 "Check the folder and its permissions.");
-        return {};
-    }
-
-    Status commit(const LayerProfile& profile, const std::vector<at::Tensor>& hidden, bool last)
-    {
-        if (!active()) return {};
-        if (profile.experts > 0)
-            ESPALIER_CHECK_OK(
-                writeProfileState(layerFile(profile.layer), {.key = m_key, .profile = profile, .hiddenType = "", .hidden = {}}));
-        ProfileState state{.key = m_key, .profile = {}, .hiddenType = "", .hidden = {}};
-        state.profile.layer = profile.layer;
-        if (!last) {
-            state.hiddenType = hidden.front().scalar_type() == at::kBFloat16 ? "BF16" : "F32";
-            for (const at::Tensor& part : hidden) {
-                const at::Tensor rows = part.contiguous();
-                const auto* bytes = static_cast<const std::byte*>(rows.const_data_ptr());
-                state.hidden.insert(state.hidden.end(), bytes, bytes + rows.nbytes());
-            }
-        }
-        return writeProfileState(hiddenFile(), state);
-    }
-
-    // Bulky parts of a layer, before it is committed.
-    Status addParts(int layer, int number, const std::vector<ExpertParts>& experts)
-    {
-        if (experts.empty() || !active()) return {};
-        return writeLayerParts(partsFile(layer, number), m_key, layer, experts);
-    }
-    // What an interrupted run left of a layer that was not committed.
-    void dropParts(int layer)
-    {
-        std::error_code ignored;
-        for (const std::filesystem::path& part : parts(layer))
-            std::filesystem::remove(part, ignored);
-    }
-    std::vector<std::filesystem::path> parts(int layer) const
-    {
-        std::vector<std::filesystem::path> files;
-        std::error_code ignored;
-        for (int number = 0; active() && std::filesystem::exists(partsFile(layer, number), ignored); ++number)
-            files.push_back(partsFile(layer, number));
-        return files;
-    }
-
-    // Layers done, in order, and the hidden states; nothing when there is no state. Error: profile.other_run.
-    Result<std::optional<std::vector<LayerProfile>>> load(const ModelShape& shape, const std::vector<WindowBatch>& batches,
-                                                          at::ScalarType type, std::vector<at::Tensor>& hidden)
-    {
-        std::optional<std::vector<LayerProfile>> none;
-        if (!active() || !std::filesystem::exists(hiddenFile())) return none;
-        ESPALIER_TRY(const ProfileState state, readProfileState(hiddenFile()));
-        if (state.key != m_key) return otherRun();
-        std::vector<LayerProfile> layers;
-        const int done = state.profile.layer;
-        if (done < 0 || done >= static_cast<int>(shape.layers.size())) return otherRun();
-        for (int l = 0; l <= done; ++l) {
-            LayerProfile profile;
-            profile.layer = l;
-            if (shape.layers[static_cast<std::size_t>(l)].moe) {
-                for (const std::filesystem::path& part : parts(l)) {
-                    ESPALIER_TRY(const std::string key, readLayerPartsKey(part));
-                    if (key != m_key) return otherRun();
-                }
-                ESPALIER_TRY(ProfileState layer, readProfileState(layerFile(l)));
-                if (layer.key != m_key || layer.profile.layer != l) return otherRun();
-                profile = std::move(layer.profile);
-            }
-            layers.push_back(std::move(profile));
-        }
-        if (done + 1 == static_cast<int>(shape.layers.size())) return std::optional(std::move(layers));
-        std::size_t offset = 0;
-        for (const WindowBatch& batch : batches) {
-            at::Tensor part = at::empty({static_cast<std::int64_t>(batch.count), batch.length, shape.hiddenSize}, type);
-            if (offset + part.nbytes() > state.hidden.size()) return otherRun();
-            std::memcpy(part.mutable_data_ptr(), state.hidden.data() + offset, part.nbytes());
-            offset += part.nbytes();
-            hidden.push_back(std::move(part));
-        }
-        if (offset != state.hidden.size()) return otherRun();
-        return std::optional(std::move(layers));
-    }
-
-private:
-    Error otherRun() const
-    {
-        Error error = badInput("profile.other_run", m_folder.string(),
-                               fmt::format("{} belongs to a pass over other windows, another model or other options.", m_folder.string()),
-                               "Start without --resume, or give the same options as before.");
-        error.kept = "The interrupted pass is unchanged.";
-        return error;
-    }
-    std::filesystem::path layerFile(int layer) const { return m_folder / fmt::format("layer-{:04}.h5", layer); }
-    std::filesystem::path partsFile(int layer, int number) const { return m_folder / fmt::format("parts-{:04}-{:03}.h5", layer, number); }
-    std::filesystem::path hiddenFile() const { return m_folder / "hidden.h5"; }
-
-    std::filesystem::path m_folder;
-    std::string m_key;
-};
-
 void reportLayer(const LayerProfile& layer, const ModelShape& shape, JobContext& job)
 {
     if (layer.experts == 0) return;
@@ -327,17 +135,6 @@ void reportLayer(const LayerProfile& layer, const ModelShape& shape, JobContext&
         if (auto row = scoreLayer(layer, shape.layers[static_cast<std::size_t>(layer.layer)].router, method); row.ok())
             scores[method] = *row;
     job.partial({{"layer", layer.layer}, {"scores", scores}});
-}
-
-Status refuseExisting(const std::filesystem::path& out, bool force)
-{
-    std::error_code failure;
-    if (out.empty() || force || !std::filesystem::exists(out, failure)) return {};
-    Error error = usageError(fmt::format("{} exists already.", out.string()), "Use --force to replace it, or another name.");
-    error.code = "output.exists";
-    error.subject = out.string();
-    error.kept = "It was not touched.";
-    return error;
 }
 
 // The plan as far as it decides which experts exist.
@@ -363,7 +160,6 @@ std::vector<std::vector<int>> expertChunks(const std::vector<int>& experts, std:
 }
 
 constexpr std::int64_t kLeastMomentBudget = std::int64_t{256} << 20;
-constexpr std::int64_t kMergeBudget = std::int64_t{1} << 30;
 
 }  // namespace
 
@@ -421,10 +217,17 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         return badInput("text.too_short", windows.source,
                         fmt::format("The text has {} windows, too few for {} shards.", total, options.shards),
                         "Use fewer shards or more text.");
-    std::vector<WindowBatch> batches =
-        makeBatches(windows, settings, textTokens, batchTokens, (total + kFewestBatches - 1) / kFewestBatches);
+    BatchRule rule{.gram = settings.gram,
+                   .gramTokens = settings.gramTokens,
+                   .textTokens = textTokens,
+                   .batchTokens = batchTokens,
+                   .mostWindows = (total + kFewestBatches - 1) / kFewestBatches};
+    std::vector<WindowBatch> batches = makeBatches(windows, rule);
     // More shards than batches: one window at a time. Sums then agree with those of a single pass to the rounding of the forward pass.
-    if (batches.size() < shards) batches = makeBatches(windows, settings, textTokens, batchTokens, 1);
+    if (batches.size() < shards) {
+        rule.mostWindows = 1;
+        batches = makeBatches(windows, rule);
+    }
     const auto shard = static_cast<std::size_t>(options.shard);
     const auto boundary = [&](std::size_t i) { return static_cast<std::ptrdiff_t>(batches.size() * i / shards); };
     batches = std::vector<WindowBatch>(batches.begin() + boundary(shard), batches.begin() + boundary(shard + 1));
@@ -461,20 +264,20 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
                     .tokens = data.tokens,
                     .sha256 = hashOfRows(rows)}};
 
-    StateFolder state(options.out, sha256Hex(canonicalJson({{"fingerprint", data.fingerprint},
-                                                            {"windows", data.ranges.front().sha256},
-                                                            {"text", data.textSha256},
-                                                            {"first_window", first},
-                                                            {"mode", data.numericMode},
-                                                            {"threads", model.options().threads},
-                                                            {"collected", data.collected},
-                                                            {"plan", plan.plan().hash()},
-                                                            {"gram_tokens", settings.gramTokens},
-                                                            {"list_length", settings.listLength},
-                                                            {"batch_windows", batches.front().count},
-                                                            {"shard", options.shard},
-                                                            {"shards", options.shards},
-                                                            {"version", data.engineVersion}})));
+    PassState state(options.out, sha256Hex(canonicalJson({{"fingerprint", data.fingerprint},
+                                                          {"windows", data.ranges.front().sha256},
+                                                          {"text", data.textSha256},
+                                                          {"first_window", first},
+                                                          {"mode", data.numericMode},
+                                                          {"threads", model.options().threads},
+                                                          {"collected", data.collected},
+                                                          {"plan", plan.plan().hash()},
+                                                          {"gram_tokens", settings.gramTokens},
+                                                          {"list_length", settings.listLength},
+                                                          {"batch_windows", batches.front().count},
+                                                          {"shard", options.shard},
+                                                          {"shards", options.shards},
+                                                          {"version", data.engineVersion}})));
     std::vector<at::Tensor> hidden;
     if (options.resume) {
         const at::ScalarType type = data.numericMode == "bf16" ? at::kBFloat16 : at::kFloat;
@@ -605,154 +408,6 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         ESPALIER_CHECK_OK(state.clear());
     }
     return data;
-}
-
-namespace
-{
-
-// A folder for what is put together before the output is written.
-class PartsFolder
-{
-public:
-    explicit PartsFolder(std::filesystem::path out) : m_path(std::move(out)) { m_path += ".state"; }
-    ~PartsFolder()
-    {
-        std::error_code ignored;
-        std::filesystem::remove_all(m_path, ignored);
-    }
-    PartsFolder(const PartsFolder&) = delete;
-    PartsFolder& operator=(const PartsFolder&) = delete;
-    Status create()
-    {
-        std::error_code failure;
-        std::filesystem::remove_all(m_path, failure);
-        std::filesystem::create_directories(m_path, failure);
-        if (failure)
-            return resourceError("output.unwritable", m_path.string(),
-                                 fmt::format("{} cannot be created: {}.", m_path.string(), failure.message()),
-                                 "Check the folder and its permissions.");
-        return {};
-    }
-    std::filesystem::path next() { return m_path / fmt::format("parts-{:06}.h5", m_count++); }
-
-private:
-    std::filesystem::path m_path;
-    int m_count = 0;
-};
-
-}  // namespace
-
-Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force,
-                                  const Checkpoint* checkpoint, JobContext& job)
-{
-    const c10::InferenceMode guard;
-    ESPALIER_CHECK_OK(refuseExisting(out, force));
-    std::vector<ProfileData> read;
-    for (const std::filesystem::path& path : shards) {
-        ESPALIER_TRY(ProfileData part, readProfile(path));
-        read.push_back(std::move(part));
-    }
-    ESPALIER_TRY(ProfileData sum, mergeProfiles(read));
-    read.clear();
-    if (checkpoint && checkpoint->fingerprint() != sum.fingerprint) {
-        Error error = badInput("profile.other_model", checkpoint->folder().string(),
-                               fmt::format("The profiles belong to another model than {}.", checkpoint->folder().string()),
-                               "Name the model the profiles were taken of.");
-        error.kept = "Nothing was written.";
-        return error;
-    }
-    if (!sum.has("moments")) {
-        if (checkpoint) {
-            Error error = badInput("profile.missing_statistics", shards.front().string(),
-                                   "Curves and factors of merged profiles are made of second moments, which these profiles do not hold.",
-                                   "Take the shards with --collect +moments.");
-            error.kept = "Nothing was written.";
-            return error;
-        }
-        ESPALIER_CHECK_OK(writeProfile(out, sum));
-        return sum;
-    }
-
-    std::vector<std::shared_ptr<const ProfileParts>> sources;
-    for (const std::filesystem::path& path : shards) {
-        ESPALIER_TRY(auto source, ProfileParts::open(path));
-        sources.push_back(std::move(source));
-    }
-    // The order of the windows, as the sums of mergeProfiles: any order of the shards gives the same bytes.
-    std::vector<std::pair<std::pair<std::string, int>, std::size_t>> order;
-    for (std::size_t i = 0; i < shards.size(); ++i) {
-        ESPALIER_TRY(const ProfileData part, readProfile(shards[i]));
-        const TokenRange first = part.ranges.empty() ? TokenRange() : part.ranges.front();
-        order.push_back({{first.textSha256, first.firstWindow}, i});
-    }
-    std::sort(order.begin(), order.end());
-    const FactorWishes wishes{.curves = checkpoint != nullptr, .bases = checkpoint != nullptr, .moments = true};
-    if (checkpoint) {
-        sum.collected.insert(sum.collected.end() - 1, {"curves", "factors"});
-    }
-    PartsFolder folder(out);
-    ESPALIER_CHECK_OK(folder.create());
-    std::vector<std::filesystem::path> parts;
-    std::int64_t done = 0;
-    const auto work = static_cast<std::int64_t>(sum.layers.size());
-    for (LayerProfile& layer : sum.layers) {
-        job.progress(done++, work, "layer");
-        if (layer.experts == 0) continue;
-        const LayerShape& shape = sum.shape.layers[static_cast<std::size_t>(layer.layer)];
-        std::vector<int> experts(static_cast<std::size_t>(layer.experts));
-        std::iota(experts.begin(), experts.end(), 0);
-        if (!sum.kept.empty()) experts = sum.kept[static_cast<std::size_t>(layer.layer)];
-        std::optional<FactorBuilder> builder;
-        if (checkpoint) builder.emplace(*checkpoint, shape, sum.shape.hiddenSize, wishes, kMergeBudget, layer);
-        for (const auto& chunk : expertChunks(experts, momentBytes(shape, sum.shape.hiddenSize), kMergeBudget)) {
-            if (job.stopRequested()) return cancelledError();
-            std::map<int, MomentCollector::Sums> sums;
-            for (const int expert : chunk) {
-                MomentCollector::Sums& mine = sums[expert];
-                mine.tokens = layer.count[static_cast<std::size_t>(expert)];
-                for (const auto& [key, shard] : order)
-                    for (const bool hidden : {false, true}) {
-                        ESPALIER_TRY(const std::vector<double> moment, sources[shard]->moment(layer.layer, expert, hidden));
-                        std::vector<double>& target = hidden ? mine.hidden : mine.input;
-                        if (target.empty()) target.assign(moment.size(), 0.0);
-                        const auto side = static_cast<std::size_t>(hidden ? shape.expertWidth : sum.shape.hiddenSize);
-                        if (moment.size() != side * (side + 1) / 2 || target.size() != moment.size())
-                            return badInput("profile.invalid", shards[shard].string(),
-                                            fmt::format("The second moments of layer {} do not fit.", layer.layer),
-                                            "Take the shard again.");
-                        for (std::size_t i = 0; i < moment.size(); ++i)
-                            target[i] += moment[i];
-                    }
-            }
-            std::vector<ExpertParts> built;
-            if (builder) {
-                ESPALIER_TRY(built, builder->add(sums));
-            } else {
-                for (auto& [expert, mine] : sums)
-                    built.push_back({.expert = expert,
-                                     .own = {},
-                                     .thin = {},
-                                     .inputMoment = std::move(mine.input),
-                                     .hiddenMoment = std::move(mine.hidden)});
-            }
-            parts.push_back(folder.next());
-            ESPALIER_CHECK_OK(writeLayerParts(parts.back(), "merge", layer.layer, built));
-        }
-        if (!builder) continue;
-        ESPALIER_TRY(const std::vector<ExpertParts> rest, builder->finish());
-        if (rest.empty()) continue;
-        parts.push_back(folder.next());
-        ESPALIER_CHECK_OK(writeLayerParts(parts.back(), "merge", layer.layer, rest));
-    }
-    job.progress(work, work, "layer");
-    ESPALIER_CHECK_OK(writeProfile(out, sum, parts));
-    return sum;
-}
-
-Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force)
-{
-    SilentJob job;
-    return mergeProfiles(shards, out, force, nullptr, job);
 }
 
 }  // namespace espalier
