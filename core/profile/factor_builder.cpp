@@ -294,4 +294,15 @@ Status FactorBuilder::decompose(Task& task)
     return {};
 }
 
+std::vector<std::vector<int>> expertChunks(const std::vector<int>& experts, std::int64_t bytesPerExpert, std::int64_t budget)
+{
+    const auto size = static_cast<std::size_t>(std::clamp<std::int64_t>(
+        budget / std::max<std::int64_t>(bytesPerExpert, 1), 1, std::max<std::int64_t>(static_cast<std::int64_t>(experts.size()), 1)));
+    std::vector<std::vector<int>> chunks;
+    for (std::size_t first = 0; first < experts.size(); first += size)
+        chunks.emplace_back(experts.begin() + static_cast<std::ptrdiff_t>(first),
+                            experts.begin() + static_cast<std::ptrdiff_t>(std::min(first + size, experts.size())));
+    return chunks;
+}
+
 }  // namespace espalier

@@ -89,4 +89,7 @@ private:
     std::vector<int> m_unused;     // experts without tokens
 };
 
+// Experts whose moments are summed at a time: as many as `budget` holds, at least one.
+std::vector<std::vector<int>> expertChunks(const std::vector<int>& experts, std::int64_t bytesPerExpert, std::int64_t budget);
+
 }  // namespace espalier

@@ -147,18 +147,6 @@ Result<CompressionPlan> withoutRanks(const ModelShape& shape, CompressionPlan pl
     return plan;
 }
 
-// Experts whose moments are summed at a time.
-std::vector<std::vector<int>> expertChunks(const std::vector<int>& experts, std::int64_t bytesPerExpert, std::int64_t budget)
-{
-    const auto size = static_cast<std::size_t>(std::clamp<std::int64_t>(
-        budget / std::max<std::int64_t>(bytesPerExpert, 1), 1, std::max<std::int64_t>(static_cast<std::int64_t>(experts.size()), 1)));
-    std::vector<std::vector<int>> chunks;
-    for (std::size_t first = 0; first < experts.size(); first += size)
-        chunks.emplace_back(experts.begin() + static_cast<std::ptrdiff_t>(first),
-                            experts.begin() + static_cast<std::ptrdiff_t>(std::min(first + size, experts.size())));
-    return chunks;
-}
-
 constexpr std::int64_t kLeastMomentBudget = std::int64_t{256} << 20;
 
 }  // namespace
