@@ -347,7 +347,10 @@ private:
         if (!m_base.hasRanks()) return {};
         const CompressionPlan& exchanged = m_outcome.exchange->plan;
         ESPALIER_TRY(auto held, heldToBytes(m_shape, m_outcome.plan, planCost(m_shape, exchanged).bytes, m_rankValue));
-        m_outcome.plan = held ? std::move(held->plan) : exchanged;
+        if (held)
+            m_outcome.plan = std::move(held->plan);
+        else
+            m_outcome.plan = exchanged;
         return {};
     }
 
