@@ -242,6 +242,35 @@ TEST_F(ServePlan, verifiedExchangeHoldsTheBytesOfAPlanWithRanks)
     }
 }
 
+TEST_F(ServePlan, layersWithUncoveredTokensAreSearchedOnAllProducts)
+{
+    // The same text twice: lists of the router's choice alone, and of all experts.
+    const auto profiled = [&](const std::string& name, const std::string& extra) {
+        const std::string path = (*s_scratch / name).string();
+        const Outcome outcome = runEngine({"profile", kDemo, "--text", kText, "--window-length", "64", "--windows", "8", "--collect",
+                                           "counts,gram", "--gram-extra", extra, "--out", path});
+        EXPECT_EQ(outcome.code, 0) << outcome.errors;
+        return path;
+    };
+    Json request = planRequest();
+    // Three of sixteen go in every layer, so that all sets are tried and there is one best.
+    request["recipe"]["target"] = {{"experts", 78}};
+    request["recipe"]["allocate"]["method"] = "uniform";
+    request["recipe"]["select"]["method"] = "exhaustive";
+    EngineProcess engine({"serve"});
+    request["profile"] = profiled("short.h5", "0");
+    engine.send(ask(1, "plan", request));
+    const Json again = engine.answer(1);
+    ASSERT_TRUE(again.contains("result")) << again.dump();
+    EXPECT_THAT(again["result"]["warnings"].dump(), HasSubstr("searched again on the products of all experts"));
+    request["profile"] = profiled("all.h5", "12");
+    engine.send(ask(2, "plan", request));
+    const Json direct = engine.answer(2);
+    ASSERT_TRUE(direct.contains("result")) << direct.dump();
+    EXPECT_EQ(direct["result"]["warnings"].dump().find("searched again"), std::string::npos);
+    EXPECT_EQ(again["result"]["plan"]["layers"], direct["result"]["plan"]["layers"]);
+}
+
 TEST_F(ServePlan, expertsThatComeBackIntoAPlanWithRanksHaveRanks)
 {
     Json request = planRequest();

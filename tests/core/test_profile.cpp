@@ -401,6 +401,39 @@ TEST(ProfilePass, PartialsAreTheFinalRows)
     }
 }
 
+TEST(ProfilePass, SomeLayersAlone)
+{
+    const Folder folder;
+    const std::string name = "mixtral-tiny";
+    const auto model = tinyModel(name);
+    const TokenWindows windows = calibration(name);
+    const ProfileData whole = take(*model, windows);
+    ProfileOptions options;
+    options.layers = {0, 2};
+    std::vector<LayerProfile> handed;
+    options.onLayer = [&](LayerProfile& layer) -> Status {
+        handed.push_back(std::move(layer));
+        return {};
+    };
+    const ProfileData ran = take(*model, windows, options);
+    ASSERT_EQ(handed.size(), 3u) << "the pass ends behind the last layer asked for";
+    EXPECT_EQ(handed[0], whole.layers[0]);
+    EXPECT_EQ(handed[1].experts, 0) << "nothing is measured in between";
+    EXPECT_EQ(handed[2], whole.layers[2]);
+    EXPECT_TRUE(ran.layers[2].gram.tokens.empty()) << "what was taken out is held twice";
+
+    SilentJob job;
+    options.out = folder / "a.h5";
+    EXPECT_EQ(runProfile(*model, windows, options, job).error().code, "profile.bad_option");
+    EXPECT_FALSE(fs::exists(folder / "a.h5"));
+    options.out.clear();
+    options.layers = {4};
+    EXPECT_EQ(runProfile(*model, windows, options, job).error().code, "profile.bad_option");
+    options.layers = {0};
+    options.onLayer = [](LayerProfile&) -> Status { return cancelledError(); };
+    EXPECT_EQ(runProfile(*model, windows, options, job).error().code, cancelledError().code);
+}
+
 TEST(ProfilePass, Options)
 {
     const Folder folder;
