@@ -99,7 +99,7 @@ ProcessGroup::ProcessGroup(ProcessGroup&& other) noexcept
 {
 }
 
-ProcessGroup::~ProcessGroup()
+ProcessGroup::~ProcessGroup()  // NOLINT(modernize-use-equals-default): not with MPI
 {
 #ifdef ESPALIER_WITH_MPI
     if (m_joined) MPI_Finalize();

@@ -22,6 +22,7 @@ Result<std::vector<WindowLoss>> gather(const std::vector<WindowLoss>& own, Proce
         for (const Json& loss : each)
             all.try_emplace(loss[0].get<int>(), WindowLoss{loss[0].get<int>(), loss[1].get<double>(), loss[2].get<int>()});
     std::vector<WindowLoss> losses;
+    losses.reserve(all.size());
     for (const auto& [window, loss] : all)
         losses.push_back(loss);
     return losses;

@@ -88,7 +88,7 @@ std::int64_t momentBytes(const LayerShape& layer, int hiddenSize)
     return static_cast<std::int64_t>((triangle(hiddenSize) + triangle(layer.expertWidth)) * sizeof(double));
 }
 
-MomentCollector::MomentCollector(MoeModel& model, const LayerShape& layer, std::vector<int> experts) : m_model(model), m_layer(layer)
+MomentCollector::MomentCollector(MoeModel& model, const LayerShape& layer, const std::vector<int>& experts) : m_model(model), m_layer(layer)
 {
     for (const int expert : experts)
         m_sums[expert];

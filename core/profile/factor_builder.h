@@ -38,7 +38,7 @@ void addProducts(std::vector<double>& packed, const at::Tensor& rows);
 class MomentCollector final : public LayerObserver
 {
 public:
-    MomentCollector(MoeModel& model, const LayerShape& layer, std::vector<int> experts);
+    MomentCollector(MoeModel& model, const LayerShape& layer, const std::vector<int>& experts);
 
     void expert(int layer, int expert, const at::Tensor& tokens, const at::Tensor& x, const at::Tensor& h, const at::Tensor& y,
                 const at::Tensor& w) override;
