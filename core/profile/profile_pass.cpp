@@ -368,6 +368,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
             states[b].push_back(std::move(hidden[b]));
         hidden.clear();
         std::vector<SweepBatch> sweep;
+        sweep.reserve(batches.size());
         for (const WindowBatch& batch : batches)
             sweep.push_back({.ids = idTensor(windows, batch),
                              .sampledRows = batch.sampledRows,
