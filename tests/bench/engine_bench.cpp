@@ -1,12 +1,13 @@
 // Times of the engine's inner loops on one model, in one process: what tests/bench/run sets beside other tools. One JSON object per line.
-// engine_bench MODEL [--dtype fp32|bf16] [--windows 8] [--length 512] [--threads 2] [--repeat 3] [--budget BYTES] ITEM...
+// engine_bench MODEL [--dtype fp32|bf16] [--windows 8] [--length 512] [--ids FILE] [--threads 2] [--repeat 3] [--budget BYTES] ITEM...
 //   load        seconds until the first layer of a fresh process is computed, and until all are
 //   forward     plain forward with the loss of every token
 //   statistics  the profile pass with all routed statistics (counts, ean, reap)
 //   gram        MoE part of each layer: plain, and with lists of top-(k+5) and their products; then leave-one-out and genetic search
 //   suffix      full run, then after an edit of each layer
 //   curves      second moments and error curves of all matrices: the profile pass with curves
-// Tokens are random: routing of random weights is near uniform, which is the hardest case for an expert loop.
+// Tokens are random: routing of random weights is near uniform, which is the hardest case for an expert loop. --ids FILE: those of a file
+// instead, in rows of the given length, so that a peer can run on the same.
 #include "base/random.h"
 #include "checkpoint/checkpoint.h"
 #include "evaluate/evaluator.h"
@@ -16,6 +17,7 @@
 #include "profile/profile_pass.h"
 #include "score/gram_loss.h"
 #include "search/selector.h"
+#include "tokenizer/windows.h"
 
 #include <fmt/format.h>
 
@@ -46,7 +48,7 @@ T require(Result<T> result)
 }
 
 struct Settings {
-    std::string model;
+    std::string model, ids;
     std::vector<std::string> items;
     ModelOptions options;
     int windows = 8, length = 512, repeat = 3;
@@ -65,6 +67,8 @@ Settings parse(int argc, char** argv)
             settings.windows = std::stoi(next());
         else if (argument == "--length")
             settings.length = std::stoi(next());
+        else if (argument == "--ids")
+            settings.ids = next();
         else if (argument == "--threads")
             settings.options.threads = std::stoi(next());
         else if (argument == "--repeat")
@@ -91,6 +95,19 @@ TokenWindows randomWindows(const Settings& settings, std::int64_t vocabulary)
             windows.rows.back().push_back(static_cast<int>(random.below(static_cast<std::uint64_t>(vocabulary))));
     }
     windows.textSha256 = hashOfRows(windows.rows);
+    return windows;
+}
+
+TokenWindows windowsFor(const Settings& settings, std::int64_t vocabulary)
+{
+    if (settings.ids.empty()) return randomWindows(settings, vocabulary);
+    TokenWindows windows =
+        require(windowsFromIds(settings.ids, {.windowLength = settings.length, .maxWindows = settings.windows}, vocabulary));
+    for (const auto& row : windows.rows)
+        if (static_cast<int>(row.size()) != settings.length) {
+            std::fprintf(stderr, "%s: a row has %zu ids, not %d\n", settings.ids.c_str(), row.size(), settings.length);
+            std::exit(1);
+        }
     return windows;
 }
 
@@ -305,8 +322,8 @@ int main(int argc, char** argv)
     bench.settings = settings;
     bench.checkpoint = require(Checkpoint::open(settings.model));
     bench.model = require(MoeModel::create(bench.checkpoint, settings.options));
-    bench.windows = randomWindows(settings, bench.checkpoint->shape().vocabularySize);
-    bench.tokens = static_cast<std::int64_t>(settings.windows) * settings.length;
+    bench.windows = windowsFor(settings, bench.checkpoint->shape().vocabularySize);
+    bench.tokens = static_cast<std::int64_t>(bench.windows.rows.size()) * settings.length;
     {
         // Everything once, on a few tokens: loads the weights where they stay.
         const c10::InferenceMode guard;
