@@ -141,7 +141,7 @@ Status runGradientSweep(MoeModel& model, const PreparedPlan& plan, const std::ve
 
         std::vector<std::vector<at::Tensor>> states(end - begin);
         if (known) {
-            states = std::move(boundaries);
+            states.swap(boundaries);  // all batches go in one round then
         } else {
             for (std::size_t b = begin; b < end; ++b) {
                 ESPALIER_TRY(at::Tensor embedded, model.embed(batches[b].ids));
