@@ -58,7 +58,7 @@ TEST(Budget, SumIsExactAndWithinLimitsForAnyInput)
             least += l.low.back();
             most += l.high.back();
         }
-        const int total = least + static_cast<int>(random.below(static_cast<std::uint64_t>(most - least + 1)));
+        const int total = least + static_cast<int>(random.below(static_cast<std::uint64_t>(most - least) + 1));
         for (const Rounding rounding : {Rounding::LargestRemainder, Rounding::HighestAverages}) {
             const auto counts = fillBudget(utility, l, total, trial % 2 ? WaterFill::Additive : WaterFill::Proportional, rounding);
             ASSERT_TRUE(counts.ok());
@@ -161,7 +161,7 @@ TEST(Budget, PermutedLayersPermuteTheAnswer)
             least += l.low.back();
             most += l.high.back();
         }
-        const int total = least + static_cast<int>(random.below(static_cast<std::uint64_t>(most - least + 1)));
+        const int total = least + static_cast<int>(random.below(static_cast<std::uint64_t>(most - least) + 1));
         const std::vector<int> straight = *fillBudget(utility, l, total);
         std::reverse(utility.begin(), utility.end());
         std::reverse(l.low.begin(), l.low.end());
@@ -198,7 +198,7 @@ TEST(Budget, UnequalCostsStayBelowTheTotalAndAreMaximal)
             least += budget.cost.back() * budget.limits.low.back();
             most += budget.cost.back() * budget.limits.high.back();
         }
-        budget.total = least + static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(most - least + 1)));
+        budget.total = least + static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(most - least) + 1));
         for (const Rounding rounding : {Rounding::LargestRemainder, Rounding::HighestAverages}) {
             const BudgetFill fill = *fillBudget(utility, budget, WaterFill::Proportional, rounding);
             std::int64_t cost = 0;
