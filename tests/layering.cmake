@@ -20,7 +20,7 @@ set(torch "#include *<(torch|ATen|c10)/")
 set(qt "#include *<(Q[A-Z]|qcustomplot)")
 set(hdf5 "#include *[<\"]hdf5")
 
-forbid("${qt}" "no Qt in core" core/*.h core/*.cpp app/engine/*.h app/engine/*.cpp)
+forbid("${qt}" "no Qt in core" core/*.h core/*.cpp core/*.cu app/engine/*.h app/engine/*.cpp)
 forbid("${torch}" "no torch in the window" widgets/*.h widgets/*.cpp app/espalier/*.h app/espalier/*.cpp)
 foreach(folder base plan allocate session checkpoint tokenizer score rpc)
     forbid("${torch}" "this folder is free of torch" core/${folder}/*.h core/${folder}/*.cpp)
@@ -31,6 +31,11 @@ foreach(folder base plan allocate checkpoint tokenizer score search rpc model lo
     forbid("${hdf5}" "HDF5 stays in core/session" core/${folder}/*.h core/${folder}/*.cpp)
 endforeach()
 forbid("${hdf5}" "HDF5 stays in core/session" widgets/*.h widgets/*.cpp app/*.h app/*.cpp)
+# Kernels lie behind plain pointers: CUDA headers stay in sources, those of core/search/cuda.
+set(cuda "#include *<cuda")
+forbid("${cuda}" "no CUDA in headers" core/*.h widgets/*.h app/*.h)
+forbid("${cuda}" "no CUDA in the window" widgets/*.cpp app/*.cpp)
+forbid("${torch}" "kernels are free of torch" core/*.cu)
 # Widgets know core's values only.
 forbid("#include *\"(model|lowrank|profile|evaluate|export|checkpoint|tokenizer)/" "widgets know values, not the engine" widgets/*.h widgets/*.cpp app/espalier/*.h app/espalier/*.cpp)
 

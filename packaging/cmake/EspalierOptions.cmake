@@ -1,7 +1,7 @@
 # Options, and the one interface target that every target of ours links for language level, warnings and sanitizers.
 option(ESPALIER_WITH_GUI "Build the window (Qt 6, QCustomPlot)" ON)
 option(ESPALIER_WITH_ENGINE "Build the engine (libtorch)" ON)
-option(ESPALIER_WITH_CUDA "Build the engine's CUDA kernels" OFF)
+option(ESPALIER_WITH_CUDA "Build CUDA kernels (nvcc)" OFF)
 option(ESPALIER_WITH_MPI "Let the processes of one mpirun share the work of a verb" OFF)
 option(ESPALIER_BUILD_TESTS "Build the tests" ON)
 option(ESPALIER_WERROR "Warnings of our own code are errors" OFF)
@@ -25,12 +25,35 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 add_library(espalier_options INTERFACE)
 add_library(espalier::options ALIAS espalier_options)
 target_compile_features(espalier_options INTERFACE cxx_std_20)
-target_compile_options(espalier_options INTERFACE -Wall -Wextra -Wnon-virtual-dtor -Woverloaded-virtual
-    $<$<BOOL:${ESPALIER_WERROR}>:-Werror>)
+set(not_cuda $<NOT:$<COMPILE_LANGUAGE:CUDA>>)
+target_compile_options(espalier_options INTERFACE
+    "$<${not_cuda}:-Wall;-Wextra;-Wnon-virtual-dtor;-Woverloaded-virtual>"
+    $<$<AND:${not_cuda},$<BOOL:${ESPALIER_WERROR}>>:-Werror>)
 target_compile_definitions(espalier_options INTERFACE ESPALIER_VERSION="${PROJECT_VERSION}")
 if(ESPALIER_SANITIZE)
-    target_compile_options(espalier_options INTERFACE -fsanitize=${ESPALIER_SANITIZE} -fno-omit-frame-pointer)
+    target_compile_options(espalier_options INTERFACE "$<${not_cuda}:-fsanitize=${ESPALIER_SANITIZE};-fno-omit-frame-pointer>")
     target_link_options(espalier_options INTERFACE -fsanitize=${ESPALIER_SANITIZE})
+endif()
+
+# nvcc need not be on the path. cudart is linked statically and looks for the driver when it is first called, so that programs start on
+# machines without one.
+if(ESPALIER_WITH_CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+        set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+    endif()
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
+        set(CMAKE_CUDA_ARCHITECTURES 80 90 CACHE STRING "Devices to compile for; newer ones compile the newest at their first start")
+    endif()
+    enable_language(CUDA)
+    set(CMAKE_CUDA_EXTENSIONS OFF)
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    if(CCACHE_PROGRAM)
+        set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+    endif()
+    target_compile_options(espalier_options INTERFACE
+        $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>
+        $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${ESPALIER_WERROR}>>:--Werror=all-warnings>)
 endif()
 
 # espalier_library(<name> SOURCES ... [PUBLIC libs...] [PRIVATE libs...])
@@ -45,6 +68,6 @@ endfunction()
 
 add_feature_info(window ESPALIER_WITH_GUI "espalier, the desktop application (Qt 6, QCustomPlot)")
 add_feature_info(engine ESPALIER_WITH_ENGINE "espalier-engine (libtorch)")
-add_feature_info(cuda ESPALIER_WITH_CUDA "CUDA kernels in the engine")
-add_feature_info(mpi ESPALIER_WITH_MPI "shared work under mpirun")
+option(ESPALIER_WITH_CUDA "Build CUDA kernels (nvcc)" OFF)
+option(ESPALIER_WITH_MPI "Let the processes of one mpirun share the work of a verb" OFF)
 add_feature_info(tests ESPALIER_BUILD_TESTS "GoogleTest, Qt Test, command line tests")
