@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace espalier
 {
@@ -62,6 +63,8 @@ public:
                 set.push_back(static_cast<int>(64 * i) + std::countr_zero(w));
         return set;
     }
+    // Expert e is bit e % 64 of word e / 64.
+    std::span<const std::uint64_t, kCapacity / 64> words() const noexcept { return m_words; }
     bool operator==(const ExpertBits&) const = default;
 
     struct Hash {
