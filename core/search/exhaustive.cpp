@@ -11,7 +11,8 @@ namespace espalier
 namespace
 {
 
-constexpr int kSteps = 50;  // of the trace
+constexpr int kSteps = 50;               // of the trace
+constexpr std::size_t kTogether = 4096;  // sets evaluated at once
 
 // The next combination of `positions` (ascending) out of `size`, in lexicographic order; false after the last, which is then the first.
 bool advance(std::vector<int>& positions, int size)
@@ -33,7 +34,7 @@ bool advance(std::vector<int>& positions, int size)
 
 }  // namespace
 
-void enumerate(LayerSearch& search)
+Status enumerate(LayerSearch& search)
 {
     const auto& removable = search.removable();
     std::vector<std::vector<int>> out(removable.size());
@@ -42,19 +43,29 @@ void enumerate(LayerSearch& search)
             positions.push_back(i);
     const auto chunk = static_cast<std::int64_t>(std::ceil(search.combinations() / kSteps));
     std::int64_t done = 0;
+    std::vector<ExpertBits> sets;
+    const auto evaluate = [&]() -> Status {
+        ESPALIER_CHECK_OK(search.losses(sets));
+        sets.clear();
+        return {};
+    };
     while (true) {
         ExpertBits kept = ExpertBits::all(search.experts());
         for (std::size_t group = 0; group < out.size(); ++group)
             for (const int position : out[group])
                 kept.erase(removable[group][static_cast<std::size_t>(position)]);
-        search.loss(kept);
-        if (++done % chunk == 0 && !search.endStep()) return;
+        sets.push_back(kept);
+        const bool stepEnds = ++done % chunk == 0;
+        if (stepEnds || sets.size() == kTogether) ESPALIER_CHECK_OK(evaluate());
+        if (stepEnds && !search.endStep()) return {};
         std::size_t group = out.size();
         while (group > 0 && !advance(out[group - 1], static_cast<int>(removable[group - 1].size())))
             --group;
         if (group == 0) break;
     }
+    ESPALIER_CHECK_OK(evaluate());
     if (done % chunk != 0) search.endStep();
+    return {};
 }
 
 SelectMethod exhaustiveMethod()
@@ -84,8 +95,7 @@ SelectMethod exhaustiveMethod()
             error.subject = fmt::format("layer {}", search.request().layer);
             return error;
         }
-        enumerate(search);
-        return {};
+        return enumerate(search);
     };
     return method;
 }

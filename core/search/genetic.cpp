@@ -14,8 +14,8 @@ namespace
 
 struct Individual {
     ExpertBits kept;
-    ExpertSet set;  // for the order of ties
-    double loss = 0;
+    ExpertSet set;    // for the order of ties
+    double loss = 0;  // squared; up to rounding where LayerSearch::losses leaves it so
 };
 
 class Genetic
@@ -32,21 +32,31 @@ public:
     {
     }
 
-    void run()
+    // Errors: those of the batch.
+    Status run()
     {
-        std::vector<Individual> population = firstPopulation();
-        if (!m_search.endStep()) return;
+        std::vector<Individual> population;
+        ESPALIER_CHECK_OK(add(firstSets(), population));
+        if (!m_search.endStep()) return {};
         for (int generation = 0; generation < m_generations; ++generation) {
             keepElites(population);
-            const std::size_t elites = population.size();
-            while (population.size() < m_population)
-                population.push_back(individual(child(population, elites)));
-            if (!m_search.endStep()) return;
+            std::vector<ExpertBits> children;
+            while (population.size() + children.size() < m_population)
+                children.push_back(child(population));
+            ESPALIER_CHECK_OK(add(children, population));
+            if (!m_search.endStep()) return {};
         }
+        return {};
     }
 
 private:
-    Individual individual(const ExpertBits& kept) { return {kept, kept.toSet(), m_search.loss(kept)}; }
+    Status add(const std::vector<ExpertBits>& sets, std::vector<Individual>& population)
+    {
+        ESPALIER_TRY(const std::vector<double> losses, m_search.losses(sets));
+        for (std::size_t i = 0; i < sets.size(); ++i)
+            population.push_back({sets[i], sets[i].toSet(), losses[i]});
+        return {};
+    }
 
     // `count` distinct members of `pool`, uniformly; the pool is shuffled.
     std::vector<int> draw(std::vector<int>& pool, int count)
@@ -66,30 +76,38 @@ private:
         return kept;
     }
 
-    std::vector<Individual> firstPopulation()
+    std::vector<ExpertBits> firstSets()
     {
         std::unordered_set<ExpertBits, ExpertBits::Hash> seen;
-        std::vector<Individual> population;
+        std::vector<ExpertBits> sets;
         ExpertBits kept = m_search.ranked(m_search.leaveOneOutWorth());
-        while (population.size() < m_population) {
-            if (seen.insert(kept).second) population.push_back(individual(kept));
+        while (sets.size() < m_population) {
+            if (seen.insert(kept).second) sets.push_back(kept);
             kept = randomSet();
         }
-        return population;
+        return sets;
     }
 
-    void keepElites(std::vector<Individual>& population) const
+    // Elites are ordered by exact losses: children are drawn by their place among them.
+    void keepElites(std::vector<Individual>& population)
     {
-        std::sort(population.begin(), population.end(),
-                  [](const Individual& a, const Individual& b) { return a.loss != b.loss ? a.loss < b.loss : a.set < b.set; });
+        const auto before = [](const Individual& a, const Individual& b) { return a.loss != b.loss ? a.loss < b.loss : a.set < b.set; };
+        std::sort(population.begin(), population.end(), before);
         population.erase(
             std::unique(population.begin(), population.end(), [](const Individual& a, const Individual& b) { return a.kept == b.kept; }),
             population.end());
+        const double last = population[std::min(m_elites, population.size()) - 1].loss * (1 + LayerSearch::kRounding);
+        while (population.back().loss > last)
+            population.pop_back();
+        for (Individual& individual : population)
+            individual.loss = m_search.loss(individual.kept);
+        std::sort(population.begin(), population.end(), before);
         if (population.size() > m_elites) population.resize(m_elites);
     }
 
-    ExpertBits child(const std::vector<Individual>& population, std::size_t elites)
+    ExpertBits child(const std::vector<Individual>& population)
     {
+        const std::size_t elites = population.size();
         const std::size_t a = m_random.below(elites);
         std::size_t b = a;
         if (elites > 1) {
@@ -167,10 +185,9 @@ SelectMethod geneticMethod()
         .source = "MoE-I2, arXiv 2411.01016"};
     method.run = [](LayerSearch& search, const Params& params) -> Status {
         if (search.combinations() <= params.at("enumerate_below").get<double>()) {
-            enumerate(search);
-            return {};
+            return enumerate(search);
         }
-        Genetic(search, params).run();
+        ESPALIER_CHECK_OK(Genetic(search, params).run());
         if (!search.stopped() && params.at("swap") == true) improveBySwaps(search, search.bestSet());
         return {};
     };

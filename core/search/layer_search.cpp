@@ -14,7 +14,6 @@ namespace
 {
 
 constexpr double kShownUncovered = 0.01;  // methods.md 4.5: above this share a longer list is called for
-constexpr double kRounding = 1e-9;        // of a loss that was computed by difference
 
 Error searchError(std::string code, int layer, std::string message, std::string action)
 {
@@ -26,8 +25,8 @@ Error searchError(std::string code, int layer, std::string message, std::string 
 
 }  // namespace
 
-LayerSearch::LayerSearch(SetLoss& loss, SelectRequest request, Report report)
-    : m_loss(loss), m_request(std::move(request)), m_report(std::move(report))
+LayerSearch::LayerSearch(SetLoss& loss, SelectRequest request, Report report, BatchFactory batch)
+    : m_loss(loss), m_request(std::move(request)), m_report(std::move(report)), m_makeBatch(std::move(batch))
 {
     m_request.bestSets = std::max(m_request.bestSets, 1);
     const RouterShape& router = loss.evaluator().router();
@@ -81,18 +80,46 @@ double LayerSearch::loss(const ExpertBits& kept)
     if (const auto it = m_memo.find(kept); it != m_memo.end()) return it->second;
     const GramLoss loss = m_loss.evaluate(kept);
     m_memo.emplace(kept, loss.squared);
+    m_rounded.erase(kept);
     collect(kept, loss);
     return loss.squared;
 }
 
+Result<std::vector<double>> LayerSearch::losses(std::span<const ExpertBits> sets)
+{
+    std::vector<double> squared;
+    squared.reserve(sets.size());
+    if (!m_makeBatch) {
+        for (const ExpertBits& kept : sets)
+            squared.push_back(loss(kept));
+        return squared;
+    }
+    if (!m_batch) {
+        ESPALIER_TRY(m_batch, m_makeBatch(m_loss.evaluator()));
+    }
+    ESPALIER_TRY(const std::vector<BatchedLoss> rounded, m_batch->evaluate(sets));
+    for (std::size_t i = 0; i < sets.size(); ++i) {
+        if (m_memo.contains(sets[i]) || mayBeAmongBest(rounded[i].squared)) {
+            squared.push_back(loss(sets[i]));
+        } else {
+            m_rounded.emplace(sets[i], rounded[i].squared);
+            squared.push_back(rounded[i].squared);
+        }
+    }
+    return squared;
+}
+
+bool LayerSearch::mayBeAmongBest(double squared) const
+{
+    return static_cast<int>(m_best.size()) < m_request.bestSets || squared <= m_best.back().loss.squared * (1 + kRounding);
+}
+
 void LayerSearch::consider(const ExpertBits& kept, double squared)
 {
-    const bool full = static_cast<int>(m_best.size()) >= m_request.bestSets;
-    if (full && squared > m_best.back().loss.squared * (1 + kRounding)) {
+    if (mayBeAmongBest(squared))
+        loss(kept);
+    else
         ++m_neighbours;
-        return;
-    }
-    loss(kept);
 }
 
 void LayerSearch::collect(const ExpertBits& kept, const GramLoss& loss)
@@ -147,7 +174,7 @@ Selection LayerSearch::selection() const
     for (const Entry& entry : m_best)
         selection.best.push_back({entry.set, entry.loss.loss(), entry.loss.uncoveredShare()});
     selection.trace = m_trace;
-    selection.evaluated = static_cast<std::int64_t>(m_memo.size()) + m_neighbours;
+    selection.evaluated = static_cast<std::int64_t>(m_memo.size() + m_rounded.size()) + m_neighbours;
     selection.outputNorm = m_loss.evaluator().outputNorm();
     if (selection.best.empty()) return selection;
     selection.uncoveredShare = selection.best.front().uncoveredShare;

@@ -4,11 +4,13 @@
 #include "base/error.h"
 #include "base/method_registry.h"
 #include "base/random.h"
+#include "search/cuda/batched_set_loss.h"
 #include "search/selector.h"
 #include "search/set_loss.h"
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -33,7 +35,8 @@ public:
     // `report(generation)` is called after each generation and returns false when the search is to stop.
     using Report = std::function<bool(const LayerSearch&)>;
 
-    LayerSearch(SetLoss& loss, SelectRequest request, Report report);
+    // `batch`: evaluates many sets at once, up to rounding; made when it is first needed.
+    LayerSearch(SetLoss& loss, SelectRequest request, Report report, BatchFactory batch = {});
     // Errors: search.keep_out_of_range, search.protected, search.groups.
     Status check() const;
 
@@ -50,6 +53,10 @@ public:
 
     // Squared loss; every set is evaluated once and may enter the best ones.
     double loss(const ExpertBits& kept);
+    // The same of many sets. With a batch, losses that are worse than the best ones are known up to kRounding only: whoever orders sets
+    // by them asks loss() where it matters. Errors: those of the batch.
+    Result<std::vector<double>> losses(std::span<const ExpertBits> sets);
+    static constexpr double kRounding = 1e-9;  // relative, of a loss that loss() did not compute
     // A squared loss known up to rounding: the set is evaluated if it may belong to the best ones.
     void consider(const ExpertBits& kept, double squared);
     // The set that lacks the experts of least worth; ties: the lower id stays.
@@ -75,6 +82,7 @@ private:
         ExpertSet set;
         GramLoss loss;
     };
+    bool mayBeAmongBest(double squared) const;
     void collect(const ExpertBits& kept, const GramLoss& loss);
 
     SetLoss& m_loss;
@@ -82,8 +90,11 @@ private:
     Report m_report;
     int m_groups = 1;
     std::vector<std::vector<int>> m_removable;
+    BatchFactory m_makeBatch;
+    std::unique_ptr<BatchedSetLoss> m_batch;
     std::unordered_map<ExpertBits, double, ExpertBits::Hash> m_memo;
-    std::vector<Entry> m_best;  // ascending (loss, set)
+    std::unordered_map<ExpertBits, double, ExpertBits::Hash> m_rounded;  // by the batch, and not in the memo
+    std::vector<Entry> m_best;                                           // ascending (loss, set)
     std::vector<double> m_trace;
     std::int64_t m_neighbours = 0;  // evaluated by difference only
     bool m_stopped = false;
@@ -101,8 +112,8 @@ SelectMethod exhaustiveMethod();
 SelectMethod greedyMethod();
 SelectMethod geneticMethod();
 
-// Evaluates every set of the search space.
-void enumerate(LayerSearch& search);
+// Evaluates every set of the search space. Errors: those of the batch.
+Status enumerate(LayerSearch& search);
 // Backward elimination (methods.md 4.4): drops the expert whose loss hurts least until `keep` are left.
 void eliminate(LayerSearch& search);
 // One expert of every group leaves at once, for grouped routers; `last`: the sets reached have `keep` experts.

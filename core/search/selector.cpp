@@ -173,7 +173,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
         request.protectedExperts = plan.protectedExperts;
         request.worth = worth[l];
         std::optional<double> reference;
-        LayerSearch search(loss, std::move(request), [&](const LayerSearch& s) {
+        const auto report = [&](const LayerSearch& s) {
             if (!s.trace().empty())
                 handle.report({{"layer", layer},
                                {"generation", s.trace().size() - 1},
@@ -181,7 +181,8 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
                                {"reference_loss", reference ? jsonNumber(*reference) : Json()},
                                {"trace", s.trace()}});
             return !handle.stopRequested();
-        });
+        };
+        LayerSearch search(loss, std::move(request), report, options.batch);
         if (plan.locked) {
             search.loss(ExpertBits::of(plan.kept));
             search.endStep();

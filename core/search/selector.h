@@ -12,12 +12,18 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace espalier
 {
+
+class BatchedSetLoss;
+class GramEvaluator;
+// Makes what evaluates many sets of a layer at once (search/cuda/batched_set_loss.h). Called from the thread that searches the layer.
+using BatchFactory = std::function<Result<std::unique_ptr<BatchedSetLoss>>(const GramEvaluator&)>;
 
 struct KeptSet {
     ExpertSet kept;
@@ -57,6 +63,9 @@ struct SelectOptions {
     std::map<int, Selection> finished = {};
     // Called from the calling thread for every layer that gets finished, in the order in which they do.
     std::function<void(const Selection&)> onLayer = {};
+    // Where there is one, the exhaustive and the genetic search evaluate their candidates by it. It decides what is worth a closer look,
+    // never what is best: the answer is the same, as long as it is right to 1e-9. Its errors end the search.
+    BatchFactory batch = {};
 };
 
 // The best sets of every layer at `keepPerLayer` (per decoder layer; ignored for dense ones), one Selection per decoder layer, empty

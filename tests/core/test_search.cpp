@@ -1,3 +1,4 @@
+#include "search/cuda/batched_set_loss.h"
 #include "search/layer_search.h"
 #include "search/selector.h"
 #include "search/set_loss.h"
@@ -8,6 +9,7 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <cmath>
 #include <set>
 
@@ -88,6 +90,38 @@ void forEachSet(int n, int keep, const std::function<void(const ExpertSet&)>& vi
         forEachSet(n, keep, visit, prefix);
         prefix.pop_back();
     }
+}
+
+// Losses of many sets at once, off by up to `error` of each, upwards or downwards by the set.
+class Inexact final : public BatchedSetLoss
+{
+public:
+    Inexact(std::unique_ptr<BatchedSetLoss> exact, double error, std::atomic<std::int64_t>& asked)
+        : m_exact(std::move(exact)), m_error(error), m_asked(asked)
+    {
+    }
+    Result<std::vector<BatchedLoss>> evaluate(std::span<const ExpertBits> kept) override
+    {
+        auto losses = m_exact->evaluate(kept);
+        for (std::size_t i = 0; losses.ok() && i < kept.size(); ++i)
+            losses->at(i).squared *= 1 + m_error * (static_cast<double>(ExpertBits::Hash()(kept[i]) % 2001) / 1000 - 1);
+        m_asked += static_cast<std::int64_t>(kept.size());
+        return losses;
+    }
+
+private:
+    std::unique_ptr<BatchedSetLoss> m_exact;
+    double m_error;
+    std::atomic<std::int64_t>& m_asked;
+};
+
+BatchFactory inexact(double error, std::atomic<std::int64_t>& asked)
+{
+    return [error, &asked](const GramEvaluator& evaluator) -> Result<std::unique_ptr<BatchedSetLoss>> {
+        ESPALIER_TRY(const SetLossTables tables, setLossTables(evaluator));
+        ESPALIER_TRY(std::unique_ptr<BatchedSetLoss> exact, makeCpuSetLoss(tables));
+        return std::unique_ptr<BatchedSetLoss>(std::make_unique<Inexact>(std::move(exact), error, asked));
+    };
 }
 
 KeptSet bruteForce(const ProfileData& profile, int layer, int keep, std::optional<int> topK = {})
@@ -451,6 +485,51 @@ TEST(Select, Errors)
     ProfileData bare = profile;
     bare.layers[1].gram = {};
     EXPECT_EQ(selectLayers(bare, "greedy", {}, {30, 30}, base, {}, job).error().code, "profile.missing_statistics");
+}
+
+TEST(Select, ABatchChangesNothing)
+{
+    // With 2 tokens most sets differ only in experts that no token selects, so that under the renormalising rule many have one loss, which
+    // the batch tells apart by chance.
+    for (const int tokens : {2, 70}) {
+        for (const RoutingRule rule : {RoutingRule::SoftmaxRenormalised, RoutingRule::Softmax}) {
+            ProfileData profile = madeProfile(2, 14, 2, 1, 0, 77);
+            for (std::size_t l = 0; l < 2; ++l) {
+                profile.shape.layers[l].router.rule = rule;
+                profile.layers[l] = madeLayer(rule, 14, 2, tokens, 4, 77 + l).profile;
+            }
+            const std::vector<int> keep = {3, 8};
+            const std::vector<std::pair<std::string, Params>> searches = {
+                {"exhaustive", {}},
+                {"genetic", {}},
+                {"genetic", {{"enumerate_below", 0}, {"population", 30}, {"generations", 8}}},
+                {"genetic", {{"enumerate_below", 0}, {"population", 12}, {"generations", 3}, {"elites", 0.9}, {"swap", true}}},
+                {"greedy", {{"swap", true}}}};
+            for (const auto& [method, params] : searches) {
+                const auto plain = select(profile, method, keep, params, {.bestSets = 5});
+                std::atomic<std::int64_t> asked = 0;
+                SelectOptions options{.bestSets = 5};
+                options.batch = inexact(4e-10, asked);
+                EXPECT_EQ(select(profile, method, keep, params, options), plain) << method << " " << params << " " << tokens;
+                EXPECT_EQ(asked > 0, method != "greedy");
+            }
+        }
+    }
+}
+
+TEST(Select, WhatABatchRefusesEndsTheSearch)
+{
+    const ProfileData profile = madeProfile(1, 10, 2, 4, 0, 7);
+    const CompressionPlan base = CompressionPlan::identity(profile.shape);
+    SelectOptions options;
+    options.batch = [](const GramEvaluator&) -> Result<std::unique_ptr<BatchedSetLoss>> {
+        return resourceError("device.out_of_memory", "cuda:0", "Out of memory.");
+    };
+    Quiet job;
+    for (const Params& params : {Params(), Params({{"enumerate_below", 0}})})
+        EXPECT_EQ(selectLayers(profile, "genetic", params, {6}, base, options, job).error().code, "device.out_of_memory");
+    EXPECT_EQ(selectLayers(profile, "exhaustive", {}, {6}, base, options, job).error().code, "device.out_of_memory");
+    EXPECT_TRUE(selectLayers(profile, "ranking", {}, {6}, base, options, job).ok());
 }
 
 TEST(Select, StoppedAndResumed)
