@@ -2,6 +2,7 @@
 // (methods.md 2.5, 3.3, 4.3). Not a test: build target search_bench, run it alone on a quiet machine.
 #include "core/profile_fixture.h"
 #include "score/gram_loss.h"
+#include "search/cuda/batched_set_loss.h"
 #include "search/selector.h"
 #include "search/set_loss.h"
 
@@ -136,6 +137,19 @@ void candidate(benchmark::State& state)
         benchmark::DoNotOptimize(loss.evaluate(sets[i++ % 64]));
 }
 
+// Argument 1: sets of a batch. Sets per second is what compares with candidate().
+void batch(benchmark::State& state, Result<std::unique_ptr<BatchedSetLoss>> (*make)(const SetLossTables&))
+{
+    const test::MadeLayer& layer = layerOf(ruleOf(state));
+    const GramEvaluator evaluator(layer.profile, layer.router);
+    const auto batched = make(setLossTables(evaluator).value());
+    if (!batched.ok()) return state.SkipWithError(batched.error().describe().c_str());
+    const std::vector<ExpertBits> sets = randomSets(static_cast<int>(state.range(1)));
+    for (auto _ : state)
+        benchmark::DoNotOptimize((*batched)->evaluate(sets).value());
+    state.SetItemsProcessed(state.iterations() * state.range(1));
+}
+
 void swapCandidate(benchmark::State& state)
 {
     const test::MadeLayer& layer = layerOf(ruleOf(state));
@@ -205,6 +219,12 @@ void curve(benchmark::State& state)
 // Argument 0: rule A (renormalised), 1: rule B.
 BENCHMARK(fullPass)->Arg(0)->Arg(1)->Unit(benchmark::kMicrosecond);
 BENCHMARK(candidate)->Arg(0)->Arg(1)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(batch, cpu, makeCpuSetLoss)->ArgsProduct({{0, 1}, {64}})->Unit(benchmark::kMillisecond);
+#ifdef ESPALIER_HAS_CUDA
+BENCHMARK_CAPTURE(batch, cuda, [](const SetLossTables& tables) { return makeCudaSetLoss(tables); })
+    ->ArgsProduct({{0, 1}, {1, 64, 4096, 65536}})
+    ->Unit(benchmark::kMillisecond);
+#endif
 BENCHMARK(swapCandidate)->Arg(0)->Arg(1)->Unit(benchmark::kMicrosecond);
 BENCHMARK(removalSweep)->Arg(0)->Arg(1)->Unit(benchmark::kMicrosecond);
 BENCHMARK(leaveOneOut)->Arg(0)->Arg(1)->Unit(benchmark::kMicrosecond);
