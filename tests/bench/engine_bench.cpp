@@ -165,7 +165,7 @@ struct Bench {
         report(line);
     }
 
-    void profile(const char* item, std::vector<std::string> collect, int gramTokens)
+    void profile(const char* item, const std::vector<std::string>& collect, int gramTokens)
     {
         std::vector<double> seconds;
         for (int i = 0; i < settings.repeat; ++i) {

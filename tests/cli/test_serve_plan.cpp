@@ -246,7 +246,7 @@ TEST_F(ServePlan, layersWithUncoveredTokensAreSearchedOnAllProducts)
 {
     // The same text twice: lists of the router's choice alone, and of all experts.
     const auto profiled = [&](const std::string& name, const std::string& extra) {
-        const std::string path = (*s_scratch / name).string();
+        std::string path = (*s_scratch / name).string();
         const Outcome outcome = runEngine({"profile", kDemo, "--text", kText, "--window-length", "64", "--windows", "8", "--collect",
                                            "counts,gram", "--gram-extra", extra, "--out", path});
         EXPECT_EQ(outcome.code, 0) << outcome.errors;

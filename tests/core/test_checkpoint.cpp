@@ -11,7 +11,6 @@ using namespace espalier;
 using namespace espalier::test;
 using testing::ElementsAre;
 using testing::HasSubstr;
-using testing::StartsWith;
 
 namespace
 {
