@@ -35,6 +35,21 @@ QString namedLayers(const std::vector<int>& layers)
 
 QString nll(double value) { return format::number(value, kNllDecimals); }
 
+QString changeOf(const MeasuredPlan& plan)
+{
+    return tr("Δ %1").arg(format::signedNumber(plan.change, kNllDecimals) + QStringLiteral(" ± ") +
+                          format::number(plan.error, kNllDecimals));
+}
+
+SearchBar barOf(const LayerShape& layer)
+{
+    SearchBar bar;
+    bar.id = layer.index;
+    bar.label = QString::number(layer.index);
+    bar.name = tr("Layer %1").arg(layer.index);
+    return bar;
+}
+
 }  // namespace
 
 QString SearchFactsOf::layerLine(int layer) const
@@ -113,9 +128,7 @@ SearchFacts SearchFactsOf::plans() const
     const MeasuredPlan& last = plans.back();
     if (plans.size() > 1) {
         facts.rows.emplace_back(tr("last"), last.name);
-        facts.rows.emplace_back(QString(), tr("Δ %1").arg(format::signedNumber(last.change, kNllDecimals) + QStringLiteral(" ± ") +
-                                                          format::number(last.error, kNllDecimals)) +
-                                               format::kDot + (last.accepted ? tr("taken") : tr("not taken")));
+        facts.rows.emplace_back(QString(), changeOf(last) + format::kDot + (last.accepted ? tr("taken") : tr("not taken")));
     }
     return facts;
 }
@@ -169,10 +182,7 @@ SearchBars SearchFactsOf::layerBars(int current) const
     all.current = current;
     for (const LayerShape& shape : state_.shape.layers) {
         if (shape.experts == 0) continue;
-        SearchBar bar;
-        bar.id = shape.index;
-        bar.label = QString::number(shape.index);
-        bar.name = tr("Layer %1").arg(shape.index);
+        SearchBar bar = barOf(shape);
         const auto it = state_.layers.find(shape.index);
         if (!state_.searches(shape.index)) {
             bar.state = SearchBar::State::Locked;
@@ -208,9 +218,7 @@ SearchCurve SearchFactsOf::planCurve() const
         if (plan.accepted || std::isnan(best)) best = plan.nll;
         line.best.push_back(best);
         QString words = plan.name + format::kDot + nll(plan.nll);
-        if (plan.error > 0)
-            words += format::kDot + tr("Δ %1").arg(format::signedNumber(plan.change, kNllDecimals) + QStringLiteral(" ± ") +
-                                                   format::number(plan.error, kNllDecimals));
+        if (plan.error > 0) words += format::kDot + changeOf(plan);
         words += format::kDot + (plan.accepted ? tr("taken") : tr("not taken"));
         line.points.push_back({plan.nll, plan.error, plan.accepted, words});
     }
@@ -233,10 +241,7 @@ SearchBars SearchFactsOf::planBars(int current) const
         least = std::min(least, loss);
     for (const LayerShape& shape : state_.shape.layers) {
         if (shape.experts == 0) continue;
-        SearchBar bar;
-        bar.id = shape.index;
-        bar.label = QString::number(shape.index);
-        bar.name = tr("Layer %1").arg(shape.index);
+        SearchBar bar = barOf(shape);
         if (!state_.searches(shape.index)) {
             bar.state = SearchBar::State::Locked;
             bar.words = tr("locked");

@@ -214,17 +214,24 @@ int denseIn(const Json& plan)
     return dense;
 }
 
+// The answer to `request` with ranks by the paper's rule; `request` then starts from that plan, without a rule.
+Json planWithRanks(EngineProcess& engine, Json& request)
+{
+    request["recipe"]["select"]["method"] = "ranking";
+    request["recipe"]["rank"] = {{"method", "moe-i2"}, {"average", nullptr}, {"share", nullptr}};
+    engine.send(ask(1, "plan", request));
+    Json start = engine.answer(1);
+    request["plan"] = start["result"]["plan"];
+    request["recipe"]["rank"] = nullptr;
+    return start;
+}
+
 TEST_F(ServePlan, verifiedExchangeHoldsTheBytesOfAPlanWithRanks)
 {
     Json request = planRequest();
-    request["recipe"]["select"]["method"] = "ranking";
-    request["recipe"]["rank"] = {{"method", "moe-i2"}, {"average", nullptr}, {"share", nullptr}};
     EngineProcess engine({"serve"});
-    engine.send(ask(1, "plan", request));
-    const Json start = engine.answer(1);
+    const Json start = planWithRanks(engine, request);
     ASSERT_TRUE(start.contains("result")) << start.dump();
-    request["plan"] = start["result"]["plan"];
-    request["recipe"]["rank"] = nullptr;
     request["recipe"]["allocate"] = {{"method", "verified"}, {"params", {{"moves", 2}}}};
     request["recipe"]["select"]["method"] = "genetic";
     std::int64_t id = 1;
@@ -275,14 +282,9 @@ TEST_F(ServePlan, expertsThatComeBackIntoAPlanWithRanksHaveRanks)
 {
     Json request = planRequest();
     request["recipe"]["target"] = {{"experts", 60}};
-    request["recipe"]["select"]["method"] = "ranking";
-    request["recipe"]["rank"] = {{"method", "moe-i2"}, {"average", nullptr}, {"share", nullptr}};
     EngineProcess engine({"serve"});
-    engine.send(ask(1, "plan", request));
-    const Json start = engine.answer(1);
+    const Json start = planWithRanks(engine, request);
     ASSERT_TRUE(start.contains("result")) << start.dump();
-    request["plan"] = start["result"]["plan"];
-    request["recipe"]["rank"] = nullptr;
     request["recipe"]["target"] = {{"experts", 72}};
     std::int64_t id = 1;
     for (const char* allocator : {"uniform", "inverse", "global"}) {
