@@ -30,7 +30,7 @@ std::int64_t tensorBytes(const at::Tensor& tensor)
     return static_cast<std::int64_t>(tensor.numel()) * static_cast<std::int64_t>(tensor.element_size());
 }
 
-// Residual streams by (prefix hash, group), least recently used first out.
+// Residual streams at the entry of MoE modules by (prefix hash, group), least recently used first out.
 class BoundaryCache
 {
 public:
@@ -163,7 +163,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
     // Every stride-th boundary, so that what one evaluation leaves behind fits half the cache beside what the next one leaves.
     std::int64_t all = 0;
     for (const int g : pending)
-        all += streamBytes(g) * std::max(layers - 1, 0);
+        all += streamBytes(g) * layers;
     const std::int64_t half = std::max<std::int64_t>(cache.limit() / 2, 1);
     const std::int64_t stride = std::max<std::int64_t>(1, (all + half - 1) / half);
 
@@ -174,7 +174,8 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
 
     struct Run {
         int group = 0;
-        int next = 0;  // layer to run next
+        int next = 0;           // layer to run next
+        bool attended = false;  // its first half was done: hidden is what enters its MoE module
         at::Tensor ids;
         at::Tensor hidden;
     };
@@ -189,12 +190,13 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
             Run run;
             run.group = pending[position++];
             run.ids = ids(run.group);
-            for (int l = layers - 1; l >= 1 && !run.hidden.defined(); --l)
+            for (int l = layers - 1; l >= 0 && !run.attended; --l)
                 if (cache.contains(key(l, run.group))) {
                     // The boundaries below were needed to get here and will be needed by the next edit further up: keep them young.
-                    for (int below = 1; below <= l; ++below)
+                    for (int below = 0; below <= l; ++below)
                         if (const at::Tensor* found = cache.find(key(below, run.group))) run.hidden = *found;
                     run.next = l;
+                    run.attended = true;
                 }
             bytes += streamBytes(run.group);
             usage.layersSkipped += run.next;
@@ -210,10 +212,14 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
             for (Run& run : wave) {
                 if (run.next != l) continue;
                 if (job.stopRequested()) return cancelledError();
-                ESPALIER_TRY(run.hidden, model.layer(l, run.hidden, prepared));
+                if (!run.attended) {
+                    ESPALIER_TRY(run.hidden, model.attend(l, run.hidden));
+                    if (l % stride == 0) cache.insert(key(l, run.group), run.hidden);
+                }
+                ESPALIER_TRY(run.hidden, model.feedForward(l, run.hidden, prepared));
+                run.attended = false;
                 run.next = l + 1;
                 ++usage.layersRun;
-                if (l + 1 < layers && (l + 1) % stride == 0) cache.insert(key(l + 1, run.group), run.hidden);
                 job.progress(++done, total, "layer");
             }
         for (Run& run : wave) {

@@ -1,8 +1,8 @@
 // Perplexity of a plan on a fixed set of windows, with as much of earlier work reused as is exact (methods.md 4.7, 7.1).
 //
-// The input of layer l depends only on what the plan does below l. The evaluator keeps residual streams at layer boundaries under
-// (prefix hash of the plan, group of windows), so an edit at layer l re-runs layers >= l only, and it keeps every measured
-// (plan hash, window) loss for ever. Windows run in fixed groups chosen by index and length alone, never by what was asked for:
+// What enters the MoE module of layer l, attention done, depends only on what the plan does below l. The evaluator keeps the residual
+// streams there under (prefix hash of the plan, group of windows), so an edit at layer l re-runs that module and the layers above only,
+// and it keeps every measured (plan hash, window) loss for ever. Windows run in fixed groups chosen by index and length alone, never by what was asked for:
 // a matrix product may round a row differently beside other rows, so this is what makes cached == uncached and quick == full
 // bit for bit.
 #pragma once
@@ -28,7 +28,7 @@ class MoeModel;
 struct EvaluatorUsage {
     std::int64_t cacheBytes = 0;     // residual streams held
     std::int64_t boundaries = 0;     // how many
-    std::int64_t layersRun = 0;      // (layer, group) pairs computed since construction
+    std::int64_t layersRun = 0;      // (layer, group) pairs computed since construction, as a whole or from the MoE module on
     std::int64_t layersSkipped = 0;  // ... and taken from the cache
 };
 

@@ -332,7 +332,20 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
     return weights;
 }
 
-Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
+Result<at::Tensor> MoeModel::attend(int layer, const at::Tensor& hidden, LayerObserver* observer)
+{
+    const c10::InferenceMode guard;
+    Impl& impl = *m_impl;
+    impl.current.reset();
+    ESPALIER_TRY(const auto weights, impl.store->layer(layer, 1));
+    if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
+    const at::Tensor attended =
+        impl.attention->forward(rmsNorm(hidden, weights->inputNorm, impl.eps), *weights, impl.windows[static_cast<std::size_t>(layer)]);
+    if (observer) observer->attention(layer, attended);
+    return hidden + attended;
+}
+
+Result<at::Tensor> MoeModel::feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer)
 {
     const c10::InferenceMode guard;
     Impl& impl = *m_impl;
@@ -340,18 +353,18 @@ Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const Pr
     ESPALIER_TRY(const auto weights, impl.begin(layer, plan, 1, factors));
     const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     const bool moe = impl.shape().layers[static_cast<std::size_t>(layer)].moe;
-    const std::int64_t batch = hidden.size(0);
-    const std::int64_t length = hidden.size(1);
-    const at::Tensor attended =
-        impl.attention->forward(rmsNorm(hidden, weights->inputNorm, impl.eps), *weights, impl.windows[static_cast<std::size_t>(layer)]);
-    if (observer) observer->attention(layer, attended);
-    const at::Tensor residual = hidden + attended;
-    const at::Tensor x = rmsNorm(residual, weights->postNorm, impl.eps).view({batch * length, -1});
+    const at::Tensor x = rmsNorm(residual, weights->postNorm, impl.eps).view({residual.size(0) * residual.size(1), -1});
     const at::Tensor y = moe ? moeForward(layer, x, *weights, planLayer, factors, impl.arithmetic, observer) : weights->dense(x);
     impl.current.reset();
     const at::Tensor out = residual + y.view_as(residual);
     if (!allFinite(out)) return notFiniteResult(fmt::format("layer {}", layer));
     return out;
+}
+
+Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
+{
+    ESPALIER_TRY(const at::Tensor residual, attend(layer, hidden, observer));
+    return feedForward(layer, residual, plan, observer);
 }
 
 Result<at::Tensor> MoeModel::hiddenStates(const at::Tensor& ids, const PreparedPlan& plan, LayerObserver* observer)

@@ -113,6 +113,12 @@ public:
     // Errors: model.not_finite (BadInput, names the first non-finite weight tensor), checkpoint.* while reading.
     Result<at::Tensor> layer(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer = nullptr);
 
+    // The two halves of layer(). No plan reaches the first: attention and its residual connection, [B,T,H] -> [B,T,H]. What it returns
+    // serves every plan that does the same below the layer; the second half is the norm, the MoE module and its residual connection.
+    // Loading, errors and bits as layer().
+    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, LayerObserver* observer = nullptr);
+    Result<at::Tensor> feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer = nullptr);
+
     // All layers, embedding included; no logits. For tests and small models: callers that can be cancelled loop over layer().
     Result<at::Tensor> hiddenStates(const at::Tensor& ids, const PreparedPlan& plan, LayerObserver* observer = nullptr);
 
