@@ -9,6 +9,7 @@
 #include "profile/profile_pass.h"
 #include "report.h"
 #include "score/scorer.h"
+#include "search_device.h"
 #include "search_state.h"
 #include "session/profile_file.h"
 #include "session/profile_parts.h"
@@ -141,6 +142,7 @@ private:
             PlanInputs inputs{m_checkpoint, profile, hash, CompressionPlan::identity(m_checkpoint->shape())};
             ESPALIER_TRY(inputs.base, withLocksAndProtection(inputs.base, m_checkpoint->shape(), m_options.plan));
             inputs.windows = windows;
+            inputs.batch = batchFactoryFor(m_invocation.options.device);
             inputs.model = [this]() -> Result<MoeModel*> { return m_model.get(); };
             ESPALIER_TRY(SearchState state, openSearchState(m_work / "search.jsonl", m_options.resume, inputs, recipe, m_invocation));
             inputs.state = &state;

@@ -38,6 +38,7 @@ int reportFailure(const Error& error, bool json, int output)
 Result<Json> guarded(const VerbFunction& verb, Invocation& invocation)
 {
     try {
+        ESPALIER_CHECK_OK(checkDevice(invocation.options.device));
         return verb(invocation);
     } catch (const std::exception& failure) {
         return errorFromException(failure);
@@ -71,7 +72,7 @@ int runVerb(const VerbFunction& verb, const CommonOptions& options, int output)
             body["peak_rss_bytes"] = peakResidentBytes();
             body["threads"] = resolvedThreads(options.threads);
             if (!processes.alone()) body["processes"] = processes.size();
-            body["device"] = "cpu";
+            body["device"] = options.device;
             body["dtype"] = invocation.dtype.empty() ? Json() : Json(invocation.dtype);
             body["seed"] = options.seed;
             body["warnings"] = invocation.warnings;

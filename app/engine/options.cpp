@@ -50,12 +50,8 @@ const VerbFunction* Verbs::chosen() const
 
 Result<ModelOptions> modelOptions(const CommonOptions& options)
 {
-    if (options.device.rfind("cuda", 0) == 0)
-        return resourceError("device.unavailable", options.device,
-                             fmt::format("The device {} is not available: this engine was built for the CPU.", options.device),
-                             "Use --device cpu.");
-    if (options.device != "cpu") return usageError(fmt::format("\"{}\" is not a device.", options.device), "Use --device cpu.");
     ModelOptions model;
+    model.device = options.device;
     model.compute = options.dtype == "bf16" ? ComputeType::Bf16 : ComputeType::Fp32;
     model.residency = options.resident ? Residency::Resident : options.stream ? Residency::Stream : Residency::Auto;
     model.threads = options.threads;

@@ -4,6 +4,7 @@
 #include "plan_options.h"
 #include "planner.h"
 #include "profile/profile_windows.h"
+#include "search_device.h"
 #include "search_state.h"
 #include "session/profile_file.h"
 #include "work.h"
@@ -70,6 +71,7 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     }
     std::unique_ptr<MoeModel> model;
     PlanInputs inputs{checkpoint, data, profileHash, base};
+    inputs.batch = batchFactoryFor(invocation.options.device);
     TextOptions locked = options.text;
     locked.ids.clear();
     locked.text = {options.locked};

@@ -146,6 +146,7 @@ private:
         options.seed = m_recipe.seed;
         options.threads = m_recipe.threads;
         options.scores = m_scores;
+        options.batch = m_inputs.batch;
         ESPALIER_CHECK_OK(reportStart(job));
         ESPALIER_TRY(m_outcome.selections, search("select", m_inputs.profile, m_base, options, job));
         ESPALIER_CHECK_OK(searchUncoveredAgain(options, job));

@@ -43,6 +43,7 @@ struct PlanInputs {
     Evaluator* evaluator = nullptr;            // of this model on these windows, where there is one
     SearchState* state = nullptr;              // what an earlier run finished, and where this one records; may be null
     std::optional<TokenWindows> locked = {};   // text that no search sees, measured once at the end
+    BatchFactory batch = {};                   // of the searches, for SelectOptions
     ProcessGroup* processes = nullptr;         // that make the same plan and share layers and windows; null: one
 };
 

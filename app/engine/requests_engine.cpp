@@ -40,7 +40,7 @@ void initialize(RequestCall& call)
                  {"protocol", kProtocolVersion},
                  {"pid", getpid()},
                  {"threads", resolvedThreads(call.models()->options().threads)},
-                 {"device", "cpu"},
+                 {"device", call.models()->options().device},
                  {"memory_bytes", machineMemoryBytes()},
                  {"supported_architectures", supportedModelTypes()},
                  {"methods", std::move(methods)}});

@@ -3,6 +3,7 @@
 
 #include "planner.h"
 #include "profile/profile_windows.h"
+#include "search_device.h"
 #include "session/profile_file.h"
 #include "work.h"
 
@@ -101,6 +102,7 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
         }
     }
     PlanInputs inputs{checkpoint, *profile, profileHash, base};
+    inputs.batch = batchFactoryFor(models.options().device);
     std::shared_ptr<MoeModel> model;
     std::shared_ptr<Evaluator> evaluator;
     const bool given = !request.text.text.empty() || !request.text.ids.empty();

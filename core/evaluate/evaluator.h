@@ -2,9 +2,9 @@
 //
 // What enters the MoE module of layer l, attention done, depends only on what the plan does below l. The evaluator keeps the residual
 // streams there under (prefix hash of the plan, group of windows), so an edit at layer l re-runs that module and the layers above only,
-// and it keeps every measured (plan hash, window) loss for ever. Windows run in fixed groups chosen by index and length alone, never by what was asked for:
-// a matrix product may round a row differently beside other rows, so this is what makes cached == uncached and quick == full
-// bit for bit.
+// and it keeps every measured (plan hash, window) loss for ever. Windows run in fixed groups chosen by index and length alone, never by
+// what was asked for: a matrix product may round a row differently beside other rows, so this is what makes cached == uncached and quick ==
+// full bit for bit.
 #pragma once
 
 #include "base/error.h"

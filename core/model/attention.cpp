@@ -3,6 +3,7 @@
 #include "model/kernels.h"
 #include "model/layer_gradient.h"
 #include "model/norm.h"
+#include "model/placement.h"
 #include "model/weight_matrix.h"
 
 #include <ATen/Parallel.h>
@@ -101,8 +102,8 @@ const Attention::Tables& Attention::tables(std::int64_t length)
     at::Tensor frequencies = at::empty({half}, at::kFloat);
     std::copy(m_shape.inverseFrequencies.begin(), m_shape.inverseFrequencies.end(), frequencies.mutable_data_ptr<float>());
     const at::Tensor angle = at::arange(length, at::kFloat).unsqueeze(1) * frequencies.unsqueeze(0);
-    tables.cosHalf = (angle.cos() * m_shape.rotaryScale).contiguous();
-    tables.sinHalf = (angle.sin() * m_shape.rotaryScale).contiguous();
+    tables.cosHalf = (angle.cos() * m_shape.rotaryScale).contiguous().to(m_device);
+    tables.sinHalf = (angle.sin() * m_shape.rotaryScale).contiguous().to(m_device);
     tables.cos = at::cat({tables.cosHalf, tables.cosHalf}, 1).to(m_compute).contiguous();
     tables.sin = at::cat({tables.sinHalf, tables.sinHalf}, 1).to(m_compute).contiguous();
     return tables;
@@ -115,7 +116,7 @@ const at::Tensor& Attention::windowMask(std::int64_t length, int window)
     const at::Tensor position = at::arange(length, at::kLong);
     const at::Tensor distance = position.unsqueeze(1) - position.unsqueeze(0);  // query - key
     const at::Tensor visible = (distance >= 0).logical_and(distance < window);
-    mask = at::zeros({length, length}, m_compute).masked_fill(visible.logical_not(), -std::numeric_limits<float>::infinity());
+    mask = at::zeros({length, length}, m_compute).masked_fill(visible.logical_not(), -std::numeric_limits<float>::infinity()).to(m_device);
     return mask;
 }
 
@@ -168,7 +169,7 @@ at::Tensor headByHead(const at::Tensor& q, const at::Tensor& k, const at::Tensor
 // q [B,heads,T,d], k [B,kvHeads,T,d], v [B,kvHeads,T,dv] -> [B,T,heads*dv]. KV head g serves q heads g*r .. (g+1)*r - 1.
 at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window)
 {
-    if (!q.requires_grad()) return headByHead(q, k, v, window, m_shape.softmaxScale);
+    if (!takesPortableWay(q)) return headByHead(q, k, v, window, m_shape.softmaxScale);
     const std::int64_t length = q.size(2);
     const std::int64_t repeat = q.size(1) / k.size(1);
     at::Tensor keys = k;
@@ -195,7 +196,7 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
     const std::int64_t queryWidth = m_shape.heads * d;
     const std::int64_t keyWidth = m_shape.kvHeads * d;
     at::Tensor qkv = weights.qkv(x);  // [B,T,q|k|v]
-    if (x.requires_grad()) return weights.output(recordedQuery(qkv, weights, window));
+    if (takesPortableWay(x)) return weights.output(portableQuery(qkv, weights, window));
 
     if (m_shape.norm == QkNorm::Whole) {
         qkv.narrow(2, 0, queryWidth).copy_(normed(qkv.narrow(2, 0, queryWidth), weights.queryNorm, m_shape.eps));
@@ -229,8 +230,8 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
     return weights.output(attend(q, k, v, window));
 }
 
-// The same without writing into qkv, which a recorded graph may still need.
-at::Tensor Attention::recordedQuery(const at::Tensor& qkv, const LayerWeights& weights, int window)
+// The same by ATen's operations, and without writing into qkv, which a recorded graph may still need.
+at::Tensor Attention::portableQuery(const at::Tensor& qkv, const LayerWeights& weights, int window)
 {
     const std::int64_t batch = qkv.size(0);
     const std::int64_t length = qkv.size(1);

@@ -45,12 +45,15 @@ struct RotarySetup {
 RotarySetup rotarySetup(int dim, double theta, const RopeScaling& scaling, bool scalesSoftmax);
 AttentionShape attentionShape(const ModelConfig& config);
 
-// Belongs to the compute thread; keeps tables and masks of the lengths it has seen. Where x requires a gradient, every operation is one
-// that autograd follows.
+// Belongs to the compute thread; keeps tables and masks of the lengths it has seen, on the device of x. Where x takes the portable way
+// (model/placement.h), every operation is one that autograd follows and that any device knows.
 class Attention
 {
 public:
-    Attention(AttentionShape shape, at::ScalarType compute) : m_shape(std::move(shape)), m_compute(compute) {}
+    Attention(AttentionShape shape, at::ScalarType compute, c10::Device device = c10::kCPU)
+        : m_shape(std::move(shape)), m_compute(compute), m_device(device)
+    {
+    }
 
     // x [B,T,H], normed; window 0 = full causal. Output after o_proj [B,T,H].
     at::Tensor forward(const at::Tensor& x, const LayerWeights& weights, int window);
@@ -64,12 +67,13 @@ private:
     const at::Tensor& windowMask(std::int64_t length, int window);
     at::Tensor normed(const at::Tensor& x, const at::Tensor& weight, double eps) const;
     at::Tensor groupedQuery(const at::Tensor& x, const LayerWeights& weights, int window);
-    at::Tensor recordedQuery(const at::Tensor& qkv, const LayerWeights& weights, int window);
+    at::Tensor portableQuery(const at::Tensor& qkv, const LayerWeights& weights, int window);
     at::Tensor latentAttention(const at::Tensor& x, const LayerWeights& weights, int window);
     at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window);
 
     AttentionShape m_shape;
     at::ScalarType m_compute;
+    c10::Device m_device;
     std::map<std::int64_t, Tables> m_tables;
     std::map<std::pair<std::int64_t, int>, at::Tensor> m_masks;
 };

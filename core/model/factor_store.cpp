@@ -89,8 +89,12 @@ Result<std::vector<Linear>> FactorStore::factors(int layer, const std::shared_pt
         entry.used = m_clock;
         if (entry.rank != request.rank) {
             const Factors factors = entry.all.factors(request.rank);
-            entry.factors.u = WeightMatrix::packed(factors.u.to(m_compute));
-            entry.factors.v = WeightMatrix::packed(factors.v.to(m_compute));
+            const auto placed = [&](const at::Tensor& factor) {
+                return m_placement.portable ? WeightMatrix::plain(factor.to(m_placement.device, m_compute))
+                                            : WeightMatrix::packed(factor.to(m_compute));
+            };
+            entry.factors.u = placed(factors.u);
+            entry.factors.v = placed(factors.v);
             entry.rank = request.rank;
             const std::int64_t bytes = entry.all.bytes() + entry.factors.u.bytes() + entry.factors.v.bytes();
             m_bytes += bytes - entry.bytes;

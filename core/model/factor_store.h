@@ -6,6 +6,7 @@
 #include "lowrank/plain_svd.h"
 #include "lowrank/whitened_svd.h"
 #include "model/layer_weights.h"
+#include "model/placement.h"
 #include "plan/factor_source.h"
 
 #include <cstdint>
@@ -47,8 +48,8 @@ void eachOnOneThread(std::size_t count, const std::function<void(std::size_t)>& 
 class FactorStore
 {
 public:
-    FactorStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, std::int64_t budget)
-        : m_checkpoint(std::move(checkpoint)), m_compute(compute), m_budget(budget)
+    FactorStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, const Placement& placement, std::int64_t budget)
+        : m_checkpoint(std::move(checkpoint)), m_compute(compute), m_placement(placement), m_budget(budget)
     {
     }
 
@@ -76,6 +77,7 @@ private:
 
     const std::shared_ptr<const Checkpoint> m_checkpoint;
     const at::ScalarType m_compute;
+    const Placement m_placement;
     const std::int64_t m_budget;
     std::map<Key, Entry> m_entries;
     std::int64_t m_bytes = 0;

@@ -2,6 +2,8 @@
 
 #include "model/router.h"
 
+#include <c10/core/InferenceMode.h>
+
 #include <algorithm>
 
 namespace espalier
@@ -63,7 +65,7 @@ at::Tensor routerGradient(const RouterShape& router, const at::Tensor& logits, c
 
 at::Tensor recordable(const at::Tensor& tensor)
 {
-    if (!tensor.defined() || !tensor.is_inference()) return tensor;
+    if (!tensor.defined() || !tensor.is_inference() || c10::InferenceMode::is_enabled()) return tensor;
     return at::from_blob(const_cast<void*>(tensor.const_data_ptr()), tensor.sizes(), tensor.strides(), tensor.options());
 }
 
@@ -83,40 +85,28 @@ at::Tensor mlpGradient(const GatedMlp& mlp, const at::Tensor& x, const at::Tenso
 at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradient, const LayerWeights& weights, const PlanLayer& plan,
                        const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, const GradientObserver& observer)
 {
-    const auto columns = static_cast<int>(plan.kept.size());
-    const at::Tensor rows = plan.allKept ? weights.router : weights.router.index_select(0, plan.keptIndex);
-    const at::Tensor logits =
-        (arithmetic.routerInFp32 ? at::linear(x.to(at::kFloat), rows) : at::linear(x, rows)).to(at::kFloat).contiguous();
-    const at::Tensor bias =
-        plan.allKept || !weights.routerBias.defined() ? weights.routerBias : weights.routerBias.index_select(0, plan.keptIndex);
-    const RoutedTokens routed =
-        routeTokens(plan.router, logits, bias, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
-    const TokenGroups groups = groupTokens(routed.selected, columns);
-
+    const RoutedBatch routed = routeBatch(x, weights, plan, arithmetic);
     at::Tensor in = at::zeros(x.sizes(), x.options().dtype(at::kFloat));
-    at::Tensor products = at::zeros(routed.selected.sizes(), at::kDouble);
+    at::Tensor products = at::zeros(routed.tokens.selected.sizes(), at::kDouble);
     auto* product = products.mutable_data_ptr<double>();
-    const float* allWeights = routed.weights.const_data_ptr<float>();
-    for (int column = 0; column < columns; ++column) {
-        const std::int64_t begin = groups.offsets[static_cast<std::size_t>(column)];
-        const std::int64_t count = groups.offsets[static_cast<std::size_t>(column) + 1] - begin;
+    for (std::size_t column = 0; column < plan.kept.size(); ++column) {
+        const std::int64_t begin = routed.groups.offsets[column];
+        const std::int64_t count = routed.groups.offsets[column + 1] - begin;
         if (count == 0) continue;
-        const at::Tensor tokens = groups.order.narrow(0, begin, count);
-        at::Tensor w = at::empty({count, 1}, at::kFloat);
-        for (std::int64_t i = 0; i < count; ++i)
-            w.mutable_data_ptr<float>()[i] = allWeights[groups.slots[static_cast<std::size_t>(begin + i)]];
-
+        const at::Tensor tokens = routed.groups.order.narrow(0, begin, count).to(x.device());
+        const at::Tensor w = routed.weights.narrow(0, begin, count).to(x.device()).unsqueeze(1);
         const at::Tensor expertIn = x.index_select(0, tokens);
         const at::Tensor above = gradient.index_select(0, tokens);
-        const GatedMlp& dense = weights.experts[static_cast<std::size_t>(plan.kept[static_cast<std::size_t>(column)])].mlp;
-        const GatedMlp mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * static_cast<std::size_t>(column)]);
+        const GatedMlp& dense = weights.experts[static_cast<std::size_t>(plan.kept[column])].mlp;
+        const GatedMlp mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * column]);
         const MlpPass pass = forward(mlp, expertIn);
-        const at::Tensor dots = (mlp.down(pass.hidden).to(at::kDouble) * above.to(at::kDouble)).sum({1}).contiguous();
+        const at::Tensor dots = (mlp.down(pass.hidden).to(at::kDouble) * above.to(at::kDouble)).sum({1}).to(at::kCPU).contiguous();
         for (std::int64_t i = 0; i < count; ++i)
-            product[groups.slots[static_cast<std::size_t>(begin + i)]] = dots.const_data_ptr<double>()[i];
+            product[routed.groups.slots[static_cast<std::size_t>(begin + i)]] = dots.const_data_ptr<double>()[i];
         in.index_add_(0, tokens, backward(mlp, pass, (above * w).to(x.scalar_type())));
     }
-    in.add_(at::mm(routerGradient(plan.router, logits, routed, products).to(at::kFloat), rows.to(at::kFloat)));
+    const at::Tensor logitGradient = routerGradient(plan.router, routed.logits, routed.tokens, products).to(at::kFloat);
+    in.add_(at::mm(logitGradient.to(x.device()), routed.rows.to(at::kFloat)));
 
     if (weights.shared.defined()) {
         if (weights.sharedGate.defined()) {
@@ -132,11 +122,10 @@ at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradien
     if (observer) {
         MoeGradient seen;
         seen.layer = layer;
-        seen.input = x;
-        seen.gradient = gradient;
-        seen.selected =
-            plan.allKept ? routed.selected : plan.keptIndex.index_select(0, routed.selected.view({-1})).view_as(routed.selected);
-        seen.weights = routed.weights;
+        seen.input = x.to(at::kCPU);
+        seen.gradient = gradient.to(at::kCPU);
+        seen.selected = routed.selectedIds(plan);
+        seen.weights = routed.tokens.weights;
         seen.products = products;
         observer(seen);
     }

@@ -1,12 +1,14 @@
 #include "model/layer_weights.h"
 
 #include "checkpoint/checkpoint.h"
+#include "model/device_staging.h"
 #include "model/kernels.h"
 
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <span>
 
 namespace espalier
@@ -42,11 +44,17 @@ std::int64_t elements(const TensorView& view)
 class Loader
 {
 public:
-    explicit Loader(at::ScalarType compute) : m_compute(compute) {}
+    explicit Loader(at::ScalarType compute, DeviceStaging* staging = nullptr) : m_compute(compute), m_staging(staging) {}
 
     // The first non-finite tensor goes to `bad` (kept if it already names one).
     at::Tensor load(const TensorView& view, std::string& bad) { return load(view, bad, m_compute); }
     at::Tensor load(const TensorView& view, std::string& bad, at::ScalarType type)
+    {
+        at::Tensor out = m_staging ? m_staging->buffer(view.shape, type) : at::empty(view.shape, type);
+        fill(view, out, bad);
+        return m_staging ? m_staging->send(out) : out;
+    }
+    at::Tensor loadOnHost(const TensorView& view, std::string& bad, at::ScalarType type)
     {
         at::Tensor out = at::empty(view.shape, type);
         fill(view, out, bad);
@@ -57,7 +65,7 @@ public:
     {
         const std::int64_t count = elements(view);
         const auto address = reinterpret_cast<std::uintptr_t>(view.bytes.data());
-        if (m_compute == at::kBFloat16 && view.dtype == DType::BF16 && address % alignof(std::uint16_t) == 0) {
+        if (!m_staging && m_compute == at::kBFloat16 && view.dtype == DType::BF16 && address % alignof(std::uint16_t) == 0) {
             m_bytes += count * 2;
             const auto* values = reinterpret_cast<const std::uint16_t*>(view.bytes.data());
             if (bad.empty() && !kernels::allFiniteBf16(values, count)) bad = view.name;
@@ -65,20 +73,21 @@ public:
         }
         at::Tensor rows = scratch(view.shape);
         fill(view, rows, bad);
-        return WeightMatrix::packed(rows);
+        return placed(rows);
     }
     // Several matrices with equal columns, one below the other.
     WeightMatrix stack(std::span<const TensorView> views, std::string& bad)
     {
         at::Tensor rows = scratch(stackedShape(views));
         fillRows(views, rows, bad);
-        return WeightMatrix::packed(rows);
+        return placed(rows);
     }
     at::Tensor stackVectors(std::span<const TensorView> views, std::string& bad)
     {
-        at::Tensor rows = at::empty(stackedShape(views), m_compute);
+        const std::vector<std::int64_t> shape = stackedShape(views);
+        at::Tensor rows = m_staging ? m_staging->buffer(shape, m_compute) : at::empty(shape, m_compute);
         fillRows(views, rows, bad);
-        return rows;
+        return m_staging ? m_staging->send(rows) : rows;
     }
     Linear linear(const LinearView& view, std::string& bad)
     {
@@ -102,9 +111,14 @@ private:
     // that stay.
     at::Tensor scratch(at::IntArrayRef shape)
     {
+        if (m_staging) return m_staging->buffer(shape, m_compute);
         const std::int64_t count = c10::multiply_integers(shape);
         if (!m_scratch.defined() || m_scratch.numel() < count) m_scratch = at::empty({count}, m_compute);
         return m_scratch.narrow(0, 0, count).view(shape);
+    }
+    WeightMatrix placed(const at::Tensor& rows) const
+    {
+        return m_staging ? WeightMatrix::plain(m_staging->send(rows)) : WeightMatrix::packed(rows);
     }
     static std::vector<std::int64_t> stackedShape(std::span<const TensorView> views)
     {
@@ -130,6 +144,10 @@ private:
         bool finite = true;
         if (out.scalar_type() == at::kFloat) {
             finite = toFloat(view, 0, out.mutable_data_ptr<float>(), count);
+        } else if (view.dtype == DType::BF16) {
+            auto* to = reinterpret_cast<std::uint16_t*>(out.mutable_data_ptr<at::BFloat16>());
+            std::memcpy(to, view.bytes.data(), static_cast<std::size_t>(count) * sizeof(std::uint16_t));
+            finite = kernels::allFiniteBf16(to, count);
         } else {
             auto* to = reinterpret_cast<std::uint16_t*>(out.mutable_data_ptr<at::BFloat16>());
             float block[2048];
@@ -143,6 +161,7 @@ private:
     }
 
     at::ScalarType m_compute;
+    DeviceStaging* m_staging;
     at::Tensor m_scratch;
     std::int64_t m_bytes = 0;
 };
@@ -157,14 +176,15 @@ Status checkDtype(const TensorView& view)
 
 }  // namespace
 
-Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute)
+Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute,
+                                                      DeviceStaging* staging)
 {
     const c10::InferenceMode guard;
     const ModelConfig& config = checkpoint.config();
     const LayerConfig& layerConfig = config.layers[static_cast<std::size_t>(layer)];
     auto weights = std::make_shared<LayerWeights>();
     std::string& bad = weights->nonFinite;
-    Loader loader(compute);
+    Loader loader(compute, staging);
 
     const auto named = [&](std::string_view suffix) -> Result<TensorView> {
         ESPALIER_TRY(TensorView view, checkpoint.layerTensor(layer, suffix));
@@ -223,6 +243,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
         ESPALIER_CHECK_OK(checkDtype(gate.dense));
         weights->dense = loader.mlp(gate, checkpoint.denseMlp(layer, Matrix::Up), checkpoint.denseMlp(layer, Matrix::Down), bad);
         weights->bytes = loader.bytes();
+        if (staging) staging->finish();
         return std::shared_ptr<const LayerWeights>(std::move(weights));
     }
 
@@ -231,7 +252,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     weights->router = loader.load(router, weights->routerNonFinite, config.routerFp32 ? at::kFloat : compute);
     if (const auto bias = checkpoint.routerBias(layer)) {
         ESPALIER_CHECK_OK(checkDtype(*bias));
-        weights->routerBias = loader.load(*bias, weights->routerNonFinite, at::kFloat);
+        weights->routerBias = loader.loadOnHost(*bias, weights->routerNonFinite, at::kFloat);
     }
     weights->experts.resize(static_cast<std::size_t>(layerConfig.experts));
     for (int e = 0; e < layerConfig.experts; ++e) {
@@ -250,6 +271,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
         if (const auto sharedGate = checkpoint.sharedGate(layer)) weights->sharedGate = loader.load(*sharedGate, bad);
     }
     weights->bytes = loader.bytes();
+    if (staging) staging->finish();
     return std::shared_ptr<const LayerWeights>(std::move(weights));
 }
 
@@ -285,17 +307,18 @@ Result<at::Tensor> embeddingRows(const Checkpoint& checkpoint, std::span<const s
     return rows.to(compute);
 }
 
-Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute)
+Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute, DeviceStaging* staging)
 {
     const c10::InferenceMode guard;
     auto globals = std::make_shared<GlobalWeights>();
-    Loader loader(compute);
+    Loader loader(compute, staging);
     const TensorView head = checkpoint.lmHead();
     for (const TensorView& view : {head, checkpoint.finalNorm()})
         ESPALIER_CHECK_OK(checkDtype(view));
     globals->head = loader.load(head, globals->headNonFinite);
     globals->finalNorm = loader.load(checkpoint.finalNorm(), globals->normNonFinite);
     globals->bytes = loader.bytes();
+    if (staging) staging->finish();
     return std::shared_ptr<const GlobalWeights>(std::move(globals));
 }
 

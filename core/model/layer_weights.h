@@ -18,6 +18,7 @@ namespace espalier
 {
 
 class Checkpoint;
+class DeviceStaging;
 
 // y = W x + b, with W dense or W = U V.
 struct Linear {
@@ -69,8 +70,11 @@ struct LayerWeights {
     std::int64_t bytes = 0;
 };
 
-// Reads and converts one layer on the calling thread, without the compute pool. Any thread. Errors: checkpoint.*, model.unsupported_dtype.
-Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute);
+// Reads and converts one layer on the calling thread, without the compute pool. Any thread. With a `staging` the weights lie row-major on
+// its device, whole when this returns; only routerBias stays on the host, where tokens are routed. Errors: checkpoint.*,
+// model.unsupported_dtype.
+Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute,
+                                                      DeviceStaging* staging = nullptr);
 
 // One matrix in fp32 (dense; a factored one multiplied out), and the dtype it is stored in: what a decomposition starts from.
 struct StoredMatrix {
@@ -89,6 +93,7 @@ struct GlobalWeights {
     std::string headNonFinite, normNonFinite;
     std::int64_t bytes = 0;
 };
-Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute);
+Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute,
+                                                         DeviceStaging* staging = nullptr);
 
 }  // namespace espalier

@@ -1,6 +1,6 @@
 #include "model/moe_layer.h"
 
-#include "model/router.h"
+#include "model/placement.h"
 #include "model/row_operations.h"
 
 #include <ATen/Parallel.h>
@@ -33,6 +33,8 @@ struct ExpertRows {
     at::Tensor in, hidden;  // [M,H], [M,I]; kept for an observer only
     at::Tensor out;         // [M,H]
 };
+
+at::Tensor onHost(const at::Tensor& x) { return x.to(at::kCPU); }
 
 // What an observer wants to see may be held for several experts at once, up to so many bytes.
 constexpr std::int64_t kObservedBytes = std::int64_t{64} << 20;
@@ -93,6 +95,23 @@ void runExperts(int layer, const at::Tensor& x, std::vector<ExpertRows>& work, L
     }
 }
 
+// The portable way: one expert after the other by ATen's operations, summed up on the device in the same order and with the same
+// roundings as sumWeightedRows.
+at::Tensor runPortably(int layer, const at::Tensor& x, std::vector<ExpertRows>& work, LayerObserver* observer)
+{
+    at::Tensor out = at::zeros_like(x);
+    for (ExpertRows& rows : work) {
+        const at::Tensor tokens = rows.tokens.to(x.device());
+        const at::Tensor in = x.index_select(0, tokens);
+        const at::Tensor hidden = rows.mlp.hidden(in);
+        const at::Tensor result = rows.mlp.down(hidden);
+        const at::Tensor weight = rows.weights.to(x.device()).unsqueeze(1);
+        out.index_add_(0, tokens, (result.to(at::kFloat) * weight).to(x.scalar_type()));
+        if (observer) observer->expert(layer, rows.expert, rows.tokens, onHost(in), onHost(hidden), onHost(result), rows.weights);
+    }
+    return out;
+}
+
 // sum over the experts of a token, by ascending expert: weight * output.
 at::Tensor combined(const at::Tensor& x, const std::vector<ExpertRows>& work, int topK)
 {
@@ -128,38 +147,54 @@ GatedMlp plannedMlp(const GatedMlp& dense, const Linear* factors)
     return mlp;
 }
 
+at::Tensor RoutedBatch::selectedIds(const PlanLayer& plan) const
+{
+    if (plan.allKept) return tokens.selected;
+    return plan.keptIndex.index_select(0, tokens.selected.view({-1})).view_as(tokens.selected);
+}
+
+RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan, const MoeArithmetic& arithmetic)
+{
+    RoutedBatch batch;
+    batch.rows = plan.allKept ? weights.router : weights.router.index_select(0, plan.keptIndex.to(x.device()));
+    batch.logits = onHost((arithmetic.routerInFp32 ? at::linear(x.to(at::kFloat), batch.rows) : at::linear(x, batch.rows)).to(at::kFloat))
+                       .contiguous();
+    batch.bias = plan.allKept || !weights.routerBias.defined() ? weights.routerBias : weights.routerBias.index_select(0, plan.keptIndex);
+    batch.tokens =
+        routeTokens(plan.router, batch.logits, batch.bias, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
+    batch.groups = groupTokens(batch.tokens.selected, static_cast<int>(plan.kept.size()));
+    batch.weights = at::empty({std::ssize(batch.groups.slots)}, at::kFloat);
+    const float* bySlot = batch.tokens.weights.const_data_ptr<float>();
+    float* out = batch.weights.mutable_data_ptr<float>();
+    for (const std::int64_t slot : batch.groups.slots)
+        *out++ = bySlot[slot];
+    return batch;
+}
+
 at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan,
                       const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, LayerObserver* observer)
 {
-    const auto columns = static_cast<int>(plan.kept.size());
-    const at::Tensor rows = plan.allKept ? weights.router : weights.router.index_select(0, plan.keptIndex);
-    const at::Tensor logits =
-        (arithmetic.routerInFp32 ? at::linear(x.to(at::kFloat), rows) : at::linear(x, rows)).to(at::kFloat).contiguous();
-    const at::Tensor bias =
-        plan.allKept || !weights.routerBias.defined() ? weights.routerBias : weights.routerBias.index_select(0, plan.keptIndex);
-    const RoutedTokens routed =
-        routeTokens(plan.router, logits, bias, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
-    const TokenGroups groups = groupTokens(routed.selected, columns);
-
+    const RoutedBatch routed = routeBatch(x, weights, plan, arithmetic);
     std::vector<ExpertRows> work;
-    const float* allWeights = routed.weights.const_data_ptr<float>();
-    for (int column = 0; column < columns; ++column) {
-        const std::int64_t begin = groups.offsets[static_cast<std::size_t>(column)];
-        const std::int64_t count = groups.offsets[static_cast<std::size_t>(column) + 1] - begin;
+    for (std::size_t column = 0; column < plan.kept.size(); ++column) {
+        const std::int64_t begin = routed.groups.offsets[column];
+        const std::int64_t count = routed.groups.offsets[column + 1] - begin;
         if (count == 0) continue;
         ExpertRows rows;
-        rows.expert = plan.kept[static_cast<std::size_t>(column)];
-        rows.tokens = groups.order.narrow(0, begin, count);
-        rows.weights = at::empty({count}, at::kFloat);
-        float* weightOut = rows.weights.mutable_data_ptr<float>();
-        for (std::int64_t i = 0; i < count; ++i)
-            weightOut[i] = allWeights[groups.slots[static_cast<std::size_t>(begin + i)]];
+        rows.expert = plan.kept[column];
+        rows.tokens = routed.groups.order.narrow(0, begin, count);
+        rows.weights = routed.weights.narrow(0, begin, count);
         const GatedMlp& dense = weights.experts[static_cast<std::size_t>(rows.expert)].mlp;
-        rows.mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * static_cast<std::size_t>(column)]);
+        rows.mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * column]);
         work.push_back(std::move(rows));
     }
-    runExperts(layer, x, work, observer);
-    const at::Tensor sum = combined(x, work, plan.router.topK);
+    at::Tensor sum;
+    if (takesPortableWay(x)) {
+        sum = runPortably(layer, x, work, observer);
+    } else {
+        runExperts(layer, x, work, observer);
+        sum = combined(x, work, plan.router.topK);
+    }
     at::Tensor out = sum;
 
     if (weights.shared.defined()) {
@@ -172,15 +207,14 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
     if (observer) {
         MoeBatch batch;
         batch.layer = layer;
-        batch.input = x;
+        batch.input = onHost(x);
         batch.kept = plan.keptIndex;
-        batch.routerLogits = logits;
-        batch.selectionBias = bias;
-        batch.selected =
-            plan.allKept ? routed.selected : plan.keptIndex.index_select(0, routed.selected.view({-1})).view_as(routed.selected);
-        batch.weights = routed.weights;
-        batch.routed = sum;
-        batch.output = out;
+        batch.routerLogits = routed.logits;
+        batch.selectionBias = routed.bias;
+        batch.selected = routed.selectedIds(plan);
+        batch.weights = routed.tokens.weights;
+        batch.routed = onHost(sum);
+        batch.output = onHost(out);
         observer->moe(batch);
     }
     return out;

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "model/layer_weights.h"
 #include "model/moe_model_torch.h"
+#include "model/router.h"
 #include "plan/factor_source.h"
 
 #include <memory>
@@ -36,8 +37,22 @@ struct MoeArithmetic {
 // The expert as it runs under the plan: its own weights, or factors (gate, up, down; may be null) in place of some of them.
 GatedMlp plannedMlp(const GatedMlp& dense, const Linear* factors);
 
+// What the router does with the tokens of a batch under a plan. Routing itself runs on the host, wherever x lies.
+struct RoutedBatch {
+    at::Tensor rows;    // [n,H] of the router, on the device of x
+    at::Tensor logits;  // [N,n] fp32, host
+    at::Tensor bias;    // [n] fp32, host; or undefined
+    RoutedTokens tokens;
+    TokenGroups groups;
+    at::Tensor weights;  // [N*k] fp32, host: of groups.order
+
+    // Original ids of the selected experts, [N,k].
+    at::Tensor selectedIds(const PlanLayer& plan) const;
+};
+RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan, const MoeArithmetic& arithmetic);
+
 // x [N,H] normed -> [N,H]. `factors`: per kept expert and matrix (3 * n, gate, up, down) the factored form, undefined where dense;
-// empty when the plan sets no rank in this layer.
+// empty when the plan sets no rank in this layer. The result lies on the device of x; what an observer sees lies on the host.
 at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan,
                       const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, LayerObserver* observer);
 

@@ -6,6 +6,7 @@
 #include "model/layer_gradient.h"
 #include "model/moe_layer.h"
 #include "model/norm.h"
+#include "model/placement.h"
 #include "model/row_operations.h"
 #include "model/weight_store.h"
 
@@ -122,6 +123,7 @@ struct MoeModel::Impl {
     std::shared_ptr<const Checkpoint> checkpoint;
     ModelOptions options;
     at::ScalarType compute = at::kFloat;
+    Placement placement;
     MoeArithmetic arithmetic;
     double eps = 1e-6;
     std::vector<int> windows;  // per layer, 0 = none
@@ -136,12 +138,17 @@ struct MoeModel::Impl {
     std::shared_ptr<const LayerWeights> current;
 
     const ModelShape& shape() const { return checkpoint->shape(); }
+    // Where the model computes. The way back waits for everything that was asked of a device: its weights may be dropped after that.
+    at::Tensor placed(const at::Tensor& x) const { return x.to(placement.device); }
+    Result<at::Tensor> normed(const at::Tensor& hidden);  // final norm, result where the model computes
     Result<std::shared_ptr<const LayerWeights>> weights(int layer)
     {
         if (currentLayer == layer && current) return current;
         return store->layer(layer);
     }
     Result<std::shared_ptr<const LayerWeights>> begin(int layer, const PreparedPlan& plan, int step, std::vector<Linear>& planned);
+    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, LayerObserver* observer);
+    Result<at::Tensor> feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer);
 };
 
 Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpoint> checkpoint, const ModelOptions& options)
@@ -167,6 +174,7 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     // The reference mode stays true fp32 on hardware that has faster approximations.
     at::globalContext().setFloat32MatmulPrecision("highest");
 
+    ESPALIER_TRY(impl->placement, placementFor(options.device));
     impl->compute = options.compute == ComputeType::Bf16 ? at::kBFloat16 : at::kFloat;
     impl->arithmetic.compute = impl->compute;
     impl->arithmetic.routerInFp32 = config.routerFp32;
@@ -176,14 +184,21 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
         impl->windows.push_back(layer.window);
 
     const ModelShape& shape = checkpoint->shape();
-    const Residence residence = residenceOf(shape, impl->compute == at::kFloat ? 4 : 2, impl->options);
+    Residence residence = residenceOf(shape, impl->compute == at::kFloat ? 4 : 2, impl->options);
+    if (!impl->placement.device.is_cpu()) {
+        ModelOptions onDevice = impl->options;
+        onDevice.memoryBudget = freeDeviceMemory(impl->placement);
+        residence = residenceOf(shape, impl->compute == at::kFloat ? 4 : 2, onDevice);
+        // The host holds no weights but those on their way.
+        residence.spare = impl->options.memoryBudget - std::min(impl->options.memoryBudget / 8, kRoomToCompute);
+    }
     impl->spare = residence.spare;
     impl->streams = residence.layers < static_cast<int>(shape.layers.size());
     const std::int64_t factorBudget = std::max(residence.spare / 4, std::int64_t{64} << 20);
-    impl->store = std::make_unique<WeightStore>(checkpoint, impl->compute, static_cast<int>(shape.layers.size()), residence.layers,
-                                                residence.readAhead);
-    impl->factors = std::make_unique<FactorStore>(checkpoint, impl->compute, factorBudget);
-    impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute);
+    impl->store = std::make_unique<WeightStore>(checkpoint, impl->compute, impl->placement, static_cast<int>(shape.layers.size()),
+                                                residence.layers, residence.readAhead);
+    impl->factors = std::make_unique<FactorStore>(checkpoint, impl->compute, impl->placement, factorBudget);
+    impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute, impl->placement.device);
     return std::unique_ptr<MoeModel>(new MoeModel(std::move(impl)));
 }
 
@@ -306,7 +321,8 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
     if (moe) {
-        if (!weights->routerNonFinite.empty() && !allFinite(weights->router.index_select(0, planLayer.keptIndex)))
+        if (!weights->routerNonFinite.empty() &&
+            !allFinite(weights->router.index_select(0, planLayer.keptIndex.to(weights->router.device()))))
             return notFiniteWeight(weights->routerNonFinite);
         for (const int expert : planLayer.kept)
             if (const auto& name = weights->experts[static_cast<std::size_t>(expert)].nonFinite; !name.empty())
@@ -332,39 +348,55 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
     return weights;
 }
 
+// hidden where the model computes, and the result too.
+Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, LayerObserver* observer)
+{
+    current.reset();
+    ESPALIER_TRY(const auto weights, store->layer(layer));
+    if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
+    const at::Tensor attended =
+        attention->forward(rmsNorm(hidden, weights->inputNorm, eps), *weights, windows[static_cast<std::size_t>(layer)]);
+    if (observer) observer->attention(layer, attended.to(at::kCPU));
+    return hidden + attended;
+}
+
+Result<at::Tensor> MoeModel::Impl::feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer)
+{
+    std::vector<Linear> planned;
+    ESPALIER_TRY(const auto weights, begin(layer, plan, 1, planned));
+    const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
+    const at::Tensor x = rmsNorm(residual, weights->postNorm, eps).view({residual.size(0) * residual.size(1), -1});
+    const at::Tensor y = moe ? moeForward(layer, x, *weights, planLayer, planned, arithmetic, observer) : weights->dense(x);
+    current.reset();
+    at::Tensor out = residual + y.view_as(residual);
+    if (!allFinite(out)) return notFiniteResult(fmt::format("layer {}", layer));
+    return out;
+}
+
 Result<at::Tensor> MoeModel::attend(int layer, const at::Tensor& hidden, LayerObserver* observer)
 {
     const c10::InferenceMode guard;
-    Impl& impl = *m_impl;
-    impl.current.reset();
-    ESPALIER_TRY(const auto weights, impl.store->layer(layer, 1));
-    if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
-    const at::Tensor attended =
-        impl.attention->forward(rmsNorm(hidden, weights->inputNorm, impl.eps), *weights, impl.windows[static_cast<std::size_t>(layer)]);
-    if (observer) observer->attention(layer, attended);
-    return hidden + attended;
+    const PortableScope scope(m_impl->placement.portable);
+    ESPALIER_TRY(const at::Tensor residual, m_impl->attend(layer, m_impl->placed(hidden), observer));
+    return residual.to(at::kCPU);
 }
 
 Result<at::Tensor> MoeModel::feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer)
 {
     const c10::InferenceMode guard;
-    Impl& impl = *m_impl;
-    std::vector<Linear> factors;
-    ESPALIER_TRY(const auto weights, impl.begin(layer, plan, 1, factors));
-    const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
-    const bool moe = impl.shape().layers[static_cast<std::size_t>(layer)].moe;
-    const at::Tensor x = rmsNorm(residual, weights->postNorm, impl.eps).view({residual.size(0) * residual.size(1), -1});
-    const at::Tensor y = moe ? moeForward(layer, x, *weights, planLayer, factors, impl.arithmetic, observer) : weights->dense(x);
-    impl.current.reset();
-    const at::Tensor out = residual + y.view_as(residual);
-    if (!allFinite(out)) return notFiniteResult(fmt::format("layer {}", layer));
-    return out;
+    const PortableScope scope(m_impl->placement.portable);
+    ESPALIER_TRY(const at::Tensor out, m_impl->feedForward(layer, m_impl->placed(residual), plan, observer));
+    return out.to(at::kCPU);
 }
 
 Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
 {
-    ESPALIER_TRY(const at::Tensor residual, attend(layer, hidden, observer));
-    return feedForward(layer, residual, plan, observer);
+    const c10::InferenceMode guard;
+    const PortableScope scope(m_impl->placement.portable);
+    ESPALIER_TRY(const at::Tensor residual, m_impl->attend(layer, m_impl->placed(hidden), observer));
+    ESPALIER_TRY(const at::Tensor out, m_impl->feedForward(layer, residual, plan, observer));
+    return out.to(at::kCPU);
 }
 
 Result<at::Tensor> MoeModel::hiddenStates(const at::Tensor& ids, const PreparedPlan& plan, LayerObserver* observer)
@@ -376,12 +408,19 @@ Result<at::Tensor> MoeModel::hiddenStates(const at::Tensor& ids, const PreparedP
     return hidden;
 }
 
+Result<at::Tensor> MoeModel::Impl::normed(const at::Tensor& hidden)
+{
+    ESPALIER_TRY(const auto globals, store->globals());
+    if (!globals->normNonFinite.empty()) return notFiniteWeight(globals->normNonFinite);
+    return rmsNorm(placed(hidden), globals->finalNorm, eps);
+}
+
 Result<at::Tensor> MoeModel::finalNorm(const at::Tensor& hidden)
 {
     const c10::InferenceMode guard;
-    ESPALIER_TRY(const auto globals, m_impl->store->globals());
-    if (!globals->normNonFinite.empty()) return notFiniteWeight(globals->normNonFinite);
-    return rmsNorm(hidden, globals->finalNorm, m_impl->eps);
+    const PortableScope scope(m_impl->placement.portable);
+    ESPALIER_TRY(const at::Tensor normed, m_impl->normed(hidden));
+    return normed.to(at::kCPU);
 }
 
 Result<at::Tensor> MoeModel::logits(const at::Tensor& normedRows)
@@ -389,17 +428,18 @@ Result<at::Tensor> MoeModel::logits(const at::Tensor& normedRows)
     const c10::InferenceMode guard;
     ESPALIER_TRY(const auto globals, m_impl->store->globals());
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
-    return at::linear(normedRows, globals->head).to(at::kFloat);
+    return at::linear(m_impl->placed(normedRows), globals->head).to(at::kCPU, at::kFloat);
 }
 
 Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor& ids)
 {
     const c10::InferenceMode guard;
+    const PortableScope scope(m_impl->placement.portable);
     const std::int64_t batch = hidden.size(0);
     const std::int64_t scored = hidden.size(1) - 1;
     at::Tensor nll = at::empty({batch, std::max<std::int64_t>(scored, 0)}, at::kDouble);
     if (scored <= 0) return nll;
-    ESPALIER_TRY(const at::Tensor normed, finalNorm(hidden.narrow(1, 0, scored).reshape({batch * scored, hidden.size(2)})));
+    ESPALIER_TRY(const at::Tensor normed, m_impl->normed(hidden.narrow(1, 0, scored).reshape({batch * scored, hidden.size(2)})));
     const at::Tensor targets = ids.to(at::kLong).narrow(1, 1, scored).reshape({batch * scored}).contiguous();
     const auto* target = targets.const_data_ptr<std::int64_t>();
     auto* out = nll.mutable_data_ptr<double>();
@@ -446,15 +486,16 @@ Result<at::Tensor> MoeModel::headGradient(const at::Tensor& hidden, const at::Te
     const c10::InferenceMode guard;
     at::Tensor gradient = at::zeros(hidden.sizes(), hidden.options().dtype(at::kFloat));
     if (hidden.size(1) < 2) return gradient;
-    const at::Tensor rows = scoredRows(hidden);
-    ESPALIER_TRY(const at::Tensor normed, finalNorm(rows));
+    const PortableScope scope(m_impl->placement.portable);
+    const at::Tensor rows = m_impl->placed(scoredRows(hidden));
+    ESPALIER_TRY(const at::Tensor normed, m_impl->normed(rows));
     ESPALIER_TRY(const auto globals, m_impl->store->globals());
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
     const at::Tensor flat = targets.to(at::kLong).reshape({-1}).contiguous();
     if (flat.numel() != rows.size(0)) return internalError("headGradient: targets do not fit the hidden states");
     const std::int64_t vocabulary = globals->head.size(0);
     ESPALIER_CHECK_OK(checkTargets(flat, vocabulary));
-    const at::Tensor above = espalier::headGradient(normed, flat, globals->head, headRows(vocabulary));
+    const at::Tensor above = espalier::headGradient(normed, m_impl->placed(flat), globals->head, headRows(vocabulary));
     const at::Tensor below = rmsNormGradient(rows, globals->finalNorm, above, m_impl->eps);
     gradient.narrow(1, 0, hidden.size(1) - 1).copy_(below.view({hidden.size(0), hidden.size(1) - 1, hidden.size(2)}));
     if (!allFinite(gradient)) return notFiniteResult("the output head");
@@ -466,22 +507,24 @@ Result<at::Tensor> MoeModel::layerGradient(int layer, const at::Tensor& hidden, 
 {
     const c10::InferenceMode guard;
     Impl& impl = *m_impl;
+    const PortableScope scope(impl.placement.portable);
     std::vector<Linear> factors;
     ESPALIER_TRY(const auto weights, impl.begin(layer, plan, -1, factors));
     const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     const int window = impl.windows[static_cast<std::size_t>(layer)];
-    const at::Tensor normed = rmsNorm(hidden, weights->inputNorm, impl.eps);
-    const at::Tensor residual = hidden + impl.attention->forward(normed, *weights, window);
+    const at::Tensor in = impl.placed(hidden);
+    const at::Tensor normed = rmsNorm(in, weights->inputNorm, impl.eps);
+    const at::Tensor residual = in + impl.attention->forward(normed, *weights, window);
     const at::Tensor rows = residual.view({-1, residual.size(2)});
     const at::Tensor x = rmsNorm(rows, weights->postNorm, impl.eps);
-    const at::Tensor above = gradient.to(at::kFloat).reshape(rows.sizes());
+    const at::Tensor above = impl.placed(gradient).to(at::kFloat).reshape(rows.sizes());
     const at::Tensor input = impl.shape().layers[static_cast<std::size_t>(layer)].moe
                                  ? moeGradient(layer, x, above, *weights, planLayer, factors, impl.arithmetic, observer)
                                  : mlpGradient(weights->dense, x, above);
     impl.current.reset();
     const at::Tensor middle = (above + rmsNormGradient(rows, weights->postNorm, input, impl.eps)).view(hidden.sizes());
     const at::Tensor attended = attentionGradient(*impl.attention, normed, middle, *weights, window);
-    at::Tensor out = middle + rmsNormGradient(hidden, weights->inputNorm, attended, impl.eps);
+    const at::Tensor out = (middle + rmsNormGradient(in, weights->inputNorm, attended, impl.eps)).to(at::kCPU);
     if (!allFinite(out)) return notFiniteResult(fmt::format("the gradient of layer {}", layer));
     return out;
 }
@@ -492,12 +535,13 @@ Result<at::Tensor> MoeModel::drawTokens(const at::Tensor& hidden, const at::Tens
     const std::int64_t scored = std::max<std::int64_t>(hidden.size(1) - 1, 0);
     at::Tensor drawn = at::empty({hidden.size(0), scored}, at::kLong);
     if (scored == 0) return drawn;
-    ESPALIER_TRY(const at::Tensor normed, finalNorm(scoredRows(hidden)));
+    const PortableScope scope(m_impl->placement.portable);
+    ESPALIER_TRY(const at::Tensor normed, m_impl->normed(scoredRows(hidden)));
     ESPALIER_TRY(const auto globals, m_impl->store->globals());
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
     const std::int64_t vocabulary = globals->head.size(0);
     const std::int64_t blockRows = headRows(vocabulary);
-    const at::Tensor at = uniform.to(at::kDouble).reshape({-1, 1});
+    const at::Tensor at = m_impl->placed(uniform.to(at::kDouble).reshape({-1, 1}));
     at::Tensor flat = drawn.view({-1});
     for (std::int64_t begin = 0; begin < flat.numel(); begin += blockRows) {
         const std::int64_t rows = std::min(blockRows, flat.numel() - begin);
@@ -515,7 +559,8 @@ Result<at::Tensor> MoeModel::expertOutput(int layer, int expert, const at::Tenso
     ESPALIER_TRY(const auto weights, m_impl->weights(layer));
     if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
         return internalError(fmt::format("expertOutput: layer {} has no expert {}", layer, expert));
-    return weights->experts[static_cast<std::size_t>(expert)].mlp(x);
+    const PortableScope scope(m_impl->placement.portable);
+    return weights->experts[static_cast<std::size_t>(expert)].mlp(m_impl->placed(x)).to(at::kCPU);
 }
 
 Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at::Tensor& x)
@@ -525,7 +570,9 @@ Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at
     if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
         return internalError(fmt::format("expertPreActivation: layer {} has no expert {}", layer, expert));
     const GatedMlp& mlp = weights->experts[static_cast<std::size_t>(expert)].mlp;
-    return at::cat({mlp.gate(x), mlp.up(x)}, 1);
+    const PortableScope scope(m_impl->placement.portable);
+    const at::Tensor in = m_impl->placed(x);
+    return at::cat({mlp.gate(in), mlp.up(in)}, 1).to(at::kCPU);
 }
 
 }  // namespace espalier

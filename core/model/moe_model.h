@@ -9,7 +9,8 @@
 // dtype of the checkpoint.
 //
 // This header needs no ATen: at::Tensor is only named. Include model/moe_model_torch.h to call the functions that take or return
-// tensors, or to observe a pass. One thread owns a model; all functions but the trivial getters belong to it.
+// tensors, or to observe a pass. One thread owns a model; all functions but the trivial getters belong to it. Tensors that go in and come
+// out lie on the host, wherever the model computes.
 #pragma once
 
 #include "base/error.h"
@@ -49,7 +50,13 @@ struct ModelOptions {
     Residency residency = Residency::Auto;
     std::int64_t memoryBudget = 0;  // bytes; 0 = half of the machine's memory
     int threads = 0;                // of the process's compute pool; 0 = one per core
+    // "cpu", "cuda", "cuda:N". On a device layers stay as far as its free memory reaches and are streamed through pinned buffers beyond;
+    // memoryBudget then bounds what is held on the host. ("portable": the device's way on the processor, for tests.)
+    std::string device = "cpu";
 };
+
+// Whether "cpu", "cuda" or "cuda:N" can be computed on by this build on this machine. Errors: device.unavailable (Resource), usage.
+Status checkDevice(const std::string& device);
 
 // A plan that was checked against a model and made ready for it. A cheap value (one shared_ptr); belongs to the model that made it.
 class PreparedPlan
@@ -76,7 +83,7 @@ class MoeModel
 {
 public:
     // Reads nothing large yet. Errors: model.unsupported_architecture, model.unsupported_dtype, model.unsupported_routing (all
-    // Unsupported: the checkpoint opens and can be exported, but its forward pass is not known here).
+    // Unsupported: the checkpoint opens and can be exported, but its forward pass is not known here), device.unavailable.
     static Result<std::unique_ptr<MoeModel>> create(std::shared_ptr<const Checkpoint> checkpoint, const ModelOptions& options);
     ~MoeModel();
     MoeModel(const MoeModel&) = delete;

@@ -1,6 +1,7 @@
 #include "model/norm.h"
 
 #include "model/kernels.h"
+#include "model/placement.h"
 
 namespace espalier
 {
@@ -15,7 +16,7 @@ std::uint16_t* bits(at::BFloat16* values) { return reinterpret_cast<std::uint16_
 
 at::Tensor rmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps)
 {
-    if (!x.requires_grad()) {
+    if (!takesPortableWay(x)) {
         // Rows of a narrowed view are dense but further apart; anything else is copied first.
         const std::int64_t width = x.size(-1);
         at::Tensor source = x;

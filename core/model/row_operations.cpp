@@ -1,6 +1,9 @@
 #include "model/row_operations.h"
 
 #include "model/kernels.h"
+#include "model/placement.h"
+
+#include <algorithm>
 
 namespace espalier
 {
@@ -17,6 +20,7 @@ std::uint16_t* bits(at::Tensor& x) { return reinterpret_cast<std::uint16_t*>(x.m
 
 at::Tensor gatherRows(const at::Tensor& x, const at::Tensor& index)
 {
+    if (takesPortableWay(x)) return x.index_select(0, index.to(x.device()));
     at::Tensor out = at::empty({index.numel(), x.size(1)}, x.options());
     kernels::gatherRows(static_cast<const std::byte*>(x.const_data_ptr()), index.const_data_ptr<std::int64_t>(),
                         static_cast<std::byte*>(out.mutable_data_ptr()), index.numel(),
@@ -34,7 +38,9 @@ void sumWeightedRows(std::span<const std::byte* const> rows, std::span<const flo
 
 void siluMul(at::Tensor& gate, const at::Tensor& up)
 {
-    if (inFp32(gate))
+    if (takesPortableWay(gate))
+        gate = at::silu(gate).mul_(up);
+    else if (inFp32(gate))
         kernels::siluMul(gate.mutable_data_ptr<float>(), up.const_data_ptr<float>(), gate.numel());
     else
         kernels::siluMul(bits(gate), bits(up), gate.numel());
@@ -62,12 +68,21 @@ void pairProducts(const at::Tensor& x, std::int64_t size, double* out)
 
 bool allFinite(const at::Tensor& x)
 {
+    if (takesPortableWay(x)) return at::isfinite(x).all().item<bool>();
     if (!x.is_contiguous()) return allFinite(x.contiguous());
     return inFp32(x) ? kernels::allFinite(x.const_data_ptr<float>(), x.numel()) : kernels::allFiniteBf16(bits(x), x.numel());
 }
 
 void negativeLogLikelihood(const at::Tensor& logits, const std::int64_t* target, double* out)
 {
+    if (takesPortableWay(logits)) {
+        at::Tensor index = at::empty({logits.size(0), 1}, at::kLong);
+        std::copy_n(target, logits.size(0), index.mutable_data_ptr<std::int64_t>());
+        const at::Tensor picked = at::log_softmax(logits.to(at::kFloat), 1).gather(1, index.to(logits.device()));
+        const at::Tensor nll = picked.neg().to(at::kCPU, at::kDouble).contiguous();
+        std::copy_n(nll.const_data_ptr<double>(), logits.size(0), out);
+        return;
+    }
     if (inFp32(logits))
         kernels::negativeLogLikelihood(logits.const_data_ptr<float>(), target, out, logits.size(0), logits.size(1));
     else

@@ -1,4 +1,5 @@
-// The kernels on tensors: fp32 and bf16 rows in memory, contiguous unless said otherwise. Compute thread.
+// The kernels on tensors: fp32 and bf16 rows in memory, contiguous unless said otherwise. Compute thread. gatherRows, siluMul, allFinite
+// and negativeLogLikelihood take ATen's operations where model/placement.h says so.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -12,10 +12,11 @@
 namespace espalier
 {
 
-WeightStore::WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, int layers, int residentLayers,
-                         bool readAhead)
+WeightStore::WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, const Placement& placement, int layers,
+                         int residentLayers, bool readAhead)
     : m_checkpoint(std::move(checkpoint)),
       m_compute(compute),
+      m_placement(placement),
       m_residentLayers(residentLayers),
       m_readAhead(readAhead),
       m_slots(static_cast<std::size_t>(layers)),
@@ -53,6 +54,7 @@ void WeightStore::enqueue(int layer, bool urgent)
 void WeightStore::readerLoop()
 {
     const c10::InferenceMode guard;
+    std::optional<DeviceStaging> staging;
     for (;;) {
         int layer = 0;
         {
@@ -66,7 +68,8 @@ void WeightStore::readerLoop()
         std::shared_ptr<const LayerWeights> weights;
         std::optional<Error> error;
         try {
-            auto loaded = loadLayer(*m_checkpoint, layer, m_compute);
+            if (m_placement.portable && !staging) staging.emplace(m_placement.device);
+            auto loaded = loadLayer(*m_checkpoint, layer, m_compute, staging ? &*staging : nullptr);
             if (loaded)
                 weights = std::move(loaded).value();
             else
@@ -125,7 +128,9 @@ Result<std::shared_ptr<const GlobalWeights>> WeightStore::globals()
 {
     if (!m_globals) {
         try {
-            ESPALIER_TRY(m_globals, loadGlobals(*m_checkpoint, m_compute));
+            std::optional<DeviceStaging> staging;
+            if (m_placement.portable) staging.emplace(m_placement.device);
+            ESPALIER_TRY(m_globals, loadGlobals(*m_checkpoint, m_compute, staging ? &*staging : nullptr));
         } catch (const std::exception&) {
             return resourceError("model.out_of_memory", "embedding", "The embedding and the output head do not fit in memory.",
                                  "Close other programs, or use a machine with more memory.");

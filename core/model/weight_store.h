@@ -2,8 +2,10 @@
 #pragma once
 
 #include "base/error.h"
+#include "model/device_staging.h"
 #include "model/layer_weights.h"
 #include "model/moe_model.h"
+#include "model/placement.h"
 
 #include <condition_variable>
 #include <deque>
@@ -19,14 +21,16 @@ class WeightStore
 {
 public:
     // The first residentLayers layers stay once loaded, the others are dropped when the pass has gone on. `readAhead`: the next layer is
-    // converted while one computes, so that two streamed layers are in memory; else only its pages are asked for.
-    WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, int layers, int residentLayers, bool readAhead);
+    // converted while one computes, so that two streamed layers are in memory; else only its pages are asked for. Where the placement is
+    // portable, the weights lie on its device.
+    WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, const Placement& placement, int layers,
+                int residentLayers, bool readAhead);
     ~WeightStore();
     WeightStore(const WeightStore&) = delete;
     WeightStore& operator=(const WeightStore&) = delete;
 
     // Blocks until the layer is there, drops what is neither resident nor next, and starts reading the next layer (layer + step). The
-    // caller has let go of the layer before.
+    // caller has let go of the layer before, and a device has finished with it.
     Result<std::shared_ptr<const LayerWeights>> layer(int layer, int step = 1);
     Result<std::shared_ptr<const GlobalWeights>> globals();
     std::int64_t bytes() const;
@@ -43,6 +47,7 @@ private:
 
     const std::shared_ptr<const Checkpoint> m_checkpoint;
     const at::ScalarType m_compute;
+    const Placement m_placement;
     const int m_residentLayers;
     const bool m_readAhead;
     std::shared_ptr<const GlobalWeights> m_globals;

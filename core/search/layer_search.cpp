@@ -89,13 +89,14 @@ Result<std::vector<double>> LayerSearch::losses(std::span<const ExpertBits> sets
 {
     std::vector<double> squared;
     squared.reserve(sets.size());
+    if (m_makeBatch && !m_batch) {
+        ESPALIER_TRY(m_batch, m_makeBatch(m_loss.evaluator()));
+        if (!m_batch) m_makeBatch = {};
+    }
     if (!m_makeBatch) {
         for (const ExpertBits& kept : sets)
             squared.push_back(loss(kept));
         return squared;
-    }
-    if (!m_batch) {
-        ESPALIER_TRY(m_batch, m_makeBatch(m_loss.evaluator()));
     }
     ESPALIER_TRY(const std::vector<BatchedLoss> rounded, m_batch->evaluate(sets));
     for (std::size_t i = 0; i < sets.size(); ++i) {

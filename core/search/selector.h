@@ -22,7 +22,8 @@ namespace espalier
 
 class BatchedSetLoss;
 class GramEvaluator;
-// Makes what evaluates many sets of a layer at once (search/cuda/batched_set_loss.h). Called from the thread that searches the layer.
+// Makes what evaluates many sets of a layer at once (search/cuda/batched_set_loss.h), or null where this layer is better searched without.
+// Called from the thread that searches the layer.
 using BatchFactory = std::function<Result<std::unique_ptr<BatchedSetLoss>>(const GramEvaluator&)>;
 
 struct KeptSet {

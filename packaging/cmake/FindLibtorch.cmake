@@ -4,12 +4,19 @@
 # include folders. Looks in LIBTORCH_ROOT (variable or environment: the folder that holds torch/ and nvidia/), then in the user's
 # cache folder where packaging/run.sh unpacks it.
 #
-# Defines the imported target Libtorch::cpu.
+# Defines the imported target Libtorch::cpu. With ESPALIER_WITH_CUDA it links the CUDA half of the same wheel too, if the copy found has
+# one (`packaging/setup.sh --cuda`); Libtorch_CUDA_LIBRARY says so.
 set(_hints ${LIBTORCH_ROOT} $ENV{LIBTORCH_ROOT})
-if(DEFINED ENV{XDG_CACHE_HOME})
-    list(APPEND _hints $ENV{XDG_CACHE_HOME}/espalier/libtorch-2.15.0-cpu)
+set(_variants cpu)
+if(ESPALIER_WITH_CUDA)
+    set(_variants cuda cpu)
 endif()
-list(APPEND _hints $ENV{HOME}/.cache/espalier/libtorch-2.15.0-cpu)
+foreach(_variant ${_variants})
+    if(DEFINED ENV{XDG_CACHE_HOME})
+        list(APPEND _hints $ENV{XDG_CACHE_HOME}/espalier/libtorch-2.15.0-${_variant})
+    endif()
+    list(APPEND _hints $ENV{HOME}/.cache/espalier/libtorch-2.15.0-${_variant})
+endforeach()
 
 find_path(Libtorch_INCLUDE_DIR ATen/ATen.h HINTS ${_hints} PATH_SUFFIXES torch/include NO_DEFAULT_PATH)
 find_library(Libtorch_CPU_LIBRARY torch_cpu HINTS ${_hints} PATH_SUFFIXES torch/lib NO_DEFAULT_PATH)
@@ -45,5 +52,18 @@ if(Libtorch_FOUND AND NOT TARGET Libtorch::cpu)
     foreach(_dir ${_libdir} ${_nvidia_libs})
         set_property(TARGET Libtorch::cpu APPEND PROPERTY INTERFACE_LINK_OPTIONS "LINKER:-rpath-link,${_dir}")
     endforeach()
+endif()
+# The CUDA half registers itself when it is loaded; nothing names a symbol of it. It needs no driver to load.
+if(Libtorch_FOUND AND ESPALIER_WITH_CUDA)
+    get_filename_component(_libdir ${Libtorch_CPU_LIBRARY} DIRECTORY)
+    find_library(Libtorch_CUDA_LIBRARY torch_cuda HINTS ${_libdir} NO_DEFAULT_PATH)
+    if(Libtorch_CUDA_LIBRARY)
+        set_property(TARGET Libtorch::cpu APPEND PROPERTY INTERFACE_LINK_OPTIONS
+            "LINKER:--push-state,--no-as-needed,${Libtorch_CUDA_LIBRARY},--pop-state")
+    else()
+        message(WARNING "This copy of libtorch has no CUDA half: kernels of the search are built, the model runs on the processor only. "
+                        "`packaging/setup.sh --cuda` fetches it.")
+    endif()
+    mark_as_advanced(Libtorch_CUDA_LIBRARY)
 endif()
 mark_as_advanced(Libtorch_INCLUDE_DIR Libtorch_CPU_LIBRARY Libtorch_C10_LIBRARY Libtorch_GOMP_LIBRARY)

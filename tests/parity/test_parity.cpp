@@ -32,12 +32,14 @@ struct Case {
     std::string golden;  // name of the golden, where it differs
     Residency residency = Residency::Resident;
     int threads = 1;
+    std::string device = "cpu";
 };
 
 std::string caseName(const testing::TestParamInfo<Case>& info)
 {
     std::string name =
         info.param.name + (info.param.residency == Residency::Stream ? "_streamed_" : "_resident_") + std::to_string(info.param.threads);
+    if (info.param.device != "cpu") name += "_" + info.param.device;
     std::replace(name.begin(), name.end(), '-', '_');
     return name;
 }
@@ -50,6 +52,9 @@ std::vector<Case> cases()
                              "deepseekv2-full-tiny", "deepseekv3-tiny"}) {
         all.push_back({name, name, Residency::Resident, 1});
         all.push_back({name, name, Residency::Stream, 2});
+        // What runs on a GPU, on the processor, and on a GPU where there is one.
+        all.push_back({name, name, Residency::Resident, 2, "portable"});
+        all.push_back({name, name, Residency::Stream, 2, "cuda"});
     }
     for (const char* name : {"mixtral-tiny", "qwen3moe-tiny", "deepseekv2-lite-tiny"})
         all.push_back({std::string(name) + "-fused-v5", name, Residency::Resident, 2});
@@ -94,6 +99,8 @@ protected:
         ModelOptions options;
         options.residency = c.residency;
         options.threads = c.threads;
+        options.device = c.device;
+        if (const Status there = checkDevice("cuda"); c.device == "cuda" && !there.ok()) GTEST_SKIP() << there.error().describe();
         auto model = MoeModel::create(*checkpoint, options);
         ASSERT_TRUE(model) << model.error().describe();
         m_model = std::move(model).value();
