@@ -26,6 +26,9 @@ Error writeError(const std::filesystem::path& path, int number)
     return error;
 }
 
+// As much as is handed to the disk at a time.
+constexpr std::int64_t kWriteBehind = std::int64_t{16} << 20;
+
 Status syncFolder(const std::filesystem::path& folder)
 {
     const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -56,6 +59,8 @@ AtomicFile& AtomicFile::operator=(AtomicFile&& other) noexcept
     std::swap(m_path, other.m_path);
     std::swap(m_temporary, other.m_temporary);
     std::swap(m_descriptor, other.m_descriptor);
+    std::swap(m_written, other.m_written);
+    std::swap(m_begun, other.m_begun);
     return *this;
 }
 
@@ -78,6 +83,12 @@ Status AtomicFile::write(std::span<const std::byte> bytes)
             return writeError(m_path, errno);
         }
         bytes = bytes.subspan(static_cast<std::size_t>(written));
+        m_written += written;
+    }
+    if (m_written - m_begun >= kWriteBehind) {
+        // Advice only: what fails here fails again, and is reported, in commit().
+        ::sync_file_range(m_descriptor, m_begun, m_written - m_begun, SYNC_FILE_RANGE_WRITE);
+        m_begun = m_written;
     }
     return {};
 }

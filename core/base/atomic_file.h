@@ -24,6 +24,7 @@ public:
     AtomicFile& operator=(AtomicFile&& other) noexcept;
     ~AtomicFile();
 
+    // The disk begins to write while more bytes are produced, so that commit() has little to wait for.
     Status write(std::span<const std::byte> bytes);
     Status commit();
     const std::filesystem::path& temporaryPath() const { return m_temporary; }
@@ -35,6 +36,8 @@ private:
     std::filesystem::path m_path;
     std::filesystem::path m_temporary;
     int m_descriptor = -1;
+    std::int64_t m_written = 0;
+    std::int64_t m_begun = 0;  // bytes that the disk was told to write
 };
 
 // fsync of a file or folder that something else wrote, then rename. Errors as above.
