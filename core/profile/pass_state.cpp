@@ -2,10 +2,7 @@
 
 #include "session/profile_file.h"
 
-#include <ATen/ATen.h>
 #include <fmt/format.h>
-
-#include <cstring>
 
 namespace espalier
 {
@@ -37,22 +34,13 @@ Status PassState::prepare()
     return {};
 }
 
-Status PassState::commit(const LayerProfile& profile, const std::vector<at::Tensor>& hidden, bool last)
+Status PassState::commit(const LayerProfile& profile)
 {
     if (!active()) return {};
-    if (profile.experts > 0)
-        ESPALIER_CHECK_OK(writeProfileState(layerFile(profile.layer), {.key = m_key, .profile = profile, .hiddenType = "", .hidden = {}}));
-    ProfileState state{.key = m_key, .profile = {}, .hiddenType = "", .hidden = {}};
-    state.profile.layer = profile.layer;
-    if (!last) {
-        state.hiddenType = hidden.front().scalar_type() == at::kBFloat16 ? "BF16" : "F32";
-        for (const at::Tensor& part : hidden) {
-            const at::Tensor rows = part.contiguous();
-            const auto* bytes = static_cast<const std::byte*>(rows.const_data_ptr());
-            state.hidden.insert(state.hidden.end(), bytes, bytes + rows.nbytes());
-        }
-    }
-    return writeProfileState(hiddenFile(), state);
+    if (profile.experts > 0) ESPALIER_CHECK_OK(writeProfileState(layerFile(profile.layer), {.key = m_key, .profile = profile}));
+    ProfileState progress{.key = m_key, .profile = {}};
+    progress.profile.layer = profile.layer;
+    return writeProfileState(progressFile(), progress);
 }
 
 Status PassState::addParts(int layer, int number, const std::vector<ExpertParts>& experts)
@@ -77,12 +65,11 @@ std::vector<std::filesystem::path> PassState::parts(int layer) const
     return files;
 }
 
-Result<std::optional<std::vector<LayerProfile>>> PassState::load(const ModelShape& shape, const std::vector<WindowBatch>& batches,
-                                                                 at::ScalarType type, std::vector<at::Tensor>& hidden)
+Result<std::optional<std::vector<LayerProfile>>> PassState::load(const ModelShape& shape)
 {
     std::optional<std::vector<LayerProfile>> none;
-    if (!active() || !std::filesystem::exists(hiddenFile())) return none;
-    ESPALIER_TRY(const ProfileState state, readProfileState(hiddenFile()));
+    if (!active() || !std::filesystem::exists(progressFile())) return none;
+    ESPALIER_TRY(const ProfileState state, readProfileState(progressFile()));
     if (state.key != m_key) return otherRun();
     std::vector<LayerProfile> layers;
     const int done = state.profile.layer;
@@ -101,16 +88,6 @@ Result<std::optional<std::vector<LayerProfile>>> PassState::load(const ModelShap
         }
         layers.push_back(std::move(profile));
     }
-    if (done + 1 == static_cast<int>(shape.layers.size())) return std::optional(std::move(layers));
-    std::size_t offset = 0;
-    for (const WindowBatch& batch : batches) {
-        at::Tensor part = at::empty({static_cast<std::int64_t>(batch.count), batch.length, shape.hiddenSize}, type);
-        if (offset + part.nbytes() > state.hidden.size()) return otherRun();
-        std::memcpy(part.mutable_data_ptr(), state.hidden.data() + offset, part.nbytes());
-        offset += part.nbytes();
-        hidden.push_back(std::move(part));
-    }
-    if (offset != state.hidden.size()) return otherRun();
     return std::optional(std::move(layers));
 }
 
@@ -130,7 +107,7 @@ std::filesystem::path PassState::partsFile(int layer, int number) const
     return m_folder / fmt::format("parts-{:04}-{:03}.h5", layer, number);
 }
 
-std::filesystem::path PassState::hiddenFile() const { return m_folder / "hidden.h5"; }
+std::filesystem::path PassState::progressFile() const { return m_folder / "progress.h5"; }
 
 Status refuseExisting(const std::filesystem::path& out, bool force)
 {

@@ -2,11 +2,8 @@
 #pragma once
 
 #include "base/error.h"
-#include "profile/window_batches.h"
 #include "session/profile_data.h"
 #include "session/profile_parts.h"
-
-#include <ATen/core/Tensor.h>
 
 #include <filesystem>
 #include <optional>
@@ -16,18 +13,20 @@
 namespace espalier
 {
 
-// The folder `out` + ".state": one file per finished layer, and the hidden states behind the last of them, which are written last and so
-// decide how far the pass has come. Without an output nothing is kept.
+// The folder `out` + ".state": one file per finished layer, the hidden states (profile/hidden_states.h), and a small file that is written
+// last and so decides how far the pass has come. Without an output nothing is kept.
 class PassState
 {
 public:
     // `key`: everything that the pass depends on. Touches nothing.
     PassState(const std::filesystem::path& out, std::string key);
     bool active() const { return !m_folder.empty(); }
+    const std::filesystem::path& folder() const { return m_folder; }
 
     Status clear();
     Status prepare();  // error: output.unwritable
-    Status commit(const LayerProfile& profile, const std::vector<at::Tensor>& hidden, bool last);
+    // What the next layer needs is on the disk by now.
+    Status commit(const LayerProfile& profile);
 
     // Bulky parts of a layer, before it is committed.
     Status addParts(int layer, int number, const std::vector<ExpertParts>& experts);
@@ -35,15 +34,14 @@ public:
     void dropParts(int layer);
     std::vector<std::filesystem::path> parts(int layer) const;
 
-    // Layers done, in order, and the hidden states; nothing when there is no state. Error: profile.other_run.
-    Result<std::optional<std::vector<LayerProfile>>> load(const ModelShape& shape, const std::vector<WindowBatch>& batches,
-                                                          at::ScalarType type, std::vector<at::Tensor>& hidden);
+    // Layers done, in order; nothing when there is no state. Error: profile.other_run.
+    Result<std::optional<std::vector<LayerProfile>>> load(const ModelShape& shape);
 
 private:
     Error otherRun() const;
     std::filesystem::path layerFile(int layer) const;
     std::filesystem::path partsFile(int layer, int number) const;
-    std::filesystem::path hiddenFile() const;
+    std::filesystem::path progressFile() const;
 
     std::filesystem::path m_folder;
     std::string m_key;

@@ -5,6 +5,7 @@
 #include "model/moe_model_torch.h"
 #include "profile/factor_builder.h"
 #include "profile/gradient_sweep.h"
+#include "profile/hidden_states.h"
 #include "profile/pass_state.h"
 #include "profile/profile_collector.h"
 #include "profile/window_batches.h"
@@ -266,21 +267,20 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
                                                           {"shard", options.shard},
                                                           {"shards", options.shards},
                                                           {"version", data.engineVersion}})));
-    std::vector<at::Tensor> hidden;
     if (options.resume) {
-        const at::ScalarType type = data.numericMode == "bf16" ? at::kBFloat16 : at::kFloat;
-        ESPALIER_TRY(auto done, state.load(shape, batches, type, hidden));
+        ESPALIER_TRY(auto done, state.load(shape));
         if (done) data.layers = std::move(*done);
     }
-    if (data.layers.empty()) {
-        hidden.clear();
-        ESPALIER_CHECK_OK(state.clear());
-        for (const WindowBatch& batch : batches) {
-            ESPALIER_TRY(at::Tensor embedded, model.embed(idTensor(windows, batch)));
-            hidden.push_back(std::move(embedded));
-        }
-    }
+    if (data.layers.empty()) ESPALIER_CHECK_OK(state.clear());
     ESPALIER_CHECK_OK(state.prepare());
+    HiddenStates hidden(batches, shape.hiddenSize, data.numericMode == "bf16" ? at::kBFloat16 : at::kFloat);
+    if (state.active() && data.layers.size() < shape.layers.size())
+        ESPALIER_CHECK_OK(hidden.useFiles(state.folder(), static_cast<int>(data.layers.size()), !data.layers.empty()));
+    if (data.layers.empty())
+        for (std::size_t b = 0; b < batches.size(); ++b) {
+            ESPALIER_TRY(const at::Tensor embedded, model.embed(idTensor(windows, batches[b])));
+            hidden.setInput(b, embedded);
+        }
     for (const LayerProfile& layer : data.layers)
         reportLayer(layer, shape, job);
 
@@ -335,12 +335,13 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
             LayerObserver* observer = collector ? static_cast<LayerObserver*>(&*collector) : moments ? &*moments : nullptr;
             for (std::size_t b = 0; b < batches.size(); ++b) {
                 if (collector) collector->beginBatch(batches[b].positions, batches[b].sampledRows);
-                ESPALIER_TRY(at::Tensor next, model.layer(static_cast<int>(l), hidden[b], plan, observer));
+                ESPALIER_TRY(const at::Tensor next, model.layer(static_cast<int>(l), hidden.input(b), plan, observer));
                 if (collector) ESPALIER_CHECK_OK(collector->status());
                 if (moments) ESPALIER_CHECK_OK(moments->status());
                 if (round + 1 == rounds) {
-                    if (keepStates) states[b].push_back(hidden[b]);
-                    hidden[b] = std::move(next);
+                    if (keepStates && l == 0) states[b].push_back(hidden.input(b).clone());
+                    if (keepStates) states[b].push_back(next);
+                    hidden.setOutput(b, next);
                 }
                 if (round == 0) {
                     done += static_cast<std::int64_t>(batches[b].positions.size());
@@ -357,16 +358,14 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
             ESPALIER_TRY(const std::vector<ExpertParts> built, builder->finish());
             ESPALIER_CHECK_OK(state.addParts(layer.index, parts++, built));
         }
-        ESPALIER_CHECK_OK(state.commit(profile, hidden, l + 1 == shape.layers.size()));
+        if (l + 1 < shape.layers.size()) ESPALIER_CHECK_OK(hidden.advance());
+        ESPALIER_CHECK_OK(state.commit(profile));
         data.layers.push_back(std::move(profile));
         reportLayer(data.layers.back(), shape, job);
         if (options.onLayer) ESPALIER_CHECK_OK(options.onLayer(data.layers.back()));
     }
 
     if (settings.gradients) {
-        for (std::size_t b = 0; b < states.size(); ++b)
-            states[b].push_back(std::move(hidden[b]));
-        hidden.clear();
         std::vector<SweepBatch> sweep;
         sweep.reserve(batches.size());
         for (const WindowBatch& batch : batches)

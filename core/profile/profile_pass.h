@@ -1,5 +1,6 @@
-// The streaming pass over the calibration text (methods.md 2): decoder layer by decoder layer over all windows, sums in fp64, the
-// hidden states of one layer boundary in memory. The model never has to be resident as a whole.
+// The streaming pass over the calibration text (methods.md 2): decoder layer by decoder layer over all windows, sums in fp64. The
+// hidden states between two layers lie in files beside the profile that is written (profile/hidden_states.h), in memory where none is. The
+// model never has to be resident as a whole.
 //
 // No ATen in this header. Runs on the model's compute thread.
 #pragma once

@@ -354,13 +354,9 @@ Result<std::string> profileSha256(const std::filesystem::path& path)
 
 Status writeProfileState(const std::filesystem::path& path, const ProfileState& state)
 {
-    const std::int64_t estimate = bytesOf(state.profile) + static_cast<std::int64_t>(state.hidden.size());
-    return h5::writeContainer(path, kStateFormat, estimate, [&](const h5::Group& root) {
-        root.writeJson(
-            "state",
-            {{"key", state.key}, {"layer", state.profile.layer}, {"experts", state.profile.experts}, {"hidden_type", state.hiddenType}});
+    return h5::writeContainer(path, kStateFormat, bytesOf(state.profile), [&](const h5::Group& root) {
+        root.writeJson("state", {{"key", state.key}, {"layer", state.profile.layer}, {"experts", state.profile.experts}});
         writeLayer(root.create("layer"), state.profile);
-        root.write("hidden", state.hidden);
     });
 }
 
@@ -372,9 +368,7 @@ Result<ProfileState> readProfileState(const std::filesystem::path& path)
         ProfileState state;
         const Json json = container.root.readJson("state");
         state.key = json.at("key");
-        state.hiddenType = json.at("hidden_type");
         state.profile = readLayer(container.root.open("layer"), json.at("layer"), json.at("experts"));
-        state.hidden = container.root.read<std::byte>("hidden");
         return state;
     } catch (const std::exception& failure) {
         return invalidProfile(path, failure.what());

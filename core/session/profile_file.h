@@ -25,12 +25,10 @@ Result<ProfileData> readProfile(const std::filesystem::path& path);
 // SHA-256 of the content, from the header of the file alone: what plans and runs record. Errors as above.
 Result<std::string> profileSha256(const std::filesystem::path& path);
 
-// One layer of an unfinished pass and the hidden states that the next layer needs; `key` says which run they belong to.
+// One layer of an unfinished pass; `key` says which run it belongs to.
 struct ProfileState {
     std::string key;
     LayerProfile profile;
-    std::string hiddenType;         // dtype of the states, "F32" or "BF16"
-    std::vector<std::byte> hidden;  // all windows, row-major
 };
 Status writeProfileState(const std::filesystem::path& path, const ProfileState& state);
 Result<ProfileState> readProfileState(const std::filesystem::path& path);

@@ -1,3 +1,4 @@
+espalier_test(test_hidden_states SOURCES core/test_hidden_states.cpp LIBS espalier::profile espalier::model)
 espalier_test(test_profile SOURCES core/test_profile.cpp
     LIBS espalier::profile espalier::score espalier::session espalier::model espalier::lowrank espalier::tokenizer espalier::checkpoint)
 espalier_test(test_whitened SOURCES core/test_whitened.cpp

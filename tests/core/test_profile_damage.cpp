@@ -84,7 +84,7 @@ TEST_F(ProfileDamage, EveryKindHasACode)
     EXPECT_EQ(profileSha256(m_file).error().code, "profile.truncated");
 
     // A state is not a profile.
-    ASSERT_TRUE(writeProfileState(m_file, {.key = "k", .profile = {}, .hiddenType = "F32", .hidden = {}}).ok());
+    ASSERT_TRUE(writeProfileState(m_file, {.key = "k", .profile = {}}).ok());
     EXPECT_EQ(readProfile(m_file).error().code, "profile.not_a_profile");
 }
 
