@@ -211,11 +211,13 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
         for (int l = 0; l < layers; ++l)
             for (Run& run : wave) {
                 if (run.next != l) continue;
-                if (job.stopRequested()) return cancelledError();
                 if (!run.attended) {
                     ESPALIER_TRY(run.hidden, model.attend(l, run.hidden));
+                    run.attended = true;
                     if (l % stride == 0) cache.insert(key(l, run.group), run.hidden);
                 }
+                // Here, where everything that was computed can be found again.
+                if (job.stopRequested()) return cancelledError();
                 ESPALIER_TRY(run.hidden, model.feedForward(l, run.hidden, prepared));
                 run.attended = false;
                 run.next = l + 1;

@@ -233,8 +233,8 @@ struct TensorProducer::State {
         int layer = -1;
         int expert = -1;
         Matrix matrix = Matrix::Gate;
-        int rank = 0;  // 0: the whole matrix
-        auto operator<=>(const Key&) const = default;
+        int rank = 0;                                  // 0: the whole matrix
+        auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): the 0 that a comparison expands to
     };
     struct Entry {
         at::Tensor weight;  // fp32; of a whole matrix

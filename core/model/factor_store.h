@@ -64,8 +64,8 @@ public:
 private:
     struct Key {
         int layer, expert, matrix;
-        std::string variant;  // hash and rule of the profile; empty for plain factors
-        auto operator<=>(const Key&) const = default;
+        std::string variant;                           // hash and rule of the profile; empty for plain factors
+        auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): the 0 that a comparison expands to
     };
     struct Entry {
         MatrixFactors all;

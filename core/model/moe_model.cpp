@@ -166,7 +166,7 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
                                "It can be inspected and sliced.");
 
     auto impl = std::make_unique<Impl>();
-    impl->checkpoint = checkpoint;
+    impl->checkpoint = std::move(checkpoint);
     impl->options = options;
     if (impl->options.threads <= 0) impl->options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     if (impl->options.memoryBudget <= 0) impl->options.memoryBudget = halfOfMemory();
@@ -183,7 +183,7 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     for (const LayerConfig& layer : config.layers)
         impl->windows.push_back(layer.window);
 
-    const ModelShape& shape = checkpoint->shape();
+    const ModelShape& shape = impl->shape();
     Residence residence = residenceOf(shape, impl->compute == at::kFloat ? 4 : 2, impl->options);
     if (!impl->placement.device.is_cpu()) {
         ModelOptions onDevice = impl->options;
@@ -195,9 +195,9 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     impl->spare = residence.spare;
     impl->streams = residence.layers < static_cast<int>(shape.layers.size());
     const std::int64_t factorBudget = std::max(residence.spare / 4, std::int64_t{64} << 20);
-    impl->store = std::make_unique<WeightStore>(checkpoint, impl->compute, impl->placement, static_cast<int>(shape.layers.size()),
+    impl->store = std::make_unique<WeightStore>(impl->checkpoint, impl->compute, impl->placement, static_cast<int>(shape.layers.size()),
                                                 residence.layers, residence.readAhead);
-    impl->factors = std::make_unique<FactorStore>(checkpoint, impl->compute, impl->placement, factorBudget);
+    impl->factors = std::make_unique<FactorStore>(impl->checkpoint, impl->compute, impl->placement, factorBudget);
     impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute, impl->placement.device);
     return std::unique_ptr<MoeModel>(new MoeModel(std::move(impl)));
 }

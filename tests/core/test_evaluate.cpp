@@ -133,7 +133,7 @@ TEST(Evaluator, CachedEqualsUncachedBitForBit)
     const CompressionPlan ranked = take(dense.withRanks(shape, 2, std::vector<RankTriple>(12, RankTriple{7, 0, 9})));
     const TokenWindows windows = stream("qwen2moe-tiny", 64);
 
-    // 12 boundaries of 8 x 64 tokens, every other one of four groups under two plans: entries are dropped all the time.
+    // Room for 12 of the 16 states of 8 x 64 tokens that a plan leaves: every third layer is kept, and entries are dropped all the time.
     const std::int64_t small = 12ll * 8 * 64 * shape.hiddenSize * 4;
     Evaluator roomy(*model, windows, 1 << 30), tight(*model, windows, small), none(*model, windows, 0);
     for (const CompressionPlan& plan : {dense, late, middle, early, ranked, late, dense, middle}) {
