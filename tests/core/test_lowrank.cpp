@@ -185,7 +185,7 @@ TEST(WhitenedSvd, ErrorIsTheSumOfWhatWasDropped)
                     EXPECT_NEAR(svd.error(rank) * svd.error(rank), error, 1e-9 * whole) << out << "x" << in << " rank " << rank;
                 }
                 // Without a ridge the energies are the squared singular values of W S, the best any matrix of the rank can do.
-                const at::Tensor sigma = a.singularValues();
+                const at::Tensor& sigma = a.singularValues();
                 const double dropped = sigma.narrow(0, rank, n - rank).square().sum().item<double>();
                 if (ridge == 0) {
                     EXPECT_NEAR(a.error(rank) * a.error(rank), dropped, 1e-9 * whole);

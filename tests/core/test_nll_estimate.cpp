@@ -45,7 +45,9 @@ struct Made {
                     store.squared += g.back() * g.back();
                 }
                 for (int i = 0; i < made.profile.gram.listLength; ++i) {
-                    const std::size_t e = made.profile.gram.list[static_cast<std::size_t>(t * made.profile.gram.listLength + i)];
+                    const std::size_t e =
+                        made.profile.gram.list[static_cast<std::size_t>(t) * static_cast<std::size_t>(made.profile.gram.listLength) +
+                                               static_cast<std::size_t>(i)];
                     const auto& y = made.outputs[static_cast<std::size_t>(t * experts) + e];
                     store.products.push_back(static_cast<float>(std::inner_product(g.begin(), g.end(), y.begin(), 0.0)));
                     if (drawn) store.drawnProducts.push_back(static_cast<float>(random.uniform() - 0.5));
@@ -119,7 +121,7 @@ NllEstimate estimated(NllEstimator& estimator, const CompressionPlan& plan, Curv
     return std::move(estimate).value();
 }
 
-CompressionPlan keeping(const ModelShape& shape, CompressionPlan plan, int layer, std::vector<int> kept)
+CompressionPlan keeping(const ModelShape& shape, const CompressionPlan& plan, int layer, std::vector<int> kept)
 {
     auto changed = plan.withKept(shape, layer, std::move(kept));
     if (!changed.ok()) throw std::runtime_error(changed.error().describe());
@@ -333,8 +335,10 @@ TEST(NllEstimate, RanksAddTheErrorOfTheirCurves)
     Made made({kRenormalised, kSoftmax}, 8, 100, 8, 4);
     LayerProfile& layer = made.layers[1].profile;
     layer.spectrumLength = 7;
-    for (int i = 0; i < 8 * 3 * 7; ++i)
-        layer.spectra.push_back(static_cast<float>(10 - i % 7) / static_cast<float>(1 + i / 21));
+    for (int i = 0; i < 8 * 3 * 7; ++i) {
+        const int group = i / 21;
+        layer.spectra.push_back(static_cast<float>(10 - i % 7) / static_cast<float>(1 + group));
+    }
     layer.weightSquared.assign(8, 12.0);
     layer.gateGain.assign(8, 3.0);
     layer.upGain.assign(8, 2.0);

@@ -472,7 +472,7 @@ at::Tensor unpackedMoment(const ProfileParts& parts, int layer, int expert, bool
 {
     const auto packed = parts.moment(layer, expert, hidden);
     if (!packed.ok()) throw std::runtime_error(packed.error().describe());
-    const auto side = static_cast<std::int64_t>((std::sqrt(8.0 * static_cast<double>(packed->size()) + 1) - 1) / 2 + 0.5);
+    const auto side = std::llround((std::sqrt(8.0 * static_cast<double>(packed->size()) + 1) - 1) / 2);
     at::Tensor full = at::zeros({side, side}, at::kDouble);
     for (std::int64_t a = 0; a < side; ++a)
         for (std::int64_t b = 0; b <= a; ++b)

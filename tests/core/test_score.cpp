@@ -197,7 +197,7 @@ TEST(SelectionOrder, EqualsRoute)
         for (int e = 0; shape.rule == RoutingRule::SigmoidBias && e < kExperts; ++e)
             gram.selectionBias.push_back(static_cast<float>(random.uniform() - 0.5));
         for (int e = 0; e < 4; ++e)  // ties, within a group and between two
-            gram.logits[static_cast<std::size_t>(5 * e)] = gram.logits[0];
+            gram.logits[5 * static_cast<std::size_t>(e)] = gram.logits[0];
         const SelectionOrder order(gram, shape, kExperts);
         int fallbacks = 0;
         for (int trial = 0; trial < 30; ++trial) {
@@ -285,7 +285,7 @@ TEST(GramLoss, AnExpertNobodyChoosesCostsNothingUnderRuleA)
     RandomLayer layer(6, 30, router, 6, 9);
     // Expert 5 comes last everywhere.
     for (int t = 0; t < 30; ++t)
-        layer.profile.gram.logits[static_cast<std::size_t>(t * 6 + 5)] = -20;
+        layer.profile.gram.logits[static_cast<std::size_t>(t) * 6 + 5] = -20;
     RandomLayer same = layer;
     same.profile.gram.list.clear();
     const GramEvaluator before(layer.profile, router);

@@ -73,7 +73,7 @@ struct Quiet final : JobContext {
 };
 
 std::vector<Selection> select(const ProfileData& profile, const std::string& method, const std::vector<int>& keep,
-                              const Params& params = {}, SelectOptions options = {}, std::optional<CompressionPlan> base = {})
+                              const Params& params = {}, const SelectOptions& options = {}, std::optional<CompressionPlan> base = {})
 {
     Quiet job;
     auto result = selectLayers(profile, method, params, keep, base ? *base : CompressionPlan::identity(profile.shape), options, job);
@@ -146,7 +146,7 @@ TEST(SetLoss, EqualsTheEvaluatorOnRandomSets)
         SetLoss loss(evaluator);
         Random random(17);
         for (int trial = 0; trial < 60; ++trial) {
-            const int keep = c.uses() + static_cast<int>(random.below(static_cast<std::uint64_t>(c.experts - c.uses() + 1)));
+            const int keep = c.uses() + static_cast<int>(random.below(static_cast<std::uint64_t>(c.experts - c.uses()) + 1));
             const ExpertSet kept = randomSet(random, c.experts, keep);
             const GramLoss expected = evaluator.evaluate(kept);
             const GramLoss actual = loss.evaluate(ExpertBits::of(kept));
