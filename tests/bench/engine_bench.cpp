@@ -1,6 +1,7 @@
 // Times of the engine's inner loops on one model, in one process: what tests/bench/run sets beside other tools. One JSON object per line.
 // engine_bench MODEL [--dtype fp32|bf16] [--windows 8] [--length 512] [--ids FILE] [--threads 2] [--repeat 3] [--budget BYTES] ITEM...
 //   load        seconds until the first layer of a fresh process is computed, and until all are
+//   first       the same forward as the first thing a process does, its start and the reading of the weights included
 //   forward     plain forward with the loss of every token
 //   statistics  the profile pass with all routed statistics (counts, ean, reap)
 //   gram        MoE part of each layer: plain, and with lists of top-(k+5) and their products; then leave-one-out and genetic search
@@ -146,6 +147,14 @@ struct Bench {
     TokenWindows windows;
     std::int64_t tokens = 0;
     SilentJob job;
+
+    void first(Clock::time_point start)
+    {
+        const std::vector<int> all = firstWindows(static_cast<int>(windows.rows.size()));
+        Evaluator evaluator(*model, windows, 0);
+        require(evaluator.run(CompressionPlan::identity(model->shape()), all, {}, job));
+        report({{"item", "first"}, {"seconds", since(start)}});
+    }
 
     void forward()
     {
@@ -314,7 +323,7 @@ int main(int argc, char** argv)
 {
     const Settings settings = parse(argc, argv);
     if (settings.model.empty() || settings.items.empty()) {
-        std::fprintf(stderr, "engine_bench MODEL [options] load|forward|statistics|gram|suffix|curves ...\n");
+        std::fprintf(stderr, "engine_bench MODEL [options] load|first|forward|statistics|gram|suffix|curves ...\n");
         return 2;
     }
     const auto start = Clock::now();
@@ -324,7 +333,9 @@ int main(int argc, char** argv)
     bench.model = require(MoeModel::create(bench.checkpoint, settings.options));
     bench.windows = windowsFor(settings, bench.checkpoint->shape().vocabularySize);
     bench.tokens = static_cast<std::int64_t>(bench.windows.rows.size()) * settings.length;
-    {
+    if (settings.items.front() == "first") {
+        bench.first(start);
+    } else {
         // Everything once, on a few tokens: loads the weights where they stay.
         const c10::InferenceMode guard;
         const PreparedPlan identity = bench.model->identity();
