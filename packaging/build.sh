@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up, configures and builds the release preset; used by run.sh and test.sh. Arguments: CMake options, e.g. -DESPALIER_BUILD_TESTS=OFF.
+# Sets up, configures and builds the release preset; used by run.sh and test.sh. Arguments: CMake options, e.g. -DESPALIER_BUILD_TESTS=OFF;
+# ESPALIER_CMAKE_OPTIONS holds more of them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 packaging/setup.sh
@@ -9,5 +10,6 @@ jobs=$(nproc)
 [ $((memory_gib / 2)) -ge "$jobs" ] || jobs=$((memory_gib / 2 > 0 ? memory_gib / 2 : 1))
 log=build/release/configure.log
 mkdir -p build/release
-cmake --preset release "$@" > "$log" 2>&1 || { cat "$log" >&2; exit 1; }
+read -r -a options <<< "${ESPALIER_CMAKE_OPTIONS:-}"
+cmake --preset release "${options[@]}" "$@" > "$log" 2>&1 || { cat "$log" >&2; exit 1; }
 cmake --build --preset release --parallel "$jobs"
