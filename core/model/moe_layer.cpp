@@ -41,12 +41,13 @@ constexpr std::int64_t kObservedBytes = std::int64_t{64} << 20;
 
 void runExpert(const at::Tensor& x, ExpertRows& rows, bool observed)
 {
-    at::Tensor in = gatherRows(x, rows.tokens);
-    at::Tensor hidden = rows.mlp.hidden(in);
-    rows.out = rows.mlp.down(hidden);
+    const std::int64_t count = rows.tokens.numel();
+    const at::Tensor in = gatherPadded(x, rows.tokens);
+    const at::Tensor hidden = rows.mlp.hidden(in);
+    rows.out = rows.mlp.down(hidden).narrow(0, 0, count);
     if (!observed) return;
-    rows.in = std::move(in);
-    rows.hidden = std::move(hidden);
+    rows.in = in.narrow(0, 0, count);
+    rows.hidden = hidden.narrow(0, 0, count);
 }
 
 // Whole experts side by side, one thread each: no waiting for one another inside a product, and the result does not depend on the number

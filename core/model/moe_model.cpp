@@ -560,7 +560,7 @@ Result<at::Tensor> MoeModel::expertOutput(int layer, int expert, const at::Tenso
     if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
         return internalError(fmt::format("expertOutput: layer {} has no expert {}", layer, expert));
     const PortableScope scope(m_impl->placement.portable);
-    return weights->experts[static_cast<std::size_t>(expert)].mlp(m_impl->placed(x)).to(at::kCPU);
+    return weights->experts[static_cast<std::size_t>(expert)].mlp(padded(m_impl->placed(x))).narrow(0, 0, x.size(0)).to(at::kCPU);
 }
 
 Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at::Tensor& x)
@@ -571,8 +571,8 @@ Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at
         return internalError(fmt::format("expertPreActivation: layer {} has no expert {}", layer, expert));
     const GatedMlp& mlp = weights->experts[static_cast<std::size_t>(expert)].mlp;
     const PortableScope scope(m_impl->placement.portable);
-    const at::Tensor in = m_impl->placed(x);
-    return at::cat({mlp.gate(in), mlp.up(in)}, 1).to(at::kCPU);
+    const at::Tensor in = padded(m_impl->placed(x));
+    return at::cat({mlp.gate(in), mlp.up(in)}, 1).narrow(0, 0, x.size(0)).to(at::kCPU);
 }
 
 }  // namespace espalier

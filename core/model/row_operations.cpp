@@ -18,13 +18,31 @@ std::uint16_t* bits(at::Tensor& x) { return reinterpret_cast<std::uint16_t*>(x.m
 
 }  // namespace
 
-at::Tensor gatherRows(const at::Tensor& x, const at::Tensor& index)
+std::int64_t paddedRows(std::int64_t rows)
+{
+    // At most an eighth more beyond 64 rows; tiles of the matrix units are 16 rows high.
+    const std::int64_t step = rows <= 32 ? 4 : rows <= 128 ? 8 : 16;
+    return (rows + step - 1) / step * step;
+}
+
+at::Tensor gatherPadded(const at::Tensor& x, const at::Tensor& index)
 {
     if (takesPortableWay(x)) return x.index_select(0, index.to(x.device()));
-    at::Tensor out = at::empty({index.numel(), x.size(1)}, x.options());
+    const std::int64_t rows = index.numel();
+    at::Tensor out = at::empty({paddedRows(rows), x.size(1)}, x.options());
     kernels::gatherRows(static_cast<const std::byte*>(x.const_data_ptr()), index.const_data_ptr<std::int64_t>(),
-                        static_cast<std::byte*>(out.mutable_data_ptr()), index.numel(),
-                        x.size(1) * static_cast<std::int64_t>(x.element_size()));
+                        static_cast<std::byte*>(out.mutable_data_ptr()), rows, x.size(1) * static_cast<std::int64_t>(x.element_size()));
+    out.narrow(0, rows, out.size(0) - rows).zero_();
+    return out;
+}
+
+at::Tensor padded(const at::Tensor& x)
+{
+    const std::int64_t rows = x.size(0);
+    if (takesPortableWay(x) || paddedRows(rows) == rows) return x;
+    at::Tensor out = at::empty({paddedRows(rows), x.size(1)}, x.options());
+    out.narrow(0, 0, rows).copy_(x);
+    out.narrow(0, rows, out.size(0) - rows).zero_();
     return out;
 }
 

@@ -1,4 +1,4 @@
-// The kernels on tensors: fp32 and bf16 rows in memory, contiguous unless said otherwise. Compute thread. gatherRows, siluMul, allFinite
+// The kernels on tensors: fp32 and bf16 rows in memory, contiguous unless said otherwise. Compute thread. gatherPadded, siluMul, allFinite
 // and negativeLogLikelihood take ATen's operations where model/placement.h says so.
 #pragma once
 
@@ -12,8 +12,13 @@
 namespace espalier
 {
 
-// x [N,H], index [M] int64 -> [M,H]
-at::Tensor gatherRows(const at::Tensor& x, const at::Tensor& index);
+// Rows that a product of `rows` rows is given. oneDNN writes code for every shape it meets (0.3 to 2 ms, as much as the product of a small
+// expert takes), and experts meet a different number of tokens each time: rounded up, a few shapes serve all.
+std::int64_t paddedRows(std::int64_t rows);
+// x [N,H], index [M] int64 -> [paddedRows(M),H], zero behind the first M rows; exactly M the portable way.
+at::Tensor gatherPadded(const at::Tensor& x, const at::Tensor& index);
+// x [M,H] -> a copy with paddedRows(M) rows; x itself where it needs none, or the portable way.
+at::Tensor padded(const at::Tensor& x);
 // out[t] = sum over i of weight[t * k + i] * rows[t * k + i], in that order, for all rows of out [N,H] (overwritten); every row pointer
 // leads to H values of out's type.
 void sumWeightedRows(std::span<const std::byte* const> rows, std::span<const float> weight, int k, at::Tensor& out);

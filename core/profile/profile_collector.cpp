@@ -257,9 +257,9 @@ void ProfileCollector::addGram(const MoeBatch& batch)
     at::parallel_for(0, at::get_num_threads(), 1, [&](std::int64_t, std::int64_t) {
         const c10::InferenceMode guard;
         for (std::size_t i = next++; i < missing.size(); i = next++) {
-            auto y = m_model.expertOutput(m_shape.index, missing[i].expert, gatherRows(batch.input, missing[i].rows));
+            auto y = m_model.expertOutput(m_shape.index, missing[i].expert, gatherPadded(batch.input, missing[i].rows));
             if (y.ok())
-                missing[i].output = std::move(y).value();
+                missing[i].output = y->narrow(0, 0, missing[i].rows.numel());
             else
                 missing[i].error = std::move(y).error();
         }

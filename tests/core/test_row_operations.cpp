@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include <cmath>
 #include <vector>
 
@@ -49,12 +51,30 @@ TEST(RowOperationsBf16, SiluTimesUp)
     expectNear(gate, reference, 0.01);
 }
 
+TEST(RowOperations, FewShapesForAnyNumberOfRows)
+{
+    std::set<std::int64_t> shapes;
+    for (std::int64_t rows = 1; rows <= 2048; ++rows) {
+        const std::int64_t padded = paddedRows(rows);
+        EXPECT_GE(padded, rows);
+        EXPECT_EQ(paddedRows(padded), padded);
+        if (rows > 64) {
+            EXPECT_LE(static_cast<double>(padded), 1.125 * static_cast<double>(rows)) << rows;
+        }
+        shapes.insert(padded);
+    }
+    EXPECT_LE(shapes.size(), 140u);
+}
+
 TEST(RowOperationsBf16, GatherAndWeightedSum)
 {
     const at::Tensor x = random({11, 35});
     const at::Tensor index = at::tensor({4, 0, 10}, at::kLong);
-    const at::Tensor picked = gatherRows(x, index);
-    EXPECT_TRUE(at::equal(picked, x.index_select(0, index)));
+    const at::Tensor picked = gatherPadded(x, index);
+    ASSERT_EQ(picked.size(0), 4);
+    EXPECT_TRUE(at::equal(picked.narrow(0, 0, 3), x.index_select(0, index)));
+    EXPECT_EQ(picked[3].abs().sum().item<float>(), 0);
+    EXPECT_TRUE(at::equal(padded(x), at::cat({x, at::zeros({1, 35}, at::kBFloat16)})));
 
     // As index_add_ of rounded products, expert after expert.
     const std::vector<float> weight = {0.3f, 1.0f, 0.017f, 0.6f};
