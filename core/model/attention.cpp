@@ -7,6 +7,7 @@
 #include "model/weight_matrix.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/cpu/Utils.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -164,13 +165,21 @@ at::Tensor headByHead(const at::Tensor& q, const at::Tensor& k, const at::Tensor
     return out.view({batch, length, heads * width});
 }
 
+// Where bf16 products run on matrix units (AMX) the fused kernel is twice as fast as products in fp32; it has no sliding window and one
+// head width.
+bool matrixUnits(const at::Tensor& q, const at::Tensor& v, bool windowed)
+{
+    static const bool there = at::cpu::init_amx();
+    return there && q.scalar_type() == at::kBFloat16 && !windowed && v.size(3) == q.size(3);
+}
+
 }  // namespace
 
 // q [B,heads,T,d], k [B,kvHeads,T,d], v [B,kvHeads,T,dv] -> [B,T,heads*dv]. KV head g serves q heads g*r .. (g+1)*r - 1.
 at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window)
 {
-    if (!takesPortableWay(q)) return headByHead(q, k, v, window, m_shape.softmaxScale);
     const std::int64_t length = q.size(2);
+    if (!takesPortableWay(q) && !matrixUnits(q, v, window > 0 && window < length)) return headByHead(q, k, v, window, m_shape.softmaxScale);
     const std::int64_t repeat = q.size(1) / k.size(1);
     at::Tensor keys = k;
     at::Tensor values = v;
