@@ -69,8 +69,6 @@ void advise(const std::byte* data, std::size_t size, std::size_t offset, std::si
 }
 }  // namespace
 
-void MappedFile::willNeed(std::size_t offset, std::size_t length) const noexcept { advise(m_data, m_size, offset, length, MADV_WILLNEED); }
-
 void MappedFile::dontNeed(std::size_t offset, std::size_t length) const noexcept { advise(m_data, m_size, offset, length, MADV_DONTNEED); }
 
 void MappedFile::populate(std::span<const std::byte> bytes) noexcept

@@ -25,11 +25,11 @@ public:
     std::size_t size() const noexcept { return m_size; }
     const std::filesystem::path& path() const noexcept { return m_path; }
 
-    // Hints to the kernel: read ahead, or drop the pages (they come back from the file when touched again). Any thread.
-    void willNeed(std::size_t offset, std::size_t length) const noexcept;
+    // Hint to the kernel: drop the pages (they come back from the file when touched again). Any thread.
     void dontNeed(std::size_t offset, std::size_t length) const noexcept;
 
-    // Maps pages of an open file at once that are going to be read now, which is cheaper than a fault for every few of them. Any thread.
+    // Reads and maps pages of an open file at once, which is cheaper than a fault for every few of them; returns when they are there. Any
+    // thread. (The kernel reads ahead a few hundred kB however much it is advised to: reading ahead is calling this on another thread.)
     static void populate(std::span<const std::byte> bytes) noexcept;
 
 private:

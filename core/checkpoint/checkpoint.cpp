@@ -496,11 +496,17 @@ TensorRole Checkpoint::roleOf(std::string_view name) const
     return role;
 }
 
-void Checkpoint::willNeedLayer(int layer) const noexcept
+void Checkpoint::readLayer(int layer, const std::function<bool()>& goOn) const
 {
+    constexpr std::size_t kPiece = std::size_t{8} << 20;
     if (layer < 0 || layer >= m_data->config.layerCount) return;
-    for (const Range& range : m_data->ranges[static_cast<std::size_t>(layer)])
-        m_data->source.files[range.file].file().willNeed(range.begin, range.end - range.begin);
+    for (const Range& range : m_data->ranges[static_cast<std::size_t>(layer)]) {
+        const std::span<const std::byte> bytes = m_data->source.files[range.file].file().bytes();
+        for (std::size_t begin = range.begin; begin < range.end; begin += kPiece) {
+            if (!goOn()) return;
+            MappedFile::populate(bytes.subspan(begin, std::min(kPiece, range.end - begin)));
+        }
+    }
 }
 
 void Checkpoint::dontNeedLayer(int layer) const noexcept

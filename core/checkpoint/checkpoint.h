@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -118,8 +119,10 @@ public:
     std::vector<StoredTensor> tensorsInOrder() const;
     TensorRole roleOf(std::string_view name) const;
 
-    // Hints to the kernel about the mapped pages of a layer. Any thread.
-    void willNeedLayer(int layer) const noexcept;
+    // Reads the pages of a layer from the disk and maps them, in the order of the file and piece by piece as long as `goOn` says so.
+    // Any thread.
+    void readLayer(int layer, const std::function<bool()>& goOn) const;
+    // Hint to the kernel: the pages are not needed now. Any thread.
     void dontNeedLayer(int layer) const noexcept;
 
 private:

@@ -8,8 +8,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <exception>
+#include <functional>
 #include <span>
+#include <thread>
 
 namespace espalier
 {
@@ -105,6 +109,7 @@ public:
         return {.gate = linear(gate, bad), .up = linear(up, bad), .down = linear(down, bad)};
     }
     std::int64_t bytes() const { return m_bytes; }
+    at::ScalarType compute() const { return m_compute; }
 
 private:
     // Memory for a matrix on its way into the blocked layout. One for all: freed and taken again it would leave holes between the matrices
@@ -174,9 +179,56 @@ Status checkDtype(const TensorView& view)
                        "Use a checkpoint in BF16, F16 or F32.");
 }
 
+struct ExpertViews {
+    int expert = 0;
+    LinearView gate, up, down;
+
+    const std::byte* begin() const { return (gate.factored ? gate.u : gate.dense).bytes.data(); }
+};
+
+// In the order of the file, behind whoever reads its pages ahead; on more threads where somebody waits for the layer. Returns the bytes
+// that loaders other than `loader` have made.
+std::int64_t loadExperts(std::vector<ExpertViews> experts, Loader& loader, int threads, LayerWeights& weights)
+{
+    std::sort(experts.begin(), experts.end(),
+              [](const ExpertViews& a, const ExpertViews& b) { return std::less<>()(a.begin(), b.begin()); });
+    std::atomic<std::size_t> next = 0;
+    const auto work = [&](Loader& own) {
+        for (std::size_t i = next++; i < experts.size(); i = next++) {
+            const ExpertViews& views = experts[i];
+            ExpertWeights& expert = weights.experts[static_cast<std::size_t>(views.expert)];
+            expert.mlp = own.mlp(views.gate, views.up, views.down, expert.nonFinite);
+        }
+    };
+    std::vector<Loader> loaders(static_cast<std::size_t>(std::max(threads - 1, 0)), Loader(loader.compute()));
+    std::vector<std::exception_ptr> failures(loaders.size() + 1);
+    const auto guarded = [&](Loader& own, std::exception_ptr& failure) {
+        const c10::InferenceMode guard;
+        try {
+            work(own);
+        } catch (...) {
+            failure = std::current_exception();
+            next = experts.size();
+        }
+    };
+    std::vector<std::thread> others;
+    others.reserve(loaders.size());
+    for (std::size_t i = 0; i < loaders.size(); ++i)
+        others.emplace_back([&, i] { guarded(loaders[i], failures[i]); });
+    guarded(loader, failures.back());
+    for (std::thread& other : others)
+        other.join();
+    for (const std::exception_ptr& failure : failures)
+        if (failure) std::rethrow_exception(failure);
+    std::int64_t bytes = 0;
+    for (const Loader& own : loaders)
+        bytes += own.bytes();
+    return bytes;
+}
+
 }  // namespace
 
-Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute,
+Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute, int threads,
                                                       DeviceStaging* staging)
 {
     const c10::InferenceMode guard;
@@ -255,22 +307,21 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
         weights->routerBias = loader.loadOnHost(*bias, weights->routerNonFinite, at::kFloat);
     }
     weights->experts.resize(static_cast<std::size_t>(layerConfig.experts));
+    std::vector<ExpertViews> experts;
     for (int e = 0; e < layerConfig.experts; ++e) {
-        const LinearView gate = checkpoint.expert(layer, e, Matrix::Gate);
-        const LinearView up = checkpoint.expert(layer, e, Matrix::Up);
-        const LinearView down = checkpoint.expert(layer, e, Matrix::Down);
-        for (const LinearView* view : {&gate, &up, &down})
+        experts.push_back({e, checkpoint.expert(layer, e, Matrix::Gate), checkpoint.expert(layer, e, Matrix::Up),
+                           checkpoint.expert(layer, e, Matrix::Down)});
+        for (const LinearView* view : {&experts.back().gate, &experts.back().up, &experts.back().down})
             ESPALIER_CHECK_OK(checkDtype(view->factored ? view->u : view->dense));
-        ExpertWeights& expert = weights->experts[static_cast<std::size_t>(e)];
-        expert.mlp = loader.mlp(gate, up, down, expert.nonFinite);
     }
+    const std::int64_t expertBytes = loadExperts(std::move(experts), loader, staging ? 1 : threads, *weights);
     if (const auto gate = checkpoint.sharedExpert(layer, Matrix::Gate)) {
         ESPALIER_CHECK_OK(checkDtype(gate->dense));
         weights->shared =
             loader.mlp(*gate, *checkpoint.sharedExpert(layer, Matrix::Up), *checkpoint.sharedExpert(layer, Matrix::Down), bad);
         if (const auto sharedGate = checkpoint.sharedGate(layer)) weights->sharedGate = loader.load(*sharedGate, bad);
     }
-    weights->bytes = loader.bytes();
+    weights->bytes = loader.bytes() + expertBytes;
     if (staging) staging->finish();
     return std::shared_ptr<const LayerWeights>(std::move(weights));
 }

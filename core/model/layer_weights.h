@@ -70,10 +70,10 @@ struct LayerWeights {
     std::int64_t bytes = 0;
 };
 
-// Reads and converts one layer on the calling thread, without the compute pool. Any thread. With a `staging` the weights lie row-major on
-// its device, whole when this returns; only routerBias stays on the host, where tokens are routed. Errors: checkpoint.*,
-// model.unsupported_dtype.
-Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute,
+// Reads and converts one layer, the experts on `threads` threads of its own, without the compute pool. Any thread. With a `staging` the
+// weights lie row-major on its device, whole when this returns; only routerBias stays on the host, where tokens are routed. Errors:
+// checkpoint.*, model.unsupported_dtype.
+Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute, int threads = 1,
                                                       DeviceStaging* staging = nullptr);
 
 // One matrix in fp32 (dense; a factored one multiplied out), and the dtype it is stored in: what a decomposition starts from.

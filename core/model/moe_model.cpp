@@ -196,7 +196,7 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     impl->streams = residence.layers < static_cast<int>(shape.layers.size());
     const std::int64_t factorBudget = std::max(residence.spare / 4, std::int64_t{64} << 20);
     impl->store = std::make_unique<WeightStore>(impl->checkpoint, impl->compute, impl->placement, static_cast<int>(shape.layers.size()),
-                                                residence.layers, residence.readAhead);
+                                                residence.layers, residence.readAhead, impl->options.threads);
     impl->factors = std::make_unique<FactorStore>(impl->checkpoint, impl->compute, impl->placement, factorBudget);
     impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute, impl->placement.device);
     return std::unique_ptr<MoeModel>(new MoeModel(std::move(impl)));

@@ -13,14 +13,16 @@ namespace espalier
 {
 
 WeightStore::WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, const Placement& placement, int layers,
-                         int residentLayers, bool readAhead)
+                         int residentLayers, bool readAhead, int threads)
     : m_checkpoint(std::move(checkpoint)),
       m_compute(compute),
       m_placement(placement),
       m_residentLayers(residentLayers),
       m_readAhead(readAhead),
+      m_threads(threads),
       m_slots(static_cast<std::size_t>(layers)),
-      m_reader([this] { readerLoop(); })
+      m_reader([this] { readerLoop(); }),
+      m_pages([this] { pagesLoop(); })
 {
 }
 
@@ -30,9 +32,12 @@ WeightStore::~WeightStore()
         const std::lock_guard lock(m_mutex);
         m_stop = true;
         m_queue.clear();
+        m_pagesQueue.clear();
     }
     m_work.notify_all();
+    m_pagesWork.notify_all();
     m_reader.join();
+    m_pages.join();
 }
 
 void WeightStore::enqueue(int layer, bool urgent)
@@ -44,11 +49,38 @@ void WeightStore::enqueue(int layer, bool urgent)
         slot.error.reset();
         m_queue.push_back(layer);
     }
+    slot.awaited = slot.awaited || urgent;
     if (urgent) {
         const auto place = std::find(m_queue.begin(), m_queue.end(), layer);
         if (place != m_queue.end()) std::rotate(m_queue.begin(), place, place + 1);
     }
     m_work.notify_one();
+}
+
+void WeightStore::askForPages(int layer)
+{
+    if (layer < 0 || layer >= static_cast<int>(m_slots.size())) return;
+    Slot& slot = m_slots[static_cast<std::size_t>(layer)];
+    if (slot.weights || slot.paged) return;
+    slot.paged = true;
+    m_pagesQueue.push_back(layer);
+    m_pagesWork.notify_one();
+}
+
+void WeightStore::pagesLoop()
+{
+    for (;;) {
+        int layer = 0;
+        {
+            std::unique_lock lock(m_mutex);
+            m_pagesWork.wait(lock, [this] { return m_stop || !m_pagesQueue.empty(); });
+            if (m_stop) return;
+            layer = m_pagesQueue.front();
+            m_pagesQueue.pop_front();
+            if (m_slots[static_cast<std::size_t>(layer)].weights) continue;
+        }
+        m_checkpoint->readLayer(layer, [this] { return !m_stop; });
+    }
 }
 
 void WeightStore::readerLoop()
@@ -57,19 +89,20 @@ void WeightStore::readerLoop()
     std::optional<DeviceStaging> staging;
     for (;;) {
         int layer = 0;
+        int threads = 1;
         {
             std::unique_lock lock(m_mutex);
             m_work.wait(lock, [this] { return m_stop || !m_queue.empty(); });
             if (m_stop) return;
             layer = m_queue.front();
             m_queue.pop_front();
+            if (m_slots[static_cast<std::size_t>(layer)].awaited) threads = m_threads;
         }
-        m_checkpoint->willNeedLayer(layer);
         std::shared_ptr<const LayerWeights> weights;
         std::optional<Error> error;
         try {
             if (m_placement.portable && !staging) staging.emplace(m_placement.device);
-            auto loaded = loadLayer(*m_checkpoint, layer, m_compute, staging ? &*staging : nullptr);
+            auto loaded = loadLayer(*m_checkpoint, layer, m_compute, threads, staging ? &*staging : nullptr);
             if (loaded)
                 weights = std::move(loaded).value();
             else
@@ -87,6 +120,8 @@ void WeightStore::readerLoop()
             slot.weights = std::move(weights);
             slot.error = std::move(error);
             slot.queued = false;
+            slot.awaited = false;
+            slot.paged = false;
         }
         m_ready.notify_all();
     }
@@ -104,6 +139,10 @@ Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer, int st
             dropped |= std::exchange(m_slots[static_cast<std::size_t>(i)].weights, {}) != nullptr;
     // The allocator keeps freed pages between those of the layer that was read meanwhile; a memory budget counts them.
     if (dropped) malloc_trim(0);
+    const int next = layer + step;
+    askForPages(layer);
+    askForPages(next);
+    if (m_readAhead) askForPages(next + step);
     if (!slot.weights) {
         slot.error.reset();
         enqueue(layer, true);
@@ -115,12 +154,8 @@ Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer, int st
         return error;
     }
     auto weights = slot.weights;
-    const int next = layer + step;
     if (next < 0 || next >= count || m_slots[static_cast<std::size_t>(next)].weights) return weights;
-    if (m_readAhead || next < m_residentLayers)
-        enqueue(next, false);
-    else
-        m_checkpoint->willNeedLayer(next);
+    if (m_readAhead || next < m_residentLayers) enqueue(next, false);
     return weights;
 }
 
@@ -154,8 +189,11 @@ void WeightStore::release()
     for (const int layer : m_queue)
         m_slots[static_cast<std::size_t>(layer)].queued = false;
     m_queue.clear();
-    for (Slot& slot : m_slots)
+    m_pagesQueue.clear();
+    for (Slot& slot : m_slots) {
         slot.weights.reset();
+        slot.paged = false;
+    }
     m_globals.reset();
 }
 

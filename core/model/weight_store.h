@@ -1,4 +1,5 @@
-// Keeps the weights that a pass needs: a reader thread reads and converts layer l+1 while layer l computes.
+// Keeps the weights that a pass needs: while layer l computes, one thread converts layer l+1 and another one reads the pages of the layer
+// behind it from the disk.
 #pragma once
 
 #include "base/error.h"
@@ -7,6 +8,7 @@
 #include "model/moe_model.h"
 #include "model/placement.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -21,10 +23,10 @@ class WeightStore
 {
 public:
     // The first residentLayers layers stay once loaded, the others are dropped when the pass has gone on. `readAhead`: the next layer is
-    // converted while one computes, so that two streamed layers are in memory; else only its pages are asked for. Where the placement is
+    // converted while one computes, so that two streamed layers are in memory; else only its pages are read. Where the placement is
     // portable, the weights lie on its device.
     WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, const Placement& placement, int layers,
-                int residentLayers, bool readAhead);
+                int residentLayers, bool readAhead, int threads);
     ~WeightStore();
     WeightStore(const WeightStore&) = delete;
     WeightStore& operator=(const WeightStore&) = delete;
@@ -41,24 +43,33 @@ private:
         std::shared_ptr<const LayerWeights> weights;
         std::optional<Error> error;
         bool queued = false;
+        bool awaited = false;  // the compute thread waits for it
+        bool paged = false;    // its pages were asked for
     };
     void readerLoop();
-    void enqueue(int layer, bool urgent);  // with the lock held
+    void pagesLoop();
+    // With the lock held.
+    void enqueue(int layer, bool urgent);
+    void askForPages(int layer);
 
     const std::shared_ptr<const Checkpoint> m_checkpoint;
     const at::ScalarType m_compute;
     const Placement m_placement;
     const int m_residentLayers;
     const bool m_readAhead;
+    const int m_threads;  // that convert a layer the compute thread waits for
     std::shared_ptr<const GlobalWeights> m_globals;
 
     mutable std::mutex m_mutex;
     std::condition_variable m_work;
     std::condition_variable m_ready;
     std::vector<Slot> m_slots;
+    std::condition_variable m_pagesWork;
     std::deque<int> m_queue;
-    bool m_stop = false;
+    std::deque<int> m_pagesQueue;
+    std::atomic<bool> m_stop = false;
     std::thread m_reader;
+    std::thread m_pages;
 };
 
 }  // namespace espalier
