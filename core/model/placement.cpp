@@ -38,7 +38,7 @@ Result<Placement> placementFor(const std::string& device)
     }
     if (!known) return usageError(fmt::format("\"{}\" is not a device.", device), "Use --device cpu, cuda or cuda:N.");
     if (!c10::impl::hasDeviceGuardImpl(c10::kCUDA)) return unavailable(device, "this engine was built for the CPU");
-    const int count = c10::impl::getDeviceGuardImpl(c10::kCUDA)->deviceCount();
+    const int count = static_cast<unsigned char>(c10::impl::getDeviceGuardImpl(c10::kCUDA)->deviceCount());
     if (count == 0) return unavailable(device, "this machine has no NVIDIA GPU, or no driver for it");
     if (index >= count) return unavailable(device, fmt::format("the last one here is cuda:{}", count - 1));
     return Placement{c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index)), true};

@@ -39,7 +39,7 @@ std::string caseName(const testing::TestParamInfo<Case>& info)
 {
     std::string name =
         info.param.name + (info.param.residency == Residency::Stream ? "_streamed_" : "_resident_") + std::to_string(info.param.threads);
-    if (info.param.device != "cpu") name += "_" + info.param.device;
+    if (info.param.device != "cpu") name.append("_").append(info.param.device);
     std::replace(name.begin(), name.end(), '-', '_');
     return name;
 }
