@@ -56,7 +56,7 @@ std::vector<ExpertBits> randomSets(int experts, int fewest, int count, std::uint
     Random random(seed);
     std::vector<ExpertBits> sets;
     for (int i = 0; i < count; ++i) {
-        const int keep = fewest + static_cast<int>(random.below(static_cast<std::uint64_t>(experts - fewest + 1)));
+        const int keep = fewest + static_cast<int>(random.below(static_cast<std::uint64_t>(experts - fewest) + 1));
         ExpertBits kept = ExpertBits::all(experts);
         for (int left = experts; left > keep;) {
             const int e = static_cast<int>(random.below(static_cast<std::uint64_t>(experts)));
