@@ -13,8 +13,6 @@
 
 #include <fmt/format.h>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -49,11 +47,6 @@ struct Differences {
         return count == 1 ? first : fmt::format("{} ({} differences)", first, count);
     }
 };
-
-std::int64_t machineMemory()
-{
-    return static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::int64_t>(::sysconf(_SC_PAGE_SIZE));
-}
 
 at::Tensor floats(std::span<const std::byte> bytes, const OutputTensor& tensor)
 {
@@ -228,14 +221,26 @@ Status Verifier::checkTensors()
     return {};
 }
 
+struct RanModel {
+    std::vector<at::Tensor> hidden;  // behind the last layer, by group of windows
+    std::vector<WindowLoss> losses;
+};
+
+at::Tensor idsOf(const TokenWindows& windows, int first, int last)
+{
+    at::Tensor ids = at::empty({last - first, std::ssize(windows.rows[static_cast<std::size_t>(first)])}, at::kLong);
+    auto* out = ids.mutable_data_ptr<std::int64_t>();
+    for (int w = first; w < last; ++w)
+        for (const int id : windows.rows[static_cast<std::size_t>(w)])
+            *out++ = id;
+    return ids;
+}
+
 Status Verifier::checkForward()
 {
     const c10::InferenceMode inference;
-    ModelOptions each = options.model;
-    if (each.memoryBudget <= 0) each.memoryBudget = machineMemory() / 2;
-    each.memoryBudget = std::max<std::int64_t>(each.memoryBudget / 2, 1);
-    auto createdSource = MoeModel::create(source, each);
-    auto createdExport = MoeModel::create(exported, each);
+    auto createdSource = MoeModel::create(source, options.model);
+    auto createdExport = MoeModel::create(exported, options.model);
     for (const auto* created : {&createdSource, &createdExport})
         if (!*created) {
             if (created->error().kind != ErrorKind::Unsupported) return created->error();
@@ -259,47 +264,46 @@ Status Verifier::checkForward()
                 windows.rows.back().push_back(static_cast<int>(random.below(static_cast<std::uint64_t>(source->shape().vocabularySize))));
         }
     }
+    // One model after the other, so that each may use the whole memory budget; then the heads of both.
     const auto groups = windowGroups(windows.rows);
-    const int layers = before.layerCount();
+    const std::int64_t steps = 2 * static_cast<std::int64_t>(groups.size()) * before.layerCount();
+    std::int64_t done = 0;
+    const auto run = [&](MoeModel& model, const PreparedPlan& prepared) -> Result<RanModel> {
+        RanModel ran;
+        std::vector<at::Tensor> ids;
+        for (const auto& [first, last] : groups) {
+            ids.push_back(idsOf(windows, first, last));
+            ESPALIER_TRY(at::Tensor hidden, model.embed(ids.back()));
+            ran.hidden.push_back(std::move(hidden));
+        }
+        for (int l = 0; l < model.layerCount(); ++l)
+            for (at::Tensor& hidden : ran.hidden) {
+                if (job.stopRequested()) return cancelledError();
+                ESPALIER_TRY(hidden, model.layer(l, hidden, prepared));
+                job.progress(++done, steps, "layer");
+            }
+        model.releaseWeights();
+        for (std::size_t g = 0; g < groups.size(); ++g) {
+            ESPALIER_TRY(const at::Tensor nll, model.tokenNll(ran.hidden[g], ids[g]));
+            for (std::int64_t w = 0; w < nll.size(0); ++w)
+                ran.losses.push_back({groups[g].first + static_cast<int>(w), nll[w].sum().item<double>(), static_cast<int>(nll.size(1))});
+        }
+        model.releaseWeights();
+        return ran;
+    };
+    ESPALIER_TRY(const RanModel ranBefore, run(before, preview));
+    const auto ranAfter = run(after, whole);
+    if (!ranAfter.ok()) {
+        if (ranAfter.error().kind == ErrorKind::Cancelled) return ranAfter.error();
+        // A damaged weight can make the export unable to run; that is the answer, not a failure to find one.
+        check("forward", false, ranAfter.error().message);
+        return {};
+    }
     double largestDifference = 0, largestLogit = 0;
     bool finite = true;
-    std::vector<WindowLoss> lossBefore, lossAfter;
-    std::int64_t done = 0;
-    for (const auto& [first, last] : groups) {
-        const auto length = static_cast<std::int64_t>(windows.rows[static_cast<std::size_t>(first)].size());
-        at::Tensor ids = at::empty({last - first, length}, at::kLong);
-        auto* out = ids.mutable_data_ptr<std::int64_t>();
-        for (int w = first; w < last; ++w)
-            for (const int id : windows.rows[static_cast<std::size_t>(w)])
-                *out++ = id;
-        ESPALIER_TRY(at::Tensor a, before.embed(ids));
-        ESPALIER_TRY(at::Tensor b, after.embed(ids));
-        for (int l = 0; l < layers; ++l) {
-            if (job.stopRequested()) return cancelledError();
-            ESPALIER_TRY(a, before.layer(l, a, preview));
-            auto next = after.layer(l, b, whole);
-            if (!next) {
-                // A damaged weight can make the export unable to run; that is the answer, not a failure to find one.
-                check("forward", false, next.error().message);
-                return {};
-            }
-            b = std::move(next).value();
-            job.progress(++done, static_cast<std::int64_t>(groups.size()) * layers, "layer");
-        }
-        ESPALIER_TRY(const at::Tensor nllA, before.tokenNll(a, ids));
-        auto nllResult = after.tokenNll(b, ids);
-        if (!nllResult) {
-            check("forward", false, nllResult.error().message);
-            return {};
-        }
-        const at::Tensor nllB = *nllResult;
-        for (int w = first; w < last; ++w) {
-            const auto tokens = static_cast<int>(nllA.size(1));
-            lossBefore.push_back({w, nllA[w - first].sum().item<double>(), tokens});
-            lossAfter.push_back({w, nllB[w - first].sum().item<double>(), tokens});
-        }
-        ESPALIER_TRY(const at::Tensor normedA, before.finalNorm(a));
-        ESPALIER_TRY(const at::Tensor normedB, after.finalNorm(b));
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+        ESPALIER_TRY(const at::Tensor normedA, before.finalNorm(ranBefore.hidden[g]));
+        ESPALIER_TRY(const at::Tensor normedB, after.finalNorm(ranAfter->hidden[g]));
         const at::Tensor rowsA = normedA.flatten(0, 1), rowsB = normedB.flatten(0, 1);
         for (std::int64_t row = 0; row < rowsA.size(0); row += kLogitRows) {
             if (job.stopRequested()) return cancelledError();
@@ -312,7 +316,7 @@ Status Verifier::checkForward()
             largestLogit = std::max(largestLogit, x.abs().max().item<double>());
         }
     }
-    const PerplexityEstimate pplBefore = perplexity(lossBefore), pplAfter = perplexity(lossAfter);
+    const PerplexityEstimate pplBefore = perplexity(ranBefore.losses), pplAfter = perplexity(ranAfter->losses);
     report.windows = static_cast<int>(windows.rows.size());
     report.maxAbsLogitDifference = largestDifference;
     report.pplPreview = pplBefore.ppl;
