@@ -170,7 +170,7 @@ void JobQueue::close()
 bool JobQueue::blockUntilIdle(std::chrono::milliseconds deadline)
 {
     std::unique_lock lock(m_mutex);
-    return m_changed.wait_for(lock, deadline, [this] { return m_waiting.empty() && m_running.empty(); });
+    return m_changed.wait_for(lock, deadline, [this] { return m_waiting.empty() && m_running.empty() && m_answering == 0; });
 }
 
 std::shared_ptr<JobQueue::Job> JobQueue::takeNext(bool interactiveOnly)
@@ -209,7 +209,10 @@ void JobQueue::run(const std::shared_ptr<Job>& job)
         reason = job->stop;
         std::erase(m_running, job);
         again = reason == Job::Stop::GiveWay && !outcome.ok() && outcome.error().kind == ErrorKind::Cancelled && !m_closed;
-        if (again) m_waiting.push_front(job);
+        if (again)
+            m_waiting.push_front(job);
+        else
+            ++m_answering;
     }
     if (!again) {
         const bool stopped = !outcome.ok() && outcome.error().kind == ErrorKind::Cancelled;
@@ -219,6 +222,8 @@ void JobQueue::run(const std::shared_ptr<Job>& job)
             job->reply.fail({rpc::kSuperseded, "Superseded.", {{"reason", "superseded"}}});
         else
             job->reply.fail(rpcErrorFrom(outcome.error()));
+        const std::scoped_lock lock(m_mutex);
+        --m_answering;
     }
     m_changed.notify_all();
 }
