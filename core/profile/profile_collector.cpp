@@ -23,6 +23,17 @@ at::Tensor indexTensor(const std::vector<std::int64_t>& values)
     return at::from_blob(const_cast<std::int64_t*>(values.data()), {static_cast<std::int64_t>(values.size())}, at::kLong).clone();
 }
 
+// What the router's scores become when all experts share the token: softmax, or sigmoids divided by their sum.
+void probabilities(const float* z, double* p, std::int64_t n, bool sigmoid)
+{
+    const double top = *std::max_element(z, z + n);
+    double sum = 0;
+    for (std::int64_t e = 0; e < n; ++e)
+        sum += p[e] = sigmoid ? 1.0 / (1.0 + std::exp(-static_cast<double>(z[e]))) : std::exp(z[e] - top);
+    for (std::int64_t e = 0; e < n; ++e)
+        p[e] /= sum;
+}
+
 }  // namespace
 
 ProfileCollector::ProfileCollector(MoeModel& model, const LayerShape& shape, const CollectorSettings& settings)
@@ -114,17 +125,16 @@ void ProfileCollector::addSums(const MoeBatch& batch)
     const std::int64_t k = selected.size(1);
     const bool sigmoid = m_shape.router.rule == RoutingRule::SigmoidBias;
     m_profile.tokens += tokens;
-    std::vector<double> p(static_cast<std::size_t>(n));
+    // The exponentials by all threads, the sums in the order of the tokens.
+    std::vector<double> mass(static_cast<std::size_t>(tokens * n));
+    at::parallel_for(0, tokens, 64, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t t = begin; t < end; ++t)
+            probabilities(logits.const_data_ptr<float>() + t * n, mass.data() + t * n, n, sigmoid);
+    });
     for (std::int64_t t = 0; t < tokens; ++t) {
-        const float* z = logits.const_data_ptr<float>() + t * n;
-        const double top = *std::max_element(z, z + n);
-        double sum = 0;
+        const double* p = mass.data() + t * n;
         for (std::int64_t e = 0; e < n; ++e)
-            sum += p[static_cast<std::size_t>(e)] = sigmoid ? 1.0 / (1.0 + std::exp(-static_cast<double>(z[e]))) : std::exp(z[e] - top);
-        for (std::int64_t e = 0; e < n; ++e) {
-            p[static_cast<std::size_t>(e)] /= sum;
-            m_profile.softMass[static_cast<std::size_t>(e)] += p[static_cast<std::size_t>(e)];
-        }
+            m_profile.softMass[static_cast<std::size_t>(e)] += p[e];
         const std::int64_t* choice = selected.const_data_ptr<std::int64_t>() + t * k;
         const float* applied = weights.const_data_ptr<float>() + t * k;
         double chosen = 0;
