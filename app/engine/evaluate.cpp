@@ -1,5 +1,4 @@
 #include "base/text.h"
-#include "evaluate/divergence.h"
 #include "evaluate/evaluator.h"
 #include "evaluate/loss_file.h"
 #include "factor_profiles.h"
@@ -131,8 +130,8 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
     std::error_code ignored;
     if (!invocation.processes.first()) std::filesystem::remove(lossPath, ignored);
     if (options.kl) {
-        // Not shared: every process measures it.
-        ESPALIER_TRY(const std::vector<WindowDivergence> found, measureDivergence(*model, text, plan, *reference, invocation.job));
+        ESPALIER_TRY(const std::vector<WindowDivergence> found,
+                     divergenceShared(*model, text, plan, *reference, invocation.job, invocation.processes));
         const DivergenceEstimate mean = divergence(found);
         result["kl"] = {{"kl", numberJson(mean.kl)},
                         {"se", numberJson(mean.klError)},

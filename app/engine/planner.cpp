@@ -316,6 +316,10 @@ private:
             };
             ESPALIER_TRY(MoeModel * model, m_inputs.model());
             options.streamBytes = std::min(options.streamBytes, model->spareBytes() / 2);
+            if (shared())
+                options.share = {.part = m_inputs.processes->rank(),
+                                 .parts = m_inputs.processes->size(),
+                                 .exchange = [this](const Json& own) { return m_inputs.processes->exchange(own); }};
             ESPALIER_TRY(m_outcome.receptiveField, chooseByBlocks(*model, *m_inputs.windows, m_outcome.selections, m_base, options, job));
             m_outcome.plan = m_outcome.receptiveField->plan;
             Json blocks = Json::array();

@@ -56,7 +56,8 @@ Result<bool> shardIsFinished(const ProfileOptions& options, const Checkpoint& ch
                     "Remove it, or use --force.");
 }
 
-// Every process measures its part of the windows into a file of its own beside the output; the first one adds them up.
+// Every process measures its part of the windows into a file of its own beside the output; then they share the layers of the sum. Where no
+// curves were wanted (or none by default, because of their size), the shards hold no moments and the sum has none.
 Result<ProfileData> profileTogether(MoeModel& model, const TokenWindows& windows, ProfileOptions options, Invocation& invocation)
 {
     ProcessGroup& processes = invocation.processes;
@@ -79,13 +80,14 @@ Result<ProfileData> profileTogether(MoeModel& model, const TokenWindows& windows
         ESPALIER_TRY(const ProfileData part, runProfile(model, windows, options, invocation.job));
     }
     ESPALIER_CHECK_OK(processes.meet({}));
-    if (processes.first()) {
-        ESPALIER_TRY(const ProfileData sum, mergeProfiles(parts, out, options.force, &model.checkpoint(), invocation.job));
-    }
-    ESPALIER_CHECK_OK(processes.meet({}));
+    ESPALIER_TRY(const ProfileData own, readProfile(options.out));
+    const MergeShare share{
+        .part = processes.rank(), .parts = processes.size(), .meet = [&](const Status& status) { return processes.meet(status); }};
+    ESPALIER_TRY(const ProfileData sum,
+                 mergeProfiles(parts, out, options.force, own.has("moments") ? &model.checkpoint() : nullptr, invocation.job, share));
     std::error_code ignored;
     std::filesystem::remove(options.out, ignored);
-    return readProfile(out);
+    return sum;
 }
 
 Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)

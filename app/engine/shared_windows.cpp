@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 
+#include <algorithm>
 #include <map>
 
 namespace espalier
@@ -43,6 +44,25 @@ Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const Compressio
                 own.push_back(window);
     ESPALIER_TRY(const std::vector<WindowLoss> losses, evaluator.run(plan, own, earlier, job));
     return gather(losses, processes);
+}
+
+Result<std::vector<WindowDivergence>> divergenceShared(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
+                                                       const CompressionPlan& reference, JobContext& job, ProcessGroup& processes)
+{
+    ESPALIER_TRY(std::vector<WindowDivergence> found,
+                 measureDivergence(model, windows, plan, reference, job, {.part = processes.rank(), .parts = processes.size()}));
+    if (processes.alone()) return found;
+    Json own = Json::array();
+    for (const WindowDivergence& window : found)
+        own.push_back({window.window, window.kl, window.esap, window.agreement, window.tokens});
+    ESPALIER_TRY(const std::vector<Json> parts, processes.exchange(std::move(own)));
+    found.clear();
+    for (const Json& part : parts)
+        for (const Json& window : part)
+            found.push_back(
+                {window[0].get<int>(), window[1].get<double>(), window[2].get<double>(), window[3].get<double>(), window[4].get<int>()});
+    std::sort(found.begin(), found.end(), [](const WindowDivergence& a, const WindowDivergence& b) { return a.window < b.window; });
+    return found;
 }
 
 }  // namespace espalier

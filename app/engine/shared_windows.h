@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/job.h"
 #include "base/statistics.h"
+#include "evaluate/divergence.h"
 #include "evaluate/evaluator.h"
 #include "plan/compression_plan.h"
 #include "process_group.h"
@@ -18,5 +19,8 @@ namespace espalier
 // other runs again. Errors: those of Evaluator::run, and of another process.
 Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const CompressionPlan& plan, const std::vector<WindowLoss>& known,
                                           JobContext& job, ProcessGroup& processes);
+// All windows, ascending. Errors: those of measureDivergence, and of another process.
+Result<std::vector<WindowDivergence>> divergenceShared(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
+                                                       const CompressionPlan& reference, JobContext& job, ProcessGroup& processes);
 
 }  // namespace espalier

@@ -73,7 +73,7 @@ Result<std::vector<WindowDivergence>> compare(MoeModel& model, const Run& run)
 }
 
 Result<std::vector<WindowDivergence>> measure(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
-                                              const CompressionPlan& reference, JobContext& job)
+                                              const CompressionPlan& reference, JobContext& job, const DivergenceShare& share)
 {
     const c10::InferenceMode inference;
     ESPALIER_TRY(const PreparedPlan prepared, model.prepare(plan));
@@ -83,7 +83,10 @@ Result<std::vector<WindowDivergence>> measure(MoeModel& model, const TokenWindow
     while (shared < layers && plan.prefixHash(shared + 1) == reference.prefixHash(shared + 1))
         ++shared;
 
-    const std::vector<std::pair<int, int>> groups = windowGroups(windows.rows);
+    std::vector<std::pair<int, int>> groups;
+    const std::vector<std::pair<int, int>> all = windowGroups(windows.rows);
+    for (auto g = static_cast<std::size_t>(share.part); g < all.size(); g += static_cast<std::size_t>(share.parts))
+        groups.push_back(all[g]);
     const auto total = static_cast<std::int64_t>(groups.size()) * layers;
     std::int64_t done = 0;
     std::vector<WindowDivergence> result;
@@ -139,10 +142,10 @@ at::Tensor rowDivergences(const at::Tensor& referenceLogits, const at::Tensor& p
 }
 
 Result<std::vector<WindowDivergence>> measureDivergence(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
-                                                        const CompressionPlan& reference, JobContext& job)
+                                                        const CompressionPlan& reference, JobContext& job, const DivergenceShare& share)
 {
     try {
-        return measure(model, windows, plan, reference, job);
+        return measure(model, windows, plan, reference, job, share);
     } catch (const std::bad_alloc&) {
         return resourceError("evaluate.out_of_memory", "memory", "There was not enough memory to run the model under both plans.",
                              "Set a smaller memory budget, or stream the weights.");

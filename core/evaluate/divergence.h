@@ -39,7 +39,14 @@ DivergenceEstimate divergence(std::span<const WindowDivergence> windows);
 // Runs both plans; layers below the first difference once. Progress counts (layer, group) steps, each finished window goes to
 // job.partial as {"window","kl","esap","agreement","tokens"}, a stop is honoured between layers. On the model's compute thread.
 // Errors: model.*, cancelled.
+//
+// Several processes can share a text: this one runs every `parts`-th group of windows (windowGroups), from group `part` on.
+struct DivergenceShare {
+    int part = 0;
+    int parts = 1;
+};
 Result<std::vector<WindowDivergence>> measureDivergence(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
-                                                        const CompressionPlan& reference, JobContext& job);
+                                                        const CompressionPlan& reference, JobContext& job,
+                                                        const DivergenceShare& share = {});
 
 }  // namespace espalier

@@ -19,20 +19,24 @@ namespace
 
 constexpr std::int64_t kMergeBudget = std::int64_t{1} << 30;
 
-// A folder for what is put together before the output is written.
+constexpr const char* kKey = "merge";
+
+// The folder for what is put together before the output is written: bulky parts, and what each layer's profile has become. Seen by all
+// processes that share the work; made and removed by the first.
 class PartsFolder
 {
 public:
-    explicit PartsFolder(std::filesystem::path out) : m_path(std::move(out)) { m_path += ".state"; }
+    PartsFolder(std::filesystem::path out, bool owner) : m_path(std::move(out)), m_owner(owner) { m_path += ".state"; }
     ~PartsFolder()
     {
         std::error_code ignored;
-        std::filesystem::remove_all(m_path, ignored);
+        if (m_owner) std::filesystem::remove_all(m_path, ignored);
     }
     PartsFolder(const PartsFolder&) = delete;
     PartsFolder& operator=(const PartsFolder&) = delete;
     Status create()
     {
+        if (!m_owner) return {};
         std::error_code failure;
         std::filesystem::remove_all(m_path, failure);
         std::filesystem::create_directories(m_path, failure);
@@ -42,27 +46,113 @@ public:
                                  "Check the folder and its permissions.");
         return {};
     }
-    std::filesystem::path next() { return m_path / fmt::format("parts-{:06}.h5", m_count++); }
+    std::filesystem::path part(int layer, int number) const { return m_path / fmt::format("parts-{:04}-{:03}.h5", layer, number); }
+    std::filesystem::path layer(int layer) const { return m_path / fmt::format("layer-{:04}.h5", layer); }
 
 private:
     std::filesystem::path m_path;
-    int m_count = 0;
+    bool m_owner;
 };
+
+// The shards' moments, in the order of the windows, as the sums of mergeProfiles: any order of the shards gives the same bytes.
+class MomentSources
+{
+public:
+    static Result<MomentSources> open(const std::vector<std::filesystem::path>& shards, const std::vector<ProfileData>& read)
+    {
+        std::vector<std::pair<std::pair<std::string, int>, std::size_t>> order;
+        for (std::size_t i = 0; i < shards.size(); ++i) {
+            const TokenRange first = read[i].ranges.empty() ? TokenRange() : read[i].ranges.front();
+            order.push_back({{first.textSha256, first.firstWindow}, i});
+        }
+        std::sort(order.begin(), order.end());
+        MomentSources sources;
+        for (const auto& [key, shard] : order) {
+            ESPALIER_TRY(auto source, ProfileParts::open(shards[shard]));
+            sources.m_parts.push_back(std::move(source));
+            sources.m_paths.push_back(shards[shard]);
+        }
+        return sources;
+    }
+
+    Result<MomentCollector::Sums> sums(const LayerShape& shape, int hiddenSize, const LayerProfile& layer, int expert) const
+    {
+        MomentCollector::Sums sums;
+        sums.tokens = layer.count[static_cast<std::size_t>(expert)];
+        for (std::size_t i = 0; i < m_parts.size(); ++i)
+            for (const bool hidden : {false, true}) {
+                ESPALIER_TRY(const std::vector<double> moment, m_parts[i]->moment(layer.layer, expert, hidden));
+                std::vector<double>& target = hidden ? sums.hidden : sums.input;
+                if (target.empty()) target.assign(moment.size(), 0.0);
+                const auto side = static_cast<std::size_t>(hidden ? shape.expertWidth : hiddenSize);
+                if (moment.size() != side * (side + 1) / 2 || target.size() != moment.size())
+                    return badInput("profile.invalid", m_paths[i].string(),
+                                    fmt::format("The second moments of layer {} do not fit.", layer.layer), "Take the shard again.");
+                for (std::size_t v = 0; v < moment.size(); ++v)
+                    target[v] += moment[v];
+            }
+        return sums;
+    }
+
+private:
+    std::vector<std::shared_ptr<const ProfileParts>> m_parts;
+    std::vector<std::filesystem::path> m_paths;
+};
+
+// One layer's moments, and with `checkpoint` its curves and bases, into the folder.
+Status mergeLayer(const MomentSources& sources, const ProfileData& sum, LayerProfile layer, const Checkpoint* checkpoint,
+                  const PartsFolder& folder, JobContext& job)
+{
+    const LayerShape& shape = sum.shape.layers[static_cast<std::size_t>(layer.layer)];
+    const int hiddenSize = sum.shape.hiddenSize;
+    std::vector<int> experts(static_cast<std::size_t>(layer.experts));
+    std::iota(experts.begin(), experts.end(), 0);
+    if (!sum.kept.empty()) experts = sum.kept[static_cast<std::size_t>(layer.layer)];
+    const FactorWishes wishes{.curves = checkpoint != nullptr, .bases = checkpoint != nullptr, .moments = true};
+    std::optional<FactorBuilder> builder;
+    if (checkpoint) builder.emplace(*checkpoint, shape, hiddenSize, wishes, kMergeBudget, layer);
+    int number = 0;
+    for (const auto& chunk : expertChunks(experts, momentBytes(shape, hiddenSize), kMergeBudget)) {
+        if (job.stopRequested()) return cancelledError();
+        std::map<int, MomentCollector::Sums> sums;
+        for (const int expert : chunk) {
+            ESPALIER_TRY(sums[expert], sources.sums(shape, hiddenSize, layer, expert));
+        }
+        std::vector<ExpertParts> built;
+        if (builder) {
+            ESPALIER_TRY(built, builder->add(sums));
+        } else {
+            for (auto& [expert, mine] : sums)
+                built.push_back({.expert = expert,
+                                 .own = {},
+                                 .thin = {},
+                                 .inputMoment = std::move(mine.input),
+                                 .hiddenMoment = std::move(mine.hidden)});
+        }
+        ESPALIER_CHECK_OK(writeLayerParts(folder.part(layer.layer, number++), kKey, layer.layer, built));
+    }
+    if (builder) {
+        ESPALIER_TRY(const std::vector<ExpertParts> rest, builder->finish());
+        if (!rest.empty()) ESPALIER_CHECK_OK(writeLayerParts(folder.part(layer.layer, number), kKey, layer.layer, rest));
+    }
+    return writeProfileState(folder.layer(layer.layer), {.key = kKey, .profile = layer});
+}
 
 }  // namespace
 
 Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force,
-                                  const Checkpoint* checkpoint, JobContext& job)
+                                  const Checkpoint* checkpoint, JobContext& job, const MergeShare& share)
 {
     const c10::InferenceMode guard;
-    ESPALIER_CHECK_OK(refuseExisting(out, force));
+    const bool first = share.part == 0;
+    const auto meet = [&](const Status& own) { return share.meet ? share.meet(own) : own; };
+    if (first) ESPALIER_CHECK_OK(refuseExisting(out, force));
     std::vector<ProfileData> read;
     for (const std::filesystem::path& path : shards) {
         ESPALIER_TRY(ProfileData part, readProfile(path));
         read.push_back(std::move(part));
     }
     ESPALIER_TRY(ProfileData sum, mergeProfiles(read));
-    read.clear();
     if (checkpoint && checkpoint->fingerprint() != sum.fingerprint) {
         Error error = badInput("profile.other_model", checkpoint->folder().string(),
                                fmt::format("The profiles belong to another model than {}.", checkpoint->folder().string()),
@@ -78,83 +168,37 @@ Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shar
             error.kept = "Nothing was written.";
             return error;
         }
-        ESPALIER_CHECK_OK(writeProfile(out, sum));
+        ESPALIER_CHECK_OK(meet(first ? writeProfile(out, sum) : Status()));
         return sum;
     }
 
-    std::vector<std::shared_ptr<const ProfileParts>> sources;
-    for (const std::filesystem::path& path : shards) {
-        ESPALIER_TRY(auto source, ProfileParts::open(path));
-        sources.push_back(std::move(source));
-    }
-    // The order of the windows, as the sums of mergeProfiles: any order of the shards gives the same bytes.
-    std::vector<std::pair<std::pair<std::string, int>, std::size_t>> order;
-    for (std::size_t i = 0; i < shards.size(); ++i) {
-        ESPALIER_TRY(const ProfileData part, readProfile(shards[i]));
-        const TokenRange first = part.ranges.empty() ? TokenRange() : part.ranges.front();
-        order.push_back({{first.textSha256, first.firstWindow}, i});
-    }
-    std::sort(order.begin(), order.end());
-    const FactorWishes wishes{.curves = checkpoint != nullptr, .bases = checkpoint != nullptr, .moments = true};
-    if (checkpoint) {
-        sum.collected.insert(sum.collected.end() - 1, {"curves", "factors"});
-    }
-    PartsFolder folder(out);
-    ESPALIER_CHECK_OK(folder.create());
-    std::vector<std::filesystem::path> parts;
-    std::int64_t done = 0;
-    const auto work = static_cast<std::int64_t>(sum.layers.size());
-    for (LayerProfile& layer : sum.layers) {
-        job.progress(done++, work, "layer");
-        if (layer.experts == 0) continue;
-        const LayerShape& shape = sum.shape.layers[static_cast<std::size_t>(layer.layer)];
-        std::vector<int> experts(static_cast<std::size_t>(layer.experts));
-        std::iota(experts.begin(), experts.end(), 0);
-        if (!sum.kept.empty()) experts = sum.kept[static_cast<std::size_t>(layer.layer)];
-        std::optional<FactorBuilder> builder;
-        if (checkpoint) builder.emplace(*checkpoint, shape, sum.shape.hiddenSize, wishes, kMergeBudget, layer);
-        for (const auto& chunk : expertChunks(experts, momentBytes(shape, sum.shape.hiddenSize), kMergeBudget)) {
-            if (job.stopRequested()) return cancelledError();
-            std::map<int, MomentCollector::Sums> sums;
-            for (const int expert : chunk) {
-                MomentCollector::Sums& mine = sums[expert];
-                mine.tokens = layer.count[static_cast<std::size_t>(expert)];
-                for (const auto& [key, shard] : order)
-                    for (const bool hidden : {false, true}) {
-                        ESPALIER_TRY(const std::vector<double> moment, sources[shard]->moment(layer.layer, expert, hidden));
-                        std::vector<double>& target = hidden ? mine.hidden : mine.input;
-                        if (target.empty()) target.assign(moment.size(), 0.0);
-                        const auto side = static_cast<std::size_t>(hidden ? shape.expertWidth : sum.shape.hiddenSize);
-                        if (moment.size() != side * (side + 1) / 2 || target.size() != moment.size())
-                            return badInput("profile.invalid", shards[shard].string(),
-                                            fmt::format("The second moments of layer {} do not fit.", layer.layer),
-                                            "Take the shard again.");
-                        for (std::size_t i = 0; i < moment.size(); ++i)
-                            target[i] += moment[i];
-                    }
-            }
-            std::vector<ExpertParts> built;
-            if (builder) {
-                ESPALIER_TRY(built, builder->add(sums));
-            } else {
-                for (auto& [expert, mine] : sums)
-                    built.push_back({.expert = expert,
-                                     .own = {},
-                                     .thin = {},
-                                     .inputMoment = std::move(mine.input),
-                                     .hiddenMoment = std::move(mine.hidden)});
-            }
-            parts.push_back(folder.next());
-            ESPALIER_CHECK_OK(writeLayerParts(parts.back(), "merge", layer.layer, built));
+    ESPALIER_TRY(const MomentSources sources, MomentSources::open(shards, read));
+    read.clear();
+    if (checkpoint) sum.collected.insert(sum.collected.end() - 1, {"curves", "factors"});
+    std::vector<std::size_t> layers;
+    for (std::size_t l = 0; l < sum.layers.size(); ++l)
+        if (sum.layers[l].experts > 0) layers.push_back(l);
+    PartsFolder folder(out, first);
+    ESPALIER_CHECK_OK(meet(folder.create()));
+    const auto makeMine = [&]() -> Status {
+        for (std::size_t i = 0; i < layers.size(); ++i) {
+            job.progress(static_cast<std::int64_t>(i), std::ssize(layers), "layer");
+            if (static_cast<int>(i % static_cast<std::size_t>(share.parts)) != share.part) continue;
+            ESPALIER_CHECK_OK(mergeLayer(sources, sum, sum.layers[layers[i]], checkpoint, folder, job));
         }
-        if (!builder) continue;
-        ESPALIER_TRY(const std::vector<ExpertParts> rest, builder->finish());
-        if (rest.empty()) continue;
-        parts.push_back(folder.next());
-        ESPALIER_CHECK_OK(writeLayerParts(parts.back(), "merge", layer.layer, rest));
+        return {};
+    };
+    ESPALIER_CHECK_OK(meet(makeMine()));
+    job.progress(std::ssize(layers), std::ssize(layers), "layer");
+    std::vector<std::filesystem::path> parts;
+    for (const std::size_t l : layers) {
+        const int index = sum.layers[l].layer;
+        ESPALIER_TRY(ProfileState made, readProfileState(folder.layer(index)));
+        sum.layers[l] = std::move(made.profile);
+        for (int number = 0; std::filesystem::exists(folder.part(index, number)); ++number)
+            parts.push_back(folder.part(index, number));
     }
-    job.progress(work, work, "layer");
-    ESPALIER_CHECK_OK(writeProfile(out, sum, parts));
+    ESPALIER_CHECK_OK(meet(first ? writeProfile(out, sum, parts) : Status()));
     return sum;
 }
 

@@ -84,8 +84,17 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
 // have them. With `checkpoint`, the model they belong to, curves and bases are then made of the sums, as in a single pass; without, they
 // are missing in `out` and can be made later by merging `out` alone. Errors: those of mergeProfiles, output.exists, profile.other_model,
 // profile.missing_statistics (a checkpoint, but no moments), lowrank.*, checkpoint.*.
+//
+// Several processes that see the same files can share the work, layer by layer: all call it with the same arguments and their own `share`;
+// the first one writes `out`, and all return the same.
+struct MergeShare {
+    int part = 0;  // of this process, 0 <= part < parts
+    int parts = 1;
+    // Waits for all and fails in all where one has failed, handed in its own status. Empty: there is one process.
+    std::function<Status(const Status&)> meet = {};
+};
 Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force,
-                                  const Checkpoint* checkpoint, JobContext& job);
+                                  const Checkpoint* checkpoint, JobContext& job, const MergeShare& share = {});
 Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force = false);
 
 }  // namespace espalier

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace espalier
 {
@@ -55,13 +56,20 @@ public:
         m_rows = windows.rows;
         if (options.windows > 0 && static_cast<int>(m_rows.size()) > options.windows)
             m_rows.resize(static_cast<std::size_t>(options.windows));
-        m_groups = windowGroups(m_rows);
+        const auto groups = windowGroups(m_rows);
+        m_groupCount = groups.size();
+        for (std::size_t g = 0; g < groups.size(); ++g)
+            if (static_cast<int>(g % static_cast<std::size_t>(options.share.parts)) == options.share.part) {
+                m_groups.push_back(groups[g]);
+                m_groupIndex.push_back(g);
+            }
         m_blocks = cutIntoBlocks(model.shape(), options.blockSize);
     }
 
     Result<ReceptiveField> run()
     {
         ESPALIER_CHECK_OK(preparePlans());
+        ESPALIER_CHECK_OK(agreeOnFinished());
         countRuns();
         m_job.progress(0, m_total, "layer");
         ESPALIER_CHECK_OK(embed());
@@ -70,7 +78,7 @@ public:
         field.choice.assign(m_model.shape().layers.size(), 0);
         for (std::size_t b = 0; b < m_blocks.size(); ++b) {
             const bool last = b + 1 == m_blocks.size();
-            if (b < m_options.finished.size()) {
+            if (b < m_finished) {
                 FieldBlock block = m_options.finished[b];
                 take(field, block);
                 ESPALIER_CHECK_OK(report(block, field.choice));
@@ -144,6 +152,18 @@ private:
         return {};
     }
 
+    // Processes that were killed may have got to different blocks: all go on behind the last one that everyone has.
+    Status agreeOnFinished()
+    {
+        m_finished = m_options.finished.size();
+        if (!shared()) return {};
+        ESPALIER_TRY(const std::vector<Json> parts, m_options.share.exchange(Json(m_finished)));
+        for (const Json& part : parts)
+            m_finished = std::min(m_finished, part.get<std::size_t>());
+        return {};
+    }
+    bool shared() const { return m_options.share.parts > 1; }
+
     Status embed()
     {
         for (const auto& [first, last] : m_groups) {
@@ -158,6 +178,10 @@ private:
         if (dense()) m_denseInput = m_input;
         return {};
     }
+
+    // Whether the output of the best combination can be kept: it is the next block's input, unless parts of the windows are elsewhere or
+    // had their turn before.
+    bool keepsLeaf(const BlockSpan& block) const { return !shared() && waves(block).size() == 1; }
 
     // Groups that run together, by the memory their streams take: input, reference, best output and one per level of the tree.
     std::vector<std::pair<std::size_t, std::size_t>> waves(const BlockSpan& block) const
@@ -178,6 +202,7 @@ private:
             result.emplace_back(first, last);
             first = last;
         }
+        if (result.empty()) result.emplace_back(0, 0);  // more processes than groups: the trials are counted all the same
         return result;
     }
 
@@ -208,11 +233,11 @@ private:
         for (std::size_t b = 0; b < m_blocks.size(); ++b) {
             const Runs runs = runsOf(m_blocks[b]);
             const bool last = b + 1 == m_blocks.size();
-            if (b < m_options.finished.size()) {
+            if (b < m_finished) {
                 if (!last) m_total += groups * (runs.advance + (dense() ? runs.reference : 0));
             } else {
                 m_total += groups * (runs.trial + runs.reference);
-                if (!last && waves(m_blocks[b]).size() > 1) m_total += groups * runs.advance;
+                if (!last && !keepsLeaf(m_blocks[b])) m_total += groups * runs.advance;
             }
         }
     }
@@ -254,11 +279,10 @@ private:
         block.firstLayer = span.first;
         block.lastLayer = span.last;
         const auto parts = waves(span);
-        std::vector<double> squared;
-        double referenceSquared = 0;
+        Squares squares;
         Streams denseNext;
         for (const auto& [first, last] : parts) {
-            m_keepLeaf = parts.size() == 1 && &span != &m_blocks.back();
+            m_keepLeaf = keepsLeaf(span) && &span != &m_blocks.back();
             Streams input(m_input.begin() + static_cast<std::ptrdiff_t>(first), m_input.begin() + static_cast<std::ptrdiff_t>(last));
             int start = span.first;
             block.trialRuns = 0;
@@ -278,7 +302,7 @@ private:
                 ++block.referenceRuns;
             }
             for (const at::Tensor& tensor : reference)
-                referenceSquared += squaredNorm(tensor);
+                squares.reference.push_back(squaredNorm(tensor));
             if (dense()) denseNext.insert(denseNext.end(), reference.begin(), reference.end());
 
             m_leaf = 0;
@@ -286,29 +310,63 @@ private:
             m_choice.clear();
             m_span = &span;
             m_block = &block;
-            ESPALIER_CHECK_OK(descend(start, input, reference, squared));
+            ESPALIER_CHECK_OK(descend(start, input, reference, squares));
         }
         if (dense()) m_denseInput = std::move(denseNext);
 
-        block.referenceNorm = std::sqrt(referenceSquared);
-        for (std::size_t i = 0; i < squared.size(); ++i)
+        ESPALIER_CHECK_OK(gather(squares));
+        block.referenceNorm = std::sqrt(sumOf(squares.reference));
+        std::size_t best = 0;
+        std::vector<double> squared;
+        for (const std::vector<double>& byGroup : squares.trial)
+            squared.push_back(sumOf(byGroup));
+        for (std::size_t i = 0; i < squared.size(); ++i) {
             block.trials[i].loss = std::sqrt(squared[i]);
-        block.best = block.trials[static_cast<std::size_t>(std::min_element(squared.begin(), squared.end()) - squared.begin())];
+            if (squared[i] < squared[best]) best = i;
+        }
+        block.best = block.trials[best];
         return block;
     }
 
+    // Squared norms of a block by window group: added up in the order of the groups at the end, so that the sums do not depend on who ran
+    // which group.
+    struct Squares {
+        std::vector<double> reference;
+        std::vector<std::vector<double>> trial;
+    };
+    static double sumOf(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
+
+    // Own groups in, all groups out.
+    Status gather(Squares& squares) const
+    {
+        if (!shared()) return {};
+        ESPALIER_TRY(const std::vector<Json> parts,
+                     m_options.share.exchange({{"groups", m_groupIndex}, {"reference", squares.reference}, {"trial", squares.trial}}));
+        squares.reference.assign(m_groupCount, 0.0);
+        for (std::vector<double>& byGroup : squares.trial)
+            byGroup.assign(m_groupCount, 0.0);
+        for (const Json& part : parts)
+            for (std::size_t i = 0; i < part.at("groups").size(); ++i) {
+                const auto group = part.at("groups").at(i).get<std::size_t>();
+                squares.reference.at(group) = part.at("reference").at(i).get<double>();
+                for (std::size_t t = 0; t < squares.trial.size(); ++t)
+                    squares.trial[t].at(group) = part.at("trial").at(t).at(i).get<double>();
+            }
+        return {};
+    }
+
     // Depth first: one stream per level is alive.
-    Status descend(int layer, const Streams& input, const Streams& reference, std::vector<double>& squared)
+    Status descend(int layer, const Streams& input, const Streams& reference, Squares& squares)
     {
         if (layer > m_span->last) {
-            double sum = 0;
-            for (std::size_t g = 0; g < input.size(); ++g)
-                sum += squaredNorm(input[g].to(at::kDouble) - reference[g].to(at::kDouble));
-            if (m_leaf == squared.size()) {
-                squared.push_back(0);
+            if (m_leaf == squares.trial.size()) {
+                squares.trial.emplace_back();
                 m_block->trials.push_back({m_choice, 0});
             }
-            squared[m_leaf++] += sum;
+            std::vector<double>& byGroup = squares.trial[m_leaf++];
+            for (std::size_t g = 0; g < input.size(); ++g)
+                byGroup.push_back(squaredNorm(input[g].to(at::kDouble) - reference[g].to(at::kDouble)));
+            const double sum = sumOf(byGroup);
             if (m_keepLeaf && sum < m_bestSquared) {
                 m_bestSquared = sum;
                 m_bestLeaf = input;
@@ -321,7 +379,7 @@ private:
             if (moe) m_choice.push_back(choice);
             ESPALIER_TRY(const Streams output, runLayer(layer, input, planOf(choice)));
             ++m_block->trialRuns;
-            ESPALIER_CHECK_OK(descend(layer + 1, output, reference, squared));
+            ESPALIER_CHECK_OK(descend(layer + 1, output, reference, squares));
             if (moe) m_choice.pop_back();
         }
         return {};
@@ -333,7 +391,10 @@ private:
     const ReceptiveFieldOptions& m_options;
     JobContext& m_job;
     std::vector<std::vector<int>> m_rows;
-    std::vector<std::pair<int, int>> m_groups;
+    std::vector<std::pair<int, int>> m_groups;  // windows of this process, in the groups of the whole text
+    std::vector<std::size_t> m_groupIndex;
+    std::size_t m_groupCount = 0;  // of all processes
+    std::size_t m_finished = 0;    // blocks that are taken from an earlier run
     std::vector<BlockSpan> m_blocks;
     std::vector<PreparedPlan> m_plans;
     PreparedPlan m_identity;

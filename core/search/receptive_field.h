@@ -52,6 +52,15 @@ enum class BlockReference {
     DenseTrajectory,  // what the unpruned model puts out there
 };
 
+// Several processes can share the windows: all call chooseByBlocks with the same arguments and their own share, and all get the same field,
+// the one that a single process finds.
+struct FieldShare {
+    int part = 0;  // of this process, 0 <= part < parts
+    int parts = 1;
+    // Everyone's part in order, for everyone; fails in all where one has failed. Not called where there is one process.
+    std::function<Result<std::vector<Json>>(const Json&)> exchange = {};
+};
+
 struct ReceptiveFieldOptions {
     int sets = 3;       // K
     int blockSize = 3;  // T
@@ -61,6 +70,7 @@ struct ReceptiveFieldOptions {
     std::int64_t streamBytes = std::int64_t{1} << 30;
     std::vector<FieldBlock> finished = {};                // leading blocks of an earlier run with the same inputs
     std::function<void(const FieldBlock&)> onBlock = {};  // for every block that gets finished
+    FieldShare share = {};
 };
 // Error: search.bad_option (usage).
 Status checkFieldOptions(const ReceptiveFieldOptions& options);

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 namespace espalier
 {
@@ -83,6 +84,30 @@ TEST(Divergence, AgreesWithProbabilitiesWrittenOut)
         EXPECT_GT(found[w].kl, 0.0);
         const double n = found[w].tokens;
         EXPECT_LE(1 - found[w].esap / n, std::sqrt(found[w].kl / n / 2) + 1e-9) << "Pinsker";
+    }
+}
+
+// Under mpirun each process runs a part of the windows: together they have every window once, with the same numbers.
+TEST(Divergence, PartsOfTheWindowsMakeTheWhole)
+{
+    const auto model = modelOf(openTiny("mixtral-tiny"));
+    TokenWindows windows = stream("mixtral-tiny", 24);
+    for (std::size_t i = 0; i < windows.rows.size(); ++i)
+        windows.rows[i].resize(10 + i);  // a group each
+    const CompressionPlan dense = CompressionPlan::identity(model->shape());
+    const CompressionPlan plan = planOf(method("mixtral-tiny"), "pruned_irregular", model->shape());
+    const std::vector<WindowDivergence> whole = measured(*model, windows, plan, dense);
+    ASSERT_GE(whole.size(), 3u);
+    std::map<int, WindowDivergence> together;
+    for (int part = 0; part < 2; ++part) {
+        SilentJob job;
+        for (const WindowDivergence& window : take(measureDivergence(*model, windows, plan, dense, job, {.part = part, .parts = 2})))
+            EXPECT_TRUE(together.emplace(window.window, window).second) << "window " << window.window << " twice";
+    }
+    ASSERT_EQ(together.size(), whole.size());
+    for (const WindowDivergence& window : whole) {
+        EXPECT_EQ(together[window.window].kl, window.kl);
+        EXPECT_EQ(together[window.window].tokens, window.tokens);
     }
 }
 

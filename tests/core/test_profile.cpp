@@ -1,6 +1,7 @@
 #include "profile/profile_pass.h"
 
 #include "checkpoint/checkpoint.h"
+#include "core/shared_work.h"
 #include "lowrank/whitened_svd.h"
 #include "model/layer_weights.h"
 #include "model/moe_model_torch.h"
@@ -627,6 +628,19 @@ TEST(ProfileFactorFile, ShardsOfMomentsMergeToTheSinglePass)
     const auto again = mergeProfiles(parts, folder / "again.h5", false, &model->checkpoint(), job);
     EXPECT_EQ(readBytes(folder / "sum.h5"), readBytes(folder / "again.h5"));
     EXPECT_FALSE(fs::exists((folder / "sum.h5").string() + ".state"));
+    // Two processes that share the layers write the same, and both know it.
+    std::vector<LayerProfile> shared[2];
+    test::SharedWork work(2);
+    work.run([&](int rank) {
+        SilentJob own;
+        const MergeShare share{.part = rank, .parts = 2, .meet = [&work, rank](const Status& status) { return work.meet(rank, status); }};
+        if (auto merged = mergeProfiles(parts, folder / "shared.h5", false, &model->checkpoint(), own, share); merged.ok())
+            shared[rank] = merged->layers;
+    });
+    EXPECT_EQ(readBytes(folder / "sum.h5"), readBytes(folder / "shared.h5"));
+    EXPECT_EQ(shared[0], sum->layers);
+    EXPECT_EQ(shared[1], sum->layers);
+    EXPECT_FALSE(fs::exists((folder / "shared.h5").string() + ".state"));
     // Sums first and the rest later: the same.
     const auto sums = mergeProfiles(parts, folder / "sums.h5");
     ASSERT_TRUE(sums.ok());

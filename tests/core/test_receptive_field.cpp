@@ -4,6 +4,7 @@
 
 #include "base/random.h"
 #include "checkpoint/checkpoint.h"
+#include "core/shared_work.h"
 #include "model/moe_model_torch.h"
 #include "profile/profile_pass.h"
 #include "score/gram_loss.h"
@@ -276,6 +277,44 @@ TEST(ReceptiveField, WavesOfWindowsChangeNothing)
     EXPECT_EQ(whole.done, whole.total);
     EXPECT_EQ(narrow.done, narrow.total);
     EXPECT_EQ(narrow.total - whole.total, 4 * 2);  // the chosen path once more for the next block
+}
+
+// Under mpirun each process runs a part of the windows. The field may not depend on it, nor on how far each had come before a kill.
+TEST(ReceptiveField, SharedWindowsChangeNothing)
+{
+    Tiny tiny = openTiny("qwen2moe-tiny");
+    for (std::size_t i = 0; i < tiny.windows.rows.size(); ++i)
+        tiny.windows.rows[i].resize(40 + 4 * (i / 4));
+    const std::vector<Selection> selections = bestSets(tiny.golden, 4);
+    SilentJob quiet;
+    const ReceptiveField alone = choose(tiny, selections, {.blockSize = 2}, quiet);
+    ASSERT_EQ(alone.blocks.size(), 2u);
+    // As many as there are groups and one more, which has none.
+    for (const int size : {2, 5}) {
+        SCOPED_TRACE(size);
+        std::vector<Tiny> own;
+        for (int rank = 0; rank < size; ++rank) {
+            own.push_back(openTiny("qwen2moe-tiny"));
+            own.back().windows = tiny.windows;
+        }
+        std::vector<ReceptiveField> fields(static_cast<std::size_t>(size));
+        std::vector<Recorder> jobs(static_cast<std::size_t>(size));
+        test::SharedWork work(size);
+        work.run([&](int rank) {
+            const auto r = static_cast<std::size_t>(rank);
+            ReceptiveFieldOptions options{.blockSize = 2};
+            // The first one was further than the others when the earlier run was killed.
+            if (rank == 0) options.finished = {alone.blocks[0]};
+            options.share = {
+                .part = rank, .parts = size, .exchange = [&work, rank](const Json& part) { return work.exchange(rank, part); }};
+            fields[r] = choose(own[r], selections, options, jobs[r]);
+        });
+        for (std::size_t r = 0; r < fields.size(); ++r) {
+            EXPECT_EQ(fields[r].blocks, alone.blocks) << "process " << r;
+            EXPECT_EQ(fields[r].plan.hash(), alone.plan.hash());
+            EXPECT_EQ(jobs[r].done, jobs[r].total);
+        }
+    }
 }
 
 // The first block cannot tell the references apart; the second one sees the loss of the first in its reference too.
