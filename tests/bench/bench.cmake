@@ -7,5 +7,5 @@ target_link_libraries(engine_bench PRIVATE espalier::evaluate espalier::profile 
     espalier::tokenizer fmt::fmt espalier::options)
 add_dependencies(benches make_checkpoint engine_bench)
 add_executable(rank_bench EXCLUDE_FROM_ALL bench/rank_bench.cpp)
-target_link_libraries(rank_bench PRIVATE espalier::lowrank espalier::base espalier::options)
+target_link_libraries(rank_bench PRIVATE espalier::lowrank espalier::plan espalier::base espalier::options)
 add_dependencies(benches rank_bench)
