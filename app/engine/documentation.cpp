@@ -1,6 +1,9 @@
 #include "documentation.h"
 
+#include "options.h"
 #include "work.h"
+
+#include "base/text.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -196,6 +199,26 @@ complete -F _espalier_engine espalier-engine
 )",
                           fmt::join(names, " "), values, own);
     return script;
+}
+
+void addDocumentation(Verbs& verbs, const CLI::App& app)
+{
+    struct Options {
+        std::string manual;
+        bool completion = false;
+    };
+    auto options = std::make_shared<Options>();
+    CLI::App* verb =
+        verbs.add("documentation", "Manual page and shell completion", [options, &app](Invocation& invocation) -> Result<Json> {
+            if (options->completion) invocation.text = bashCompletion(app);
+            if (options->manual.empty()) return Json::object();
+            ESPALIER_TRY(const std::string page, readTextFile(options->manual, "documentation", 1 << 20));
+            invocation.text += manualPage(app, page);
+            return Json::object();
+        });
+    verb->group("");
+    verb->add_option("--manual", options->manual, "Template of the manual page");
+    verb->add_flag("--bash", options->completion, "Completion script for bash");
 }
 
 }  // namespace espalier

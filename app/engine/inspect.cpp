@@ -1,7 +1,8 @@
+#include "options.h"
 #include "output.h"
-#include "work.h"
 
 #include "base/text.h"
+#include "checkpoint/checkpoint.h"
 
 #include <fmt/format.h>
 

@@ -1,19 +1,12 @@
-// espalier-engine: verbs of cli.md. Results on standard output, everything else on standard error.
+// espalier-engine-compute: the verbs of cli.md. Started by espalier-engine (front.cpp).
 #include "documentation.h"
+#include "engine_main.h"
 #include "options.h"
 #include "output.h"
-#include "work.h"
 
-#include "base/text.h"
+#include "model/moe_model.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <chrono>
-#include <cstring>
-#include <new>
-#include <sstream>
-#include <thread>
+#include <CLI/CLI.hpp>
 
 namespace espalier
 {
@@ -21,88 +14,9 @@ namespace espalier
 namespace
 {
 
-std::string dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
-
-int reportFailure(const Error& error, bool json, int output)
+void addVerbs(CLI::App& app, Verbs& verbs, int output)
 {
-    if (json) {
-        Json body = toJson(error);
-        for (const char* field : {"code", "subject", "message", "kept", "action"})
-            if (!body.contains(field)) body[field] = "";
-        writeAll(output, dump({{"error", std::move(body)}}));
-    }
-    writeAll(2, fmt::format("espalier-engine: {} [{}]\n", error.describe(), error.code));
-    return error.exitCode();
-}
-
-Result<Json> guarded(const VerbFunction& verb, Invocation& invocation)
-{
-    try {
-        ESPALIER_CHECK_OK(checkDevice(invocation.options.device));
-        return verb(invocation);
-    } catch (const std::exception& failure) {
-        return errorFromException(failure);
-    }
-}
-
-int runVerb(const VerbFunction& verb, const CommonOptions& options, int output)
-{
-    const auto started = std::chrono::steady_clock::now();
-    Result<Json> result = internalError("The verb did not run.");
-    int code = 0;
-    std::string text;
-    Result<ProcessGroup> joined = ProcessGroup::join();
-    if (!joined.ok()) return reportFailure(joined.error(), options.json, output);
-    ProcessGroup processes = std::move(joined).value();
-    const bool quiet = options.quiet || !processes.first();
-    {
-        TerminalJob job(quiet);
-        Invocation invocation{options, job, nullptr, {}, {}, {}, 0, processes};
-        result = guarded(verb, invocation);
-        // Nobody goes before all are done: what fails on one fails on all.
-        if (!processes.alone() && !processes.over()) {
-            const Status all = processes.meet(result.ok() ? Status() : Status(result.error()));
-            if (!all.ok()) result = all.error();
-        }
-        if (result.ok() && result->is_object()) {
-            Json& body = *result;
-            body["espalier"] = ESPALIER_VERSION;
-            if (!invocation.model.is_null()) body["model"] = invocation.model;
-            body["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-            body["peak_rss_bytes"] = peakResidentBytes();
-            body["threads"] = resolvedThreads(options.threads);
-            if (!processes.alone()) body["processes"] = processes.size();
-            body["device"] = options.device;
-            body["dtype"] = invocation.dtype.empty() ? Json() : Json(invocation.dtype);
-            body["seed"] = options.seed;
-            body["warnings"] = invocation.warnings;
-        }
-        code = invocation.exitCode;
-        text = std::move(invocation.text);
-        if (!quiet)
-            for (const std::string& warning : invocation.warnings)
-                writeAll(2, fmt::format("warning: {}\n", warning));
-    }
-    if (!result.ok()) return processes.first() ? reportFailure(result.error(), options.json, output) : result.error().exitCode();
-    if (!processes.first()) return code;
-    if (options.json)
-        writeAll(output, dump(*result));
-    else
-        writeAll(output, text);
-    return code;
-}
-
-int run(int argc, char** argv, int output)
-{
-    CLI::App app{"Compresses Mixture-of-Experts language models.", "espalier-engine"};
-    app.set_help_flag("-h,--help", "Print this help and exit");
-    app.set_version_flag("--version", "espalier-engine " ESPALIER_VERSION);
-    app.require_subcommand(1);
-    app.footer("`espalier-engine VERB --help` explains a verb.");
-    app.get_formatter()->column_width(34);
-
-    CommonOptions common;
-    Verbs verbs(app, common);
+    verbs.before([](const CommonOptions& options) { return checkDevice(options.device); });
     addInspect(verbs);
     addTokenize(verbs);
     addForward(verbs);
@@ -114,44 +28,7 @@ int run(int argc, char** argv, int output)
     addExport(verbs);
     addCompress(verbs);
     addServe(verbs, output);
-    // For the build, which writes the manual page and the completion; not a verb for people.
-    std::string manual;
-    bool completion = false;
-    CLI::App* documentation = app.add_subcommand("documentation", "Manual page and shell completion")->group("");
-    documentation->add_option("--manual", manual, "Template of the manual page");
-    documentation->add_flag("--bash", completion, "Completion script for bash");
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& outcome) {
-        std::ostringstream out;
-        std::ostringstream err;
-        if (outcome.get_exit_code() == 0) {  // --help, --version
-            app.exit(outcome, out, err);
-            writeAll(output, out.str());
-            return 0;
-        }
-        bool json = false;
-        for (int i = 1; i < argc; ++i)
-            json = json || std::strcmp(argv[i], "--json") == 0;
-        std::string message = outcome.what();
-        const auto isVerb = [&](const std::string& name) {
-            const std::vector<CLI::App*> known = app.get_subcommands([](CLI::App*) { return true; });
-            return std::any_of(known.begin(), known.end(), [&](const CLI::App* verb) { return verb->get_name() == name; });
-        };
-        if (argc > 1 && argv[1][0] != '-' && !isVerb(argv[1])) message = fmt::format("There is no verb \"{}\".", argv[1]);
-        if (!message.empty() && message.back() != '.') message += '.';
-        return reportFailure(usageError(std::move(message), "See `espalier-engine --help`."), json, output);
-    }
-    if (documentation->parsed()) {
-        if (completion) writeAll(output, bashCompletion(app));
-        if (manual.empty()) return 0;
-        const Result<std::string> page = readTextFile(manual, "documentation", 1 << 20);
-        if (!page.ok()) return reportFailure(page.error(), common.json, output);
-        writeAll(output, manualPage(app, *page));
-        return 0;
-    }
-    if (const VerbFunction* verb = verbs.chosen()) return runVerb(*verb, common, output);
-    return reportFailure(internalError("No verb was chosen."), common.json, output);
+    addDocumentation(verbs, app);
 }
 
 }  // namespace
@@ -162,5 +39,6 @@ int main(int argc, char** argv)
 {
     const int output = espalier::takeStandardOutput();
     espalier::installStopSignals();
-    return espalier::run(argc, argv, output);
+    return espalier::runEngine(argc, argv, output,
+                               [output](CLI::App& app, espalier::Verbs& verbs) { espalier::addVerbs(app, verbs, output); });
 }

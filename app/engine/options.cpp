@@ -41,11 +41,15 @@ CLI::App* Verbs::add(const std::string& name, const std::string& help, VerbFunct
     return verb;
 }
 
-const VerbFunction* Verbs::chosen() const
+std::optional<VerbFunction> Verbs::chosen() const
 {
     for (const auto& [app, run] : m_verbs)
-        if (app->parsed()) return &run;
-    return nullptr;
+        if (app->parsed())
+            return [this, &run](Invocation& invocation) -> Result<Json> {
+                if (m_before) ESPALIER_CHECK_OK(m_before(invocation.options));
+                return run(invocation);
+            };
+    return std::nullopt;
 }
 
 Result<ModelOptions> modelOptions(const CommonOptions& options)

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,13 +55,16 @@ public:
     Verbs(CLI::App& app, CommonOptions& common) : m_app(app), m_common(common) {}
     // A subcommand with the common options; `run` is called when it was chosen.
     CLI::App* add(const std::string& name, const std::string& help, VerbFunction run, Processes processes = Processes::One);
+    // What every verb is preceded by; fails in its stead.
+    void before(std::function<Status(const CommonOptions&)> check) { m_before = std::move(check); }
     // The chosen one, after parsing.
-    const VerbFunction* chosen() const;
+    std::optional<VerbFunction> chosen() const;
 
 private:
     CLI::App& m_app;
     CommonOptions& m_common;
     std::vector<std::pair<CLI::App*, VerbFunction>> m_verbs;
+    std::function<Status(const CommonOptions&)> m_before;
 };
 
 // Errors: device.unavailable (exit 4), usage.arguments. `dtype` auto is left to computeTypeFor().
@@ -81,5 +85,6 @@ void addEvaluate(Verbs& verbs);
 void addExport(Verbs& verbs);  // export, verify
 void addCompress(Verbs& verbs);
 void addServe(Verbs& verbs, int protocolDescriptor);
+void addDocumentation(Verbs& verbs, const CLI::App& app);  // for the build, not for people
 
 }  // namespace espalier

@@ -22,19 +22,6 @@
 namespace espalier
 {
 
-Error errorFromException(const std::exception& failure)
-{
-    const std::string_view what = failure.what();
-    const bool memory =
-        dynamic_cast<const std::bad_alloc*>(&failure) != nullptr || what.find("can't allocate memory") != std::string_view::npos;
-    if (memory)
-        return resourceError("engine.out_of_memory", {}, "The engine ran out of memory.",
-                             "Lower --memory-budget, or use fewer or shorter windows.");
-    return internalError(fmt::format("Unexpected failure: {}", what.substr(0, what.find('\n'))));
-}
-
-int resolvedThreads(int asked) { return asked > 0 ? asked : std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
-
 std::int64_t evaluatorCacheBytes(const MoeModel& model) { return std::min(model.spareBytes() / 2, std::int64_t{1} << 30); }
 
 ComputeType computeTypeFor(const std::string& dtype, const Checkpoint& checkpoint)

@@ -7,6 +7,7 @@
 #include "base/method_registry.h"
 #include "base/statistics.h"
 #include "checkpoint/checkpoint.h"
+#include "engine_main.h"
 #include "model/moe_model.h"
 #include "options.h"
 #include "plan/compression_plan.h"
@@ -27,10 +28,6 @@
 namespace espalier
 {
 
-// Running out of memory is the world's fault, anything else ours. libtorch reports both by exceptions.
-Error errorFromException(const std::exception& failure);
-
-int resolvedThreads(int asked);  // 0 = all cores
 // Memory for residual streams between edits: half of what the budget leaves beside the weights, at most 1 GiB.
 std::int64_t evaluatorCacheBytes(const MoeModel& model);
 

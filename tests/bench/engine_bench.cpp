@@ -6,6 +6,7 @@
 //   statistics  the profile pass with all routed statistics (counts, ean, reap)
 //   gram        MoE part of each layer: plain, and with lists of top-(k+5) and their products; then leave-one-out and genetic search
 //   suffix      full run, then after an edit of each layer
+//   moments     all layers (no head) plain, and with the second moments of all matrices
 //   curves      second moments and error curves of all matrices: the profile pass with curves
 // Tokens are random: routing of random weights is near uniform, which is the hardest case for an expert loop. --ids FILE: those of a file
 // instead, in rows of the given length, so that a peer can run on the same.
@@ -14,6 +15,7 @@
 #include "evaluate/evaluator.h"
 #include "model/moe_model.h"
 #include "model/moe_model_torch.h"
+#include "profile/factor_builder.h"
 #include "profile/profile_collector.h"
 #include "profile/profile_pass.h"
 #include "score/gram_loss.h"
@@ -211,16 +213,9 @@ struct Bench {
         Clock::time_point m_start;
     };
 
-    void gram()
+    // In batches of 2,048 tokens, as the profile pass runs long texts.
+    std::vector<at::Tensor> embedded()
     {
-        const c10::InferenceMode guard;
-        const ModelShape& shape = model->shape();
-        const PreparedPlan identity = model->identity();
-        ProfileData data;
-        data.shape = shape;
-        data.collected = {"counts", "gram"};
-        std::vector<double> plain, built;
-        // In batches of 2,048 tokens, as the profile pass runs them.
         const std::size_t perBatch = std::max<std::size_t>(1, 2048 / static_cast<std::size_t>(settings.length));
         std::vector<at::Tensor> hidden;
         for (std::size_t first = 0; first < windows.rows.size(); first += perBatch) {
@@ -231,6 +226,43 @@ struct Bench {
                           ids.mutable_data_ptr<std::int64_t>() + w * static_cast<std::size_t>(settings.length));
             hidden.push_back(require(model->embed(ids)));
         }
+        return hidden;
+    }
+
+    void moments()
+    {
+        const c10::InferenceMode guard;
+        const PreparedPlan identity = model->identity();
+        std::vector<at::Tensor> hidden = embedded();
+        double plain = 0;
+        double summed = 0;
+        for (const LayerShape& layer : model->shape().layers) {
+            std::vector<int> experts(static_cast<std::size_t>(layer.experts));
+            std::iota(experts.begin(), experts.end(), 0);
+            MomentCollector collector(*model, layer, experts);
+            for (at::Tensor& state : hidden) {
+                auto start = Clock::now();
+                require(model->layer(layer.index, state, identity, &collector));
+                summed += since(start);
+                start = Clock::now();
+                state = require(model->layer(layer.index, state, identity));
+                plain += since(start);
+            }
+            if (!collector.status().ok()) std::exit(1);
+        }
+        report({{"item", "moments"}, {"plain_seconds", plain}, {"moments_seconds", summed}, {"ratio", summed / plain}});
+    }
+
+    void gram()
+    {
+        const c10::InferenceMode guard;
+        const ModelShape& shape = model->shape();
+        const PreparedPlan identity = model->identity();
+        ProfileData data;
+        data.shape = shape;
+        data.collected = {"counts", "gram"};
+        std::vector<double> plain, built;
+        std::vector<at::Tensor> hidden = embedded();
         for (int l = 0; l < model->layerCount(); ++l) {
             const LayerShape& layer = shape.layers[static_cast<std::size_t>(l)];
             CollectorSettings collect{.norms = false, .weighted = false, .gram = true, .listLength = layer.router.topK + 5};
@@ -323,7 +355,7 @@ int main(int argc, char** argv)
 {
     const Settings settings = parse(argc, argv);
     if (settings.model.empty() || settings.items.empty()) {
-        std::fprintf(stderr, "engine_bench MODEL [options] load|first|forward|statistics|gram|suffix|curves ...\n");
+        std::fprintf(stderr, "engine_bench MODEL [options] load|first|forward|statistics|gram|moments|suffix|curves ...\n");
         return 2;
     }
     const auto start = Clock::now();
@@ -354,6 +386,7 @@ int main(int argc, char** argv)
         if (item == "statistics") bench.profile("statistics", {"counts", "ean", "reap"}, 0);
         if (item == "curves") bench.profile("curves", {"counts", "curves"}, 0);
         if (item == "gram") bench.gram();
+        if (item == "moments") bench.moments();
         if (item == "suffix") bench.suffix();
     }
     return 0;
