@@ -6,7 +6,7 @@
 //   statistics  the profile pass with all routed statistics (counts, ean, reap)
 //   gram        MoE part of each layer: plain, and with lists of top-(k+5) and their products; then leave-one-out and genetic search
 //   suffix      full run, then after an edit of each layer
-//   moments     all layers (no head) plain, and with the second moments of all matrices
+//   moments     the plain forward, layers and head apart, and its layers with the second moments of all matrices
 //   curves      second moments and error curves of all matrices: the profile pass with curves
 // Tokens are random: routing of random weights is near uniform, which is the hardest case for an expert loop. --ids FILE: those of a file
 // instead, in rows of the given length, so that a peer can run on the same.
@@ -234,6 +234,7 @@ struct Bench {
         const c10::InferenceMode guard;
         const PreparedPlan identity = model->identity();
         std::vector<at::Tensor> hidden = embedded();
+        double head = 0;
         double plain = 0;
         double summed = 0;
         for (const LayerShape& layer : model->shape().layers) {
@@ -250,7 +251,17 @@ struct Bench {
             }
             if (!collector.status().ok()) std::exit(1);
         }
-        report({{"item", "moments"}, {"plain_seconds", plain}, {"moments_seconds", summed}, {"ratio", summed / plain}});
+        for (const at::Tensor& state : hidden) {
+            const auto start = Clock::now();
+            require(model->tokenNll(state, at::zeros({state.size(0), state.size(1)}, at::kLong)));
+            head += since(start);
+        }
+        report({{"item", "moments"},
+                {"layers_seconds", plain},
+                {"head_seconds", head},
+                {"moments_seconds", summed},
+                {"ratio", summed / (plain + head)},
+                {"ratio_to_layers", summed / plain}});
     }
 
     void gram()
