@@ -43,9 +43,9 @@ CLI::App* Verbs::add(const std::string& name, const std::string& help, VerbFunct
 
 std::optional<VerbFunction> Verbs::chosen() const
 {
-    for (const auto& [app, run] : m_verbs)
-        if (app->parsed())
-            return [this, &run](Invocation& invocation) -> Result<Json> {
+    for (const auto& entry : m_verbs)
+        if (entry.first->parsed())
+            return [this, &run = entry.second](Invocation& invocation) -> Result<Json> {
                 if (m_before) ESPALIER_CHECK_OK(m_before(invocation.options));
                 return run(invocation);
             };
