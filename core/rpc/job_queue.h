@@ -93,7 +93,7 @@ private:
     std::condition_variable m_changed;
     std::deque<std::shared_ptr<Job>> m_waiting;
     std::vector<std::shared_ptr<Job>> m_running;  // more than one while a job is paused for an interactive one
-    int m_answering = 0;  // finished jobs whose answer is on its way
+    int m_answering = 0;                          // finished jobs whose answer is on its way
     bool m_closed = false;
     std::thread m_thread;
 };
