@@ -9,7 +9,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
+#include <numeric>
 #include <optional>
+#include <utility>
 
 namespace espalier
 {
@@ -184,7 +187,14 @@ Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shar
         for (std::size_t i = 0; i < layers.size(); ++i) {
             job.progress(static_cast<std::int64_t>(i), std::ssize(layers), "layer");
             if (static_cast<int>(i % static_cast<std::size_t>(share.parts)) != share.part) continue;
-            ESPALIER_CHECK_OK(mergeLayer(sources, sum, sum.layers[layers[i]], checkpoint, folder, job));
+            // Everyone has the products of the outputs, which are the bulk of a layer: they stay out of its file.
+            LayerProfile& layer = sum.layers[layers[i]];
+            GramStore gram = std::exchange(layer.gram, {});
+            GradientStore gradients = std::exchange(layer.gradients, {});
+            const Status made = mergeLayer(sources, sum, layer, checkpoint, folder, job);
+            layer.gram = std::move(gram);
+            layer.gradients = std::move(gradients);
+            ESPALIER_CHECK_OK(made);
         }
         return {};
     };
@@ -194,6 +204,8 @@ Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shar
     for (const std::size_t l : layers) {
         const int index = sum.layers[l].layer;
         ESPALIER_TRY(ProfileState made, readProfileState(folder.layer(index)));
+        made.profile.gram = std::move(sum.layers[l].gram);
+        made.profile.gradients = std::move(sum.layers[l].gradients);
         sum.layers[l] = std::move(made.profile);
         for (int number = 0; std::filesystem::exists(folder.part(index, number)); ++number)
             parts.push_back(folder.part(index, number));
