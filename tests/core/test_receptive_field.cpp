@@ -88,6 +88,13 @@ ReceptiveField choose(Tiny& tiny, const std::vector<Selection>& selections, cons
     return must(chooseByBlocks(*tiny.model, tiny.windows, selections, CompressionPlan::identity(tiny.model->shape()), options, job));
 }
 
+// Groups have windows of one length: so there are several.
+void cutIntoGroups(TokenWindows& windows)
+{
+    for (std::size_t i = 0; i < windows.rows.size(); ++i)
+        windows.rows[i].resize(40 + 4 * (i / 4));
+}
+
 bool skipped(const std::string& name)
 {
     return !fs::exists(fs::path(ESPALIER_TEST_FIXTURES) / "model" / "checkpoints" / name) &&
@@ -259,9 +266,7 @@ TEST(ReceptiveField, NothingRemovedHasNoLoss)
 TEST(ReceptiveField, WavesOfWindowsChangeNothing)
 {
     Tiny tiny = openTiny("qwen2moe-tiny");
-    // Groups of one length each, so that there are several.
-    for (std::size_t i = 0; i < tiny.windows.rows.size(); ++i)
-        tiny.windows.rows[i].resize(40 + 4 * (i / 4));
+    cutIntoGroups(tiny.windows);
     const std::vector<Selection> selections = bestSets(tiny.golden, 4);
     Recorder whole;
     Recorder narrow;
@@ -283,8 +288,7 @@ TEST(ReceptiveField, WavesOfWindowsChangeNothing)
 TEST(ReceptiveField, SharedWindowsChangeNothing)
 {
     Tiny tiny = openTiny("qwen2moe-tiny");
-    for (std::size_t i = 0; i < tiny.windows.rows.size(); ++i)
-        tiny.windows.rows[i].resize(40 + 4 * (i / 4));
+    cutIntoGroups(tiny.windows);
     const std::vector<Selection> selections = bestSets(tiny.golden, 4);
     SilentJob quiet;
     const ReceptiveField alone = choose(tiny, selections, {.blockSize = 2}, quiet);
