@@ -55,7 +55,9 @@ int becomeCompute(std::span<char*> arguments)
     std::error_code failure;
     const std::filesystem::path own = std::filesystem::read_symlink("/proc/self/exe", failure);
     const std::filesystem::path program = own.parent_path() / "espalier-engine-compute";
-    execv(program.c_str(), arguments.data());
+    errno = failure.value();
+    // Never from the current folder, which is what an unknown own path would come to.
+    if (!failure) execv(program.c_str(), arguments.data());
     bool json = false;
     for (const std::string_view argument : arguments)
         json = json || argument == "--json";

@@ -7,6 +7,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <set>
 #include <sstream>
 #include <thread>
@@ -101,6 +102,28 @@ TEST(Cli, usageErrors)
     EXPECT_EQ(people.code, 2);
     EXPECT_TRUE(people.output.empty());
     expectError(json({"evaluate", kDemo, "--text", kText, "--device", "cuda", "--windows", "1"}), 4, "device.unavailable");
+}
+
+// Loading libtorch takes longer than reading headers: what is started does not need the program that has it for that, and says so where it
+// does and the other one is gone.
+TEST(Cli, inspectNeedsNoLibtorch)
+{
+    const Scratch scratch;
+    const std::filesystem::path lone = scratch / "espalier-engine";
+    std::filesystem::copy_file(ESPALIER_ENGINE, lone);
+    const auto run = [&](const std::vector<std::string>& arguments) {
+        std::string command = lone.string();
+        for (const std::string& argument : arguments)
+            command.append(" ").append(argument);
+        FILE* pipe = popen(command.append(" --json 2>/dev/null").c_str(), "r");
+        std::string output;
+        for (int c = std::fgetc(pipe); c != EOF; c = std::fgetc(pipe))
+            output += static_cast<char>(c);
+        pclose(pipe);
+        return Json::parse(output);
+    };
+    EXPECT_EQ(run({"inspect", kDemo})["model_type"], "qwen2_moe");
+    EXPECT_EQ(run({"methods"})["error"]["code"], "engine.missing_part");
 }
 
 TEST(Cli, inspect)
