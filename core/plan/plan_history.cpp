@@ -61,6 +61,12 @@ std::vector<PlanHistory::Row> PlanHistory::rows() const
 {
     std::vector<Row> rows;
     if (empty()) return rows;
+    // Which entries lie on the current path, once for all rows: asking onCurrentPath() for each would walk the whole path every time.
+    std::vector<bool> onPath(m_entries.size(), false);
+    for (int entry = m_current; entry >= 0; entry = m_entries[static_cast<std::size_t>(entry)].parent)
+        onPath[static_cast<std::size_t>(entry)] = true;
+    for (int entry = m_current; entry >= 0; entry = m_lastChild[static_cast<std::size_t>(entry)])
+        onPath[static_cast<std::size_t>(entry)] = true;
     std::vector<std::vector<int>> children(m_entries.size());
     for (const HistoryEntry& entry : m_entries)
         if (entry.parent >= 0) children[static_cast<std::size_t>(entry.parent)].push_back(entry.id);
@@ -74,11 +80,11 @@ std::vector<PlanHistory::Row> PlanHistory::rows() const
     while (!stack.empty()) {
         const Step step = stack.back();
         stack.pop_back();
-        reversed.push_back({step.id, step.depth, onCurrentPath(step.id)});
+        reversed.push_back({step.id, step.depth, onPath[static_cast<std::size_t>(step.id)]});
         const std::vector<int>& next = children[static_cast<std::size_t>(step.id)];
         int mainChild = m_lastChild[static_cast<std::size_t>(step.id)];
         for (const int child : next)
-            if (onCurrentPath(child)) mainChild = child;
+            if (onPath[static_cast<std::size_t>(child)]) mainChild = child;
         if (mainChild < 0 && !next.empty()) mainChild = next.back();
         if (mainChild >= 0) stack.push_back({mainChild, step.depth});
         for (auto it = next.rbegin(); it != next.rend(); ++it)

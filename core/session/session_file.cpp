@@ -10,6 +10,8 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <span>
+#include <type_traits>
 
 namespace espalier
 {
@@ -288,13 +290,74 @@ std::int64_t estimateBytes(const SessionData& data)
     return bytes;
 }
 
-void hashGrid(Sha256& hash, const ExpertGrid& grid)
+// Bytes of values one after the other, each list behind its length. A plan enters by its own hash, which it keeps, so that a history of
+// thousands of plans costs microseconds each instead of their JSON: this runs on the GUI thread after every edit.
+class ContentHash
 {
-    for (const auto& row : grid.rows) {
-        hash.update(fmt::format("row {};", row.size()));
-        hash.update(std::as_bytes(std::span(row)));
+public:
+    template <class T>
+    requires std::is_arithmetic_v<T>
+    void add(T value)
+    {
+        const auto bytes = std::as_bytes(std::span(&value, 1));
+        m_bytes.insert(m_bytes.end(), bytes.begin(), bytes.end());
+        if (m_bytes.size() >= kFlush) flush();
     }
-}
+    void add(std::string_view text)
+    {
+        add(text.size());
+        const auto bytes = std::as_bytes(std::span(text));
+        m_bytes.insert(m_bytes.end(), bytes.begin(), bytes.end());
+    }
+    void add(const std::string& text) { add(std::string_view(text)); }
+    template <class T>
+    void add(const std::vector<T>& values)
+    {
+        add(values.size());
+        const auto bytes = std::as_bytes(std::span(values));
+        m_bytes.insert(m_bytes.end(), bytes.begin(), bytes.end());
+        if (m_bytes.size() >= kFlush) flush();
+    }
+    void add(const ExpertGrid& grid)
+    {
+        add(grid.rows.size());
+        for (const auto& row : grid.rows)
+            add(row);
+    }
+    // The plan's own hash covers what decides numbers; locks, protection and the model beside it.
+    void add(const CompressionPlan& plan)
+    {
+        add(plan.hash());
+        add(plan.factors().method);
+        add(plan.factors().profileSha256);
+        add(plan.model().modelType);
+        add(plan.model().configSha256);
+        add(plan.model().weightsSha256);
+        for (int layer = 0; layer < plan.layerCount(); ++layer) {
+            const LayerPlan& marks = plan.layer(layer);
+            if (!marks.locked && marks.protectedExperts.empty()) continue;
+            add(layer);
+            add(marks.locked);
+            add(marks.protectedExperts);
+        }
+    }
+    std::string finish()
+    {
+        flush();
+        return m_hash.finish();
+    }
+
+private:
+    static constexpr std::size_t kFlush = std::size_t{1} << 16;
+    void flush()
+    {
+        m_hash.update(m_bytes);
+        m_bytes.clear();
+    }
+
+    Sha256 m_hash;
+    std::vector<std::byte> m_bytes;
+};
 
 }  // namespace
 
@@ -366,28 +429,38 @@ Result<SessionData> readSession(const std::filesystem::path& path) { return read
 
 std::string sessionContentHash(const SessionData& data)
 {
-    PlanTable plans;
+    ContentHash hash;
     Json json = sessionJson(data);
     json.erase("view");
-    Sha256 hash;
-    hash.update(canonicalJson(json));
-    hash.update(canonicalJson(historyJson(data, plans)));
-    hash.update(canonicalJson(snapshotsJson(data, plans)));
-    hash.update(canonicalJson(plans.json()));
+    hash.add(canonicalJson(json));
+    hash.add(data.history.currentId());
+    for (const HistoryEntry& entry : data.history.entries()) {
+        hash.add(entry.id);
+        hash.add(entry.parent);
+        hash.add(entry.text);
+        hash.add(entry.time);
+        hash.add(entry.plan);
+    }
+    for (const SessionSnapshot& snapshot : data.snapshots) {
+        hash.add(canonicalJson({snapshot.name, snapshot.note, snapshot.colour}));
+        hash.add(snapshot.time);
+        hash.add(snapshot.plan);
+    }
     for (const SessionRun& run : data.runs) {
-        hash.update(canonicalJson(runJson(run)));
+        hash.add(canonicalJson(runJson(run)));
         for (const WindowLoss& loss : run.losses) {
-            hash.update(fmt::format("{} {};", loss.window, loss.tokens));
-            hash.update(std::as_bytes(std::span(&loss.nll, 1)));
+            hash.add(loss.window);
+            hash.add(loss.tokens);
+            hash.add(loss.nll);
         }
     }
     for (const ExpertScores& scores : data.scores) {
-        hash.update(canonicalJson(scoreJson(scores)));
-        hashGrid(hash, scores.values);
-        hash.update(std::as_bytes(std::span(scores.layerImportance)));
+        hash.add(canonicalJson(scoreJson(scores)));
+        hash.add(scores.values);
+        hash.add(scores.layerImportance);
     }
-    hashGrid(hash, data.usage);
-    if (data.unknown) hash.update(std::span<const std::byte>(*data.unknown));
+    hash.add(data.usage);
+    if (data.unknown) hash.add(*data.unknown);
     return hash.finish();
 }
 

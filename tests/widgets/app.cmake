@@ -25,3 +25,11 @@ espalier_shell_test(test_shell_rank_rule)
 espalier_shell_test(test_shell_session)
 espalier_shell_test(test_shell_window)
 espalier_shell_test(test_shell_ranks)
+
+# What an edit costs the GUI thread. Not part of a build by default.
+add_executable(edit_bench EXCLUDE_FROM_ALL widgets/edit_bench.cpp widgets/shell_fixture.h)
+set_target_properties(edit_bench PROPERTIES AUTOMOC ON)
+target_include_directories(edit_bench PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+target_link_libraries(edit_bench PRIVATE espalier::options espalier::shell Qt6::Widgets Qt6::Test)
+target_compile_definitions(edit_bench PRIVATE ESPALIER_FAKE_ENGINE="$<TARGET_FILE:fake-engine>")
+add_dependencies(edit_bench fake-engine)
