@@ -62,8 +62,11 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
             for (const double value : roundTicks(range.low, range.high, 5))
                 ticks.push_back({normPosition(value, range, norm.norm), number(value)});
         }
+    } else if (range.valid && options.ranks() && rankFree()) {
+        // Every cell has the colour of the top; the scale says what the others would mean.
+        ticks = {{0.0, HeatmapView::tr("low")}, {1.0, HeatmapView::tr("dense")}};
     } else if (range.valid) {
-        ticks.push_back({options.ranks() && rankFree() ? 1.0 : 0.5, number(range.low)});
+        ticks.push_back({0.5, number(range.low)});
     }
     for (const Tick& tick : ticks) {
         const int y = colourBar.bottom() - static_cast<int>(std::lround(tick.position * (colourBar.height() - 1)));

@@ -9,6 +9,7 @@
 #include <QHeaderView>
 #include <QKeyEvent>
 #include <QSortFilterProxyModel>
+#include <QStyledItemDelegate>
 
 #include <cmath>
 
@@ -103,6 +104,22 @@ public:
     }
 };
 
+// Words stand left, the numbers of the column before them right: a gap keeps the two from reading as one ("8.3 % kept").
+class WordDelegate final : public QStyledItemDelegate
+{
+public:
+    using QStyledItemDelegate::QStyledItemDelegate;
+
+protected:
+    void initStyleOption(QStyleOptionViewItem* option, const QModelIndex& index) const override
+    {
+        QStyledItemDelegate::initStyleOption(option, index);
+        // An empty decoration is the one inset that styles leave in front of a text.
+        option->features |= QStyleOptionViewItem::HasDecoration;
+        option->decorationSize = QSize(pixelsOf(16), 1);
+    }
+};
+
 }  // namespace
 
 class HeatmapTable::Private
@@ -125,6 +142,7 @@ HeatmapTable::HeatmapTable(HeatmapView* heatmap, SelectionModel* selection, QWid
     d->proxy->setSourceModel(d->model);
     d->proxy->setSortRole(Qt::UserRole);
     setModel(d->proxy);
+    setItemDelegateForColumn(Column::State, new WordDelegate(this));
     setSortingEnabled(true);
     sortByColumn(-1, Qt::AscendingOrder);
     setAccessibleName(tr("experts as a table"));

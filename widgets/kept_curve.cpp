@@ -315,9 +315,11 @@ void KeptCurve::Private::draw(QCPPainter* painter)
             painter->setPen(Qt::NoPen);
             painter->setBrush(t.baseline);
             painter->drawRect(QRectF(p.x() - 3.5, p.y() - 3.5, 7, 7));
+            // Above the mark, or below where the name of the axis stands above.
             const double side = pixelsOf(13);
+            const double above = p.y() - side - 6;
             paintIcon(painter, QStringLiteral("lock"), t.muted,
-                      QRectF(p.x() - side / 2, std::max<double>(0, p.y() - side - 6), side, side));
+                      QRectF(p.x() - side / 2, above >= frame.top() ? above : p.y() + 6, side, side));
             continue;
         }
         if (layer % ringEvery == 0) {

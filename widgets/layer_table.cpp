@@ -174,7 +174,7 @@ QVariant LayerModel::headerData(int section, Qt::Orientation orientation, int ro
         case Value:
             return QString();
         case Second:
-            return m_quantity == LayerQuantity::Rank ? tr("kept") : tr("removed %");
+            return m_quantity == LayerQuantity::Rank ? tr("kept") : tr("importance lost %");
         case Mib:
             return tr("MiB");
         default:
@@ -392,6 +392,7 @@ void LayerTable::setShape(const ModelShape& shape)
     d->scores = {};
     d->before.reset();
     d->refresh();
+    layoutColumns();
 }
 
 void LayerTable::setPlan(const CompressionPlan& plan)
@@ -437,6 +438,11 @@ void LayerTable::changeEvent(QEvent* event)
 void LayerTable::resizeEvent(QResizeEvent* event)
 {
     QTableView::resizeEvent(event);
+    layoutColumns();
+}
+
+void LayerTable::layoutColumns()
+{
     const QFont body = fontFor(FontRole::Body);
     const QFontMetrics small(fontFor(FontRole::Small));
     const int gap = pixelsOf(14);
@@ -445,10 +451,14 @@ void LayerTable::resizeEvent(QResizeEvent* event)
                       pixelsOf(6);
     const bool ranks = d->model->quantity() == LayerQuantity::Rank;
     int kept = static_cast<int>(numberWidth(body, ranks ? QStringLiteral("8,888") : QStringLiteral("888"))) + gap;
-    if (ranks) kept = std::max(kept, QFontMetrics(body).horizontalAdvance(tr("dense")) + gap);
+    // Words stand in the same column: a rank may be dense, and so may a whole layer.
+    const bool anyDenseLayer =
+        std::any_of(d->shape.layers.begin(), d->shape.layers.end(), [](const LayerShape& layer) { return layer.experts == 0; });
+    for (const QString& word : {tr("dense"), tr("none")})
+        if (ranks || anyDenseLayer) kept = std::max(kept, QFontMetrics(body).horizontalAdvance(word) + gap);
     const int removed =
         ranks ? std::max(small.horizontalAdvance(tr("kept")), static_cast<int>(numberWidth(body, QStringLiteral("888")))) + gap
-              : small.horizontalAdvance(tr("removed %")) + gap + pixelsOf(6);
+              : small.horizontalAdvance(tr("importance lost %")) + gap + pixelsOf(6);
     const int mib = static_cast<int>(numberWidth(body, QStringLiteral("8,888"))) + gap;
     setColumnWidth(LayerModel::Layer, layer);
     setColumnWidth(LayerModel::Value, kept);

@@ -85,6 +85,7 @@ protected:
     void resizeEvent(QResizeEvent* event) override;
 
 private:
+    void layoutColumns();  // widths from the words and numbers that stand in them
     class Private;
     std::unique_ptr<Private> d;
 };

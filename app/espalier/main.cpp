@@ -8,6 +8,7 @@
 #include <QCommandLineParser>
 #include <QDir>
 #include <QFileInfo>
+#include <QIcon>
 #include <QProcess>
 #include <QStandardPaths>
 #include <QTimer>
@@ -48,6 +49,8 @@ int main(int argc, char** argv)
     // Where settings lie (~/.config/espalier); without one Qt makes a folder "Unknown Organization".
     QApplication::setOrganizationDomain(QStringLiteral("espalier"));
     QApplication::setApplicationDisplayName(QStringLiteral("Espalier"));
+    QApplication::setWindowIcon(QIcon(QStringLiteral(":/icons/app/espalier.svg")));
+    QApplication::setDesktopFileName(QStringLiteral("espalier"));
     QApplication::setApplicationVersion(QStringLiteral(ESPALIER_VERSION));
 
     QCommandLineParser parser;

@@ -27,6 +27,34 @@ class ShellWindowTest final : public ShellTestBase
     Q_OBJECT
 
 private slots:
+    // Alt and a letter must reach one entry, not the first of two.
+    void menus_noMnemonicTwice()
+    {
+        Home home;
+        Shell shell(home);
+        std::vector<QMenu*> open;
+        QStringList bar;
+        const auto letterOf = [](const QString& text) {
+            const auto at = text.indexOf(QLatin1Char('&'));
+            return at < 0 ? QString() : text.mid(at + 1, 1).toLower();
+        };
+        for (QAction* entry : shell.window.menuBar()->actions()) {
+            bar << letterOf(entry->text());
+            open.push_back(entry->menu());
+        }
+        QCOMPARE(bar.removeDuplicates(), 0);
+        QVERIFY(open.size() >= 5);
+        for (std::size_t i = 0; i < open.size(); ++i) {
+            QHash<QString, QString> seen;
+            for (QAction* entry : open[i]->actions()) {
+                if (entry->menu()) open.push_back(entry->menu());
+                const QString letter = letterOf(entry->text());
+                if (letter.isEmpty()) continue;
+                QVERIFY2(!seen.contains(letter), qPrintable(seen.value(letter) + QStringLiteral(" and ") + entry->text()));
+                seen[letter] = entry->text();
+            }
+        }
+    }
     void export_closedDialogIsNotCalledBack()
     {
         Home home;

@@ -6,12 +6,35 @@
 #include <QHBoxLayout>
 #include <QListWidget>
 #include <QTextBrowser>
+#include <QTextTable>
 #include <QUrl>
 
 #include <algorithm>
 
 namespace espalier
 {
+
+namespace
+{
+
+// Tables of Markdown come with a border around every cell and a gap between the borders: two lines where one is meant.
+void drawTablesPlainly(QTextDocument* document)
+{
+    for (QTextFrame* frame : document->rootFrame()->childFrames()) {
+        auto* table = qobject_cast<QTextTable*>(frame);
+        if (!table) continue;
+        QTextTableFormat format = table->format();
+        format.setBorder(1);
+        format.setBorderCollapse(true);
+        format.setBorderBrush(theme().axis);
+        format.setBorderStyle(QTextFrameFormat::BorderStyle_Solid);
+        format.setCellSpacing(0);
+        format.setCellPadding(pixelsOf(5));
+        table->setFormat(format);
+    }
+}
+
+}  // namespace
 
 HelpWindow::HelpWindow(const QString& folder, QWidget* parent) : QDialog(parent), m_folder(folder)
 {
@@ -51,6 +74,7 @@ HelpWindow::HelpWindow(const QString& folder, QWidget* parent) : QDialog(parent)
     connect(m_list, &QListWidget::currentItemChanged, this, [this](QListWidgetItem* item) {
         if (item) m_text->setSource(QUrl(item->data(Qt::UserRole).toString() + QStringLiteral(".md")), QTextDocument::MarkdownResource);
     });
+    connect(m_text, &QTextBrowser::sourceChanged, this, [this] { drawTablesPlainly(m_text->document()); });
     if (m_list->count() > 0) m_list->setCurrentRow(0);
 }
 

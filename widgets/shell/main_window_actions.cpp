@@ -56,7 +56,7 @@ void MainWindow::makeActions()
 {
     const auto key = [](const char* text) { return QList<QKeySequence>{QKeySequence(QString::fromLatin1(text))}; };
     addAction(QStringLiteral("file.openModel"), tr("&Open model…"), QStringLiteral("box"), key("Ctrl+O"), [this] { askModel(); });
-    addAction(QStringLiteral("file.openSession"), tr("Open &session…"), QStringLiteral("folder-open"), key("Ctrl+Shift+O"),
+    addAction(QStringLiteral("file.openSession"), tr("Open sess&ion…"), QStringLiteral("folder-open"), key("Ctrl+Shift+O"),
               [this] { askSession(); });
     addAction(QStringLiteral("file.demo"), tr("Try the &demo"), QStringLiteral("sprout"), {},
               [this] { replaceSession([this] { m_workbench->openDemo(); }); });
@@ -113,7 +113,7 @@ void MainWindow::makeActions()
     addAction(QStringLiteral("evaluate.text"), tr("Calibration &text…"), {}, {}, [this] { askText(); });
     addAction(QStringLiteral("engine.restart"), tr("&Restart the engine"), QStringLiteral("cpu"), {},
               [this] { m_workbench->engine()->start(); });
-    addAction(QStringLiteral("view.resetLayout"), tr("&Reset layout"), {}, {}, [this] { resetLayout(); });
+    addAction(QStringLiteral("view.resetLayout"), tr("Reset la&yout"), {}, {}, [this] { resetLayout(); });
     addAction(QStringLiteral("view.table"), tr("Heatmap as &table"), QStringLiteral("table-2"), {}, [this] {
         const bool table = m_actions[QStringLiteral("view.table")]->isChecked();
         m_heatmapFrame->setCurrentPage(table ? 1 : 0);
@@ -180,7 +180,7 @@ void MainWindow::makeMenus()
     fill(menuBar()->addMenu(tr("&Edit")), {QStringLiteral("edit.undo"), QStringLiteral("edit.redo")});
     QMenu* view = menuBar()->addMenu(tr("&View"));
     fill(view, {QStringLiteral("view.table"), QStringLiteral("view.ranks"), {}});
-    QMenu* themes = view->addMenu(tr("&Theme"));
+    QMenu* themes = view->addMenu(tr("Th&eme"));
     fill(themes, {QStringLiteral("view.theme.system"), QStringLiteral("view.theme.light"), QStringLiteral("view.theme.dark")});
     view->addSeparator();
     for (Panel* panel : {m_layersDock, m_inspectorDock, m_historyDock, m_perplexityDock, m_spectrumDock, m_energyDock}) {
@@ -198,7 +198,7 @@ void MainWindow::makeMenus()
                                            {},
                                            QStringLiteral("plan.matricesDense"),
                                            QStringLiteral("plan.measureRanks")});
-    fill(menuBar()->addMenu(tr("E&valuate")), {QStringLiteral("evaluate.full"),
+    fill(menuBar()->addMenu(tr("Eva&luate")), {QStringLiteral("evaluate.full"),
                                                QStringLiteral("evaluate.cancel"),
                                                {},
                                                QStringLiteral("evaluate.profile"),
