@@ -4,7 +4,7 @@
 # a picture of the window.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-packaging/build.sh
+packaging/build.sh --programs
 bin=$PWD/build/release/bin
 
 if [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
