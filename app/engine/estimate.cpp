@@ -14,7 +14,7 @@ namespace espalier
 namespace
 {
 
-// Above this share of charged tokens the number says more about the lists than about the plan (methods.md 2.5).
+// Above this share of charged tokens the number says more about the lists than about the plan .
 constexpr double kMostUncovered = 0.01;
 
 struct EstimateOptions {
@@ -28,20 +28,30 @@ struct EstimateOptions {
 std::string estimateText(const Json& result)
 {
     if (!result["delta_nll"].is_number()) return {};
-    const double delta = result["delta_nll"];
-    const std::string band = result["band"].is_number() ? fmt::format(" (past error {:.3f})", result["band"].get<double>()) : "";
-    return fmt::format("\n{}: NLL {:+.4f} per token{}, perplexity x {:.4f}\nslope {:+.4f} (error over windows {:.4f}), curvature {:.4f}\n",
-                       result["label"].get<std::string>(), delta, band, std::exp(delta), result["e1"].get<double>(),
-                       result["e1_error"].get<double>(), result["e2"].get<double>());
+    const auto number = [&](const char* key) { return result[key].get<double>(); };
+    const double delta = number("delta_nll");
+    const Json& calibration = result["calibration"];
+    std::string text =
+        fmt::format("\n{}: NLL {:+.4f} per token, perplexity x {:.4f}\n", result["label"].get<std::string>(), delta, std::exp(delta));
+    if (result["band"].is_number())
+        text += fmt::format("nine of ten measurements lie in {:+.4f} to {:+.4f}, perplexity x {:.4f} to {:.4f}\n", number("low"),
+                            number("high"), std::exp(number("low")), std::exp(number("high")));
+    if (const int probes = calibration["probes"].get<int>(); probes > 0) {
+        text += fmt::format("fitted to {} plans measured with the profile on {} of its windows", probes, calibration["windows"].get<int>());
+        if (const int pairs = calibration["pairs"].get<int>(); pairs > 0) text += fmt::format(", refined by {} later measurements", pairs);
+        return text + "\n";
+    }
+    return text +
+           fmt::format("slope {:+.4f} (error over windows {:.4f}), curvature {:.4f}\n", number("e1"), number("e1_error"), number("e2"));
 }
 
-// Sizes are exact, the change of NLL is an estimate (methods.md 4.9) where the profile has what it takes.
+// Sizes are exact, the change of NLL is an estimate where the profile has what it takes.
 Result<Json> estimate(const EstimateOptions& options, Invocation& invocation)
 {
-    std::vector<EstimatePair> pairs;
+    EstimateRecord record;
     if (!options.pairs.empty()) {
         ESPALIER_TRY(const Json json, readJsonFile(options.pairs, "pairs"));
-        ESPALIER_TRY(pairs, pairsFromJson(json));
+        ESPALIER_TRY(record, recordFromJson(json));
     }
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     const ModelShape& shape = checkpoint->shape();
@@ -56,7 +66,14 @@ Result<Json> estimate(const EstimateOptions& options, Invocation& invocation)
         Result<std::unique_ptr<NllEstimator>> estimator = NllEstimator::create(data);
         Result<NllEstimate> estimated = estimator.ok() ? (*estimator)->estimate(plan) : Result<NllEstimate>(estimator.error());
         if (estimated.ok()) {
-            result.update(estimateJson(*estimated, pairs));
+            const std::optional<ProbeBasis> basis = basisOf(**estimator);
+            result.update(estimateJson(*estimated, basis, record));
+            if (basis && record.fitted.size() < record.expansion.size())
+                invocation.warnings.push_back("Pairs without \"fitted\" were not used: they belong to profiles without measured plans.");
+            if (!basis)
+                invocation.warnings.push_back(
+                    "The profile holds no measured plans to fit the estimate to: it is the right order and several times too small. Take "
+                    "the profile again with this version.");
             if (estimated->uncoveredFraction > kMostUncovered)
                 invocation.warnings.push_back(
                     fmt::format("{:.1f} % of the sampled tokens in the changed layers reach beyond their lists and are charged their whole "
@@ -87,8 +104,8 @@ void addEstimate(Verbs& verbs)
     verb->add_option("--profile", options->profile, "Profile of the model, for layer errors and the change of NLL")->type_name("P.h5");
     verb->add_option("--plan", options->plan, "Plan file")->required()->type_name("FILE");
     verb->add_option("--pairs", options->pairs,
-                     "Earlier estimates beside exact changes on the profile's text, as a JSON list of {\"e1\", \"e2\", \"delta_nll\"}: "
-                     "calibrates the estimate and gives it a band")
+                     "Earlier estimates beside exact changes, as a JSON list of {\"e1\", \"e2\", \"fitted\", \"delta_nll\"} with the first "
+                     "three as this verb gave them: refines the estimate and its band")
         ->type_name("FILE");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a profile or plan of another model");
 }

@@ -18,71 +18,109 @@ constexpr std::size_t kEstimatorsHeld = 2;
 
 }  // namespace
 
-Json estimateJson(const NllEstimate& estimate, const std::vector<EstimatePair>& pairs)
+Json estimateJson(const NllEstimate& estimate, const std::optional<ProbeBasis>& basis, const EstimateRecord& record)
 {
-    const EstimateCalibration fit = calibrateEstimates(pairs);
-    const double delta = fit.change(estimate.e1, estimate.e2);
     Json layers = Json::array();
     for (const NllEstimate::Layer& layer : estimate.layers)
         layers.push_back({{"layer", layer.layer},
                           {"e1", numberJson(layer.e1)},
                           {"e2", numberJson(layer.e2)},
                           {"uncovered_fraction", layer.uncoveredFraction}});
-    return {
-        {"delta_nll", numberJson(delta)},
-        {"band", numberJson(fit.residual)},
-        {"label", fit.label()},
-        {"ppl_ratio", numberJson(std::exp(delta))},
-        {"e1", numberJson(estimate.e1)},
-        {"e2", numberJson(estimate.e2)},
-        {"e1_error", numberJson(estimate.e1Error)},
-        {"ranks", numberJson(estimate.ranks)},
-        {"uncovered_fraction", estimate.uncoveredFraction},
-        {"estimate_layers", std::move(layers)},
-        {"calibration", {{"pairs", fit.pairs}, {"beta", {fit.beta1, fit.beta2}}, {"rank_correlation", numberJson(fit.rankCorrelation)}}}};
+    Json result = {{"e1", numberJson(estimate.e1)},
+                   {"e2", numberJson(estimate.e2)},
+                   {"e1_error", numberJson(estimate.e1Error)},
+                   {"ranks", numberJson(estimate.ranks)},
+                   {"uncovered_fraction", estimate.uncoveredFraction},
+                   {"estimate_layers", std::move(layers)}};
+    double delta = 0;
+    if (estimate.fitted && basis) {
+        const NllInterval interval = refined(*estimate.fitted, record.fitted);
+        delta = interval.change;
+        result.update({{"band", numberJson(std::max(interval.high - delta, delta - interval.low))},
+                       {"low", numberJson(interval.low)},
+                       {"high", numberJson(interval.high)},
+                       {"spread", numberJson(interval.spread)},
+                       {"fitted", numberJson(estimate.fitted->change)},
+                       {"label", "estimate"},
+                       {"calibration",
+                        {{"calibrated", true},
+                         {"probes", basis->probes},
+                         {"windows", basis->windows},
+                         {"pairs", record.fitted.size()},
+                         {"residual", numberJson(basis->residual)},
+                         {"rank_correlation", numberJson(basis->rankCorrelation)}}}});
+    } else {
+        const EstimateCalibration fit = calibrateEstimates(record.expansion);
+        delta = fit.change(estimate.e1, estimate.e2);
+        // Nine in ten, as far as the errors are normal.
+        const double band = 1.645 * fit.residual;
+        result.update({{"band", numberJson(band)},
+                       {"low", numberJson(delta - band)},
+                       {"high", numberJson(delta + band)},
+                       {"spread", nullptr},
+                       {"fitted", nullptr},
+                       {"label", fit.label()},
+                       {"calibration",
+                        {{"calibrated", fit.calibrated()},
+                         {"probes", 0},
+                         {"windows", 0},
+                         {"pairs", fit.pairs},
+                         {"beta", {fit.beta1, fit.beta2}},
+                         {"rank_correlation", numberJson(fit.rankCorrelation)}}}});
+    }
+    result["delta_nll"] = numberJson(delta);
+    result["ppl_ratio"] = numberJson(std::exp(delta));
+    return result;
 }
 
 Json noEstimateJson()
 {
-    return {{"delta_nll", nullptr},
-            {"band", nullptr},
-            {"label", "estimate"},
-            {"ppl_ratio", nullptr},
-            {"e1", nullptr},
-            {"e2", nullptr},
-            {"e1_error", nullptr},
-            {"ranks", nullptr},
-            {"uncovered_fraction", nullptr},
-            {"estimate_layers", Json::array()},
-            {"calibration", nullptr}};
+    Json result = {{"label", "estimate"}, {"estimate_layers", Json::array()}};
+    for (const char* name : {"delta_nll", "band", "low", "high", "spread", "fitted", "ppl_ratio", "e1", "e2", "e1_error", "ranks",
+                             "uncovered_fraction", "calibration"})
+        result[name] = nullptr;
+    return result;
 }
 
-Result<std::vector<EstimatePair>> pairsFromJson(const Json& json)
+Result<EstimateRecord> recordFromJson(const Json& json)
 {
-    std::vector<EstimatePair> pairs;
+    EstimateRecord record;
     bool good = json.is_array();
     for (std::size_t i = 0; good && i < json.size(); ++i) {
         const Json& item = json[i];
-        Json values[3];
-        if (item.is_array() && item.size() == 3)
+        Json values[4];
+        if (item.is_array() && (item.size() == 3 || item.size() == 4))
             std::copy(item.begin(), item.end(), values);
         else if (item.is_object())
-            for (const auto& [slot, key] : {std::pair{0, "e1"}, {1, "e2"}, {2, "delta_nll"}})
+            for (const auto& [slot, key] : {std::pair{0, "e1"}, {1, "e2"}, {2, "delta_nll"}, {3, "fitted"}})
                 values[slot] = item.value(key, Json());
-        good = std::all_of(std::begin(values), std::end(values), [](const Json& value) { return value.is_number(); });
-        if (good) pairs.push_back({values[0], values[1], values[2]});
+        const bool expansion = values[0].is_number() && values[1].is_number();
+        good = values[2].is_number() && (expansion || values[3].is_number());
+        if (good && expansion) record.expansion.push_back({values[0], values[1], values[2]});
+        if (good && values[3].is_number()) record.fitted.push_back({values[3], values[2]});
     }
-    if (good) return pairs;
+    if (good) return record;
     Error error = usageError("The pairs are no list of estimates beside exact changes.",
-                             R"(Write [{"e1": .., "e2": .., "delta_nll": ..}, ..] or [[e1, e2, delta_nll], ..].)");
+                             R"(Write [{"e1": .., "e2": .., "fitted": .., "delta_nll": ..}, ..] with what `estimate --json` answered.)");
     error.code = "estimate.pairs";
     return error;
+}
+
+std::optional<ProbeBasis> basisOf(const NllEstimator& estimator)
+{
+    const ProbeFit* fit = estimator.probeFit();
+    if (!fit) return {};
+    return ProbeBasis{.probes = fit->probes(),
+                      .windows = estimator.probeWindows(),
+                      .residual = fit->residual(),
+                      .rankCorrelation = fit->rankCorrelation()};
 }
 
 Result<std::shared_ptr<HeldEstimator>> HeldEstimator::create(const ProfileData& profile)
 {
     auto held = std::make_shared<HeldEstimator>();
     ESPALIER_TRY(held->m_estimator, NllEstimator::create(profile));
+    held->m_basis = basisOf(*held->m_estimator);
     held->m_model = {profile.shape.modelType, profile.configSha256, profile.weightsSha256};
     return held;
 }

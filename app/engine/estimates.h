@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,14 +18,31 @@
 namespace espalier
 {
 
-// delta_nll (calibrated by `pairs`), band (null below three pairs), label, e1, e2, e1_error, uncovered_fraction, ppl_ratio, layers, and
-// what the calibration found.
-Json estimateJson(const NllEstimate& estimate, const std::vector<EstimatePair>& pairs);
+// Estimates beside what was measured of the same plans later.
+struct EstimateRecord {
+    std::vector<EstimatePair> expansion;   // of profiles without probes
+    std::vector<MeasuredEstimate> fitted;  // of profiles with probes
+};
+
+// What an estimator that was fitted to probes rests on.
+struct ProbeBasis {
+    int probes = 0;
+    int windows = 0;
+    double residual = 0;         // leave-one-out, of the logarithm
+    double rankCorrelation = 0;  // of probes and leave-one-out estimates
+};
+
+// delta_nll, low, high and band (half the width that covers nine of ten measurements, on the wider side; null where nothing says), label,
+// spread, e1, e2, e1_error, uncovered_fraction, ppl_ratio, layers, and what the calibration found. With probes: fitted to them, refined by
+// `record`. Without: the expansion, calibrated by `record`.
+Json estimateJson(const NllEstimate& estimate, const std::optional<ProbeBasis>& basis, const EstimateRecord& record);
 // The same fields without an estimate.
 Json noEstimateJson();
 
-// [[e1, e2, exact], ..] or [{"e1", "e2", "delta_nll"}, ..]. Error: estimate.pairs (usage).
-Result<std::vector<EstimatePair>> pairsFromJson(const Json& json);
+// [[e1, e2, exact], ..] or [{"e1", "e2", "delta_nll"}, ..]; with "fitted", what the estimate was before any pair, in the objects or as a
+// fourth number. Error: estimate.pairs (usage).
+Result<EstimateRecord> recordFromJson(const Json& json);
+std::optional<ProbeBasis> basisOf(const NllEstimator& estimator);
 
 // An estimator with what a plan for it is checked against.
 class HeldEstimator
@@ -33,11 +51,13 @@ public:
     static Result<std::shared_ptr<HeldEstimator>> create(const ProfileData& profile);
     // Any thread. Errors: plan.* of a plan that does not fit, plan.other_model, profile.missing_statistics.
     Result<std::pair<NllEstimate, std::string>> estimate(const Json& plan);  // and the plan's hash
+    const std::optional<ProbeBasis>& basis() const { return m_basis; }
 
 private:
     std::mutex m_mutex;
     std::unique_ptr<NllEstimator> m_estimator;
     PlanModel m_model;
+    std::optional<ProbeBasis> m_basis;
 };
 
 // The estimators of the profiles used last, by path and content stamp. Any thread.

@@ -90,6 +90,14 @@ Result<ProfileData> profileTogether(MoeModel& model, const TokenWindows& windows
     return sum;
 }
 
+std::size_t probeCount(const ProfileData& data)
+{
+    std::size_t count = 0;
+    for (const NllProbeSet& set : data.probes)
+        count += set.probes.size();
+    return count;
+}
+
 Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
 {
     const bool together = !invocation.processes.alone();
@@ -137,6 +145,7 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
                 {"layers_done", data.layers.size()},
                 {"uncovered_fraction", numberJson(uncovered)},
                 {"collected", data.collected},
+                {"probes", probeCount(data)},
                 {"factor_bytes", factorBytes(checkpoint->shape())},
                 {"moment_bytes", momentBytes(checkpoint->shape())},
                 {"text_sha256", data.textSha256},

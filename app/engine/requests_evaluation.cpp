@@ -106,12 +106,12 @@ void estimate(RequestCall& call)
     const Json denseNll = params.value("dense_nll", false);
     if (!denseNll.is_null() && !denseNll.is_number()) params.fail("dense_nll", "must be a number");
     const Json* pairsJson = params.find("pairs");
-    Result<std::vector<EstimatePair>> pairs = pairsFromJson(pairsJson ? *pairsJson : Json::array());
-    if (!pairs.ok()) params.fail("pairs", "is not a list of estimates beside exact changes");
+    Result<EstimateRecord> record = recordFromJson(pairsJson ? *pairsJson : Json::array());
+    if (!record.ok()) params.fail("pairs", "is not a list of estimates beside exact changes");
     if (call.refused()) return;
-    const auto answer = [planJson, denseNll, pairs = std::move(pairs).value()](HeldEstimator& estimator) -> Result<Json> {
+    const auto answer = [planJson, denseNll, record = std::move(record).value()](HeldEstimator& estimator) -> Result<Json> {
         ESPALIER_TRY(const auto estimate, estimator.estimate(planJson));
-        Json result = estimateJson(estimate.first, pairs);
+        Json result = estimateJson(estimate.first, estimator.basis(), record);
         result["plan_hash"] = estimate.second;
         // On the text that the dense NLL was measured on.
         const Json& delta = result["delta_nll"];

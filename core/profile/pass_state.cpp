@@ -65,6 +65,22 @@ std::vector<std::filesystem::path> PassState::parts(int layer) const
     return files;
 }
 
+Status PassState::keepProbes(const std::vector<NllProbeSet>& probes)
+{
+    if (!active()) return {};
+    ProfileState state{.key = m_key, .profile = {}, .probes = probes};
+    return writeProfileState(probesFile(), state);
+}
+
+std::optional<std::vector<NllProbeSet>> PassState::probes() const
+{
+    std::error_code ignored;
+    if (!active() || !std::filesystem::exists(probesFile(), ignored)) return {};
+    Result<ProfileState> state = readProfileState(probesFile());
+    if (!state.ok() || state->key != m_key) return {};
+    return std::move(state->probes);
+}
+
 Result<std::optional<std::vector<LayerProfile>>> PassState::load(const ModelShape& shape)
 {
     std::optional<std::vector<LayerProfile>> none;
@@ -108,6 +124,7 @@ std::filesystem::path PassState::partsFile(int layer, int number) const
 }
 
 std::filesystem::path PassState::progressFile() const { return m_folder / "progress.h5"; }
+std::filesystem::path PassState::probesFile() const { return m_folder / "probes.h5"; }
 
 Status refuseExisting(const std::filesystem::path& out, bool force)
 {

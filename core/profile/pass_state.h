@@ -22,6 +22,7 @@ public:
     PassState(const std::filesystem::path& out, std::string key);
     bool active() const { return !m_folder.empty(); }
     const std::filesystem::path& folder() const { return m_folder; }
+    const std::string& key() const { return m_key; }
 
     Status clear();
     Status prepare();  // error: output.unwritable
@@ -34,6 +35,10 @@ public:
     void dropParts(int layer);
     std::vector<std::filesystem::path> parts(int layer) const;
 
+    // Of a pass that ends after its probes were taken: they are not taken twice.
+    Status keepProbes(const std::vector<NllProbeSet>& probes);
+    std::optional<std::vector<NllProbeSet>> probes() const;
+
     // Layers done, in order; nothing when there is no state. Error: profile.other_run.
     Result<std::optional<std::vector<LayerProfile>>> load(const ModelShape& shape);
 
@@ -42,6 +47,7 @@ private:
     std::filesystem::path layerFile(int layer) const;
     std::filesystem::path partsFile(int layer, int number) const;
     std::filesystem::path progressFile() const;
+    std::filesystem::path probesFile() const;
 
     std::filesystem::path m_folder;
     std::string m_key;

@@ -6,10 +6,12 @@
 #include "profile/factor_builder.h"
 #include "profile/gradient_sweep.h"
 #include "profile/hidden_states.h"
+#include "profile/nll_probes.h"
 #include "profile/pass_state.h"
 #include "profile/profile_collector.h"
 #include "profile/window_batches.h"
 #include "score/scorer.h"
+#include "session/layer_factors.h"
 #include "session/profile_file.h"
 
 #include <fmt/format.h>
@@ -161,6 +163,46 @@ Result<CompressionPlan> withoutRanks(const ModelShape& shape, CompressionPlan pl
 
 constexpr std::int64_t kLeastMomentBudget = std::int64_t{256} << 20;
 
+std::vector<std::vector<int>> rowsOf(const WindowIds& ids)
+{
+    std::vector<std::vector<int>> rows;
+    auto at = ids.ids.begin();
+    for (const std::int32_t length : ids.lengths) {
+        rows.emplace_back(at, at + length);
+        at += length;
+    }
+    return rows;
+}
+
+// Probes for the layers that `data` holds by now, with the factors that `state` keeps.
+Result<std::vector<NllProbeSet>> takeProbes(MoeModel& model, const ProfileData& data, const PassState& state, std::int64_t memory,
+                                            const std::function<bool()>& stopRequested, const std::function<void(std::int64_t)>& step)
+{
+    std::vector<std::vector<double>> importance(data.shape.layers.size());
+    for (const LayerProfile& layer : data.layers) {
+        if (layer.experts == 0) continue;
+        ESPALIER_TRY(importance[static_cast<std::size_t>(layer.layer)],
+                     scoreLayer(layer, data.shape.layers[static_cast<std::size_t>(layer.layer)].router, "leave-one-out"));
+    }
+    std::shared_ptr<const FactorSource> source;
+    if (data.has("factors")) {
+        std::vector<std::filesystem::path> parts;
+        for (const LayerProfile& layer : data.layers)
+            for (std::filesystem::path& part : state.parts(layer.layer))
+                parts.push_back(std::move(part));
+        ESPALIER_TRY(source, openLayerFactors(parts, data, sha256Hex("probes " + state.key())));
+    }
+    const std::vector<std::vector<int>> rows = rowsOf(data.windowIds);
+    ESPALIER_TRY(
+        NllProbeSet set,
+        runProbes(
+            model,
+            {.rows = rows, .importance = importance, .source = source, .memory = memory, .stopRequested = stopRequested, .step = step}));
+    std::vector<NllProbeSet> sets;
+    if (!set.probes.empty()) sets.push_back(std::move(set));
+    return sets;
+}
+
 }  // namespace
 
 std::int64_t factorBytes(const ModelShape& shape)
@@ -308,7 +350,10 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
     const std::size_t end = options.layers.empty()
                                 ? shape.layers.size()
                                 : static_cast<std::size_t>(*std::max_element(options.layers.begin(), options.layers.end())) + 1;
-    const std::int64_t work = data.tokens * static_cast<std::int64_t>(end) +
+    // What an already pruned model loses by further pruning says nothing about the whole one.
+    const bool probed = settings.gradients && !options.out.empty() && data.kept.empty();
+    const std::int64_t probing = probed ? probeWork(shape, rows, settings.factors.bases) : 0;
+    const std::int64_t work = data.tokens * static_cast<std::int64_t>(end) + probing +
                               (settings.gradients ? sweepWork(data.tokens, layerCount, settings.drawnGradients, keepStates) : 0);
     std::int64_t done = data.tokens * static_cast<std::int64_t>(data.layers.size());
     job.progress(done, work, "token");
@@ -374,6 +419,29 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         data.layers.push_back(std::move(profile));
         reportLayer(data.layers.back(), shape, job);
         if (options.onLayer) ESPALIER_CHECK_OK(options.onLayer(data.layers.back()));
+    }
+
+    if (probed) {
+        const std::int64_t before = done;
+        if (std::optional<std::vector<NllProbeSet>> kept = state.probes()) {
+            data.probes = std::move(*kept);
+        } else {
+            Result<std::vector<NllProbeSet>> taken = takeProbes(
+                model, data, state, momentBudget, [&] { return job.stopRequested(); },
+                [&](std::int64_t tokenLayers) {
+                    done = std::min(done + tokenLayers, before + probing);
+                    job.progress(done, work, "token");
+                });
+            if (!taken.ok()) {
+                Error error = taken.error();
+                error.kept = "All layers are kept; --resume goes on with the probes.";
+                return error;
+            }
+            data.probes = std::move(taken).value();
+            ESPALIER_CHECK_OK(state.keepProbes(data.probes));
+        }
+        done = before + probing;
+        job.progress(done, work, "token");
     }
 
     if (settings.gradients) {

@@ -1,6 +1,7 @@
 #include "score/nll_estimate.h"
 
 #include "plan/routing.h"
+#include "score/gram_loss.h"
 
 #include <fmt/format.h>
 
@@ -8,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <type_traits>
 #include <utility>
@@ -76,6 +78,7 @@ struct KeptResult {
     double first = 0;                // sum of u
     double squares = 0;              // sum of u^2, of the drawn ones where there are any
     std::int64_t uncovered = 0;
+    double removed = 0;    // squared error of the output relative to its square, with probes only
     bool nothing = false;  // keeps all: everything above is zero and the vectors are empty
 };
 
@@ -85,17 +88,62 @@ struct RankResult {
     double error = 0;  // sum of eps_e(r)
 };
 
+// Some of the layer's tokens, spread evenly: the size of an output's error needs no more, and estimates are wanted while a mouse moves.
+class OutputError
+{
+public:
+    OutputError(const LayerProfile& layer, const RouterShape& router) : m_router(router)
+    {
+        constexpr std::size_t kMostTokens = 2048, kLeastTokens = 256, kMostBytes = std::size_t{3} << 19;
+        const GramStore& all = layer.gram;
+        const auto n = static_cast<std::size_t>(layer.experts), k = static_cast<std::size_t>(all.listLength);
+        const std::size_t each = all.triangle() * sizeof(double) + n * (sizeof(double) + sizeof(float)) + k * sizeof(std::uint16_t);
+        const std::size_t count = std::min(all.tokenCount(), std::clamp(kMostBytes / each, kLeastTokens, kMostTokens));
+        m_layer.layer = layer.layer;
+        m_layer.experts = layer.experts;
+        GramStore& some = m_layer.gram;
+        some.listLength = all.listLength;
+        some.selectionBias = all.selectionBias;
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::size_t t = i * all.tokenCount() / count;
+            const auto copy = [t](const auto& from, auto& to, std::size_t width) {
+                const auto begin = from.begin() + static_cast<std::ptrdiff_t>(t * width);
+                to.insert(to.end(), begin, begin + static_cast<std::ptrdiff_t>(width));
+            };
+            some.tokens.push_back(all.tokens[t]);
+            copy(all.list, some.list, k);
+            copy(all.products, some.products, all.triangle());
+            copy(all.logits, some.logits, n);
+        }
+        some.outputEnergy = all.outputEnergy * static_cast<double>(count) / static_cast<double>(std::max<std::size_t>(all.tokenCount(), 1));
+    }
+    double relative(const std::vector<int>& kept, int topK) const
+    {
+        if (!(m_layer.gram.outputEnergy > 0)) return 0;
+        std::unique_ptr<GramEvaluator>& gram = m_evaluators[topK];
+        if (!gram) gram = std::make_unique<GramEvaluator>(m_layer, m_router, topK);
+        return gram->evaluate(kept).squared / m_layer.gram.outputEnergy;
+    }
+
+private:
+    LayerProfile m_layer;
+    RouterShape m_router;
+    mutable std::map<int, std::unique_ptr<GramEvaluator>> m_evaluators;  // by experts per token
+};
+
 // One layer: position-major copies, so that loops over tokens are loops over neighbours.
 class LayerEstimator
 {
 public:
-    LayerEstimator(const LayerProfile& layer, const RouterShape& router, int windows);
+    // `sized`: how large the error of the output is, is wanted too.
+    LayerEstimator(const LayerProfile& layer, const RouterShape& router, int windows, bool sized);
 
     int index() const { return m_layer; }
     std::int64_t tokens() const { return static_cast<std::int64_t>(m_tokens); }
     double meanSquaredGradient() const { return m_meanSquared; }
     const KeptResult& kept(const LayerPlan& plan);
     Result<double> rankError(const LayerPlan& plan);
+    double outputEnergy() const { return m_outputEnergy; }
 
 private:
     KeptResult evaluate(const std::vector<int>& kept, int topK) const;
@@ -120,6 +168,8 @@ private:
     std::vector<float> m_bias;           // [n]
     std::vector<std::int32_t> m_window;  // [T]
     double m_meanSquared = 0;
+    double m_outputEnergy = 0;
+    std::unique_ptr<OutputError> m_outputError;
     int m_spectrumLength = 0;
     std::vector<float> m_spectra;               // [n][3][R]
     std::vector<double> m_gain;                 // [n][3]
@@ -128,7 +178,7 @@ private:
     std::vector<RankResult> m_rankResults;
 };
 
-LayerEstimator::LayerEstimator(const LayerProfile& layer, const RouterShape& router, int windows)
+LayerEstimator::LayerEstimator(const LayerProfile& layer, const RouterShape& router, int windows, bool sized)
     : m_layer(layer.layer),
       m_experts(layer.experts),
       m_router(router),
@@ -136,7 +186,9 @@ LayerEstimator::LayerEstimator(const LayerProfile& layer, const RouterShape& rou
       m_tokens(layer.gram.tokenCount()),
       m_length(static_cast<std::size_t>(layer.gram.listLength)),
       m_windows(static_cast<std::size_t>(windows)),
-      m_window(layer.gradients.window)
+      m_window(layer.gradients.window),
+      m_outputEnergy(layer.outputEnergy),
+      m_outputError(sized ? std::make_unique<OutputError>(layer, router) : nullptr)
 {
     const GramStore& gram = layer.gram;
     const GradientStore& gradients = layer.gradients;
@@ -223,6 +275,7 @@ void LayerEstimator::finish(KeptResult& result) const
     result.first = std::accumulate(result.byWindow.begin(), result.byWindow.end(), 0.0);
     for (const float u : m_drawn.empty() ? result.change : result.drawnChange)
         result.squares += static_cast<double>(u) * static_cast<double>(u);
+    if (m_outputError) result.removed = m_outputError->relative(result.kept, result.topK);
 }
 
 KeptResult LayerEstimator::evaluate(const std::vector<int>& kept, int topK) const
@@ -373,7 +426,44 @@ struct NllEstimator::State {
     double scored = 0;     // tokens
     double positions = 0;  // tokens
     std::vector<LayerEstimator> layers;
+    std::optional<ProbeFit> fit;
+    int probeWindows = 0;
 };
+
+namespace
+{
+
+// The plan of a probe. A profile that was edited by hand may hold one that the model does not allow.
+std::optional<CompressionPlan> planOf(const NllProbe& probe, const ModelShape& shape)
+{
+    CompressionPlan plan = CompressionPlan::identity(shape);
+    for (const NllProbe::Layer& layer : probe.layers) {
+        Result<CompressionPlan> next = plan.withKept(shape, layer.layer, layer.kept);
+        if (next.ok() && !layer.ranks.empty()) next = next->withRanks(shape, layer.layer, layer.ranks);
+        if (!next.ok()) return {};
+        plan = std::move(next).value();
+    }
+    return plan;
+}
+
+// Per scored token, with the error over windows.
+void measure(ProbePoint& point, const NllProbe& probe, const NllProbeSet& set)
+{
+    double scored = 0;
+    for (std::size_t w = 0; w < set.scored.size(); ++w) {
+        point.change += probe.change[w];
+        scored += set.scored[w];
+    }
+    point.change /= scored;
+    const auto windows = static_cast<double>(set.scored.size());
+    if (windows < 2) return;
+    double squares = 0;
+    for (std::size_t w = 0; w < set.scored.size(); ++w)
+        squares += std::pow(probe.change[w] - point.change * set.scored[w], 2);
+    point.error = std::sqrt(squares * windows / (windows - 1)) / scored;
+}
+
+}  // namespace
 
 NllEstimator::NllEstimator(std::unique_ptr<State> state) : m_state(std::move(state)) {}
 NllEstimator::~NllEstimator() = default;
@@ -394,11 +484,31 @@ Result<std::unique_ptr<NllEstimator>> NllEstimator::create(const ProfileData& pr
         if (layer.gram.tokenCount() == 0 || layer.gradients.products.size() != entries)
             return missing("The profile holds no gradients to estimate a change of NLL from.",
                            "Take the profile again with --collect +gradients.");
-        state->layers.emplace_back(layer, profile.shape.layers[static_cast<std::size_t>(layer.layer)].router, profile.windows);
+        state->layers.emplace_back(layer, profile.shape.layers[static_cast<std::size_t>(layer.layer)].router, profile.windows,
+                                   !profile.probes.empty());
     }
     if (state->scored <= 0) return missing("The profile's windows hold no scored token.", "Use longer windows.");
-    return std::unique_ptr<NllEstimator>(new NllEstimator(std::move(state)));
+    std::unique_ptr<NllEstimator> estimator(new NllEstimator(std::move(state)));
+    std::vector<ProbePoint> points;
+    for (const NllProbeSet& set : profile.probes) {
+        for (const NllProbe& probe : set.probes) {
+            const std::optional<CompressionPlan> plan = planOf(probe, profile.shape);
+            if (!plan) continue;
+            // Ranks without curves: nothing to fit the measurement to.
+            const Result<NllEstimate> at = estimator->estimate(*plan);
+            if (!at.ok()) continue;
+            ProbePoint point{.layers = at->effects};
+            measure(point, probe, set);
+            points.push_back(std::move(point));
+        }
+        estimator->m_state->probeWindows += static_cast<int>(set.windows.size());
+    }
+    estimator->m_state->fit = ProbeFit::fit(points);
+    return estimator;
 }
+
+const ProbeFit* NllEstimator::probeFit() const { return m_state->fit ? &*m_state->fit : nullptr; }
+int NllEstimator::probeWindows() const { return m_state->probeWindows; }
 
 Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan, Curvature curvature)
 {
@@ -423,6 +533,10 @@ Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan, Curvatur
         part.e1 = scale * kept.first;
         part.e2 = 0.5 * scale * kept.squares + ranks;
         estimate.ranks += ranks;
+        estimate.effects.push_back({.removed = kept.removed,
+                                    .ranks = layer.outputEnergy() > 0 ? rankError / layer.outputEnergy() : 0,
+                                    .slope = part.e1,
+                                    .curvature = 0.5 * scale * kept.squares});
         if (!kept.nothing) {
             part.uncoveredFraction = static_cast<double>(kept.uncovered) / static_cast<double>(layer.tokens());
             changed += layer.tokens();
@@ -457,6 +571,7 @@ Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan, Curvatur
             squares += (value - mean) * (value - mean);
         estimate.e1Error = std::sqrt(windows / (windows - 1) * squares);
     }
+    if (state.fit) estimate.fitted = state.fit->estimate(estimate.effects);
     return estimate;
 }
 

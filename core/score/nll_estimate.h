@@ -1,19 +1,24 @@
-// The change of NLL that a plan causes, estimated from the profile without a forward pass (methods.md 4.9): an estimate, never a
-// measurement. With g_t = d NLL / d o_t from the reverse sweep, c_te = g_t . f_e(x_t) and a = w(C) - w(all), a plan moves the routed output
-// of layer l so that the NLL moves by
+// The change of NLL that a plan causes, estimated from the profile without a forward pass: an estimate, never a measurement. With g_t = d
+// NLL / d o_t from the reverse sweep, c_te = g_t . f_e(x_t) and a = w(C) - w(all), a plan moves the routed output of layer l so that the
+// NLL moves by
 //     first order   e1 = sum_l sum_t u_lt,           u_lt = sum_e a_lte c_lte
 //     curvature     e2 = 1/2 sum_l sum_t u_lt^2      (separable), or 1/2 sum_t (sum_l u_lt)^2 (coupled)
 // because the squared gradient of a summed loss stands in for its Hessian. Ranks add 1/2 eps_e(r) mean ||g||^2 / H to e2, eps_e(r) from the
 // profile's curves: the error of whitened factors, so plain ones do worse than this says.
+//
+// The expansion is several times too small for whole experts. Profiles with probes give an interval too (score/probe_fit.h): of the right
+// size, on the windows that the probes ran on.
 //
 // No torch: plain arithmetic on what the estimator copied out of a profile.
 #pragma once
 
 #include "base/error.h"
 #include "plan/compression_plan.h"
+#include "score/probe_fit.h"
 #include "session/profile_data.h"
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -40,6 +45,9 @@ struct NllEstimate {
         double uncoveredFraction = 0;
     };
     std::vector<Layer> layers;  // MoE layers
+
+    std::vector<LayerEffect> effects;   // of the same layers
+    std::optional<NllInterval> fitted;  // where the profile has probes
 };
 
 // Keeps what it computed of every layer, so that the next plan costs only the layers in which it differs: O(tokens 2k) each. One thread at
@@ -59,6 +67,10 @@ public:
 
     const ModelShape& shape() const;
     const std::string& fingerprint() const;
+
+    // Of a profile with probes, what is fitted to them.
+    const ProbeFit* probeFit() const;
+    int probeWindows() const;  // windows behind the probes; 0 without
 
 private:
     struct State;

@@ -161,6 +161,9 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
         layer.spectrumLength = 0;
         layer.spectra.clear();
     }
+    // An estimate fitted to the probes of some shards would stand for their windows alone.
+    const bool probed = std::all_of(shards.begin(), shards.end(), [](const ProfileData& shard) { return !shard.probes.empty(); });
+    if (!probed) sum.probes.clear();
     std::int64_t offset = 0;
     for (std::size_t i = 1; i < parts.size(); ++i) {
         const ProfileData& part = *parts[i].shard;
@@ -169,6 +172,11 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
                 if (!layer.gram.tokens.empty()) offset = std::max(offset, layer.gram.tokens.back() + 1);
         for (std::size_t l = 0; l < sum.layers.size(); ++l)
             addLayer(sum.layers[l], part.layers[l], offset, sum.windows);
+        for (NllProbeSet set : probed ? part.probes : std::vector<NllProbeSet>()) {
+            for (std::int32_t& window : set.windows)
+                window += sum.windows;
+            sum.probes.push_back(std::move(set));
+        }
         sum.windows += part.windows;
         sum.tokens += part.tokens;
         sum.ranges.insert(sum.ranges.end(), part.ranges.begin(), part.ranges.end());

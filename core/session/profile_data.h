@@ -4,6 +4,7 @@
 
 #include "plan/model_shape.h"
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -103,6 +104,31 @@ struct WindowIds {
     bool operator==(const WindowIds&) const = default;
 };
 
+// Exact changes of NLL of a few plans, measured on the dense model when the profile was taken: what estimates of other plans are fitted to
+// (score/probe_fit.h).
+struct NllProbe {
+    struct Layer {  // of a layer that the plan changes
+        int layer = 0;
+        std::vector<int> kept;                  // original ids, ascending
+        std::vector<std::array<int, 3>> ranks;  // per kept expert: gate, up, down, 0 = dense; empty = all dense
+
+        bool operator==(const Layer&) const = default;
+    };
+    std::vector<Layer> layers;   // ascending
+    std::vector<double> change;  // [windows of the set] NLL with the plan minus NLL without, in nats summed over the window
+
+    bool operator==(const NllProbe&) const = default;
+};
+
+struct NllProbeSet {
+    std::vector<std::int32_t> windows;  // numbers of the windows in this profile, ascending from 0
+    std::vector<std::int32_t> scored;   // [windows] predicted tokens
+    std::string factors;                // how ranks became factors: "whitened-svd"; empty where no probe has ranks
+    std::vector<NllProbe> probes;
+
+    bool operator==(const NllProbeSet&) const = default;
+};
+
 struct ProfileData {
     // What the numbers belong to. Equal for all shards that may be added up.
     ModelShape shape;
@@ -127,6 +153,7 @@ struct ProfileData {
     // parts that stay in the file (session/profile_parts.h): "factors" and "moments".
     std::vector<std::string> collected;
     std::vector<LayerProfile> layers;  // all decoder layers, in order
+    std::vector<NllProbeSet> probes;   // one per shard; empty where none were taken
     std::string engineVersion;
 
     bool has(const std::string& statistic) const

@@ -301,6 +301,7 @@ Status writeProfile(const std::filesystem::path& path, const ProfileData& data, 
     return h5::writeContainer(path, kProfileFormat, estimate, [&](const h5::Group& root) {
         root.writeJson("profile", headerJson(data));
         writeWindowIds(root, data.windowIds);
+        if (!data.probes.empty()) root.writeJson("probes", probesToJson(data.probes));
         const h5::Group layers = root.create("layers");
         for (const LayerProfile& layer : data.layers) {
             if (layer.experts == 0) continue;
@@ -328,6 +329,10 @@ Result<ProfileData> readProfile(const std::filesystem::path& path)
     try {
         ESPALIER_TRY(ProfileData data, dataFromHeader(container.root.readJson("profile")));
         data.windowIds = readWindowIds(container.root, data);
+        if (container.root.has("probes")) {
+            data.probes = probesFromJson(container.root.readJson("probes"));
+            checkProbes(data);
+        }
         const h5::Group layers = container.root.open("layers");
         for (const LayerShape& shape : data.shape.layers) {
             if (!shape.moe) {
@@ -357,6 +362,7 @@ Status writeProfileState(const std::filesystem::path& path, const ProfileState& 
     return h5::writeContainer(path, kStateFormat, bytesOf(state.profile), [&](const h5::Group& root) {
         root.writeJson("state", {{"key", state.key}, {"layer", state.profile.layer}, {"experts", state.profile.experts}});
         writeLayer(root.create("layer"), state.profile);
+        if (!state.probes.empty()) root.writeJson("probes", probesToJson(state.probes));
     });
 }
 
@@ -369,6 +375,7 @@ Result<ProfileState> readProfileState(const std::filesystem::path& path)
         const Json json = container.root.readJson("state");
         state.key = json.at("key");
         state.profile = readLayer(container.root.open("layer"), json.at("layer"), json.at("experts"));
+        if (container.root.has("probes")) state.probes = probesFromJson(container.root.readJson("probes"));
         return state;
     } catch (const std::exception& failure) {
         return invalidProfile(path, failure.what());

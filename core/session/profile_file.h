@@ -29,6 +29,7 @@ Result<std::string> profileSha256(const std::filesystem::path& path);
 struct ProfileState {
     std::string key;
     LayerProfile profile;
+    std::vector<NllProbeSet> probes = {};
 };
 Status writeProfileState(const std::filesystem::path& path, const ProfileState& state);
 Result<ProfileState> readProfileState(const std::filesystem::path& path);

@@ -15,8 +15,6 @@ namespace
 
 constexpr const char* kMatrixNames[] = {"gate", "up", "down"};
 
-std::string basisName(int matrix, bool thin) { return std::string(kMatrixNames[matrix]) + (thin ? "_thin" : ""); }
-
 void writeBasis(const h5::Group& group, const std::string& name, const FactorBasis& basis)
 {
     if (basis.columns > 0)
@@ -40,6 +38,21 @@ Error missingStatistic(const std::filesystem::path& path, const char* what, cons
 }
 
 }  // namespace
+
+std::string basisName(int matrix, bool thin) { return std::string(kMatrixNames[matrix]) + (thin ? "_thin" : ""); }
+
+FactorBasis readBasis(const h5::Group& expert, const std::string& name)
+{
+    FactorBasis basis;
+    h5::Shape shape(2);
+    basis.values = expert.read<float>(name, &shape);
+    if (shape[0] > (1u << 24) || shape[1] > shape[0]) throw h5::Failure("a basis does not fit");
+    for (const float value : basis.values)
+        if (!std::isfinite(value)) throw h5::Failure("a basis is not finite");
+    basis.rows = static_cast<int>(shape[0]);
+    basis.columns = static_cast<int>(shape[1]);
+    return basis;
+}
 
 Status writeLayerParts(const std::filesystem::path& path, const std::string& key, int layer, const std::vector<ExpertParts>& experts)
 {
@@ -182,14 +195,7 @@ Result<FactorBasis> ProfileParts::basis(int layer, int expert, int matrix, int r
         if (!experts.has(expertName(expert))) return missing();
         const h5::Group bases = experts.open(expertName(expert));
         if (!bases.has(name)) return missing();
-        FactorBasis basis;
-        h5::Shape shape(2);
-        basis.values = bases.read<float>(name, &shape);
-        if (shape[0] > (1u << 24) || shape[1] > shape[0]) throw h5::Failure("a basis does not fit");
-        for (const float value : basis.values)
-            if (!std::isfinite(value)) throw h5::Failure("a basis is not finite");
-        basis.rows = static_cast<int>(shape[0]);
-        basis.columns = static_cast<int>(shape[1]);
+        FactorBasis basis = readBasis(bases, name);
         if (basis.columns < rank) return missing();
         return basis;
     } catch (const std::exception& failure) {

@@ -1,10 +1,12 @@
 // The command line as a script sees it: exit codes, exactly one JSON object, the fields of cli.md 3, damaged input, interruption.
 #include "base/text.h"
 #include "cli/engine_process.h"
+#include "session/profile_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -418,10 +420,19 @@ TEST(Cli, profileScorePlan)
     const Json estimate = json({"estimate", kDemo, "--profile", whole, "--plan", plan}).json();
     EXPECT_EQ(estimate["plan_hash"], result["plan_hash"]);
     EXPECT_GT(estimate["delta_nll"].get<double>(), 0);
-    EXPECT_NEAR(estimate["delta_nll"].get<double>(), estimate["e1"].get<double>() + estimate["e2"].get<double>(), 1e-12);
     EXPECT_GT(estimate["e1_error"].get<double>(), 0);
-    EXPECT_TRUE(estimate["band"].is_null());
-    EXPECT_EQ(estimate["label"], "estimate, uncalibrated");
+    EXPECT_EQ(estimate["label"], "estimate");
+    EXPECT_EQ(estimate["calibration"]["probes"], profiled.json()["probes"]);
+    EXPECT_EQ(estimate["calibration"]["probes"], 3 * 6 + 6) << "every layer alone three times, all together six times";
+    EXPECT_LT(estimate["low"].get<double>(), estimate["delta_nll"].get<double>());
+    EXPECT_GT(estimate["high"].get<double>(), estimate["delta_nll"].get<double>());
+    EXPECT_GE(estimate["band"].get<double>(), estimate["high"].get<double>() - estimate["delta_nll"].get<double>());
+    // The real change on the profile's own windows lies where the estimate says.
+    const Json exact =
+        json({"evaluate", kDemo, "--text", kText, "--window-length", "64", "--windows", "8", "--plan", plan, "--against", "dense"}).json();
+    EXPECT_LT(estimate["low"].get<double>(), exact["delta"]["nll"].get<double>());
+    EXPECT_GT(estimate["high"].get<double>(), exact["delta"]["nll"].get<double>());
+    EXPECT_NEAR(std::log(estimate["delta_nll"].get<double>() / exact["delta"]["nll"].get<double>()), 0, std::log(1.5));
     EXPECT_EQ(estimate["estimate_layers"].size(), 6u);
     // Fewer experts per token move the output although all of them are kept: losses are against the model as it is.
     const std::string fewer = (scratch / "fewer.json").string();
@@ -429,19 +440,43 @@ TEST(Cli, profileScorePlan)
     const Json fewerLosses = json({"estimate", kDemo, "--profile", whole, "--plan", fewer}).json()["losses"];
     EXPECT_EQ(fewerLosses[0]["loss"], 0.0);
     EXPECT_GT(fewerLosses[1]["loss"].get<double>(), 0);
-    // Eight measured plans that came out at twice the curvature.
+    // Eight measured plans that came out twice as high.
     const std::string pairs = (scratch / "pairs.json").string();
     Json measured = Json::array();
     for (int i = 1; i <= 8; ++i)
-        measured.push_back({{"e1", 0.01 * (i % 3 - 1)}, {"e2", 0.02 * i}, {"delta_nll", 0.01 * (i % 3 - 1) + 0.04 * i}});
+        measured.push_back({{"e1", 0.01 * (i % 3 - 1)}, {"e2", 0.02 * i}, {"fitted", 0.05 * i}, {"delta_nll", 0.1 * i}});
     writeFile(pairs, measured.dump());
-    const Json calibrated = json({"estimate", kDemo, "--profile", whole, "--plan", plan, "--pairs", pairs}).json();
+    const Json refined = json({"estimate", kDemo, "--profile", whole, "--plan", plan, "--pairs", pairs}).json();
+    EXPECT_EQ(refined["calibration"]["pairs"], 8);
+    EXPECT_EQ(refined["fitted"], estimate["fitted"]);
+    EXPECT_NEAR(refined["delta_nll"].get<double>() / estimate["delta_nll"].get<double>(), std::pow(2, 8.0 / 9.0), 1e-9)
+        << "the ratio 1 weighs as much as one pair";
+    // A profile of an earlier version holds no measured plans: the expansion at the dense model, and it says so.
+    const std::string old = (scratch / "old.h5").string();
+    Result<ProfileData> data = readProfile(whole);
+    ASSERT_TRUE(data.ok());
+    data->probes.clear();
+    ASSERT_TRUE(writeProfile(old, *data).ok());
+    const Json expansion = json({"estimate", kDemo, "--profile", old, "--plan", plan}).json();
+    EXPECT_NEAR(expansion["delta_nll"].get<double>(), expansion["e1"].get<double>() + expansion["e2"].get<double>(), 1e-12);
+    EXPECT_TRUE(expansion["band"].is_null());
+    EXPECT_EQ(expansion["label"], "estimate, uncalibrated");
+    EXPECT_NE(expansion["warnings"].dump().find("measured plans"), std::string::npos);
+    for (Json& pair : measured) {
+        pair.erase("fitted");
+        pair["delta_nll"] = pair["e1"].get<double>() + 2 * pair["e2"].get<double>();
+    }
+    writeFile(pairs, measured.dump());
+    const Json calibrated = json({"estimate", kDemo, "--profile", old, "--plan", plan, "--pairs", pairs}).json();
     EXPECT_EQ(calibrated["label"], "estimate");
     EXPECT_EQ(calibrated["calibration"]["pairs"], 8);
     EXPECT_NEAR(calibrated["calibration"]["rank_correlation"].get<double>(), 1, 1e-12);
     EXPECT_NEAR(calibrated["calibration"]["beta"][1].get<double>(), 17.0 / 9.0, 0.01) << "a ridge as heavy as one pair";
     EXPECT_TRUE(calibrated["band"].is_number());
-    EXPECT_GT(calibrated["delta_nll"].get<double>(), estimate["delta_nll"].get<double>());
+    EXPECT_GT(calibrated["delta_nll"].get<double>(), expansion["delta_nll"].get<double>());
+    const Json unused = json({"estimate", kDemo, "--profile", whole, "--plan", plan, "--pairs", pairs}).json();
+    EXPECT_EQ(unused["delta_nll"], estimate["delta_nll"]);
+    EXPECT_NE(unused["warnings"].dump().find("fitted"), std::string::npos);
     writeFile(pairs, "[[1,2]]");
     expectError(json({"estimate", kDemo, "--profile", whole, "--plan", plan, "--pairs", pairs}), 2, "estimate.pairs");
     // Without gradients: sizes and layer errors, and what to do.

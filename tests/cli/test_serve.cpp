@@ -156,9 +156,11 @@ TEST(Serve, estimatesWhileItComputes)
     EXPECT_NEAR(estimate["ppl"].get<double>(), std::exp(4.0 + estimate["delta_nll"].get<double>()), 1e-9);
     for (const char* field : {"e1", "e2", "e1_error", "uncovered_fraction", "ppl_ratio"})
         EXPECT_TRUE(estimate[field].is_number()) << field;
-    EXPECT_TRUE(estimate["band"].is_null());
-    EXPECT_EQ(estimate["label"], "estimate, uncalibrated");
+    EXPECT_GT(estimate["band"].get<double>(), 0);
+    EXPECT_EQ(estimate["label"], "estimate");
+    EXPECT_GT(estimate["calibration"]["probes"].get<int>(), 18);
     EXPECT_EQ(answers[4]["result"]["delta_nll"], 0);
+    EXPECT_EQ(answers[4]["result"]["band"], 0);
     EXPECT_TRUE(answers[4]["result"]["ppl"].is_null());
 
     // Another engine reads the profile first, and says the same.
@@ -166,13 +168,14 @@ TEST(Serve, estimatesWhileItComputes)
     Json calibrated = question;
     calibrated["pairs"] = Json::array();
     for (int i = 1; i <= 8; ++i)
-        calibrated["pairs"].push_back({0.0, 0.1 * i, 0.2 * i + 0.01 * (i % 2)});
+        calibrated["pairs"].push_back({0.0, 0.1 * i, 0.2 * i + 0.01 * (i % 2), 0.1 * i});
     other.send(ask(1, "estimate", question));
     EXPECT_EQ(other.answer(1)["result"], estimate);
     other.send(ask(2, "estimate", calibrated));
     const Json banded = other.answer(2)["result"];
     EXPECT_EQ(banded["label"], "estimate");
-    EXPECT_GT(banded["band"].get<double>(), 0);
+    EXPECT_GT(banded["delta_nll"].get<double>(), 1.5 * estimate["delta_nll"].get<double>());
+    EXPECT_EQ(banded["fitted"], estimate["fitted"]);
     EXPECT_EQ(banded["e2"], estimate["e2"]);
     other.send(ask(3, "estimate", {{"profile", profile}, {"plan", {{"version", 1}, {"layers", {{{"layer", 9}, {"kept", {0}}}}}}}}));
     EXPECT_EQ(other.answer(3)["error"]["code"], rpc::kFailed);

@@ -6,5 +6,8 @@ set_tests_properties(test_evaluate_demo PROPERTIES TIMEOUT 900 LABELS slow)
 
 # Not part of a build by default: `ninja estimate_bench`.
 add_executable(estimate_bench EXCLUDE_FROM_ALL bench/estimate_bench.cpp)
+add_executable(estimate_accuracy EXCLUDE_FROM_ALL bench/estimate_accuracy.cpp)
 target_link_libraries(estimate_bench PRIVATE espalier::evaluate espalier::profile espalier::score espalier::model espalier::tokenizer
+    espalier::options)
+target_link_libraries(estimate_accuracy PRIVATE espalier::evaluate espalier::profile espalier::score espalier::model espalier::tokenizer
     espalier::options)

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <functional>
 
 namespace espalier
 {
@@ -61,6 +62,70 @@ TEST(ProfileFile, DamageGivesACode)
         EXPECT_FALSE(readProfile(folder / "bad.h5").ok()) << at;
     }
     EXPECT_EQ(readProfile(folder / "none.h5").error().code, "profile.missing");
+}
+
+NllProbeSet sampleProbes(const ProfileData& data)
+{
+    NllProbeSet set;
+    set.windows = {0, data.windows - 1};
+    set.scored = {15, 15};
+    set.factors = "whitened-svd";
+    set.probes.push_back({.layers = {{.layer = 1, .kept = {0, 2, 3}, .ranks = {}}}, .change = {0.1, 1.0 / 3.0}});
+    set.probes.push_back(
+        {.layers = {{.layer = 2, .kept = {0, 1, 2}, .ranks = {{3, 3, 3}, {0, 0, 0}, {2, 1, 2}}}}, .change = {-1e-17, 2e300}});
+    return set;
+}
+
+TEST(ProfileFile, ProbesComeBackAndOnesThatDoNotFitAreRefused)
+{
+    const Folder scratch;
+    ProfileData data = sampleProfile();
+    data.probes = {sampleProbes(data)};
+    ASSERT_TRUE(writeProfile(scratch / "p.h5", data).ok());
+    const auto read = readProfile(scratch / "p.h5");
+    ASSERT_TRUE(read.ok()) << read.error().describe();
+    EXPECT_EQ(read->probes, data.probes);
+    const std::vector<std::function<void(NllProbeSet&)>> spoils = {
+        [](NllProbeSet& set) { set.windows.back() = 1000; },
+        [](NllProbeSet& set) {
+            set.windows = {1, 0};
+        },
+        [](NllProbeSet& set) { set.scored[0] = 0; },
+        [](NllProbeSet& set) { set.probes[0].change.pop_back(); },
+        [](NllProbeSet& set) { set.probes[0].layers.clear(); },
+        [](NllProbeSet& set) { set.probes[0].layers[0].layer = 99; },
+        [](NllProbeSet& set) {
+            set.probes[0].layers[0].kept = {2, 1};
+        },
+        [](NllProbeSet& set) {
+            set.probes[0].layers[0].kept = {0, 4096};
+        },
+        [](NllProbeSet& set) { set.probes[1].layers[0].ranks.pop_back(); },
+        [](NllProbeSet& set) { set.probes[1].layers[0].ranks[0][1] = -1; },
+    };
+    for (const auto& spoil : spoils) {
+        ProfileData other = data;
+        spoil(other.probes.front());
+        ASSERT_TRUE(writeProfile(scratch / "q.h5", other).ok());
+        const auto refused = readProfile(scratch / "q.h5");
+        ASSERT_FALSE(refused.ok());
+        EXPECT_EQ(refused.error().code, "profile.invalid");
+    }
+}
+
+TEST(ProfileMerge, ProbesOfAllShardsOrOfNone)
+{
+    ProfileData a = sampleProfile(0, 4), b = sampleProfile(4, 2);
+    a.probes = {sampleProbes(a)};
+    EXPECT_TRUE(mergeProfiles({a, b})->probes.empty());
+    b.probes = {sampleProbes(b)};
+    for (const auto& sum : {mergeProfiles({a, b}), mergeProfiles({b, a})}) {
+        ASSERT_TRUE(sum.ok());
+        ASSERT_EQ(sum->probes.size(), 2u);
+        EXPECT_EQ(sum->probes[0], a.probes[0]);
+        EXPECT_EQ(sum->probes[1].windows, (std::vector<std::int32_t>{4, 5}));
+        EXPECT_EQ(sum->probes[1].probes, b.probes[0].probes);
+    }
 }
 
 TEST(ProfileMerge, ShardsAddUpInAnyOrder)
