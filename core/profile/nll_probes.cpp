@@ -209,8 +209,9 @@ std::vector<std::int32_t> probeWindows(const ModelShape& shape, const std::vecto
             tokens += static_cast<std::int64_t>(rows[w].size());
         }
     if (passes <= 0 || usable.empty()) return {};
-    const double wanted = std::clamp(kProbeCost * static_cast<double>(tokens) / passes, static_cast<double>(kLeastProbeTokens),
-                                     static_cast<double>(kMostProbeTokens));
+    const std::int64_t least = std::min(kLeastProbeTokens, std::max<std::int64_t>(512, tokens / 4));
+    const double wanted =
+        std::clamp(kProbeCost * static_cast<double>(tokens) / passes, static_cast<double>(least), static_cast<double>(kMostProbeTokens));
     const double mean = static_cast<double>(tokens) / static_cast<double>(usable.size());
     const auto count =
         std::clamp<std::size_t>(static_cast<std::size_t>(std::ceil(wanted / mean)), std::min<std::size_t>(4, usable.size()), usable.size());

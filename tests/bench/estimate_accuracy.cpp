@@ -7,6 +7,7 @@
 #include "checkpoint/checkpoint.h"
 #include "evaluate/evaluator.h"
 #include "model/moe_model.h"
+#include "profile/nll_probes.h"
 #include "profile/profile_pass.h"
 #include "score/nll_estimate.h"
 #include "score/scorer.h"
@@ -41,6 +42,20 @@ T require(Result<T> result)
 }
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// When how much of the profile was done.
+struct TimedJob final : JobContext {
+    std::vector<std::pair<std::int64_t, double>> times;
+    bool stopRequested() const noexcept override { return false; }
+    void progress(std::int64_t done, std::int64_t, std::string_view) override { times.emplace_back(done, now()); }
+    void partial(const Json&) override {}
+    double at(std::int64_t done) const
+    {
+        for (const auto& [reached, time] : times)
+            if (reached >= done) return time;
+        return times.back().second;
+    }
+};
 
 struct Options {
     std::string model, text, check, dump;
@@ -272,11 +287,14 @@ int main(int argc, char** argv)
                                                                                 checkpoint->fingerprint().substr(0, 8) + ".h5");
     const std::vector<std::string> collect{"counts", "ean", "reap", "gram", "gradients", "curves", "factors"};
     double started = now();
-    const ProfileData data = require(runProfile(*model, windows, {.out = out, .collect = collect, .force = true}, job));
+    TimedJob timed;
+    const ProfileData data = require(runProfile(*model, windows, {.out = out, .collect = collect, .force = true}, timed));
+    const std::int64_t passed = data.tokens * static_cast<std::int64_t>(shape.layers.size());
+    const double probing = timed.at(passed + probeWork(shape, windows.rows, true)) - timed.at(passed);
     std::printf("%s: %lld tokens, %d windows; profile %.1f s", shape.modelType.c_str(), static_cast<long long>(data.tokens), data.windows,
                 now() - started);
     for (const NllProbeSet& set : data.probes)
-        std::printf(", %zu probes on %zu windows", set.probes.size(), set.windows.size());
+        std::printf(" (%.1f s of it for %zu probes on %zu windows)", probing, set.probes.size(), set.windows.size());
     started = now();
     const auto estimator = require(NllEstimator::create(data));
     std::printf(", estimator %.3f s\n", now() - started);

@@ -77,7 +77,7 @@ TEST_P(NllProbes, AreWhatAPassMeasures)
     const ModelShape& shape = model->shape();
     ASSERT_EQ(data.probes.size(), 1u);
     const NllProbeSet& set = data.probes.front();
-    EXPECT_EQ(set.windows.size(), 16u) << "a short text: all of it";
+    ASSERT_EQ(set.windows.size(), 8u) << "half of a short text";
     EXPECT_EQ(set.factors, "whitened-svd");
     const auto moe = static_cast<std::size_t>(
         std::count_if(shape.layers.begin(), shape.layers.end(), [](const LayerShape& layer) { return layer.moe; }));
@@ -100,8 +100,8 @@ TEST_P(NllProbes, AreWhatAPassMeasures)
         const auto prepared = model->prepare(planOf(probe, shape, factors));
         ASSERT_TRUE(prepared.ok()) << prepared.error().describe();
         const at::Tensor change = model->tokenNll(*model->hiddenStates(ids, *prepared), ids)->sum({1}) - dense;
-        for (int w = 0; w < 16; ++w)
-            EXPECT_NEAR(probe.change[static_cast<std::size_t>(w)], change[w].item<double>(), 2e-3);
+        for (std::size_t w = 0; w < 8; ++w)
+            EXPECT_NEAR(probe.change[w], change[set.windows[w]].item<double>(), 2e-3);
     }
     EXPECT_TRUE(alone && ranked);
 }
@@ -153,7 +153,7 @@ TEST(NllProbesRun, FewWindowsOfALongText)
     EXPECT_LT(chosen.front(), 100);
     EXPECT_GT(chosen.back(), 4900) << "spread over the text";
     EXPECT_LE(static_cast<double>(probeWork(shape, rows, true)), kProbeCost * 5000 * 256 * static_cast<double>(shape.layers.size()));
-    rows.resize(20);
+    rows.resize(100);
     EXPECT_EQ(static_cast<std::int64_t>(probeWindows(shape, rows, true).size()) * 256, kLeastProbeTokens);
     rows.assign(3, {5});  // nothing is predicted in a window of one token
     EXPECT_TRUE(probeWindows(shape, rows, true).empty());
