@@ -1,7 +1,9 @@
 #include "checkpoint/checkpoint.h"
 
 #include "checkpoint/adapter.h"
+#include "checkpoint/departures.h"
 #include "checkpoint/tensor_files.h"
+#include "checkpoint/tensor_names.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -9,7 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
-#include <charconv>
+#include <deque>
 #include <map>
 
 namespace espalier
@@ -22,24 +24,6 @@ constexpr Matrix kMatrices[] = {Matrix::Gate, Matrix::Up, Matrix::Down};
 constexpr std::string_view kSharedMatrix[] = {"gate_proj", "up_proj", "down_proj"};
 constexpr std::size_t kMaxMissing = 64;  // then the list of what is missing is long enough, and the search stops
 constexpr std::size_t kMaxNamed = 5;
-
-// The number at the front of `text`, which is cut off together with the dot after it; -1 when there is none. "007" is no number.
-int takeNumber(std::string_view& text)
-{
-    int number = -1;
-    const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
-    const auto length = static_cast<std::size_t>(end - text.data());
-    if (failure != std::errc() || number < 0 || length == text.size() || text[length] != '.' || (length > 1 && text[0] == '0')) return -1;
-    text.remove_prefix(length + 1);
-    return number;
-}
-
-bool takePrefix(std::string_view& text, std::string_view prefix)
-{
-    if (!text.starts_with(prefix)) return false;
-    text.remove_prefix(prefix.size());
-    return true;
-}
 
 std::string firstNames(const std::vector<std::string>& names, bool more)
 {
@@ -63,10 +47,12 @@ struct Checkpoint::Data {
     std::vector<std::string> warnings;
     std::string fingerprint;
     std::string configSha256;
-    TensorFiles source;
-    std::vector<bool> fused;                 // per layer
-    std::vector<std::vector<bool>> used;     // [file][tensor]: part of the model
-    std::vector<std::vector<Range>> ranges;  // per layer, for read-ahead; offsets in the file
+    TensorFiles source;                                // its places are found by standard name (tensor_names.h)
+    std::deque<std::string> renamed;                   // standard names that are not those on disk
+    std::vector<std::vector<std::string_view>> names;  // [file][tensor]: standard name
+    std::vector<bool> fused;                           // per layer
+    std::vector<std::vector<bool>> used;               // [file][tensor]: part of the model
+    std::vector<std::vector<Range>> ranges;            // per layer, for read-ahead; offsets in the file
     bool tied = false;
 
     std::string_view block(int layer) const
@@ -98,10 +84,51 @@ struct Checkpoint::Data {
     }
 
     TensorRole parse(std::string_view name) const;
+    std::string standardName(std::string_view name) const
+    {
+        return standardTensorName(name, adapter->names().block, config.layerCount,
+                                  [&](int i) { return static_cast<bool>(fused[static_cast<std::size_t>(i)]); });
+    }
+    Status nameTensors();
     Status verify();
     void describeExtras();
     void measure();
 };
+
+// Finds which layers are fused, then gives every tensor its standard name.
+Status Checkpoint::Data::nameTensors()
+{
+    fused.assign(static_cast<std::size_t>(config.layerCount), false);
+    const std::string_view block_ = adapter->names().block;
+    for (const SafetensorsFile& file : source.files)
+        for (const TensorInfo& info : file.tensors()) {
+            const int index = config.factored ? -1 : fusedExpertLayer(info.name, block_);
+            if (index >= 0 && index < config.layerCount && layer(index).moe) fused[static_cast<std::size_t>(index)] = true;
+        }
+    const bool embedding = source.places.contains("model.embed_tokens.weight") || source.places.contains("embed_tokens.weight");
+    source.places.clear();
+    for (std::uint32_t f = 0; f < source.files.size(); ++f) {
+        const auto& tensors = source.files[f].tensors();
+        names.emplace_back(tensors.size());
+        for (std::uint32_t t = 0; t < tensors.size(); ++t) {
+            std::string standard = standardName(tensors[t].name);
+            // Tied the one way or the other: transformers takes the matrix that is there.
+            if (config.tiedEmbeddings && !embedding && standard == "lm_head.weight") standard = "model.embed_tokens.weight";
+            names[f][t] = tensors[t].name;
+            if (standard != tensors[t].name) {
+                renamed.push_back(std::move(standard));
+                names[f][t] = renamed.back();
+            }
+            const auto [place, inserted] = source.places.emplace(names[f][t], TensorFiles::Place{f, t});
+            if (!inserted)
+                return badInput("checkpoint.duplicate_tensor", tensors[t].name,
+                                fmt::format("{} and {} are two names of one tensor, and both are in the files.", tensors[t].name,
+                                            source.files[place->second.file].tensors()[place->second.tensor].name),
+                                "Files of different conversions are mixed: fetch the checkpoint again.");
+        }
+    }
+    return {};
+}
 
 // By anchored components: "shared_experts.down_proj" is not an expert. Other where the name says nothing special.
 TensorRole Checkpoint::Data::parse(std::string_view name) const
@@ -208,7 +235,7 @@ Status Checkpoint::Data::verify()
         const auto& tensors = source.files[f].tensors();
         for (std::size_t t = 0; t < tensors.size(); ++t) {
             if (used[f][t]) continue;
-            std::string_view rest = tensors[t].name;
+            std::string_view rest = names[f][t];
             if (!takePrefix(rest, "model.layers.")) continue;
             const int index = takeNumber(rest);
             if (index >= 0 && index < config.layerCount && (rest.starts_with("mlp.") || rest.starts_with("block_sparse_moe.")))
@@ -237,7 +264,7 @@ void Checkpoint::Data::describeExtras()
         const auto& tensors = source.files[f].tensors();
         for (std::size_t t = 0; t < tensors.size(); ++t) {
             if (used[f][t]) continue;
-            if (parse(tensors[t].name).kind == TensorRole::Kind::Ignored)
+            if (parse(names[f][t]).kind == TensorRole::Kind::Ignored)
                 ++beyond;
             else
                 others.push_back(tensors[t].name);
@@ -253,14 +280,10 @@ void Checkpoint::Data::describeExtras()
     else if (!others.empty())
         warnings.push_back(
             fmt::format("{} tensors are not part of the model and are ignored: {}.", others.size(), firstNames(others, false)));
-    const bool stated = config.tiedEmbeddings;
-    if (tied && !stated)
-        warnings.emplace_back(
-            "lm_head.weight is not in the files although config.json says that embeddings are not tied: the output layer uses the "
-            "embedding.");
-    if (!tied && stated)
-        warnings.emplace_back(
-            "config.json says that embeddings are tied, but lm_head.weight is in the files: the output layer uses that one.");
+    const auto embedding = source.places.find("model.embed_tokens.weight");
+    const bool head = embedding != source.places.end() && view(embedding->second).name == "lm_head.weight";
+    for (std::string& warning : departureWarnings(config, {tied, head, shape.dtype, beyond}))
+        warnings.push_back(std::move(warning));
 }
 
 // Shape and bytes as stored, and where each layer lies.
@@ -281,7 +304,7 @@ void Checkpoint::Data::measure()
             const TensorInfo& info = file.tensors()[t];
             if (!used[f][t]) continue;
             byType[info.dtype] += info.byteCount();
-            const TensorRole role = parse(info.name);
+            const TensorRole role = parse(names[f][t]);
             const auto bytes = static_cast<std::int64_t>(info.byteCount());
             if (role.layer < 0) {
                 top += bytes;
@@ -347,17 +370,14 @@ Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::filesystem
         data->used.reserve(data->source.files.size());
         for (const SafetensorsFile& shard : data->source.files)
             data->used.emplace_back(shard.tensors().size());
-        for (int i = 0; i < data->config.layerCount; ++i) {
-            const std::string prefix = fmt::format("model.layers.{}.mlp.experts.", i);
-            data->fused.push_back(
-                !data->config.factored && data->layer(i).moe &&
-                (data->source.places.contains(prefix + "gate_up_proj") || data->source.places.contains(prefix + "down_proj")));
-        }
+        for (std::size_t i = 0; i < data->source.files.size(); ++i)
+            ESPALIER_CHECK_OK(checkNotQuantised(data->config, data->source.files[i].tensors(), data->source.names[i]));
+        ESPALIER_CHECK_OK(data->nameTensors());
         ESPALIER_CHECK_OK(data->verify());
         data->warnings = data->config.warnings;
         data->warnings.insert(data->warnings.end(), data->source.warnings.begin(), data->source.warnings.end());
-        data->describeExtras();
         data->measure();
+        data->describeExtras();
         data->fingerprint = data->source.fingerprint(data->configSha256);
         return {};
     };
@@ -375,11 +395,12 @@ const std::string& Checkpoint::configSha256() const noexcept { return m_data->co
 const std::string& Checkpoint::weightsSha256() const noexcept { return m_data->source.weightsSha256; }
 std::vector<std::string> Checkpoint::shardNames() const { return m_data->source.names; }
 std::int64_t Checkpoint::tensorCount() const noexcept { return static_cast<std::int64_t>(m_data->source.places.size()); }
-bool Checkpoint::has(std::string_view name) const noexcept { return m_data->source.places.contains(name); }
+bool Checkpoint::has(std::string_view name) const noexcept { return tensor(name).ok(); }
 
 Result<TensorView> Checkpoint::tensor(std::string_view name) const
 {
-    const auto place = m_data->source.places.find(name);
+    auto place = m_data->source.places.find(name);
+    if (place == m_data->source.places.end()) place = m_data->source.places.find(m_data->standardName(name));
     if (place == m_data->source.places.end())
         return badInput("checkpoint.tensor_missing", std::string(name), fmt::format("The checkpoint has no tensor {}.", name),
                         "Check the name with espalier-engine inspect --tensors.");
@@ -489,8 +510,9 @@ std::vector<StoredTensor> Checkpoint::tensorsInOrder() const
 
 TensorRole Checkpoint::roleOf(std::string_view name) const
 {
-    TensorRole role = m_data->parse(name);
-    const auto place = m_data->source.places.find(name);
+    const std::string standard = standardTensorName(*this, name);
+    TensorRole role = m_data->parse(standard);
+    const auto place = m_data->source.places.find(standard);
     if (place == m_data->source.places.end() || !m_data->used[place->second.file][place->second.tensor])
         role.kind = TensorRole::Kind::Ignored;
     return role;

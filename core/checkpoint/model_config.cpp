@@ -324,11 +324,6 @@ Result<ModelConfig> parseModelConfig(const Json& value, std::string_view subject
     const ArchitectureAdapter* adapter = findAdapter(config.baseModelType);
     if (adapter == nullptr) return architectureUnsupported(config.modelType, subject);
     config.architecture = adapter->architecture();
-    if (reader.has("quantization_config"))
-        return unsupported(
-            "checkpoint.quantization_unsupported", "quantization_config",
-            fmt::format("{} has a quantization_config: the weights are stored in a quantised form, which is not read yet.", subject),
-            "Open the unquantised checkpoint of this model.");
     ESPALIER_CHECK_OK(readCommon(reader, *adapter, config));
     ESPALIER_CHECK_OK(readRope(reader, config));
     config.layers.resize(static_cast<std::size_t>(config.layerCount));

@@ -40,22 +40,28 @@ private:
     static Status readWindows(const ConfigReader& reader, ModelConfig& config)
     {
         ESPALIER_TRY(const bool used, reader.boolean("use_sliding_window", false));
-        if (!used) return {};
-        ESPALIER_TRY(const std::optional<int> window, reader.optionalInteger("sliding_window", 1, kMaxPositions));
-        if (!window) return {};
+        std::optional<int> window;
+        if (used) {
+            ESPALIER_TRY(window, reader.optionalInteger("sliding_window", 1, kMaxPositions));
+        }
         if (reader.has("layer_types")) {
             const Json& types = reader.at("layer_types");
             if (!types.is_array() || types.size() != config.layers.size())
                 return reader.conflict("layer_types",
                                        fmt::format("layer_types is not a list of {} entries, one per layer", config.layerCount));
             for (std::size_t i = 0; i < config.layers.size(); ++i) {
-                if (types[i] == "sliding_attention")
-                    config.layers[i].window = *window;
-                else if (types[i] != "full_attention")
+                if (types[i] != "sliding_attention" && types[i] != "full_attention")
                     return reader.valueUnsupported("layer_types", fmt::format("layer_types holds {}", ConfigReader::shown(types[i])));
+                if (types[i] == "full_attention") continue;
+                // Without a window transformers masks such a layer by one of length 0: nobody meant that.
+                if (!window)
+                    return reader.conflict("layer_types", fmt::format("layer_types gives layer {} a sliding window, but {}", i,
+                                                                      used ? "sliding_window is null" : "use_sliding_window is false"));
+                config.layers[i].window = *window;
             }
             return {};
         }
+        if (!window) return {};
         ESPALIER_TRY(const int below, reader.integer("max_window_layers", 0, std::numeric_limits<int>::max()));
         for (int i = 0; i < config.layerCount && i < below; i += 2)
             config.layers[static_cast<std::size_t>(i)].window = *window;

@@ -72,7 +72,15 @@ public:
 
     const std::optional<Error>& error() const { return m_error; }
 
-    bool null() override { return value("null"); }
+    bool null() override
+    {
+        // The reference takes a null for an absent map.
+        if (m_state == State::EntryValue && m_isMetadata) {
+            m_state = State::Header;
+            return true;
+        }
+        return value("null");
+    }
     bool boolean(bool) override { return value("a boolean"); }
     bool number_float(number_float_t, const string_t& text) override { return value("the number " + printable(text)); }
     bool number_integer(number_integer_t number) override { return value(fmt::format("the number {}", number)); }

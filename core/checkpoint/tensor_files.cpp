@@ -2,6 +2,7 @@
 
 #include "base/sha256.h"
 #include "base/text.h"
+#include "checkpoint/folder_hint.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -63,6 +64,8 @@ Result<Index> readIndex(const fs::path& folder, const std::string& text)
                             "Shards must lie in the model folder itself: do not open this checkpoint unless you know its origin.");
         if (!isFile(folder / shard)) missing.push_back(shard);
     }
+    for (const std::string& shard : missing)
+        ESPALIER_CHECK_OK(checkLink(folder / shard));
     if (!missing.empty())
         return badInput(
             "checkpoint.shard_missing", missing.front(),
@@ -167,30 +170,25 @@ std::string TensorFiles::fingerprint(std::string_view configSha256) const
     return hash.finish();
 }
 
-Result<TensorFiles> openTensorFiles(const fs::path& folder)
+namespace
+{
+
+Result<TensorFiles> openSingle(const fs::path& folder)
 {
     TensorFiles result;
-    const bool single = isFile(folder / kSingle);
-    std::error_code failure;
-    if (single || fs::exists(folder / kSingle, failure)) {
-        ESPALIER_TRY(SafetensorsFile file, openShard(folder, kSingle));
-        result.weightsSha256 = sha256Hex(file.header());
-        result.files.push_back(std::move(file));
-        result.names.emplace_back(kSingle);
-        const auto& tensors = result.files.front().tensors();
-        for (std::uint32_t j = 0; j < tensors.size(); ++j)
-            result.places.emplace(tensors[j].name, TensorFiles::Place{0, j});
-        if (isFile(folder / kIndex))
-            result.warnings.push_back(fmt::format("The folder holds {} and {}: the first is read, as transformers does.", kSingle, kIndex));
-        return result;
-    }
-    if (!isFile(folder / kIndex)) {
-        const bool pickled = isFile(folder / "pytorch_model.bin") || isFile(folder / "pytorch_model.bin.index.json");
-        return badInput("checkpoint.no_weights", folder.filename().string(),
-                        fmt::format("{} has neither {} nor {}.", folder.string(), kSingle, kIndex),
-                        pickled ? "pytorch_model.bin can execute code when read and is not opened: convert it to safetensors."
-                                : "Choose the folder that holds config.json and the safetensors files.");
-    }
+    ESPALIER_TRY(SafetensorsFile file, openShard(folder, kSingle));
+    result.weightsSha256 = sha256Hex(file.header());
+    result.files.push_back(std::move(file));
+    result.names.emplace_back(kSingle);
+    const auto& tensors = result.files.front().tensors();
+    for (std::uint32_t j = 0; j < tensors.size(); ++j)
+        result.places.emplace(tensors[j].name, TensorFiles::Place{0, j});
+    return result;
+}
+
+Result<TensorFiles> openIndexed(const fs::path& folder)
+{
+    TensorFiles result;
     ESPALIER_TRY(const std::string text, readTextFile(folder / kIndex, "checkpoint", JsonLimits{}.maxBytes));
     result.weightsSha256 = sha256Hex(text);
     ESPALIER_TRY(Index index, readIndex(folder, text));
@@ -203,6 +201,59 @@ Result<TensorFiles> openTensorFiles(const fs::path& folder)
     return result;
 }
 
+// A single file beside an index and its shards: what transformers reads is the single file. It counts where it holds all that the index
+// lists; otherwise it is a stray one, left by another download or a part of a conversion, and the complete set of shards is meant.
+Result<TensorFiles> openEither(const fs::path& folder)
+{
+    auto single = openSingle(folder);
+    auto indexed = openIndexed(folder);
+    if (!indexed) {
+        if (!single) return single;
+        single->warnings.push_back(
+            fmt::format("The folder holds {} and {}: the first is read, as transformers does. The second cannot be: {}", kSingle, kIndex,
+                        indexed.error().message));
+        return single;
+    }
+    if (!single) {
+        indexed->warnings.push_back(
+            fmt::format("The folder holds {} and {}: the shards that the second lists are read, because the first "
+                        "cannot be ({}) Remove it: transformers would take it.",
+                        kSingle, kIndex, single.error().message));
+        return indexed;
+    }
+    std::size_t lacking = 0;
+    for (const auto& [name, place] : indexed->places)
+        lacking += single->places.contains(name) ? 0 : 1;
+    if (lacking > 0) {
+        indexed->warnings.push_back(
+            fmt::format("The folder holds {} and {}: the shards that the second lists are read, because the first lacks {} of their {} "
+                        "tensors. Remove it: transformers would take it and fill those with random numbers.",
+                        kSingle, kIndex, lacking, indexed->places.size()));
+        return indexed;
+    }
+    single->warnings.push_back(fmt::format("The folder holds {} and {}: the first is read, as transformers does.", kSingle, kIndex));
+    return single;
+}
+
+}  // namespace
+
+Result<TensorFiles> openTensorFiles(const fs::path& folder)
+{
+    std::error_code failure;
+    const bool single = fs::exists(folder / kSingle, failure);
+    const bool indexed = isFile(folder / kIndex);
+    if (single && indexed) return openEither(folder);
+    if (single) return openSingle(folder);
+    if (indexed) return openIndexed(folder);
+    for (const char* name : {kSingle, kIndex})
+        ESPALIER_CHECK_OK(checkLink(folder / name));
+    const bool pickled = isFile(folder / "pytorch_model.bin") || isFile(folder / "pytorch_model.bin.index.json");
+    return badInput("checkpoint.no_weights", folder.filename().string(),
+                    fmt::format("{} has neither {} nor {}.", folder.string(), kSingle, kIndex),
+                    pickled ? "pytorch_model.bin can execute code when read and is not opened: convert it to safetensors."
+                            : "Choose the folder that holds config.json and the safetensors files.");
+}
+
 Result<ConfigFile> readConfigFile(const fs::path& folder)
 {
     std::error_code failure;
@@ -210,6 +261,10 @@ Result<ConfigFile> readConfigFile(const fs::path& folder)
         return badInput("checkpoint.folder_missing", folder.string(),
                         fmt::format("{} {}.", folder.string(), fs::exists(folder, failure) ? "is not a folder" : "does not exist"),
                         "Choose the folder that holds config.json and the safetensors files.");
+    if (!fs::exists(folder / "config.json", failure)) {
+        ESPALIER_CHECK_OK(checkLink(folder / "config.json"));
+        ESPALIER_CHECK_OK(checkCacheFolder(folder));
+    }
     ESPALIER_TRY(const std::string text, readTextFile(folder / "config.json", "config", kMaxConfigBytes));
     ConfigFile config;
     config.sha256 = sha256Hex(text);

@@ -33,7 +33,8 @@ struct TensorFiles {
     std::string fingerprint(std::string_view configSha256) const;
 };
 
-// model.safetensors where it is there (as transformers chooses), else the shards of model.safetensors.index.json.
+// model.safetensors where it is there (as transformers chooses), else the shards of model.safetensors.index.json. Where both are there
+// and the single file lacks tensors that complete shards hold, the shards are read, with a warning.
 Result<TensorFiles> openTensorFiles(const std::filesystem::path& folder);
 
 // config.json: text hashed, then parsed.

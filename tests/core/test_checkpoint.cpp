@@ -1,3 +1,5 @@
+#include "checkpoint/departures.h"
+#include "checkpoint/tensor_names.h"
 #include "checkpoint_fixture.h"
 #include "counting_allocator.h"
 
@@ -193,7 +195,81 @@ TEST(Checkpoint, LinkedFilesOfACacheOpen)
     EXPECT_TRUE(Checkpoint::open(folder.path()).ok());
     fs::remove(folder.path() / "model.safetensors");
     fs::create_symlink("nowhere", folder.path() / "model.safetensors");
-    EXPECT_EQ(Checkpoint::open(folder.path()).error().code, "checkpoint.no_weights");
+    const Error broken = Checkpoint::open(folder.path()).error();
+    EXPECT_EQ(broken.code, "checkpoint.link_broken");
+    EXPECT_THAT(broken.message, HasSubstr("model.safetensors is a link to nowhere, which is not there"));
+}
+
+// As huggingface_hub lays them out: names in a snapshot are links to blobs, refs/main holds the name of a snapshot.
+TEST(Checkpoint, CacheFoldersPointToTheirSnapshot)
+{
+    const TempFolder hub;
+    const fs::path model = hub.path() / "models--some--moe";
+    const fs::path snapshot = model / "snapshots" / "abc123";
+    fs::create_directories(snapshot);
+    fs::create_directories(model / "blobs");
+    fs::create_directories(model / "refs");
+    writeBytes(model / "refs" / "main", "abc123\n");
+    fs::create_directories(model / "snapshots" / "older");
+    for (const char* name : {"config.json", "model.safetensors"}) {
+        fs::copy(kFixtures / "bad/good" / name, model / "blobs" / name);
+        fs::create_symlink(fs::path("../../blobs") / name, snapshot / name);
+    }
+    EXPECT_TRUE(Checkpoint::open(snapshot).ok());
+    for (const fs::path& opened : {model, model / "snapshots", model / "refs", hub.path()}) {
+        const auto refused = Checkpoint::open(opened);
+        ASSERT_FALSE(refused.ok()) << opened;
+        EXPECT_EQ(refused.error().code, "config.missing");
+        EXPECT_THAT(refused.error().action, HasSubstr(snapshot.string())) << opened;
+    }
+    // Nothing says which of two is meant: both are named.
+    fs::remove(model / "refs" / "main");
+    EXPECT_THAT(Checkpoint::open(model).error().action, HasSubstr("abc123, older"));
+    // A blob that is not there.
+    fs::remove(model / "blobs" / "model.safetensors");
+    EXPECT_EQ(Checkpoint::open(snapshot).error().code, "checkpoint.link_broken");
+    fs::remove(model / "blobs" / "config.json");
+    EXPECT_THAT(Checkpoint::open(snapshot).error().message, HasSubstr("config.json is a link to ../../blobs/config.json"));
+}
+
+TEST(Checkpoint, AStrayFileBesideCompleteShardsIsNamed)
+{
+    const TempFolder folder;
+    const Json config = Json::parse(readBytes(kFixtures / "bad/good/config.json"));
+    writeBytes(folder.path() / "config.json", config.dump());
+    std::vector<TensorDeclaration> all = declarationsOf(*parseModelConfig(config), DType::F32);
+    const std::vector<TensorDeclaration> first(all.begin(), all.begin() + 5), second(all.begin() + 5, all.end());
+    ASSERT_TRUE(writeTensors(folder.path() / "a.safetensors", first).ok());
+    ASSERT_TRUE(writeTensors(folder.path() / "b.safetensors", second).ok());
+    Json map = Json::object();
+    for (const TensorDeclaration& tensor : first)
+        map[tensor.name] = "a.safetensors";
+    for (const TensorDeclaration& tensor : second)
+        map[tensor.name] = "b.safetensors";
+    writeBytes(folder.path() / "model.safetensors.index.json", Json{{"weight_map", map}}.dump());
+    const auto names = [&] {
+        const auto opened = Checkpoint::open(folder.path());
+        EXPECT_TRUE(opened.ok()) << opened.error().describe();
+        return opened.ok() ? std::pair((*opened)->shardNames(), (*opened)->warnings())
+                           : std::pair<std::vector<std::string>, std::vector<std::string>>();
+    };
+    EXPECT_THAT(names().second, testing::IsEmpty());
+    // Only a part of the tensors, then no safetensors file at all.
+    ASSERT_TRUE(writeTensors(folder.path() / "model.safetensors", first).ok());
+    EXPECT_THAT(names().first, ElementsAre("a.safetensors", "b.safetensors"));
+    EXPECT_THAT(names().second,
+                ElementsAre(testing::AllOf(HasSubstr("model.safetensors and model.safetensors.index.json"), HasSubstr("lacks"))));
+    writeBytes(folder.path() / "model.safetensors", "<html>");
+    EXPECT_THAT(names().first, ElementsAre("a.safetensors", "b.safetensors"));
+    // All of them: what transformers takes is taken, also where the shards are gone.
+    ASSERT_TRUE(writeTensors(folder.path() / "model.safetensors", all).ok());
+    EXPECT_THAT(names().first, ElementsAre("model.safetensors"));
+    fs::remove(folder.path() / "b.safetensors");
+    EXPECT_THAT(names().first, ElementsAre("model.safetensors"));
+    EXPECT_THAT(names().second, ElementsAre(HasSubstr("b.safetensors")));
+    // Neither is whole: the first is what is judged.
+    ASSERT_TRUE(writeTensors(folder.path() / "model.safetensors", first).ok());
+    EXPECT_EQ(Checkpoint::open(folder.path()).error().code, "checkpoint.tensor_missing");
 }
 
 TEST(Checkpoint, FolderThatIsNone)
@@ -231,6 +307,48 @@ TEST(Checkpoint, TensorsBesideTheModel)
     }
 }
 
+// What is read otherwise than config.json says is an edit of config.json, and nothing else is.
+TEST(Checkpoint, DeparturesFromTheConfiguration)
+{
+    const TempFolder folder;
+    const Json config = Json::parse(readBytes(kFixtures / "bad/good/config.json"));
+    const auto departures = [&](const Json& changes, DType dtype) {
+        Json changed = config;
+        changed.update(changes);
+        EXPECT_TRUE(writeModel(folder.path(), changed, dtype).ok());
+        const auto opened = Checkpoint::open(folder.path());
+        EXPECT_TRUE(opened.ok()) << opened.error().describe();
+        Json edits = Json::object();
+        if (opened.ok())
+            for (const ConfigDeparture& departure : configDepartures(**opened))
+                edits[departure.key] = departure.value;
+        return edits;
+    };
+    EXPECT_EQ(departures({{"torch_dtype", "bfloat16"}}, DType::BF16), Json::object());
+    EXPECT_EQ(departures({{"torch_dtype", "float32"}}, DType::BF16), Json::object()) << "nothing is lost";
+    EXPECT_EQ(departures({{"torch_dtype", "float16"}, {"dtype", "float16"}}, DType::BF16),
+              (Json{{"torch_dtype", "bfloat16"}, {"dtype", "bfloat16"}}));
+    EXPECT_EQ(departures({{"torch_dtype", "bfloat16"}}, DType::F32), (Json{{"torch_dtype", "float32"}}));
+    EXPECT_EQ(departures({{"torch_dtype", nullptr},
+                          {"quantization_config", {{"quant_method", "fp8"}}},
+                          {"num_nextn_predict_layers", 1},
+                          {"architectures", {"MixtralModel"}},
+                          {"auto_map", {{"AutoConfig", "configuration_x.X"}}},
+                          {"custom_pipelines", {{"text", {{"impl", "pipeline_x.P"}}}}}},
+                         DType::BF16),
+              (Json{{"quantization_config", nullptr},
+                    {"num_nextn_predict_layers", 0},
+                    {"architectures", {"MixtralForCausalLM"}},
+                    {"auto_map", nullptr},
+                    {"custom_pipelines", nullptr}}));
+    EXPECT_EQ(departures({{"torch_dtype", nullptr}, {"num_nextn_predict_layers", 0}, {"quantization_config", nullptr}}, DType::F16),
+              Json::object());
+    EXPECT_THAT(pythonFilesNamedBy({{"auto_map", {{"AutoTokenizer", {"tokenization_x.Slow", nullptr}}, {"AutoModel", "a/b--model_x.M"}}},
+                                    {"custom_pipelines", {{"text", {{"impl", "pipeline_x.P"}}}}}}),
+                testing::UnorderedElementsAre("tokenization_x.py", "a/b--model_x.py", "pipeline_x.py"));
+    EXPECT_THAT(pythonFilesNamedBy({{"auto_map", {"tokenization_x.Slow", "tokenization_x.Fast"}}}), ElementsAre("tokenization_x.py"));
+}
+
 TEST(Checkpoint, TiedEmbeddingFollowsTheFile)
 {
     Json config = Json::parse(readBytes(kFixtures / "bad/good/config.json"));
@@ -248,6 +366,22 @@ TEST(Checkpoint, TiedEmbeddingFollowsTheFile)
     ASSERT_TRUE(both.ok());
     EXPECT_THAT((*both)->warnings(), ElementsAre(HasSubstr("lm_head.weight")));
     EXPECT_EQ((*both)->lmHead().name, "lm_head.weight");
+    // Tied the other way round: the head is the one matrix that is there, as transformers ties them.
+    std::vector<TensorDeclaration> headOnly = declarationsOf(*parseModelConfig(config), DType::BF16);
+    for (TensorDeclaration& tensor : headOnly)
+        if (tensor.name == "model.embed_tokens.weight") tensor.name = "lm_head.weight";
+    ASSERT_TRUE(writeTensors(folder.path() / "model.safetensors", headOnly).ok());
+    const auto head = Checkpoint::open(folder.path());
+    ASSERT_TRUE(head.ok()) << head.error().describe();
+    EXPECT_EQ((*head)->embed().name, "lm_head.weight");
+    EXPECT_EQ((*head)->lmHead().bytes.data(), (*head)->embed().bytes.data());
+    EXPECT_TRUE((*head)->shape().tiedEmbeddings);
+    EXPECT_EQ(standardTensorName(**head, "lm_head.weight"), "model.embed_tokens.weight");
+    EXPECT_THAT((*head)->warnings(), ElementsAre(HasSubstr("only lm_head.weight")));
+    // Untied, a model without an embedding is incomplete.
+    config["tie_word_embeddings"] = false;
+    writeBytes(folder.path() / "config.json", config.dump());
+    EXPECT_EQ(Checkpoint::open(folder.path()).error().code, "checkpoint.tensor_missing");
 }
 
 // Writes the per-expert tensors of `from` fused as transformers 5 does with save_original_format=False.
@@ -285,6 +419,24 @@ void fuse(const Checkpoint& from, const fs::path& to)
     ASSERT_TRUE(writer->finish().ok());
 }
 
+// The same file with other names.
+void writeRenamed(const fs::path& from, const fs::path& to, const std::function<std::string(std::string)>& named)
+{
+    const auto file = SafetensorsFile::open(from);
+    ASSERT_TRUE(file.ok());
+    std::vector<TensorDeclaration> declarations;
+    std::map<std::string, std::string> original;
+    for (const TensorInfo& info : file->tensors()) {
+        declarations.push_back({named(info.name), info.dtype, info.shape});
+        original[declarations.back().name] = info.name;
+    }
+    auto writer = SafetensorsWriter::create(to, declarations);
+    ASSERT_TRUE(writer.ok());
+    for (const TensorInfo& info : writer->order())
+        ASSERT_TRUE(writer->write(file->bytes(*file->find(original.at(info.name)))).ok());
+    ASSERT_TRUE(writer->finish().ok());
+}
+
 void expectEqualExperts(const Checkpoint& a, const Checkpoint& b)
 {
     for (int l = 0; l < a.config().layerCount; ++l) {
@@ -298,6 +450,52 @@ void expectEqualExperts(const Checkpoint& a, const Checkpoint& b)
                 ASSERT_EQ(std::memcmp(left.bytes.data(), right.bytes.data(), left.bytes.size()), 0) << l << " " << e;
             }
     }
+}
+
+// transformers 5 loads Mixtral under either name of the block, fused or not, and all families with and without "model.".
+TEST(Checkpoint, EverySpellingOfTheNamesOpens)
+{
+    const auto plain = Checkpoint::open(kFixtures / "bad/good");
+    ASSERT_TRUE(plain.ok());
+    const TempFolder folder, fused;
+    fs::copy(kFixtures / "bad/good/config.json", folder.path() / "config.json");
+    const auto replaced = [](std::string name, std::string_view from, std::string_view to) {
+        if (const auto at = name.find(from); at != std::string::npos) name.replace(at, from.size(), to);
+        return name;
+    };
+    const auto bare = [&](const std::string& name) { return name.starts_with("model.") ? name.substr(6) : name; };
+    const auto check = [&](const fs::path& from, const std::function<std::string(std::string)>& named, bool fusedExperts) {
+        writeRenamed(from, folder.path() / "model.safetensors", named);
+        const auto opened = Checkpoint::open(folder.path());
+        ASSERT_TRUE(opened.ok()) << opened.error().describe();
+        EXPECT_THAT((*opened)->warnings(), testing::IsEmpty());
+        EXPECT_EQ((*opened)->fusedExperts(0), fusedExperts);
+        EXPECT_EQ((*opened)->shape().bytes(), (*plain)->shape().bytes());
+        EXPECT_EQ((*opened)->shape().layers[0].routerBytesPerExpert, (*plain)->shape().layers[0].routerBytesPerExpert);
+        expectEqualExperts(**plain, **opened);
+        for (const StoredTensor& stored : (*opened)->tensorsInOrder()) {
+            EXPECT_NE(stored.role.kind, TensorRole::Kind::Ignored) << stored.view.name;
+            EXPECT_TRUE((*opened)->has(stored.view.name)) << "by the name on disk";
+            const std::string standard = standardTensorName(**opened, stored.view.name);
+            EXPECT_EQ(standard.find(fusedExperts ? "block_sparse_moe" : "mlp"), std::string::npos) << standard;
+            EXPECT_TRUE((*opened)->tensor(standard).ok());
+        }
+    };
+    const fs::path original = kFixtures / "bad/good/model.safetensors";
+    check(
+        original, [&](std::string name) { return replaced(std::move(name), "block_sparse_moe", "mlp"); }, false);
+    check(original, bare, false);
+    check(
+        original, [&](std::string name) { return bare(replaced(std::move(name), "block_sparse_moe", "mlp")); }, false);
+    fuse(**plain, fused.path() / "model.safetensors");
+    check(
+        fused.path() / "model.safetensors", [&](std::string name) { return replaced(std::move(name), "mlp", "block_sparse_moe"); }, true);
+    check(fused.path() / "model.safetensors", bare, true);
+    // Both names of one tensor: nothing says which is meant.
+    std::vector<TensorDeclaration> twice = declarationsOf((*plain)->config(), DType::F32);
+    twice.push_back({"norm.weight", DType::F32, {16}});
+    ASSERT_TRUE(writeTensors(folder.path() / "model.safetensors", twice).ok());
+    EXPECT_EQ(Checkpoint::open(folder.path()).error().code, "checkpoint.duplicate_tensor");
 }
 
 TEST(Checkpoint, FusedExpertsAreSlicedInPlace)

@@ -89,7 +89,18 @@ TEST(Inspection, QuantisedCopyOfASupportedFamily)
     ASSERT_TRUE(writeModel(folder.path(), config).ok());
     config["quantization_config"] = {{"quant_method", "awq"}};
     writeBytes(folder.path() / "config.json", config.dump());
-    EXPECT_EQ(Checkpoint::open(folder.path()).error().code, "checkpoint.quantization_unsupported");
+    // What config.json says of weights that are there as they were counts for nothing.
+    const auto left = Checkpoint::open(folder.path());
+    ASSERT_TRUE(left.ok()) << left.error().describe();
+    EXPECT_THAT((*left)->warnings(), ::testing::ElementsAre(::testing::AllOf(HasSubstr("quantization_config (awq)"), HasSubstr("BF16"))));
+    std::vector<TensorDeclaration> packed = declarationsOf(*parseModelConfig(config), DType::BF16);
+    for (TensorDeclaration& tensor : packed)
+        if (tensor.name.ends_with("w1.weight")) tensor = {tensor.name.substr(0, tensor.name.size() - 6) + "qweight", DType::I32, {2, 16}};
+    ASSERT_TRUE(writeTensors(folder.path() / "model.safetensors", packed).ok());
+    const auto refused = Checkpoint::open(folder.path());
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().code, "checkpoint.quantization_unsupported");
+    EXPECT_THAT(refused.error().message, HasSubstr("w1.qweight in model.safetensors is stored as I32"));
     const auto inspected = inspect(folder.path());
     ASSERT_TRUE(inspected.ok());
     EXPECT_FALSE(inspected->forwardSupported);

@@ -198,6 +198,17 @@ TEST(ModelConfig, WindowsByFamily)
     EXPECT_THAT(windows(parsed(qwen)), testing::ElementsAre(0, 24, 0, 0));
     qwen["layer_types"] = {"full_attention", "chunked_attention", "full_attention", "full_attention"};
     EXPECT_EQ(refused(qwen).code, "config.value_unsupported");
+    // A window that is switched off or has no length, and layers that ask for it.
+    qwen["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
+    qwen["use_sliding_window"] = false;
+    const Error off = refused(qwen);
+    EXPECT_EQ(off.code, "config.conflict");
+    EXPECT_THAT(off.message, testing::AllOf(testing::HasSubstr("layer 1"), testing::HasSubstr("use_sliding_window is false")));
+    qwen["use_sliding_window"] = true;
+    qwen["sliding_window"] = nullptr;
+    EXPECT_EQ(refused(qwen).code, "config.conflict");
+    qwen["layer_types"] = {"full_attention", "full_attention", "full_attention", "full_attention"};
+    EXPECT_THAT(windows(parsed(qwen)), testing::Each(0));
     Json qwen3 = changed("Qwen3-30B-A3B", "use_sliding_window", true);
     qwen3["sliding_window"] = 100;
     EXPECT_THAT(windows(parsed(qwen3)), testing::Each(100));
@@ -277,8 +288,6 @@ TEST(ModelConfig, KnownVariantsThatAreNotComputedAreRefusedByName)
     expectUnsupported(refused(changed("Mixtral-8x7B-v0.1", "hidden_act", "gelu")), "config.activation_unsupported", "gelu");
     expectUnsupported(refused(changed("Mixtral-8x7B-v0.1", "rope_scaling", {{"type", "linear"}, {"factor", 2.0}})),
                       "config.rope_unsupported", "linear");
-    expectUnsupported(refused(changed("Mixtral-8x7B-v0.1", "quantization_config", {{"quant_method", "gptq"}})),
-                      "checkpoint.quantization_unsupported", "quantization_config");
     expectUnsupported(refused(changed("Qwen3-30B-A3B", "partial_rotary_factor", 0.5)), "config.value_unsupported", "0.5");
     expectUnsupported(refused(changed("DeepSeek-V2-Lite", "topk_method", "noaux_tc")), "config.value_unsupported", "noaux_tc");
     expectUnsupported(refused(changed("DeepSeek-V2-Lite", "scoring_func", "sigmoid")), "config.value_unsupported", "sigmoid");

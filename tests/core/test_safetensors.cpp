@@ -205,6 +205,27 @@ TEST(Safetensors, RefusesEveryDeviationFromTheFormat)
             .ok());
 }
 
+// As the reference reads it: null and an empty map are no metadata, anything else but a map of strings is refused.
+TEST(Safetensors, MetadataMayBeAbsentEmptyOrNull)
+{
+    const TempFolder folder;
+    const std::string tensor = R"("w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
+    for (const std::string& header : {"{" + tensor + "}", R"({"__metadata__":{},)" + tensor + "}",
+                                      R"({"__metadata__":null,)" + tensor + "}", "{" + tensor + R"(,"__metadata__":null})"}) {
+        writeBytes(folder.path() / "m.safetensors", rawFile(header, 4));
+        const auto file = SafetensorsFile::open(folder.path() / "m.safetensors");
+        ASSERT_TRUE(file.ok()) << header << file.error().describe();
+        EXPECT_TRUE(file->metadata().empty());
+        EXPECT_EQ(file->tensors().size(), 1u);
+    }
+    for (const char* value : {"false", "1", "\"x\"", "[]", R"({"a":null})", R"({"a":1})", R"({"a":["x"]})"}) {
+        writeBytes(folder.path() / "m.safetensors", rawFile(std::string(R"({"__metadata__":)") + value + "," + tensor + "}", 4));
+        const auto file = SafetensorsFile::open(folder.path() / "m.safetensors");
+        ASSERT_FALSE(file.ok()) << value;
+        EXPECT_EQ(file.error().code, "checkpoint.header_invalid");
+    }
+}
+
 TEST(Safetensors, MissingFileAndFolderInPlaceOfAFile)
 {
     const TempFolder folder;
