@@ -79,7 +79,10 @@ Status checkLayer(const ModelShape& model, int index, const LayerPlan& plan)
     if (static_cast<int>(plan.kept.size()) < topK)
         return invalid("kept_below_top_k", index,
                        fmt::format("Layer {} would keep {} experts, but the router picks {}.", index, plan.kept.size(), topK),
-                       fmt::format("Keep at least {}.", topK));
+                       plan.kept.empty() ? fmt::format("Keep at least one, better {}.", topK)
+                                         : fmt::format("Keep at least {}, or let the layer's router pick fewer: \"top_k\": {} beside "
+                                                       "\"kept\" in the plan file.",
+                                                       topK, plan.kept.size()));
     if (shape.router.groups > 1) {
         const int size = shape.experts / shape.router.groups;
         std::vector<int> perGroup(static_cast<std::size_t>(shape.router.groups), 0);
@@ -92,7 +95,11 @@ Status checkLayer(const ModelShape& model, int index, const LayerPlan& plan)
         if (topK > shape.router.topGroups * perGroup[0])
             return invalid("groups", index,
                            fmt::format("Layer {}: {} groups of {} kept experts cannot serve top-k {}.", index, shape.router.topGroups,
-                                       perGroup[0], topK));
+                                       perGroup[0], topK),
+                           perGroup[0] == 0 ? std::string()
+                                            : fmt::format("Keep more, or let the layer's router pick fewer: \"top_k\": {} beside \"kept\" "
+                                                          "in the plan file.",
+                                                          shape.router.topGroups * perGroup[0]));
     }
     if (!plan.ranks.empty() && plan.ranks.size() != plan.kept.size())
         return invalid("invalid", index,

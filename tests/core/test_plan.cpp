@@ -91,6 +91,10 @@ TEST(Plan, RefusesWhatNoModelCouldRun)
     const ModelShape shape = evenShape(2, 8, 2);
     const auto code = [&](const char* text) { return planFromJson(Json::parse(text), shape).error().code; };
     EXPECT_EQ(code(R"({"version":1,"layers":[{"layer":0,"kept":[3]}]})"), "plan.kept_below_top_k");
+    // The way out that is not obvious: the plan may lower what the router picks.
+    const Error below = planFromJson(Json::parse(R"({"version":1,"layers":[{"layer":0,"kept":[3]}]})"), shape).error();
+    EXPECT_NE(below.action.find(R"("top_k": 1)"), std::string::npos) << below.action;
+    EXPECT_TRUE(planFromJson(Json::parse(R"({"version":1,"layers":[{"layer":0,"kept":[3],"top_k":1}]})"), shape).ok());
     EXPECT_EQ(code(R"({"version":1,"layers":[{"layer":0,"kept":[1,8]}]})"), "plan.unknown_expert");
     EXPECT_EQ(code(R"({"version":1,"layers":[{"layer":0,"kept":[2,1]}]})"), "plan.invalid");
     EXPECT_EQ(code(R"({"version":1,"layers":[{"layer":0,"kept":[1,1]}]})"), "plan.invalid");
