@@ -198,13 +198,18 @@ private:
             if (!m_options.shardSize.empty()) {
                 ESPALIER_TRY(options.shardSize, parseByteSize(m_options.shardSize));
             }
-            options.evaluation = {{"text", windows.source},
-                                  {"window_length", windows.windowLength},
-                                  {"windows", windows.rows.size()},
-                                  {"bos", windows.bos},
-                                  {"dtype", m_model->numericMode()},
-                                  {"ppl_before", perplexity(m_before).ppl},
-                                  {"ppl_after", perplexity(m_after).ppl}};
+            const PairedDifference difference = pairedDifference(m_after, m_before);
+            Measurement measured;
+            measured.text = windows.source;
+            measured.textSha256 = windows.textSha256;
+            measured.windows = static_cast<int>(m_after.size());
+            measured.windowLength = windows.windowLength;
+            measured.ppl = perplexity(m_after).ppl;
+            measured.densePpl = perplexity(m_before).ppl;
+            measured.deltaNll = difference.nll;
+            measured.deltaNllError = difference.se;
+            measured.dtype = m_model->numericMode();
+            options.measured = {std::move(measured)};
             Result<ExportReport> report = exportCheckpoint(*m_checkpoint, plan, options, m_invocation.job);
             if (!report.ok() && report.error().code == "export.nothing_to_resume") {
                 options.resume = false;

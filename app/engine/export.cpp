@@ -19,6 +19,7 @@ struct ExportVerbOptions {
     std::string shardSize;
     ExportOptions options;
     std::vector<std::filesystem::path> profiles;
+    std::vector<std::filesystem::path> measured;
     bool allowOther = false;
 };
 
@@ -27,6 +28,11 @@ Result<Json> exportVerb(ExportVerbOptions& verb, Invocation& invocation)
     if (!verb.options.dryRun) ESPALIER_CHECK_OK(checkOutput(verb.options.out, verb.options.force));
     if (!verb.shardSize.empty()) {
         ESPALIER_TRY(verb.options.shardSize, parseByteSize(verb.shardSize));
+    }
+    for (const std::filesystem::path& path : verb.measured) {
+        ESPALIER_TRY(const Json measured, readJsonFile(path, "export"));
+        ESPALIER_TRY(const std::vector<Measurement> parsed, parseMeasured(measured));
+        verb.options.measured.insert(verb.options.measured.end(), parsed.begin(), parsed.end());
     }
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(verb.model, invocation));
     ESPALIER_TRY(CompressionPlan plan, readPlan(verb.plan, *checkpoint, verb.allowOther));
@@ -98,6 +104,9 @@ void addExport(Verbs& verbs)
     verb->add_option("--flavor", options->options.flavor, "stock, factored, reconstructed, plan or auto (the first that fits)")
         ->check(CLI::IsMember({"stock", "factored", "reconstructed", "plan", "auto"}));
     addProfileOption(verb, options->profiles);
+    verb->add_option("--measured", options->measured, "What evaluate --json printed for this plan, for the README of the export (several)")
+        ->type_name("FILE")
+        ->allow_extra_args(false);
     verb->add_option("--shard-size", options->shardSize, "Largest shard (default: 5GB)")->type_name("SIZE");
     verb->add_flag("--unfuse", options->options.unfuse, "Write one tensor per expert where the source has fused ones");
     verb->add_flag("--dry-run", options->options.dryRun, "Say what would be written");

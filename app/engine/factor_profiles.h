@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "export/plan_factors.h"
 #include "options.h"
 #include "plan/factor_source.h"
 #include "session/profile_parts.h"
@@ -14,8 +15,11 @@ namespace espalier
 
 inline void addProfileOption(CLI::App* verb, std::vector<std::filesystem::path>& profiles)
 {
-    verb->add_option("--profile", profiles, "Profile that whitened factors of the plan come from (several: each plan finds its own)")
-        ->type_name("P.h5")
+    verb->add_option(
+            "--profile", profiles,
+            "Profile that whitened factors of the plan come from, or espalier_factors.safetensors of an exported plan (several: each plan "
+            "finds its own)")
+        ->type_name("FILE")
         ->allow_extra_args(false);
 }
 
@@ -24,6 +28,11 @@ inline Result<FactorSources> openProfiles(const std::vector<std::filesystem::pat
 {
     FactorSources sources;
     for (const std::filesystem::path& path : paths) {
+        if (isPlanFactors(path)) {
+            ESPALIER_TRY(auto factors, openPlanFactors(path));
+            sources.push_back(std::move(factors));
+            continue;
+        }
         ESPALIER_TRY(auto parts, ProfileParts::open(path));
         sources.push_back(std::move(parts));
     }

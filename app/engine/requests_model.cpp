@@ -104,7 +104,13 @@ void exportModel(RequestCall& call)
     options.dryRun = params.flag("dry_run", false);
     options.unfuse = params.flag("unfuse", false);
     options.shardSize = params.integer("shard_size", options.shardSize, 1);
-    if (const Json* evaluation = params.find("evaluation")) options.evaluation = *evaluation;
+    if (const Json* measured = params.find("measured")) {
+        auto parsed = parseMeasured(*measured);
+        if (parsed)
+            options.measured = std::move(parsed).value();
+        else
+            params.fail("measured", parsed.error().message);
+    }
     request.profile = params.text("profile", false);
     request.verify = params.flag("verify", true);
     request.text = params.textOptions();

@@ -1,5 +1,7 @@
 #include "export/config_edit.h"
 
+#include "checkpoint/departures.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,23 +17,6 @@ using OrderedJson = nlohmann::ordered_json;
 
 constexpr std::array<const char*, 3> kCountKeys = {"num_local_experts", "num_experts", "n_routed_experts"};
 
-struct BaseNames {
-    std::string_view modelType;
-    std::string_view name;  // of the stock class, without ForCausalLM
-};
-constexpr std::array<BaseNames, 6> kBases = {{{"mixtral", "Mixtral"},
-                                              {"qwen2_moe", "Qwen2Moe"},
-                                              {"qwen3_moe", "Qwen3Moe"},
-                                              {"olmoe", "Olmoe"},
-                                              {"deepseek_v2", "DeepseekV2"},
-                                              {"deepseek_v3", "DeepseekV3"}}};
-
-std::string className(std::string_view base)
-{
-    const auto found = std::find_if(kBases.begin(), kBases.end(), [&](const BaseNames& entry) { return entry.modelType == base; });
-    return found == kBases.end() ? std::string(base) : std::string(found->name);
-}
-
 // Sets a key only where it differs, so that an untouched config stays byte-identical.
 void put(OrderedJson& config, const std::string& key, OrderedJson value, bool& changed)
 {
@@ -45,11 +30,18 @@ void drop(OrderedJson& config, const std::string& key, bool& changed) { changed 
 
 }  // namespace
 
-Result<std::string> editConfig(std::string_view source, const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor)
+Result<std::string> editConfig(std::string_view source, const Checkpoint& checkpoint, const CompressionPlan& plan, ExportFlavor flavor)
 {
+    const ModelShape& shape = checkpoint.shape();
     OrderedJson config = OrderedJson::parse(source, nullptr, false);
     if (!config.is_object()) return badInput("config.invalid_json", "config.json", "The source's config.json is not a JSON object.");
     bool changed = false;
+    for (const ConfigDeparture& departure : configDepartures(checkpoint)) {
+        if (departure.value.is_null())
+            drop(config, departure.key, changed);
+        else
+            put(config, departure.key, OrderedJson(departure.value), changed);
+    }
     std::vector<int> counts, topKs;
     std::vector<std::vector<int>> originals;
     int most = 0, fewest = 0, globalTopK = 0, largestTopK = 0;
@@ -85,7 +77,7 @@ Result<std::string> editConfig(std::string_view source, const ModelShape& shape,
     const std::string base(baseModelType(shape.modelType));
     if (flavor == ExportFlavor::Factored) {
         put(config, "model_type", "espalier_" + base, changed);
-        put(config, "architectures", OrderedJson::array({"Espalier" + className(base) + "ForCausalLM"}), changed);
+        put(config, "architectures", OrderedJson::array({"Espalier" + stockClassName(checkpoint.config().architecture)}), changed);
         put(config, "auto_map",
             {{"AutoConfig", "configuration_espalier.EspalierConfig"}, {"AutoModelForCausalLM", "modeling_espalier.EspalierForCausalLM"}},
             changed);
@@ -131,7 +123,7 @@ Result<std::string> editConfig(std::string_view source, const ModelShape& shape,
         if (largestTopK != globalTopK) put(config, "num_experts_per_tok", largestTopK, changed);
         if (config.contains("espalier")) {
             put(config, "model_type", base, changed);
-            put(config, "architectures", OrderedJson::array({className(base) + "ForCausalLM"}), changed);
+            put(config, "architectures", OrderedJson::array({stockClassName(checkpoint.config().architecture)}), changed);
             put(config, "num_experts_per_tok", largestTopK, changed);
             for (const char* key : {"auto_map", "num_experts_per_layer", "per_layer_config", "espalier"})
                 drop(config, key, changed);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "checkpoint/checkpoint.h"
 #include "export/flavors.h"
 #include "plan/compression_plan.h"
 
@@ -11,8 +12,8 @@
 namespace espalier
 {
 
-// `source`: text of the source's config.json (already validated). Returns the text to write; the very same bytes when nothing needs
-// to change.
-Result<std::string> editConfig(std::string_view source, const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor);
+// `source`: text of the config.json of `checkpoint`. Where the checkpoint was read otherwise than that file says, what was read is written
+// (checkpoint/departures.h). Returns the text to write; the very same bytes when nothing needs to change.
+Result<std::string> editConfig(std::string_view source, const Checkpoint& checkpoint, const CompressionPlan& plan, ExportFlavor flavor);
 
 }  // namespace espalier

@@ -9,16 +9,35 @@
 namespace espalier
 {
 
+bool maybeCompanionFile(std::string_view name)
+{
+    // Code found in a model folder is never passed on, and neither are weights under another name. The config, the README and the files of
+    // an export are written anew.
+    constexpr std::array<std::string_view, 12> kEnds = {
+        ".py", ".pyc", ".so", ".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
+    constexpr std::array<std::string_view, 3> kNames = {"config.json", "README.md", kPlanFileName};
+    return std::none_of(kEnds.begin(), kEnds.end(), [&](std::string_view end) { return name.ends_with(end); }) &&
+           std::find(kNames.begin(), kNames.end(), name) == kNames.end() && !name.starts_with("espalier_");
+}
+
 bool isCompanionFile(std::string_view name)
 {
-    constexpr std::array<std::string_view, 7> kStarts = {"tokenizer", "chat_template", "LICENSE", "LICENCE",
-                                                         "NOTICE",    "USE_POLICY",    "COPYING"};
-    constexpr std::array<std::string_view, 5> kNames = {"special_tokens_map.json", "generation_config.json", "added_tokens.json",
-                                                        "vocab.json", "merges.txt"};
-    // Code found in a model folder is never passed on, and neither are weights under another name.
-    for (const std::string_view end : {".py", ".safetensors", ".bin", ".pt", ".pth", ".gguf"})
-        if (name.ends_with(end)) return false;
+    constexpr std::array<std::string_view, 12> kStarts = {"tokenizer",    "chat_template",    "vocab",   "merges", "special_tokens_map",
+                                                          "added_tokens", "LICENSE",          "LICENCE", "NOTICE", "USE_POLICY",
+                                                          "COPYING",      "generation_config"};
+    constexpr std::array<std::string_view, 8> kNames = {"preprocessor_config.json",
+                                                        "processor_config.json",
+                                                        "video_preprocessor_config.json",
+                                                        "image_processor_config.json",
+                                                        "normalizer.json",
+                                                        "tekken.json",
+                                                        "bpe.codes",
+                                                        "encoder.json"};
+    // SentencePiece (tokenizer.model, spiece.model, ...) and tiktoken (tiktoken.model, qwen.tiktoken) under any name.
+    constexpr std::array<std::string_view, 5> kEnds = {".model", ".tiktoken", ".spm", ".bpe", ".jinja"};
+    if (!maybeCompanionFile(name)) return false;
     return std::any_of(kStarts.begin(), kStarts.end(), [&](std::string_view start) { return name.starts_with(start); }) ||
+           std::any_of(kEnds.begin(), kEnds.end(), [&](std::string_view end) { return name.ends_with(end); }) ||
            std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 

@@ -13,8 +13,10 @@ namespace espalier
 
 inline constexpr std::string_view kPlanFileName = "espalier_plan.json";
 
-// Tokenizer, chat template, generation settings, licence: what is copied byte for byte from the source.
+// Tokenizer with its vocabulary, chat template, processor and generation settings, licence: what is taken over from the source.
 bool isCompanionFile(std::string_view name);
+// Whether a file may travel at all where another one names it: code and weights may not.
+bool maybeCompanionFile(std::string_view name);
 
 // SHA-256, hex, of a file's bytes. Errors: export.missing, export.unreadable.
 Result<std::string> fileSha256(const std::filesystem::path& path);

@@ -4,24 +4,20 @@
 #include "base/sha256.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint.h"
+#include "export/companions.h"
 #include "export/config_edit.h"
 #include "export/export_files.h"
+#include "export/export_folder.h"
 #include "export/following_hash.h"
 #include "export/layout.h"
+#include "export/plan_factors.h"
 #include "export/python_files.h"
 #include "export/readme.h"
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
-#include <fcntl.h>
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <fstream>
 #include <new>
 
 namespace espalier
@@ -32,8 +28,14 @@ namespace
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kStateFile = "espalier_export_state.json";
 constexpr std::size_t kMaxSmallFile = 256u << 20;
+
+// How to name `target` from within `folder`, so that what a README says holds where both were left.
+std::string relativeTo(const fs::path& folder, const fs::path& target)
+{
+    const fs::path relative = target.lexically_relative(folder);
+    return relative.empty() ? target.filename().string() : relative.string();
+}
 
 bool isWithin(const fs::path& inner, const fs::path& outer)
 {
@@ -50,17 +52,27 @@ fs::path resolved(const fs::path& path)
     return result;
 }
 
-bool isEspalierExport(const fs::path& folder)
-{
-    std::error_code ignored;
-    return fs::is_regular_file(folder / kPlanFileName, ignored);
-}
+// Above this a plan does not bring the bases of its factors along: they approach the size of the factored model itself.
+constexpr std::uint64_t kMaxPlanFactorBytes = std::uint64_t{2} << 30;
 
 // What decides the bytes of the weight files: an interrupted export goes on only where all of it is the same.
 std::string exportKey(const Checkpoint& checkpoint, const CompressionPlan& plan, const ExportLayout& layout, const ExportOptions& options)
 {
     const Json key = {{"espalier", ESPALIER_VERSION},        {"source", checkpoint.fingerprint()}, {"plan", plan.hash()},
                       {"flavor", flavorName(layout.flavor)}, {"shard_size", options.shardSize},    {"unfuse", options.unfuse}};
+    return sha256Hex(canonicalJson(key));
+}
+
+// The same of a finished export, by what its plan file says. Empty where the file cannot be read.
+std::string recordedKey(const Json& recorded)
+{
+    if (!recorded.is_object() || !recorded.contains("model") || !recorded.contains("export")) return {};
+    const Json& model = recorded["model"];
+    const Json& made = recorded["export"];
+    if (!model.is_object() || !made.is_object()) return {};
+    const auto field = [](const Json& object, const char* key) { return object.contains(key) ? object[key] : Json(); };
+    const Json key = {{"espalier", field(made, "espalier")}, {"source", field(model, "fingerprint")},   {"plan", field(made, "plan_hash")},
+                      {"flavor", field(made, "flavor")},     {"shard_size", field(made, "shard_size")}, {"unfuse", field(made, "unfuse")}};
     return sha256Hex(canonicalJson(key));
 }
 
@@ -111,69 +123,19 @@ bool shardIsFinished(const fs::path& path, const ExportLayout& layout, std::size
     });
 }
 
-// The folder an export grows in. Removed again unless it is kept for a resumed run or renamed into place.
-class PartialFolder
-{
-public:
-    explicit PartialFolder(fs::path path) : m_path(std::move(path)) {}
-    PartialFolder(const PartialFolder&) = delete;
-    PartialFolder& operator=(const PartialFolder&) = delete;
-    ~PartialFolder()
-    {
-        if (m_keep) return;
-        std::error_code ignored;
-        fs::remove_all(m_path, ignored);
-    }
-    void keep() { m_keep = true; }
-    const fs::path& path() const { return m_path; }
-
-private:
-    fs::path m_path;
-    bool m_keep = false;
-};
-
-Error unwritable(const fs::path& path, int number)
-{
-    return resourceError("output.unwritable", path.string(), fmt::format("{} cannot be written: {}.", path.string(), std::strerror(number)),
-                         "Check the folder and its permissions.");
-}
-
-// `partial` becomes `out`; an earlier export there changes places with it in one step and is then removed.
-Status moveIntoPlace(const fs::path& partial, const fs::path& out)
-{
-    std::error_code ignored;
-    if (!fs::exists(out, ignored)) return syncAndRename(partial, out);
-    if (::renameat2(AT_FDCWD, partial.c_str(), AT_FDCWD, out.c_str(), RENAME_EXCHANGE) == 0) {
-        fs::remove_all(partial, ignored);
-        return {};
-    }
-    if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) return unwritable(out, errno);
-    // File systems without an exchange: the old one steps aside for a moment.
-    fs::path aside = out;
-    aside += ".old";
-    fs::remove_all(aside, ignored);
-    if (::rename(out.c_str(), aside.c_str()) != 0) return unwritable(out, errno);
-    const Status moved = syncAndRename(partial, out);
-    if (!moved.ok()) {
-        (void)::rename(aside.c_str(), out.c_str());
-        return moved.error();
-    }
-    fs::remove_all(aside, ignored);
-    return {};
-}
-
 struct Exporter {
     const Checkpoint& checkpoint;
     const CompressionPlan& plan;
     const ExportOptions& options;
     JobContext& job;
 
-    ExportLayout layout;
-    fs::path out;
-    fs::path partial;
-    std::vector<std::pair<std::string, std::string>> texts;                // small files, with content
-    std::vector<std::pair<std::string, fs::path>> copies;                  // files taken over from the source
-    std::map<std::string, std::pair<std::uint64_t, std::string>> written;  // name -> bytes, SHA-256
+    ExportLayout layout = {};
+    fs::path out = {};
+    fs::path partial = {};
+    std::vector<std::pair<std::string, std::string>> texts = {};                // small files, with content
+    Companions companions = {};                                                 // files taken over from the source
+    std::uint64_t planFactors = 0;                                              // bytes of espalier_factors.safetensors; 0: not needed
+    std::map<std::string, std::pair<std::uint64_t, std::string>> written = {};  // name -> bytes, SHA-256
     std::uint64_t done = 0;
     std::uint64_t total = 0;
     std::shared_ptr<const FactorSource> factors = {};  // null: plain, or not needed
@@ -185,6 +147,9 @@ struct Exporter {
     Status writeShards(std::vector<bool>& finished, ExportReport& report);
     Status writeTogether(std::vector<bool>& finished, ExportReport& report);
     Status writePart(ExportReport& report);
+    Status takeUp(const std::string& key, std::vector<bool>& finished);
+    Status copyCompanion(const std::string& name, const fs::path& from);
+    Status digestFiles();
     Result<std::string> planText(bool withFiles) const;
     Status write(ExportReport& report);
     Result<ExportReport> run();
@@ -206,22 +171,28 @@ Status Exporter::prepare(ExportFlavor flavor)
         sourceBytes += static_cast<std::int64_t>(stored.view.bytes.size());
     if (flavor != ExportFlavor::Plan) {
         ESPALIER_TRY(const std::string config, readTextFile(source / "config.json", "config", kMaxSmallFile));
-        ESPALIER_TRY(std::string edited, editConfig(config, checkpoint.shape(), plan, flavor));
+        ESPALIER_TRY(std::string edited, editConfig(config, checkpoint, plan, flavor));
         texts.emplace_back("config.json", std::move(edited));
         if (layout.shards.size() > 1) texts.emplace_back("model.safetensors.index.json", indexJson(layout));
         if (flavor == ExportFlavor::Factored)
             for (const auto& [name, content] : pythonFiles())
                 texts.emplace_back(name, content);
-        std::error_code failure;
-        for (const auto& entry : fs::directory_iterator(source, failure)) {
-            const std::string name = entry.path().filename().string();
-            std::error_code ignored;
-            if (isCompanionFile(name) && fs::is_regular_file(entry.path(), ignored)) copies.emplace_back(name, entry.path());
-        }
-        if (failure) return badInput("checkpoint.unreadable", source.string(), fmt::format("{} cannot be listed.", source.string()));
-        std::sort(copies.begin(), copies.end());
+        ESPALIER_TRY(companions, companionsOf(source));
+        texts.insert(texts.end(), companions.edited.begin(), companions.edited.end());
     }
     ReadmeFacts facts;
+    if (flavor == ExportFlavor::Plan && factors) planFactors = planFactorBytes(checkpoint.shape(), plan, *factors);
+    facts.factors = planFactors == 0 ? ReadmeFacts::Factors::None : ReadmeFacts::Factors::Brought;
+    if (planFactors > kMaxPlanFactorBytes || (flavor == ExportFlavor::Plan && !profile.ok())) {
+        planFactors = 0;
+        facts.factors = ReadmeFacts::Factors::OfProfile;
+    }
+    facts.profileSha256 = plan.factors().profileSha256;
+    facts.sourcePath = relativeTo(out, resolved(source));
+    facts.leftOut = layout.dropped;
+    facts.code = companions.code;
+    facts.tokenizerCode = companions.tokenizerCode;
+    facts.tokenizerFile = companions.tokenizerFile;
     facts.sourceName = resolved(source).filename().string();
     facts.flavor = flavor;
     facts.sourceBytes = sourceBytes;
@@ -229,7 +200,7 @@ Status Exporter::prepare(ExportFlavor flavor)
     facts.planHash = plan.hash();
     facts.fingerprint = checkpoint.fingerprint();
     facts.fused = layout.fused;
-    facts.evaluation = options.evaluation;
+    facts.measured = options.measured;
     texts.emplace_back("README.md", exportReadme(checkpoint.shape(), plan, facts));
 
     total = layout.bytes;
@@ -272,8 +243,9 @@ Status Exporter::checkSpace() const
     for (const auto& [name, content] : texts)
         needed += content.size();
     std::error_code ignored;
-    for (const auto& [name, path] : copies)
+    for (const auto& [name, path] : companions.copies)
         needed += fs::file_size(path, ignored);
+    needed += planFactors;
     ESPALIER_TRY(const std::int64_t available, freeDiskBytes(out.parent_path()));
     if (static_cast<std::uint64_t>(std::max<std::int64_t>(available, 0)) < needed) {
         Error error = resourceError("output.disk_full", out.string(),
@@ -328,8 +300,12 @@ Result<std::string> Exporter::planText(bool withFiles) const
     if (withFiles)
         for (const auto& [name, entry] : written)
             files[name] = {{"bytes", entry.first}, {"sha256", entry.second}};
+    Json measured = Json::array();
+    for (const Measurement& measurement : options.measured)
+        measured.push_back(toJson(measurement));
     json["export"] = {{"espalier", ESPALIER_VERSION}, {"flavor", flavorName(layout.flavor)}, {"plan_hash", plan.hash()},
                       {"unfuse", options.unfuse},     {"shard_size", options.shardSize},     {"files", std::move(files)}};
+    if (!measured.empty()) json["export"]["measured"] = std::move(measured);
     return sealedJson(std::move(json));
 }
 
@@ -380,38 +356,95 @@ Status Exporter::writePart(ExportReport& report)
     return {};
 }
 
+// What an earlier run left at `partial`: taken up, cleared away, or refused.
+Status Exporter::takeUp(const std::string& key, std::vector<bool>& finished)
+{
+    using Kind = PartialState::Kind;
+    const PartialState state = partialState(partial);
+    if (state.kind == Kind::Absent) return {};
+    if (state.kind == Kind::Foreign)
+        return badInput("export.partial_in_the_way", partial.string(),
+                        fmt::format("{} is in the way and was not left by an export.", partial.string()), "Move it away.");
+    if (options.resume && state.kind == Kind::Interrupted) {
+        if (state.key != key)
+            return badInput("export.nothing_to_resume", partial.string(),
+                            fmt::format("{} was left by another export (plan, source, flavour or shard size differ).", partial.string()),
+                            "Export without --resume and with --force to start afresh, or choose another folder.");
+        for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
+            finished[shard] = shardIsFinished(partial / layout.shardName(shard), layout, shard);
+        return {};
+    }
+    // Finished but not renamed, or an earlier export that was replaced and not yet removed: only what has its digest still counts.
+    if (options.resume && state.kind == Kind::Finished) {
+        const auto recorded = readJsonFile(partial / kPlanFileName, "export");
+        if (recorded.ok() && recordedKey(*recorded) == key) {
+            const Json& files = (*recorded)["export"].contains("files") ? (*recorded)["export"]["files"] : Json();
+            for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
+                const std::string name = layout.shardName(shard);
+                if (!files.is_object() || !files.contains(name) || !shardIsFinished(partial / name, layout, shard)) continue;
+                const auto digest = fileSha256(partial / name);
+                finished[shard] = digest.ok() && files[name].is_object() && files[name].value("sha256", Json()) == Json(*digest);
+            }
+            std::error_code ignored;
+            for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
+                if (!finished[shard]) fs::remove(partial / layout.shardName(shard), ignored);
+            return {};
+        }
+    }
+    removeExportFolder(partial);
+    return {};
+}
+
+Status Exporter::copyCompanion(const std::string& name, const fs::path& from)
+{
+    ESPALIER_TRY(const std::string content, readTextFile(from, "checkpoint", kMaxSmallFile));
+    const fs::path to = partial / name;
+    std::error_code failure;
+    fs::create_directories(to.parent_path(), failure);
+    if (failure)
+        return resourceError("output.unwritable", to.string(),
+                             fmt::format("{} cannot be made: {}.", to.parent_path().string(), failure.message()),
+                             "Check the folder and its permissions.");
+    return writeFileAtomically(to, content);
+}
+
+// Of every file but the weights of this run, which have theirs.
+Status Exporter::digestFiles()
+{
+    std::vector<std::string> names;
+    for (const auto& [name, content] : texts)
+        names.push_back(name);
+    for (const auto& [name, path] : companions.copies)
+        names.push_back(name);
+    for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
+        names.push_back(layout.shardName(shard));
+    if (planFactors > 0) names.emplace_back(kPlanFactorsName);
+    // What an interrupted run had taken over from a source that has changed since then.
+    std::vector<fs::path> strangers;
+    for (const auto& entry : fs::recursive_directory_iterator(partial)) {
+        const std::string name = entry.path().lexically_relative(partial).string();
+        const bool ours = name == kExportStateFile || name == kPlanFileName || std::find(names.begin(), names.end(), name) != names.end();
+        if (!entry.is_directory() && !ours) strangers.push_back(entry.path());
+    }
+    for (const fs::path& stranger : strangers)
+        fs::remove(stranger);
+    for (const std::string& name : names) {
+        if (job.stopRequested()) return cancelledError();
+        if (written.contains(name)) continue;
+        ESPALIER_TRY(std::string digest, fileSha256(partial / name));
+        std::error_code failure;
+        written[name] = {fs::file_size(partial / name, failure), std::move(digest)};
+    }
+    return {};
+}
+
 Status Exporter::write(ExportReport& report)
 {
     if (options.part > 0) return writePart(report);
     const std::string key = exportKey(checkpoint, plan, layout, options);
-    std::error_code failure;
     std::vector<bool> finished(layout.shards.size(), false);
-    if (fs::symlink_status(partial, failure).type() != fs::file_type::not_found) {
-        const auto state = readJsonFile(partial / kStateFile, "export");
-        const bool ours = state.ok() && state->is_object() && state->contains("export_key");
-        const bool same = ours && (*state)["export_key"] == key;
-        if (options.resume && ours && !same)
-            return badInput("export.nothing_to_resume", partial.string(),
-                            fmt::format("{} was left by another export (plan, source, flavour or shard size differ).", partial.string()),
-                            "Export without --resume and with --force to start afresh, or choose another folder.");
-        if (!ours && !(fs::is_directory(partial, failure) && fs::is_empty(partial, failure)))
-            return badInput("export.partial_in_the_way", partial.string(),
-                            fmt::format("{} is in the way and was not left by an export.", partial.string()), "Move it away.");
-        if (options.resume && same) {
-            for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
-                finished[shard] = shardIsFinished(partial / layout.shardName(shard), layout, shard);
-        } else {
-            fs::remove_all(partial, failure);
-        }
-    }
-    fs::create_directories(partial, failure);
-    if (failure) return unwritable(partial, failure.value());
+    ESPALIER_CHECK_OK(takeUp(key, finished));
     PartialFolder folder(partial);
-    // What a killed run left half written beside the finished shards.
-    for (const auto& entry : fs::directory_iterator(partial, failure))
-        if (entry.path().filename().string().find(".partial") != std::string::npos) fs::remove(entry.path(), failure);
-    ESPALIER_CHECK_OK(writeFileAtomically(partial / kStateFile, canonicalJson({{"export_key", key}}) + "\n"));
-
     const auto interrupted = [&](Error error) {
         if (options.parts > 1)
             for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
@@ -428,32 +461,27 @@ Status Exporter::write(ExportReport& report)
         return error;
     };
 
+    const Status begun = beginPartial(partial, key);
+    if (!begun.ok()) return interrupted(begun.error());
     const Status shards = writeTogether(finished, report);
     if (!shards.ok()) return interrupted(shards.error());
     for (const auto& [name, content] : texts) {
         const Status status = writeFileAtomically(partial / name, content);
         if (!status.ok()) return interrupted(status.error());
     }
-    for (const auto& [name, path] : copies) {
-        const auto content = readTextFile(path, "checkpoint", kMaxSmallFile);
-        if (!content) return interrupted(content.error());
-        const Status status = writeFileAtomically(partial / name, *content);
+    for (const auto& [name, path] : companions.copies) {
+        const Status status = copyCompanion(name, path);
         if (!status.ok()) return interrupted(status.error());
     }
-    fs::remove(partial / kStateFile, failure);
-    for (const auto& entry : fs::directory_iterator(partial, failure)) {
-        if (job.stopRequested()) {
-            ESPALIER_CHECK_OK(writeFileAtomically(partial / kStateFile, canonicalJson({{"export_key", key}}) + "\n"));
-            return interrupted(cancelledError());
-        }
-        // Shards of this run have theirs.
-        if (written.contains(entry.path().filename().string())) continue;
-        const auto digest = fileSha256(entry.path());
-        if (!digest) return interrupted(digest.error());
-        written[entry.path().filename().string()] = {fs::file_size(entry.path(), failure), *digest};
+    if (planFactors > 0) {
+        const Status status = writePlanFactors(partial / kPlanFactorsName, checkpoint.shape(), plan, *factors, job);
+        if (!status.ok()) return interrupted(status.error());
     }
+    const Status digested = digestFiles();
+    if (!digested.ok()) return interrupted(digested.error());
     ESPALIER_TRY(const std::string text, planText(true));
-    const Status sealed = writeFileAtomically(partial / kPlanFileName, text);
+    Status sealed = writeFileAtomically(partial / kPlanFileName, text);
+    if (sealed.ok()) sealed = endPartial(partial);
     if (!sealed.ok()) return interrupted(sealed.error());
     for (const auto& [name, entry] : written)
         report.files.push_back({name, static_cast<std::int64_t>(entry.first)});
@@ -493,6 +521,9 @@ Result<ExportReport> Exporter::run()
     if (!layout.dropped.empty())
         report.warnings.push_back(fmt::format("{} tensors that are no part of the model were left out, the first is {}.",
                                               layout.dropped.size(), layout.dropped.front()));
+    report.warnings.insert(report.warnings.end(), companions.warnings.begin(), companions.warnings.end());
+    if (flavor == ExportFlavor::Plan && !factors && plan.hasRanks() && plan.factors().method == "whitened-svd")
+        report.warnings.push_back("The plan's factors come from a profile that was not given: whoever uses the plan needs that profile.");
     if (flavor == ExportFlavor::Reconstructed && plan.hasRanks())
         report.warnings.push_back("Factors are multiplied back: reduced ranks save neither disk nor memory in this flavour.");
     ESPALIER_CHECK_OK(checkPlaces());
@@ -503,8 +534,9 @@ Result<ExportReport> Exporter::run()
         for (const auto& [name, content] : texts)
             report.files.push_back({name, static_cast<std::int64_t>(content.size())});
         std::error_code ignored;
-        for (const auto& [name, path] : copies)
+        for (const auto& [name, path] : companions.copies)
             report.files.push_back({name, static_cast<std::int64_t>(fs::file_size(path, ignored))});
+        if (planFactors > 0) report.files.push_back({kPlanFactorsName, static_cast<std::int64_t>(planFactors)});
         // Digests of equal length stand in for those of the files that are not written.
         for (const ExportedFile& file : report.files)
             written[file.name] = {static_cast<std::uint64_t>(file.bytes), std::string(64, '0')};
@@ -531,7 +563,16 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
         FactorSettings factors = plan.factors();
         if (plan.hasRanks() && factors.method.empty()) factors.method = "svd";
         const CompressionPlan named = factors == plan.factors() ? plan : plan.withFactors(std::move(factors));
-        Exporter exporter{checkpoint, named, options, job, {}, {}, {}, {}, {}, {}, 0, 0};
+        for (const Measurement& measurement : options.measured) {
+            const std::string& of = measurement.planHash;
+            const std::string& on = measurement.modelFingerprint;
+            if ((of.empty() || of == plan.hash() || of == named.hash()) && (on.empty() || on == checkpoint.fingerprint())) continue;
+            return badInput(
+                "export.measured_other_plan", measurement.text,
+                fmt::format("The perplexity measured on {} is that of another plan or model than the one exported.", measurement.text),
+                "Measure this plan, or export without the measurement.");
+        }
+        Exporter exporter{checkpoint, named, options, job};
         return exporter.run();
     } catch (const std::bad_alloc&) {
         return resourceError("export.out_of_memory", "memory", "There was not enough memory to compute the factors of an expert.",

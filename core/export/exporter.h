@@ -6,6 +6,7 @@
 #include "base/job.h"
 #include "base/json.h"
 #include "export/flavors.h"
+#include "export/measured.h"
 #include "plan/compression_plan.h"
 #include "plan/factor_source.h"
 
@@ -34,8 +35,7 @@ struct ExportOptions {
     int part = 0;
     int parts = 1;
     std::function<Result<std::vector<Json>>(Result<Json>)> exchange;
-    // For README.md, as `evaluate` prints it; all optional: {"text","window_length","windows","bos","dtype","ppl_before","ppl_after"}.
-    Json evaluation;
+    std::vector<Measurement> measured;  // for README.md and espalier_plan.json
 };
 
 struct ExportedFile {
@@ -57,9 +57,10 @@ struct ExportReport {
 
 // Progress counts bytes ("byte"). A stop is honoured between tensors: finished shards stay in `<out>.partial` for a resumed run
 // (with none finished the folder goes), `out` never appears.
-// Errors: export.unequal_counts, export.ranks_not_dense, export.unsupported_architecture (the plan or the model does not fit),
-// output.exists, export.into_source, export.partial_in_the_way, export.nothing_to_resume (bad input), output.disk_full (checked before the
-// first byte), output.unwritable, plan.other_model, those of factorSourceFor (not for a dry run and not for the plan alone).
+// Errors: export.measured_other_plan (a measurement of another plan or model), export.unequal_counts, export.ranks_not_dense,
+// export.unsupported_architecture (the plan or the model does not fit), output.exists, export.into_source, export.partial_in_the_way,
+// export.nothing_to_resume (bad input), output.disk_full (checked before the first byte), output.unwritable, plan.other_model, those of
+// factorSourceFor (not for a dry run and not for the plan alone).
 Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const CompressionPlan& plan, const ExportOptions& options,
                                       JobContext& job);
 

@@ -1,5 +1,6 @@
 #include "export/layout.h"
 
+#include "checkpoint/tensor_names.h"
 #include "model/factor_store.h"
 #include "model/layer_weights.h"
 
@@ -143,18 +144,19 @@ struct Builder {
         using Kind = TensorRole::Kind;
         const TensorRole& role = stored.role;
         const TensorView& view = stored.view;
+        const std::string name = standardTensorName(checkpoint, view.name);
         switch (role.kind) {
             case Kind::Other:
-                add(copyOf(view, view.name));
+                add(copyOf(view, name));
                 return {};
             case Kind::Ignored:
                 layout.dropped.push_back(view.name);
                 return {};
             case Kind::Router:
-                add(rowsOf(view, perExpert ? checkpoint.routerTensorName(role.layer) : view.name, plan.layer(role.layer).kept));
+                add(rowsOf(view, perExpert ? checkpoint.routerTensorName(role.layer) : name, plan.layer(role.layer).kept));
                 return {};
             case Kind::RouterBias:
-                add(rowsOf(view, view.name, plan.layer(role.layer).kept));
+                add(rowsOf(view, name, plan.layer(role.layer).kept));
                 return {};
             case Kind::Expert:
                 // U and V of a factored source are one matrix: it is handled when U comes by.
@@ -162,7 +164,7 @@ struct Builder {
             case Kind::FusedGateUp:
             case Kind::FusedDown:
                 if (!perExpert) {
-                    add(rowsOf(view, view.name, plan.layer(role.layer).kept));
+                    add(rowsOf(view, name, plan.layer(role.layer).kept));
                     layout.fused = true;
                     return {};
                 }

@@ -3,8 +3,10 @@
 #include "base/text.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <filesystem>
 
 namespace espalier
 {
@@ -20,34 +22,126 @@ struct LayerFacts {
     int topK = 0;
 };
 
-std::string number(const Json& value)
+std::string fileName(const std::string& path) { return std::filesystem::path(path).filename().string(); }
+
+std::string measuredText(const std::vector<Measurement>& measured)
 {
-    if (value.is_number_float()) return fmt::format("{:.4f}", value.get<double>());
-    if (value.is_string()) return value.get<std::string>();
-    return value.dump();
+    if (measured.empty()) return "Perplexity was not measured when this was written.\n";
+    std::string text =
+        "| text | windows | tokens per window | perplexity of the original | of this model | difference, nats per token |\n"
+        "|---|---|---|---|---|---|\n";
+    std::string types;
+    for (const Measurement& row : measured) {
+        std::string name = fileName(row.text);
+        if (!row.role.empty()) name += fmt::format(" ({})", row.role);
+        std::string difference = "not measured";
+        if (row.deltaNll) {
+            difference = fmt::format("{:+.4f}", *row.deltaNll);
+            if (row.deltaNllError) difference += fmt::format(" ± {:.4f}", *row.deltaNllError);
+        }
+        text += fmt::format("| {} | {} | {} | {} | {:.4f} | {} |\n", name, row.windows, row.windowLength,
+                            row.densePpl ? fmt::format("{:.4f}", *row.densePpl) : "not measured", row.ppl, difference);
+        if (!row.dtype.empty() && types.find(row.dtype) == std::string::npos) types += (types.empty() ? "" : ", ") + row.dtype;
+    }
+    text +=
+        "\nMeasured before this was written, of the plan that it was made from: windows do not overlap, the first token of a window is "
+        "unscored. The difference is that of the mean loss on the same windows, with its standard error.";
+    if (!types.empty()) text += fmt::format(" Computed in {}.", types);
+    return text + "\n";
 }
 
-std::string evaluationText(const Json& evaluation)
+std::string leftOutText(const ReadmeFacts& facts)
 {
-    if (!evaluation.is_object() || (!evaluation.contains("ppl_before") && !evaluation.contains("ppl_after")))
-        return "Perplexity was not measured when this was written.\n";
-    std::string text = "| | perplexity |\n|---|---|\n";
-    if (evaluation.contains("ppl_before")) text += fmt::format("| original | {} |\n", number(evaluation["ppl_before"]));
-    if (evaluation.contains("ppl_after")) text += fmt::format("| this model | {} |\n", number(evaluation["ppl_after"]));
-    text += "\nProtocol:";
-    const std::pair<const char*, const char*> parts[] = {{"text", "text"},           {"window_length", "tokens per window"},
-                                                         {"windows", "windows"},     {"bos", "beginning-of-sequence token"},
-                                                         {"dtype", "computed in"},   {"scored_tokens", "scored tokens"},
-                                                         {"text_sha256", "text ids"}};
-    bool first = true;
-    for (const auto& [key, label] : parts)
-        if (evaluation.contains(key)) {
-            text += fmt::format("{} {} {}", first ? "" : ",", label, number(evaluation[key]));
-            first = false;
-        }
-    text += first ? " windows that do not overlap, first token of a window unscored.\n"
-                  : "; windows do not overlap, the first token of a window is unscored.\n";
+    if (facts.leftOut.empty() && facts.code.empty()) return {};
+    std::string text = "## What was left out\n\n";
+    if (!facts.leftOut.empty())
+        text += fmt::format(
+            "* {} tensors that are no part of the model as it is run, the first is `{}`. `config.json` promises none of them.\n",
+            facts.leftOut.size(), facts.leftOut.front());
+    if (!facts.code.empty())
+        text += fmt::format(
+            "* Python code of the original: `{}`. JSON files that named it do so no longer; transformers' own classes load the model.\n",
+            fmt::join(facts.code, "`, `"));
+    return text + "\n";
+}
+
+std::string stockLoading(const ReadmeFacts& facts)
+{
+    std::string text =
+        "Like the original: the architecture is unchanged, only the number of experts is smaller.\n\n"
+        "```python\n"
+        "from transformers import AutoModelForCausalLM";
+    text += facts.tokenizerFile ? ", AutoTokenizer\n\n" : "\n\n";
+    text += "model = AutoModelForCausalLM.from_pretrained(\"PATH\", dtype=\"auto\")\n";
+    if (facts.tokenizerFile) text += "tokenizer = AutoTokenizer.from_pretrained(\"PATH\")\n";
+    text += "```\n\n";
+    if (facts.fused)
+        text +=
+            "The experts are stored in the fused tensors of transformers 5, as in the original. Converters that expect one tensor per "
+            "expert need an export with that layout.\n\n";
     return text;
+}
+
+std::string factoredLoading(const ReadmeFacts& facts)
+{
+    std::string text =
+        "In transformers 5 (checked with 5.23) with the two Python files of this folder, in any version of Espalier that reads format "
+        "1.\n\n"
+        "```python\n";
+    if (!facts.tokenizerFile)
+        return text +
+               "from transformers import AutoModelForCausalLM\n\n"
+               "model = AutoModelForCausalLM.from_pretrained(\"PATH\", trust_remote_code=True, dtype=\"auto\")\n"
+               "```\n\n";
+    return text +
+           "from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast\n\n"
+           "model = AutoModelForCausalLM.from_pretrained(\"PATH\", trust_remote_code=True, dtype=\"auto\")\n"
+           "tokenizer = PreTrainedTokenizerFast(tokenizer_file=\"PATH/tokenizer.json\")\n"
+           "ids = tokenizer(\"Some text\", return_tensors=\"pt\").input_ids\n"
+           "```\n\n"
+           "`AutoTokenizer` chooses by the model type, which it does not know here; the file itself is always right. If the original adds "
+           "a "
+           "beginning-of-sequence token (see `add_bos_token` in `tokenizer_config.json`), put it in front of `ids` yourself.\n\n";
+}
+
+std::string tokenizerText(const ReadmeFacts& facts)
+{
+    if (facts.tokenizerCode.empty()) return {};
+    if (facts.tokenizerFile)
+        return fmt::format("The original also has a tokenizer in Python (`{}`); `tokenizer.json` stands for it.\n\n",
+                           fmt::join(facts.tokenizerCode, "`, `"));
+    return fmt::format(
+        "The tokenizer of the original is Python code, which is not passed on: read `{}`, then copy it and `tokenizer_config.json` from "
+        "the "
+        "original into this folder and load the tokenizer with `trust_remote_code=True`. Its vocabulary is here already.\n\n",
+        fmt::join(facts.tokenizerCode, "`, `"));
+}
+
+// Commands that work as they stand, in this folder, as long as the original lies where it was.
+std::string planLoading(const ReadmeFacts& facts)
+{
+    std::string text = fmt::format("In Espalier, with the original, `{}`, at hand. In this folder", facts.sourceName);
+    std::string profile;
+    if (facts.factors == ReadmeFacts::Factors::Brought) {
+        profile = " --profile espalier_factors.safetensors";
+        text += " (`espalier_factors.safetensors` holds what the ranks need of the calibration profile)";
+    } else if (facts.factors == ReadmeFacts::Factors::OfProfile) {
+        profile = " --profile PROFILE.h5";
+        text += fmt::format(
+            ", where `PROFILE.h5` is the calibration profile that the ranks were made from: the file with the SHA-256 `{}`, which was not "
+            "packed with the plan",
+            facts.profileSha256);
+    }
+    return text +
+           fmt::format(
+               ":\n\n"
+               "```sh\n"
+               "espalier-engine evaluate \"{0}\" --plan espalier_plan.json{1} --text FILE\n"
+               "espalier-engine export \"{0}\" --plan espalier_plan.json{1} --out FOLDER\n"
+               "```\n\n"
+               "The first measures the perplexity on the text FILE, the second writes the compressed model to FOLDER, which does not exist "
+               "yet.\n\n",
+               facts.sourcePath, profile);
 }
 
 }  // namespace
@@ -95,38 +189,12 @@ std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, c
         text += fmt::format("| {} | {} | {} | {} | {} |\n", row.index, row.experts, row.kept, row.factored, row.topK);
     text += "\nWhich experts (by their original number) and which ranks: `espalier_plan.json`.\n\n";
 
-    text += "## Quality\n\n" + evaluationText(facts.evaluation) + "\n";
+    text += "## Quality\n\n" + measuredText(facts.measured) + "\n";
 
+    text += leftOutText(facts);
     text += "## How to load\n\n";
-    if (stock) {
-        text +=
-            "Like the original: the architecture and the tensor names are unchanged, only the number of experts is smaller.\n\n"
-            "```python\n"
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            "model = AutoModelForCausalLM.from_pretrained(\"PATH\", dtype=\"auto\")\n"
-            "tokenizer = AutoTokenizer.from_pretrained(\"PATH\")\n"
-            "```\n\n";
-        if (facts.fused)
-            text +=
-                "The experts are stored in the fused tensors of transformers 5, as in the original. Converters that expect one tensor per "
-                "expert need an export with that layout.\n\n";
-    } else if (facts.flavor == ExportFlavor::Factored) {
-        text +=
-            "In transformers 5 (checked with 5.23) with the two Python files of this folder, in any version of Espalier that reads format "
-            "1.\n\n"
-            "```python\n"
-            "from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast\n\n"
-            "model = AutoModelForCausalLM.from_pretrained(\"PATH\", trust_remote_code=True, dtype=\"auto\")\n"
-            "tokenizer = PreTrainedTokenizerFast(tokenizer_file=\"PATH/tokenizer.json\")\n"
-            "ids = tokenizer(\"Some text\", return_tensors=\"pt\").input_ids\n"
-            "```\n\n"
-            "`AutoTokenizer` chooses by the model type, which it does not know here; the file itself is always right. If the original adds "
-            "a "
-            "beginning-of-sequence token (see `add_bos_token` in `tokenizer_config.json`), put it in front of `ids` yourself.\n\n";
-    } else {
-        text += fmt::format("In Espalier, with `{}` at hand: `espalier-engine evaluate {} --plan espalier_plan.json --text FILE`.\n\n",
-                            facts.sourceName, facts.sourceName);
-    }
+    text += stock ? stockLoading(facts) : facts.flavor == ExportFlavor::Factored ? factoredLoading(facts) : planLoading(facts);
+    if (facts.flavor != ExportFlavor::Plan) text += tokenizerText(facts);
 
     text += "## Not supported\n\n";
     if (stock)

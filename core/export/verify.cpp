@@ -9,6 +9,7 @@
 #include "export/export_files.h"
 #include "export/exporter.h"
 #include "export/layout.h"
+#include "export/runtime_check.h"
 #include "model/moe_model_torch.h"
 
 #include <fmt/format.h>
@@ -417,11 +418,21 @@ Result<VerifyReport> Verifier::run()
     layout = std::move(planned).value();
 
     ESPALIER_TRY(const std::string sourceConfig, readTextFile(source->folder() / "config.json", "config", kMaxSmallFile));
-    ESPALIER_TRY(const std::string expectedConfig, editConfig(sourceConfig, source->shape(), plan, *flavor));
+    ESPALIER_TRY(const std::string expectedConfig, editConfig(sourceConfig, *source, plan, *flavor));
     const auto config = readTextFile(options.exported / "config.json", "config", kMaxSmallFile);
     check("config", config.ok() && *config == expectedConfig,
           config.ok() && *config == expectedConfig ? "config.json is the source's with the edits of this plan"
                                                    : "config.json is not what this plan gives");
+
+    // Espalier reads its own exports as it means them: what others would make of the files is asked of the files alone.
+    const auto objections = runtimeObjections(options.exported);
+    Differences loading;
+    if (!objections)
+        loading.add(objections.error().message);
+    else
+        for (const std::string& objection : *objections)
+            loading.add(objection);
+    check("runtime", loading.count == 0, loading.text("config.json and its neighbours promise what the folder holds, and nothing else"));
 
     auto reopened = Checkpoint::open(options.exported);
     if (!check("opens", reopened.ok(), reopened.ok() ? "the export opens without errors" : reopened.error().message)) return finish();

@@ -27,7 +27,7 @@ struct VerifyOptions {
 };
 
 struct VerifyCheck {
-    std::string name;  // "plan", "files", "config", "tensor-list", "untouched-tensors", "sliced-tensors", "factors", "forward"
+    std::string name;  // "plan", "files", "config", "runtime", "tensor-list", "untouched-tensors", "sliced-tensors", "factors", "forward"
     bool holds = false;
     std::string detail;  // what was compared, or the first difference and how many there are
 };

@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
 namespace espalier::testing
 {
 namespace
@@ -26,6 +30,12 @@ Outcome onText(std::vector<std::string> arguments)
 {
     arguments.insert(arguments.end(), {"--ids", kIds, "--window-length", "64"});
     return json(std::move(arguments));
+}
+
+std::string readFile(const std::filesystem::path& path)
+{
+    std::ifstream in(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
 }
 
 std::string error(const Outcome& outcome)
@@ -81,6 +91,55 @@ TEST(CliFactors, fromProfileToProof)
     for (const Json& method : methods["methods"])
         listed = listed || method["id"] == "whitened-svd";
     EXPECT_TRUE(listed);
+}
+
+// The commands in the README of a plan that was exported alone, as they stand there, in its folder.
+TEST(CliFactors, aPlanAloneBringsWhatItsRanksNeed)
+{
+    const Scratch scratch;
+    const std::string profile = (scratch / "p.h5").string();
+    const std::string plan = (scratch / "plan.json").string();
+    const std::filesystem::path out = scratch / "the plan";
+    ASSERT_EQ(onText({"profile", kModel, "--out", profile}).code, 0);
+    writeFile(plan, R"({"version": 1, "factors": {"method": "whitened-svd"},
+                        "layers": [{"layer": 1, "kept": [0, 1, 3, 4, 5], "ranks": [[6, 6, 6], [0, 7, 0], [5, 5, 5], [4, 4, 4], [9, 1, 2]]}]})");
+    const Outcome evaluated = onText({"evaluate", kModel, "--plan", plan, "--profile", profile});
+    ASSERT_EQ(evaluated.code, 0) << evaluated.output;
+    writeFile(scratch / "measured.json", evaluated.output);
+    const Outcome exported = json({"export", kModel, "--plan", plan, "--profile", profile, "--flavor", "plan", "--measured",
+                                   (scratch / "measured.json").string(), "--out", out.string()});
+    ASSERT_EQ(exported.code, 0) << exported.output;
+    EXPECT_LT(exported.json()["bytes"].get<std::int64_t>(), 40'000);
+    EXPECT_EQ(json({"verify", out.string(), "--source", kModel}).code, 0);
+
+    const std::string readme = readFile(out / "README.md");
+    EXPECT_THAT(readme, ::testing::Not(HasSubstr("not measured")));
+    const std::size_t begin = readme.find("```sh\n") + 6;
+    std::string commands = readme.substr(begin, readme.find("```", begin) - begin);
+    const auto replace = [&](const std::string& from, const std::string& to) {
+        const std::size_t at = commands.find(from);
+        ASSERT_NE(at, std::string::npos) << commands;
+        commands.replace(at, from.size(), to);
+    };
+    // The tiny model has no tokenizer.
+    replace("--text FILE", "--ids '" + kIds + "' --window-length 64 --threads 1 --json > ../evaluated.json");
+    replace("FOLDER", "../weights --threads 1");
+    std::filesystem::remove(profile);
+    const std::string line = "cd '" + out.string() + "' && PATH='" + std::filesystem::path(ESPALIER_ENGINE).parent_path().string() +
+                             "':\"$PATH\" && set -e\n" + commands;
+    ASSERT_EQ(std::system(line.c_str()), 0) << line;
+    const Json again = Json::parse(readFile(scratch / "evaluated.json"));
+    EXPECT_EQ(again["plan_hash"], evaluated.json()["plan_hash"]);
+    EXPECT_NEAR(again["ppl"].get<double>() / evaluated.json()["ppl"].get<double>(), 1.0, 1e-6);
+    const Outcome weights = onText({"evaluate", (scratch / "weights").string()});
+    ASSERT_EQ(weights.code, 0) << weights.output;
+    EXPECT_NEAR(weights.json()["ppl"].get<double>() / again["ppl"].get<double>(), 1.0, 1e-6);
+    // For this plan only: a higher rank needs the profile.
+    const std::string factors = (out / "espalier_factors.safetensors").string();
+    writeFile(plan, R"({"version": 1, "factors": {"method": "whitened-svd"},
+                        "layers": [{"layer": 1, "kept": [0, 1, 2, 3], "ranks": [[7, 6, 6], [0, 7, 0], [5, 5, 5], [4, 4, 4]]}]})");
+    EXPECT_EQ(error(onText({"evaluate", kModel, "--plan", plan, "--profile", factors})), "plan.profile_without_factors 3");
+    EXPECT_EQ(error(onText({"evaluate", kModel, "--plan", plan, "--profile", kModel + "/model.safetensors"})), "profile.invalid 3");
 }
 
 TEST(CliFactors, mergedShardsAndPrunedModels)
