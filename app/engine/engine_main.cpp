@@ -2,6 +2,7 @@
 
 #include "output.h"
 
+#include "base/exception.h"
 #include "base/text.h"
 
 #include <fmt/format.h>
@@ -9,7 +10,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <new>
 #include <sstream>
 #include <thread>
 
@@ -81,13 +81,10 @@ int runVerb(const VerbFunction& verb, const CommonOptions& options, int output)
 
 Error errorFromException(const std::exception& failure)
 {
-    const std::string_view what = failure.what();
-    const bool memory =
-        dynamic_cast<const std::bad_alloc*>(&failure) != nullptr || what.find("can't allocate memory") != std::string_view::npos;
-    if (memory)
-        return resourceError("engine.out_of_memory", {}, "The engine ran out of memory.",
-                             "Lower --memory-budget, or use fewer or shorter windows.");
-    return internalError(fmt::format("Unexpected failure: {}", what.substr(0, what.find('\n'))));
+    return errorOf(failure,
+                   resourceError("engine.out_of_memory", {}, "The engine ran out of memory.",
+                                 "Lower --memory-budget, or use fewer or shorter windows."),
+                   "The verb");
 }
 
 int resolvedThreads(int asked) { return asked > 0 ? asked : std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }

@@ -1,5 +1,6 @@
 #include "evaluate/divergence.h"
 
+#include "base/exception.h"
 #include "base/statistics.h"
 #include "evaluate/divergence_torch.h"
 #include "evaluate/evaluator.h"
@@ -8,7 +9,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <new>
 
 namespace espalier
 {
@@ -146,11 +146,11 @@ Result<std::vector<WindowDivergence>> measureDivergence(MoeModel& model, const T
 {
     try {
         return measure(model, windows, plan, reference, job, share);
-    } catch (const std::bad_alloc&) {
-        return resourceError("evaluate.out_of_memory", "memory", "There was not enough memory to run the model under both plans.",
-                             "Set a smaller memory budget, or stream the weights.");
-    } catch (const c10::Error& error) {
-        return internalError(fmt::format("The forward pass failed: {}", error.what_without_backtrace()));
+    } catch (const std::exception& failure) {
+        return errorOf(failure,
+                       resourceError("evaluate.out_of_memory", "memory", "There was not enough memory to run the model under both plans.",
+                                     "Set a smaller memory budget, or use fewer or shorter windows."),
+                       "The forward pass");
     }
 }
 

@@ -1,6 +1,7 @@
 #include "export/exporter.h"
 
 #include "base/atomic_file.h"
+#include "base/exception.h"
 #include "base/sha256.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint.h"
@@ -18,7 +19,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <new>
 
 namespace espalier
 {
@@ -574,14 +574,14 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
         }
         Exporter exporter{checkpoint, named, options, job};
         return exporter.run();
-    } catch (const std::bad_alloc&) {
-        return resourceError("export.out_of_memory", "memory", "There was not enough memory to compute the factors of an expert.",
-                             "Close other programs, or use fewer threads.");
-    } catch (const c10::Error& error) {
-        return internalError(fmt::format("Computing factors failed: {}", error.what_without_backtrace()));
     } catch (const std::filesystem::filesystem_error& error) {
         return resourceError("output.unwritable", options.out.string(), fmt::format("{}.", error.what()),
                              "Check the folder and its permissions.");
+    } catch (const std::exception& failure) {
+        return errorOf(failure,
+                       resourceError("export.out_of_memory", "memory", "There was not enough memory to compute the factors of an expert.",
+                                     "Close other programs, or use fewer threads."),
+                       "The export");
     }
 }
 

@@ -1,5 +1,6 @@
 #include "export/verify.h"
 
+#include "base/exception.h"
 #include "base/random.h"
 #include "base/statistics.h"
 #include "base/text.h"
@@ -19,7 +20,6 @@
 #include <cstring>
 #include <limits>
 #include <map>
-#include <new>
 
 namespace espalier
 {
@@ -450,11 +450,11 @@ Result<VerifyReport> verifyExport(const VerifyOptions& options, JobContext& job)
     try {
         Verifier verifier{options, job};
         return verifier.run();
-    } catch (const std::bad_alloc&) {
-        return resourceError("export.out_of_memory", "memory", "There was not enough memory to compare the export with its source.",
-                             "Set a smaller memory budget, or stream the weights.");
-    } catch (const c10::Error& error) {
-        return internalError(fmt::format("The comparison failed: {}", error.what_without_backtrace()));
+    } catch (const std::exception& failure) {
+        return errorOf(failure,
+                       resourceError("export.out_of_memory", "memory", "There was not enough memory to compare the export with its source.",
+                                     "Set a smaller memory budget, or use fewer or shorter windows."),
+                       "The comparison");
     }
 }
 

@@ -1,5 +1,7 @@
 #include "lowrank/plain_svd.h"
 
+#include "lowrank/decomposition_error.h"
+
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -38,9 +40,7 @@ Result<PlainSvd> PlainSvd::of(const at::Tensor& weight)
         }
         return svd;
     } catch (const std::exception& exception) {
-        std::string cause = exception.what();
-        cause.resize(std::min(cause.size(), cause.find('\n')));
-        return Error{ErrorKind::BadInput, "lowrank.no_convergence", "weight", "The decomposition failed: " + cause, {}, {}};
+        return decompositionError(exception);
     }
 }
 

@@ -1,5 +1,7 @@
 #include "lowrank/whitened_svd.h"
 
+#include "lowrank/decomposition_error.h"
+
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -13,13 +15,6 @@ namespace
 {
 
 constexpr int kRidgeSteps = 8;
-
-Error noConvergence(const std::exception& exception)
-{
-    std::string cause = exception.what();
-    cause.resize(std::min(cause.size(), cause.find('\n')));
-    return Error{ErrorKind::BadInput, "lowrank.no_convergence", "weight", "The decomposition failed: " + cause, {}, {}};
-}
 
 Error notFinite(const char* what)
 {
@@ -158,7 +153,7 @@ Result<WhitenedSvd> WhitenedSvd::of(const at::Tensor& weight, const at::Tensor& 
         if (!at::isfinite(svd.m_energies).all().item<bool>()) return notFinite("weight");
         return svd;
     } catch (const std::exception& exception) {
-        return noConvergence(exception);
+        return decompositionError(exception);
     }
 }
 
@@ -198,7 +193,7 @@ Result<at::Tensor> whitenedEnergies(const at::Tensor& weight, const at::Tensor& 
         if (!at::isfinite(energies).all().item<bool>()) return notFinite("weight");
         return energies;
     } catch (const std::exception& exception) {
-        return noConvergence(exception);
+        return decompositionError(exception);
     }
 }
 

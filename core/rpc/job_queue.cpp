@@ -1,5 +1,7 @@
 #include "rpc/job_queue.h"
 
+#include "base/exception.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -194,12 +196,10 @@ void JobQueue::run(const std::shared_ptr<Job>& job)
         Context context(*this, job);
         outcome = job->request.work(context);
     } catch (const std::exception& failure) {
-        // libtorch reports what it cannot do by exceptions, running out of memory among them.
-        const bool memory = dynamic_cast<const std::bad_alloc*>(&failure) != nullptr ||
-                            std::string_view(failure.what()).find("can't allocate memory") != std::string_view::npos;
-        outcome = memory ? resourceError("engine.out_of_memory", job->request.name, "The engine ran out of memory.",
-                                         "Lower the memory budget, or use fewer or shorter windows.")
-                         : internalError(fmt::format("{} failed: {}", job->request.name, failure.what()));
+        outcome = errorOf(failure,
+                          resourceError("engine.out_of_memory", job->request.name, "The engine ran out of memory.",
+                                        "Lower the memory budget, or use fewer or shorter windows."),
+                          job->request.name);
     }
     bool again = false;
     Job::Stop reason = Job::Stop::None;

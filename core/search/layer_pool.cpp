@@ -1,5 +1,7 @@
 #include "search/layer_pool.h"
 
+#include "base/exception.h"
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -7,7 +9,6 @@
 #include <exception>
 #include <map>
 #include <mutex>
-#include <new>
 #include <optional>
 #include <thread>
 
@@ -60,11 +61,11 @@ Status guarded(const LayerPool::Work& work, int layer, LayerPool::Handle& handle
 {
     try {
         return work(layer, handle);
-    } catch (const std::bad_alloc&) {
-        return resourceError("search.out_of_memory", "layer " + std::to_string(layer), "There is not enough memory for the search.",
-                             "Search fewer layers at a time.");
     } catch (const std::exception& failure) {
-        return internalError(failure.what());
+        return errorOf(failure,
+                       resourceError("search.out_of_memory", "layer " + std::to_string(layer), "There is not enough memory for the search.",
+                                     "Search fewer layers at a time."),
+                       "The search in layer " + std::to_string(layer));
     }
 }
 

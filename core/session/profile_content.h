@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <exception>
 #include <filesystem>
 #include <string>
 
@@ -39,6 +40,8 @@ void checkProbes(const ProfileData& data);
 // Everything but the layers. Throws h5::Failure or a JSON exception when malformed.
 Result<ProfileData> dataFromHeader(const Json& json);
 Error invalidProfile(const std::filesystem::path& path, const std::string& why);
+// Of what was thrown while a profile was read: memory that ran out says nothing about the file.
+Error unreadProfile(const std::filesystem::path& path, const std::exception& failure);
 Error newerProfile(const std::filesystem::path& path, int major, int minor);
 
 }  // namespace espalier

@@ -1,5 +1,6 @@
 #include "session/profile_file.h"
 
+#include "base/exception.h"
 #include "session/profile_content.h"
 
 #include <fmt/format.h>
@@ -272,6 +273,16 @@ Error invalidProfile(const std::filesystem::path& path, const std::string& why)
     return error;
 }
 
+Error unreadProfile(const std::filesystem::path& path, const std::exception& failure)
+{
+    if (!isOutOfMemory(failure)) return invalidProfile(path, failure.what());
+    Error error =
+        resourceError("profile.out_of_memory", path.string(), fmt::format("There is not enough memory to read {}.", path.string()),
+                      "Close other programs, or take a profile with a smaller Gram store (--gram-tokens).");
+    error.kept = "The file was not changed.";
+    return error;
+}
+
 Error newerProfile(const std::filesystem::path& path, int major, int minor)
 {
     return unsupported("profile.newer_version", path.string(),
@@ -295,7 +306,7 @@ Status writeProfile(const std::filesystem::path& path, const ProfileData& data, 
             const int layer = opened.root.readJson("parts").at("layer");
             partsOfLayer[layer].push_back(std::move(opened));
         } catch (const std::exception& failure) {
-            return invalidProfile(part, failure.what());
+            return unreadProfile(part, failure);
         }
     }
     return h5::writeContainer(path, kProfileFormat, estimate, [&](const h5::Group& root) {
@@ -347,7 +358,7 @@ Result<ProfileData> readProfile(const std::filesystem::path& path)
         }
         return data;
     } catch (const std::exception& failure) {
-        return invalidProfile(path, failure.what());
+        return unreadProfile(path, failure);
     }
 }
 
@@ -378,7 +389,7 @@ Result<ProfileState> readProfileState(const std::filesystem::path& path)
         if (container.root.has("probes")) state.probes = probesFromJson(container.root.readJson("probes"));
         return state;
     } catch (const std::exception& failure) {
-        return invalidProfile(path, failure.what());
+        return unreadProfile(path, failure);
     }
 }
 

@@ -100,7 +100,7 @@ Result<std::string> readLayerPartsKey(const std::filesystem::path& path)
     try {
         return container.root.readJson("parts").at("key").get<std::string>();
     } catch (const std::exception& failure) {
-        return invalidProfile(path, failure.what());
+        return unreadProfile(path, failure);
     }
 }
 
@@ -141,7 +141,7 @@ Result<std::shared_ptr<const ProfileParts>> ProfileParts::open(const std::filesy
             impl->data.layers.push_back(std::move(layer));
         }
     } catch (const std::exception& failure) {
-        return invalidProfile(path, failure.what());
+        return unreadProfile(path, failure);
     }
     impl->container.emplace(std::move(container));
     return std::shared_ptr<const ProfileParts>(new ProfileParts(std::move(impl)));
@@ -199,7 +199,7 @@ Result<FactorBasis> ProfileParts::basis(int layer, int expert, int matrix, int r
         if (basis.columns < rank) return missing();
         return basis;
     } catch (const std::exception& failure) {
-        return invalidProfile(m_impl->path, failure.what());
+        return unreadProfile(m_impl->path, failure);
     }
 }
 
@@ -213,7 +213,7 @@ Result<std::vector<double>> ProfileParts::moment(int layer, int expert, bool hid
         if (!experts.has(expertName(expert))) return missingStatistic(m_impl->path, "second moments of this expert", "moments");
         return experts.open(expertName(expert)).read<double>(hidden ? "h" : "x");
     } catch (const std::exception& failure) {
-        return invalidProfile(m_impl->path, failure.what());
+        return unreadProfile(m_impl->path, failure);
     }
 }
 
