@@ -119,7 +119,8 @@ ESPALIER_CLONES float softmaxRow(float* x, std::int64_t count, float scale)
     return static_cast<float>(total);
 }
 
-ESPALIER_CLONES double rowNll(const float* x, std::int64_t target, std::int64_t width)
+// Sum of exp(x - largest), and the largest.
+ESPALIER_CLONES double exponentials(const float* x, std::int64_t width, float* largest)
 {
     float lane[kLanes];
     std::fill_n(lane, kLanes, x[0]);
@@ -148,6 +149,14 @@ ESPALIER_CLONES double rowNll(const float* x, std::int64_t target, std::int64_t 
         for (const float value : sum)
             total += value;
     }
+    *largest = top;
+    return total;
+}
+
+double rowNll(const float* x, std::int64_t target, std::int64_t width)
+{
+    float top = 0;
+    const double total = exponentials(x, width, &top);
     return std::log(total) + top - static_cast<double>(x[target]);
 }
 
@@ -356,6 +365,19 @@ void negativeLogLikelihood(const float* logits, const std::int64_t* target, doub
     at::parallel_for(0, rows, grain(4 * width), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t r = begin; r < end; ++r)
             out[r] = rowNll(logits + r * width, target[r], width);
+    });
+}
+
+void addExponentials(const float* logits, double* largest, double* sum, std::int64_t rows, std::int64_t width)
+{
+    at::parallel_for(0, rows, grain(4 * width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r) {
+            float top = 0;
+            const double added = exponentials(logits + r * width, width, &top);
+            const double higher = std::max(largest[r], static_cast<double>(top));
+            sum[r] = sum[r] * std::exp(largest[r] - higher) + added * std::exp(top - higher);
+            largest[r] = higher;
+        }
     });
 }
 

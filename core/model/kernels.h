@@ -55,6 +55,11 @@ void bf16FromFloat(const float* in, std::uint16_t* out, std::int64_t count);
 // -log softmax(logits)[target] per row, in fp32 with the sum over the row in fp64.
 void negativeLogLikelihood(const float* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width);
 
+// A row of logits that comes in blocks of columns, and what is kept of it: the largest so far, and the sum of exp(x - largest). Starts as
+// {-infinity, 0}; log(sum) + largest is the log of the sum of all exponentials. A NaN or an infinity ends in the sum.
+void addExponentials(const float* logits, double* largest, double* sum, std::int64_t rows, std::int64_t width);
+void addExponentials(const std::uint16_t* logits, double* largest, double* sum, std::int64_t rows, std::int64_t width);
+
 // The same on bf16 bits. Computed in fp32 and rounded (to nearest even) where the reference rounds: after the norm and after its weight;
 // after each product of the rotation and after the sum; after silu and after the product; after the weighted row and after the sum.
 void rmsNorm(const std::uint16_t* x, std::int64_t stride, const std::uint16_t* weight, std::uint16_t* out, std::int64_t rows,

@@ -142,6 +142,17 @@ void pairProducts(const std::uint16_t* x, std::int64_t groups, std::int64_t size
     });
 }
 
+void addExponentials(const std::uint16_t* logits, double* largest, double* sum, std::int64_t rows, std::int64_t width)
+{
+    at::parallel_for(0, rows, grain(4 * width), [&](std::int64_t begin, std::int64_t end) {
+        std::vector<float> row(static_cast<std::size_t>(width));
+        for (std::int64_t r = begin; r < end; ++r) {
+            widen(logits + r * width, row.data(), width);
+            addExponentials(row.data(), largest + r, sum + r, 1, width);
+        }
+    });
+}
+
 void negativeLogLikelihood(const std::uint16_t* logits, const std::int64_t* target, double* out, std::int64_t rows, std::int64_t width)
 {
     at::parallel_for(0, rows, grain(4 * width), [&](std::int64_t begin, std::int64_t end) {

@@ -97,8 +97,8 @@ at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradien
         const at::Tensor w = routed.weights.narrow(0, begin, count).to(x.device()).unsqueeze(1);
         const at::Tensor expertIn = x.index_select(0, tokens);
         const at::Tensor above = gradient.index_select(0, tokens);
-        const GatedMlp& dense = weights.experts[static_cast<std::size_t>(plan.kept[column])].mlp;
-        const GatedMlp mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * column]);
+        const PlannedExpert expert = plannedExpert(weights, plan.kept[column], factors.empty() ? nullptr : &factors[3 * column]);
+        const GatedMlp& mlp = expert.mlp;
         const MlpPass pass = forward(mlp, expertIn);
         const at::Tensor dots = (mlp.down(pass.hidden).to(at::kDouble) * above.to(at::kDouble)).sum({1}).to(at::kCPU).contiguous();
         for (std::int64_t i = 0; i < count; ++i)
@@ -162,15 +162,25 @@ at::Tensor attentionGradient(Attention& attention, const at::Tensor& x, const at
     return leaf.grad().to(at::kFloat);
 }
 
-at::Tensor headGradient(const at::Tensor& normedRows, const at::Tensor& targets, const at::Tensor& head, std::int64_t blockRows)
+at::Tensor headGradient(const at::Tensor& normedRows, const at::Tensor& targets, const GlobalWeights& globals, std::int64_t blockRows)
 {
     at::Tensor out = at::empty(normedRows.sizes(), normedRows.options().dtype(at::kFloat));
+    const std::int64_t vocabulary = globals.vocabulary;
+    const std::int64_t headBlock = headBlockRows(vocabulary, normedRows.size(1));
     for (std::int64_t begin = 0; begin < normedRows.size(0); begin += blockRows) {
         const std::int64_t rows = std::min(blockRows, normedRows.size(0) - begin);
-        at::Tensor block = at::softmax(at::linear(normedRows.narrow(0, begin, rows), head).to(at::kFloat), 1);
+        at::Tensor block = at::softmax(headProduct(normedRows.narrow(0, begin, rows), globals).to(at::kFloat), 1);
         const at::Tensor target = targets.narrow(0, begin, rows).unsqueeze(1);
         block.scatter_add_(1, target, at::full({rows, 1}, -1.0, block.options()));
-        out.narrow(0, begin, rows).copy_(at::mm(block.to(head.scalar_type()), head));
+        at::Tensor sum = out.narrow(0, begin, rows);
+        for (std::int64_t first = 0; first < vocabulary; first += headBlock) {
+            const at::Tensor head = globals.headRows(first, std::min(headBlock, vocabulary - first));
+            const at::Tensor part = at::mm(block.narrow(1, first, head.size(0)).to(head.scalar_type()), head);
+            if (first == 0)
+                sum.copy_(part);
+            else
+                sum.add_(part);
+        }
     }
     return out;
 }

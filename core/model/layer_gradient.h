@@ -37,6 +37,6 @@ at::Tensor attentionGradient(Attention& attention, const at::Tensor& x, const at
                              int window);
 
 // Normed rows [N,H] and targets [N] -> d (sum of -log softmax(head row)[target]) / d row, [N,H] fp32. Row blocks, as tokenNll.
-at::Tensor headGradient(const at::Tensor& normedRows, const at::Tensor& targets, const at::Tensor& head, std::int64_t blockRows);
+at::Tensor headGradient(const at::Tensor& normedRows, const at::Tensor& targets, const GlobalWeights& globals, std::int64_t blockRows);
 
 }  // namespace espalier

@@ -4,6 +4,7 @@
 #include "model/device_staging.h"
 #include "model/kernels.h"
 
+#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
@@ -12,6 +13,8 @@
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <initializer_list>
+#include <memory>
 #include <span>
 #include <thread>
 
@@ -43,6 +46,38 @@ std::int64_t elements(const TensorView& view)
     for (const std::int64_t size : view.shape)
         count *= size;
     return count;
+}
+
+// Values of a view, from `first` on, in the compute type; returns whether all are finite.
+bool convert(const TensorView& view, std::int64_t first, std::int64_t count, at::ScalarType type, void* out)
+{
+    if (type == at::kFloat) return toFloat(view, first, static_cast<float*>(out), count);
+    auto* to = static_cast<std::uint16_t*>(out);
+    if (view.dtype == DType::BF16) {
+        std::memcpy(to, view.bytes.data() + first * 2, static_cast<std::size_t>(count) * sizeof(std::uint16_t));
+        return kernels::allFiniteBf16(to, count);
+    }
+    bool finite = true;
+    float block[2048];
+    for (std::int64_t begin = 0; begin < count; begin += std::ssize(block)) {
+        const std::int64_t size = std::min<std::int64_t>(std::ssize(block), count - begin);
+        finite = toFloat(view, first + begin, block, size) && finite;
+        kernels::bf16FromFloat(block, to + begin, size);
+    }
+    return finite;
+}
+
+// Some rows of a matrix, by all threads.
+at::Tensor convertedRows(const TensorView& view, std::int64_t first, std::int64_t count, at::ScalarType type)
+{
+    const std::int64_t width = view.shape.back();
+    at::Tensor out = at::empty({count, width}, type);
+    auto* to = static_cast<std::byte*>(out.mutable_data_ptr());
+    const std::int64_t rowBytes = width * static_cast<std::int64_t>(out.element_size());
+    at::parallel_for(0, count, 64, [&](std::int64_t begin, std::int64_t end) {
+        convert(view, (first + begin) * width, (end - begin) * width, type, to + begin * rowBytes);
+    });
+    return out;
 }
 
 class Loader
@@ -108,6 +143,19 @@ public:
     {
         return {.gate = linear(gate, bad), .up = linear(up, bad), .down = linear(down, bad)};
     }
+    // Names the first non-finite tensor of an expert that is not converted.
+    static void lookThrough(std::initializer_list<LinearView> matrices, std::string& bad)
+    {
+        float block[2048];
+        for (const LinearView& matrix : matrices)
+            for (const TensorView* view : {&matrix.dense, &matrix.u, &matrix.v}) {
+                const std::int64_t count = view->bytes.empty() ? 0 : elements(*view);
+                bool finite = true;
+                for (std::int64_t begin = 0; begin < count; begin += std::ssize(block))
+                    finite = toFloat(*view, begin, block, std::min<std::int64_t>(std::ssize(block), count - begin)) && finite;
+                if (!finite && bad.empty()) bad = view->name;
+            }
+    }
     std::int64_t bytes() const { return m_bytes; }
     at::ScalarType compute() const { return m_compute; }
 
@@ -146,22 +194,7 @@ private:
     {
         const std::int64_t count = elements(view);
         m_bytes += count * static_cast<std::int64_t>(out.element_size());
-        bool finite = true;
-        if (out.scalar_type() == at::kFloat) {
-            finite = toFloat(view, 0, out.mutable_data_ptr<float>(), count);
-        } else if (view.dtype == DType::BF16) {
-            auto* to = reinterpret_cast<std::uint16_t*>(out.mutable_data_ptr<at::BFloat16>());
-            std::memcpy(to, view.bytes.data(), static_cast<std::size_t>(count) * sizeof(std::uint16_t));
-            finite = kernels::allFiniteBf16(to, count);
-        } else {
-            auto* to = reinterpret_cast<std::uint16_t*>(out.mutable_data_ptr<at::BFloat16>());
-            float block[2048];
-            for (std::int64_t begin = 0; begin < count; begin += std::ssize(block)) {
-                const std::int64_t size = std::min<std::int64_t>(std::ssize(block), count - begin);
-                finite = toFloat(view, begin, block, size) && finite;
-                kernels::bf16FromFloat(block, to + begin, size);
-            }
-        }
+        const bool finite = convert(view, 0, count, out.scalar_type(), out.mutable_data_ptr());
         if (!finite && bad.empty()) bad = view.name;
     }
 
@@ -188,7 +221,7 @@ struct ExpertViews {
 
 // In the order of the file, behind whoever reads its pages ahead; on more threads where somebody waits for the layer. Returns the bytes
 // that loaders other than `loader` have made.
-std::int64_t loadExperts(std::vector<ExpertViews> experts, Loader& loader, int threads, LayerWeights& weights)
+std::int64_t loadExperts(std::vector<ExpertViews> experts, Loader& loader, const LayerLoading& loading, LayerWeights& weights)
 {
     std::sort(experts.begin(), experts.end(),
               [](const ExpertViews& a, const ExpertViews& b) { return std::less<>()(a.begin(), b.begin()); });
@@ -197,9 +230,13 @@ std::int64_t loadExperts(std::vector<ExpertViews> experts, Loader& loader, int t
         for (std::size_t i = next++; i < experts.size(); i = next++) {
             const ExpertViews& views = experts[i];
             ExpertWeights& expert = weights.experts[static_cast<std::size_t>(views.expert)];
-            expert.mlp = own.mlp(views.gate, views.up, views.down, expert.nonFinite);
+            if (loading.heldExperts < 0 || views.expert < loading.heldExperts)
+                expert.mlp = own.mlp(views.gate, views.up, views.down, expert.nonFinite);
+            else
+                Loader::lookThrough({views.gate, views.up, views.down}, expert.nonFinite);
         }
     };
+    const int threads = loading.staging ? 1 : loading.threads;
     std::vector<Loader> loaders(static_cast<std::size_t>(std::max(threads - 1, 0)), Loader(loader.compute()));
     std::vector<std::exception_ptr> failures(loaders.size() + 1);
     const auto guarded = [&](Loader& own, std::exception_ptr& failure) {
@@ -228,9 +265,52 @@ std::int64_t loadExperts(std::vector<ExpertViews> experts, Loader& loader, int t
 
 }  // namespace
 
-Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute, int threads,
-                                                      DeviceStaging* staging)
+ExpertReader::ExpertReader(const Checkpoint& checkpoint, int layer, at::ScalarType compute, int most)
+    : m_checkpoint(checkpoint), m_layer(layer), m_compute(compute), m_left(std::max(most, 1))
 {
+}
+
+std::shared_ptr<const GatedMlp> ExpertReader::read(int expert)
+{
+    {
+        std::unique_lock lock(m_mutex);
+        m_freed.wait(lock, [&] { return m_left > 0; });
+        --m_left;
+    }
+    // A place of this reader; what it was taken for is gone before it is given back.
+    struct Place {
+        explicit Place(std::shared_ptr<ExpertReader> of) : reader(std::move(of)) {}
+        Place(const Place&) = delete;
+        Place& operator=(const Place&) = delete;
+        ~Place()
+        {
+            mlp = {};
+            const std::lock_guard lock(reader->m_mutex);
+            ++reader->m_left;
+            reader->m_freed.notify_one();
+        }
+        std::shared_ptr<ExpertReader> reader;
+        GatedMlp mlp;
+    };
+    const auto place = std::make_shared<Place>(shared_from_this());
+    Loader loader(m_compute);
+    std::string bad;  // known since the layer was loaded
+    place->mlp = loader.mlp(m_checkpoint.expert(m_layer, expert, Matrix::Gate), m_checkpoint.expert(m_layer, expert, Matrix::Up),
+                            m_checkpoint.expert(m_layer, expert, Matrix::Down), bad);
+    return {place, &place->mlp};
+}
+
+std::shared_ptr<const GatedMlp> LayerWeights::expert(int id) const
+{
+    const GatedMlp& held = experts[static_cast<std::size_t>(id)].mlp;
+    if (held.defined() || !reader) return {std::shared_ptr<const GatedMlp>(), &held};
+    return reader->read(id);
+}
+
+Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, const LayerLoading& loading)
+{
+    const at::ScalarType compute = loading.compute;
+    DeviceStaging* const staging = loading.staging;
     const c10::InferenceMode guard;
     const ModelConfig& config = checkpoint.config();
     const LayerConfig& layerConfig = config.layers[static_cast<std::size_t>(layer)];
@@ -314,7 +394,9 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
         for (const LinearView* view : {&experts.back().gate, &experts.back().up, &experts.back().down})
             ESPALIER_CHECK_OK(checkDtype(view->factored ? view->u : view->dense));
     }
-    const std::int64_t expertBytes = loadExperts(std::move(experts), loader, staging ? 1 : threads, *weights);
+    const std::int64_t expertBytes = loadExperts(std::move(experts), loader, loading, *weights);
+    if (loading.heldExperts >= 0 && loading.heldExperts < layerConfig.experts)
+        weights->reader = std::make_shared<ExpertReader>(checkpoint, layer, compute, loading.mostRead);
     if (const auto gate = checkpoint.sharedExpert(layer, Matrix::Gate)) {
         ESPALIER_CHECK_OK(checkDtype(gate->dense));
         weights->shared =
@@ -358,7 +440,28 @@ Result<at::Tensor> embeddingRows(const Checkpoint& checkpoint, std::span<const s
     return rows.to(compute);
 }
 
-Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute, DeviceStaging* staging)
+std::int64_t headBlockRows(std::int64_t vocabulary, std::int64_t hiddenSize)
+{
+    constexpr std::int64_t kElements = std::int64_t{1} << 24;
+    constexpr std::int64_t kStep = 64;
+    return std::min(vocabulary, std::max(kElements / hiddenSize / kStep, std::int64_t{1}) * kStep);
+}
+
+at::Tensor headProduct(const at::Tensor& rows, const GlobalWeights& globals)
+{
+    const std::int64_t vocabulary = globals.vocabulary;
+    const std::int64_t block = headBlockRows(vocabulary, rows.size(1));
+    if (block == vocabulary) return at::linear(rows, globals.headRows(0, vocabulary));
+    at::Tensor out = at::empty({rows.size(0), vocabulary}, rows.options());
+    for (std::int64_t first = 0; first < vocabulary; first += block) {
+        const std::int64_t count = std::min(block, vocabulary - first);
+        out.narrow(1, first, count).copy_(at::linear(rows, globals.headRows(first, count)));
+    }
+    return out;
+}
+
+Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute, bool headInBlocks,
+                                                         DeviceStaging* staging)
 {
     const c10::InferenceMode guard;
     auto globals = std::make_shared<GlobalWeights>();
@@ -366,7 +469,15 @@ Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& check
     const TensorView head = checkpoint.lmHead();
     for (const TensorView& view : {head, checkpoint.finalNorm()})
         ESPALIER_CHECK_OK(checkDtype(view));
-    globals->head = loader.load(head, globals->headNonFinite);
+    globals->vocabulary = head.shape.front();
+    if (headInBlocks) {
+        LinearView whole;
+        whole.dense = head;
+        Loader::lookThrough({whole}, globals->headNonFinite);
+        globals->readHead = [head, compute](std::int64_t first, std::int64_t count) { return convertedRows(head, first, count, compute); };
+    } else {
+        globals->head = loader.load(head, globals->headNonFinite);
+    }
     globals->finalNorm = loader.load(checkpoint.finalNorm(), globals->normNonFinite);
     globals->bytes = loader.bytes();
     if (staging) staging->finish();

@@ -8,8 +8,11 @@
 #include <ATen/ATen.h>
 
 #include <array>
+#include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -46,8 +49,26 @@ struct GatedMlp {
 };
 
 struct ExpertWeights {
-    GatedMlp mlp;
+    GatedMlp mlp;           // undefined where the layer does not hold it
     std::string nonFinite;  // the first tensor of this expert with a NaN or infinity, or empty
+};
+
+// Reads single experts of a layer that does not fit in memory as a whole, no more than `most` of them at a time. Any thread.
+class ExpertReader : public std::enable_shared_from_this<ExpertReader>
+{
+public:
+    // The checkpoint must outlive it.
+    ExpertReader(const Checkpoint& checkpoint, int layer, at::ScalarType compute, int most);
+    // Blocks until fewer than `most` are held by others: a thread holds one at a time. Converted as when the whole layer is: same bits.
+    std::shared_ptr<const GatedMlp> read(int expert);
+
+private:
+    const Checkpoint& m_checkpoint;
+    const int m_layer;
+    const at::ScalarType m_compute;
+    std::mutex m_mutex;
+    std::condition_variable m_freed;
+    int m_left;
 };
 
 struct LayerWeights {
@@ -65,16 +86,31 @@ struct LayerWeights {
     at::Tensor sharedGate;  // [1,H], or undefined
     GatedMlp dense;         // of a layer that is not MoE
 
+    std::shared_ptr<ExpertReader> reader;  // where not all experts are held
+
+    // The matrices of an expert, for as long as the value lives: the layer's own, or read now.
+    std::shared_ptr<const GatedMlp> expert(int id) const;
+
     std::string nonFinite;        // the first tensor outside the routed experts and the router with a NaN or infinity
     std::string routerNonFinite;  // name of the router's tensor if it has one
     std::int64_t bytes = 0;
 };
 
-// Reads and converts one layer, the experts on `threads` threads of its own, without the compute pool. Any thread. With a `staging` the
-// weights lie row-major on its device, whole when this returns; only routerBias stays on the host, where tokens are routed. Errors:
-// checkpoint.*, model.unsupported_dtype.
-Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, at::ScalarType compute, int threads = 1,
-                                                      DeviceStaging* staging = nullptr);
+struct LayerLoading {
+    at::ScalarType compute = at::kFloat;
+    int threads = 1;  // of its own that convert experts, without the compute pool
+    // The first so many experts are converted and held, the others only looked through for values that are not finite, and converted each
+    // time they are wanted. Negative: all are held.
+    int heldExperts = -1;
+    int mostRead = 1;  // of those others at a time
+    // The weights lie row-major on its device, whole when loadLayer returns, all experts held; only routerBias stays on the host, where
+    // tokens are routed. Null: on the host.
+    DeviceStaging* staging = nullptr;
+};
+
+// Reads and converts one layer. Any thread. The checkpoint must outlive a layer that does not hold all experts. Errors: checkpoint.*,
+// model.unsupported_dtype.
+Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, const LayerLoading& loading);
 
 // One matrix in fp32 (dense; a factored one multiplied out), and the dtype it is stored in: what a decomposition starts from.
 struct StoredMatrix {
@@ -88,12 +124,27 @@ Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, i
 Result<at::Tensor> embeddingRows(const Checkpoint& checkpoint, std::span<const std::int64_t> ids, at::ScalarType compute);
 
 struct GlobalWeights {
-    at::Tensor head;       // [V,H]
+    at::Tensor head;       // [V,H]; undefined where it is converted block by block
     at::Tensor finalNorm;  // [H]
+    std::int64_t vocabulary = 0;
     std::string headNonFinite, normNonFinite;
     std::int64_t bytes = 0;
+    std::function<at::Tensor(std::int64_t first, std::int64_t count)> readHead;
+
+    // Rows of the head, [count,H]: a view, or converted now.
+    at::Tensor headRows(std::int64_t first, std::int64_t count) const
+    {
+        return head.defined() ? head.narrow(0, first, count) : readHead(first, count);
+    }
 };
-Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute,
+// With `headInBlocks` the head is not held: its rows are converted when they are asked for. The checkpoint must outlive the result then.
+Result<std::shared_ptr<const GlobalWeights>> loadGlobals(const Checkpoint& checkpoint, at::ScalarType compute, bool headInBlocks = false,
                                                          DeviceStaging* staging = nullptr);
+
+// Logits of normed rows, [N,H] -> [N,V] in the compute type.
+at::Tensor headProduct(const at::Tensor& rows, const GlobalWeights& globals);
+
+// Rows of the head that products take at a time, however it is held, so that results do not depend on it: about 64 MB in fp32.
+std::int64_t headBlockRows(std::int64_t vocabulary, std::int64_t hiddenSize);
 
 }  // namespace espalier

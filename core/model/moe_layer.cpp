@@ -27,7 +27,7 @@ namespace
 // One expert's share of a batch.
 struct ExpertRows {
     int expert = 0;
-    GatedMlp mlp;
+    const Linear* factors = nullptr;
     at::Tensor tokens;      // [M] int64 rows of the batch, ascending
     at::Tensor weights;     // [M] fp32
     at::Tensor in, hidden;  // [M,H], [M,I]; kept for an observer only
@@ -39,12 +39,13 @@ at::Tensor onHost(const at::Tensor& x) { return x.to(at::kCPU); }
 // What an observer wants to see may be held for several experts at once, up to so many bytes.
 constexpr std::int64_t kObservedBytes = std::int64_t{64} << 20;
 
-void runExpert(const at::Tensor& x, ExpertRows& rows, bool observed)
+void runExpert(const at::Tensor& x, const LayerWeights& weights, ExpertRows& rows, bool observed)
 {
     const std::int64_t count = rows.tokens.numel();
     const at::Tensor in = gatherPadded(x, rows.tokens);
-    const at::Tensor hidden = rows.mlp.hidden(in);
-    rows.out = rows.mlp.down(hidden).narrow(0, 0, count);
+    const PlannedExpert expert = plannedExpert(weights, rows.expert, rows.factors);
+    const at::Tensor hidden = expert.mlp.hidden(in);
+    rows.out = expert.mlp.down(hidden).narrow(0, 0, count);
     if (!observed) return;
     rows.in = in.narrow(0, 0, count);
     rows.hidden = hidden.narrow(0, 0, count);
@@ -52,12 +53,12 @@ void runExpert(const at::Tensor& x, ExpertRows& rows, bool observed)
 
 // Whole experts side by side, one thread each: no waiting for one another inside a product, and the result does not depend on the number
 // of threads. Where there are too few experts to keep all threads busy the products themselves are shared out.
-void runSideBySide(const at::Tensor& x, std::span<ExpertRows> work, bool observed)
+void runSideBySide(const at::Tensor& x, const LayerWeights& weights, std::span<ExpertRows> work, bool observed)
 {
     const auto threads = static_cast<std::size_t>(at::get_num_threads());
     if (threads < 2 || work.size() < 2 * threads) {
         for (ExpertRows& rows : work)
-            runExpert(x, rows, observed);
+            runExpert(x, weights, rows, observed);
         return;
     }
     std::vector<ExpertRows*> order;
@@ -71,14 +72,14 @@ void runSideBySide(const at::Tensor& x, std::span<ExpertRows> work, bool observe
     at::parallel_for(0, static_cast<std::int64_t>(threads), 1, [&](std::int64_t, std::int64_t) {
         const c10::InferenceMode guard;
         for (std::size_t i = next++; i < order.size(); i = next++)
-            runExpert(x, *order[i], observed);
+            runExpert(x, weights, *order[i], observed);
     });
 }
 
-void runExperts(int layer, const at::Tensor& x, std::vector<ExpertRows>& work, LayerObserver* observer)
+void runExperts(int layer, const at::Tensor& x, const LayerWeights& weights, std::vector<ExpertRows>& work, LayerObserver* observer)
 {
     if (!observer) {
-        runSideBySide(x, work, false);
+        runSideBySide(x, weights, work, false);
         return;
     }
     const std::int64_t rowBytes = 2 * x.size(1) * static_cast<std::int64_t>(x.element_size());
@@ -86,7 +87,7 @@ void runExperts(int layer, const at::Tensor& x, std::vector<ExpertRows>& work, L
         std::size_t last = first;
         for (std::int64_t bytes = 0; last < work.size() && (last == first || bytes <= kObservedBytes); ++last)
             bytes += work[last].tokens.numel() * rowBytes;
-        runSideBySide(x, std::span(work).subspan(first, last - first), true);
+        runSideBySide(x, weights, std::span(work).subspan(first, last - first), true);
         for (; first < last; ++first) {
             ExpertRows& rows = work[first];
             observer->expert(layer, rows.expert, rows.tokens, rows.in, rows.hidden, rows.out, rows.weights);
@@ -98,14 +99,15 @@ void runExperts(int layer, const at::Tensor& x, std::vector<ExpertRows>& work, L
 
 // The portable way: one expert after the other by ATen's operations, summed up on the device in the same order and with the same
 // roundings as sumWeightedRows.
-at::Tensor runPortably(int layer, const at::Tensor& x, std::vector<ExpertRows>& work, LayerObserver* observer)
+at::Tensor runPortably(int layer, const at::Tensor& x, const LayerWeights& weights, std::vector<ExpertRows>& work, LayerObserver* observer)
 {
     at::Tensor out = at::zeros_like(x);
     for (ExpertRows& rows : work) {
         const at::Tensor tokens = rows.tokens.to(x.device());
         const at::Tensor in = x.index_select(0, tokens);
-        const at::Tensor hidden = rows.mlp.hidden(in);
-        const at::Tensor result = rows.mlp.down(hidden);
+        const PlannedExpert expert = plannedExpert(weights, rows.expert, rows.factors);
+        const at::Tensor hidden = expert.mlp.hidden(in);
+        const at::Tensor result = expert.mlp.down(hidden);
         const at::Tensor weight = rows.weights.to(x.device()).unsqueeze(1);
         out.index_add_(0, tokens, (result.to(at::kFloat) * weight).to(x.scalar_type()));
         if (observer) observer->expert(layer, rows.expert, rows.tokens, onHost(in), onHost(hidden), onHost(result), rows.weights);
@@ -138,14 +140,18 @@ at::Tensor combined(const at::Tensor& x, const std::vector<ExpertRows>& work, in
 
 }  // namespace
 
-GatedMlp plannedMlp(const GatedMlp& dense, const Linear* factors)
+PlannedExpert plannedExpert(const LayerWeights& weights, int expert, const Linear* factors)
 {
-    GatedMlp mlp = dense;
-    if (!factors) return mlp;
-    if (factors[0].defined()) mlp.gate = factors[0];
-    if (factors[1].defined()) mlp.up = factors[1];
-    if (factors[2].defined()) mlp.down = factors[2];
-    return mlp;
+    if (factors && factors[0].defined() && factors[1].defined() && factors[2].defined())
+        return {.own = nullptr, .mlp = {.gate = factors[0], .up = factors[1], .down = factors[2]}};
+    PlannedExpert planned;
+    planned.own = weights.expert(expert);
+    planned.mlp = *planned.own;
+    if (!factors) return planned;
+    if (factors[0].defined()) planned.mlp.gate = factors[0];
+    if (factors[1].defined()) planned.mlp.up = factors[1];
+    if (factors[2].defined()) planned.mlp.down = factors[2];
+    return planned;
 }
 
 at::Tensor RoutedBatch::selectedIds(const PlanLayer& plan) const
@@ -185,15 +191,14 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
         rows.expert = plan.kept[column];
         rows.tokens = routed.groups.order.narrow(0, begin, count);
         rows.weights = routed.weights.narrow(0, begin, count);
-        const GatedMlp& dense = weights.experts[static_cast<std::size_t>(rows.expert)].mlp;
-        rows.mlp = plannedMlp(dense, factors.empty() ? nullptr : &factors[3 * column]);
+        rows.factors = factors.empty() ? nullptr : &factors[3 * column];
         work.push_back(std::move(rows));
     }
     at::Tensor sum;
     if (takesPortableWay(x)) {
-        sum = runPortably(layer, x, work, observer);
+        sum = runPortably(layer, x, weights, work, observer);
     } else {
-        runExperts(layer, x, work, observer);
+        runExperts(layer, x, weights, work, observer);
         sum = combined(x, work, plan.router.topK);
     }
     at::Tensor out = sum;

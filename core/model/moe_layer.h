@@ -35,7 +35,11 @@ struct MoeArithmetic {
 };
 
 // The expert as it runs under the plan: its own weights, or factors (gate, up, down; may be null) in place of some of them.
-GatedMlp plannedMlp(const GatedMlp& dense, const Linear* factors);
+struct PlannedExpert {
+    std::shared_ptr<const GatedMlp> own;  // keeps them there; null where factors stand for all
+    GatedMlp mlp;
+};
+PlannedExpert plannedExpert(const LayerWeights& weights, int expert, const Linear* factors);
 
 // What the router does with the tokens of a batch under a plan. Routing itself runs on the host, wherever x lies.
 struct RoutedBatch {

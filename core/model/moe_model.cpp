@@ -7,6 +7,7 @@
 #include "model/moe_layer.h"
 #include "model/norm.h"
 #include "model/placement.h"
+#include "model/residence.h"
 #include "model/row_operations.h"
 #include "model/weight_store.h"
 
@@ -40,56 +41,14 @@ constexpr std::int64_t kHeadElements = std::int64_t{1} << 22;
 constexpr std::int64_t kHeadRowsMin = 128;
 constexpr std::int64_t kHeadRowsMax = 1024;
 
-// For activations, and for what an operation holds beside the weights.
-constexpr std::int64_t kRoomToCompute = std::int64_t{512} << 20;
+// What an operation on a device holds on the host beside the weights on their way.
+constexpr std::int64_t kRoomOnHost = std::int64_t{512} << 20;
 
 std::int64_t halfOfMemory()
 {
     const long pages = sysconf(_SC_PHYS_PAGES);
     const long size = sysconf(_SC_PAGE_SIZE);
     return pages > 0 && size > 0 ? static_cast<std::int64_t>(pages) * size / 2 : std::int64_t{4} << 30;
-}
-
-std::int64_t layerParameters(const LayerShape& layer)
-{
-    return layer.otherParameters + layer.experts * (layer.expertParameters + layer.routerParametersPerExpert);
-}
-
-struct Residence {
-    int layers = 0;         // from the first, that stay
-    bool readAhead = true;  // of streamed layers
-    std::int64_t spare = 0;
-};
-
-// Everything stays if it fits beside room to compute in. Else layers are streamed, two at a time if both fit, and what is left holds as
-// many as it can for the next pass.
-Residence residenceOf(const ModelShape& shape, std::int64_t valueBytes, const ModelOptions& options)
-{
-    const auto layers = static_cast<int>(shape.layers.size());
-    const auto bytes = [&](int layer) { return layerParameters(shape.layers[static_cast<std::size_t>(layer)]) * valueBytes; };
-    // Rows of the embedding are read where they lie in the file.
-    const std::int64_t globals = (shape.tiedEmbeddings ? shape.embeddingParameters : shape.embeddingParameters / 2) * valueBytes;
-    std::int64_t all = globals;
-    std::int64_t largest = 0;
-    for (int l = 0; l < layers; ++l) {
-        all += bytes(l);
-        largest = std::max(largest, bytes(l));
-    }
-    const std::int64_t budget = options.memoryBudget;
-    const std::int64_t room = std::min(budget / 8, kRoomToCompute);
-    Residence residence;
-    if (options.residency == Residency::Resident || (options.residency == Residency::Auto && all + room <= budget)) {
-        residence.layers = layers;
-        residence.spare = std::max<std::int64_t>(budget - all, 0);
-        return residence;
-    }
-    std::int64_t left = budget - room - globals - 2 * largest;
-    residence.readAhead = left >= 0 || options.residency == Residency::Stream;
-    if (!residence.readAhead) left += largest;
-    while (options.residency == Residency::Auto && residence.layers < layers && left >= bytes(residence.layers))
-        left -= bytes(residence.layers++);
-    residence.spare = std::max<std::int64_t>(left, 0) + room;
-    return residence;
 }
 
 Error notFiniteWeight(const std::string& tensor)
@@ -105,6 +64,30 @@ Error notFiniteResult(const std::string& where)
 }
 
 std::int64_t headRows(std::int64_t vocabulary) { return std::clamp<std::int64_t>(kHeadElements / vocabulary, kHeadRowsMin, kHeadRowsMax); }
+
+// Products of all rows with some rows of the head, some rows at a time, each handed on with the first of its rows. fp32 products of wide
+// models run at 1.2 times the speed in oneDNN. Elsewhere one buffer serves all of them: fresh pages for every product would cost more than
+// that.
+template <typename HandOn>
+void eachHeadProduct(const at::Tensor& normed, const at::Tensor& head, std::int64_t most, HandOn&& handOn)
+{
+    const std::int64_t count = normed.size(0);
+    const bool wide = normed.scalar_type() == at::kFloat ? normed.size(1) >= 512 : !WeightMatrix::hasBlockedProducts(normed.scalar_type());
+    const WeightMatrix matrix = WeightMatrix::plain(head);
+    at::Tensor buffer;
+    if (!wide) buffer = at::empty({std::min(most, count), head.size(0)}, normed.options());
+    for (std::int64_t begin = 0; begin < count; begin += most) {
+        const std::int64_t rows = std::min(most, count - begin);
+        at::Tensor product;
+        if (wide) {
+            product = matrix.product(normed.narrow(0, begin, rows));
+        } else {
+            product = buffer.narrow(0, 0, rows);
+            at::mm_out(product, normed.narrow(0, begin, rows), head.t());
+        }
+        handOn(product, begin);
+    }
+}
 
 Status checkTargets(const at::Tensor& targets, std::int64_t vocabulary)
 {
@@ -129,6 +112,7 @@ struct MoeModel::Impl {
     std::vector<int> windows;  // per layer, 0 = none
     std::int64_t spare = 0;
     bool streams = false;
+    std::vector<std::string> warnings;
     std::unique_ptr<WeightStore> store;
     std::unique_ptr<FactorStore> factors;
     FactorSources sources;
@@ -184,19 +168,20 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
         impl->windows.push_back(layer.window);
 
     const ModelShape& shape = impl->shape();
-    Residence residence = residenceOf(shape, impl->compute == at::kFloat ? 4 : 2, impl->options);
+    Residence residence = residenceOf(shape, impl->compute == at::kFloat ? 4 : 2, impl->options, !impl->placement.portable);
     if (!impl->placement.device.is_cpu()) {
         ModelOptions onDevice = impl->options;
         onDevice.memoryBudget = freeDeviceMemory(impl->placement);
-        residence = residenceOf(shape, impl->compute == at::kFloat ? 4 : 2, onDevice);
+        residence = residenceOf(shape, impl->compute == at::kFloat ? 4 : 2, onDevice, false);
         // The host holds no weights but those on their way.
-        residence.spare = impl->options.memoryBudget - std::min(impl->options.memoryBudget / 8, kRoomToCompute);
+        residence.spare = impl->options.memoryBudget - std::min(impl->options.memoryBudget / 8, kRoomOnHost);
     }
     impl->spare = residence.spare;
-    impl->streams = residence.layers < static_cast<int>(shape.layers.size());
+    impl->warnings = std::move(residence.warnings);
+    impl->streams = residence.holding.layers < static_cast<int>(shape.layers.size());
     const std::int64_t factorBudget = std::max(residence.spare / 4, std::int64_t{64} << 20);
     impl->store = std::make_unique<WeightStore>(impl->checkpoint, impl->compute, impl->placement, static_cast<int>(shape.layers.size()),
-                                                residence.layers, residence.readAhead, impl->options.threads);
+                                                residence.holding, impl->options.threads);
     impl->factors = std::make_unique<FactorStore>(impl->checkpoint, impl->compute, impl->placement, factorBudget);
     impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute, impl->placement.device);
     return std::unique_ptr<MoeModel>(new MoeModel(std::move(impl)));
@@ -222,6 +207,8 @@ std::int64_t MoeModel::residentBytes() const { return m_impl->store->bytes() + m
 bool MoeModel::streamsWeights() const { return m_impl->streams; }
 
 std::int64_t MoeModel::spareBytes() const { return m_impl->spare; }
+
+const std::vector<std::string>& MoeModel::warnings() const { return m_impl->warnings; }
 
 void MoeModel::releaseWeights()
 {
@@ -428,7 +415,7 @@ Result<at::Tensor> MoeModel::logits(const at::Tensor& normedRows)
     const c10::InferenceMode guard;
     ESPALIER_TRY(const auto globals, m_impl->store->globals());
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
-    return at::linear(m_impl->placed(normedRows), globals->head).to(at::kCPU, at::kFloat);
+    return headProduct(m_impl->placed(normedRows), *globals).to(at::kCPU, at::kFloat);
 }
 
 Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor& ids)
@@ -445,25 +432,18 @@ Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor
     auto* out = nll.mutable_data_ptr<double>();
     ESPALIER_TRY(const auto globals, m_impl->store->globals());
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
-    const std::int64_t vocabulary = globals->head.size(0);
+    const std::int64_t vocabulary = globals->vocabulary;
     ESPALIER_CHECK_OK(checkTargets(targets, vocabulary));
-    // fp32 products of wide models run at 1.2 times the speed in oneDNN. Elsewhere one buffer serves all blocks: fresh pages for every
-    // block would cost more than that.
-    const bool wide = normed.scalar_type() == at::kFloat && normed.size(1) >= 512;
-    const std::int64_t blockRows = headRows(vocabulary);
-    const WeightMatrix head = WeightMatrix::plain(globals->head);
-    at::Tensor buffer;
-    if (!wide) buffer = at::empty({std::min(blockRows, targets.numel()), vocabulary}, normed.options());
-    for (std::int64_t begin = 0; begin < batch * scored; begin += blockRows) {
-        const std::int64_t rows = std::min(blockRows, batch * scored - begin);
-        at::Tensor product;
-        if (wide) {
-            product = head.product(normed.narrow(0, begin, rows));
-        } else {
-            product = buffer.narrow(0, 0, rows);
-            at::mm_out(product, normed.narrow(0, begin, rows), globals->head.t());
-        }
-        negativeLogLikelihood(product, target + begin, out + begin);
+    const std::int64_t headBlock = headBlockRows(vocabulary, normed.size(1));
+    if (headBlock < vocabulary && !m_impl->placement.portable) {
+        BlockedNll sums({target, static_cast<std::size_t>(targets.numel())});
+        for (std::int64_t first = 0; first < vocabulary; first += headBlock)
+            eachHeadProduct(normed, globals->headRows(first, std::min(headBlock, vocabulary - first)), kHeadRowsMax,
+                            [&](const at::Tensor& logits, std::int64_t row) { sums.add(logits, row, first); });
+        sums.finish(out);
+    } else {
+        eachHeadProduct(normed, globals->headRows(0, vocabulary), headRows(vocabulary),
+                        [&](const at::Tensor& logits, std::int64_t row) { negativeLogLikelihood(logits, target + row, out + row); });
     }
     if (!at::isfinite(nll).all().item<bool>()) return notFiniteResult("the output head");
     return nll;
@@ -493,9 +473,9 @@ Result<at::Tensor> MoeModel::headGradient(const at::Tensor& hidden, const at::Te
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
     const at::Tensor flat = targets.to(at::kLong).reshape({-1}).contiguous();
     if (flat.numel() != rows.size(0)) return internalError("headGradient: targets do not fit the hidden states");
-    const std::int64_t vocabulary = globals->head.size(0);
+    const std::int64_t vocabulary = globals->vocabulary;
     ESPALIER_CHECK_OK(checkTargets(flat, vocabulary));
-    const at::Tensor above = espalier::headGradient(normed, m_impl->placed(flat), globals->head, headRows(vocabulary));
+    const at::Tensor above = espalier::headGradient(normed, m_impl->placed(flat), *globals, headRows(vocabulary));
     const at::Tensor below = rmsNormGradient(rows, globals->finalNorm, above, m_impl->eps);
     gradient.narrow(1, 0, hidden.size(1) - 1).copy_(below.view({hidden.size(0), hidden.size(1) - 1, hidden.size(2)}));
     if (!allFinite(gradient)) return notFiniteResult("the output head");
@@ -539,13 +519,13 @@ Result<at::Tensor> MoeModel::drawTokens(const at::Tensor& hidden, const at::Tens
     ESPALIER_TRY(const at::Tensor normed, m_impl->normed(scoredRows(hidden)));
     ESPALIER_TRY(const auto globals, m_impl->store->globals());
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
-    const std::int64_t vocabulary = globals->head.size(0);
+    const std::int64_t vocabulary = globals->vocabulary;
     const std::int64_t blockRows = headRows(vocabulary);
     const at::Tensor at = m_impl->placed(uniform.to(at::kDouble).reshape({-1, 1}));
     at::Tensor flat = drawn.view({-1});
     for (std::int64_t begin = 0; begin < flat.numel(); begin += blockRows) {
         const std::int64_t rows = std::min(blockRows, flat.numel() - begin);
-        const at::Tensor logits = at::linear(normed.narrow(0, begin, rows), globals->head).to(at::kDouble);
+        const at::Tensor logits = headProduct(normed.narrow(0, begin, rows), *globals).to(at::kDouble);
         const at::Tensor reached = at::softmax(logits, 1).cumsum(1);
         // The sum of all probabilities may end a little below 1.
         flat.narrow(0, begin, rows).copy_((reached <= at.narrow(0, begin, rows)).sum({1}).clamp_max(vocabulary - 1));
@@ -560,7 +540,8 @@ Result<at::Tensor> MoeModel::expertOutput(int layer, int expert, const at::Tenso
     if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
         return internalError(fmt::format("expertOutput: layer {} has no expert {}", layer, expert));
     const PortableScope scope(m_impl->placement.portable);
-    return weights->experts[static_cast<std::size_t>(expert)].mlp(padded(m_impl->placed(x))).narrow(0, 0, x.size(0)).to(at::kCPU);
+    const auto mlp = weights->expert(expert);
+    return (*mlp)(padded(m_impl->placed(x))).narrow(0, 0, x.size(0)).to(at::kCPU);
 }
 
 Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at::Tensor& x)
@@ -569,10 +550,10 @@ Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at
     ESPALIER_TRY(const auto weights, m_impl->weights(layer));
     if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
         return internalError(fmt::format("expertPreActivation: layer {} has no expert {}", layer, expert));
-    const GatedMlp& mlp = weights->experts[static_cast<std::size_t>(expert)].mlp;
     const PortableScope scope(m_impl->placement.portable);
+    const auto mlp = weights->expert(expert);
     const at::Tensor in = padded(m_impl->placed(x));
-    return at::cat({mlp.gate(in), mlp.up(in)}, 1).narrow(0, 0, x.size(0)).to(at::kCPU);
+    return at::cat({mlp->gate(in), mlp->up(in)}, 1).narrow(0, 0, x.size(0)).to(at::kCPU);
 }
 
 }  // namespace espalier

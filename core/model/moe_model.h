@@ -22,6 +22,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace at
 {
@@ -99,6 +100,8 @@ public:
     bool streamsWeights() const;         // not all layers stay in memory
     // What the memory budget leaves beside the weights as they are going to be held: for caches and sums of the callers. Never negative.
     std::int64_t spareBytes() const;
+    // What the memory budget means for this model where that is worth saying: a layer that does not fit, a budget that cannot be kept.
+    const std::vector<std::string>& warnings() const;
 
     // Profiles that plans with whitened factors may name; replaces earlier ones. Plans prepared before keep theirs.
     void setFactorSources(FactorSources sources);

@@ -4,6 +4,8 @@
 #include "model/placement.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 namespace espalier
 {
@@ -105,6 +107,37 @@ void negativeLogLikelihood(const at::Tensor& logits, const std::int64_t* target,
         kernels::negativeLogLikelihood(logits.const_data_ptr<float>(), target, out, logits.size(0), logits.size(1));
     else
         kernels::negativeLogLikelihood(bits(logits), target, out, logits.size(0), logits.size(1));
+}
+
+BlockedNll::BlockedNll(std::span<const std::int64_t> targets)
+    : m_targets(targets),
+      m_largest(targets.size(), -std::numeric_limits<double>::infinity()),
+      m_sum(targets.size(), 0.0),
+      m_logit(targets.size(), 0.0)
+{
+}
+
+void BlockedNll::add(const at::Tensor& logits, std::int64_t row, std::int64_t column)
+{
+    const std::int64_t rows = logits.size(0);
+    const std::int64_t width = logits.size(1);
+    if (inFp32(logits))
+        kernels::addExponentials(logits.const_data_ptr<float>(), m_largest.data() + row, m_sum.data() + row, rows, width);
+    else
+        kernels::addExponentials(bits(logits), m_largest.data() + row, m_sum.data() + row, rows, width);
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t at = m_targets[static_cast<std::size_t>(row + r)] - column;
+        if (at < 0 || at >= width) continue;
+        const std::int64_t place = r * width + at;
+        m_logit[static_cast<std::size_t>(row + r)] =
+            inFp32(logits) ? logits.const_data_ptr<float>()[place] : static_cast<float>(logits.const_data_ptr<at::BFloat16>()[place]);
+    }
+}
+
+void BlockedNll::finish(double* out) const
+{
+    for (std::size_t i = 0; i < m_targets.size(); ++i)
+        out[i] = std::log(m_sum[i]) + m_largest[i] - m_logit[i];
 }
 
 }  // namespace espalier

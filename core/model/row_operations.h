@@ -34,5 +34,18 @@ void pairProducts(const at::Tensor& x, std::int64_t size, double* out);
 bool allFinite(const at::Tensor& x);
 // logits [M,V], target [M] int64, out [M] fp64.
 void negativeLogLikelihood(const at::Tensor& logits, const std::int64_t* target, double* out);
+// The same of logits that come in blocks of columns, on the host. finish() after all of them: [M] fp64.
+class BlockedNll
+{
+public:
+    explicit BlockedNll(std::span<const std::int64_t> targets);
+    // Logits [m,c] of the targets from `row` on, columns from `column` on.
+    void add(const at::Tensor& logits, std::int64_t row, std::int64_t column);
+    void finish(double* out) const;
+
+private:
+    std::span<const std::int64_t> m_targets;
+    std::vector<double> m_largest, m_sum, m_logit;  // [M]
+};
 
 }  // namespace espalier

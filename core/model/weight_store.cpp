@@ -1,5 +1,6 @@
 #include "model/weight_store.h"
 
+#include "base/exception.h"
 #include "checkpoint/checkpoint.h"
 
 #include <c10/core/InferenceMode.h>
@@ -13,12 +14,11 @@ namespace espalier
 {
 
 WeightStore::WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, const Placement& placement, int layers,
-                         int residentLayers, bool readAhead, int threads)
+                         const Holding& holding, int threads)
     : m_checkpoint(std::move(checkpoint)),
       m_compute(compute),
       m_placement(placement),
-      m_residentLayers(residentLayers),
-      m_readAhead(readAhead),
+      m_holding(holding),
       m_threads(threads),
       m_slots(static_cast<std::size_t>(layers)),
       m_reader([this] { readerLoop(); }),
@@ -102,18 +102,25 @@ void WeightStore::readerLoop()
         std::optional<Error> error;
         try {
             if (m_placement.portable && !staging) staging.emplace(m_placement.device);
-            auto loaded = loadLayer(*m_checkpoint, layer, m_compute, threads, staging ? &*staging : nullptr);
+            auto loaded = loadLayer(*m_checkpoint, layer,
+                                    {.compute = m_compute,
+                                     .threads = threads,
+                                     .heldExperts = staging ? -1 : m_holding.experts,
+                                     .mostRead = m_holding.mostRead,
+                                     .staging = staging ? &*staging : nullptr});
             if (loaded)
                 weights = std::move(loaded).value();
             else
                 error = std::move(loaded).error();
-        } catch (const std::exception& exception) {  // an allocation that failed
-            error = resourceError("model.out_of_memory", std::to_string(layer),
-                                  "The weights of layer " + std::to_string(layer) + " do not fit in memory.",
-                                  "Close other programs, or lower the memory budget so that layers are streamed.");
+        } catch (const std::exception& failure) {
+            error = errorOf(failure,
+                            resourceError("model.out_of_memory", std::to_string(layer),
+                                          "The weights of layer " + std::to_string(layer) + " do not fit in memory.",
+                                          "Close other programs, or lower the memory budget so that layers are streamed."),
+                            "Loading layer " + std::to_string(layer));
         }
-        // The converted copy is all that is read from now on: the file's pages may go.
-        m_checkpoint->dontNeedLayer(layer);
+        // Where the converted copy is all that is read from now on, the file's pages may go.
+        if (!weights || !weights->reader) m_checkpoint->dontNeedLayer(layer);
         {
             const std::lock_guard lock(m_mutex);
             Slot& slot = m_slots[static_cast<std::size_t>(layer)];
@@ -134,15 +141,18 @@ Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer, int st
     const int count = static_cast<int>(m_slots.size());
     bool dropped = false;
     // Room first: in a stream the layer before this one must be gone before the next one is read.
-    for (int i = m_residentLayers; i < count; ++i)
-        if (i != layer && (i != layer + step || !m_readAhead))
-            dropped |= std::exchange(m_slots[static_cast<std::size_t>(i)].weights, {}) != nullptr;
+    for (int i = m_holding.layers; i < count; ++i)
+        if (i != layer && (i != layer + step || !m_holding.readAhead))
+            if (const auto gone = std::exchange(m_slots[static_cast<std::size_t>(i)].weights, {})) {
+                dropped = true;
+                if (gone->reader) m_checkpoint->dontNeedLayer(i);
+            }
     // The allocator keeps freed pages between those of the layer that was read meanwhile; a memory budget counts them.
     if (dropped) malloc_trim(0);
     const int next = layer + step;
     askForPages(layer);
     askForPages(next);
-    if (m_readAhead) askForPages(next + step);
+    if (m_holding.readAhead) askForPages(next + step);
     if (!slot.weights) {
         slot.error.reset();
         enqueue(layer, true);
@@ -155,7 +165,7 @@ Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer, int st
     }
     auto weights = slot.weights;
     if (next < 0 || next >= count || m_slots[static_cast<std::size_t>(next)].weights) return weights;
-    if (m_readAhead || next < m_residentLayers) enqueue(next, false);
+    if (m_holding.readAhead || next < m_holding.layers) enqueue(next, false);
     return weights;
 }
 
@@ -165,10 +175,13 @@ Result<std::shared_ptr<const GlobalWeights>> WeightStore::globals()
         try {
             std::optional<DeviceStaging> staging;
             if (m_placement.portable) staging.emplace(m_placement.device);
-            ESPALIER_TRY(m_globals, loadGlobals(*m_checkpoint, m_compute, staging ? &*staging : nullptr));
-        } catch (const std::exception&) {
-            return resourceError("model.out_of_memory", "embedding", "The embedding and the output head do not fit in memory.",
-                                 "Close other programs, or use a machine with more memory.");
+            ESPALIER_TRY(m_globals,
+                         loadGlobals(*m_checkpoint, m_compute, m_holding.headInBlocks && !staging, staging ? &*staging : nullptr));
+        } catch (const std::exception& failure) {
+            return errorOf(failure,
+                           resourceError("model.out_of_memory", "embedding", "The embedding and the output head do not fit in memory.",
+                                         "Close other programs, or lower the memory budget so that the head is converted in blocks."),
+                           "Loading the output head");
         }
     }
     return m_globals;

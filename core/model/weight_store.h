@@ -22,11 +22,18 @@ namespace espalier
 class WeightStore
 {
 public:
-    // The first residentLayers layers stay once loaded, the others are dropped when the pass has gone on. `readAhead`: the next layer is
-    // converted while one computes, so that two streamed layers are in memory; else only its pages are read. Where the placement is
-    // portable, the weights lie on its device.
+    struct Holding {
+        int layers = 0;         // the first so many stay once loaded, the others are dropped when the pass has gone on
+        bool readAhead = true;  // the next layer is converted while one computes, so that two streamed layers are in memory; else only its
+                                // pages are read
+        int experts = -1;       // of a layer; the others are converted each time they are wanted, `mostRead` at a time. -1 = all
+        int mostRead = 1;
+        bool headInBlocks = false;
+    };
+    // Where the placement is portable, the weights lie on its device, all experts and the head included. `threads` convert a layer that
+    // the compute thread waits for.
     WeightStore(std::shared_ptr<const Checkpoint> checkpoint, at::ScalarType compute, const Placement& placement, int layers,
-                int residentLayers, bool readAhead, int threads);
+                const Holding& holding, int threads);
     ~WeightStore();
     WeightStore(const WeightStore&) = delete;
     WeightStore& operator=(const WeightStore&) = delete;
@@ -55,8 +62,7 @@ private:
     const std::shared_ptr<const Checkpoint> m_checkpoint;
     const at::ScalarType m_compute;
     const Placement m_placement;
-    const int m_residentLayers;
-    const bool m_readAhead;
+    const Holding m_holding;
     const int m_threads;  // that convert a layer the compute thread waits for
     std::shared_ptr<const GlobalWeights> m_globals;
 

@@ -203,6 +203,20 @@ TEST(Cli, forward)
                 "ids.unequal_rows");
 }
 
+// Registered a second time without AVX-512.
+TEST(Cli, computesInBf16)
+{
+    const std::vector<std::string> arguments = {"evaluate", kDemo, "--text", kText, "--window-length", "64", "--windows", "8", "--dtype"};
+    const auto perplexity = [&](const char* dtype) {
+        std::vector<std::string> all = arguments;
+        all.emplace_back(dtype);
+        const Outcome outcome = json(all);
+        EXPECT_EQ(outcome.code, 0) << outcome.errors;
+        return outcome.json()["ppl"].get<double>();
+    };
+    EXPECT_NEAR(perplexity("bf16") / perplexity("fp32"), 1.0, 0.01);
+}
+
 TEST(Cli, evaluateExportVerify)
 {
     Scratch scratch;
