@@ -137,6 +137,8 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
     const double uncovered = uncoveredFraction(data);
     invocation.text = fmt::format("{}: {} tokens in {} windows, {}, {:.0f} tokens/s\n", options.profile.out.string(), data.tokens,
                                   data.windows, formatSeconds(seconds), static_cast<double>(data.tokens) / seconds);
+    Json gram = gramStoreJson(data);
+    if (!gram.is_null()) invocation.text += gram["note"].get<std::string>() + "\n";
     return Json{{"profile", options.profile.out.string()},
                 {"tokens", data.tokens},
                 {"windows", data.windows},
@@ -146,6 +148,7 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
                 {"uncovered_fraction", numberJson(uncovered)},
                 {"collected", data.collected},
                 {"probes", probeCount(data)},
+                {"gram", std::move(gram)},
                 {"factor_bytes", factorBytes(checkpoint->shape())},
                 {"moment_bytes", momentBytes(checkpoint->shape())},
                 {"text_sha256", data.textSha256},
@@ -233,7 +236,10 @@ void addProfile(Verbs& verbs)
         ->type_name("NAMES");
     verb->add_option("--plan", options->plan, "Run with the experts that this plan keeps, to measure an already pruned model")
         ->type_name("FILE");
-    verb->add_option("--gram-tokens", options->profile.gramTokens, "Tokens whose expert outputs are compared (default: as memory allows)")
+    verb->add_option("--gram-tokens", options->profile.gramTokens,
+                     "Tokens whose expert outputs are compared, the Gram store (default: all, as far as the profile stays within four "
+                     "times the model; more "
+                     "make scores and searches less noisy)")
         ->type_name("N");
     verb->add_option("--gram-extra", options->profile.gramExtra, "Experts beyond the router's choice that are evaluated for them")
         ->type_name("M");

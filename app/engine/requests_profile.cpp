@@ -26,6 +26,7 @@ Json profileJson(const std::string& path, const ProfileData& data)
             {"layers_done", data.layers.size()},
             {"collected", data.collected},
             {"uncovered_fraction", numberJson(uncoveredFraction(data))},
+            {"gram", gramStoreJson(data)},
             {"scores", allScoresJson(data)},
             {"warnings", profileWarnings(data)}};
 }
@@ -52,6 +53,8 @@ Result<Json> runProfileRequest(OpenModels& models, const ProfileRequest& request
     result["tokens_per_second"] = numberJson(static_cast<double>(held->tokens) / seconds);
     result["seconds"] = seconds;
     result["dtype"] = model->numericMode();
+    for (const std::string& warning : model->warnings())
+        result["warnings"].push_back(warning);
     return result;
 }
 

@@ -62,6 +62,7 @@ Result<std::shared_ptr<MoeModel>> OpenModels::model(OpenModel& open, std::int64_
     if (memoryBudget > 0) options.memoryBudget = memoryBudget;
     open.evaluators.clear();
     ESPALIER_TRY(open.model, MoeModel::create(open.checkpoint, options));
+    open.streams = makeStreamCache(evaluatorCacheBytes(*open.model));
     return open.model;
 }
 
@@ -97,8 +98,8 @@ Result<std::shared_ptr<Evaluator>> OpenModels::addEvaluator(OpenModel& open, con
     auto& held = open.evaluators;
     if (held.size() >= kEvaluatorsHeld) held.erase(held.begin());
     MoeModel& runs = *model;
-    const std::int64_t cacheBytes = evaluatorCacheBytes(runs) / static_cast<std::int64_t>(kEvaluatorsHeld);
-    const auto bound = std::make_shared<BoundEvaluator>(BoundEvaluator{std::move(model), Evaluator(runs, std::move(windows), cacheBytes)});
+    const auto bound =
+        std::make_shared<BoundEvaluator>(BoundEvaluator{std::move(model), Evaluator(runs, std::move(windows), open.streams)});
     held.emplace_back(key, std::shared_ptr<Evaluator>(bound, &bound->evaluator));
     return held.back().second;
 }

@@ -29,6 +29,7 @@ namespace espalier
 struct OpenModel {
     std::shared_ptr<const Checkpoint> checkpoint;
     std::shared_ptr<MoeModel> model;                                             // created when first needed
+    std::shared_ptr<StreamCache> streams;                                        // of all evaluators; made with the model
     std::vector<std::pair<std::string, std::shared_ptr<Evaluator>>> evaluators;  // most recently used last
 };
 

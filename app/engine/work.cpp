@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "evaluate/evaluator.h"
 #include "output.h"
+#include "profile/profile_pass.h"
 #include "score/gram_loss.h"
 #include "score/scorer.h"
 #include "search/selector.h"
@@ -22,7 +23,12 @@
 namespace espalier
 {
 
-std::int64_t evaluatorCacheBytes(const MoeModel& model) { return std::min(model.spareBytes() / 2, std::int64_t{1} << 30); }
+std::int64_t evaluatorCacheBytes(const MoeModel& model)
+{
+    constexpr std::int64_t kMost = std::int64_t{1} << 30;
+    constexpr std::int64_t kLeast = std::int64_t{256} << 20;
+    return std::min({model.spareBytes() / 2, kMost, std::max(kLeast, 2 * model.shape().bytes())});
+}
 
 ComputeType computeTypeFor(const std::string& dtype, const Checkpoint& checkpoint)
 {
@@ -55,6 +61,7 @@ Result<std::unique_ptr<MoeModel>> createModel(std::shared_ptr<const Checkpoint> 
     options.compute = computeTypeFor(invocation.options.dtype, *checkpoint);
     ESPALIER_TRY(auto model, MoeModel::create(std::move(checkpoint), options));
     invocation.dtype = model->numericMode();
+    invocation.warnings.insert(invocation.warnings.end(), model->warnings().begin(), model->warnings().end());
     return model;
 }
 
@@ -229,6 +236,32 @@ Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan)
                           {"uncovered_fraction", loss.uncoveredShare()}});
     }
     return losses;
+}
+
+Json gramStoreJson(const ProfileData& profile)
+{
+    std::int64_t stored = 0;
+    std::int64_t tokenBytes = 0;
+    for (const LayerProfile& layer : profile.layers) {
+        const GramStore& gram = layer.gram;
+        if (gram.listLength == 0) continue;
+        stored = std::max(stored, static_cast<std::int64_t>(gram.tokenCount()));
+        tokenBytes += gramTokenBytes(layer.experts, gram.listLength, profile.has("gradients"));
+    }
+    if (tokenBytes == 0) return {};
+    std::string note = fmt::format("Gram store: {} of {} tokens, {}.", stored, profile.tokens, formatBytes(stored * tokenBytes));
+    if (stored < profile.tokens)
+        note += fmt::format(
+            " --gram-tokens N stores more, {} each: leave-one-out scores, the losses that searches compare and the estimate of a plan get "
+            "less "
+            "noisy. Their sampling error falls with the square root of the tokens: by {:.0f} % with all of them. Counts, norms and factors "
+            "are "
+            "of the whole text in any case.",
+            formatBytes(tokenBytes), 100 * (1 - std::sqrt(static_cast<double>(stored) / static_cast<double>(profile.tokens))));
+    else
+        note += " These are all; a longer text makes scores and searches less noisy.";
+    return {{"tokens", stored},          {"text_tokens", profile.tokens}, {"bytes", stored * tokenBytes}, {"bytes_per_token", tokenBytes},
+            {"option", "--gram-tokens"}, {"note", std::move(note)}};
 }
 
 std::string planText(const ModelShape& shape, const CompressionPlan& plan, const Json& losses)

@@ -28,7 +28,8 @@
 namespace espalier
 {
 
-// Memory for residual streams between edits: half of what the budget leaves beside the weights, at most 1 GiB.
+// Memory for residual streams between edits: half of what the budget leaves beside the weights, at most 1 GiB and not out of proportion
+// to the model.
 std::int64_t evaluatorCacheBytes(const MoeModel& model);
 
 // auto: bf16 where the checkpoint is stored in it and the processor multiplies it natively, which is twice as fast at any number of rows
@@ -80,6 +81,8 @@ Json allScoresJson(const ProfileData& profile);
 Json costJson(const PlanCost& cost, const PlanCost& dense);
 Json windowsJson(const std::vector<WindowLoss>& losses, bool index);
 Json differenceJson(const PairedDifference& difference);
+// How many tokens the Gram store of a profile holds, what they take, and in words ("note") what more would buy. Null without a store.
+Json gramStoreJson(const ProfileData& profile);
 // Exact layer losses of the plan's kept sets from the Gram store: one entry per MoE layer.
 Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan);
 // Sizes and layer losses of a plan for people.

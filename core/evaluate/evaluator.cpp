@@ -1,5 +1,6 @@
 #include "evaluate/evaluator.h"
 
+#include "base/exception.h"
 #include "model/moe_model_torch.h"
 
 #include <fmt/format.h>
@@ -7,7 +8,6 @@
 #include <algorithm>
 #include <list>
 #include <map>
-#include <new>
 #include <set>
 #include <unordered_map>
 
@@ -23,18 +23,25 @@ constexpr std::size_t kMaxTokensPerGroup = 2048;
 constexpr std::int64_t kMinWaveBytes = 256ll << 20;
 
 // The layer is part of the key: the prefix hash leaves out layers that stay whole, so it can be the same at several boundaries.
-std::string boundaryKey(const std::string& prefixHash, int layer, int group) { return fmt::format("{}/{}/{}", prefixHash, layer, group); }
+std::string boundaryKey(int owner, const std::string& prefixHash, int layer, int group)
+{
+    return fmt::format("{}/{}/{}/{}", owner, prefixHash, layer, group);
+}
 
 std::int64_t tensorBytes(const at::Tensor& tensor)
 {
     return static_cast<std::int64_t>(tensor.numel()) * static_cast<std::int64_t>(tensor.element_size());
 }
 
-// Residual streams at the entry of MoE modules by (prefix hash, group), least recently used first out.
-class BoundaryCache
+}  // namespace
+
+// Residual streams at the entry of MoE modules by (evaluator, prefix hash, group), least recently used first out.
+class StreamCache
 {
 public:
-    explicit BoundaryCache(std::int64_t limit) : m_limit(limit) {}
+    explicit StreamCache(std::int64_t limit) : m_limit(limit) {}
+
+    int newOwner() { return m_owners++; }
 
     const at::Tensor* find(const std::string& key)
     {
@@ -45,7 +52,7 @@ public:
     }
     bool contains(const std::string& key) const { return m_entries.contains(key); }
 
-    void insert(const std::string& key, const at::Tensor& tensor)
+    void insert(int owner, const std::string& key, const at::Tensor& tensor)
     {
         const std::int64_t bytes = tensorBytes(tensor);
         if (bytes > m_limit || m_entries.contains(key)) return;
@@ -58,32 +65,46 @@ public:
         // A view would keep a larger storage alive than what is counted here.
         const bool whole = tensor.is_contiguous() && static_cast<std::int64_t>(tensor.storage().nbytes()) == bytes;
         m_order.push_back(key);
-        m_entries.emplace(key, Entry{whole ? tensor : tensor.clone(), std::prev(m_order.end())});
+        m_entries.emplace(key, Entry{whole ? tensor : tensor.clone(), owner, std::prev(m_order.end())});
         m_bytes += bytes;
     }
 
-    void clear()
+    void drop(int owner)
     {
-        m_entries.clear();
-        m_order.clear();
-        m_bytes = 0;
+        for (auto it = m_entries.begin(); it != m_entries.end();) {
+            if (it->second.owner != owner) {
+                ++it;
+                continue;
+            }
+            m_bytes -= tensorBytes(it->second.tensor);
+            m_order.erase(it->second.position);
+            it = m_entries.erase(it);
+        }
     }
-    std::int64_t bytes() const { return m_bytes; }
     std::int64_t limit() const { return m_limit; }
-    std::int64_t count() const { return static_cast<std::int64_t>(m_entries.size()); }
+    void countOf(int owner, EvaluatorUsage& usage) const
+    {
+        for (const auto& [key, entry] : m_entries)
+            if (entry.owner == owner) {
+                usage.cacheBytes += tensorBytes(entry.tensor);
+                ++usage.boundaries;
+            }
+    }
 
 private:
     struct Entry {
         at::Tensor tensor;
+        int owner = 0;
         std::list<std::string>::iterator position;
     };
     std::unordered_map<std::string, Entry> m_entries;
     std::list<std::string> m_order;
-    std::int64_t m_limit = 0;
+    const std::int64_t m_limit = 0;
     std::int64_t m_bytes = 0;
+    int m_owners = 0;
 };
 
-}  // namespace
+std::shared_ptr<StreamCache> makeStreamCache(std::int64_t bytes) { return std::make_shared<StreamCache>(std::max<std::int64_t>(bytes, 0)); }
 
 std::vector<std::pair<int, int>> windowGroups(const std::vector<std::vector<int>>& rows)
 {
@@ -109,16 +130,23 @@ std::vector<int> firstWindows(int count)
 }
 
 struct Evaluator::State {
-    State(MoeModel& m, TokenWindows w, std::int64_t cacheBytes) : model(m), windows(std::move(w)), cache(cacheBytes)
+    State(MoeModel& m, TokenWindows w) : model(m), windows(std::move(w))
     {
         groups = windowGroups(windows.rows);
         for (std::size_t g = 0; g < groups.size(); ++g)
             groupOf.insert(groupOf.end(), static_cast<std::size_t>(groups[g].second - groups[g].first), static_cast<int>(g));
     }
+    ~State()
+    {
+        if (cache) cache->drop(owner);
+    }
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
 
     MoeModel& model;
     TokenWindows windows;
-    BoundaryCache cache;
+    std::shared_ptr<StreamCache> cache;
+    int owner = 0;  // in the cache
     std::vector<std::pair<int, int>> groups;
     std::vector<int> groupOf;  // by window
     std::unordered_map<std::string, std::map<int, WindowLoss>> losses;
@@ -158,13 +186,15 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
     std::vector<std::string> prefix(static_cast<std::size_t>(layers) + 1);
     for (int l = 0; l <= layers; ++l)
         prefix[static_cast<std::size_t>(l)] = plan.prefixHash(l);
-    const auto key = [&](int boundary, int group) { return boundaryKey(prefix[static_cast<std::size_t>(boundary)], boundary, group); };
+    const auto key = [&](int boundary, int group) {
+        return boundaryKey(owner, prefix[static_cast<std::size_t>(boundary)], boundary, group);
+    };
 
     // Every stride-th boundary, so that what one evaluation leaves behind fits half the cache beside what the next one leaves.
     std::int64_t all = 0;
     for (const int g : pending)
         all += streamBytes(g) * layers;
-    const std::int64_t half = std::max<std::int64_t>(cache.limit() / 2, 1);
+    const std::int64_t half = std::max<std::int64_t>(cache->limit() / 2, 1);
     const std::int64_t stride = std::max<std::int64_t>(1, (all + half - 1) / half);
 
     auto& results = losses[plan.hash()];
@@ -180,7 +210,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
         at::Tensor hidden;
     };
     const bool layerByLayer = model.streamsWeights();
-    const std::int64_t waveBytes = std::max(cache.limit(), kMinWaveBytes);
+    const std::int64_t waveBytes = std::max(cache->limit(), kMinWaveBytes);
     for (std::size_t position = 0; position < pending.size();) {
         // Resident weights: group after group, the first losses come early. Streamed weights: layer after layer over as many
         // groups as memory allows, each layer is read once per wave. Either way every group computes the same bits.
@@ -191,10 +221,10 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
             run.group = pending[position++];
             run.ids = ids(run.group);
             for (int l = layers - 1; l >= 0 && !run.attended; --l)
-                if (cache.contains(key(l, run.group))) {
+                if (cache->contains(key(l, run.group))) {
                     // The boundaries below were needed to get here and will be needed by the next edit further up: keep them young.
                     for (int below = 0; below <= l; ++below)
-                        if (const at::Tensor* found = cache.find(key(below, run.group))) run.hidden = *found;
+                        if (const at::Tensor* found = cache->find(key(below, run.group))) run.hidden = *found;
                     run.next = l;
                     run.attended = true;
                 }
@@ -214,7 +244,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
                 if (!run.attended) {
                     ESPALIER_TRY(run.hidden, model.attend(l, run.hidden));
                     run.attended = true;
-                    if (l % stride == 0) cache.insert(key(l, run.group), run.hidden);
+                    if (l % stride == 0) cache->insert(owner, key(l, run.group), run.hidden);
                 }
                 // Here, where everything that was computed can be found again.
                 if (job.stopRequested()) return cancelledError();
@@ -246,8 +276,19 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
 }
 
 Evaluator::Evaluator(MoeModel& model, TokenWindows windows, std::int64_t cacheBytes)
-    : m_state(std::make_unique<State>(model, std::move(windows), std::max<std::int64_t>(cacheBytes, 0)))
+    : m_state(std::make_unique<State>(model, std::move(windows)))
 {
+    std::int64_t all = 0;
+    for (std::size_t g = 0; g < m_state->groups.size(); ++g)
+        all += m_state->streamBytes(static_cast<int>(g)) * model.layerCount();
+    m_state->cache = makeStreamCache(std::min(cacheBytes, 2 * all));
+    m_state->owner = m_state->cache->newOwner();
+}
+Evaluator::Evaluator(MoeModel& model, TokenWindows windows, std::shared_ptr<StreamCache> cache)
+    : m_state(std::make_unique<State>(model, std::move(windows)))
+{
+    m_state->cache = std::move(cache);
+    m_state->owner = m_state->cache->newOwner();
 }
 Evaluator::~Evaluator() = default;
 Evaluator::Evaluator(Evaluator&&) noexcept = default;
@@ -289,11 +330,12 @@ Result<std::vector<WindowLoss>> Evaluator::run(const CompressionPlan& plan, std:
                 }
                 return error;
             }
-        } catch (const std::bad_alloc&) {
-            return resourceError("evaluate.out_of_memory", "memory", "There was not enough memory to run the model on these windows.",
-                                 "Set a smaller memory budget, or stream the weights.");
-        } catch (const c10::Error& error) {
-            return internalError(fmt::format("The forward pass failed: {}", error.what_without_backtrace()));
+        } catch (const std::exception& failure) {
+            return errorOf(
+                failure,
+                resourceError("evaluate.out_of_memory", "memory", "There was not enough memory to run the model on these windows.",
+                              "Set a smaller memory budget, or use fewer or shorter windows."),
+                "The forward pass");
         }
     }
     std::vector<WindowLoss> losses;
@@ -320,12 +362,11 @@ int Evaluator::windowCount() const { return static_cast<int>(m_state->windows.ro
 EvaluatorUsage Evaluator::usage() const
 {
     EvaluatorUsage usage = m_state->usage;
-    usage.cacheBytes = m_state->cache.bytes();
-    usage.boundaries = m_state->cache.count();
+    m_state->cache->countOf(m_state->owner, usage);
     return usage;
 }
 
-void Evaluator::clearCache() { m_state->cache.clear(); }
+void Evaluator::clearCache() { m_state->cache->drop(m_state->owner); }
 
 const std::vector<std::pair<int, int>>& Evaluator::groups() const { return m_state->groups; }
 

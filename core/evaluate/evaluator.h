@@ -26,18 +26,26 @@ namespace espalier
 class MoeModel;
 
 struct EvaluatorUsage {
-    std::int64_t cacheBytes = 0;     // residual streams held
+    std::int64_t cacheBytes = 0;     // residual streams held for this evaluator
     std::int64_t boundaries = 0;     // how many
     std::int64_t layersRun = 0;      // (layer, group) pairs computed since construction, as a whole or from the MoE module on
     std::int64_t layersSkipped = 0;  // ... and taken from the cache
 };
 
+// Residual streams of one or several evaluators of a model under one bound; those that were least recently used go first, whoever they
+// belong to. Belongs to the thread of the model.
+class StreamCache;
+std::shared_ptr<StreamCache> makeStreamCache(std::int64_t bytes);
+
 // Belongs to the thread that owns the model. The model must outlive it.
 class Evaluator
 {
 public:
-    // cacheBytes bounds the residual streams (least recently used go first); 0 turns the cache off. Losses are not counted.
+    // cacheBytes bounds the residual streams; 0 turns the cache off. No more are kept than two evaluations of all windows leave, which
+    // is as much as the next one can use. Losses are not counted.
     Evaluator(MoeModel& model, TokenWindows windows, std::int64_t cacheBytes);
+    // With the cache of others.
+    Evaluator(MoeModel& model, TokenWindows windows, std::shared_ptr<StreamCache> cache);
     ~Evaluator();
     Evaluator(Evaluator&&) noexcept;
     Evaluator& operator=(Evaluator&&) noexcept;

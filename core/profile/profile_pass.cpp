@@ -119,14 +119,15 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
     if (settings.gradients && !settings.gram)
         return badOption("Gradients are kept for the tokens of the Gram store, and there is none.", "Collect gram too.");
 
-    std::int64_t bytesPerToken = 0;
+    std::int64_t tokenBytes = 0;
     for (const LayerShape& layer : shape.layers) {
-        const std::int64_t length = layer.moe ? listLength(layer, options.gramExtra) : 0;
-        settings.listLength.push_back(static_cast<int>(length));
-        if (layer.moe) bytesPerToken += length * (length + 1) / 2 * 8 + length * 2 + layer.experts * 4 + 8;
+        const int length = layer.moe ? listLength(layer, options.gramExtra) : 0;
+        settings.listLength.push_back(length);
+        if (layer.moe) tokenBytes += gramTokenBytes(layer.experts, length, true);
     }
     if (settings.gram) {
-        const std::int64_t most = options.gramTokens > 0 ? options.gramTokens : kGramBytes / std::max<std::int64_t>(bytesPerToken, 1);
+        const std::int64_t most =
+            options.gramTokens > 0 ? options.gramTokens : gramBytes(shape, textTokens) / std::max<std::int64_t>(tokenBytes, 1);
         settings.gramTokens = std::min(most, textTokens);
     }
     settings.collected = {"counts"};
@@ -205,6 +206,24 @@ Result<std::vector<NllProbeSet>> takeProbes(MoeModel& model, const ProfileData& 
 
 }  // namespace
 
+std::int64_t gramBytes(const ModelShape& shape, std::int64_t textTokens)
+{
+    constexpr std::int64_t kTimesModel = 4;
+    constexpr std::int64_t kLeast = std::int64_t{16} << 20;
+    constexpr std::int64_t kMost = std::int64_t{1} << 30;
+    constexpr std::int64_t kSums = std::int64_t{1} << 20;  // and headers
+    const std::int64_t bases = factorBytes(shape) <= kFactorBytes ? factorBytes(shape) : 0;
+    return std::clamp(kTimesModel * shape.bytes() - bases - kSums - textTokens * static_cast<std::int64_t>(sizeof(std::int32_t)), kLeast,
+                      kMost);
+}
+
+std::int64_t gramTokenBytes(int experts, int length, bool gradients)
+{
+    const std::int64_t k = length;
+    // Products and logits, list and place in the text; gradients and their window.
+    return k * (k + 1) / 2 * 8 + experts * std::int64_t{4} + k * 2 + 8 + (gradients ? k * 4 + 4 : 0);
+}
+
 std::int64_t factorBytes(const ModelShape& shape)
 {
     std::int64_t bytes = 0;
@@ -246,7 +265,8 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         ESPALIER_TRY(plan, model.prepare(kept));
     }
     const std::int64_t momentBudget =
-        options.momentBudget > 0 ? options.momentBudget : std::max(model.spareBytes() / 4, kLeastMomentBudget);
+        options.momentBudget > 0 ? options.momentBudget
+                                 : std::max(model.spareBytes() / 4, std::min(kLeastMomentBudget, model.options().memoryBudget / 16));
 
     int longest = 1;
     for (const int length : settings.listLength)

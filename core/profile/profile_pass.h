@@ -30,14 +30,15 @@ struct ProfileOptions {
     // to the default, which an empty list is: the first four, "gradients" where the states of the whole text fit kBoundaryBytes, the model
     // has at most kGradientParameters and a file is written, and of the last three what defaultFactors() says.
     std::vector<std::string> collect = {};
-    int gramTokens = -1;  // tokens in the Gram store; -1 = all, as far as kGramBytes reach; 0 = none
+    int gramTokens = -1;  // tokens in the Gram store; -1 = all, as far as gramBytes() reach; 0 = none
     int gramExtra = -1;   // m of the list length K = k + m; -1 = n for at most 10 experts, else k + 1 more
     int shard = 0;        // this run's part of the windows, 0 <= shard < shards (the command line counts from 1)
     int shards = 1;
     // Experts that exist during the pass (ranks of the plan do not count): statistics of an already pruned model, from which methods.md 3.5
     // takes importance and second moments for the ranks. Absent: all.
     std::optional<CompressionPlan> plan = {};
-    std::int64_t momentBudget = 0;    // bytes for the second moments of a layer; 0 = a quarter of MoeModel::spareBytes(), 256 MiB at least
+    std::int64_t momentBudget = 0;    // bytes for the second moments of a layer; 0 = a quarter of MoeModel::spareBytes(), but at least
+                                      // 256 MiB or a sixteenth of the memory budget
     std::int64_t boundaryBudget = 0;  // bytes for the states between layers that the reverse sweep needs; 0 = the same
     // Statistics of these layers alone, and the pass ends behind the last of them; empty: all. Not with `out`.
     std::vector<int> layers = {};
@@ -48,8 +49,12 @@ struct ProfileOptions {
     bool force = false;   // replace an existing `out`
 };
 
-// Memory that the automatic size of the Gram store may take, all layers together.
-inline constexpr std::int64_t kGramBytes = std::int64_t{1} << 30;
+// Bytes that the automatic size of the Gram store takes at most, all layers together and its gradients with it: what keeps a profile with
+// bases within four times the model, 16 MiB at least and 1 GiB at most. By the model and the text alone, so that shards sample the same
+// tokens.
+std::int64_t gramBytes(const ModelShape& shape, std::int64_t textTokens);
+// Bytes of one token in the store of one layer, with lists of `length` experts.
+std::int64_t gramTokenBytes(int experts, int length, bool gradients);
 
 // Bases of the factors are collected without being asked for up to this size.
 inline constexpr std::int64_t kFactorBytes = std::int64_t{1} << 30;
