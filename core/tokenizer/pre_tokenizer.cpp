@@ -1,6 +1,7 @@
 #include "tokenizer/byte_level.h"
 #include "tokenizer/components.h"
 #include "tokenizer/regex.h"
+#include "tokenizer/unicode_deltas.h"
 
 #include <fmt/format.h>
 #include <unicode/uchar.h>
@@ -107,15 +108,23 @@ private:
     bool m_invert;
 };
 
-// Every character whose general category is a number (Nd, Nl, No).
+// General category Nd, Nl or No.
+bool isNumber(char32_t c)
+{
+    if ((U_MASK(u_charType(static_cast<UChar32>(c))) & U_GC_N_MASK) != 0) return true;
+    if (c < 0x80) return false;
+    static const auto deltas = unicodeDeltas("gc=N");
+    return std::any_of(deltas.begin(), deltas.end(), [c](const UnicodeDelta& delta) { return c >= delta.first && c <= delta.last; });
+}
+
+// Every character that is a number.
 std::vector<TextSpan> findDigits(std::string_view text)
 {
     std::vector<TextSpan> spans;
     std::size_t gap = 0;
     for (std::size_t i = 0; i < text.size();) {
         const std::size_t length = utf8Length(static_cast<unsigned char>(text[i]));
-        const auto category = U_MASK(u_charType(static_cast<UChar32>(utf8Decode(text.substr(i, length)))));
-        if ((category & U_GC_N_MASK) != 0) {
+        if (isNumber(utf8Decode(text.substr(i, length)))) {
             if (i > gap) spans.push_back({gap, i, false});
             spans.push_back({i, i + length, true});
             gap = i + length;

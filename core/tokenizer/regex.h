@@ -1,4 +1,4 @@
-// Regexes of tokenizer.json on PCRE2: Unicode mode, limits on everything a pattern from a file could cost (formats.md 5.4, 5.5).
+// Regexes of tokenizer.json on PCRE2 (oniguruma.h translates them), with limits on everything a pattern from a file could cost.
 #pragma once
 
 #include "base/error.h"
@@ -21,14 +21,14 @@ struct TextSpan {
 class TokenizerRegex
 {  // immutable; find() may be called from any thread at the same time
 public:
-    // Errors: tokenizer.regex (does not compile; the message quotes it), tokenizer.unsupported (a construct whose meaning differs
-    // between regex engines).
+    // Errors: tokenizer.regex (not a pattern; the message quotes it), tokenizer.unsupported (a construct that is not translated).
     static Result<TokenizerRegex> compile(std::string_view pattern);
     TokenizerRegex(TokenizerRegex&&) noexcept;
     TokenizerRegex& operator=(TokenizerRegex&&) noexcept;
     ~TokenizerRegex();
 
-    // Matches and the gaps between them, in order, covering the text (valid UTF-8). Error: tokenizer.regex_limit.
+    // Matches and the gaps between them, in order, covering the text (valid UTF-8). Matches may be empty, though never directly behind
+    // another. Error: tokenizer.regex_limit.
     Result<std::vector<TextSpan>> find(std::string_view text) const;
 
 private:
@@ -36,8 +36,5 @@ private:
     explicit TokenizerRegex(std::unique_ptr<Data> data);
     std::unique_ptr<Data> m_data;
 };
-
-// \s, \S, \w, \W spelled out as the reference's regex engine means them (PCRE2's \s includes U+180E, its \w lacks marks).
-Result<std::string> rewriteForPcre2(std::string_view pattern);
 
 }  // namespace espalier

@@ -1,0 +1,411 @@
+#include "tokenizer/oniguruma.h"
+
+#include "tokenizer/oniguruma_translator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+namespace espalier
+{
+
+Error invalidPattern(std::string_view pattern, std::string_view what)
+{
+    return badInput("tokenizer.regex", "tokenizer.json",
+                    fmt::format("tokenizer.json has the pattern \"{}\", which is not valid: {}.", pattern.substr(0, 200), what),
+                    "The file is damaged: fetch it again.");
+}
+
+Error unsupportedPattern(std::string_view pattern, std::string_view construct)
+{
+    return unsupported(
+        "tokenizer.unsupported", "tokenizer.json",
+        fmt::format("tokenizer.json has the pattern \"{}\" with {}, which is not supported.", pattern.substr(0, 200), construct),
+        "Tokenise elsewhere and pass ids with --ids.");
+}
+
+namespace oniguruma
+{
+
+namespace
+{
+
+constexpr int kMaxRepeat = 65535;
+
+std::string literal(char32_t c) { return fmt::format("\\x{{{:x}}}", static_cast<std::uint32_t>(c)); }
+
+}  // namespace
+
+// How many groups capture: with a named one among them, only those do.
+void Translator::countGroups()
+{
+    int plain = 0;
+    int named = 0;
+    int nested = 0;
+    for (std::size_t i = 0; i < m_text.size(); ++i) {
+        if (m_text[i] == '\\') {
+            ++i;
+        } else if (m_text[i] == '[') {
+            ++nested;
+        } else if (m_text[i] == ']' && nested > 0) {
+            --nested;
+        } else if (m_text[i] == '(' && nested == 0) {
+            const std::u32string_view rest = std::u32string_view(m_text).substr(i + 1, 3);
+            if (!rest.starts_with(U"?"))
+                ++plain;
+            else if ((rest.starts_with(U"?<") && !rest.starts_with(U"?<=") && !rest.starts_with(U"?<!")) || rest.starts_with(U"?'"))
+                ++named;
+        }
+    }
+    m_named = named > 0;
+    m_captures = m_named ? named : plain;
+}
+
+// Comments, and in extended form spaces.
+void Translator::skipFree()
+{
+    for (;;) {
+        if (at(U"(?#")) {
+            m_at += 3;
+            while (!done() && peek() != ')')
+                m_at += peek() == '\\' ? 2 : 1;
+            m_at = std::min(m_at + 1, m_text.size());
+        } else if (m_flags.extended && !done() && (peek() == ' ' || (peek() >= '\t' && peek() <= '\r' && peek() != '\v'))) {
+            ++m_at;
+        } else if (m_flags.extended && peek() == '#' && !done()) {
+            while (!done() && peek() != '\n')
+                ++m_at;
+        } else {
+            return;
+        }
+    }
+}
+
+Result<Atom> Translator::alternatives(int depth)
+{
+    if (depth > kMaxDepth) return refused("groups nested too deeply");
+    Atom all;
+    int branches = 0;
+    bool single = false;
+    Quantifier last;
+    for (;;) {
+        bool ended = false;
+        m_folding.clear();
+        ESPALIER_TRY(std::string text, branch(depth, single, last, ended));
+        all.text += (branches++ > 0 ? "|" : "") + text;
+        if (ended || !take(U"|")) break;
+    }
+    m_folding.clear();
+    all.repeat = branches == 1 && single;
+    all.lazy = all.repeat && last.lazy;
+    return all;
+}
+
+// `single`: nothing but one repeated atom, `last` its quantifier.
+Result<std::string> Translator::branch(int depth, bool& single, Quantifier& last, bool& optionsEnded)
+{
+    std::string text;
+    int atoms = 0;
+    single = false;
+    for (;;) {
+        skipFree();
+        if (done() || peek() == '|' || peek() == ')') return text;
+        bool isolated = false;
+        ESPALIER_TRY(Atom next, atom(depth, isolated));
+        if (isolated) {  // options that stand alone reach to the end of the group, across |
+            optionsEnded = true;
+            single = false;
+            return text + next.text;
+        }
+        Quantifier used;
+        used.low = -1;
+        ESPALIER_TRY(std::string piece, quantified(std::move(next), used));
+        text += piece;
+        single = ++atoms == 1 && used.low >= 0;
+        last = used;
+    }
+}
+
+Result<Atom> Translator::atom(int depth, bool& isolated)
+{
+    if (peek() == '{' && interval()) return invalid("there is nothing to repeat");
+    const char32_t c = m_text[m_at++];
+    if (c == '(') return group(depth, isolated);
+    if (c != '\\' && std::u32string_view(U".^$[*+?").find(c) == std::u32string_view::npos) return character(c);
+    if (c == '\\') return escape();
+    m_folding.clear();
+    switch (c) {
+        case '.':
+            return Atom{m_flags.dotAll ? "." : "[^\\n]"};
+        case '^':
+        case '$':
+            return Atom{std::string(1, static_cast<char>(c)), false};
+        case '[':
+            return bracketed(depth);
+        default:
+            return invalid("there is nothing to repeat");
+    }
+}
+
+Result<Atom> Translator::body(std::string opening, int depth, bool plain)
+{
+    const Flags outside = m_flags;
+    ESPALIER_TRY(Atom inner, alternatives(depth + 1));
+    m_flags = outside;
+    if (!take(U")")) return invalid("a ( without )");
+    Atom result{opening + inner.text + ")"};
+    result.repeat = plain && inner.repeat;
+    result.lazy = plain && inner.lazy;
+    return result;
+}
+
+Result<Atom> Translator::group(int depth, bool& isolated)
+{
+    if (peek() == '*') return refused("a callout (*");
+    if (!take(U"?")) {
+        if (m_named) return body("(?:", depth, true);
+        ++m_groups;
+        return body("(", depth, false);
+    }
+    if (take(U":")) return body("(?:", depth, true);
+    if (take(U">")) return body("(?>", depth, false);
+    static constexpr std::pair<std::u32string_view, const char*> kLooks[] = {
+        {U"=", "(?="}, {U"!", "(?!"}, {U"<=", "(?<="}, {U"<!", "(?<!"}};
+    for (const auto& [opening, written] : kLooks)
+        if (take(opening)) {
+            ESPALIER_TRY(Atom look, body(written, depth, false));
+            look.quantifiable = false;
+            return look;
+        }
+    if (at(U"<") || at(U"'")) {
+        const char32_t closing = peek() == '<' ? U'>' : U'\'';
+        const std::size_t end = m_text.find(closing, ++m_at);
+        if (end == std::u32string::npos || end == m_at) return invalid("a group name without end");
+        if (!m_names.emplace(m_text.substr(m_at, end - m_at), ++m_groups).second) return refused("two groups of one name");
+        m_at = end + 1;
+        return body("(", depth, false);
+    }
+    if (peek() == '~') return refused("an absent operator (?~");
+    if (peek() == '(') return refused("a condition (?(");
+    if (peek() == '{') return refused("a callout (?{");
+
+    Flags flags = m_flags;
+    bool on = true;
+    for (;; ++m_at) {
+        switch (peek()) {
+            case '-':
+                on = false;
+                continue;
+            case 'i':
+                flags.ignoreCase = on;
+                continue;
+            case 'm':
+                flags.dotAll = on;
+                continue;
+            case 'x':
+                flags.extended = on;
+                continue;
+            case 'W':
+                flags.asciiWord = on;
+                continue;
+            case 'D':
+                flags.asciiDigit = on;
+                continue;
+            case 'S':
+                flags.asciiSpace = on;
+                continue;
+            case 'P':
+            case 'y':
+            case 'C':
+            case 'I':
+            case 'L':
+                return refused(fmt::format("the option (?{})", static_cast<char>(peek())));
+            default:
+                break;
+        }
+        break;
+    }
+    if (take(U":")) {
+        const Flags outside = std::exchange(m_flags, flags);
+        Result<Atom> inner = body("(?:", depth, true);
+        m_flags = outside;
+        return inner;
+    }
+    if (!take(U")")) return invalid("an unknown kind of group");
+    isolated = true;
+    m_flags = flags;  // until the end of the group around it, whose flags body() restores
+    ESPALIER_TRY(Atom rest, alternatives(depth + 1));
+    return Atom{"(?:" + rest.text + ")", false};
+}
+
+Result<Atom> Translator::character(char32_t c)
+{
+    if (!m_flags.ignoreCase) return Atom{literal(c)};
+    const CharacterSet::Folded folded = CharacterSet::range(c, c)->closedOverCase();
+    m_folding += c;
+    if (m_folding.size() > 3) m_folding.erase(0, 1);
+    const std::u32string_view tail = m_folding;
+    const bool together =
+        (tail.size() >= 2 && foldsToOneCharacter(tail.substr(tail.size() - 2))) || (tail.size() == 3 && foldsToOneCharacter(tail));
+    if (folded.set == nullptr || folded.strings || together)
+        return refused("letters that equal one ligature or sharp s when case is ignored");
+    return Atom{folded.set->pcre2()};
+}
+
+std::string Translator::wordBoundary(bool negated) const
+{
+    const std::string word = CharacterSet::word(m_flags.asciiWord, false)->pcre2();
+    return negated ? fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", word) : fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word);
+}
+
+Result<Atom> Translator::escape()
+{
+    if (done()) return invalid("it ends with a \\");
+    const char32_t c = m_text[m_at++];
+    if (const auto control = controlCharacter(c)) return character(*control);
+    if (c == 'x' || c == 'u') {
+        ESPALIER_TRY(const char32_t point, hexadecimal(c == 'x'));
+        return character(point);
+    }
+    if (c >= '1' && c <= '9') return backReference(c);
+    if (c == '0') return refused("an octal character");
+    if ((c == 'k' || c == 'g') && (peek() == '<' || peek() == '\'')) {
+        if (c == 'g') return refused("a call of a group \\g");
+        return backReference(c);
+    }
+    if ((c == 'o' && peek() == '{') || c == 'c' || ((c == 'C' || c == 'M') && peek() == '-'))
+        return refused(fmt::format("\\{}", static_cast<char>(c)));
+    if (c == 'K' || c == 'X' || c == 'y' || c == 'Y' || c == 'G') return refused(fmt::format("\\{}", static_cast<char>(c)));
+
+    m_folding.clear();
+    // Case does not concern what is outside a class.
+    if (const auto set = type(c, false)) return Atom{(*set)->pcre2()};
+    switch (c) {
+        case 'p':
+        case 'P': {
+            ESPALIER_TRY(const CharacterSetPtr set, property(c == 'P', false));
+            return Atom{set->pcre2()};
+        }
+        case 'R':
+            return Atom{"(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])"};
+        case 'N':
+            return Atom{"[^\\n]"};
+        case 'O':
+            return Atom{"."};
+        case 'A':
+        case 'z':
+        case 'Z':
+            return Atom{fmt::format("\\{}", static_cast<char>(c)), false};
+        case 'b':
+        case 'B':
+            return Atom{wordBoundary(c == 'B'), false};
+        default:
+            return character(c);
+    }
+}
+
+Result<Atom> Translator::backReference(char32_t c)
+{
+    if (m_flags.ignoreCase) return refused("a back reference without regard to case");
+    int group = 0;
+    if (c == 'k') {
+        const char32_t closing = m_text[m_at++] == '<' ? U'>' : U'\'';
+        const std::size_t end = m_text.find(closing, m_at);
+        if (end == std::u32string::npos) return invalid("a back reference without end");
+        const std::u32string name = m_text.substr(m_at, end - m_at);
+        const auto known = m_names.find(name);
+        if (known == m_names.end()) return refused("a back reference by number, level or to a later name");
+        group = known->second;
+        m_at = end + 1;
+    } else {
+        group = static_cast<int>(c - '0');
+        if (m_named || group > m_captures || (peek() >= '0' && peek() <= '9'))
+            return refused("a number behind \\ that is not clearly a group");
+    }
+    m_folding.clear();
+    return Atom{fmt::format("\\g{{{}}}", group)};
+}
+
+std::string Translator::number()
+{
+    std::string digits;
+    while (peek() >= '0' && peek() <= '9' && digits.size() < 7)
+        digits += static_cast<char>(m_text[m_at++]);
+    return digits;
+}
+
+// {n}, {n,}, {,m}, {n,m}; anything else is text.
+std::optional<Quantifier> Translator::interval()
+{
+    const std::size_t start = m_at++;
+    Quantifier found;
+    found.interval = true;
+    const std::string low = number();
+    const bool comma = take(U",");
+    const std::string high = comma ? number() : low;
+    if (!take(U"}") || (low.empty() && high.empty())) {
+        m_at = start;
+        return std::nullopt;
+    }
+    found.low = low.empty() ? 0 : std::stoi(low);
+    found.high = high.empty() ? -1 : std::stoi(high);
+    return found;
+}
+
+Result<std::string> Translator::quantified(Atom atom, Quantifier& used)
+{
+    skipFree();
+    Quantifier next;
+    const char32_t c = peek();
+    if (!done() && (c == '*' || c == '+' || c == '?')) {
+        ++m_at;
+        next.low = c == '+' ? 1 : 0;
+        next.high = c == '?' ? 1 : -1;
+    } else if (c == '{') {
+        const std::optional<Quantifier> found = interval();
+        if (!found) return atom.text;
+        next = *found;
+    } else {
+        return atom.text;
+    }
+    m_folding.clear();
+    const bool exact = next.interval && next.low == next.high;
+    if (!exact && take(U"?"))
+        next.lazy = true;
+    else if (!next.interval && take(U"+"))
+        next.possessive = true;
+    if (!atom.quantifiable) return refused("a repeated anchor, look-around or option");
+    if (next.high >= 0 && next.low > next.high) return refused("a count from high to low");
+    if (next.low > kMaxRepeat || next.high > kMaxRepeat) return refused(fmt::format("a count above {}", kMaxRepeat));
+    // The reference simplifies a repeat of a repeat before it runs it; with lazy ones the outcome is not obvious.
+    if (atom.repeat && (atom.lazy || next.lazy)) return refused("a lazy repeat inside another");
+    std::string text = atom.text;
+    if (next.interval && next.high < 0)
+        text += fmt::format("{{{},}}", next.low);
+    else if (next.interval)
+        text += next.low == next.high ? fmt::format("{{{}}}", next.low) : fmt::format("{{{},{}}}", next.low, next.high);
+    else
+        text += static_cast<char>(c);
+    text += next.lazy ? "?" : next.possessive ? "+" : "";
+    used = next;
+
+    // Behind a count, + and ? repeat what was counted: there are no possessive counts, and {n}? is not lazy.
+    skipFree();
+    const char32_t more = peek();
+    if (done() || (more != '*' && more != '+' && more != '?' && more != '{')) return text;
+    if (more == '{' && !interval()) return text;
+    if (!next.interval || next.lazy || (more != '+' && more != '?')) return refused("a repeat directly behind a repeat");
+    ++m_at;
+    skipFree();
+    if (!done() && std::u32string_view(U"*+?{").find(peek()) != std::u32string_view::npos)
+        return refused("a repeat directly behind a repeat");
+    return fmt::format("(?:{}){}", text, static_cast<char>(more));
+}
+
+}  // namespace oniguruma
+
+Result<std::string> pcre2FromOniguruma(std::string_view pattern) { return oniguruma::Translator(pattern).run(); }
+
+}  // namespace espalier
