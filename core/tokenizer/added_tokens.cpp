@@ -3,9 +3,13 @@
 #include "tokenizer/byte_level.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unicode/uchar.h>
 
 #include <algorithm>
+#include <optional>
+#include <unordered_set>
+#include <utility>
 
 namespace espalier
 {
@@ -66,39 +70,116 @@ TokenMatcher::Match TokenMatcher::find(std::string_view text, std::size_t from) 
     return {text.size(), text.size(), -1};
 }
 
-Result<AddedTokens> AddedTokens::fromJson(const Json& list, const Bpe& bpe, const Normalizer& normalizer)
+namespace
 {
+
+Result<AddedToken> readToken(const Json& item)
+{
+    if (!item.is_object() || !item.value("id", Json()).is_number_unsigned() || !item.value("content", Json()).is_string())
+        return damagedComponent("added_tokens", "has an entry without id or content");
+    if (item["id"].get<std::uint64_t>() > INT32_MAX) return damagedComponent("added_tokens", "has an id out of range");
+    const auto flag = [&](const char* key) { return item.value(key, Json(false)) == true; };
+    return AddedToken{
+        item["id"].get<int>(), item["content"].get<std::string>(), flag("single_word"), flag("lstrip"), flag("rstrip"), flag("normalized"),
+        flag("special")};
+}
+
+Error sharedId(int id, const std::string& content)
+{
+    return badInput("tokenizer.duplicate_id", "tokenizer.json",
+                    fmt::format("tokenizer.json gives the id {} to two tokens, one of them \"{}\".", id, content),
+                    "The file is damaged: fetch it again.");
+}
+
+// The first of many, for people.
+std::string few(const std::vector<std::string>& all)
+{
+    constexpr std::size_t kShown = 4;
+    const auto end = all.begin() + static_cast<std::ptrdiff_t>(std::min(all.size(), kShown));
+    return fmt::format("{}{}", fmt::join(all.begin(), end, ", "),
+                       all.size() > kShown ? fmt::format(" and {} more", all.size() - kShown) : std::string());
+}
+
+}  // namespace
+
+Result<AddedTokens> AddedTokens::fromJson(const Json& list, const std::vector<AddedToken>& named, const Bpe& bpe,
+                                          const Normalizer& normalizer, std::vector<std::string>& warnings)
+{
+    if (!list.is_null() && !list.is_array()) return damagedComponent("added_tokens", "is not a list");
     AddedTokens tokens;
-    if (list.is_null()) return tokens;
-    if (!list.is_array()) return damagedComponent("added_tokens", "is not a list");
-    std::map<int, std::string> byId;
     std::unordered_map<int, const std::string*> modelIds;
     for (const auto& [token, id] : bpe.vocabulary())
         modelIds.emplace(id, &token);
-    for (const Json& item : list) {
-        if (!item.is_object() || !item.value("id", Json()).is_number_unsigned() || !item.value("content", Json()).is_string())
-            return damagedComponent("added_tokens", "has an entry without id or content");
-        if (item["id"].get<std::uint64_t>() > INT32_MAX) return damagedComponent("added_tokens", "has an id out of range");
-        const auto flag = [&](const char* key) { return item.value(key, Json(false)) == true; };
-        AddedToken token{item["id"].get<int>(), item["content"].get<std::string>(),
-                         flag("single_word"),   flag("lstrip"),
-                         flag("rstrip"),        flag("normalized"),
-                         flag("special")};
-        const auto [seen, fresh] = byId.emplace(token.id, token.content);
-        const auto inModel = modelIds.find(token.id);
-        const bool clash = (!fresh && seen->second != token.content) || (inModel != modelIds.end() && *inModel->second != token.content);
-        if (clash)
-            return badInput("tokenizer.duplicate_id", "tokenizer.json",
-                            fmt::format("tokenizer.json gives the id {} to two tokens, one of them \"{}\".", token.id, token.content),
-                            "The file is damaged: fetch it again.");
-        const int index = static_cast<int>(tokens.m_tokens.size());
-        if (token.normalized)
-            tokens.m_normalized.add(normalizer.apply(token.content), index);
-        else if (!token.content.empty())
-            tokens.m_raw.add(token.content, index);
-        tokens.m_tokens.push_back(std::move(token));
+    const int size = static_cast<int>(bpe.vocabulary().size());
+    int next = size;
+    std::map<std::string, std::size_t> known;  // by content
+    // Gives the token its id, or replaces the entry of the same content.
+    const auto add = [&](AddedToken token) -> Result<int> {
+        const auto before = known.find(token.content);
+        if (before != known.end())
+            token.id = tokens.m_tokens[before->second].id;
+        else if (const std::optional<int> inModel = bpe.idOf(token.content))
+            token.id = *inModel;
+        else if (modelIds.contains(token.id = next++))
+            return sharedId(token.id, token.content);
+        const int id = token.id;
+        if (before != known.end()) {
+            tokens.m_tokens[before->second] = std::move(token);
+        } else {
+            known.emplace(token.content, tokens.m_tokens.size());
+            tokens.m_tokens.push_back(std::move(token));
+        }
+        return id;
+    };
+
+    std::map<int, std::string> written;  // ids as the file has them
+    std::vector<std::string> moved;
+    for (const Json& item : list.is_array() ? list : Json::array()) {
+        ESPALIER_TRY(AddedToken token, readToken(item));
+        const auto [seen, fresh] = written.emplace(token.id, token.content);
+        const auto own = modelIds.find(token.id);
+        if ((!fresh && seen->second != token.content) ||
+            (own != modelIds.end() && *own->second != token.content && !bpe.idOf(token.content)))
+            return sharedId(token.id, token.content);
+        if (token.content.empty()) continue;
+        ESPALIER_TRY(const int id, add(token));
+        if (id != token.id) moved.push_back(fmt::format("\"{}\" {} instead of {}", token.content, id, token.id));
     }
-    return tokens;
+    if (!moved.empty())
+        warnings.push_back(
+            fmt::format("Added tokens have other ids than tokenizer.json writes, as the tokenizers library numbers them: {}.", few(moved)));
+
+    for (const AddedToken& token : tokens.m_tokens)
+        if (token.id >= size) next = std::max(next, token.id + 1);
+    std::vector<std::string> lacking;
+    const std::map<std::string, std::size_t> fromFile = known;
+    for (const AddedToken& token : named) {
+        // A numbered one stands for the entry of tokenizer.json, a name alone does not change it.
+        if (token.content.empty() || (token.id < 0 && known.contains(token.content))) continue;
+        ESPALIER_TRY(const int id, add(token));
+        if (!fromFile.contains(token.content) && !bpe.idOf(token.content)) lacking.push_back(fmt::format("\"{}\" {}", token.content, id));
+    }
+    if (!lacking.empty())
+        warnings.push_back(fmt::format(
+            "tokenizer.json lacks tokens that the files beside it name; they are added, as transformers does: {}.", few(lacking)));
+    return tokens.withMatchers(normalizer);
+}
+
+Result<AddedTokens> AddedTokens::withMatchers(const Normalizer& normalizer)
+{
+    std::unordered_set<std::string> patterns;  // of the normalised ones
+    for (std::size_t i = 0; i < m_tokens.size(); ++i) {
+        const AddedToken& token = m_tokens[i];
+        if (!token.normalized) {
+            m_raw.add(token.content, static_cast<int>(i));
+            continue;
+        }
+        const std::string pattern = normalizer.apply(token.content);
+        if (!patterns.insert(pattern).second)
+            return damagedComponent("added_tokens", fmt::format("has two tokens that both read \"{}\" once they are normalised", pattern));
+        m_normalized.add(pattern, static_cast<int>(i));
+    }
+    return std::move(*this);
 }
 
 std::vector<Segment> AddedTokens::split(std::string_view text, bool normalized) const
@@ -116,7 +197,7 @@ std::vector<Segment> AddedTokens::split(std::string_view text, bool normalized) 
         if (match.token < 0) break;
         from = match.end;
         const AddedToken& token = m_tokens[static_cast<std::size_t>(match.token)];
-        std::size_t begin = std::max(match.begin, covered);
+        std::size_t begin = match.begin;
         std::size_t end = match.end;
         if (token.singleWord) {
             const bool wordBefore = match.begin > 0 && isWord(utf8Decode(lastCharacter(text.substr(0, match.begin))));
@@ -124,16 +205,17 @@ std::vector<Segment> AddedTokens::split(std::string_view text, bool normalized) 
             if (wordBefore || wordAfter) continue;
         }
         if (token.leftStrip) {
-            while (begin > covered && isSpace(lastCharacter(text.substr(0, begin))))
+            while (begin > 0 && isSpace(lastCharacter(text.substr(0, begin))))
                 begin -= lastCharacter(text.substr(0, begin)).size();
+            begin = std::max(begin, covered);
         }
         if (token.rightStrip) {
             while (end < text.size() && isSpace(firstCharacter(text.substr(end))))
                 end += firstCharacter(text.substr(end)).size();
         }
-        if (end <= covered) continue;  // swallowed whole by the match before
+        // A token that begins within the spaces that the one before took is a token all the same, unless nothing is left of it.
         if (begin > covered) segments.push_back({text.substr(covered, begin - covered), -1});
-        segments.push_back({text.substr(begin, end - begin), token.id});
+        if (end > begin) segments.push_back({text.substr(begin, end - begin), token.id});
         covered = end;
     }
     if (covered < text.size()) segments.push_back({text.substr(covered), -1});

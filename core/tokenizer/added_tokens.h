@@ -1,4 +1,5 @@
-// Added tokens: found in the text before the model sees it, in two passes (formats.md 5.3, step 1).
+// Added tokens: found in the text before the model sees it, in two passes: those that are not normalised in the text as it is, the others
+// in what the normalizer makes of the rest.
 #pragma once
 
 #include "base/error.h"
@@ -57,14 +58,21 @@ struct Segment {
 class AddedTokens
 {
 public:
-    // The `added_tokens` array. Errors: tokenizer.invalid, tokenizer.duplicate_id (two contents under one id, or another than the model's).
-    static Result<AddedTokens> fromJson(const Json& list, const Bpe& bpe, const Normalizer& normalizer);
+    // The `added_tokens` array, and the tokens that files beside tokenizer.json name. The ids in the array are those of whoever wrote the
+    // file; the reference (AddedVocabulary::add_tokens of huggingface/tokenizers) takes the vocabulary's id where the vocabulary has the
+    // token, and counts on from the size of the vocabulary in the order of the list where it has not. So does this, with a warning for
+    // every difference, and for every named token that tokenizer.json lacks. Errors: tokenizer.invalid, tokenizer.duplicate_id (two
+    // contents under one id, in the file or by that counting).
+    static Result<AddedTokens> fromJson(const Json& list, const std::vector<AddedToken>& named, const Bpe& bpe,
+                                        const Normalizer& normalizer, std::vector<std::string>& warnings);
 
     // Cuts text into added tokens and what lies between them. `normalized`: which of the two passes.
     std::vector<Segment> split(std::string_view text, bool normalized) const;
     const std::vector<AddedToken>& all() const { return m_tokens; }
 
 private:
+    Result<AddedTokens> withMatchers(const Normalizer& normalizer);
+
     std::vector<AddedToken> m_tokens;
     TokenMatcher m_raw;
     TokenMatcher m_normalized;

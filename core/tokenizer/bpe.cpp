@@ -102,7 +102,7 @@ Result<Bpe> Bpe::fromJson(const Json& model)
                                fmt::format("has the merge \"{} {}\", but the token \"{}\" is not in the vocabulary.", left, right, *token));
             ids[slot] = it->second;
         }
-        bpe.m_merges.try_emplace(pairKey(ids[0], ids[1]), Merge{rank, ids[2]});
+        bpe.m_merges.insert_or_assign(pairKey(ids[0], ids[1]), Merge{rank, ids[2]});  // of two alike the later counts, as in the reference
         ++rank;
     }
 

@@ -1,4 +1,4 @@
-// Byte-pair encoding with a heap of merges: O(n log n) in the length of a word, which may be a whole document (formats.md 5.3, step 5).
+// Byte-pair encoding with a heap of merges: O(n log n) in the length of a word, which may be a whole document.
 #pragma once
 
 #include "base/error.h"

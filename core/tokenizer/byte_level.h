@@ -1,4 +1,4 @@
-// GPT-2's reversible map between bytes and printable characters (formats.md 5.3, step 4), and small UTF-8 helpers.
+// GPT-2's reversible map between bytes and printable characters, and small UTF-8 helpers.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Normalizers, pre-tokenizers and decoders of tokenizer.json, each parsed from its JSON object. Anything outside formats.md 5.2 is
-// refused by name: tokenizer.unsupported. All are immutable; any thread.
+// Normalizers, pre-tokenizers and decoders of tokenizer.json, each parsed from its JSON object. Anything else is refused by name:
+// tokenizer.unsupported. All are immutable; any thread.
 #pragma once
 
 #include "base/error.h"

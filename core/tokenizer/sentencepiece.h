@@ -1,4 +1,4 @@
-// A SentencePiece BPE model (`tokenizer.model`) as the tokenizer.json it stands for (formats.md 5.6): for checkpoints that come without
+// A SentencePiece BPE model (`tokenizer.model`) as the tokenizer.json it stands for: for checkpoints that come without
 // one.
 #pragma once
 

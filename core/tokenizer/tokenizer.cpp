@@ -7,8 +7,10 @@
 #include "tokenizer/bpe.h"
 #include "tokenizer/components.h"
 #include "tokenizer/sentencepiece.h"
+#include "tokenizer/tokenizer_config.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <unordered_map>
@@ -69,28 +71,6 @@ Result<Template> parsePostProcessor(const Json& value)
     return result;
 }
 
-struct ConfigFile {
-    std::optional<std::string> bos;
-    std::optional<bool> addBos;
-};
-
-Result<ConfigFile> readConfigFile(const std::filesystem::path& folder)
-{
-    ConfigFile config;
-    const std::filesystem::path path = folder / "tokenizer_config.json";
-    std::error_code failure;
-    if (!std::filesystem::exists(path, failure)) return config;
-    ESPALIER_TRY(const Json json, readJsonFile(path, "tokenizer", kFileLimits));
-    if (!json.is_object()) return config;
-    const Json bos = json.value("bos_token", Json());
-    if (bos.is_string())
-        config.bos = bos.get<std::string>();
-    else if (bos.is_object() && bos.value("content", Json()).is_string())
-        config.bos = bos["content"].get<std::string>();
-    if (const Json add = json.value("add_bos_token", Json()); add.is_boolean()) config.addBos = add.get<bool>();
-    return config;
-}
-
 }  // namespace
 
 struct Tokenizer::Data {
@@ -106,6 +86,8 @@ struct Tokenizer::Data {
     bool addsBos = false;
     std::string sha256;
     int vocabularySize = 0;
+    std::int64_t embeddingRows = INT64_MAX;
+    std::vector<std::string> warnings;
 };
 
 Tokenizer::Tokenizer(std::unique_ptr<const Data> data) : m_data(std::move(data)) {}
@@ -142,8 +124,9 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
     ESPALIER_TRY(auto preTokenizer, parsePreTokenizer(part("pre_tokenizer")));
     ESPALIER_TRY(auto decoder, parseDecoder(part("decoder")));
     ESPALIER_TRY(Template post, parsePostProcessor(part("post_processor")));
-    ESPALIER_TRY(AddedTokens added, AddedTokens::fromJson(part("added_tokens"), bpe, *normalizer));
-    ESPALIER_TRY(const ConfigFile config, readConfigFile(path.parent_path()));
+    std::vector<std::string> warnings;
+    ESPALIER_TRY(const TokenizerConfig config, readTokenizerConfig(path.parent_path()));
+    ESPALIER_TRY(AddedTokens added, AddedTokens::fromJson(part("added_tokens"), config.tokens, bpe, *normalizer, warnings));
 
     auto data = std::make_unique<Data>(Data{std::move(bpe),
                                             std::move(added),
@@ -156,26 +139,41 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
                                             {},
                                             false,
                                             sha256Hex(text),
-                                            0});
+                                            0,
+                                            embeddingRows.value_or(INT64_MAX),
+                                            std::move(warnings)});
+    std::unordered_set<int> addedIds;
+    for (const AddedToken& token : data->added.all())
+        addedIds.insert(token.id);
     int highest = -1;
+    int highestOfModel = -1;  // that a text without added tokens may need
     for (const auto& [token, id] : data->bpe.vocabulary()) {
         data->tokenOfId.emplace(id, token);
         highest = std::max(highest, id);
+        if (!addedIds.contains(id)) highestOfModel = std::max(highestOfModel, id);
     }
+    std::vector<std::string> beyond;
     std::optional<int> named;
     for (const AddedToken& token : data->added.all()) {
         // The reference decodes a normalised added token to what it matches, not to what the file says.
         data->tokenOfId.insert_or_assign(token.id, token.normalized ? data->normalizer->apply(token.content) : token.content);
         if (token.special) data->specialIds.insert(token.id);
         highest = std::max(highest, token.id);
+        if (token.id >= data->embeddingRows) beyond.push_back(fmt::format("\"{}\" ({})", token.content, token.id));
         if (config.bos == token.content) named = token.id;
     }
     if (config.bos && !named) named = data->bpe.idOf(*config.bos);
     data->vocabularySize = highest + 1;
-    if (embeddingRows && highest >= *embeddingRows)
-        return badInput("tokenizer.id_out_of_range", "tokenizer.json",
-                        fmt::format("tokenizer.json has ids up to {}, but the model's embedding has {} rows.", highest, *embeddingRows),
-                        "The tokenizer belongs to another model: use the one that came with these weights.");
+    if (highestOfModel >= data->embeddingRows)
+        return badInput(
+            "tokenizer.id_out_of_range", "tokenizer.json",
+            fmt::format("tokenizer.json has ids up to {}, but the model's embedding has {} rows.", highest, data->embeddingRows),
+            "The tokenizer belongs to another model: use the one that came with these weights.");
+    if (!beyond.empty())
+        data->warnings.push_back(fmt::format(
+            "The embedding has {} rows and none for the added tokens {}{}: a text with one of them is refused.", data->embeddingRows,
+            fmt::join(beyond.begin(), beyond.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(beyond.size(), 4)), ", "),
+            beyond.size() > 4 ? fmt::format(" and {} more", beyond.size() - 4) : std::string()));
     data->bos = named;
     if (!data->bos && !data->post.before.empty()) data->bos = data->post.before.front();
     data->addsBos = data->bos && config.addBos.value_or(!data->post.before.empty());
@@ -212,8 +210,24 @@ Result<std::vector<int>> Tokenizer::encode(std::string_view text, bool addSpecia
         }
     }
     if (addSpecial) ids.insert(ids.end(), m_data->post.after.begin(), m_data->post.after.end());
+    if (m_data->vocabularySize > m_data->embeddingRows)
+        for (const int id : ids)
+            ESPALIER_CHECK_OK(checkId(id));
     return ids;
 }
+
+Status Tokenizer::checkId(int id) const
+{
+    if (id < m_data->embeddingRows) return {};
+    const auto token = m_data->tokenOfId.find(id);
+    return badInput("tokenizer.id_out_of_range", "tokenizer.json",
+                    fmt::format("The text has the token \"{}\", whose id {} is beyond the {} rows of the model's embedding.",
+                                token == m_data->tokenOfId.end() ? std::string("?") : token->second, id, m_data->embeddingRows),
+                    "Take the token out of the text: the model has no vector for it.");
+}
+
+bool Tokenizer::has(int id) const { return m_data->tokenOfId.contains(id); }
+const std::vector<std::string>& Tokenizer::warnings() const { return m_data->warnings; }
 
 std::string Tokenizer::decode(std::span<const int> ids, bool skipSpecial) const
 {
