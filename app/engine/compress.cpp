@@ -68,7 +68,7 @@ public:
         ESPALIER_TRY(m_checkpoint, openCheckpoint(m_options.model, m_invocation));
         ESPALIER_CHECK_OK(readTarget(m_options.plan, m_checkpoint->shape(), recipe));
         ESPALIER_CHECK_OK(checkRecipe(recipe));
-        ESPALIER_TRY(const TokenWindows windows, openText(m_options.text, *m_checkpoint));
+        ESPALIER_TRY(const TokenWindows windows, openText(m_options.text, *m_checkpoint, m_invocation.warnings));
         ESPALIER_TRY(const TokenWindows validation, validationText(windows));
         if (!m_options.force || m_options.resume) fs::create_directories(m_work, failure);
         if (m_options.force && !m_options.resume) fs::remove_all(m_work, failure);
@@ -103,7 +103,7 @@ private:
         text.ids.clear();
         text.text = m_options.validation;
         text.windows = m_options.validationWindows;
-        return openText(text, *m_checkpoint);
+        return openText(text, *m_checkpoint, m_invocation.warnings);
     }
 
     Result<ProfileData> takeProfile(const TokenWindows& windows)

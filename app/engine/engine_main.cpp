@@ -11,7 +11,9 @@
 #include <chrono>
 #include <cstring>
 #include <sstream>
+#include <string>
 #include <thread>
+#include <vector>
 
 namespace espalier
 {
@@ -107,14 +109,22 @@ int runEngine(int argc, char** argv, int output, const AddVerbs& addVerbs)
     app.set_help_flag("-h,--help", "Print this help and exit");
     app.set_version_flag("--version", "espalier-engine " ESPALIER_VERSION);
     app.require_subcommand(1);
-    app.footer("`espalier-engine VERB --help` explains a verb.");
+    app.footer("`espalier-engine help VERB` (or VERB --help) explains a verb.");
     app.get_formatter()->column_width(34);
 
     CommonOptions common;
     Verbs verbs(app, common);
     addVerbs(app, verbs);
+    // `help` and `help VERB` are `--help` and `VERB --help`.
+    std::vector<std::string> arguments(argv + 1, argv + argc);
+    if (!arguments.empty() && arguments.front() == "help") {
+        arguments.erase(arguments.begin());
+        if (!arguments.empty() && (arguments.front() == "help" || arguments.front().starts_with('-'))) arguments.clear();
+        arguments.resize(std::min<std::size_t>(arguments.size(), 1));
+        arguments.push_back("--help");
+    }
     try {
-        app.parse(argc, argv);
+        app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
     } catch (const CLI::ParseError& outcome) {
         std::ostringstream out;
         std::ostringstream err;
@@ -131,7 +141,8 @@ int runEngine(int argc, char** argv, int output, const AddVerbs& addVerbs)
             const std::vector<CLI::App*> known = app.get_subcommands([](CLI::App*) { return true; });
             return std::any_of(known.begin(), known.end(), [&](const CLI::App* verb) { return verb->get_name() == name; });
         };
-        if (argc > 1 && argv[1][0] != '-' && !isVerb(argv[1])) message = fmt::format("There is no verb \"{}\".", argv[1]);
+        if (!arguments.empty() && !arguments.front().starts_with('-') && !isVerb(arguments.front()))
+            message = fmt::format("There is no verb \"{}\".", arguments.front());
         if (!message.empty() && message.back() != '.') message += '.';
         return reportFailure(usageError(std::move(message), "See `espalier-engine --help`."), json, output);
     }

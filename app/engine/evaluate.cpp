@@ -76,7 +76,7 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
     }
     if (options.kl && !reference)
         return usageError("--kl compares two plans, and there is only one.", "Give --plan FILE, or --against dense or another plan.");
-    ESPALIER_TRY(TokenWindows windows, openText(options.text, *checkpoint));
+    ESPALIER_TRY(TokenWindows windows, openText(options.text, *checkpoint, invocation.warnings));
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
     model->setFactorSources(profiles);
 
@@ -107,6 +107,7 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
                    {"ppl_error", numberJson(estimate.pplError)},
                    {"scored_tokens", estimate.tokens},
                    {"windows", windowsJson(losses, true)},
+                   {"windows_asked", windowsAsked(options.text)},
                    {"window_length", text.windowLength},
                    {"text", text.source},
                    {"text_sha256", text.textSha256},

@@ -75,8 +75,9 @@ Result<Json> verify(const VerifyVerbOptions& verb, Invocation& invocation)
         if (verb.source.empty()) return usageError("A text needs the source model.", "Give --source MODEL.");
         ESPALIER_TRY(const auto source, Checkpoint::open(verb.source));
         TextOptions text = verb.text;
+        text.windowsByDefault = text.windows == 0;
         if (text.windows == 0) text.windows = 2;
-        ESPALIER_TRY(options.windows, openText(text, *source));
+        ESPALIER_TRY(options.windows, openText(text, *source, invocation.warnings));
         options.model.compute = computeTypeFor(invocation.options.dtype == "auto" ? "fp32" : invocation.options.dtype, *source);
     }
     invocation.dtype = options.model.compute == ComputeType::Bf16 ? "bf16" : "fp32";

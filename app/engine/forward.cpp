@@ -4,8 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 namespace espalier
 {
 
@@ -29,8 +27,14 @@ Result<Json> forward(const ForwardOptions& options, Invocation& invocation)
     ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     ForwardRequest request;
-    const int wholeRows = std::max(2, checkpoint->shape().maxPositions > 0 ? checkpoint->shape().maxPositions : 1 << 20);
-    ESPALIER_TRY(const TokenWindows windows, windowsFromIds(options.ids, {wholeRows, 0, Bos::No}, checkpoint->shape().vocabularySize));
+    // Rows stay whole: what was asked for is the logits of each.
+    const TextRequest whole{.window = {.windowLength = 1 << 24, .bos = Bos::No},
+                            .countAsked = false,
+                            .lengthAsked = false,
+                            .modelPositions = checkpoint->shape().maxPositions};
+    ESPALIER_TRY(const RequestedWindows opened, openIdWindows(options.ids, whole, checkpoint->shape().vocabularySize));
+    const TokenWindows& windows = opened.windows;
+    invocation.warnings.insert(invocation.warnings.end(), opened.warnings.begin(), opened.warnings.end());
     for (const auto& row : windows.rows)
         if (row.size() != windows.rows.front().size())
             return badInput("ids.unequal_rows", options.ids,

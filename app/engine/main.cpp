@@ -1,4 +1,4 @@
-// espalier-engine-compute: the verbs of cli.md. Started by espalier-engine (front.cpp).
+// espalier-engine-compute: the verbs. Started by espalier-engine (front.cpp).
 #include "documentation.h"
 #include "engine_main.h"
 #include "options.h"

@@ -76,7 +76,7 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     locked.ids.clear();
     locked.text = {options.locked};
     if (!options.text.text.empty() || !options.text.ids.empty()) {
-        ESPALIER_TRY(inputs.windows, openText(options.text, *checkpoint));
+        ESPALIER_TRY(inputs.windows, openText(options.text, *checkpoint, invocation.warnings));
     } else {
         if (options.text.windowLength > 0 && options.text.windowLength != data.windowLength)
             return usageError(
@@ -86,12 +86,14 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
         if (own) {
             inputs.windows = std::move(own->windows);
             inputs.missingWindows = own->missing;
+            if (std::string fewer = fewerWindows(options.text.windows, *inputs.windows); !fewer.empty())
+                invocation.warnings.push_back(std::move(fewer));
         }
         locked = cutAsProfile(locked, data);
     }
     if (inputs.windows) {
         if (!options.locked.empty()) {
-            ESPALIER_TRY(inputs.locked, openText(locked, *checkpoint));
+            ESPALIER_TRY(inputs.locked, openText(locked, *checkpoint, invocation.warnings));
         }
         inputs.model = [&]() -> Result<MoeModel*> {
             if (!model) {

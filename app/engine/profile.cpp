@@ -110,7 +110,7 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
     if (!options.plan.empty()) {
         ESPALIER_TRY(options.profile.plan, readPlan(options.plan, *checkpoint, options.allowOther));
     }
-    ESPALIER_TRY(const TokenWindows windows, openText(options.text, *checkpoint));
+    ESPALIER_TRY(const TokenWindows windows, openText(options.text, *checkpoint, invocation.warnings));
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
     const auto started = std::chrono::steady_clock::now();
     ESPALIER_TRY(const ProfileData data, together ? profileTogether(*model, windows, options.profile, invocation)

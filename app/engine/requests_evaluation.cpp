@@ -62,10 +62,13 @@ Result<Json> runEvaluation(OpenModels& models, const EvaluateRequest& request, J
     const std::shared_ptr<MoeModel> model = open->model;
     model->setFactorSources(profiles);
     std::vector<int> wanted = request.indices;
+    std::vector<std::string> warnings = OpenModels::textWarnings(*open, request.text);
+    if (std::string fewer = fewerWindows(request.first, evaluator->windows()); !fewer.empty()) warnings.push_back(std::move(fewer));
     if (!request.listed)
         wanted = firstWindows(request.first > 0 ? std::min(request.first, evaluator->windowCount()) : evaluator->windowCount());
     ESPALIER_TRY(const std::vector<WindowLoss> losses, evaluator->run(compression, wanted, {}, job));
     const PerplexityEstimate estimate = perplexity(losses);
+    const int asked = std::max(request.first, request.text.windows);
     return Json{{"plan_hash", compression.hash()},
                 {"windows", windowsJson(losses, true)},
                 {"ppl", numberJson(estimate.ppl)},
@@ -73,6 +76,8 @@ Result<Json> runEvaluation(OpenModels& models, const EvaluateRequest& request, J
                 {"nll_error", numberJson(estimate.nllError)},
                 {"scored_tokens", estimate.tokens},
                 {"window_count_total", evaluator->windowCount()},
+                {"windows_asked", asked > 0 ? Json(asked) : Json()},
+                {"warnings", warnings},
                 {"window_length", evaluator->windows().windowLength},
                 {"text_sha256", evaluator->windows().textSha256},
                 {"tokenizer_sha256", evaluator->windows().tokenizerSha256},

@@ -37,10 +37,11 @@ void openModel(RequestCall& call)
         const Checkpoint& checkpoint = *(*open)->checkpoint;
         std::vector<std::string> warnings = checkpoint.warnings();
         Json tokenizerJson = nullptr;
-        if (const Result<Tokenizer> tokenizer = Tokenizer::load(path, checkpoint.shape().vocabularySize); tokenizer.ok())
+        if (const Result<Tokenizer> tokenizer = Tokenizer::load(path, checkpoint.shape().vocabularySize); tokenizer.ok()) {
             tokenizerJson = {
                 {"sha256", tokenizer->sha256()}, {"vocabulary", tokenizer->vocabularySize()}, {"adds_bos", tokenizer->addsBos()}};
-        else if (tokenizer.error().code != "tokenizer.missing")
+            warnings.insert(warnings.end(), tokenizer->warnings().begin(), tokenizer->warnings().end());
+        } else if (tokenizer.error().code != "tokenizer.missing")
             warnings.push_back(tokenizer.error().describe());
         return Json{{"path", path},
                     {"fingerprint", checkpoint.fingerprint()},
@@ -82,10 +83,12 @@ Result<Json> runExport(OpenModels& models, ExportRequest request, JobContext& jo
     check.source = request.path;
     check.profiles = request.options.profiles;
     ESPALIER_TRY(check.model, modelOptions(models.options()));
+    std::vector<std::string> warnings;
     if (!request.text.text.empty() || !request.text.ids.empty()) {
-        ESPALIER_TRY(check.windows, openText(request.text, *checkpoint));
+        ESPALIER_TRY(check.windows, openText(request.text, *checkpoint, warnings));
     }
-    ESPALIER_TRY(const VerifyReport verified, verifyExport(check, job));
+    ESPALIER_TRY(VerifyReport verified, verifyExport(check, job));
+    verified.warnings.insert(verified.warnings.begin(), warnings.begin(), warnings.end());
     result["verify"] = toJson(verified);
     return result;
 }
@@ -115,6 +118,7 @@ void exportModel(RequestCall& call)
     request.verify = params.flag("verify", true);
     request.text = params.textOptions();
     request.text.windows = params.count("windows", 2, 1);
+    request.text.windowsByDefault = params.find("windows") == nullptr;
     if (call.refused()) return;
     call.submit(Lane::Export, GiveWay::Pause, [models = call.models(), request = std::move(request)](JobContext& job) -> Result<Json> {
         return runExport(*models, request, job);

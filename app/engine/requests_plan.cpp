@@ -106,14 +106,17 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
     std::shared_ptr<MoeModel> model;
     std::shared_ptr<Evaluator> evaluator;
     const bool given = !request.text.text.empty() || !request.text.ids.empty();
+    std::vector<std::string> warnings;
     if (given) {
         ESPALIER_TRY(evaluator, models.evaluator(*open, request.text));
         inputs.windows = evaluator->windows();
+        warnings = OpenModels::textWarnings(*open, request.text);
     } else {
         ESPALIER_TRY(auto own, profileWindows(*profile, request.text.windows, shape.vocabularySize));
         if (own) {
             inputs.windows = own->windows;
             inputs.missingWindows = own->missing;
+            if (std::string fewer = fewerWindows(request.text.windows, own->windows); !fewer.empty()) warnings.push_back(std::move(fewer));
             // A plan that only reads the profile needs no model.
             if (request.recipe.receptiveField || request.recipe.allocate == "verified") {
                 ESPALIER_TRY(evaluator, models.evaluator(*open, std::move(own->windows)));
@@ -133,11 +136,12 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
         };
     }
     if (!request.locked.text.empty()) {
-        ESPALIER_TRY(inputs.locked, openText(given ? request.locked : cutAsProfile(request.locked, *profile), *checkpoint));
+        ESPALIER_TRY(inputs.locked, openText(given ? request.locked : cutAsProfile(request.locked, *profile), *checkpoint, warnings));
     }
     PlanRecipe recipe = request.recipe;
     recipe.threads = models.options().threads;
     ESPALIER_TRY(const PlanOutcome outcome, makePlan(inputs, recipe, job));
+    warnings.insert(warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
     Json stages = Json::array();
     for (const PlanStage& stage : outcome.stages)
         stages.push_back(toJson(stage));
@@ -145,7 +149,7 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
                 {"plan_hash", outcome.plan.hash()},
                 {"keep", outcome.keep},
                 {"stages", std::move(stages)},
-                {"warnings", outcome.warnings},
+                {"warnings", warnings},
                 {"exchange", exchangeJson(outcome.exchange)},
                 {"cost", costJson(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape)))},
                 {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()}};

@@ -41,7 +41,8 @@ struct ProfileRequest {
 Result<Json> runProfileRequest(OpenModels& models, const ProfileRequest& request, JobContext& job)
 {
     ESPALIER_TRY(const auto open, models.open(request.path));
-    ESPALIER_TRY(const TokenWindows windows, openText(request.text, *open->checkpoint));
+    std::vector<std::string> warnings;
+    ESPALIER_TRY(const TokenWindows windows, openText(request.text, *open->checkpoint, warnings));
     ESPALIER_TRY(const auto model, models.model(*open, request.memoryBudget));
     const auto started = std::chrono::steady_clock::now();
     ESPALIER_TRY(ProfileData data, runProfile(*model, windows, request.options, job));
@@ -50,6 +51,9 @@ Result<Json> runProfileRequest(OpenModels& models, const ProfileRequest& request
     models.remember(request.options.out, held);
     models.estimators().remember(request.options.out, *held);
     Json result = profileJson(request.options.out.string(), *held);
+    for (const std::string& warning : warnings)
+        result["warnings"].push_back(warning);
+    result["windows_asked"] = windowsAsked(request.text);
     result["tokens_per_second"] = numberJson(static_cast<double>(held->tokens) / seconds);
     result["seconds"] = seconds;
     result["dtype"] = model->numericMode();

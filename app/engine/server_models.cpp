@@ -15,12 +15,22 @@ namespace
 constexpr std::size_t kModelsHeld = 2;
 constexpr std::size_t kEvaluatorsHeld = 4;
 constexpr std::size_t kPartsHeld = 4;
+constexpr std::size_t kWarningsHeld = 64;
 
 // An evaluator runs its model for as long as it lives.
 struct BoundEvaluator {
     std::shared_ptr<MoeModel> model;
     Evaluator evaluator;
 };
+
+// A text, its windows and its files as they are.
+std::string keyOf(const TextOptions& text)
+{
+    std::string key = fmt::format("{}|{}|{}|{}|{}|{}", text.windowLength, text.windows, text.bos, text.ids, text.format, text.field);
+    for (const auto& path : text.text)
+        key += "|" + fileStamp(path);
+    return key;
+}
 
 }  // namespace
 
@@ -68,12 +78,19 @@ Result<std::shared_ptr<MoeModel>> OpenModels::model(OpenModel& open, std::int64_
 
 Result<std::shared_ptr<Evaluator>> OpenModels::evaluator(OpenModel& open, const TextOptions& text)
 {
-    std::string key = fmt::format("{}|{}|{}|{}", text.windowLength, text.windows, text.bos, text.ids);
-    for (const auto& path : text.text)
-        key += "|" + fileStamp(path);
+    const std::string key = keyOf(text);
     if (auto held = heldEvaluator(open, key)) return held;
-    ESPALIER_TRY(TokenWindows windows, openText(text, *open.checkpoint));
+    std::vector<std::string> warnings;
+    ESPALIER_TRY(TokenWindows windows, openText(text, *open.checkpoint, warnings));
+    if (open.textWarnings.size() >= kWarningsHeld) open.textWarnings.clear();
+    open.textWarnings[key] = std::move(warnings);
     return addEvaluator(open, key, std::move(windows));
+}
+
+std::vector<std::string> OpenModels::textWarnings(const OpenModel& open, const TextOptions& text)
+{
+    const auto found = open.textWarnings.find(keyOf(text));
+    return found == open.textWarnings.end() ? std::vector<std::string>() : found->second;
 }
 
 Result<std::shared_ptr<Evaluator>> OpenModels::evaluator(OpenModel& open, TokenWindows windows)

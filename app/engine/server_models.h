@@ -17,6 +17,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -31,6 +32,7 @@ struct OpenModel {
     std::shared_ptr<MoeModel> model;                                             // created when first needed
     std::shared_ptr<StreamCache> streams;                                        // of all evaluators; made with the model
     std::vector<std::pair<std::string, std::shared_ptr<Evaluator>>> evaluators;  // most recently used last
+    std::map<std::string, std::vector<std::string>> textWarnings;                // by text, as evaluators
 };
 
 class OpenModels
@@ -48,6 +50,8 @@ public:
     // One evaluator per text, so that residual streams and losses live on between edits. Holds on to its model.
     Result<std::shared_ptr<Evaluator>> evaluator(OpenModel& open, const TextOptions& text);
     Result<std::shared_ptr<Evaluator>> evaluator(OpenModel& open, TokenWindows windows);
+    // What was worth saying when the evaluator of this text was made.
+    static std::vector<std::string> textWarnings(const OpenModel& open, const TextOptions& text);
 
     // The profile that a plan's factors may come from, or nothing for an empty path. Held open while its content stays the same.
     Result<FactorSources> factorSources(const std::string& path);

@@ -95,6 +95,7 @@ TextOptions RequestParams::textOptions()
     options.text = paths("text");
     options.ids = text("ids", false);
     options.windowLength = count("window_length", 0, 2);
+    options.field = text("text_field", false);
     if (const Json* bos = find("bos")) {
         if (bos->is_boolean())
             options.bos = bos->get<bool>() ? "yes" : "no";

@@ -1,10 +1,12 @@
 #include "work.h"
 
 #include "base/text.h"
+#include "tokenizer/text_file.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <iostream>
 #include <iterator>
@@ -24,6 +26,8 @@ struct TokenizeOptions {
     std::string ids;
     std::string jsonl;
     std::string bos = "auto";
+    std::string format = "auto";
+    std::string field;
     bool hasString = false;
 };
 
@@ -32,6 +36,18 @@ Result<std::string> readInput(const std::string& file)
     if (file != "-") return readTextFile(file, "text", kMaxTextBytes);
     std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
     return text;
+}
+
+Result<std::string> readText(const TokenizeOptions& options, Invocation& invocation)
+{
+    TextFileOptions form{.field = options.field};
+    ESPALIER_TRY(form.form, parseTextForm(options.format));
+    ESPALIER_TRY(std::string bytes, readInput(options.text));
+    ESPALIER_TRY(TextFile file,
+                 textDocuments(std::move(bytes),
+                               options.text == "-" ? "standard input" : std::filesystem::path(options.text).filename().string(), form));
+    invocation.warnings.insert(invocation.warnings.end(), file.warnings.begin(), file.warnings.end());
+    return std::move(file.text);
 }
 
 Json resultJson(const Tokenizer& tokenizer, const std::vector<int>& ids)
@@ -45,11 +61,14 @@ Result<Json> encodeJson(const Tokenizer& tokenizer, std::string_view text, Bos b
     const bool wanted = bos == Bos::Yes || (bos == Bos::Auto && tokenizer.addsBos());
     if (wanted && !tokenizer.bosId())
         return badInput("tokenizer.no_bos", "tokenizer", "The tokenizer has no beginning-of-sequence token.", "Use --bos no.");
-    if (wanted) ids.insert(ids.begin(), *tokenizer.bosId());
+    if (wanted) {
+        ESPALIER_CHECK_OK(tokenizer.checkId(*tokenizer.bosId()));
+        ids.insert(ids.begin(), *tokenizer.bosId());
+    }
     return resultJson(tokenizer, ids);
 }
 
-Result<Json> decodeJson(const Tokenizer& tokenizer, const std::string& list)
+Result<Json> decodeJson(const Tokenizer& tokenizer, const std::string& list, std::vector<std::string>& warnings)
 {
     std::vector<int> ids;
     const char* at = list.data();
@@ -65,6 +84,8 @@ Result<Json> decodeJson(const Tokenizer& tokenizer, const std::string& list)
         ids.push_back(id);
         at = next;
     }
+    const auto unknown = std::find_if(ids.begin(), ids.end(), [&](int id) { return !tokenizer.has(id); });
+    if (unknown != ids.end()) warnings.push_back(fmt::format("No token has the id {}: the text leaves out what has no token.", *unknown));
     return resultJson(tokenizer, ids);
 }
 
@@ -104,16 +125,17 @@ Result<Json> tokenize(const TokenizeOptions& options, Invocation& invocation)
             fingerprint = (*checkpoint)->fingerprint();
         }
     ESPALIER_TRY(const Tokenizer tokenizer, Tokenizer::load(options.model, embeddingRows));
+    invocation.warnings = tokenizer.warnings();
     invocation.model = {{"path", options.model.string()}, {"fingerprint", fingerprint.empty() ? tokenizer.sha256() : fingerprint}};
     Result<Json> result = Json();
     if (!options.jsonl.empty()) {
         result = encodeLines(tokenizer, options.jsonl, bos);
     } else if (!options.ids.empty()) {
-        result = decodeJson(tokenizer, options.ids);
+        result = decodeJson(tokenizer, options.ids, invocation.warnings);
     } else if (options.hasString) {
         result = encodeJson(tokenizer, options.string, bos);
     } else {
-        ESPALIER_TRY(const std::string text, readInput(options.text));
+        ESPALIER_TRY(const std::string text, readText(options, invocation));
         result = encodeJson(tokenizer, text, bos);
     }
     if (!result.ok()) return result;
@@ -146,6 +168,9 @@ void addTokenize(Verbs& verbs)
             },
             "A text")
         ->type_name("S");
+    verb->add_option("--text-format", options->format, "Form of that file: auto, text, jsonl or json")
+        ->check(CLI::IsMember({"auto", "text", "jsonl", "json"}));
+    verb->add_option("--text-field", options->field, "Field of JSON texts (default: text, or the only one)")->type_name("NAME");
     verb->add_option("--ids", options->ids, "Ids to decode, as 1,2,3")->type_name("IDS");
     verb->add_option("--jsonl", options->jsonl, "Lines of {\"text\": ...}")->type_name("FILE");
     verb->add_option("--bos", options->bos, "Begin-of-sequence token: auto, yes or no")->check(CLI::IsMember({"auto", "yes", "no"}));

@@ -118,8 +118,9 @@ std::string fileStamp(const std::filesystem::path& path)
 
 void addTextOptions(CLI::App* verb, TextOptions& options)
 {
-    CLI::Option* text =
-        verb->add_option("--text", options.text, "Text files, tokenised as one sequence")->type_name("FILE")->expected(1, -1);
+    CLI::Option* text = verb->add_option("--text", options.text, "Text files or JSON lines of {\"text\": ...}, tokenised as one sequence")
+                            ->type_name("FILE")
+                            ->expected(1, -1);
     verb->add_option("--ids", options.ids, "Token ids instead of text: JSON lists, or safetensors FILE[:NAME]")
         ->type_name("FILE")
         ->excludes(text);
@@ -127,6 +128,9 @@ void addTextOptions(CLI::App* verb, TextOptions& options)
     verb->add_option("--window-length", options.windowLength, "Tokens per window (default: 2048, or what the model takes)")
         ->check(CLI::Range(2, 1 << 30))
         ->type_name("N");
+    verb->add_option("--text-format", options.format, "Form of the files: auto, text, jsonl or json")
+        ->check(CLI::IsMember({"auto", "text", "jsonl", "json"}));
+    verb->add_option("--text-field", options.field, "Field of JSON texts (default: text, or the only one)")->type_name("NAME");
     verb->add_option("--bos", options.bos, "Begin-of-sequence token: auto, yes or no")->check(CLI::IsMember({"auto", "yes", "no"}));
 }
 
@@ -147,17 +151,40 @@ TextOptions cutAsProfile(TextOptions options, const ProfileData& profile)
 
 Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint)
 {
+    std::vector<std::string> unheard;
+    return openText(options, checkpoint, unheard);
+}
+
+Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint, std::vector<std::string>& warnings)
+{
     if (options.text.empty() && options.ids.empty()) return usageError("A text is needed.", "Give --text FILE or --ids FILE.");
     const ModelShape& shape = checkpoint.shape();
-    WindowOptions window;
+    TextRequest request;
+    WindowOptions& window = request.window;
     window.windowLength = options.windowLength > 0 ? options.windowLength : 2048;
     if (options.windowLength <= 0 && shape.maxPositions > 0) window.windowLength = std::min(2048, shape.maxPositions);
     window.maxWindows = options.windows;
     ESPALIER_TRY(window.bos, parseBos(options.bos));
-    if (!options.ids.empty()) return windowsFromIds(options.ids, window, shape.vocabularySize);
-    ESPALIER_TRY(const Tokenizer tokenizer, Tokenizer::load(checkpoint.folder(), shape.vocabularySize));
-    return windowsFromText(tokenizer, options.text, window);
+    request.countAsked = !options.windowsByDefault;
+    request.lengthAsked = options.windowLength > 0;
+    request.modelPositions = shape.maxPositions;
+    request.file.field = options.field;
+    ESPALIER_TRY(request.file.form, parseTextForm(options.format));
+    RequestedWindows opened;
+    if (!options.ids.empty()) {
+        ESPALIER_TRY(opened, openIdWindows(options.ids, request, shape.vocabularySize));
+        if (window.bos == Bos::Yes)
+            opened.warnings.push_back("Ids are used as they are: the begin-of-sequence token that was asked for is not put before them.");
+    } else {
+        ESPALIER_TRY(const Tokenizer tokenizer, Tokenizer::load(checkpoint.folder(), shape.vocabularySize));
+        ESPALIER_TRY(opened, openTextWindows(tokenizer, options.text, request));
+    }
+    for (std::string& warning : opened.warnings)
+        if (std::find(warnings.begin(), warnings.end(), warning) == warnings.end()) warnings.push_back(std::move(warning));
+    return std::move(opened.windows);
 }
+
+Json windowsAsked(const TextOptions& options) { return options.windows > 0 && !options.windowsByDefault ? Json(options.windows) : Json(); }
 
 Result<std::vector<WindowLoss>> measureOnce(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan, JobContext& job)
 {

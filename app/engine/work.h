@@ -14,6 +14,7 @@
 #include "plan/cost_model.h"
 #include "plan/expert_grid.h"
 #include "session/profile_data.h"
+#include "tokenizer/text_windows.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/windows.h"
 
@@ -61,11 +62,18 @@ struct TextOptions {
     std::vector<std::filesystem::path> text;
     std::string ids;
     int windows = 0;
-    int windowLength = 0;  // 0 = min(2048, the model's positions)
+    bool windowsByDefault = false;  // nobody asked for that many
+    int windowLength = 0;           // 0 = min(2048, the model's positions)
     std::string bos = "auto";
+    std::string format = "auto";  // of the files: text, jsonl, json
+    std::string field;            // of JSON texts
 };
 void addTextOptions(CLI::App* verb, TextOptions& options);
 Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint);
+// The same; what is worth saying about the text and its windows is added to `warnings` (tokenizer/text_windows.h).
+Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint, std::vector<std::string>& warnings);
+// The number of windows that somebody asked for, or null.
+Json windowsAsked(const TextOptions& options);
 Result<Bos> parseBos(const std::string& text);
 // Cut as the profile's text was: what a second text is opened with where the profile's own windows stand in for the first.
 TextOptions cutAsProfile(TextOptions options, const ProfileData& profile);

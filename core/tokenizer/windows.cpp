@@ -2,8 +2,8 @@
 
 #include "base/json.h"
 #include "base/sha256.h"
-#include "base/text.h"
 #include "checkpoint/safetensors.h"
+#include "tokenizer/text_windows.h"
 #include "tokenizer/tokenizer.h"
 
 #include <fmt/format.h>
@@ -16,8 +16,6 @@ namespace espalier
 
 namespace
 {
-
-constexpr std::size_t kMaxTextBytes = std::size_t(4) << 30;
 
 Error inputError(std::string code, const std::string& subject, std::string message, std::string action = {})
 {
@@ -34,6 +32,28 @@ void cut(const std::vector<int>& ids, const WindowOptions& options, TokenWindows
         out.rows.emplace_back(ids.begin() + static_cast<std::ptrdiff_t>(at), ids.begin() + static_cast<std::ptrdiff_t>(at + length));
     }
     out.droppedTokens += static_cast<std::int64_t>(ids.size() - at);
+}
+
+// What was asked and what was given, where they differ.
+void compareWithAsked(const TextRequest& request, RequestedWindows& out)
+{
+    const WindowOptions& options = request.window;
+    const TokenWindows& windows = out.windows;
+    if (std::string fewer = fewerWindows(request.countAsked ? options.maxWindows : 0, windows); !fewer.empty())
+        out.warnings.push_back(std::move(fewer));
+    std::size_t longest = 0;
+    std::size_t shortest = windows.rows.front().size();
+    for (const std::vector<int>& row : windows.rows) {
+        longest = std::max(longest, row.size());
+        shortest = std::min(shortest, row.size());
+    }
+    if (request.lengthAsked && shortest < static_cast<std::size_t>(options.windowLength))
+        out.warnings.push_back(fmt::format("Windows of {} tokens were asked for, and {} has rows of {}, which are used as they are.",
+                                           options.windowLength, windows.source,
+                                           shortest == longest ? fmt::to_string(shortest) : fmt::format("{} to {}", shortest, longest)));
+    if (request.modelPositions > 0 && longest > static_cast<std::size_t>(request.modelPositions))
+        out.warnings.push_back(fmt::format("Windows of {} tokens are longer than the {} positions that the model was made for.", longest,
+                                           request.modelPositions));
 }
 
 Status checkOptions(const WindowOptions& options)
@@ -150,45 +170,62 @@ std::string hashOfRows(const std::vector<std::vector<int>>& rows)
     return hash.finish();
 }
 
-Result<TokenWindows> windowsFromText(const Tokenizer& tokenizer, std::span<const std::filesystem::path> files, const WindowOptions& options)
+std::string fewerWindows(int asked, const TokenWindows& given)
 {
+    if (static_cast<std::int64_t>(given.rows.size()) >= asked) return {};
+    return fmt::format("{} windows were asked for, and {} has {} of {} tokens.", asked, given.source, given.rows.size(),
+                       given.windowLength);
+}
+
+Result<RequestedWindows> openTextWindows(const Tokenizer& tokenizer, std::span<const std::filesystem::path> files,
+                                         const TextRequest& request)
+{
+    const WindowOptions& options = request.window;
     ESPALIER_CHECK_OK(checkOptions(options));
-    TokenWindows windows;
+    RequestedWindows result;
+    TokenWindows& windows = result.windows;
     windows.windowLength = options.windowLength;
     windows.tokenizerSha256 = tokenizer.sha256();
+    result.warnings = tokenizer.warnings();
     windows.bos = options.bos == Bos::Yes || (options.bos == Bos::Auto && tokenizer.addsBos());
     std::vector<int> ids;
     if (windows.bos) {
         if (!tokenizer.bosId())
             return inputError("text.no_bos", "tokenizer.json", "The tokenizer has no beginning-of-sequence token to put before the text.",
                               "Use --bos no.");
+        ESPALIER_CHECK_OK(tokenizer.checkId(*tokenizer.bosId()));
         ids.push_back(*tokenizer.bosId());
     }
     const std::size_t before = ids.size();
     for (const std::filesystem::path& path : files) {
         const std::string subject = path.filename().string();
-        ESPALIER_TRY(const std::string text, readTextFile(path, "text", kMaxTextBytes));
-        if (const auto offset = invalidUtf8Offset(text))
-            return inputError("text.invalid_utf8", subject,
-                              fmt::format("{} is not valid UTF-8: byte {} does not belong there.", subject, *offset),
-                              "Convert the file to UTF-8.");
-        ESPALIER_TRY(const std::vector<int> part, tokenizer.encode(text, false));
+        ESPALIER_TRY(TextFile file, readTextDocuments(path, request.file));
+        result.warnings.insert(result.warnings.end(), file.warnings.begin(), file.warnings.end());
+        ESPALIER_TRY(const std::vector<int> part, tokenizer.encode(file.text, false));
         ids.insert(ids.end(), part.begin(), part.end());
         windows.source += (windows.source.empty() ? "" : ", ") + subject;
     }
     if (ids.size() == before)
         return inputError("text.empty", windows.source, fmt::format("{} holds no text.", windows.source), "Choose another file.");
     cut(ids, options, windows);
-    if (windows.rows.empty())
-        return inputError("text.too_short", windows.source,
-                          fmt::format("{} has {} tokens, less than one window of {}.", windows.source, ids.size(), options.windowLength),
-                          "Use a longer text or a shorter window.");
+    if (windows.rows.empty()) {
+        const bool beyond = request.modelPositions > 0 && options.windowLength > request.modelPositions;
+        return inputError(
+            "text.too_short", windows.source,
+            fmt::format("{} has {} tokens, less than one window of {}{}.", windows.source, ids.size(), options.windowLength,
+                        request.countAsked && options.maxWindows > 0 ? fmt::format(" ({} windows were asked for)", options.maxWindows)
+                                                                     : std::string()),
+            beyond ? fmt::format("Use a longer text or a shorter window: the model was made for {} positions.", request.modelPositions)
+                   : std::string("Use a longer text or a shorter window."));
+    }
+    compareWithAsked(request, result);
     windows.textSha256 = hashOfRows(windows.rows);
-    return windows;
+    return result;
 }
 
-Result<TokenWindows> windowsFromIds(const std::string& spec, const WindowOptions& options, std::int64_t vocabulary)
+Result<RequestedWindows> openIdWindows(const std::string& spec, const TextRequest& request, std::int64_t vocabulary)
 {
+    const WindowOptions& options = request.window;
     ESPALIER_CHECK_OK(checkOptions(options));
     std::filesystem::path path = spec;
     std::string name;
@@ -202,9 +239,11 @@ Result<TokenWindows> windowsFromIds(const std::string& spec, const WindowOptions
         return inputError("ids.missing", subject, fmt::format("{} does not exist.", path.string()), "Check the path.");
     ESPALIER_TRY(const Rows rows, path.extension() == ".safetensors" ? rowsFromTensor(path, name) : rowsFromJson(path));
 
-    TokenWindows windows;
+    RequestedWindows result;
+    TokenWindows& windows = result.windows;
     windows.windowLength = options.windowLength;
     windows.source = subject;
+    std::int64_t unscorable = 0;
     for (std::size_t r = 0; r < rows.size(); ++r) {
         std::vector<int> ids;
         for (const std::int64_t id : rows[r]) {
@@ -216,18 +255,36 @@ Result<TokenWindows> windowsFromIds(const std::string& spec, const WindowOptions
             ids.push_back(static_cast<int>(id));
         }
         const bool full = options.maxWindows > 0 && static_cast<int>(windows.rows.size()) >= options.maxWindows;
-        if (ids.size() > static_cast<std::size_t>(options.windowLength))
+        if (ids.size() > static_cast<std::size_t>(options.windowLength)) {
             cut(ids, options, windows);
-        else if (full || ids.size() < 2)
+        } else if (full || ids.size() < 2) {
             windows.droppedTokens += static_cast<std::int64_t>(ids.size());
-        else
+            unscorable += ids.size() < 2 && !full;
+        } else {
             windows.rows.push_back(std::move(ids));
+        }
     }
     if (windows.rows.empty())
         return inputError("ids.empty", subject, fmt::format("{} holds no row with at least two ids.", subject),
                           "Nothing could be scored: use longer rows.");
+    if (unscorable > 0)
+        result.warnings.push_back(
+            fmt::format("{} of the {} rows of {} have fewer than two ids and are left out.", unscorable, rows.size(), subject));
+    compareWithAsked(request, result);
     windows.textSha256 = hashOfRows(windows.rows);
-    return windows;
+    return result;
+}
+
+Result<TokenWindows> windowsFromText(const Tokenizer& tokenizer, std::span<const std::filesystem::path> files, const WindowOptions& options)
+{
+    ESPALIER_TRY(RequestedWindows opened, openTextWindows(tokenizer, files, {.window = options}));
+    return std::move(opened.windows);
+}
+
+Result<TokenWindows> windowsFromIds(const std::string& spec, const WindowOptions& options, std::int64_t vocabulary)
+{
+    ESPALIER_TRY(RequestedWindows opened, openIdWindows(spec, {.window = options}, vocabulary));
+    return std::move(opened.windows);
 }
 
 }  // namespace espalier

@@ -1,4 +1,4 @@
-// The command line as a script sees it: exit codes, exactly one JSON object, the fields of cli.md 3, damaged input, interruption.
+// The command line as a script sees it: exit codes, exactly one JSON object, the promised fields, damaged input, interruption.
 #include "base/text.h"
 #include "cli/engine_process.h"
 #include "session/profile_file.h"
@@ -61,7 +61,55 @@ TEST(Cli, helpAndVersionOnEveryVerb)
         EXPECT_EQ(help.code, 0) << verb;
         EXPECT_THAT(help.output, HasSubstr("--json")) << verb;
         EXPECT_THAT(all, HasSubstr(verb));
+        EXPECT_EQ(runEngine({"help", verb}).output, help.output);
     }
+    EXPECT_EQ(runEngine({"help"}).output, all);
+    EXPECT_EQ(runEngine({"help"}).code, 0);
+    const Outcome unknown = runEngine({"help", "bake"});
+    EXPECT_EQ(unknown.code, 2);
+    EXPECT_THAT(unknown.errors, HasSubstr("There is no verb \"bake\""));
+}
+
+// One test over the verbs that take a text: what was asked for and what was given, in text and in JSON.
+TEST(Cli, textsThatAreNotWhatWasAskedForAreSaid)
+{
+    Scratch scratch;
+    const std::string text = (scratch / "a.txt").string();
+    const std::string lines = (scratch / "a.jsonl").string();
+    const std::string first = "The old wall was warm and the pear trees stood against it.";
+    const std::string second = "In the evening the gardener came.";
+    writeFile(text, first + "\n\n" + second);
+    writeFile(lines, Json{{"text", first}}.dump() + "\n" + Json{{"text", second}}.dump() + "\n");
+    const Outcome plain = json({"evaluate", kDemo, "--text", text, "--window-length", "8", "--windows", "77"});
+    ASSERT_EQ(plain.code, 0) << plain.errors;
+    ASSERT_EQ(plain.json()["warnings"].size(), 1u);
+    EXPECT_THAT(plain.json()["warnings"][0].get<std::string>(), HasSubstr("77 windows were asked for"));
+    EXPECT_THAT(plain.errors, HasSubstr("warning: 77 windows were asked for"));
+    EXPECT_EQ(plain.json()["windows_asked"], 77);
+    const Outcome fromLines = json({"evaluate", kDemo, "--text", lines, "--window-length", "8"});
+    EXPECT_EQ(fromLines.json()["ppl"], plain.json()["ppl"]);
+    EXPECT_EQ(fromLines.json()["text_sha256"], plain.json()["text_sha256"]);
+    EXPECT_TRUE(fromLines.json()["warnings"].empty());
+    EXPECT_EQ(fromLines.json()["windows_asked"], nullptr);
+    const std::string packed = (scratch / "a.gz").string();
+    writeFile(packed, "\x1F\x8B\x08 packed");
+    for (const char* verb : {"evaluate", "profile", "tokenize"}) {
+        std::vector<std::string> arguments = {verb, kDemo, "--text", packed};
+        if (std::string(verb) == "profile") arguments.insert(arguments.end(), {"--out", (scratch / "p.h5").string()});
+        expectError(json(arguments), 3, "text.other_form");
+    }
+    const Outcome tokens = json({"tokenize", kDemo, "--text", lines});
+    EXPECT_EQ(tokens.json()["ids"], json({"tokenize", kDemo, "--text", text}).json()["ids"]);
+    const std::string ids = (scratch / "ids.json").string();
+    const std::string out = (scratch / "p.h5").string();
+    writeFile(ids, "[[1,2,3,4],[5,6,7,8]]");
+    const Outcome profile = json({"profile", kDemo, "--ids", ids, "--windows", "3", "--window-length", "6", "--out", out});
+    ASSERT_EQ(profile.code, 0) << profile.errors;
+    EXPECT_EQ(profile.json()["warnings"].size(), 2u) << profile.output;
+    const Outcome planned =
+        json({"plan", kDemo, "--profile", out, "--prune", "25%", "--windows", "9", "--out", (scratch / "plan.json").string()});
+    ASSERT_EQ(planned.code, 0) << planned.errors;
+    EXPECT_THAT(planned.output, HasSubstr("9 windows were asked for, and ids.json has 2"));
 }
 
 // A manual or a completion that lacks an option, or offers one that is gone, misleads whoever relies on it.

@@ -95,6 +95,15 @@ TEST(Serve, evaluatesAndStreamsWindows)
     EXPECT_EQ(full["windows"][1], quick["windows"][0]);
     EXPECT_EQ(full["windows"][3], quick["windows"][1]);
     EXPECT_NE(quick["plan_hash"], dense["plan_hash"]);
+
+    // What was asked for and cannot be given is said.
+    EXPECT_TRUE(full["warnings"].empty()) << full["warnings"];
+    engine.send(ask(4, "evaluate", evaluation(kPlan, "quick", {{"first", 99}})));
+    const Json fewer = engine.answer(4)["result"];
+    EXPECT_EQ(fewer["windows"].size(), 32u);
+    EXPECT_EQ(fewer["windows_asked"], 99);
+    ASSERT_EQ(fewer["warnings"].size(), 1u);
+    EXPECT_NE(fewer["warnings"][0].get<std::string>().find("99 windows were asked for"), std::string::npos);
 }
 
 TEST(Serve, interactiveOvertakesAndEveryRequestIsAnsweredOnce)

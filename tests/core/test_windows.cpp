@@ -1,6 +1,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "checkpoint/safetensors.h"
+#include "tokenizer/text_windows.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/windows.h"
 
@@ -66,6 +67,51 @@ TEST_F(Windows, UnusableTextsAreRefusedByCause)
     EXPECT_EQ(bad.code, "text.invalid_utf8");
     EXPECT_NE(bad.message.find("byte 3"), std::string::npos) << bad.message;
     EXPECT_EQ(bad.exitCode(), 3);
+}
+
+TEST_F(Windows, WhatWasAskedAndWhatWasGivenAreCompared)
+{
+    const fs::path files[] = {write("a.txt", "one two three four five six seven eight nine ten eleven twelve")};
+    const auto warnings = [&](const TextRequest& request) {
+        const auto opened = openTextWindows(*tokenizer, files, request);
+        EXPECT_TRUE(opened.ok());
+        return opened->warnings;
+    };
+    const int all = static_cast<int>(fromText(files[0], 4)->rows.size());
+    EXPECT_TRUE(warnings({.window = {.windowLength = 4}}).empty());
+    EXPECT_TRUE(warnings({.window = {.windowLength = 4, .maxWindows = all}}).empty());
+    const auto fewer = warnings({.window = {.windowLength = 4, .maxWindows = 128}});
+    ASSERT_EQ(fewer.size(), 1u);
+    EXPECT_NE(fewer[0].find("128"), std::string::npos) << fewer[0];
+    EXPECT_NE(fewer[0].find(std::to_string(all).append(" of 4")), std::string::npos) << fewer[0];
+    EXPECT_TRUE(warnings({.window = {.windowLength = 4, .maxWindows = 128}, .countAsked = false}).empty());
+    const auto longer = warnings({.window = {.windowLength = 4}, .modelPositions = 3});
+    ASSERT_EQ(longer.size(), 1u);
+    EXPECT_NE(longer[0].find("the 3 positions"), std::string::npos) << longer[0];
+    EXPECT_TRUE(warnings({.window = {.windowLength = 4}, .modelPositions = 4}).empty());
+
+    const auto ids = write("ids.json", "[[1,2,3],[4,5,6,7],[8]]").string();
+    const auto rows = openIdWindows(ids, {.window = {.windowLength = 8, .maxWindows = 5}, .modelPositions = 3}, 100);
+    ASSERT_TRUE(rows.ok());
+    ASSERT_EQ(rows->warnings.size(), 4u) << "a row of one id, two of five windows, rows shorter than asked, longer than the positions";
+    const auto good = write("good.json", "[[1,2,3],[4,5,6,7]]").string();
+    EXPECT_TRUE(openIdWindows(good, {.window = {.windowLength = 4, .maxWindows = 2}, .lengthAsked = false}, 100)->warnings.empty());
+
+    const Error none =
+        openTextWindows(*tokenizer, files, {.window = {.windowLength = 2048, .maxWindows = 7}, .modelPositions = 512}).error();
+    EXPECT_EQ(none.code, "text.too_short");
+    EXPECT_NE(none.message.find("7 windows were asked for"), std::string::npos) << none.message;
+    EXPECT_NE(none.action.find("512 positions"), std::string::npos) << none.action;
+}
+
+TEST_F(Windows, JsonLinesGiveTheWindowsOfTheirTexts)
+{
+    const auto plain = fromText(write("a.txt", "one two three\n\nfour five six seven"), 3);
+    const auto lines = fromText(write("a.jsonl", "{\"text\": \"one two three\"}\n{\"text\": \"four five six seven\"}\n"), 3);
+    ASSERT_TRUE(plain.ok() && lines.ok());
+    EXPECT_EQ(lines->rows, plain->rows);
+    EXPECT_EQ(lines->textSha256, plain->textSha256);
+    EXPECT_EQ(fromText(write("a.gz", "\x1F\x8B\x08 packed"), 3).error().code, "text.other_form");
 }
 
 TEST_F(Windows, OneBosStandsBeforeAllFiles)
