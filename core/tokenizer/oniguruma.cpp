@@ -34,6 +34,14 @@ namespace
 
 constexpr int kMaxRepeat = 65535;
 
+Atom anchor(std::string text)
+{
+    Atom atom{std::move(text)};
+    atom.quantifiable = false;
+    atom.empty = true;
+    return atom;
+}
+
 std::string literal(char32_t c) { return fmt::format("\\x{{{:x}}}", static_cast<std::uint32_t>(c)); }
 
 }  // namespace
@@ -87,44 +95,37 @@ Result<Atom> Translator::alternatives(int depth)
 {
     if (depth > kMaxDepth) return refused("groups nested too deeply");
     Atom all;
-    int branches = 0;
-    bool single = false;
-    Quantifier last;
-    for (;;) {
+    for (int branches = 0;; ++branches) {
         bool ended = false;
         m_folding.clear();
-        ESPALIER_TRY(std::string text, branch(depth, single, last, ended));
-        all.text += (branches++ > 0 ? "|" : "") + text;
+        ESPALIER_TRY(const Atom next, branch(depth, ended));
+        all.text += (branches > 0 ? "|" : "") + next.text;
+        all.empty = all.empty || next.empty;
+        all.repeat = branches == 0 && next.repeat;
+        all.lazy = branches == 0 && next.lazy;
         if (ended || !take(U"|")) break;
     }
     m_folding.clear();
-    all.repeat = branches == 1 && single;
-    all.lazy = all.repeat && last.lazy;
     return all;
 }
 
-// `single`: nothing but one repeated atom, `last` its quantifier.
-Result<std::string> Translator::branch(int depth, bool& single, Quantifier& last, bool& optionsEnded)
+// `optionsEnded`: options that stand alone took the rest of the group with them, across |.
+Result<Atom> Translator::branch(int depth, bool& optionsEnded)
 {
-    std::string text;
-    int atoms = 0;
-    single = false;
-    for (;;) {
+    Atom all;
+    all.empty = true;
+    for (int atoms = 0;; ++atoms) {
         skipFree();
-        if (done() || peek() == '|' || peek() == ')') return text;
-        bool isolated = false;
-        ESPALIER_TRY(Atom next, atom(depth, isolated));
-        if (isolated) {  // options that stand alone reach to the end of the group, across |
-            optionsEnded = true;
-            single = false;
-            return text + next.text;
+        if (done() || peek() == '|' || peek() == ')') return all;
+        ESPALIER_TRY(Atom next, atom(depth, optionsEnded));
+        if (!optionsEnded) {
+            ESPALIER_TRY(next, quantified(std::move(next)));
         }
-        Quantifier used;
-        used.low = -1;
-        ESPALIER_TRY(std::string piece, quantified(std::move(next), used));
-        text += piece;
-        single = ++atoms == 1 && used.low >= 0;
-        last = used;
+        all.text += next.text;
+        all.empty = all.empty && next.empty;
+        all.repeat = atoms == 0 && next.repeat && !optionsEnded;
+        all.lazy = atoms == 0 && next.lazy && !optionsEnded;
+        if (optionsEnded) return all;
     }
 }
 
@@ -141,7 +142,7 @@ Result<Atom> Translator::atom(int depth, bool& isolated)
             return Atom{m_flags.dotAll ? "." : "[^\\n]"};
         case '^':
         case '$':
-            return Atom{std::string(1, static_cast<char>(c)), false};
+            return anchor(std::string(1, static_cast<char>(c)));
         case '[':
             return bracketed(depth);
         default:
@@ -158,6 +159,7 @@ Result<Atom> Translator::body(std::string opening, int depth, bool plain)
     Atom result{opening + inner.text + ")"};
     result.repeat = plain && inner.repeat;
     result.lazy = plain && inner.lazy;
+    result.empty = inner.empty;
     return result;
 }
 
@@ -177,6 +179,7 @@ Result<Atom> Translator::group(int depth, bool& isolated)
         if (take(opening)) {
             ESPALIER_TRY(Atom look, body(written, depth, false));
             look.quantifiable = false;
+            look.empty = true;
             return look;
         }
     if (at(U"<") || at(U"'")) {
@@ -237,7 +240,9 @@ Result<Atom> Translator::group(int depth, bool& isolated)
     isolated = true;
     m_flags = flags;  // until the end of the group around it, whose flags body() restores
     ESPALIER_TRY(Atom rest, alternatives(depth + 1));
-    return Atom{"(?:" + rest.text + ")", false};
+    rest.text = "(?:" + rest.text + ")";
+    rest.quantifiable = false;
+    return rest;
 }
 
 Result<Atom> Translator::character(char32_t c)
@@ -297,10 +302,10 @@ Result<Atom> Translator::escape()
         case 'A':
         case 'z':
         case 'Z':
-            return Atom{fmt::format("\\{}", static_cast<char>(c)), false};
+            return anchor(fmt::format("\\{}", static_cast<char>(c)));
         case 'b':
         case 'B':
-            return Atom{wordBoundary(c == 'B'), false};
+            return anchor(wordBoundary(c == 'B'));
         default:
             return character(c);
     }
@@ -325,7 +330,9 @@ Result<Atom> Translator::backReference(char32_t c)
             return refused("a number behind \\ that is not clearly a group");
     }
     m_folding.clear();
-    return Atom{fmt::format("\\g{{{}}}", group)};
+    Atom reference{fmt::format("\\g{{{}}}", group)};
+    reference.empty = true;
+    return reference;
 }
 
 std::string Translator::number()
@@ -354,21 +361,26 @@ std::optional<Quantifier> Translator::interval()
     return found;
 }
 
-Result<std::string> Translator::quantified(Atom atom, Quantifier& used)
+// The atom with the quantifier behind it, if there is one. `repeat` and `lazy` of the result are about that quantifier.
+Result<Atom> Translator::quantified(Atom atom)
 {
     skipFree();
     Quantifier next;
     const char32_t c = peek();
+    const bool repeats = atom.repeat;
+    const bool repeatsLazily = atom.lazy;
+    atom.repeat = false;
+    atom.lazy = false;
     if (!done() && (c == '*' || c == '+' || c == '?')) {
         ++m_at;
         next.low = c == '+' ? 1 : 0;
         next.high = c == '?' ? 1 : -1;
     } else if (c == '{') {
         const std::optional<Quantifier> found = interval();
-        if (!found) return atom.text;
+        if (!found) return atom;
         next = *found;
     } else {
-        return atom.text;
+        return atom;
     }
     m_folding.clear();
     const bool exact = next.interval && next.low == next.high;
@@ -379,29 +391,35 @@ Result<std::string> Translator::quantified(Atom atom, Quantifier& used)
     if (!atom.quantifiable) return refused("a repeated anchor, look-around or option");
     if (next.high >= 0 && next.low > next.high) return refused("a count from high to low");
     if (next.low > kMaxRepeat || next.high > kMaxRepeat) return refused(fmt::format("a count above {}", kMaxRepeat));
+    // The reference ends a loop where its body matched nothing, whatever is left to count.
+    if (next.interval && atom.empty && (next.low > 1 || next.high > 1 || next.high < 0))
+        return refused("a count of something that may be empty");
     // The reference simplifies a repeat of a repeat before it runs it; with lazy ones the outcome is not obvious.
-    if (atom.repeat && (atom.lazy || next.lazy)) return refused("a lazy repeat inside another");
-    std::string text = atom.text;
+    if (repeats && (repeatsLazily || next.lazy)) return refused("a lazy repeat inside another");
     if (next.interval && next.high < 0)
-        text += fmt::format("{{{},}}", next.low);
+        atom.text += fmt::format("{{{},}}", next.low);
     else if (next.interval)
-        text += next.low == next.high ? fmt::format("{{{}}}", next.low) : fmt::format("{{{},{}}}", next.low, next.high);
+        atom.text += exact ? fmt::format("{{{}}}", next.low) : fmt::format("{{{},{}}}", next.low, next.high);
     else
-        text += static_cast<char>(c);
-    text += next.lazy ? "?" : next.possessive ? "+" : "";
-    used = next;
+        atom.text += static_cast<char>(c);
+    atom.text += next.lazy ? "?" : next.possessive ? "+" : "";
+    atom.repeat = true;
+    atom.lazy = next.lazy;
+    atom.empty = atom.empty || next.low == 0;
 
     // Behind a count, + and ? repeat what was counted: there are no possessive counts, and {n}? is not lazy.
     skipFree();
     const char32_t more = peek();
-    if (done() || (more != '*' && more != '+' && more != '?' && more != '{')) return text;
-    if (more == '{' && !interval()) return text;
+    if (done() || (more != '*' && more != '+' && more != '?' && more != '{')) return atom;
+    if (more == '{' && !interval()) return atom;
     if (!next.interval || next.lazy || (more != '+' && more != '?')) return refused("a repeat directly behind a repeat");
     ++m_at;
     skipFree();
     if (!done() && std::u32string_view(U"*+?{").find(peek()) != std::u32string_view::npos)
         return refused("a repeat directly behind a repeat");
-    return fmt::format("(?:{}){}", text, static_cast<char>(more));
+    atom.text = fmt::format("(?:{}){}", atom.text, static_cast<char>(more));
+    atom.empty = atom.empty || more == '?';
+    return atom;
 }
 
 }  // namespace oniguruma

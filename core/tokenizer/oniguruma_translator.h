@@ -23,6 +23,7 @@ struct Atom {
     bool quantifiable = true;
     bool lazy = false;    // a group of nothing but one lazily repeated atom
     bool repeat = false;  // a group of nothing but one repeated atom
+    bool empty = false;   // may match nothing
 };
 
 struct Quantifier {
@@ -78,7 +79,7 @@ private:
     void countGroups();
     void skipFree();
     Result<Atom> alternatives(int depth);
-    Result<std::string> branch(int depth, bool& single, Quantifier& last, bool& optionsEnded);
+    Result<Atom> branch(int depth, bool& optionsEnded);
     Result<Atom> atom(int depth, bool& isolated);
     Result<Atom> group(int depth, bool& isolated);
     Result<Atom> body(std::string opening, int depth, bool plain);
@@ -92,7 +93,7 @@ private:
     Result<CharacterSetPtr> classMember(bool& isSet, char32_t& character);
     std::optional<CharacterSetPtr> type(char32_t letter, bool inClass) const;
     std::optional<Quantifier> interval();
-    Result<std::string> quantified(Atom atom, Quantifier& used);
+    Result<Atom> quantified(Atom atom);
     std::string wordBoundary(bool negated) const;
     std::string number();
 

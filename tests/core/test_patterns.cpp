@@ -59,7 +59,10 @@ TEST(Patterns, MeanWhatTheReferenceMeansOrAreRefusedByName)
         for (std::size_t i = 0; i < which.size(); ++i) {
             const std::string text = texts.at(which[i]);
             const auto spans = regex->find(text);
-            ASSERT_TRUE(spans.ok()) << spans.error().message;
+            if (!spans.ok()) {
+                ADD_FAILURE() << "limit: " << spans.error().message;
+                break;
+            }
             EXPECT_EQ(Json(pieces(text, *spans, false)), item["isolated"][i]) << Json(text) << " by " << *pcre2FromOniguruma(pattern);
             EXPECT_EQ(Json(pieces(text, *spans, true)), item["removed"][i]) << Json(text);
             ++compared;
@@ -111,8 +114,7 @@ TEST(Patterns, ClassesHaveTheReferencesMembers)
         for (std::size_t i = 0; i < starts.size(); ++i) {
             while (span < spans->size() && (*spans)[span].end <= starts[i])
                 ++span;
-            if ((*spans)[span].match != expected[i] && ++count <= 8)
-                wrong += " " + std::to_string(starts[i]) + ":" + text.substr(starts[i], 4);
+            if ((*spans)[span].match != expected[i] && ++count <= 8) wrong.append(" ").append(std::to_string(starts[i]));
         }
         EXPECT_EQ(count, 0) << wrong;
     }
