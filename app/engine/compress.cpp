@@ -81,7 +81,7 @@ public:
         ESPALIER_CHECK_OK(measure(outcome.plan, validation));
         ESPALIER_CHECK_OK(exportAndVerify(outcome.plan, validation));
         ESPALIER_CHECK_OK(writeReport(profile, outcome, recipe, validation));
-        return answer(outcome);
+        return answer(outcome, validation);
     }
 
 private:
@@ -103,6 +103,7 @@ private:
         text.ids.clear();
         text.text = m_options.validation;
         text.windows = m_options.validationWindows;
+        text.firstWindow = text.spread = 0;
         return openText(text, *m_checkpoint, m_invocation.warnings);
     }
 
@@ -261,7 +262,7 @@ private:
         return writeFileAtomically(m_options.report, htmlReport(facts));
     }
 
-    Json answer(const PlanOutcome& outcome)
+    Json answer(const PlanOutcome& outcome, const TokenWindows& validation)
     {
         const ModelShape& shape = m_checkpoint->shape();
         Json result = costJson(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape)));
@@ -281,15 +282,22 @@ private:
         const PairedDifference change = pairedDifference(m_after, m_before);
         stages["evaluate"].update({{"ppl_before", numberJson(perplexity(m_before).ppl)},
                                    {"ppl", numberJson(perplexity(m_after).ppl)},
+                                   {"text", validation.source},
+                                   {"text_sha256", validation.textSha256},
+                                   {"windows", validation.rows.size()},
+                                   {"window_length", validation.windowLength},
+                                   {"calibration_text", m_options.validation.empty()},
                                    {"delta", differenceJson(change)}});
         stages["export"].update(m_export);
         if (!m_verification.is_null()) stages["verify"].update(m_verification);
         result["stages"] = std::move(stages);
         m_invocation.text = fmt::format(
-            "{}: {} of {} experts, {} (before {}), perplexity {:.4f} (before {:.4f}, change {:+.2f} % ± {:.2f})\n", m_options.out.string(),
-            outcome.plan.keptExperts(), shape.totalExperts(), formatBytes(planCost(shape, outcome.plan).bytes),
+            "{}: {} of {} experts, {} (before {}), perplexity {:.4f} (before {:.4f}, change {:+.2f} % ± {:.2f}) on {}, {} windows of "
+            "{}{}\n",
+            m_options.out.string(), outcome.plan.keptExperts(), shape.totalExperts(), formatBytes(planCost(shape, outcome.plan).bytes),
             formatBytes(planCost(shape, CompressionPlan::identity(shape)).bytes), perplexity(m_after).ppl, perplexity(m_before).ppl,
-            (change.pplRatio - 1) * 100, change.se * change.pplRatio * 100);
+            (change.pplRatio - 1) * 100, change.se * change.pplRatio * 100, validation.source, validation.rows.size(),
+            validation.windowLength, m_options.validation.empty() ? ", which the plan was made on: it flatters" : "");
         for (const auto& [name, seconds] : m_seconds)
             m_invocation.text += fmt::format("  {:<9} {}\n", name, formatSeconds(seconds));
         if (!m_verification.is_null())

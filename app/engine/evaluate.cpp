@@ -56,6 +56,15 @@ private:
     std::set<int> m_known;
 };
 
+// " (spread over 128 from number 96 on)"; nothing for the first ones.
+std::string whichWindows(const TextOptions& text)
+{
+    std::string which;
+    if (text.spread > 0) which = text.windows > 0 ? fmt::format("spread over {}", text.windows) : "spread over all";
+    if (text.firstWindow > 0) which += fmt::format("{}from number {} on", which.empty() ? "" : " ", text.firstWindow);
+    return which.empty() ? which : " (" + which + ")";
+}
+
 Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
 {
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
@@ -109,6 +118,8 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
                    {"windows", windowsJson(losses, true)},
                    {"windows_asked", windowsAsked(options.text)},
                    {"window_length", text.windowLength},
+                   {"first_window", options.text.firstWindow},
+                   {"spread", options.text.spread > 0 ? Json(options.text.spread) : Json()},
                    {"text", text.source},
                    {"text_sha256", text.textSha256},
                    {"tokenizer_sha256", text.tokenizerSha256},
@@ -116,8 +127,8 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
                    {"dropped_tokens", text.droppedTokens},
                    {"against", against},
                    {"delta", nullptr}};
-    invocation.text = fmt::format("perplexity {:.4f} ± {:.4f}  ({} tokens in {} windows of {})\n", estimate.ppl, estimate.pplError,
-                                  estimate.tokens, losses.size(), text.windowLength);
+    invocation.text = fmt::format("perplexity {:.4f} ± {:.4f} on {}: {} tokens in {} windows of {}{}\n", estimate.ppl, estimate.pplError,
+                                  text.source, estimate.tokens, losses.size(), text.windowLength, whichWindows(options.text));
     if (reference) {
         ESPALIER_TRY(const std::vector<WindowLoss> other, measure(*reference));
         const PairedDifference difference = pairedDifference(losses, other);

@@ -74,6 +74,7 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     inputs.batch = batchFactoryFor(invocation.options.device);
     TextOptions locked = options.text;
     locked.ids.clear();
+    locked.firstWindow = locked.spread = 0;
     locked.text = {options.locked};
     if (!options.text.text.empty() || !options.text.ids.empty()) {
         ESPALIER_TRY(inputs.windows, openText(options.text, *checkpoint, invocation.warnings));

@@ -1,6 +1,7 @@
 // What a plan costs the model: measured on a text, or estimated from a profile.
 #include "requests.h"
 
+#include "base/window_spread.h"
 #include "estimates.h"
 #include "evaluate/evaluator.h"
 #include "work.h"
@@ -23,9 +24,10 @@ struct EvaluateRequest {
     std::vector<int> indices;
     bool listed = false;  // `indices` is meant
     int first = 0;        // otherwise so many windows; 0 = all
+    int spread = 0;       // or so many, spread evenly
 };
 
-// "windows": [indices], {"first": n}, {"all": true} or n.
+// "windows": [indices], {"first": n}, {"spread": n}, {"all": true} or n.
 void readWindows(RequestParams& params, EvaluateRequest& request)
 {
     request.first = params.count("first", 0, 0);
@@ -37,10 +39,12 @@ void readWindows(RequestParams& params, EvaluateRequest& request)
         request.indices = windows->get<std::vector<int>>();
     else if (windows->is_object() && windows->value("first", Json()).is_number_unsigned())
         request.first = windows->at("first").get<int>();
+    else if (windows->is_object() && windows->value("spread", Json()).is_number_unsigned())
+        request.spread = windows->at("spread").get<int>();
     else if (windows->is_number_unsigned())
         request.first = windows->get<int>();
     else if (!(windows->is_object() && windows->contains("all")))
-        params.fail("windows", "is neither a list of windows nor {\"first\": n} nor {\"all\": true}");
+        params.fail("windows", "is neither a list of windows nor {\"first\": n}, {\"spread\": n} or {\"all\": true}");
 }
 
 Result<Json> runEvaluation(OpenModels& models, const EvaluateRequest& request, JobContext& job)
@@ -64,7 +68,9 @@ Result<Json> runEvaluation(OpenModels& models, const EvaluateRequest& request, J
     std::vector<int> wanted = request.indices;
     std::vector<std::string> warnings = OpenModels::textWarnings(*open, request.text);
     if (std::string fewer = fewerWindows(request.first, evaluator->windows()); !fewer.empty()) warnings.push_back(std::move(fewer));
-    if (!request.listed)
+    if (request.spread > 0)
+        wanted = spreadWindows(evaluator->windowCount(), request.spread);
+    else if (!request.listed)
         wanted = firstWindows(request.first > 0 ? std::min(request.first, evaluator->windowCount()) : evaluator->windowCount());
     ESPALIER_TRY(const std::vector<WindowLoss> losses, evaluator->run(compression, wanted, {}, job));
     const PerplexityEstimate estimate = perplexity(losses);
@@ -79,6 +85,7 @@ Result<Json> runEvaluation(OpenModels& models, const EvaluateRequest& request, J
                 {"windows_asked", asked > 0 ? Json(asked) : Json()},
                 {"warnings", warnings},
                 {"window_length", evaluator->windows().windowLength},
+                {"text", evaluator->windows().source},
                 {"text_sha256", evaluator->windows().textSha256},
                 {"tokenizer_sha256", evaluator->windows().tokenizerSha256},
                 {"dtype", model->numericMode()},

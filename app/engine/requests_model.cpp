@@ -119,6 +119,7 @@ void exportModel(RequestCall& call)
     request.text = params.textOptions();
     request.text.windows = params.count("windows", 2, 1);
     request.text.windowsByDefault = params.find("windows") == nullptr;
+    request.text.spread = params.count("spread", 0, 0);
     if (call.refused()) return;
     call.submit(Lane::Export, GiveWay::Pause, [models = call.models(), request = std::move(request)](JobContext& job) -> Result<Json> {
         return runExport(*models, request, job);

@@ -166,6 +166,7 @@ void plan(RequestCall& call)
     request.text = params.textOptions();
     request.text.windows = params.count("windows", 0, 0);
     request.locked = request.text;
+    request.locked.firstWindow = request.locked.spread = 0;
     request.locked.ids.clear();
     request.locked.text = params.paths("locked");
     if (call.refused()) return;

@@ -26,7 +26,8 @@ struct BoundEvaluator {
 // A text, its windows and its files as they are.
 std::string keyOf(const TextOptions& text)
 {
-    std::string key = fmt::format("{}|{}|{}|{}|{}|{}", text.windowLength, text.windows, text.bos, text.ids, text.format, text.field);
+    std::string key = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}", text.windowLength, text.windows, text.firstWindow, text.spread, text.bos,
+                                  text.ids, text.format, text.field);
     for (const auto& path : text.text)
         key += "|" + fileStamp(path);
     return key;

@@ -94,6 +94,7 @@ TextOptions RequestParams::textOptions()
     TextOptions options;
     options.text = paths("text");
     options.ids = text("ids", false);
+    options.firstWindow = count("first_window", 0, 0);
     options.windowLength = count("window_length", 0, 2);
     options.field = text("text_field", false);
     if (const Json* bos = find("bos")) {

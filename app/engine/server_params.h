@@ -36,7 +36,7 @@ public:
     bool flag(const char* key, bool fallback);
     Json value(const char* key, bool required);                 // as it is; null where it is absent
     std::vector<std::filesystem::path> paths(const char* key);  // one path or a list
-    // "text", "ids", "window_length", "bos"; the number of windows has another name in every request.
+    // "text", "ids", "first_window", "window_length", "bos"; the number of windows has another name in every request.
     TextOptions textOptions();
 
 private:

@@ -38,10 +38,8 @@ Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const Compressio
     ESPALIER_TRY(const std::vector<WindowLoss> earlier, gather(known, processes));
     std::vector<int> own;
     std::size_t index = 0;
-    for (const auto& [first, last] : evaluator.groups())
-        if (processes.owns(index++))
-            for (int window = first; window < last; ++window)
-                own.push_back(window);
+    for (const std::vector<int>& group : evaluator.groups())
+        if (processes.owns(index++)) own.insert(own.end(), group.begin(), group.end());
     ESPALIER_TRY(const std::vector<WindowLoss> losses, evaluator.run(plan, own, earlier, job));
     return gather(losses, processes);
 }

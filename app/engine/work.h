@@ -57,12 +57,14 @@ Result<ProfileData> readProfileFor(const std::filesystem::path& path, const Chec
 // The file's identity for caches: another content has another size or time.
 std::string fileStamp(const std::filesystem::path& path);
 
-// The text that a verb runs on: --text FILE.. or --ids FILE[:NAME], windows, their length, BOS.
+// The text that a verb runs on: --text FILE.. or --ids FILE[:NAME], which windows of it, their length, BOS.
 struct TextOptions {
     std::vector<std::filesystem::path> text;
     std::string ids;
-    int windows = 0;
+    int windows = 0;                // at most; 0 = all
     bool windowsByDefault = false;  // nobody asked for that many
+    int firstWindow = 0;            // windows of the text that are left out before them
+    int spread = 0;                 // so many of them, spread evenly; 0 = all
     int windowLength = 0;           // 0 = min(2048, the model's positions)
     std::string bos = "auto";
     std::string format = "auto";  // of the files: text, jsonl, json

@@ -1,6 +1,7 @@
 #include "evaluate/evaluator.h"
 
 #include "base/exception.h"
+#include "base/window_spread.h"
 #include "model/moe_model_torch.h"
 
 #include <fmt/format.h>
@@ -19,6 +20,7 @@ namespace
 
 constexpr int kMaxWindowsPerGroup = 8;
 constexpr std::size_t kMaxTokensPerGroup = 2048;
+constexpr std::size_t kBlock = 128;  // windows that are spread over
 // Residual streams that a layer-by-layer wave may hold beside the cache when weights are streamed.
 constexpr std::int64_t kMinWaveBytes = 256ll << 20;
 
@@ -106,12 +108,51 @@ private:
 
 std::shared_ptr<StreamCache> makeStreamCache(std::int64_t bytes) { return std::make_shared<StreamCache>(std::max<std::int64_t>(bytes, 0)); }
 
+namespace
+{
+
+std::size_t windowsPerGroup(std::size_t length)
+{
+    return std::clamp<std::size_t>(kMaxTokensPerGroup / std::max<std::size_t>(length, 1), 1, kMaxWindowsPerGroup);
+}
+
+void appendGroups(const std::vector<int>& windows, std::size_t most, std::vector<std::vector<int>>& groups)
+{
+    for (std::size_t at = 0; at < windows.size(); at += most)
+        groups.emplace_back(windows.begin() + static_cast<std::ptrdiff_t>(at),
+                            windows.begin() + static_cast<std::ptrdiff_t>(std::min(at + most, windows.size())));
+}
+
+}  // namespace
+
+std::vector<std::vector<int>> evaluationGroups(const std::vector<std::vector<int>>& rows)
+{
+    std::vector<std::vector<int>> groups;
+    for (std::size_t first = 0; first < rows.size();) {
+        std::size_t last = first + 1;
+        while (last < rows.size() && last - first < kBlock && rows[last].size() == rows[first].size())
+            ++last;
+        const std::vector<int> spread = spreadWindows(static_cast<int>(last - first), kSpreadWindows);
+        std::vector<int> leading;
+        for (const std::size_t start : {std::size_t{0}, std::size_t{1}})
+            for (std::size_t i = start; i < spread.size(); i += 2)
+                leading.push_back(static_cast<int>(first) + spread[i]);
+        std::vector<int> others;
+        for (int w = 0; w < static_cast<int>(last - first); ++w)
+            if (!std::binary_search(spread.begin(), spread.end(), w)) others.push_back(static_cast<int>(first) + w);
+        const std::size_t most = windowsPerGroup(rows[first].size());
+        appendGroups(leading, most, groups);
+        appendGroups(others, most, groups);
+        first = last;
+    }
+    return groups;
+}
+
 std::vector<std::pair<int, int>> windowGroups(const std::vector<std::vector<int>>& rows)
 {
     std::vector<std::pair<int, int>> groups;
     for (std::size_t first = 0; first < rows.size();) {
-        const std::size_t length = std::max<std::size_t>(rows[first].size(), 1);
-        const std::size_t most = std::clamp<std::size_t>(kMaxTokensPerGroup / length, 1, kMaxWindowsPerGroup);
+        const std::size_t most = windowsPerGroup(rows[first].size());
         std::size_t last = first + 1;
         while (last < rows.size() && last - first < most && rows[last].size() == rows[first].size())
             ++last;
@@ -132,9 +173,11 @@ std::vector<int> firstWindows(int count)
 struct Evaluator::State {
     State(MoeModel& m, TokenWindows w) : model(m), windows(std::move(w))
     {
-        groups = windowGroups(windows.rows);
+        groups = evaluationGroups(windows.rows);
+        groupOf.resize(windows.rows.size());
         for (std::size_t g = 0; g < groups.size(); ++g)
-            groupOf.insert(groupOf.end(), static_cast<std::size_t>(groups[g].second - groups[g].first), static_cast<int>(g));
+            for (const int w : groups[g])
+                groupOf[static_cast<std::size_t>(w)] = static_cast<int>(g);
     }
     ~State()
     {
@@ -147,7 +190,7 @@ struct Evaluator::State {
     TokenWindows windows;
     std::shared_ptr<StreamCache> cache;
     int owner = 0;  // in the cache
-    std::vector<std::pair<int, int>> groups;
+    std::vector<std::vector<int>> groups;
     std::vector<int> groupOf;  // by window
     std::unordered_map<std::string, std::map<int, WindowLoss>> losses;
     EvaluatorUsage usage;
@@ -159,11 +202,11 @@ struct Evaluator::State {
 
 at::Tensor Evaluator::State::ids(int group) const
 {
-    const auto [first, last] = groups[static_cast<std::size_t>(group)];
-    const std::int64_t length = static_cast<std::int64_t>(windows.rows[static_cast<std::size_t>(first)].size());
-    at::Tensor result = at::empty({last - first, length}, at::kLong);
+    const std::vector<int>& members = groups[static_cast<std::size_t>(group)];
+    const auto length = static_cast<std::int64_t>(windows.rows[static_cast<std::size_t>(members.front())].size());
+    at::Tensor result = at::empty({static_cast<std::int64_t>(members.size()), length}, at::kLong);
     auto* out = result.mutable_data_ptr<std::int64_t>();
-    for (int w = first; w < last; ++w)
+    for (const int w : members)
         for (const int id : windows.rows[static_cast<std::size_t>(w)])
             *out++ = id;
     return result;
@@ -171,10 +214,10 @@ at::Tensor Evaluator::State::ids(int group) const
 
 std::int64_t Evaluator::State::streamBytes(int group) const
 {
-    const auto [first, last] = groups[static_cast<std::size_t>(group)];
+    const std::vector<int>& members = groups[static_cast<std::size_t>(group)];
     const std::int64_t element = model.options().compute == ComputeType::Fp32 ? 4 : 2;
-    return static_cast<std::int64_t>(last - first) * static_cast<std::int64_t>(windows.rows[static_cast<std::size_t>(first)].size()) *
-           model.shape().hiddenSize * element;
+    return static_cast<std::int64_t>(members.size()) *
+           static_cast<std::int64_t>(windows.rows[static_cast<std::size_t>(members.front())].size()) * model.shape().hiddenSize * element;
 }
 
 // Runs the groups of `pending` under the plan and records the loss of every window in them; those in `wanted` are reported.
@@ -258,10 +301,9 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
             if (job.stopRequested()) return cancelledError();
             ESPALIER_TRY(at::Tensor nll, model.tokenNll(run.hidden, run.ids));
             nll = nll.to(at::kDouble).contiguous();
-            const auto [first, last] = groups[static_cast<std::size_t>(run.group)];
             const std::int64_t scored = nll.size(1);
             const double* values = nll.const_data_ptr<double>();
-            for (int w = first; w < last; ++w) {
+            for (const int w : groups[static_cast<std::size_t>(run.group)]) {
                 WindowLoss loss{w, 0.0, static_cast<int>(scored)};
                 for (std::int64_t t = 0; t < scored; ++t)
                     loss.nll += *values++;
@@ -368,6 +410,6 @@ EvaluatorUsage Evaluator::usage() const
 
 void Evaluator::clearCache() { m_state->cache->drop(m_state->owner); }
 
-const std::vector<std::pair<int, int>>& Evaluator::groups() const { return m_state->groups; }
+const std::vector<std::vector<int>>& Evaluator::groups() const { return m_state->groups; }
 
 }  // namespace espalier

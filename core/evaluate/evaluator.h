@@ -4,7 +4,7 @@
 // streams there under (prefix hash of the plan, group of windows), so an edit at layer l re-runs that module and the layers above only,
 // and it keeps every measured (plan hash, window) loss for ever. Windows run in fixed groups chosen by index and length alone, never by
 // what was asked for: a matrix product may round a row differently beside other rows, so this is what makes cached == uncached and quick ==
-// full bit for bit.
+// full bit for bit. Windows spread evenly over the text share groups (evaluationGroups), so that measuring those costs no others.
 #pragma once
 
 #include "base/error.h"
@@ -66,8 +66,8 @@ public:
     EvaluatorUsage usage() const;
     void clearCache();  // drops residual streams, keeps losses
 
-    // Windows that run together, by index: [first, last) ranges that cover all windows in order.
-    const std::vector<std::pair<int, int>>& groups() const;
+    // Windows that run together: evaluationGroups of the text.
+    const std::vector<std::vector<int>>& groups() const;
 
 private:
     struct State;
@@ -76,6 +76,14 @@ private:
 
 // Index ranges of windows that run together. At most 8 windows and at most about 2048 tokens of one length (at least one window).
 std::vector<std::pair<int, int>> windowGroups(const std::vector<std::vector<int>>& rows);
+
+// Windows per block that stand for it.
+inline constexpr int kSpreadWindows = 16;
+
+// The groups that an evaluator runs, as lists of windows. Of every 128 windows of one length the 16 that are spread evenly over them
+// (base/window_spread.h) form groups of their own, first, each of them spread too; the others follow in order. A text of the first
+// 128 windows alone, and one of the 16 alone, is cut in the same way. Sizes as in windowGroups.
+std::vector<std::vector<int>> evaluationGroups(const std::vector<std::vector<int>>& rows);
 
 // 0, 1, .. count - 1.
 std::vector<int> firstWindows(int count);

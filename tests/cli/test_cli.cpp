@@ -265,6 +265,33 @@ TEST(Cli, computesInBf16)
     EXPECT_NEAR(perplexity("bf16") / perplexity("fp32"), 1.0, 0.01);
 }
 
+// What the window calls quick windows, and the part of a shared text, can be asked for here too.
+TEST(Cli, evaluateChoosesWindows)
+{
+    const auto evaluate = [](std::vector<std::string> which) {
+        std::vector<std::string> arguments = {"evaluate", kDemo, "--text", kText, "--window-length", "64"};
+        arguments.insert(arguments.end(), which.begin(), which.end());
+        return json(arguments);
+    };
+    const Json all = evaluate({"--windows", "64"}).json();
+    ASSERT_EQ(all["windows"].size(), 64u) << all.dump();
+    const Json spread = evaluate({"--windows", "64", "--spread", "16"}).json();
+    ASSERT_EQ(spread["windows"].size(), 16u) << spread.dump();
+    // The middles of sixteen equal parts, to the last digit: they run together either way.
+    for (std::size_t i = 0; i < 16; ++i)
+        EXPECT_EQ(spread["windows"][i]["nll"], all["windows"][4 * i + 2]["nll"]) << i;
+    EXPECT_NE(spread["text_sha256"], all["text_sha256"]);
+    EXPECT_EQ(spread["spread"], 16);
+    // Other windows ran beside these: equal as far as single precision goes.
+    const Json rest = evaluate({"--first-window", "40", "--windows", "8"}).json();
+    ASSERT_EQ(rest["windows"].size(), 8u) << rest.dump();
+    for (std::size_t i = 0; i < 8; ++i)
+        EXPECT_NEAR(rest["windows"][i]["nll"].get<double>(), all["windows"][40 + i]["nll"].get<double>(), 1e-3) << i;
+    EXPECT_THAT(runEngine({"evaluate", kDemo, "--text", kText, "--window-length", "64", "--windows", "64", "--spread", "4"}).output,
+                HasSubstr("on validation.txt: 252 tokens in 4 windows of 64 (spread over 64)"));
+    expectError(evaluate({"--first-window", "1000000"}), 3, "text.too_short");
+}
+
 TEST(Cli, evaluateExportVerify)
 {
     Scratch scratch;
