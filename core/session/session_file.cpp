@@ -21,7 +21,7 @@ namespace
 
 constexpr h5::Format kFormat = {"session", "session", kSessionMajor, kSessionMinor};
 constexpr const char* kKnownLinks[] = {"session", "plans", "history", "snapshots", "runs", "scores", "usage", kRecoveryLink};
-constexpr const char* kKnownFields[] = {"model", "shape", "texts", "view", "notes", "profile", "profile_fingerprint", "writer"};
+constexpr const char* kKnownFields[] = {"model", "shape", "texts", "openings", "view", "notes", "profile", "profile_fingerprint", "writer"};
 
 std::string numbered(std::size_t i) { return fmt::format("{:06}", i); }
 
@@ -44,18 +44,53 @@ private:
     Json m_plans = Json::array();
 };
 
+Json toJson(const SessionOpening& opening)
+{
+    return {{"plan_hash", opening.planHash}, {"plan_name", opening.planName},
+            {"text", opening.text.string()}, {"text_sha256", opening.textSha256},
+            {"windows", opening.windows},    {"window_length", opening.windowLength},
+            {"time", opening.time},          {"ppl", opening.ppl},
+            {"ppl_error", opening.pplError}, {"dense_ppl", opening.densePpl},
+            {"delta_nll", opening.deltaNll}, {"delta_nll_error", opening.deltaNllError}};
+}
+
+SessionOpening openingFromJson(const Json& json)
+{
+    return {.planHash = json.at("plan_hash"),
+            .planName = json.at("plan_name"),
+            .text = json.at("text").get<std::string>(),
+            .textSha256 = json.at("text_sha256"),
+            .windows = json.at("windows"),
+            .windowLength = json.at("window_length"),
+            .time = json.at("time"),
+            .ppl = json.at("ppl"),
+            .pplError = json.at("ppl_error"),
+            .densePpl = json.at("dense_ppl"),
+            .deltaNll = json.at("delta_nll"),
+            .deltaNllError = json.at("delta_nll_error")};
+}
+
 Json sessionJson(const SessionData& data)
 {
     Json json = data.unknownFields.is_object() ? data.unknownFields : Json::object();
     Json texts = Json::array();
     for (const SessionText& text : data.texts)
-        texts.push_back({{"role", text.role}, {"path", text.path.string()}});
+        texts.push_back({{"role", text.role},
+                         {"path", text.path.string()},
+                         {"first_window", text.firstWindow},
+                         {"windows", text.windows},
+                         {"part", text.part},
+                         {"text_sha256", text.textSha256}});
+    Json openings = Json::array();
+    for (const SessionOpening& opening : data.openings)
+        openings.push_back(toJson(opening));
     json["model"] = {{"path", data.model.path.string()},
                      {"fingerprint", data.model.fingerprint},
                      {"config_sha256", data.model.configSha256},
                      {"weights_sha256", data.model.weightsSha256}};
     json["shape"] = toJson(data.shape);
     json["texts"] = texts;
+    json["openings"] = openings;
     json["view"] = data.view;
     json["notes"] = data.notes;
     json["profile"] = data.profile.string();
@@ -245,7 +280,14 @@ Result<SessionData> readContent(const h5::Group& root)
                   .weightsSha256 = model.at("weights_sha256")};
     ESPALIER_TRY(data.shape, modelShapeFromJson(json.at("shape")));
     for (const Json& item : json.at("texts"))
-        data.texts.push_back({.role = item.at("role"), .path = item.at("path").get<std::string>()});
+        data.texts.push_back({.role = item.at("role"),
+                              .path = item.at("path").get<std::string>(),
+                              .firstWindow = item.value("first_window", 0),
+                              .windows = item.value("windows", 0),
+                              .part = item.value("part", false),
+                              .textSha256 = item.value("text_sha256", std::string())});
+    for (const Json& item : json.value("openings", Json::array()))
+        data.openings.push_back(openingFromJson(item));
     data.view = json.at("view");
     data.notes = json.at("notes");
     data.profile = json.at("profile").get<std::string>();

@@ -52,9 +52,30 @@ struct SessionRun {
     std::int64_t time = 0;
 };
 
+// Windows of a text file. Sessions of format 1.0 have a calibration text only, and their runs are measured on it.
 struct SessionText {
-    std::string role;  // "calibration", "validation"
+    std::string role;  // "calibration", "live", "locked"; "profile" where the kept profile is of another text
     std::filesystem::path path;
+    int firstWindow = 0;     // windows of the file before these
+    int windows = 0;         // at most; 0 = all
+    bool part = false;       // others of the file's windows are another text's
+    std::string textSha256 = {};  // of the token windows, once something was measured on them
+};
+
+// One look at the locked text: what it showed of which plan. Plan and dense model on the same windows.
+struct SessionOpening {
+    std::string planHash;
+    std::string planName;
+    std::filesystem::path text;
+    std::string textSha256;
+    int windows = 0;
+    int windowLength = 0;
+    std::int64_t time = 0;  // seconds since 1970
+    double ppl = 0;
+    double pplError = 0;
+    double densePpl = 0;
+    double deltaNll = 0;  // nats per token, paired
+    double deltaNllError = 0;
 };
 
 struct SessionData {
@@ -64,6 +85,7 @@ struct SessionData {
     PlanHistory history;
     std::vector<SessionSnapshot> snapshots;
     std::vector<SessionRun> runs;
+    std::vector<SessionOpening> openings;  // of the locked text, oldest first
     std::vector<ExpertScores> scores;
     ExpertGrid usage;                // share of tokens per expert, for the router view; may be empty
     std::filesystem::path profile;   // the engine's profile file; may be missing on this machine
@@ -81,7 +103,7 @@ struct SessionData {
 
 // Major.minor of the session format written by this version.
 inline constexpr int kSessionMajor = 1;
-inline constexpr int kSessionMinor = 0;
+inline constexpr int kSessionMinor = 1;  // 1.1: windows of texts, openings of the locked text
 
 // Replaces `path`. Errors: session.read_only (data.readOnly), output.unwritable, output.disk_full.
 Status writeSession(const std::filesystem::path& path, const SessionData& data);

@@ -83,7 +83,8 @@ inline SessionData sampleSession()
     SessionData data;
     data.shape = smallShape();
     data.model = {.path = "/models/small", .fingerprint = "f1", .configSha256 = "c1", .weightsSha256 = "w1"};
-    data.texts = {{.role = "calibration", .path = "/texts/a.txt"}, {.role = "validation", .path = "/texts/b.txt"}};
+    data.texts = {{.role = "calibration", .path = "/texts/a.txt"},
+                  {.role = "live", .path = "/texts/b.txt", .firstWindow = 96, .windows = 128, .part = true, .textSha256 = "t1"}};
     const CompressionPlan root = CompressionPlan::identity(data.shape);
     const CompressionPlan first = *root.withKept(data.shape, 1, {0, 2, 5});
     const CompressionPlan second = first.withLocked(2, true).withProtected(1, 2, true);
@@ -104,6 +105,18 @@ inline SessionData sampleSession()
     run.settings = {{"against", "dense"}};
     run.time = 130;
     data.runs = {run, run};
+    data.openings = {{.planHash = first.hash(),
+                      .planName = "Layer 1: keep 6 → 3",
+                      .text = "/texts/c.txt",
+                      .textSha256 = "t2",
+                      .windows = 128,
+                      .windowLength = 256,
+                      .time = 140,
+                      .ppl = 45.5,
+                      .pplError = 0.4,
+                      .densePpl = 40.25,
+                      .deltaNll = 0.1226,
+                      .deltaNllError = 0.002}};
     ExpertScores scores;
     scores.method = "leave-one-out";
     scores.title = "Leave-one-out importance";

@@ -33,6 +33,16 @@ TEST(Session, RoundTripKeepsEverything)
     EXPECT_EQ(back->history.entries()[2].plan, data.history.entries()[2].plan);
     EXPECT_TRUE(back->history.current().plan.layer(2).locked);
     EXPECT_EQ(back->runs[0].losses[1].nll, 1.0 / 3.0);
+    ASSERT_EQ(back->texts.size(), 2u);
+    EXPECT_EQ(back->texts[1].firstWindow, 96);
+    EXPECT_EQ(back->texts[1].windows, 128);
+    EXPECT_TRUE(back->texts[1].part);
+    EXPECT_EQ(back->texts[1].textSha256, "t1");
+    ASSERT_EQ(back->openings.size(), 1u);
+    EXPECT_EQ(back->openings[0].planHash, data.openings[0].planHash);
+    EXPECT_EQ(back->openings[0].time, 140);
+    EXPECT_EQ(back->openings[0].densePpl, 40.25);
+    EXPECT_EQ(back->openings[0].deltaNll, 0.1226);
     EXPECT_EQ(back->scores[0].values, data.scores[0].values);
     EXPECT_EQ(back->usage, data.usage);
     EXPECT_EQ(back->notes, data.notes);
