@@ -133,6 +133,19 @@ QString parameters(std::int64_t count)
 
 QString percentChange(double ratio) { return signedNumber((ratio - 1) * 100, 0) + kNoBreak + QLatin1Char('%'); }
 
+QString percentDelta(double fraction)
+{
+    if (!std::isfinite(fraction)) return tr("no value");
+    return signedNumber(fraction * 100, std::abs(fraction) >= 10 ? 0 : 1) + kNoBreak + QLatin1Char('%');
+}
+
+QString percentDelta(double fraction, double error)
+{
+    if (!(error > 0) || !std::isfinite(fraction)) return percentDelta(fraction);
+    const int decimals = std::abs(fraction) >= 10 ? 0 : roundsToZero(error * 100, 1) ? 2 : 1;
+    return signedNumber(fraction * 100, decimals) + QStringLiteral(" ± ") + number(error * 100, decimals) + kNoBreak + QLatin1Char('%');
+}
+
 QString share(double fraction)
 {
     if (std::isnan(fraction)) return tr("no value");

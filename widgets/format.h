@@ -30,10 +30,13 @@ struct Delta {
     int windows = 0;
 };
 std::optional<Delta> pairedDelta(std::span<const WindowLoss> plan, std::span<const WindowLoss> reference);
-QString bytes(std::int64_t bytes);                            // "20.9 GiB", "544 MiB", "16.5 MiB" (below 100 MiB one decimal)
-QString bytesChange(std::int64_t bytes);                      // "−99 MiB"
-QString parameters(std::int64_t count);                       // "14.3 B", "2.69 B", "8.65 M"
-QString percentChange(double ratio);                          // 0.78 -> "−22 %": whole percent
+QString bytes(std::int64_t bytes);        // "20.9 GiB", "544 MiB", "16.5 MiB" (below 100 MiB one decimal)
+QString bytesChange(std::int64_t bytes);  // "−99 MiB"
+QString parameters(std::int64_t count);   // "14.3 B", "2.69 B", "8.65 M"
+QString percentChange(double ratio);      // 0.78 -> "−22 %": whole percent
+// 0.172 -> "+17.2 %", with the error of the paired difference "+17.2 ± 0.4 %".
+QString percentDelta(double fraction);
+QString percentDelta(double fraction, double error);
 QString share(double fraction);                               // 0.011 -> "1.1 %"
 QString score(double value);                                  // three significant digits; below 0.001 scientific; NaN "no value"
 QString duration(double seconds);                             // "1.8 s", "29 s", "6 min 58 s"

@@ -15,6 +15,18 @@
 namespace espalier
 {
 
+namespace
+{
+
+QString lossText(const PlanLoss& loss)
+{
+    const QString to = HistoryModel::tr("%1 to dense on the same windows").arg(format::percentDelta(loss.increase, loss.increaseError));
+    const QString number = loss.estimate ? format::estimate(loss.ppl) : HistoryModel::tr("perplexity %1").arg(format::perplexity(loss.ppl));
+    return number + QStringLiteral(", ") + to + (loss.basis.isEmpty() ? QString() : QString(QLatin1Char('\n') + loss.basis));
+}
+
+}  // namespace
+
 // ---- model
 
 void HistoryModel::set(const PlanHistory& history, const QHash<QString, PlanLoss>& losses)
@@ -26,7 +38,7 @@ void HistoryModel::set(const PlanHistory& history, const QHash<QString, PlanLoss
     m_current = history.currentId();
     for (const PlanHistory::Row& row : m_rows)
         m_entries.push_back(history.entries()[static_cast<std::size_t>(row.id)]);
-    // Numbers over few windows and over all differ by which windows they are of; side by side they must say so.
+    // One quantity, but of few windows it is less sure: side by side the quick ones say so.
     bool full = false;
     bool quick = false;
     for (const HistoryEntry& entry : m_entries) {
@@ -100,14 +112,13 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
             return QString::fromStdString(entry.text);
         case Qt::ToolTipRole: {
             QString text = QString::fromStdString(entry.text) + QLatin1Char('\n') + tr("%1 experts kept").arg(entry.plan.keptExperts());
-            if (known)
-                text += QLatin1Char('\n') +
-                        tr("perplexity %1, %2").arg(format::perplexity(loss->ppl), loss->full ? tr("all windows") : tr("quick windows"));
+            if (known) text += QLatin1Char('\n') + lossText(*loss);
+            if (known && !loss->elsewhere.isEmpty()) text += QLatin1Char('\n') + loss->elsewhere.join(QLatin1Char('\n'));
             return text;
         }
         case Qt::AccessibleTextRole: {
             QString text = QString::fromStdString(entry.text);
-            if (known) text += QStringLiteral(", ") + tr("perplexity %1").arg(format::perplexity(loss->ppl));
+            if (known) text += QStringLiteral(", ") + lossText(*loss).replace(QLatin1Char('\n'), QStringLiteral(", "));
             if (row.id == m_current)
                 text += QStringLiteral(", ") + tr("current");
             else if (!row.onPath)
@@ -123,7 +134,7 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
         case CurrentRole:
             return row.id == m_current;
         case LossRole:
-            return known ? QVariant(loss->ppl) : QVariant();
+            return known ? QVariant(loss->increase) : QVariant();
         case EstimateRole:
             return known && loss->estimate;
         case FullRole:
@@ -240,8 +251,9 @@ public:
         painter->drawEllipse(QPointF(x, middle), radius, radius);
 
         const QVariant loss = index.data(HistoryModel::LossRole);
-        const QString number = loss.isValid() ? (index.data(HistoryModel::EstimateRole).toBool() ? format::estimate(loss.toDouble())
-                                                                                                 : format::perplexity(loss.toDouble()))
+        const QString number = loss.isValid() ? (index.data(HistoryModel::EstimateRole).toBool()
+                                                     ? HistoryModel::tr("est. %1").arg(format::percentDelta(loss.toDouble()))
+                                                     : format::percentDelta(loss.toDouble()))
                                               : index.data(HistoryModel::ProgressRole).toString();
         painter->setFont(fontFor(isCurrent ? FontRole::Head : FontRole::Body));
         int numberWidthPixels = number.isEmpty() ? 0 : static_cast<int>(numberWidth(painter->font(), number)) + pixelsOf(8);

@@ -14,10 +14,15 @@ namespace espalier
 {
 
 // What is known about a plan, by plan hash.
+// Shown is how much the perplexity is above that of the dense model on the same windows: one quantity, whatever windows it is of.
 struct PlanLoss {
     double ppl = 0;
-    bool full = false;      // a filled dot; else quick
-    bool estimate = false;  // violet, "est."
+    bool full = false;         // a filled dot: of all windows; else of the quick ones
+    bool estimate = false;     // violet, "est."
+    double increase = 0;       // perplexity over that of dense, less 1
+    double increaseError = 0;  // standard error, of the paired difference
+    QString basis;             // "notes.txt · 128 windows of 256 tokens"
+    QStringList elsewhere;     // what other texts showed, in words
 };
 
 // A search whose result is still to come: a row above the entry that it started from, in no history yet.
@@ -38,7 +43,7 @@ public:
         DepthRole,
         OnPathRole,
         CurrentRole,
-        LossRole,
+        LossRole,  // increase over dense, a fraction
         EstimateRole,
         FullRole,
         TierRole,  // "quick", where the list also holds numbers of all windows

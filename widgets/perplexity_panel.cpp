@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
 
 namespace espalier
@@ -75,6 +76,32 @@ Running runningDelta(const std::vector<WindowLoss>& windows, const std::vector<W
 
 }  // namespace
 
+std::vector<WindowLoss> sameWindows(const std::vector<WindowLoss>& all, const std::vector<WindowLoss>& windows)
+{
+    std::set<int> wanted;
+    for (const WindowLoss& loss : windows)
+        wanted.insert(loss.window);
+    std::vector<WindowLoss> same;
+    for (const WindowLoss& loss : all)
+        if (wanted.contains(loss.window)) same.push_back(loss);
+    return same;
+}
+
+QString basisText(const QString& textName, int windows, int total, int windowLength)
+{
+    const QString count = total > windows ? format::countOf(windows, total) : format::count(windows);
+    const QString of = windowLength > 0 ? PerplexityPanel::tr("%1 windows of %2 tokens").arg(count, format::count(windowLength))
+                                        : PerplexityPanel::tr("%1 windows").arg(count);
+    return textName.isEmpty() ? of : QString(textName + format::kDot + of);
+}
+
+static QString shortBasisText(const PerplexityState& state, int windows, int total)
+{
+    QString text = total > windows ? QStringLiteral("%1/%2").arg(format::count(windows), format::count(total)) : format::count(windows);
+    if (state.windowLength > 0) text += QStringLiteral(" × ") + format::count(state.windowLength);
+    return state.textName.isEmpty() ? text : QString(state.textName + QLatin1Char(' ') + text);
+}
+
 HeadlinePerplexity headline(const PerplexityState& state)
 {
     HeadlinePerplexity h;
@@ -84,14 +111,15 @@ HeadlinePerplexity headline(const PerplexityState& state)
         const PerplexityEstimate e = perplexity(tier.windows);
         h.ppl = e.ppl;
         h.error = e.pplError;
-        h.settling = e.windows < 2 || e.pplError / e.ppl > state.settlingLimit;
+        h.running = tier.running && static_cast<int>(tier.windows.size()) < tier.wanted;
+        h.windows = e.windows;
+        h.windowsOf = std::max({state.full.wanted, tier.wanted, e.windows});
         if (const auto delta = format::pairedDelta(tier.windows, state.dense)) {
             h.delta = delta->value;
             h.deltaError = delta->error;
         }
-        h.note =
-            PerplexityPanel::tr("%1 windows")
-                .arg(format::countOf(static_cast<int>(tier.windows.size()), std::max(tier.wanted, static_cast<int>(tier.windows.size()))));
+        h.basis = h.note = basisText(state.textName, h.windows, h.windowsOf, state.windowLength);
+        h.shortBasis = shortBasisText(state, h.windows, h.windowsOf);
     };
     // A full run that has just begun says less than a quick one that is done.
     if (fullCurrent && (!quickCurrent || state.full.windows.size() >= state.quick.windows.size())) {
@@ -100,11 +128,15 @@ HeadlinePerplexity headline(const PerplexityState& state)
     } else if (quickCurrent) {
         h.kind = HeadlinePerplexity::Kind::Quick;
         fill(state.quick);
-    } else if (state.estimatedDelta && !state.dense.empty()) {
+    } else if (state.estimatedDelta && state.estimateBase > 0) {
         h.kind = HeadlinePerplexity::Kind::Estimate;
-        h.ppl = perplexity(state.dense).ppl + *state.estimatedDelta;
+        h.ppl = state.estimateBase + *state.estimatedDelta;
         h.delta = state.estimatedDelta;
-        h.note = state.estimateNote;
+        h.windows = state.estimateWindows;
+        h.windowsOf = std::max(state.full.wanted, h.windows);
+        h.basis = basisText(state.textName, h.windows, h.windowsOf, state.windowLength);
+        h.shortBasis = shortBasisText(state, h.windows, h.windowsOf);
+        h.note = state.estimateNote.isEmpty() ? h.basis : QString(h.basis + format::kDot + state.estimateNote);
     } else if (!state.full.windows.empty() || !state.quick.windows.empty()) {
         h.kind = HeadlinePerplexity::Kind::Stale;
         fill(state.full.windows.empty() ? state.quick : state.full);
@@ -127,13 +159,14 @@ public:
     QLabel* clock = nullptr;
     QLabel* number = nullptr;
     QLabel* second = nullptr;
+    QLabel* basis = nullptr;  // text, windows, window length of the large number
     struct Row {
         QLabel* name = nullptr;
         QLabel* value = nullptr;
         QLabel* delta = nullptr;
         QLabel* note = nullptr;
     };
-    Row rows[3];
+    Row rows[4];
     QPointer<Segment> mode;  // the panel's once it is added there, and may go before the view
     QCustomPlot* plot = nullptr;
     QCPGraph* planLine = nullptr;
@@ -152,19 +185,22 @@ public:
     QString denseValue;
 
     void refreshText();
+    void refreshLocked();
+    QString numberHelp(const HeadlinePerplexity& h) const;
     void refreshPlot();
+    QString plotTitle() const;
     void draw(QCPPainter* painter);
     void drawBehind(QCPPainter* painter);
-    int quickWindows() const { return state.quick.wanted; }
 };
 
 PerplexityPanel::PerplexityPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<Private>())
 {
     d->stack = new QStackedLayout(this);
     d->empty = new EmptyState(this);
-    d->empty->set(EmptyState::Kind::Empty, QStringLiteral("chart-line"), tr("Not evaluated yet"),
-                  tr("Evaluate measures the calibration windows with this plan. The quick tier starts by itself after an edit."),
-                  tr("Evaluate"));
+    d->empty->set(
+        EmptyState::Kind::Empty, QStringLiteral("chart-line"), tr("Not evaluated yet"),
+        tr("Evaluate measures this plan on all windows of the live text. A few of them are measured by themselves after an edit."),
+        tr("Evaluate"));
     connect(d->empty, &EmptyState::buttonClicked, this, &PerplexityPanel::evaluateRequested);
     d->page = new QWidget(this);
     d->stack->addWidget(d->empty);
@@ -190,12 +226,17 @@ PerplexityPanel::PerplexityPanel(QWidget* parent) : QWidget(parent), d(std::make
     column->addLayout(top);
     d->second = new QLabel(d->left);
     column->addWidget(d->second);
+    d->basis = new QLabel(d->left);
+    d->basis->setProperty("role", QStringLiteral("muted"));
+    d->basis->setFont(fontFor(FontRole::Small));
+    d->basis->setAccessibleName(tr("what the perplexity is measured on"));
+    column->addWidget(d->basis);
     column->addSpacing(pixelsOf(6));
     auto* grid = new QGridLayout;
     grid->setHorizontalSpacing(pixelsOf(14));
     grid->setVerticalSpacing(pixelsOf(2));
-    const QString names[3] = {tr("full"), tr("quick"), tr("estimate")};
-    for (int i = 0; i < 3; ++i) {
+    const QString names[4] = {tr("full"), tr("quick"), tr("estimate"), tr("locked")};
+    for (int i = 0; i < 4; ++i) {
         Private::Row& row = d->rows[i];
         row.name = new QLabel(names[i], d->left);
         row.name->setProperty("role", QStringLiteral("muted"));
@@ -280,7 +321,7 @@ void PerplexityPanel::Private::refreshText()
             big = format::perplexity(h.ppl, h.error);
             if (h.delta)
                 line = (compact ? tr("Δ %1, paired") : tr("Δ %1 to dense, paired")).arg(format::delta(*h.delta, h.deltaError.value_or(0)));
-            if (h.settling) line += line.isEmpty() ? tr("settling") : format::kDot + tr("settling");
+            if (h.running) line += line.isEmpty() ? tr("measuring") : format::kDot + tr("measuring");
             break;
         case Kind::Estimate:
             big = format::estimate(h.ppl);
@@ -297,9 +338,17 @@ void PerplexityPanel::Private::refreshText()
     const QString longest = format::delta(-88.88, 8.88);
     left->setMinimumWidth(
         second->fontMetrics().horizontalAdvance(compact ? tr("Δ %1, paired").arg(longest)
-                                                        : tr("Δ %1 to dense, paired").arg(longest) + format::kDot + tr("settling")) +
+                                                        : tr("Δ %1 to dense, paired").arg(longest) + format::kDot + tr("measuring")) +
         pixelsOf(24));
     number->setText(big);
+    number->setToolTip(numberHelp(h));
+    basis->setFont(fontFor(FontRole::Small));
+    basis->setVisible(!h.basis.isEmpty());
+    basis->setToolTip(h.basis);
+    const int room = left->minimumWidth() - pixelsOf(24);
+    basis->setText(basis->fontMetrics().horizontalAdvance(h.basis) <= room
+                       ? h.basis
+                       : basis->fontMetrics().elidedText(h.shortBasis, Qt::ElideMiddle, room));
     paintLabel(number, colour);
     second->setText(line);
     second->setVisible(!line.isEmpty());
@@ -321,8 +370,7 @@ void PerplexityPanel::Private::refreshText()
             row.delta->setText(delta ? format::delta(delta->value, delta->error) : QString());
             const int have = static_cast<int>(s.windows.size());
             note = stale ? s.staleNote : tr("%1 windows").arg(have < s.wanted ? format::countOf(have, s.wanted) : format::count(have));
-            if (!stale && e.ppl > 0 && (e.windows < 2 || e.pplError / e.ppl > state.settlingLimit))
-                note += QStringLiteral(", ") + tr("settling");
+            if (!stale && s.running && have < s.wanted) note += QStringLiteral(", ") + tr("measuring");
             if (!stale && s.paused) note += QStringLiteral(", ") + tr("paused");
             if (!stale && s.seconds > 0 && !s.running) note += format::kDot + format::duration(s.seconds);
         } else {
@@ -331,7 +379,7 @@ void PerplexityPanel::Private::refreshText()
         }
         // Compact: one line per tier; the tier that the large number is of says how many windows it had.
         const bool headlined = !stale && ((h.kind == Kind::Full && &s == &state.full) || (h.kind == Kind::Quick && &s == &state.quick));
-        if (compact && headlined && !note.isEmpty()) row.value->setText(note.remove(QStringLiteral(", ") + tr("settling")));
+        if (compact && headlined && !note.isEmpty()) row.value->setText(note.remove(QStringLiteral(", ") + tr("measuring")));
         row.delta->setVisible(!compact);
         row.note->setText(note);
         row.note->setFont(fontFor(FontRole::Small));
@@ -343,11 +391,11 @@ void PerplexityPanel::Private::refreshText()
     tier(rows[0], state.full);
     tier(rows[1], state.quick);
     Row& est = rows[2];
-    const bool hasEstimate = state.estimatedDelta.has_value() && !state.dense.empty();
+    const bool hasEstimate = state.estimatedDelta.has_value() && state.estimateBase > 0;
     for (QLabel* label : {est.name, est.value, est.delta, est.note})
         label->setVisible(hasEstimate);
     if (hasEstimate) {
-        est.value->setText(format::estimate(perplexity(state.dense).ppl + *state.estimatedDelta));
+        est.value->setText(format::estimate(state.estimateBase + *state.estimatedDelta));
         est.delta->setText(format::delta(*state.estimatedDelta));
         est.note->setText(state.estimateNote);
         est.note->setFont(fontFor(FontRole::Small));
@@ -356,6 +404,50 @@ void PerplexityPanel::Private::refreshText()
         paintLabel(est.value, t.estimate);
         paintLabel(est.delta, t.estimate);
     }
+    refreshLocked();
+}
+
+QString PerplexityPanel::Private::numberHelp(const HeadlinePerplexity& h) const
+{
+    using Kind = HeadlinePerplexity::Kind;
+    QStringList lines;
+    if (!h.basis.isEmpty()) lines += tr("On %1").arg(h.basis);
+    if (h.kind == Kind::Stale && !state.staleName.isEmpty()) lines += tr("Measured of another plan: %1").arg(state.staleName);
+    if (h.kind == Kind::Estimate && !state.estimateNote.isEmpty()) lines += state.estimateNote;
+    if ((h.kind == Kind::Full || h.kind == Kind::Quick) && h.error > state.wideLimit * h.ppl)
+        lines += tr("Its standard error is %1 of it, because windows differ: judge the plan by Δ, which is paired.")
+                     .arg(format::share(h.error / h.ppl));
+    return lines.join(QLatin1Char('\n'));
+}
+
+void PerplexityPanel::Private::refreshLocked()
+{
+    const LockedState& s = state.locked;
+    Row& row = rows[3];
+    const bool shown = s.running || !s.windows.empty();
+    for (QLabel* label : {row.name, row.value, row.delta, row.note})
+        label->setVisible(shown);
+    if (!shown) return;
+    const auto delta = format::pairedDelta(s.windows, s.dense);
+    QString what = s.textName;
+    if (!s.windows.empty()) {
+        const PerplexityEstimate e = perplexity(s.windows);
+        row.value->setText(format::perplexity(e.ppl, e.pplError));
+        row.value->setToolTip(tr("On %1").arg(basisText(s.textName, e.windows, 0, s.windowLength)));
+        what = basisText(s.textName, e.windows, 0, s.windowLength);
+    } else {
+        row.value->setText(tr("measuring"));
+        row.value->setToolTip({});
+    }
+    row.delta->setText(delta ? format::delta(delta->value, delta->error) : QString());
+    row.delta->setVisible(!compact);
+    if (s.openings > 0)
+        what += format::kDot + tr("opened %n time(s)", nullptr, s.openings) +
+                (s.plans > 1 ? QString(QStringLiteral(", ") + tr("%n plan(s)", nullptr, s.plans)) : QString());
+    row.note->setFont(fontFor(FontRole::Small));
+    row.note->setText(row.note->fontMetrics().elidedText(what, Qt::ElideMiddle, left->minimumWidth() - pixelsOf(40)));
+    row.note->setToolTip(what);
+    row.note->setVisible(!compact);
 }
 
 void PerplexityPanel::Private::refreshPlot()
@@ -379,15 +471,17 @@ void PerplexityPanel::Private::refreshPlot()
     planStale = tier != nullptr && !tier->staleNote.isEmpty();
     planRunning = tier != nullptr && (tier->running || tier->paused) && static_cast<int>(tier->windows.size()) < tier->wanted;
     planLabel = planStale
-                    ? tr("before edit")
+                    ? state.age
                     : QFontMetrics(fontFor(FontRole::SmallStrong)).elidedText(state.planName, Qt::ElideRight, pixelsOf(kMostLabelWidth));
     planValue.clear();
     if (tier != nullptr) {
-        plan = deltaMode ? runningDelta(tier->windows, state.dense) : runningPerplexity(tier->windows, state.settlingLimit);
+        plan = deltaMode ? runningDelta(tier->windows, state.dense) : runningPerplexity(tier->windows, state.wideLimit);
         if (!plan.empty())
             planValue = deltaMode ? format::delta(plan.y.back(), plan.error.back()) : format::perplexity(plan.y.back(), plan.error.back());
     }
-    if (!deltaMode && !(state.planIsDense && !planStale && !plan.empty())) dense = runningPerplexity(state.dense, state.settlingLimit);
+    // Beside a curve the dense model is shown on the windows of that curve: another set of windows would be another number.
+    if (!deltaMode && !(state.planIsDense && !planStale && !plan.empty()))
+        dense = runningPerplexity(plan.empty() ? state.dense : sameWindows(state.dense, tier->windows), state.wideLimit);
     denseValue = dense.empty() ? QString() : format::perplexity(dense.y.back());
 
     const auto setBand = [](QCPGraph* line, QCPGraph* low, QCPGraph* high, const Running& r) {
@@ -418,10 +512,9 @@ void PerplexityPanel::Private::refreshPlot()
     denseHigh->setBrush(fill(t.baseline, 0.13));
 
     // Range from what has calmed down: the first windows jump.
-    int most = std::max({static_cast<int>(state.dense.size()), state.full.wanted, static_cast<int>(state.full.windows.size())});
-    if (tier == &state.quick && state.dense.size() <= static_cast<std::size_t>(std::max(1, state.quick.wanted)) && !state.full.running)
-        most = std::max({state.quick.wanted, static_cast<int>(state.quick.windows.size()), static_cast<int>(state.dense.size())});
-    most = std::max(2, most);
+    const bool few = tier == &state.quick || (tier == nullptr && static_cast<int>(state.dense.size()) <= state.quick.wanted);
+    int most = few ? state.quick.wanted : state.full.wanted;
+    most = std::max({2, most, static_cast<int>(plan.x.size()), static_cast<int>(dense.x.size())});
     double low = 1e300;
     double high = -1e300;
     const auto include = [&](const Running& r) {
@@ -491,6 +584,12 @@ void PerplexityPanel::Private::drawBehind(QCPPainter* painter)
     painter->fillRect(QRectF(x0, frame.top(), x1 - x0, frame.height()), colour);
 }
 
+QString PerplexityPanel::Private::plotTitle() const
+{
+    const QString what = showDelta ? tr("Δ to dense, same windows (paired)") : tr("perplexity, running mean");
+    return state.textName.isEmpty() ? what : QString(what + format::kDot + state.textName);
+}
+
 void PerplexityPanel::Private::draw(QCPPainter* painter)
 {
     const Theme& t = theme();
@@ -501,8 +600,7 @@ void PerplexityPanel::Private::draw(QCPPainter* painter)
     const QRect frame = plot->axisRect()->rect();
     painter->setFont(small);
     painter->setPen(t.muted);
-    painter->drawText(QRect(pixelsOf(10), pixelsOf(4), plot->width(), ms.height()), Qt::AlignLeft | Qt::AlignVCenter,
-                      showDelta ? tr("Δ to dense, same windows (paired)") : tr("perplexity, running mean"));
+    painter->drawText(QRect(pixelsOf(10), pixelsOf(4), plot->width(), ms.height()), Qt::AlignLeft | Qt::AlignVCenter, plotTitle());
     painter->setAntialiasing(false);
     if (showDelta && !state.dense.empty()) {
         QPen dashed(t.baseline, 1.5, Qt::CustomDashLine);
@@ -511,15 +609,13 @@ void PerplexityPanel::Private::draw(QCPPainter* painter)
         const double y = plot->yAxis->coordToPixel(0);
         painter->drawLine(QLineF(frame.left(), y, frame.right(), y));
     }
-    const int quick = quickWindows();
-    if (quick > 0 && quick < plot->xAxis->range().upper) {
-        const double x = plot->xAxis->coordToPixel(quick);
-        painter->setPen(QPen(t.muted, 1, Qt::DotLine));
-        painter->drawLine(QLineF(x, frame.top(), x, frame.bottom()));
+    if (!showDelta && !plan.empty()) {
+        const QString wide = tr("error above %1").arg(format::share(state.wideLimit));
+        const double right = plot->xAxis->coordToPixel(plan.settled > 0 ? plan.settled : plan.x.back());
         painter->setPen(t.muted);
-        painter->drawText(QRectF(x + 4, frame.top(), 80, ms.height()), Qt::AlignLeft | Qt::AlignVCenter, tr("quick"));
-        if (!showDelta && !plan.empty())
-            painter->drawText(QRectF(x + 4, frame.top() + ms.height(), 80, ms.height()), Qt::AlignLeft | Qt::AlignVCenter, tr("settling"));
+        if (right - frame.left() > ms.horizontalAdvance(wide) + pixelsOf(8))
+            painter->drawText(QRectF(frame.left() + pixelsOf(4), frame.top(), right - frame.left(), ms.height()),
+                              Qt::AlignLeft | Qt::AlignVCenter, wide);
     }
     // Labels at the lines' ends, pushed apart.
     double planY = -1;

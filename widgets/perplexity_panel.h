@@ -25,16 +25,32 @@ struct TierState {
     QString staleNote;    // "before this edit · 14:31"; empty: belongs to the plan on screen
 };
 
+// What the locked text showed of the plan on screen; it is opened on request only.
+struct LockedState {
+    QString textName;
+    std::vector<WindowLoss> windows;  // empty: not opened for this plan
+    std::vector<WindowLoss> dense;    // the identity plan on the same windows
+    int windowLength = 0;
+    int openings = 0;  // of the text, for all plans
+    int plans = 0;
+    bool running = false;
+};
+
 struct PerplexityState {
     QString planName;
+    QString textName;               // of the live text, which everything here but `locked` is measured on
     std::vector<WindowLoss> dense;  // the identity plan on the same text; empty: not measured yet
     TierState full;
     TierState quick;
+    LockedState locked;
     std::optional<double> estimatedDelta;  // change of perplexity to dense, from the profile
+    double estimateBase = 0;               // perplexity of the dense model that it is added to
+    int estimateWindows = 0;               // windows that both are of
     QString estimateNote;                  // "past error ±0.05 over 14 runs"
     int windowLength = 0;                  // tokens
-    double settlingLimit = 0.02;           // relative standard error below which a number no longer settles
-    QString age;                           // of the stale number in short: "one edit old"
+    double wideLimit = 0.02;               // relative standard error above which a number says little by itself
+    QString age;                           // of the stale number in short: "before the last change"
+    QString staleName;                     // of the plan that it belongs to
     QString refusal;                       // why the plan on screen cannot be evaluated; empty: it can
     bool planIsDense = false;              // the plan on screen drops nothing: one line, not two on top of each other
 };
@@ -47,10 +63,20 @@ struct HeadlinePerplexity {
     double error = 0;
     std::optional<double> delta;  // to dense, paired
     std::optional<double> deltaError;
-    bool settling = false;
-    QString note;  // windows, or the age
+    bool running = false;  // windows are still to come
+    int windows = 0;       // that the number is of
+    int windowsOf = 0;     // of the whole text
+    QString note;          // what it is of ("notes.txt · 16 of 128 windows of 256 tokens"), or the age
+    QString basis;         // what it is of, always
+    QString shortBasis;    // the same in few characters: "notes.txt 16/128 × 256"
 };
 HeadlinePerplexity headline(const PerplexityState& state);
+
+// Of the windows of `all` those that `windows` has too: what may stand beside it.
+std::vector<WindowLoss> sameWindows(const std::vector<WindowLoss>& all, const std::vector<WindowLoss>& windows);
+
+// "notes.txt · 16 of 128 windows of 256 tokens"; `total` not more than `windows`: only what is there.
+QString basisText(const QString& textName, int windows, int total, int windowLength);
 
 class PerplexityPanel final : public QWidget
 {

@@ -51,6 +51,38 @@ protected:
     }
 };
 
+// Takes the room that is left: the long text where it fits, else the short one, else what fits of that.
+class Basis final : public QWidget
+{
+public:
+    explicit Basis(QWidget* parent) : QWidget(parent) { setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Preferred); }
+    void set(const QString& text, const QString& brief)
+    {
+        m_text = text;
+        m_brief = brief;
+        setToolTip(text);
+        setAccessibleName(text);
+        update();
+    }
+    const QString& text() const { return m_text; }
+    QSize sizeHint() const override { return {fontMetrics().horizontalAdvance(m_text), fontMetrics().height()}; }
+    QSize minimumSizeHint() const override { return {0, 0}; }
+
+protected:
+    void paintEvent(QPaintEvent*) override
+    {
+        QPainter painter(this);
+        painter.setPen(theme().muted);
+        const QFontMetrics metrics = painter.fontMetrics();
+        const QString shown = metrics.horizontalAdvance(m_text) <= width() ? m_text : metrics.elidedText(m_brief, Qt::ElideRight, width());
+        painter.drawText(rect(), Qt::AlignLeft | Qt::AlignVCenter, shown);
+    }
+
+private:
+    QString m_text;
+    QString m_brief;
+};
+
 QString coloured(const QString& text, const QColor& colour)
 {
     return QStringLiteral("<span style=\"color:%1\">%2</span>").arg(colour.name(), text.toHtmlEscaped());
@@ -84,6 +116,7 @@ public:
     Hairline* afterActive = nullptr;
     QLabel* clock = nullptr;
     Part* perplexity = nullptr;
+    Basis* basis = nullptr;  // of the perplexity: text, windows, window length
     QLabel* jobText = nullptr;
     QProgressBar* bar = nullptr;
     QLabel* jobEta = nullptr;
@@ -113,7 +146,7 @@ StatusBar::StatusBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
     row->addWidget(d->afterActive = new Hairline(this));
     d->clock = label(new QLabel(this));
     d->perplexity = label(new Part(this));
-    row->addStretch(1);
+    row->addWidget(d->basis = new Basis(this), 1);
     d->jobText = label(new QLabel(this));
     d->bar = new QProgressBar(this);
     d->bar->setTextVisible(false);
@@ -152,6 +185,7 @@ QString StatusBar::text() const
     for (const QLabel* label :
          {d->plan, d->size, d->active, static_cast<QLabel*>(d->perplexity), d->jobText, d->jobEta, static_cast<QLabel*>(d->engineLabel)}) {
         if (!label->isHidden() && !label->text().isEmpty()) parts += plain(label);
+        if (label == d->perplexity && !d->basis->text().isEmpty()) parts += d->basis->text();
     }
     return parts.join(QStringLiteral(" | "));
 }
@@ -213,7 +247,7 @@ void StatusBar::setPerplexity(const HeadlinePerplexity& headline, std::optional<
         case Kind::Quick:
             text = coloured(tr("PPL") + QLatin1Char(' '), t.muted) + strong(format::perplexity(headline.ppl, headline.error)) +
                    coloured(differences, t.muted);
-            if (headline.settling) text += coloured(QLatin1Char(' ') + tr("settling"), t.muted);
+            if (headline.running) text += coloured(QLatin1Char(' ') + tr("measuring"), t.muted);
             break;
         case Kind::Estimate:
             text = coloured(format::estimate(headline.ppl) + differences, t.estimate);
@@ -223,11 +257,14 @@ void StatusBar::setPerplexity(const HeadlinePerplexity& headline, std::optional<
             if (estimate) text += QStringLiteral("&nbsp;&nbsp;") + coloured(format::estimate(*estimate), t.estimate);
             break;
     }
+    d->basis->set(headline.basis.isEmpty() ? QString() : tr("on %1").arg(headline.basis), headline.shortBasis);
     const bool stale = headline.kind == Kind::Stale;
     if (stale) d->clock->setPixmap(iconPixmap(QStringLiteral("history"), t.stale, pixelsOf(14), devicePixelRatioF()));
     d->clock->setVisible(stale);
     d->perplexity->setText(text);
-    d->perplexity->setToolTip(headline.note);
+    d->perplexity->setToolTip(headline.note == headline.basis || headline.note.isEmpty()
+                                  ? headline.basis
+                                  : QString(headline.note + QLatin1Char('\n') + headline.basis));
     d->perplexity->setVisible(!text.isEmpty());
     d->afterActive->setVisible(!text.isEmpty());
 }
@@ -333,6 +370,7 @@ void StatusBar::clear()
     d->cost.reset();
     d->dense.reset();
     d->headline = {};
+    d->basis->set({}, {});
     for (QWidget* widget : std::initializer_list<QWidget*>{d->planIcon, d->plan, d->afterPlan, d->size, d->afterSize, d->active,
                                                            d->afterActive, d->clock, d->perplexity})
         widget->hide();

@@ -33,3 +33,12 @@ target_include_directories(edit_bench PRIVATE ${PROJECT_SOURCE_DIR}/tests)
 target_link_libraries(edit_bench PRIVATE espalier::options espalier::shell Qt6::Widgets Qt6::Test)
 target_compile_definitions(edit_bench PRIVATE ESPALIER_FAKE_ENGINE="$<TARGET_FILE:fake-engine>")
 add_dependencies(edit_bench fake-engine)
+espalier_shell_test(test_shell_texts)
+# The window and the command line on the demo, with the real engine.
+if(TARGET espalier-engine)
+    espalier_shell_test(test_shell_digits)
+    add_dependencies(test_shell_digits espalier-engine espalier-engine-compute)
+    target_compile_definitions(test_shell_digits PRIVATE ESPALIER_ENGINE="$<TARGET_FILE:espalier-engine>"
+        ESPALIER_RESOURCES="${PROJECT_SOURCE_DIR}/resources")
+    set_tests_properties(test_shell_digits PROPERTIES TIMEOUT 600)
+endif()

@@ -15,12 +15,15 @@
 //   --large            a model of 24 layers of 60 experts, 2048 x 1408
 //   --refuse-plan      plan fails with allocate.infeasible
 //   --same-plan        plan answers with the plan that it was given
+//   --short-text       every text has nine windows
 //   --log FILE         appends one line per request: method, tier, plan hash, recipe, "profile" where an evaluation names one
 //
 // A profile that collects factors counts as the method "deep-profile". It writes a real profile file, though an empty one.
 #include "allocate/allocator.h"
 #include "allocate/rank_rule.h"
+#include "base/sha256.h"
 #include "base/statistics.h"
+#include "base/window_spread.h"
 #include "plan/compression_plan.h"
 #include "plan/cost_model.h"
 #include "plan/rank_edit.h"
@@ -45,7 +48,8 @@ using namespace espalier;
 namespace
 {
 
-constexpr int kTotalWindows = 128;
+constexpr int kTotalWindows = 128;  // that one of the three texts takes at most
+constexpr int kShortText = 9;
 
 struct Script {
     std::set<std::string> switches;
@@ -254,10 +258,12 @@ private:
         const std::string method = deep ? "deep-profile" : request.method;
         std::string line = method;
         if (params.contains("tier")) line += " " + params["tier"].get<std::string>();
+        if (params.value("tag", Json()) == Json("locked")) line += " locked";
         if (params.contains("plan"))
             if (const Result<CompressionPlan> plan = planFromJson(params["plan"], m_shape); plan.ok()) line += " " + plan->hash();
         if (params.contains("recipe")) line += " " + params["recipe"].dump();
         if (request.method == "evaluate" && params.contains("profile")) line += " profile " + params["profile"].get<std::string>();
+        if (request.method == "export" && params.contains("measured")) line += " " + params["measured"].dump();
         log(line);
         if (strikes(m_script.dieOn, method)) {
             std::fputs("fake engine: dies as told\n", stderr);
@@ -476,18 +482,25 @@ private:
                      badInput("text.not_utf8", path.get<std::string>(), "The text is not valid UTF-8.", "Convert the file to UTF-8."));
                 return;
             }
+        // The text is cut as the real engine cuts it: windows before the first are left out, and there are at most so many.
+        const int first = request.params.value("first_window", 0);
+        const int total = m_script.has("--short-text") ? kShortText : kTotalWindows + kTotalWindows + kTotalWindows;
+        const int most = request.params.value("max_windows", 0);
+        const int there = most > 0 ? std::min(most, total - first) : total - first;
         std::vector<int> windows;
-        if (request.params.contains("windows"))
-            for (const Json& w : request.params["windows"])
-                windows.push_back(w.get<int>());
+        if (const Json wanted = request.params.value("windows", Json()); wanted.is_array())
+            windows = wanted.get<std::vector<int>>();
         else
-            for (int w = 0, count = std::min(kTotalWindows, request.params.value("first", kTotalWindows)); w < count; ++w)
-                windows.push_back(w);
+            windows = spreadWindows(there, wanted.is_object() ? wanted.value("spread", there) : there);
+        if (std::any_of(windows.begin(), windows.end(), [there](int w) { return w < 0 || w >= there; })) {
+            fail(request.id, badInput("evaluate.window_out_of_range", "window", "The text has fewer windows."));
+            return;
+        }
         const int tokens = request.params.value("window_length", 256) - 1;
         Json measured = Json::array();
         std::vector<WindowLoss> losses;
         for (const int window : windows) {
-            const WindowLoss loss{window, lossOf(*plan, window, tokens), tokens};
+            const WindowLoss loss{window, lossOf(*plan, first + window, tokens), tokens};
             losses.push_back(loss);
             measured.push_back({{"window", window}, {"nll", loss.nll}, {"tokens", tokens}});
             partial(request.id, measured.back());
@@ -500,8 +513,8 @@ private:
                            {"ppl", estimate.ppl},
                            {"nll", estimate.nll},
                            {"scored_tokens", estimate.tokens},
-                           {"window_count_total", kTotalWindows},
-                           {"text_sha256", std::string(64, '1')},
+                           {"window_count_total", there},
+                           {"text_sha256", sha256Hex(request.params.value("text", Json()).dump() + std::to_string(first))},
                            {"tokenizer_sha256", std::string(64, 'b')},
                            {"dtype", "fp32"},
                            {"seconds", 0.01}});
@@ -635,8 +648,12 @@ private:
             progress(request.id, 2, 2, "verify");
             const int tokens = request.params.value("window_length", 256) - 1;
             std::vector<WindowLoss> losses;
-            for (int w = 0; w < request.params.value("windows", 1); ++w)
-                losses.push_back({w, lossOf(*plan, w, tokens) * (m_script.has("--wrong-export") ? 1.01 : 1.0), tokens});
+            // As in the window: so many of the first ones, spread.
+            const int most = request.params.value("windows", 1);
+            for (const int w : spreadWindows(most, request.params.value("spread", most)))
+                losses.push_back(
+                    {w, lossOf(*plan, request.params.value("first_window", 0) + w, tokens) * (m_script.has("--wrong-export") ? 1.01 : 1.0),
+                     tokens});
             result["verify"] = {{"holds", true},
                                 {"checks", {{{"name", "tensors"}, {"holds", true}, {"detail", "all equal"}}}},
                                 {"ppl_preview", perplexity(losses).ppl},

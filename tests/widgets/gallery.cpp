@@ -262,7 +262,8 @@ int main(int argc, char** argv)
     const PlanHistory log = mockHistory(shape, plan, reapScores(shape));
     QHash<QString, PlanLoss> known;
     for (const HistoryEntry& entry : log.entries())
-        known.insert(QString::fromStdString(entry.plan.hash()), {7.5 + entry.id * 0.04, entry.id % 3 == 0, false});
+        known.insert(QString::fromStdString(entry.plan.hash()),
+                     {.ppl = 7.5 + entry.id * 0.04, .full = entry.id % 3 == 0, .increase = 0.04 + entry.id * 0.005});
     history->setHistory(log, known);
     if (searched == QLatin1StringView("genetic")) {
         heatmap->setSearching({13, 14});
@@ -271,6 +272,7 @@ int main(int argc, char** argv)
 
     PerplexityState p;
     p.planName = QStringLiteral("keep-75");
+    p.textName = QStringLiteral("wiki.txt");
     p.windowLength = 2048;
     p.dense = losses(7.22, 128);
     p.full.windows = shifted(p.dense, 1.05);
@@ -280,10 +282,12 @@ int main(int argc, char** argv)
     p.quick.wanted = 16;
     p.quick.seconds = 1.8;
     p.estimatedDelta = 0.35;
+    p.estimateBase = 7.22;
+    p.estimateWindows = 128;
     p.estimateNote = QStringLiteral("past error ±0.05 over 14 runs");
     if (state == QLatin1StringView("stale")) {
-        p.full.staleNote = QStringLiteral("before this edit · 14:31");
-        p.age = QStringLiteral("one edit old");
+        p.full.staleNote = QStringLiteral("before the last change · 14:31");
+        p.age = QStringLiteral("before the last change");
         p.quick.windows.clear();
         p.estimatedDelta.reset();
         banners->show({QStringLiteral("engine"),

@@ -57,8 +57,8 @@ struct Home {
     Home()
     {
         QDir(folder.path()).mkpath(QStringLiteral("demo/espalier-demo-moe"));
-        QFile text(path("demo/calibration.txt"));
-        if (text.open(QIODevice::WriteOnly)) text.write("Some text to measure on.\n");
+        for (const char* name : {"demo/calibration.txt", "demo/validation.txt", "demo/test.txt"})
+            if (QFile text(path(name)); text.open(QIODevice::WriteOnly)) text.write(QByteArray("Some text to measure on: ") + name + '\n');
         QSettings::setPath(QSettings::NativeFormat, QSettings::UserScope, path("config"));
     }
     QString path(const char* name) const { return QDir(folder.path()).filePath(QString::fromLatin1(name)); }

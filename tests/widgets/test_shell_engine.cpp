@@ -336,14 +336,14 @@ private slots:
         shell.workbench.setCalibrationText(text.fileName());
         QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->count(), 1, kLimit);
         QVERIFY2(shell.banners().contains(QStringLiteral("not valid UTF-8")), qPrintable(shell.banners()));
-        QVERIFY2(shell.banners().contains(QStringLiteral("The text in use stays")), qPrintable(shell.banners()));
+        QVERIFY2(shell.banners().contains(QStringLiteral("The texts in use stay")), qPrintable(shell.banners()));
         QCOMPARE(shell.workbench.calibrationText(), home.path("demo/calibration.txt"));
         QCOMPARE(shell.evaluation().runs().size(), runs);
         QCOMPARE(shell.measured(), kQuick);
         QVERIFY(!shell.workbench.scores().empty());
         QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 1);
         // One that is fine takes its place and the banner goes; back on the first text what was measured is there at once.
-        const double ppl = *shell.evaluation().perplexityOf(shell.hash(), kQuick);
+        const double ppl = *shell.evaluation().perplexityOf(shell.hash(), false);
         QFile fine(home.path("fine.txt"));
         QVERIFY(fine.open(QIODevice::WriteOnly));
         fine.write("Another text.");
@@ -355,7 +355,7 @@ private slots:
         const auto asked = home.logLines(QStringLiteral("evaluate quick")).size();
         shell.workbench.setCalibrationText(home.path("demo/calibration.txt"));
         QTRY_COMPARE_WITH_TIMEOUT(shell.workbench.calibrationText(), home.path("demo/calibration.txt"), kLimit);
-        QCOMPARE(*shell.evaluation().perplexityOf(shell.hash(), kQuick), ppl);
+        QCOMPARE(*shell.evaluation().perplexityOf(shell.hash(), false), ppl);
         QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
         // The one request more is the look at the text.
         QCOMPARE(home.logLines(QStringLiteral("evaluate quick")).size(), asked + 1);

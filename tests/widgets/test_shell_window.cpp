@@ -106,7 +106,7 @@ private slots:
         QTRY_VERIFY2_WITH_TIMEOUT(texts().contains(QStringLiteral("every check holds")), qPrintable(texts()), kLimit);
         // The number that the window shows, on the windows that it is of.
         QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
-        const QString shown = format::number(*shell.evaluation().perplexityOf(shell.hash(), kQuick), 4);
+        const QString shown = format::number(*shell.evaluation().perplexityOf(shell.hash(), false), 4);
         QVERIFY2(texts().contains(QStringLiteral("perplexity %1, in the window %1, on the same 16 windows").arg(shown)),
                  qPrintable(texts()));
         QVERIFY(texts().contains(home.path("smaller")));

@@ -90,17 +90,16 @@ void DeepProfile::start()
     job.what = tr("Ranks and gradients");
     job.background = true;
     m_job = job;
+    Json params = textParams(m_target.text);
+    params.update({{"path", m_target.model},
+                   {"windows", m_target.windows},
+                   {"out", m_target.file.toStdString()},
+                   {"collect", statistics()},
+                   {"resume", true},
+                   {"tag", "deep-profile"},
+                   {"lane", "full"}});
     m_request = m_engine->request(
-        "profile",
-        {{"path", m_target.model},
-         {"text", m_target.text.paths},
-         {"window_length", m_target.text.windowLength},
-         {"windows", m_target.windows},
-         {"out", m_target.file.toStdString()},
-         {"collect", statistics()},
-         {"resume", true},
-         {"tag", "deep-profile"},
-         {"lane", "full"}},
+        "profile", params,
         [this, epoch = m_epoch](const EngineReply& reply) {
             if (epoch == m_epoch) finished(reply);
         },

@@ -104,24 +104,24 @@ void EstimateController::refreshCell()
 }
 
 void EstimateController::setMeasured(const std::map<std::string, PlanRun>& runs, const PlanHistory& history,
-                                     const CompressionPlan& identity, int windows)
+                                     const CompressionPlan& identity, const std::vector<int>& windows)
 {
     m_exact.clear();
     m_unpaired.clear();
-    const auto first = [windows](const PlanRun& run) {
+    const auto first = [&windows](const PlanRun& run) {
         std::vector<WindowLoss> losses;
-        for (const auto& [window, loss] : run.losses)
-            if (window < windows) losses.push_back(loss);
+        for (const int window : windows)
+            if (const auto found = run.losses.find(window); found != run.losses.end()) losses.push_back(found->second);
         return losses;
     };
     const auto dense = runs.find(identity.hash());
-    if (dense == runs.end() || windows < 1) return;
+    if (dense == runs.end() || windows.empty()) return;
     const std::vector<WindowLoss> reference = first(dense->second);
-    if (static_cast<int>(reference.size()) < windows) return;
+    if (reference.size() < windows.size()) return;
     for (const auto& [hash, run] : runs) {
         if (hash == identity.hash()) continue;
         const std::vector<WindowLoss> losses = first(run);
-        if (static_cast<int>(losses.size()) < windows) continue;
+        if (losses.size() < windows.size()) continue;
         m_exact[hash] = pairedDifference(losses, reference).nll;
     }
     for (const HistoryEntry& entry : history.entries())

@@ -34,9 +34,9 @@ public:
     void setShape(const ModelShape& shape);
     void setPlan(const CompressionPlan& plan);
     void setCell(CellId cell);
-    // What is measured exactly on this text, and which plan a hash stands for. Windows below `windows` are compared, in plans that have
-    // all.
-    void setMeasured(const std::map<std::string, PlanRun>& runs, const PlanHistory& history, const CompressionPlan& identity, int windows);
+    // What is measured exactly on this text, and which plan a hash stands for. These windows are compared, in plans that have all.
+    void setMeasured(const std::map<std::string, PlanRun>& runs, const PlanHistory& history, const CompressionPlan& identity,
+                     const std::vector<int>& windows);
 
     struct Estimate {
         double deltaPpl = 0;  // to dense

@@ -1,5 +1,6 @@
 #include "shell/evaluation_controller.h"
 
+#include "base/window_spread.h"
 #include "format.h"
 
 #include <QDateTime>
@@ -16,11 +17,12 @@ constexpr int kRestMsec = 120;
 // Losses arrive in bursts of a batch; drawing each of them takes time from the engine's threads.
 constexpr int kFrameMsec = 30;
 
-std::vector<WindowLoss> listOf(const PlanRun& run, int count)
+// Those of these windows that are measured.
+std::vector<WindowLoss> listOf(const PlanRun& run, const std::vector<int>& windows)
 {
     std::vector<WindowLoss> losses;
-    for (const auto& [window, loss] : run.losses)
-        if (window < count) losses.push_back(loss);
+    for (const int window : windows)
+        if (const auto found = run.losses.find(window); found != run.losses.end()) losses.push_back(found->second);
     return losses;
 }
 }  // namespace
@@ -54,6 +56,10 @@ void EvaluationController::clear()
     m_profiles.clear();
     m_runs.clear();
     m_lastShown.clear();
+    m_lastShownName.clear();
+    m_committed.clear();
+    m_moving = m_lastShownMoving = false;
+    m_changes = 0;
     m_job.reset();
     ++m_epoch;
     m_quickWanted = m_fullWanted = false;
@@ -70,9 +76,20 @@ void EvaluationController::setPlan(const CompressionPlan& plan, const QString& n
     if (!isOpen()) return;
     const bool same = plan.hash() == m_plan.hash();
     if (!same) {
-        if (m_runs.contains(m_plan.hash())) m_lastShown = m_plan.hash();
+        if (m_runs.contains(m_plan.hash())) {
+            m_lastShown = m_plan.hash();
+            m_lastShownName = m_planName;
+            m_lastShownMoving = m_moving;
+            m_changes = 0;
+        }
         m_fullWanted = false;
     }
+    if (m_committed.empty()) m_committed = m_plan.hash();
+    if (!moving && plan.hash() != m_committed) {
+        ++m_changes;
+        m_committed = plan.hash();
+    }
+    m_moving = moving;
     m_plan = plan;
     m_planName = name;
     // A finished edit is at rest at once; a drag is where it pauses.
@@ -135,22 +152,29 @@ void EvaluationController::cancel()
     emit jobChanged(m_job->state);
 }
 
-std::vector<int> EvaluationController::missing(const std::string& hash, int count) const
+int EvaluationController::totalWindows() const
 {
-    if (m_totalWindows >= 0) count = std::min(count, m_totalWindows);
-    std::vector<int> windows;
-    const auto it = m_runs.find(hash);
-    for (int w = 0; w < count; ++w)
-        if (it == m_runs.end() || !it->second.losses.contains(w)) windows.push_back(w);
+    return m_totalWindows >= 0 ? std::min(m_text.fullWindows, m_totalWindows) : m_text.fullWindows;
+}
+
+std::vector<int> EvaluationController::tierWindows(bool full) const
+{
+    const int total = totalWindows();
+    return spreadWindows(total, full ? total : m_text.quickWindows);
+}
+
+std::vector<int> EvaluationController::missing(const std::string& hash, bool full) const
+{
+    std::vector<int> windows = tierWindows(full);
+    if (const auto it = m_runs.find(hash); it != m_runs.end())
+        std::erase_if(windows, [&run = it->second](int window) { return run.losses.contains(window); });
     return windows;
 }
 
-int EvaluationController::measuredOf(const std::string& hash, int count) const
+int EvaluationController::measuredOf(const std::string& hash, bool full) const
 {
     const auto it = m_runs.find(hash);
-    if (it == m_runs.end()) return 0;
-    return static_cast<int>(
-        std::count_if(it->second.losses.begin(), it->second.losses.end(), [count](const auto& loss) { return loss.first < count; }));
+    return it == m_runs.end() ? 0 : static_cast<int>(listOf(it->second, tierWindows(full)).size());
 }
 
 void EvaluationController::next()
@@ -165,18 +189,17 @@ void EvaluationController::next()
         QString name;
     };
     std::optional<Step> step;
-    const auto consider = [&](bool wanted, const CompressionPlan& plan, const std::string& hash, int count, bool full,
-                              const QString& name) {
+    const auto consider = [&](bool wanted, const CompressionPlan& plan, const std::string& hash, bool full, const QString& name) {
         if (!wanted || step || !measurable(plan)) return;
-        std::vector<int> windows = missing(hash, count);
+        std::vector<int> windows = missing(hash, full);
         if (!windows.empty()) step = Step{&plan, std::move(windows), full, name};
     };
-    consider(m_quickWanted, m_plan, planHash, m_text.quickWindows, false, m_planName);
-    consider(m_quickWanted, m_identity, denseHash, m_text.quickWindows, false, tr("dense"));
+    consider(m_quickWanted, m_plan, planHash, false, m_planName);
+    consider(m_quickWanted, m_identity, denseHash, false, tr("dense"));
     if (!step) m_quickWanted = false;
     // Dense first, once per text: the difference of every later full evaluation is paired from its first window on.
-    consider(m_fullWanted, m_identity, denseHash, m_text.fullWindows, true, tr("dense"));
-    consider(m_fullWanted, m_plan, planHash, m_text.fullWindows, true, m_planName);
+    consider(m_fullWanted, m_identity, denseHash, true, tr("dense"));
+    consider(m_fullWanted, m_plan, planHash, true, m_planName);
     if (!step) {
         m_fullWanted = false;
         return;
@@ -193,25 +216,26 @@ void EvaluationController::next()
 
 void EvaluationController::run(const CompressionPlan& plan, const std::vector<int>& windows, bool full, const QString& name)
 {
-    Json params = {{"path", m_path},
+    Json params = textParams(m_text);
+    params.update({{"path", m_path},
                    {"plan", toJson(plan)},
-                   {"text", m_text.paths},
-                   {"window_length", m_text.windowLength},
-                   {"bos", "auto"},
+                   {"max_windows", m_text.fullWindows},
                    {"tier", full ? "full" : "quick"},
                    {"tag", full ? "full" : "quick"},
-                   {"lane", full ? "full" : "interactive"}};
+                   {"lane", full ? "full" : "interactive"}});
     if (const std::string profile = profileFor(plan); !profile.empty()) params["profile"] = profile;
-    if (m_totalWindows < 0)
-        params["first"] = full ? m_text.fullWindows : m_text.quickWindows;
-    else
+    // How many windows the text has is known with the first answer.
+    if (m_totalWindows >= 0)
         params["windows"] = windows;
+    else if (full)
+        params["windows"] = {{"all", true}};
+    else
+        params["windows"] = {{"spread", m_text.quickWindows}};
     const std::string hash = plan.hash();  // NOLINT(performance-unnecessary-copy-initialization): who hears of the job may set a plan
     Running job;
     job.planHash = hash;
     job.full = full;
-    job.wanted = full ? m_text.fullWindows : m_text.quickWindows;
-    if (m_totalWindows >= 0) job.wanted = std::min(job.wanted, m_totalWindows);
+    job.wanted = static_cast<int>(tierWindows(full).size());
     job.clock.start();
     job.state.what = tr("%1 · %2").arg(full ? tr("Full") : tr("Quick"), name);
     job.state.total = static_cast<std::int64_t>(windows.size());
@@ -258,7 +282,7 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
             m_job->state.done = progress.done;
             m_job->state.total = progress.total;
             m_job->state.etaSeconds = progress.etaSeconds;
-            m_job->state.count = tr("%1 windows").arg(format::countOf(measuredOf(hash, m_job->wanted), m_job->wanted));
+            m_job->state.count = tr("%1 windows").arg(format::countOf(measuredOf(hash, full), m_job->wanted));
             if (progress.total > 0 && progress.done >= progress.total && m_job->state.phase == JobState::Phase::Running)
                 m_job->state.phase = JobState::Phase::Finishing;
             emit jobChanged(m_job->state);
@@ -275,7 +299,14 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
 
 bool EvaluationController::quickComplete() const
 {
-    return isOpen() && missing(m_plan.hash(), m_text.quickWindows).empty() && missing(m_identity.hash(), m_text.quickWindows).empty();
+    return isOpen() && missing(m_plan.hash(), false).empty() && missing(m_identity.hash(), false).empty();
+}
+
+QString EvaluationController::age() const
+{
+    if (m_moving) return m_lastShownMoving ? tr("earlier in this drag") : tr("before this drag");
+    if (m_lastShownMoving) return tr("earlier in a drag");
+    return m_changes <= 1 ? tr("before the last change") : tr("before the last %n changes", nullptr, m_changes);
 }
 
 PerplexityState EvaluationController::state() const
@@ -283,20 +314,21 @@ PerplexityState EvaluationController::state() const
     PerplexityState state;
     state.planName = m_planName;
     state.windowLength = m_text.windowLength;
+    state.textName = textName(m_text);
     if (!isOpen()) return state;
     state.planIsDense = m_plan.hash() == m_identity.hash();
     if (!measurable(m_plan)) state.refusal = tr("its factors need a profile that is not here");
-    const int quick = m_totalWindows >= 0 ? std::min(m_text.quickWindows, m_totalWindows) : m_text.quickWindows;
-    const int full = m_totalWindows >= 0 ? std::min(m_text.fullWindows, m_totalWindows) : m_text.fullWindows;
+    const std::vector<int> quick = tierWindows(false);
+    const std::vector<int> full = tierWindows(true);
     if (const auto dense = m_runs.find(m_identity.hash()); dense != m_runs.end()) state.dense = listOf(dense->second, full);
-    state.quick.wanted = quick;
-    state.full.wanted = full;
+    state.quick.wanted = static_cast<int>(quick.size());
+    state.full.wanted = static_cast<int>(full.size());
     const std::string hash = m_plan.hash();
     const auto fill = [&](const PlanRun& run, const QString& note) {
         state.quick.windows = listOf(run, quick);
         state.quick.seconds = run.quickSeconds;
         state.quick.staleNote = note;
-        if (static_cast<int>(run.losses.size()) > quick) {
+        if (run.losses.size() > quick.size()) {
             state.full.windows = listOf(run, full);
             state.full.seconds = run.fullSeconds;
             state.full.staleNote = note;
@@ -306,9 +338,10 @@ PerplexityState EvaluationController::state() const
     if (run != m_runs.end() && !run->second.losses.empty()) {
         fill(run->second, {});
     } else if (const auto last = m_runs.find(m_lastShown); last != m_runs.end()) {
+        state.age = age();
+        state.staleName = m_lastShownName;
         fill(last->second,
-             tr("before this edit · %1").arg(format::time(QDateTime::fromSecsSinceEpoch(last->second.time), QDateTime::currentDateTime())));
-        state.age = tr("one edit old");
+             state.age + format::kDot + format::time(QDateTime::fromSecsSinceEpoch(last->second.time), QDateTime::currentDateTime()));
     }
     if (m_job && m_job->planHash == hash) (m_job->full ? state.full : state.quick).running = true;
     state.quick.paused = m_engine->state() == EngineState::Lost && m_quickWanted;
@@ -316,36 +349,78 @@ PerplexityState EvaluationController::state() const
     return state;
 }
 
-std::optional<double> EvaluationController::densePerplexity() const
+std::optional<EvaluationController::DenseBase> EvaluationController::denseBase() const
 {
-    const auto dense = m_runs.find(m_identity.hash());
-    if (!isOpen() || dense == m_runs.end() || dense->second.losses.empty()) return std::nullopt;
-    return perplexity(listOf(dense->second, m_text.fullWindows)).ppl;
+    if (!isOpen()) return std::nullopt;
+    const bool current = m_runs.contains(m_plan.hash()) && !m_runs.at(m_plan.hash()).losses.empty();
+    const std::string& shown = current ? m_plan.hash() : m_lastShown;
+    for (const bool full : {true, false}) {
+        // Nothing on screen yet: the quick windows come first.
+        if (full && (!m_runs.contains(shown) || !missing(shown, true).empty())) continue;
+        if (const std::optional<double> ppl = perplexityOf(m_identity.hash(), full))
+            return DenseBase{*ppl, full, static_cast<int>(tierWindows(full).size())};
+    }
+    return std::nullopt;
 }
 
-std::optional<double> EvaluationController::perplexityOf(const std::string& planHash, int windows) const
+std::optional<double> EvaluationController::perplexityOf(const std::string& planHash, bool full) const
 {
     const auto run = m_runs.find(planHash);
-    if (run == m_runs.end()) return std::nullopt;
-    if (m_totalWindows >= 0) windows = std::min(windows, m_totalWindows);
-    const std::vector<WindowLoss> losses = listOf(run->second, windows);
-    if (losses.empty() || static_cast<int>(losses.size()) < windows) return std::nullopt;
-    return perplexity(losses).ppl;
+    if (run == m_runs.end() || !missing(planHash, full).empty()) return std::nullopt;
+    return perplexity(listOf(run->second, tierWindows(full))).ppl;
+}
+
+std::optional<PairedDifference> EvaluationController::differenceOf(const std::string& planHash, bool full) const
+{
+    const auto plan = m_runs.find(planHash);
+    const auto dense = m_runs.find(m_identity.hash());
+    if (plan == m_runs.end() || dense == m_runs.end()) return std::nullopt;
+    if (!missing(planHash, full).empty() || !missing(m_identity.hash(), full).empty()) return std::nullopt;
+    const std::vector<int> windows = tierWindows(full);
+    return pairedDifference(listOf(plan->second, windows), listOf(dense->second, windows));
+}
+
+Json EvaluationController::measuredJson(const std::string& planHash) const
+{
+    for (const bool full : {true, false}) {
+        const std::optional<double> ppl = perplexityOf(planHash, full);
+        const std::optional<PairedDifference> difference = differenceOf(planHash, full);
+        if (!ppl || !difference) continue;
+        return {{"text", textName(m_text).toStdString()},
+                {"text_sha256", m_textSha256},
+                {"windows", difference->windows},
+                {"windows_of", totalWindows()},
+                {"window_length", m_text.windowLength},
+                {"ppl", *ppl},
+                {"dense_ppl", *perplexityOf(m_identity.hash(), full)},
+                {"delta_nll", difference->nll},
+                {"delta_nll_error", difference->se}};
+    }
+    return nullptr;
 }
 
 QHash<QString, PlanLoss> EvaluationController::planLosses() const
 {
     QHash<QString, PlanLoss> losses;
-    for (const auto& [hash, run] : m_runs) {
-        if (run.losses.empty()) continue;
-        // Until all windows are there the number is of the quick ones, which the other plans have too.
-        const int full = m_totalWindows >= 0 ? std::min(m_text.fullWindows, m_totalWindows) : m_text.fullWindows;
-        PlanLoss loss;
-        loss.full = full > m_text.quickWindows && static_cast<int>(run.losses.size()) >= full;
-        const std::vector<WindowLoss> list = listOf(run, loss.full ? full : m_text.quickWindows);
-        if (list.empty()) continue;
-        loss.ppl = perplexity(list).ppl;
-        losses.insert(QString::fromStdString(hash), loss);
+    const auto dense = m_runs.find(m_identity.hash());
+    if (!isOpen() || dense == m_runs.end()) return losses;
+    for (const bool full : {false, true}) {  // the full ones replace the quick ones
+        const std::vector<int> windows = tierWindows(full);
+        const std::vector<WindowLoss> reference = listOf(dense->second, windows);
+        if (reference.size() < windows.size()) continue;
+        for (const auto& [hash, run] : m_runs) {
+            if (run.losses.size() < windows.size()) continue;
+            const std::vector<WindowLoss> list = listOf(run, windows);
+            if (list.size() < windows.size()) continue;
+            const PairedDifference difference = pairedDifference(list, reference);
+            PlanLoss loss;
+            loss.ppl = perplexity(list).ppl;
+            loss.full = full && m_text.quickWindows < totalWindows();
+            loss.increase = difference.pplRatio - 1;
+            loss.increaseError = difference.pplRatio * difference.se;
+            loss.basis = basisText(textName(m_text), difference.windows, totalWindows(), m_text.windowLength);
+            losses.insert(QString::fromStdString(hash), loss);
+        }
     }
     return losses;
 }

@@ -7,6 +7,7 @@
 #include "perplexity_panel.h"
 #include "plan/compression_plan.h"
 #include "shell/engine_client.h"
+#include "shell/text_choice.h"
 
 #include <QElapsedTimer>
 #include <QHash>
@@ -20,13 +21,6 @@
 
 namespace espalier
 {
-
-struct EvaluationText {
-    std::vector<std::string> paths;
-    int windowLength = 256;
-    int quickWindows = 16;
-    int fullWindows = 128;
-};
 
 // What was measured of one plan.
 struct PlanRun {
@@ -61,9 +55,23 @@ public:
     bool quickComplete() const;
 
     PerplexityState state() const;
-    std::optional<double> densePerplexity() const;  // of the windows measured so far, up to the full tier
-    std::optional<double> perplexityOf(const std::string& planHash, int windows) const;  // over the first; nothing if one is missing
-    QHash<QString, PlanLoss> planLosses() const;                                         // last known perplexity by plan hash
+    // The windows of a tier: all of the text, or those spread evenly over it.
+    std::vector<int> tierWindows(bool full) const;
+    // What an estimate of the plan on screen is added to: the dense model on the windows of the number that stands beside it. Nothing
+    // until it is measured on all of them, so that it stays while a run goes on.
+    struct DenseBase {
+        double ppl = 0;
+        bool full = false;
+        int windows = 0;
+    };
+    std::optional<DenseBase> denseBase() const;
+    std::optional<double> perplexityOf(const std::string& planHash, bool full) const;  // nothing if one of the tier's windows is missing
+    std::optional<double> perplexityOf(const std::string& planHash, int windows) const = delete;
+    // To the dense model on the same windows of the tier; nothing unless both have all.
+    std::optional<PairedDifference> differenceOf(const std::string& planHash, bool full) const;
+    // What the best complete tier of a plan shows, as exports record it; null where nothing is measured.
+    Json measuredJson(const std::string& planHash) const;
+    QHash<QString, PlanLoss> planLosses() const;  // by plan hash: full where there is one, else quick
     const std::map<std::string, PlanRun>& runs() const { return m_runs; }
     void restoreRun(const std::string& planHash, PlanRun run);
     // Hashes of the text and tokenizer that restored runs were measured with. An evaluation on another text drops them.
@@ -88,8 +96,10 @@ private:
         QElapsedTimer clock;
         JobState state;
     };
-    std::vector<int> missing(const std::string& hash, int count) const;
-    int measuredOf(const std::string& hash, int count) const;  // windows below `count`
+    std::vector<int> missing(const std::string& hash, bool full) const;
+    int measuredOf(const std::string& hash, bool full) const;  // windows of the tier
+    int totalWindows() const;                                  // of the full tier, as far as is known
+    QString age() const;                                       // of the numbers that are drawn stale
     void rest();
     void next();  // the most urgent thing that is not measured yet
     void run(const CompressionPlan& plan, const std::vector<int>& windows, bool full, const QString& name);
@@ -103,6 +113,11 @@ private:
     QString m_planName;
     std::map<std::string, PlanRun> m_runs;
     std::string m_lastShown;  // hash of the plan whose numbers are drawn stale
+    QString m_lastShownName;
+    bool m_lastShownMoving = false;  // it was on screen in the middle of a drag
+    bool m_moving = false;
+    int m_changes = 0;        // of the plan since it was on screen
+    std::string m_committed;  // hash of the plan before a drag
     std::optional<Running> m_job;
     int m_epoch = 0;  // counts models and texts: answers of an earlier one are dropped
     QTimer m_rest;

@@ -81,6 +81,11 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     m_plan = new QLabel;
     m_plan->setWordWrap(true);
     left->addWidget(m_plan);
+    m_measured = new QLabel;
+    m_measured->setObjectName(QStringLiteral("export.measured"));
+    m_measured->setWordWrap(true);
+    m_measured->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    left->addWidget(m_measured);
     m_size = new QLabel;
     m_size->setWordWrap(true);
     m_size->setTextInteractionFlags(Qt::TextSelectableByMouse);
@@ -172,6 +177,7 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     });
     connect(m_flavours, &QButtonGroup::buttonClicked, this, &ExportDialog::dryRun);
     connect(workbench->plans(), &PlanController::historyChanged, this, &ExportDialog::refresh);
+    connect(workbench->evaluation(), &EvaluationController::runsChanged, this, &ExportDialog::showMeasured);
     connect(workbench, &Workbench::closed, this, &QDialog::close);
     // Why counts cannot be equalised: the line in the panel may lie behind this dialog.
     connect(workbench->plans(), &PlanController::explained, this, [this](const QString& text, bool isError) {
@@ -209,7 +215,21 @@ void ExportDialog::refresh()
     if (!m_flavours->checkedButton() || !m_flavours->checkedButton()->isEnabled())
         if (firstAllowed) firstAllowed->setChecked(true);
     m_result->clear();
+    showMeasured();
     dryRun();
+}
+
+void ExportDialog::showMeasured()
+{
+    if (!m_workbench->isOpen()) return;
+    const Json measured = m_workbench->evaluation()->measuredJson(m_workbench->plans()->plan().hash());
+    m_measured->setText(
+        measured.is_null()
+            ? tr("Its perplexity is not measured.")
+            : tr("Perplexity %1, dense %2, on %3")
+                  .arg(format::perplexity(measured["ppl"].get<double>()), format::perplexity(measured["dense_ppl"].get<double>()),
+                       basisText(QString::fromStdString(measured["text"].get<std::string>()), measured["windows"].get<int>(),
+                                 measured["windows_of"].get<int>(), measured["window_length"].get<int>())));
 }
 
 void ExportDialog::closeEvent(QCloseEvent* event)
@@ -297,26 +317,27 @@ void ExportDialog::showResult(const QString& text, bool isError)
 void ExportDialog::startExport()
 {
     m_exporting = m_workbench->plans()->plan();
-    const EvaluationText& text = m_workbench->evaluation()->text();
+    const EvaluationText text = m_workbench->evaluation()->text();
     const QString folder = m_folder->text();
     setRunning(true);
     m_result->clear();
+    Json params = textParams(text);
+    params.update({{"path", m_workbench->modelPath().toStdString()},
+                   {"plan", toJson(m_exporting)},
+                   {"profile", m_workbench->evaluation()->profileFor(m_exporting)},
+                   {"flavor", flavour().toStdString()},
+                   {"out", folder.toStdString()},
+                   {"force", m_replace->isChecked()},
+                   {"dry_run", false},
+                   {"verify", true},
+                   {"windows", text.fullWindows},
+                   {"spread", text.quickWindows},  // those of the quick number in the window
+                   {"measured", m_workbench->evaluation()->measuredJson(m_exporting.hash())},
+                   {"tag", "export"},
+                   {"lane", "export"}});
     m_request = m_workbench->engine()->request(
-        "export",
-        {{"path", m_workbench->modelPath().toStdString()},
-         {"plan", toJson(m_exporting)},
-         {"profile", m_workbench->evaluation()->profileFor(m_exporting)},
-         {"flavor", flavour().toStdString()},
-         {"out", folder.toStdString()},
-         {"force", m_replace->isChecked()},
-         {"dry_run", false},
-         {"verify", true},
-         {"text", text.paths},
-         {"window_length", text.windowLength},
-         {"windows", text.quickWindows},  // those of the number in the window
-         {"tag", "export"},
-         {"lane", "export"}},
-        [this, alive = QPointer<ExportDialog>(this), folder, windows = text.quickWindows,
+        "export", params,
+        [this, alive = QPointer<ExportDialog>(this), folder, text,
          limit = flavour() == QLatin1String("reconstructed") ? kRoundedAgain : kSamePerplexity](const EngineReply& reply) {
             if (!alive) return;
             m_request = 0;
@@ -340,11 +361,13 @@ void ExportDialog::startExport()
                 const Json exported = verify.value("ppl_export", Json());
                 bool holds = verify.value("holds", false);
                 // What the window measured, or what the engine measures of the plan on the source.
-                const std::optional<double> shown = m_workbench->evaluation()->perplexityOf(m_exporting.hash(), windows);
+                const std::optional<double> shown = m_workbench->evaluation()->perplexityOf(m_exporting.hash(), false);
+                const auto windows = static_cast<int>(m_workbench->evaluation()->tierWindows(false).size());
                 if (exported.is_number() && (shown || preview.is_number()))
                     line += QLatin1Char('\n') +
-                            tr("Reopened: perplexity %1, in the window %2, on the same %n window(s).", nullptr, windows)
-                                .arg(format::number(exported.get<double>(), 4), format::number(shown ? *shown : preview.get<double>(), 4));
+                            tr("Reopened: perplexity %1, in the window %2, on the same %n window(s) of %3.", nullptr, windows)
+                                .arg(format::number(exported.get<double>(), 4), format::number(shown ? *shown : preview.get<double>(), 4),
+                                     textName(text));
                 const double differs = shown && exported.is_number() ? std::abs(exported.get<double>() / *shown - 1) : 0.0;
                 if (differs > limit)
                     holds = false;

@@ -37,6 +37,7 @@ private:
     QString flavour() const;
     void browse();
     void dryRun();
+    void showMeasured();
     void startExport();
     void setRunning(bool running);
     void showResult(const QString& text, bool isError);
@@ -47,6 +48,7 @@ private:
     QLineEdit* m_folder = nullptr;
     QCheckBox* m_replace = nullptr;
     QLabel* m_plan = nullptr;
+    QLabel* m_measured = nullptr;
     QLabel* m_size = nullptr;
     QLabel* m_result = nullptr;
     QProgressBar* m_bar = nullptr;

@@ -123,6 +123,7 @@ void MainWindow::makePanels()
     m_history = new HistoryPanel;
     m_historyDock = new Panel(QStringLiteral("history"), tr("History"));
     m_historyDock->addPage(tr("History"), m_history);
+    m_historyDock->header()->setSubtitle(tr("perplexity over dense"));
     m_perplexity = new PerplexityPanel;
     m_perplexityDock = new Panel(QStringLiteral("perplexity"), tr("Perplexity"));
     m_perplexityDock->addPage(tr("Perplexity"), m_perplexity);
@@ -256,6 +257,9 @@ void MainWindow::connectViews()
         showOpen(false);
     });
     connect(m_workbench, &Workbench::textChanged, this, [this] { m_banners->dismiss(QStringLiteral("text")); });
+    connect(m_workbench, &Workbench::textsNoted, this, &MainWindow::noteTexts);
+    connect(m_workbench->locked(), &LockedController::changed, this, &MainWindow::showPerplexity);
+    connect(m_workbench->locked(), &LockedController::changed, this, &MainWindow::updateActions);
     connect(m_workbench, &Workbench::notice, this, &MainWindow::notice);
     connect(m_workbench, &Workbench::recentChanged, this, &MainWindow::rememberRecent);
     connect(m_workbench, &Workbench::saved, this, [this] {
@@ -414,6 +418,7 @@ void MainWindow::showPerplexity()
     if (!m_workbench->isOpen()) return;
     PerplexityState state = m_workbench->evaluation()->state();
     addEstimate(state);
+    state.locked = m_workbench->locked()->state(m_workbench->plans()->plan().hash());
     m_perplexity->setState(state);
     m_status->setPerplexity(headline(state));
     m_history->setHistory(m_workbench->plans()->history(), planLosses());

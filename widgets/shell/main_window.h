@@ -39,6 +39,7 @@ class RankPlot;
 class StartPage;
 class StatusBar;
 class Switch;
+class TextsDialog;
 
 struct WindowOptions {
     bool resetLayout = false;
@@ -59,7 +60,8 @@ public:
     HeatmapView* heatmap() const { return m_heatmap; }
     SelectionModel* selection() { return &m_selection; }
     ExportDialog* exportDialog() const;
-    void offerRecovery();  // looks for work left by a process that did not end cleanly
+    void openPath(const QString& path);  // a model's folder or a session; asks first when that would lose edits
+    void offerRecovery();                // looks for work left by a process that did not end cleanly
 
 protected:
     void closeEvent(QCloseEvent* event) override;
@@ -117,10 +119,14 @@ private:
     void applyLayout();  // once, when the panels have their size
     void updateActions();
     void updateCompact();
-    void openPath(const QString& path);
     void askModel();
     void askSession();
-    void askText();
+    // The three texts of a model that is about to be opened, or of the one that is open where `folder` is empty.
+    void askTexts(const QString& folder);
+    void askLocked();
+    TextChoice textsOf(const QString& folder) const;
+    void rememberTexts();
+    void noteTexts(const QString& cause, const QString& consequence);
     void save(bool as);
     void finishClose();
     // Runs `next`, which replaces what is open; asks first when that would lose edits.
@@ -180,6 +186,7 @@ private:
     QWidget* m_toolBar = nullptr;
     QPointer<ExportDialog> m_export;
     QPointer<HelpWindow> m_help;
+    QPointer<TextsDialog> m_texts;
     QByteArray m_defaultLayout;
     QByteArray m_storedLayout;
     bool m_layoutApplied = false;

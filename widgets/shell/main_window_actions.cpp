@@ -110,7 +110,8 @@ void MainWindow::makeActions()
     addAction(QStringLiteral("evaluate.cancel"), tr("&Cancel the running job"), QStringLiteral("square"), key("Ctrl+."),
               [this] { m_workbench->cancelJob(); });
     addAction(QStringLiteral("evaluate.profile"), tr("Measure the &profile"), {}, {}, [this] { m_workbench->profile(); });
-    addAction(QStringLiteral("evaluate.text"), tr("Calibration &text…"), {}, {}, [this] { askText(); });
+    addAction(QStringLiteral("evaluate.locked"), tr("Measure on the &locked text…"), {}, {}, [this] { askLocked(); });
+    addAction(QStringLiteral("evaluate.text"), tr("&Texts…"), {}, {}, [this] { askTexts({}); });
     addAction(QStringLiteral("engine.restart"), tr("&Restart the engine"), QStringLiteral("cpu"), {},
               [this] { m_workbench->engine()->start(); });
     addAction(QStringLiteral("view.resetLayout"), tr("Reset la&yout"), {}, {}, [this] { resetLayout(); });
@@ -199,6 +200,7 @@ void MainWindow::makeMenus()
                                            QStringLiteral("plan.matricesDense"),
                                            QStringLiteral("plan.measureRanks")});
     fill(menuBar()->addMenu(tr("Eva&luate")), {QStringLiteral("evaluate.full"),
+                                               QStringLiteral("evaluate.locked"),
                                                QStringLiteral("evaluate.cancel"),
                                                {},
                                                QStringLiteral("evaluate.profile"),
@@ -232,7 +234,7 @@ void MainWindow::makeToolBar()
     m_auto->setChecked(true);
     m_auto->setTextLeft(true);
     m_auto->setAccessibleName(tr("evaluate automatically"));
-    m_auto->setToolTip(tr("Evaluate the quick windows half a second after each edit"));
+    m_auto->setToolTip(tr("Evaluate the quick windows of the live text after each edit"));
     connect(m_auto, &QAbstractButton::toggled, m_workbench->evaluation(), &EvaluationController::setAutomatic);
     bar->addWidget(m_auto);
     auto* gap = new QWidget;
@@ -272,6 +274,8 @@ void MainWindow::updateActions()
     enable("evaluate.cancel", m_jobRunning);
     enable("evaluate.profile", open && engine && !m_workbench->profiling());
     enable("evaluate.text", open);
+    enable("evaluate.locked", open && engine && m_workbench->forwardSupported() && !m_workbench->locked()->busy() &&
+                                  !m_workbench->locked()->measured(m_workbench->plans()->committed().hash()));
     enable("view.table", open);
     enable("view.ranks", open);
     enable("plan.matricesDense", open && m_workbench->plans()->plan().hasRanks());

@@ -124,7 +124,7 @@ void MainWindow::connectRanks()
     connect(m_workbench->evaluation(), &EvaluationController::runsChanged, this, [this, plans] {
         if (!m_workbench->isOpen()) return;
         m_estimates->setMeasured(m_workbench->evaluation()->runs(), plans->history(), CompressionPlan::identity(plans->shape()),
-                                 m_workbench->evaluation()->text().quickWindows);
+                                 m_workbench->evaluation()->tierWindows(false));
     });
 }
 
@@ -270,18 +270,20 @@ void MainWindow::showRankRefusal()
 
 void MainWindow::addEstimate(PerplexityState& state) const
 {
-    if (state.planIsDense || state.dense.empty()) return;
-    if (const auto estimate = m_estimates->estimateOf(m_workbench->plans()->plan().hash(), perplexity(state.dense).ppl)) {
+    const auto base = m_workbench->evaluation()->denseBase();
+    if (state.planIsDense || !base) return;
+    if (const auto estimate = m_estimates->estimateOf(m_workbench->plans()->plan().hash(), base->ppl)) {
         state.estimatedDelta = estimate->deltaPpl;
+        state.estimateBase = base->ppl;
+        state.estimateWindows = base->windows;
         state.estimateNote = estimate->note;
     }
 }
 
 void MainWindow::showCellEstimate()
 {
-    const std::optional<double> dense = m_workbench->evaluation()->densePerplexity();
-    if (dense)
-        m_inspector->setCellEstimate(m_estimates->cellWhat(), m_estimates->cellDelta(*dense));
+    if (const auto base = m_workbench->evaluation()->denseBase())
+        m_inspector->setCellEstimate(m_estimates->cellWhat(), m_estimates->cellDelta(base->ppl));
     else
         m_inspector->setCellEstimate({}, std::nan(""));
 }
@@ -289,12 +291,15 @@ void MainWindow::showCellEstimate()
 QHash<QString, PlanLoss> MainWindow::planLosses() const
 {
     QHash<QString, PlanLoss> losses = m_workbench->evaluation()->planLosses();
+    for (auto loss = losses.begin(); loss != losses.end(); ++loss)
+        loss->elsewhere = m_workbench->elsewhere(loss.key().toStdString());
     const QString hash = QString::fromStdString(m_workbench->plans()->plan().hash());
-    const std::optional<double> dense = m_workbench->evaluation()->densePerplexity();
-    if (losses.contains(hash) || !dense) return losses;
-    if (const auto estimate = m_estimates->estimateOf(hash.toStdString(), *dense)) {
+    const auto base = m_workbench->evaluation()->denseBase();
+    if (losses.contains(hash) || !base) return losses;
+    if (const auto estimate = m_estimates->estimateOf(hash.toStdString(), base->ppl)) {
         PlanLoss loss;
-        loss.ppl = *dense + estimate->deltaPpl;
+        loss.ppl = base->ppl + estimate->deltaPpl;
+        loss.increase = estimate->deltaPpl / base->ppl;
         loss.estimate = true;
         losses.insert(hash, loss);
     }

@@ -9,8 +9,10 @@
 #include "perplexity_panel.h"
 #include "pipeline_panel.h"
 #include "shell/start_page.h"
+#include "shell/texts_dialog.h"
 
 #include <QCloseEvent>
+#include <QCryptographicHash>
 #include <QDir>
 #include <QDragEnterEvent>
 #include <QFileDialog>
@@ -28,6 +30,13 @@ namespace espalier
 namespace
 {
 constexpr int kRecent = 8;
+
+// Paths are no keys: a slash begins a group.
+QString textsKey(const QString& folder)
+{
+    const QByteArray name = QDir(folder).absolutePath().toUtf8();
+    return QStringLiteral("texts/") + QString::fromLatin1(QCryptographicHash::hash(name, QCryptographicHash::Sha1).toHex());
+}
 }  // namespace
 
 void MainWindow::openPath(const QString& path)
@@ -35,8 +44,10 @@ void MainWindow::openPath(const QString& path)
     replaceSession([this, path] {
         if (path.endsWith(QLatin1String(".espalier")))
             m_workbench->openSession(path);
-        else
-            m_workbench->openModel(QFileInfo(path).isDir() ? path : QFileInfo(path).path());
+        else {
+            const QString folder = QFileInfo(path).isFile() ? QFileInfo(path).path() : path;
+            m_workbench->openModel(folder, textsOf(folder));
+        }
     });
 }
 
@@ -70,8 +81,7 @@ void MainWindow::askModel()
 {
     QFileDialog* dialog = fileDialog(tr("Open model"), {}, QStringLiteral("model"));
     dialog->setFileMode(QFileDialog::Directory);
-    connect(dialog, &QFileDialog::fileSelected, this,
-            [this](const QString& folder) { replaceSession([this, folder] { m_workbench->openModel(folder); }); });
+    connect(dialog, &QFileDialog::fileSelected, this, [this](const QString& folder) { askTexts(folder); });
     dialog->show();
 }
 
@@ -84,13 +94,75 @@ void MainWindow::askSession()
     dialog->show();
 }
 
-void MainWindow::askText()
+void MainWindow::askTexts(const QString& folder)
 {
-    QFileDialog* dialog = fileDialog(tr("Calibration text"), tr("Text (*.txt *.md);;All files (*)"), QStringLiteral("text"));
-    dialog->setDirectory(QFileInfo(m_workbench->calibrationText()).path());
-    dialog->setFileMode(QFileDialog::ExistingFile);
-    connect(dialog, &QFileDialog::fileSelected, m_workbench, &Workbench::setCalibrationText);
-    dialog->show();
+    delete m_texts;
+    const bool opens = !folder.isEmpty();
+    const QString model = opens ? QFileInfo(folder).fileName() : m_workbench->modelName();
+    m_texts = new TextsDialog(model, opens, opens ? textsOf(folder) : m_workbench->texts(), m_workbench->builtInTexts(), this);
+    m_texts->setAttribute(Qt::WA_DeleteOnClose);
+    connect(m_texts, &TextsDialog::browseRequested, this, [this](TextsDialog::Role role, const QString& title) {
+        QFileDialog* files = fileDialog(title, tr("Text (*.txt *.md);;All files (*)"), QStringLiteral("text"));
+        files->setFileMode(QFileDialog::ExistingFile);
+        connect(files, &QFileDialog::fileSelected, m_texts.data(),
+                [texts = m_texts, role](const QString& file) { texts->setFile(role, file); });
+        files->show();
+    });
+    connect(m_texts, &TextsDialog::chosen, this, [this, folder, opens](const TextChoice& texts) {
+        if (opens)
+            replaceSession([this, folder, texts] { m_workbench->openModel(folder, texts); });
+        else
+            m_workbench->setTexts(texts);
+    });
+    m_texts->show();
+}
+
+// As they were chosen last for this model; the built-in ones at first.
+TextChoice MainWindow::textsOf(const QString& folder) const
+{
+    const QStringList kept = settings().value(textsKey(folder)).toStringList();
+    return kept.size() == 3 && QFileInfo::exists(kept[0]) ? TextChoice{kept[0], kept[1], kept[2]} : m_workbench->builtInTexts();
+}
+
+void MainWindow::rememberTexts()
+{
+    const TextChoice& texts = m_workbench->texts();
+    if (texts == m_workbench->builtInTexts())
+        settings().remove(textsKey(m_workbench->modelPath()));
+    else
+        settings().setValue(textsKey(m_workbench->modelPath()), QStringList{texts.calibration, texts.live, texts.locked});
+}
+
+void MainWindow::noteTexts(const QString& cause, const QString& consequence)
+{
+    rememberTexts();
+    m_banners->dismiss(QStringLiteral("texts"));
+    if (cause.isEmpty()) return;
+    Banner banner;
+    banner.id = QStringLiteral("texts");
+    banner.kind = Banner::Kind::Info;
+    banner.cause = cause;
+    banner.consequence = consequence;
+    banner.actions = {{tr("Choose texts…"), [this] { askTexts({}); }}};
+    m_banners->show(banner);
+}
+
+// Opening the locked text takes a second click: each look makes it less of a check.
+void MainWindow::askLocked()
+{
+    LockedController* locked = m_workbench->locked();
+    const LockedState state = locked->state(m_workbench->plans()->committed().hash());
+    Banner banner;
+    banner.id = QStringLiteral("locked");
+    banner.kind = Banner::Kind::Info;
+    banner.cause = state.openings == 0 ? tr("The locked text %1 was not opened yet.").arg(state.textName)
+                                       : tr("The locked text %1 was opened %n time(s), for %2.", nullptr, state.openings)
+                                             .arg(state.textName, tr("%n plan(s)", nullptr, state.plans));
+    banner.consequence =
+        tr("Choosing plans by it makes it one more text that they are fitted to. Every opening is counted and saved with the session.");
+    banner.actions = {{tr("Measure %1 on it").arg(m_workbench->planName()), [this] { m_workbench->measureLocked(); }},
+                      {tr("Not now"), [] {}}};
+    m_banners->show(banner);
 }
 
 void MainWindow::save(bool as)

@@ -46,17 +46,16 @@ void PlanningController::start(const PipelineRecipe& recipe, const PlanningInput
     m_state.generations = generations.is_number_integer() ? generations.get<int>() : 0;
     m_state.stochastic = select && select->stochastic;
     m_state.started = QDateTime::currentDateTime();
+    Json params = textParams(inputs.text);
+    params.update({{"path", inputs.model},
+                   {"profile", inputs.profile},
+                   {"plan", toJson(m_state.base)},
+                   {"recipe", requestJson(recipe)},
+                   {"windows", inputs.windows},
+                   {"tag", "plan"},
+                   {"lane", "full"}});
     m_request = m_engine->request(
-        "plan",
-        {{"path", inputs.model},
-         {"profile", inputs.profile},
-         {"plan", toJson(m_state.base)},
-         {"recipe", requestJson(recipe)},
-         {"text", inputs.text.paths},
-         {"window_length", inputs.text.windowLength},
-         {"windows", inputs.windows},
-         {"tag", "plan"},
-         {"lane", "full"}},
+        "plan", params,
         [this, epoch](const EngineReply& reply) {
             if (epoch == m_epoch) finish(reply);
         },

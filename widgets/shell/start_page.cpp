@@ -167,7 +167,7 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent)
     line->setProperty("role", QStringLiteral("muted"));
     left->addWidget(line);
     left->addSpacing(16);
-    auto* model = new EntryButton(QStringLiteral("box"), tr("Open model…"), tr("A Hugging Face folder with config.json"),
+    auto* model = new EntryButton(QStringLiteral("box"), tr("Open model…"), tr("A Hugging Face folder, and the texts to measure it on"),
                                   QStringLiteral("Ctrl+O"), true, this);
     auto* session = new EntryButton(QStringLiteral("folder-open"), tr("Open session…"), tr("An .espalier file"),
                                     QStringLiteral("Ctrl+Shift+O"), false, this);

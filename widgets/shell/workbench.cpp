@@ -19,8 +19,6 @@ namespace
 {
 
 constexpr int kAutosaveMsec = 30000;
-constexpr int kMostWindowLength = 512;
-constexpr int kLeastWindowLength = 64;
 // What the views show. Bases and gradients take twice as long again, and nothing here reads them.
 const std::vector<std::string> kCollected = {"counts", "ean", "reap", "gram"};
 
@@ -69,11 +67,12 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
       m_paths(std::move(paths)),
       m_plans(this),
       m_evaluation(&m_engine, this),
+      m_locked(&m_engine, this),
       m_planning(&m_engine, &m_plans, this),
       m_store(m_paths.dataFolder + QStringLiteral("/recovery")),
       m_deep(&m_engine, &m_store, this)
 {
-    m_text = m_paths.demoFolder + QStringLiteral("/calibration.txt");
+    m_texts = builtInTexts();
     connect(&m_plans, &PlanController::planChanged, this, [this] {
         if (isOpen()) m_evaluation.setPlan(m_plans.plan(), planName(), m_plans.inGesture());
     });
@@ -90,6 +89,18 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
         if (job && m_evaluation.runsFull()) m_deep.giveWay();
         tellJob(job ? job : backgroundJob());
         considerDeep();
+    });
+    connect(&m_locked, &LockedController::jobChanged, this, [this](const std::optional<JobState>& job) {
+        if (job) m_deep.giveWay();
+        tellJob(job ? job : backgroundJob());
+        if (!job) considerDeep();
+    });
+    connect(&m_locked, &LockedController::failed, this, [this](const Error& error) { emit notice(error, problemId(error)); });
+    connect(&m_locked, &LockedController::opened, this, [this] {
+        // Every look counts, also the one before a crash.
+        ++m_editsSinceSave;
+        emit sessionChanged();
+        writeRecovery();
     });
     connect(&m_planning, &PlanningController::jobChanged, this, [this] { tellJob(backgroundJob()); });
     connect(&m_planning, &PlanningController::failed, this,
@@ -146,14 +157,16 @@ QString Workbench::modelName() const { return QFileInfo(m_modelPath).fileName();
 QString Workbench::planName() const
 {
     if (!isOpen()) return {};
+    if (m_plans.inGesture() && m_plans.plan() != m_plans.committed()) return tr("edit in progress");
     return m_plans.plan().isIdentity(m_plans.shape()) ? tr("dense") : QString::fromStdString(m_plans.history().current().text);
 }
 
 void Workbench::openDemo() { openModel(m_paths.demoFolder + QStringLiteral("/espalier-demo-moe")); }
 
-void Workbench::openModel(const QString& folder)
+void Workbench::openModel(const QString& folder, const std::optional<TextChoice>& texts)
 {
     const QString path = QDir(folder).absolutePath();
+    m_pendingTexts = texts ? *texts : builtInTexts();
     if (!m_engine.usable()) {
         m_pendingModel = path;
         m_pendingSession.reset();
@@ -207,17 +220,36 @@ void Workbench::modelOpened(const QString& folder, const Json& result, const std
         emit notice(note, problemId(note));
     }
     if (!reconnected && !session) {
-        beginModel(*shape, {shape->modelType, m_configSha256, m_weightsSha256});
-        emit recentChanged(folder);
+        const TextChoice texts = std::exchange(m_pendingTexts, std::nullopt).value_or(builtInTexts());
+        const PlanModel model{shape->modelType, m_configSha256, m_weightsSha256};
+        m_windowLength = 0;
+        withShares(texts, *shape, {}, [this, folder, layers = *shape, model, texts](const Result<TextShares>& shares) {
+            if (folder != m_modelPath) return;
+            if (shares.ok()) {
+                beginModel(layers, model, texts, *shares);
+            } else {
+                Error error = shares.error();
+                error.kept = tr("The built-in texts are used instead.").toStdString();
+                const TextChoice others = builtInTexts();
+                beginModel(layers, model, others, shareTexts(others, windowLengthFor(layers), {}).value_or(TextShares()));
+                emit notice(error, QStringLiteral("text"));
+            }
+            emit recentChanged(folder);
+            lookForDeep();
+            if (!m_profiled) profile();
+        });
+        return;
     }
     if (!reconnected || m_deep.state() == DeepProfile::State::None) lookForDeep();
     if (!m_profiled) profile();
 }
 
-void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
+void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, const TextChoice& texts, const TextShares& shares)
 {
     m_opening = true;
     m_windowLength = 0;
+    m_texts = texts;
+    m_shares = shares;
     m_planning.reset();
     m_rankProfiles.clear();
     forgetProfile();
@@ -228,13 +260,16 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model)
     m_sessionFile.clear();
     m_savedAt = 0;
     m_view = Json::object();
-    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), evaluationText(shape));
+    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), m_shares.live);
+    m_locked.clear();
+    m_locked.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), m_shares.locked);
     m_plans.open(shape, model, modelName());
     m_store.clearRecovery();
     m_editsSinceSave = 0;
     m_savedHash = sessionContentHash(snapshot());
     m_opening = false;
     emit opened();
+    noteTexts();
     emit sessionChanged();
 }
 
@@ -249,31 +284,21 @@ void Workbench::forgetProfile()
     m_scores.clear();
     m_profiled = false;
     m_collected.clear();
-}
-
-EvaluationText Workbench::evaluationText(const ModelShape& shape) const
-{
-    EvaluationText text;
-    text.paths = {m_text.toStdString()};
-    // A quarter of the model's positions, so that a checkpoint exported from it is measured on the same windows.
-    if (m_windowLength > 1) {
-        text.windowLength = m_windowLength;
-        return text;
-    }
-    const int most = shape.maxPositions > 0 ? shape.maxPositions : 4 * kMostWindowLength;
-    text.windowLength = std::clamp(most / 4, std::min(most, kLeastWindowLength), kMostWindowLength);
-    return text;
+    m_calibrationSha256.clear();
 }
 
 QString Workbench::profileFile() const { return profileFileOf(""); }
 
 QString Workbench::profileFileOf(const char* kind) const
 {
-    const QFileInfo info(m_text);
-    const std::string key = m_fingerprint + "|" + m_text.toStdString() + "|" + std::to_string(info.size()) + "|" +
-                            std::to_string(info.lastModified().toSecsSinceEpoch()) + "|" +
-                            std::to_string(evaluationText(m_plans.shape()).windowLength) + "|" + std::to_string(kProfileWindows) +
-                            (*kind ? std::string("|") + kind : std::string());
+    const EvaluationText& text = m_shares.calibration;
+    const std::string path = text.paths.empty() ? std::string() : text.paths.front();
+    const QFileInfo info(QString::fromStdString(path));
+    std::string key = m_fingerprint + "|" + path + "|" + std::to_string(info.size()) + "|" +
+                      std::to_string(info.lastModified().toSecsSinceEpoch()) + "|" + std::to_string(text.windowLength) + "|" +
+                      std::to_string(text.fullWindows);
+    if (text.firstWindow > 0) key += "|from " + std::to_string(text.firstWindow);
+    if (*kind) key += std::string("|") + kind;
     return m_paths.dataFolder + QStringLiteral("/profiles/%1.h5").arg(QString::fromStdString(sha256Hex(key)).left(32));
 }
 
@@ -290,6 +315,7 @@ void Workbench::profile()
         m_profileJob.reset();
         if (reply.ok()) {
             m_profiled = true;
+            m_calibrationSha256 = reply.result.value("text_sha256", std::string());
             m_collected.clear();
             for (const Json& name : reply.result.value("collected", Json::array()))
                 if (name.is_string()) m_collected.insert(name.get<std::string>());
@@ -306,7 +332,7 @@ void Workbench::profile()
             considerDeep();
         }
     };
-    const EvaluationText text = evaluationText(m_plans.shape());
+    const EvaluationText& text = m_shares.calibration;
     JobState job;
     job.what = tr("Profile · %1").arg(modelName());
     m_profileJob = job;
@@ -324,18 +350,16 @@ void Workbench::profile()
                                             });
         return;
     }
+    Json params = textParams(text);
+    params.update({{"path", m_modelPath.toStdString()},
+                   {"windows", text.fullWindows},
+                   {"out", file.toStdString()},
+                   {"collect", kCollected},
+                   {"resume", true},
+                   {"tag", "profile"},
+                   {"lane", "full"}});
     m_profileRequest = m_engine.request(
-        "profile",
-        {{"path", m_modelPath.toStdString()},
-         {"text", text.paths},
-         {"window_length", text.windowLength},
-         {"windows", kProfileWindows},
-         {"out", file.toStdString()},
-         {"collect", kCollected},
-         {"resume", true},
-         {"tag", "profile"},
-         {"lane", "full"}},
-        finished,
+        "profile", params, finished,
         [this, epoch = m_profileEpoch](const EngineProgress& progress) {
             if (epoch != m_profileEpoch || !m_profileJob) return;
             m_profileJob->done = progress.done;
@@ -471,8 +495,8 @@ QString Workbench::planningProblem() const
 void Workbench::plan(const PipelineRecipe& recipe)
 {
     if (!planningProblem().isEmpty()) return;
-    m_planning.start(
-        recipe, {m_modelPath.toStdString(), planningProfile().toStdString(), evaluationText(m_plans.shape()), kProfileWindows, methods()});
+    m_planning.start(recipe, {m_modelPath.toStdString(), planningProfile().toStdString(), m_shares.calibration,
+                              m_shares.calibration.fullWindows, methods()});
 }
 
 void Workbench::tellJob(const std::optional<JobState>& job)
@@ -495,6 +519,10 @@ void Workbench::cancelJob()
         m_evaluation.cancel();
         return;
     }
+    if (m_locked.busy()) {
+        m_locked.cancel();
+        return;
+    }
     if (m_profileRequest == 0) {
         m_deep.cancel();
         return;
@@ -506,61 +534,6 @@ void Workbench::cancelJob()
     }
 }
 
-void Workbench::setCalibrationText(const QString& file)
-{
-    // Nothing that was measured goes before the new text is known to be good: an evaluation of no windows reads and tokenises it.
-    const CompressionPlan identity = CompressionPlan::identity(m_plans.shape());
-    EvaluationText text = evaluationText(m_plans.shape());
-    text.paths = {file.toStdString()};
-    m_engine.request("evaluate",
-                     {{"path", m_modelPath.toStdString()},
-                      {"plan", toJson(identity)},
-                      {"text", text.paths},
-                      {"window_length", text.windowLength},
-                      {"bos", "auto"},
-                      {"windows", Json::array()},
-                      {"tier", "quick"},
-                      {"tag", "text"},
-                      {"lane", "interactive"}},
-                     [this, file, epoch = m_profileEpoch](const EngineReply& reply) {
-                         if (epoch != m_profileEpoch) return;
-                         if (reply.ok()) {
-                             useCalibrationText(file);
-                         } else if (reply.outcome != EngineReply::Outcome::Cancelled) {
-                             Error error = reply.error;
-                             error.kept = tr("The text in use stays, and all that was measured.").toStdString();
-                             emit notice(error, QStringLiteral("text"));
-                         }
-                     });
-}
-
-void Workbench::useCalibrationText(const QString& file)
-{
-    if (!isOpen()) {
-        m_text = file;
-        return;
-    }
-    if (!m_evaluation.runs().empty())
-        m_otherTexts[m_text] = {m_evaluation.textSha256(), m_evaluation.tokenizerSha256(), m_evaluation.dtype(), m_evaluation.runs()};
-    keepDeep();
-    m_text = file;
-    forgetProfile();
-    const CompressionPlan plan = m_plans.plan();
-    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(m_plans.shape()), evaluationText(m_plans.shape()));
-    // Should the file have changed since, its hash says so with the first answer and they go.
-    if (const auto before = m_otherTexts.find(file); before != m_otherTexts.end()) {
-        m_evaluation.restoreText(before->second.textSha256, before->second.tokenizerSha256, before->second.dtype);
-        for (auto& [hash, run] : before->second.runs)
-            m_evaluation.restoreRun(hash, run);
-    }
-    emit textChanged();
-    emit scoresChanged();
-    m_evaluation.setProfiles(m_rankProfiles);
-    m_evaluation.setPlan(plan, planName());
-    lookForDeep();
-    profile();
-}
-
 void Workbench::closeModel()
 {
     m_planning.reset();
@@ -570,6 +543,7 @@ void Workbench::closeModel()
     m_store.clearRecovery();
     m_store.release();
     m_evaluation.clear();
+    m_locked.clear();
     m_plans.close();
     m_kept = {};
     m_keptText.clear();
@@ -587,24 +561,9 @@ SessionData Workbench::snapshot() const
     SessionData data = m_kept;
     data.model = {m_modelPath.toStdString(), m_fingerprint, m_configSha256, m_weightsSha256};
     data.shape = m_plans.shape();
-    std::erase_if(data.texts, [](const SessionText& text) { return text.role == "calibration" || text.role == "profile"; });
-    data.texts.push_back({"calibration", m_text.toStdString()});
     data.history = m_plans.history();
-    for (const auto& [hash, run] : m_evaluation.runs()) {
-        if (run.losses.empty()) continue;
-        SessionRun saved;
-        saved.planHash = hash;
-        saved.tier = static_cast<int>(run.losses.size()) > m_evaluation.text().quickWindows ? "full" : "quick";
-        saved.textSha256 = m_evaluation.textSha256();
-        saved.tokenizerSha256 = m_evaluation.tokenizerSha256();
-        saved.windowLength = m_evaluation.text().windowLength;
-        saved.dtype = m_evaluation.dtype();
-        saved.settings = {{"quick_seconds", run.quickSeconds}, {"full_seconds", run.fullSeconds}};
-        saved.time = run.time;
-        for (const auto& [window, loss] : run.losses)
-            saved.losses.push_back(loss);
-        data.runs.push_back(std::move(saved));
-    }
+    saveTexts(data);
+    saveRuns(data);
     if (m_profiled)
         for (const auto& [method, scores] : m_scores)
             data.scores.push_back(scores);
@@ -689,12 +648,8 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_configSha256 = data.model.configSha256;
     m_weightsSha256 = data.model.weightsSha256;
     m_forwardSupported = false;  // known once the engine has opened the model again
-    m_keptText.clear();
-    for (const SessionText& text : data.texts) {
-        if (text.role == "calibration") m_text = QString::fromStdString(text.path.string());
-        if (text.role == "profile") m_keptText = QString::fromStdString(text.path.string());
-    }
     m_windowLength = data.runs.empty() ? 0 : data.runs.front().windowLength;
+    adoptTexts(data);
     m_sessionFile = file;
     m_rankProfiles.clear();
     forgetProfile();
@@ -703,24 +658,17 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_kept = data;
     m_kept.history = PlanHistory();
     m_kept.runs.clear();
+    m_kept.openings.clear();
     m_kept.scores.clear();
     for (const ExpertScores& scores : data.scores)
         m_scores[scores.method] = scores;
     m_profiled = !data.scores.empty();
     m_view = data.view;
     m_plans.restore(data.shape, data.history);
-    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(data.shape), evaluationText(data.shape));
-    if (!data.runs.empty())
-        m_evaluation.restoreText(data.runs.front().textSha256, data.runs.front().tokenizerSha256, data.runs.front().dtype);
-    for (const SessionRun& run : data.runs) {
-        PlanRun restored;
-        for (const WindowLoss& loss : run.losses)
-            restored.losses[loss.window] = loss;
-        restored.time = run.time;
-        restored.quickSeconds = run.settings.value("quick_seconds", 0.0);
-        restored.fullSeconds = run.settings.value("full_seconds", 0.0);
-        m_evaluation.restoreRun(run.planHash, std::move(restored));
-    }
+    m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(data.shape), m_shares.live);
+    m_locked.clear();
+    m_locked.setModel(m_modelPath.toStdString(), CompressionPlan::identity(data.shape), m_shares.locked);
+    adoptRuns(data);
     m_evaluation.setPlan(m_plans.plan(), planName());
     chooseScore(m_view.value("score", m_chosenScore));
     m_savedHash = recovered ? std::string() : sessionContentHash(snapshot());
@@ -733,6 +681,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
         m_store.clearRecovery();
     m_opening = false;
     emit opened();
+    noteTexts();
     emit sessionChanged();
     if (!file.isEmpty() && !recovered) emit recentChanged(file);
     if (m_engine.usable())

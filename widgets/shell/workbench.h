@@ -8,6 +8,7 @@
 #include "shell/deep_profile.h"
 #include "shell/engine_client.h"
 #include "shell/evaluation_controller.h"
+#include "shell/locked_controller.h"
 #include "shell/plan_controller.h"
 #include "shell/planning_controller.h"
 #include "shell/session_store.h"
@@ -15,6 +16,7 @@
 #include <QObject>
 #include <QTimer>
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -38,6 +40,7 @@ public:
     EngineClient* engine() { return &m_engine; }
     PlanController* plans() { return &m_plans; }
     EvaluationController* evaluation() { return &m_evaluation; }
+    LockedController* locked() { return &m_locked; }
     PlanningController* planning() { return &m_planning; }
     SessionStore* store() { return &m_store; }
     // Spectra, bases and gradients: measured by itself once the first profile and the quick tier are there, if the first pass was quick.
@@ -47,12 +50,22 @@ public:
     void setDeepRest(int msec);
 
     void openDemo();
-    void openModel(const QString& folder);
+    // On the built-in texts, or those given.
+    void openModel(const QString& folder, const std::optional<TextChoice>& texts = {});
     void openSession(const QString& file);
     void adoptSession(SessionData data, const QString& file, bool recovered);
     void saveSession(const QString& file);
     void closeModel();
-    void setCalibrationText(const QString& file);  // once the engine finds it usable; profiles again
+    // Texts (workbench_texts.cpp). Taken once the engine finds the new ones usable; another calibration text is profiled again.
+    void setTexts(const TextChoice& texts);
+    void setCalibrationText(const QString& file);
+    TextChoice builtInTexts() const;
+    bool isBuiltIn(const QString& file) const;
+    const TextChoice& texts() const { return m_texts; }
+    const TextShares& textShares() const { return m_shares; }
+    // What was measured on texts that are no longer in use, of one plan, in words.
+    QStringList elsewhere(const std::string& planHash) const;
+    void measureLocked();  // the plan on screen, on the locked text: counted
     void profile();
     void cancelJob();
     void plan(const PipelineRecipe& recipe);  // starts a search; nothing where planningProblem() says why not
@@ -65,7 +78,7 @@ public:
     QString sessionFile() const { return m_sessionFile; }
     QString planName() const;
     bool modified() const;
-    QString calibrationText() const { return m_text; }
+    QString calibrationText() const { return m_texts.calibration; }
     const std::map<std::string, ExpertScores>& scores() const { return m_scores; }
     const ExpertScores* currentScores() const;
     ExpertGrid usage() const;
@@ -96,14 +109,17 @@ signals:
     void notice(const espalier::Error& error, const QString& id);  // becomes a banner
     void jobChanged(const std::optional<espalier::JobState>& job);
     void recentChanged(const QString& path);
-    void textChanged();  // another calibration text is in use
+    void textChanged();  // another text is in use
+    // Texts that nobody chose are in use, or one file stands for several: worth saying. `session`: runs of it are of another text.
+    void textsNoted(const QString& cause, const QString& consequence);
     void saved(const QString& file);
 
 private:
     void modelOpened(const QString& folder, const Json& result, const std::optional<SessionData>& session, bool reconnect);
     // reconnect: the engine is new, the plan on screen stays.
     void requestOpen(const QString& folder, std::optional<SessionData> session, bool reconnect = false);
-    void beginModel(const ModelShape& shape, const PlanModel& model);
+    // Of a new model: shares out the texts first.
+    void beginModel(const ModelShape& shape, const PlanModel& model, const TextChoice& texts, const TextShares& shares);
     void takeScores(const Json& scores);
     void takePartial(const Json& partial);
     QString profileFile() const;
@@ -115,20 +131,29 @@ private:
     void deepChanged();
     std::optional<JobState> backgroundJob() const;  // one of the profiles
     void measuredIn(double seconds);                // the first pass
-    EvaluationText evaluationText(const ModelShape& shape) const;
-    void useCalibrationText(const QString& file);
+    int windowLengthFor(const ModelShape& shape) const;
+    // Counts the windows of files that stand for several texts, reads the others where `check` asks for it, and hands on who gets what.
+    void withShares(const TextChoice& texts, const ModelShape& shape, std::vector<QString> check,
+                    std::function<void(Result<TextShares>)> then);
+    void useTexts(const TextChoice& texts, const TextShares& shares);
+    void keepRuns();     // of the live text, before another is taken
+    void restoreRuns();  // of the live text, if it was in use before
+    void noteTexts();
+    void adoptTexts(const SessionData& data);
+    void adoptRuns(const SessionData& data);
+    void saveTexts(SessionData& data) const;
+    void saveRuns(SessionData& data) const;
     void forgetProfile();
     SessionData snapshot() const;
     void committed();
     void writeRecovery();
     void tellJob(const std::optional<JobState>& job);  // a search stays in front of what runs beside it
 
-    static constexpr int kProfileWindows = 96;
-
     WorkbenchPaths m_paths;
     EngineClient m_engine;
     PlanController m_plans;
     EvaluationController m_evaluation;
+    LockedController m_locked;
     PlanningController m_planning;
     SessionStore m_store;
     DeepProfile m_deep;
@@ -136,13 +161,16 @@ private:
     std::map<std::string, std::string> m_rankProfiles;  // of this model, whatever the text: file by content
 
     QString m_modelPath;
-    QString m_text;
+    TextChoice m_texts;
+    TextShares m_shares;
     struct TextRuns {
+        EvaluationText text;
         std::string textSha256, tokenizerSha256, dtype;
         std::map<std::string, PlanRun> runs;
     };
-    std::map<QString, TextRuns> m_otherTexts;  // what was measured on texts used before; a way back needs no measuring
-    int m_windowLength = 0;                    // of the opened session's runs; 0: by the model
+    std::vector<TextRuns> m_otherTexts;  // what was measured on texts used before; a way back needs no measuring
+    std::string m_calibrationSha256;     // of the profiled windows
+    int m_windowLength = 0;              // of the opened session's runs; 0: by the model
     QString m_sessionFile;
     SessionData m_kept;  // parts of the opened session that this window does not edit
     QString m_keptText;  // that the kept profile was measured on, where it is not the text in use
@@ -163,6 +191,7 @@ private:
     int m_editsSinceSave = 0;
     QTimer m_autosave;                      // results that arrived since the last recovery copy
     std::optional<QString> m_pendingModel;  // asked for before the engine was ready
+    std::optional<TextChoice> m_pendingTexts;
     std::optional<SessionData> m_pendingSession;
     Json m_view = Json::object();
 };

@@ -16,8 +16,8 @@ void Workbench::lookForDeep()
     if (!isOpen() || m_fingerprint.empty()) return;
     DeepProfile::Target target;
     target.model = m_modelPath.toStdString();
-    target.text = evaluationText(m_plans.shape());
-    target.windows = kProfileWindows;
+    target.text = m_shares.calibration;
+    target.windows = m_shares.calibration.fullWindows;
     target.layers = static_cast<int>(m_plans.shape().layers.size());
     target.file = profileFileOf("ranks");
     const std::string& kept = m_kept.profileFingerprint;
@@ -42,9 +42,9 @@ void Workbench::keepDeep()
     if (m_deep.ready()) {
         m_kept.profile = m_deep.file().toStdString();
         m_kept.profileFingerprint = m_deep.sha256();
-        m_keptText = m_text;
+        m_keptText = m_texts.calibration;
     } else if (!m_kept.profileFingerprint.empty() && m_keptText.isEmpty()) {
-        m_keptText = m_text;
+        m_keptText = m_texts.calibration;
     }
 }
 
