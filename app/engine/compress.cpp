@@ -70,10 +70,8 @@ public:
         ESPALIER_CHECK_OK(checkRecipe(recipe));
         ESPALIER_TRY(const TokenWindows windows, openText(m_options.text, *m_checkpoint, m_invocation.warnings));
         ESPALIER_TRY(const TokenWindows validation, validationText(windows));
-        if (!m_options.force || m_options.resume) fs::create_directories(m_work, failure);
         if (m_options.force && !m_options.resume) fs::remove_all(m_work, failure);
-        fs::create_directories(m_work, failure);
-        if (failure) return resourceError("output.unwritable", m_work.string(), "The folder cannot be made: " + failure.message());
+        ESPALIER_CHECK_OK(makeFolder(m_work));
         ESPALIER_TRY(m_model, createModel(m_checkpoint, m_invocation));
 
         ESPALIER_TRY(const ProfileData profile, takeProfile(windows));

@@ -30,8 +30,9 @@ struct EvaluateOptions {
 class RecordingJob final : public JobContext
 {
 public:
-    RecordingJob(JobContext& job, LossFile* file, std::string planHash, const std::vector<WindowLoss>& known)
-        : m_job(job), m_file(file), m_planHash(std::move(planHash))
+    RecordingJob(JobContext& job, LossFile* file, std::string planHash, const std::vector<WindowLoss>& known,
+                 std::vector<std::string>& warnings)
+        : m_job(job), m_file(file), m_planHash(std::move(planHash)), m_warnings(warnings)
     {
         for (const WindowLoss& loss : known)
             m_known.insert(loss.window);
@@ -45,8 +46,13 @@ public:
     }
     void record(const std::vector<WindowLoss>& losses)
     {
-        for (const WindowLoss& loss : losses)
-            if (m_file && m_known.insert(loss.window).second && !m_file->append(m_planHash, loss).ok()) m_file = nullptr;
+        for (const WindowLoss& loss : losses) {
+            if (!m_file || !m_known.insert(loss.window).second) continue;
+            const Status kept = m_file->append(m_planHash, loss);
+            if (kept.ok()) continue;
+            m_file = nullptr;
+            m_warnings.push_back("Windows measured from now on are not kept for --resume: " + kept.error().message);
+        }
     }
 
 private:
@@ -54,6 +60,7 @@ private:
     LossFile* m_file;
     std::string m_planHash;
     std::set<int> m_known;
+    std::vector<std::string>& m_warnings;
 };
 
 // " (spread over 128 from number 96 on)"; nothing for the first ones.
@@ -102,7 +109,7 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
     const TokenWindows& text = evaluator.windows();
     const auto measure = [&](const CompressionPlan& which) -> Result<std::vector<WindowLoss>> {
         const std::vector<WindowLoss> known = file.ok() ? file->known(which.hash()) : std::vector<WindowLoss>();
-        RecordingJob job(invocation.job, file.ok() ? &*file : nullptr, which.hash(), known);
+        RecordingJob job(invocation.job, file.ok() ? &*file : nullptr, which.hash(), known, invocation.warnings);
         ESPALIER_TRY(std::vector<WindowLoss> losses, runShared(evaluator, which, known, job, invocation.processes));
         if (invocation.processes.first() && !invocation.processes.alone()) job.record(losses);
         return losses;

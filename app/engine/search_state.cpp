@@ -78,10 +78,7 @@ Result<SearchState> SearchState::open(const std::filesystem::path& path, const s
     if (good.empty()) good = keyLine(key).dump() + "\n";
     ESPALIER_CHECK_OK(writeFileAtomically(path, good));
     state.m_descriptor = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
-    if (state.m_descriptor < 0)
-        return resourceError("output.unwritable", path.string(),
-                             fmt::format("{} cannot be written: {}.", path.string(), std::strerror(errno)),
-                             "Check the folder and its permissions.");
+    if (state.m_descriptor < 0) return writeError(path, errno);
     return state;
 }
 
@@ -154,11 +151,14 @@ Status SearchState::add(const std::string& planHash, const std::vector<WindowLos
 
 Status SearchState::append(const Json& line)
 {
+    const off_t whole = ::lseek(m_descriptor, 0, SEEK_END);
     if (writeAll(m_descriptor, line.dump() + "\n") && (::fdatasync(m_descriptor) == 0 || errno == EINVAL || errno == EROFS)) {
         ++m_added;
         return {};
     }
     const int code = errno;
+    // No half line stays in the way of the next one; where not even this works, what is there counts as torn by a kill.
+    (void)(whole >= 0 && ::ftruncate(m_descriptor, whole) == 0);
     return resourceError(code == ENOSPC || code == EDQUOT ? "output.disk_full" : "output.unwritable", m_path.string(),
                          fmt::format("{} cannot be written: {}.", m_path.string(), std::strerror(code)),
                          "The search goes on, but what is finished from now on is lost if it is interrupted.");

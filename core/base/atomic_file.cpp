@@ -3,16 +3,17 @@
 #include <fmt/format.h>
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <string>
+#include <utility>
 
 namespace espalier
-{
-
-namespace
 {
 
 Error writeError(const std::filesystem::path& path, int number)
@@ -26,31 +27,96 @@ Error writeError(const std::filesystem::path& path, int number)
     return error;
 }
 
+Status makeFolder(const std::filesystem::path& path)
+{
+    std::error_code failure;
+    std::filesystem::create_directories(path, failure);
+    return failure ? writeError(path, failure.value()) : Status();
+}
+
+namespace
+{
+
 // As much as is handed to the disk at a time.
 constexpr std::int64_t kWriteBehind = std::int64_t{16} << 20;
 
-Status syncFolder(const std::filesystem::path& folder)
+// Some network file systems refuse fsync, above all on a folder, and say so: that is no failing disk.
+bool flushed(int descriptor) { return ::fsync(descriptor) == 0 || errno == EINVAL || errno == ENOTSUP; }
+
+// Makes a rename in `folder` last. `path` is what was renamed.
+Status syncFolder(const std::filesystem::path& folder, const std::filesystem::path& path)
 {
     const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) return writeError(folder, errno);
-    // Some network file systems refuse fsync on a folder; the rename itself is done by then.
-    ::fsync(descriptor);
-    ::close(descriptor);
-    return {};
+    // A folder that may be written and not read is no failing disk.
+    const bool synced = descriptor < 0 ? errno == EACCES : flushed(descriptor);
+    const int number = errno;
+    if (descriptor >= 0) ::close(descriptor);
+    if (synced) return {};
+    Error error = writeError(path, number);
+    error.message = fmt::format("{} was written, but its folder cannot be flushed: {}.", path.string(), std::strerror(number));
+    error.kept = "The new file is there and whole; a power failure now could bring the old state back.";
+    error.action = "Check the disk.";
+    return error;
+}
+
+constexpr std::string_view kTemporary = ".partial-";
+
+// Whether the path still names what the descriptor has open.
+bool isNamed(int descriptor, const std::filesystem::path& path)
+{
+    struct stat held = {};
+    struct stat named = {};
+    return ::fstat(descriptor, &held) == 0 && ::lstat(path.c_str(), &named) == 0 && held.st_ino == named.st_ino &&
+           held.st_dev == named.st_dev;
 }
 
 }  // namespace
 
+// Nobody holds the lock of a temporary whose writer is gone.
+void removeAbandonedTemporaries(const std::filesystem::path& path)
+{
+    std::error_code failure;
+    const std::string prefix = path.filename().string() + std::string(kTemporary);
+    const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+    for (std::filesystem::directory_iterator it(folder, failure), end; !failure && it != end; it.increment(failure)) {
+        if (!it->path().filename().string().starts_with(prefix)) continue;
+        const int descriptor = ::open(it->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        if (descriptor < 0) continue;
+        if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0 && isNamed(descriptor, it->path())) ::unlink(it->path().c_str());
+        ::close(descriptor);
+    }
+}
+
 Result<AtomicFile> AtomicFile::create(const std::filesystem::path& path)
 {
+    removeAbandonedTemporaries(path);
     AtomicFile file;
     file.m_path = path;
-    file.m_temporary = path;
-    file.m_temporary += fmt::format(".partial-{}", ::getpid());
-    file.m_descriptor = ::open(file.m_temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (file.m_descriptor < 0) return writeError(path, errno);
+    ESPALIER_CHECK_OK(file.open());
     return file;
 }
+
+Status AtomicFile::open()
+{
+    static std::atomic<unsigned> serial = 0;
+    for (;;) {
+        m_temporary = m_path;
+        m_temporary += fmt::format("{}{}-{}", kTemporary, ::getpid(), serial++);
+        const int descriptor = ::open(m_temporary.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        if (descriptor < 0) return writeError(m_path, errno);
+        // Where the disk knows no locks, nothing is ever taken for abandoned. A file that is locked belongs to a process of another
+        // machine with the same number; one that was unlinked, somebody took for abandoned before it was locked.
+        const bool taken = ::flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+        if (taken || !isNamed(descriptor, m_temporary)) {
+            ::close(descriptor);
+            continue;
+        }
+        m_descriptor = descriptor;
+        return ::ftruncate(descriptor, 0) == 0 ? Status() : writeError(m_path, errno);
+    }
+}
+
+Error AtomicFile::failure(int number) const { return writeError(m_path, number); }
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept { *this = std::move(other); }
 
@@ -69,19 +135,16 @@ AtomicFile::~AtomicFile() { discard(); }
 void AtomicFile::discard() noexcept
 {
     if (m_descriptor < 0) return;
-    ::close(m_descriptor);
-    ::unlink(m_temporary.c_str());
-    m_descriptor = -1;
+    ::unlink(m_temporary.c_str());  // while it is still locked
+    ::close(std::exchange(m_descriptor, -1));
 }
 
 Status AtomicFile::write(std::span<const std::byte> bytes)
 {
     while (!bytes.empty()) {
         const ssize_t written = ::write(m_descriptor, bytes.data(), bytes.size());
-        if (written < 0) {
-            if (errno == EINTR) continue;
-            return writeError(m_path, errno);
-        }
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) return writeError(m_path, written < 0 ? errno : ENOSPC);
         bytes = bytes.subspan(static_cast<std::size_t>(written));
         m_written += written;
     }
@@ -95,18 +158,11 @@ Status AtomicFile::write(std::span<const std::byte> bytes)
 
 Status AtomicFile::commit()
 {
-    if (::fsync(m_descriptor) != 0) return writeError(m_path, errno);
-    if (::close(m_descriptor) != 0) {
-        m_descriptor = -1;
-        return writeError(m_path, errno);
-    }
-    m_descriptor = -1;
-    if (::rename(m_temporary.c_str(), m_path.c_str()) != 0) {
-        const int number = errno;
-        ::unlink(m_temporary.c_str());
-        return writeError(m_path, number);
-    }
-    return syncFolder(m_path.parent_path());
+    if (!flushed(m_descriptor)) return writeError(m_path, errno);
+    // Renamed before it is closed, so that it is locked as long as it is a temporary.
+    if (::rename(m_temporary.c_str(), m_path.c_str()) != 0) return writeError(m_path, errno);
+    ::close(std::exchange(m_descriptor, -1));
+    return syncFolder(m_path.parent_path(), m_path);
 }
 
 Status writeFileAtomically(const std::filesystem::path& path, std::string_view bytes)
@@ -120,12 +176,12 @@ Status syncAndRename(const std::filesystem::path& from, const std::filesystem::p
 {
     const int descriptor = ::open(from.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) return writeError(from, errno);
-    const bool synced = ::fsync(descriptor) == 0;
+    const bool synced = flushed(descriptor);
     const int number = errno;
     ::close(descriptor);
     if (!synced) return writeError(from, number);
     if (::rename(from.c_str(), to.c_str()) != 0) return writeError(to, errno);
-    return syncFolder(to.parent_path());
+    return syncFolder(to.parent_path(), to);
 }
 
 Result<std::int64_t> freeDiskBytes(const std::filesystem::path& path)

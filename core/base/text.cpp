@@ -2,9 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
-#include <fstream>
+#include <cstring>
 
 namespace espalier
 {
@@ -16,17 +21,39 @@ Result<std::string> readTextFile(const std::filesystem::path& path, std::string_
     if (!std::filesystem::exists(path, failure))
         return badInput(fmt::format("{}.missing", area), subject, fmt::format("{} does not exist ({}).", subject, path.string()),
                         "Check the path.");
-    const auto size = std::filesystem::is_regular_file(path, failure) ? std::filesystem::file_size(path, failure) : 0;
-    std::ifstream stream(path, std::ios::binary);
-    if (failure || !stream || std::filesystem::is_directory(path))
-        return badInput(fmt::format("{}.unreadable", area), subject, fmt::format("{} cannot be read.", path.string()),
-                        "Check that it is a file and that you may read it.");
-    if (size > maxBytes)
+    const auto unreadable = [&](int number) {
+        return badInput(fmt::format("{}.unreadable", area), subject,
+                        fmt::format("{} cannot be read: {}.", path.string(), std::strerror(number)),
+                        number == EIO ? "Check the disk." : "Check that it is a file and that you may read it.");
+    };
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return unreadable(errno);
+    struct Closer {
+        int descriptor;
+        ~Closer() { ::close(descriptor); }
+    } const closer{descriptor};
+    struct stat info = {};
+    if (::fstat(descriptor, &info) != 0) return unreadable(errno);
+    const auto tooLarge = [&](std::size_t bytes) {
         return badInput(fmt::format("{}.too_large", area), subject,
-                        fmt::format("{} has {}, more than the {} that are read.", subject, formatBytes(static_cast<std::int64_t>(size)),
+                        fmt::format("{} has {}, more than the {} that are read.", subject, formatBytes(static_cast<std::int64_t>(bytes)),
                                     formatBytes(static_cast<std::int64_t>(maxBytes))));
-    std::string text(std::istreambuf_iterator<char>(stream), {});
-    return text;
+    };
+    const auto size = S_ISREG(info.st_mode) ? static_cast<std::size_t>(info.st_size) : 0;
+    if (size > maxBytes) return tooLarge(size);
+    std::string text;
+    constexpr std::size_t kPiece = 1u << 16;
+    for (std::size_t done = 0;;) {
+        text.resize(std::max(done + kPiece, size + 1));
+        const ssize_t got = ::read(descriptor, text.data() + done, text.size() - done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return unreadable(errno);
+        done += static_cast<std::size_t>(got);
+        if (done > maxBytes) return tooLarge(done);
+        if (got > 0) continue;
+        text.resize(done);
+        return text;
+    }
 }
 
 std::optional<std::size_t> invalidUtf8Offset(std::string_view text)

@@ -1,7 +1,9 @@
 #include "evaluate/loss_file.h"
 
+#include "base/atomic_file.h"
 #include "base/json.h"
 #include "base/sha256.h"
+#include "base/text.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -11,9 +13,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
-#include <sstream>
 
 namespace espalier
 {
@@ -21,7 +20,7 @@ namespace espalier
 namespace
 {
 
-constexpr std::uintmax_t kMaxFileBytes = 256u << 20;
+constexpr std::size_t kMaxFileBytes = 256u << 20;
 
 Json keyJson(const LossKey& key)
 {
@@ -33,27 +32,16 @@ Json keyJson(const LossKey& key)
             {"version", key.version.empty() ? std::string(ESPALIER_VERSION) : key.version}};
 }
 
-Error unwritable(const std::filesystem::path& path)
-{
-    const int code = errno;
-    if (code == ENOSPC || code == EDQUOT)
-        return resourceError("output.disk_full", path.string(), fmt::format("No space left for {}.", path.string()),
-                             "Free some space and try again.");
-    return resourceError("output.unwritable", path.string(), fmt::format("{} cannot be written: {}.", path.string(), std::strerror(code)),
-                         "Check the folder and its permissions.");
-}
-
 Status writeAll(int descriptor, std::string_view bytes, const std::filesystem::path& path)
 {
     while (!bytes.empty()) {
         const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
-        if (written < 0) {
-            if (errno == EINTR) continue;
-            return unwritable(path);
-        }
+        if (written < 0 && errno == EINTR) continue;
+        if (written == 0) errno = ENOSPC;
+        if (written <= 0) return writeError(path, errno);
         bytes.remove_prefix(static_cast<std::size_t>(written));
     }
-    if (::fdatasync(descriptor) != 0 && errno != EINVAL && errno != EROFS) return unwritable(path);
+    if (::fdatasync(descriptor) != 0 && errno != EINVAL && errno != EROFS) return writeError(path, errno);
     return {};
 }
 
@@ -91,8 +79,8 @@ Result<LossFile> LossFile::open(const std::filesystem::path& path, const LossKey
     LossFile file;
     file.m_path = path;
     file.m_descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (file.m_descriptor < 0) return unwritable(path);
-    if (::flock(file.m_descriptor, LOCK_EX | LOCK_NB) != 0)
+    if (file.m_descriptor < 0) return writeError(path, errno);
+    if (::flock(file.m_descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         return resourceError("evaluate.losses_in_use", path.string(),
                              fmt::format("Another evaluation of the same model and text is writing {}.", path.string()),
                              "Wait for it to finish.");
@@ -101,10 +89,8 @@ Result<LossFile> LossFile::open(const std::filesystem::path& path, const LossKey
     if (resume) {
         if (std::filesystem::file_size(path, ignored) > kMaxFileBytes)
             return badInput("evaluate.invalid_losses", path.string(), fmt::format("{} is too large to be a loss file.", path.string()));
-        std::ifstream in(path, std::ios::binary);
-        std::ostringstream text;
-        text << in.rdbuf();
-        content = text.str();
+        // What cannot be read is not taken for missing: the file is cut to what was understood.
+        ESPALIER_TRY(content, readTextFile(path, "evaluate", kMaxFileBytes));
     }
     std::size_t valid = 0;  // bytes of complete, readable lines
     bool first = true;
@@ -137,7 +123,7 @@ Result<LossFile> LossFile::open(const std::filesystem::path& path, const LossKey
         begin = valid = end + 1;
     }
     if (::ftruncate(file.m_descriptor, static_cast<off_t>(valid)) != 0 || ::lseek(file.m_descriptor, 0, SEEK_END) < 0)
-        return unwritable(path);
+        return writeError(path, errno);
     if (valid == 0) ESPALIER_CHECK_OK(writeAll(file.m_descriptor, header + "\n", path));
     return file;
 }
@@ -177,7 +163,12 @@ std::vector<WindowLoss> LossFile::known(const std::string& planHash) const
 Status LossFile::append(const std::string& planHash, const WindowLoss& loss)
 {
     const Json line = {{"plan", planHash}, {"window", loss.window}, {"nll", loss.nll}, {"tokens", loss.tokens}};
-    ESPALIER_CHECK_OK(writeAll(m_descriptor, canonicalJson(line) + "\n", m_path));
+    const off_t whole = ::lseek(m_descriptor, 0, SEEK_CUR);
+    if (Status written = writeAll(m_descriptor, canonicalJson(line) + "\n", m_path); !written.ok()) {
+        // No half line stays in the way of the next one. Where not even this works, what is there counts as torn by a kill.
+        if (whole >= 0 && ::ftruncate(m_descriptor, whole) == 0) ::lseek(m_descriptor, whole, SEEK_SET);
+        return written;
+    }
     m_losses.emplace_back(planHash, loss);
     return {};
 }

@@ -1,10 +1,11 @@
 #include "profile/hidden_states.h"
 
+#include "base/atomic_file.h"
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -17,14 +18,6 @@ namespace espalier
 namespace
 {
 
-Error unwritable(const std::filesystem::path& path, int number)
-{
-    const bool full = number == ENOSPC || number == EDQUOT;
-    return resourceError(full ? "output.disk_full" : "output.unwritable", path.string(),
-                         fmt::format("{} cannot be written: {}.", path.string(), std::strerror(number)),
-                         full ? "Free some space or choose another folder." : "Check the folder and its permissions.");
-}
-
 // Of a whole file that can be written through. The space is there, or this fails: a mapping has no other way to say that a disk is full.
 Result<void*> mapWhole(const std::filesystem::path& path, std::size_t bytes, bool existing)
 {
@@ -35,7 +28,7 @@ Result<void*> mapWhole(const std::filesystem::path& path, std::size_t bytes, boo
         return badInput("profile.other_run", path.string(), fmt::format("{} is not what an interrupted pass leaves.", path.string()),
                         "Start without --resume.");
     }
-    if (descriptor < 0) return unwritable(path, errno);
+    if (descriptor < 0) return writeError(path, errno);
     int number = existing ? 0 : ::posix_fallocate(descriptor, 0, static_cast<off_t>(bytes));
     void* mapping = MAP_FAILED;
     if (number == 0) {
@@ -43,7 +36,7 @@ Result<void*> mapWhole(const std::filesystem::path& path, std::size_t bytes, boo
         if (mapping == MAP_FAILED) number = errno;
     }
     ::close(descriptor);
-    if (number != 0) return unwritable(path, number);
+    if (number != 0) return writeError(path, number);
     return mapping;
 }
 
@@ -100,7 +93,7 @@ Status HiddenStates::advance()
 {
     if (m_files) {
         const Half& outputs = half(m_layer + 1);
-        if (::msync(outputs.mapping, m_bytes, MS_SYNC) != 0) return unwritable(outputs.path, errno);
+        if (::msync(outputs.mapping, m_bytes, MS_SYNC) != 0) return writeError(outputs.path, errno);
     } else {
         for (at::Tensor& states : half(m_layer).states)
             states.reset();

@@ -1,3 +1,4 @@
+#include "base/atomic_file.h"
 #include "base/sha256.h"
 #include "checkpoint/checkpoint.h"
 #include "profile/factor_builder.h"
@@ -42,12 +43,7 @@ public:
         if (!m_owner) return {};
         std::error_code failure;
         std::filesystem::remove_all(m_path, failure);
-        std::filesystem::create_directories(m_path, failure);
-        if (failure)
-            return resourceError("output.unwritable", m_path.string(),
-                                 fmt::format("{} cannot be created: {}.", m_path.string(), failure.message()),
-                                 "Check the folder and its permissions.");
-        return {};
+        return makeFolder(m_path);
     }
     std::filesystem::path part(int layer, int number) const { return m_path / fmt::format("parts-{:04}-{:03}.h5", layer, number); }
     std::filesystem::path layer(int layer) const { return m_path / fmt::format("layer-{:04}.h5", layer); }

@@ -1,5 +1,6 @@
 #include "profile/pass_state.h"
 
+#include "base/atomic_file.h"
 #include "session/profile_file.h"
 
 #include <fmt/format.h>
@@ -17,7 +18,9 @@ PassState::PassState(const std::filesystem::path& out, std::string key) : m_key(
 Status PassState::clear()
 {
     if (!active()) return {};
+    // First what decides how far the pass has come: a kill in the middle of this leaves nothing that looks like a pass to go on with.
     std::error_code failure;
+    std::filesystem::remove(progressFile(), failure);
     std::filesystem::remove_all(m_folder, failure);
     return {};
 }
@@ -25,13 +28,7 @@ Status PassState::clear()
 Status PassState::prepare()
 {
     if (!active()) return {};
-    std::error_code failure;
-    std::filesystem::create_directories(m_folder, failure);
-    if (failure)
-        return resourceError("output.unwritable", m_folder.string(),
-                             fmt::format("{} cannot be created: {}.", m_folder.string(), failure.message()),
-                             "Check the folder and its permissions.");
-    return {};
+    return makeFolder(m_folder);
 }
 
 Status PassState::commit(const LayerProfile& profile)

@@ -377,6 +377,13 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
                               (settings.gradients ? sweepWork(data.tokens, layerCount, settings.drawnGradients, keepStates) : 0);
     std::int64_t done = data.tokens * static_cast<std::int64_t>(data.layers.size());
     job.progress(done, work, "token");
+    // What a failure of the disk leaves to go on with.
+    const auto keptLayers = [&](Status status) -> Status {
+        if (status.ok() || !state.active() || data.layers.empty()) return status;
+        Error error = std::move(status).error();
+        error.kept = fmt::format("{} of {} layers are kept; --resume goes on from there.", data.layers.size(), shape.layers.size());
+        return error;
+    };
     while (data.layers.size() < end) {
         if (job.stopRequested()) {
             Error error = cancelledError();
@@ -428,14 +435,15 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
             if (!moments) continue;
             if (!builder) builder.emplace(model.checkpoint(), layer, shape.hiddenSize, settings.factors, momentBudget, profile);
             ESPALIER_TRY(const std::vector<ExpertParts> built, builder->add(moments->sums()));
-            if (settings.factors.bases || settings.factors.moments) ESPALIER_CHECK_OK(state.addParts(layer.index, parts++, built));
+            if (settings.factors.bases || settings.factors.moments)
+                ESPALIER_CHECK_OK(keptLayers(state.addParts(layer.index, parts++, built)));
         }
         if (builder) {
             ESPALIER_TRY(const std::vector<ExpertParts> built, builder->finish());
-            ESPALIER_CHECK_OK(state.addParts(layer.index, parts++, built));
+            ESPALIER_CHECK_OK(keptLayers(state.addParts(layer.index, parts++, built)));
         }
-        if (l + 1 < shape.layers.size()) ESPALIER_CHECK_OK(hidden.advance());
-        ESPALIER_CHECK_OK(state.commit(profile));
+        if (l + 1 < shape.layers.size()) ESPALIER_CHECK_OK(keptLayers(hidden.advance()));
+        ESPALIER_CHECK_OK(keptLayers(state.commit(profile)));
         data.layers.push_back(std::move(profile));
         reportLayer(data.layers.back(), shape, job);
         if (options.onLayer) ESPALIER_CHECK_OK(options.onLayer(data.layers.back()));
@@ -491,7 +499,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         for (const LayerProfile& layer : data.layers)
             for (std::filesystem::path& part : state.parts(layer.layer))
                 parts.push_back(std::move(part));
-        ESPALIER_CHECK_OK(writeProfile(options.out, data, parts));
+        ESPALIER_CHECK_OK(keptLayers(writeProfile(options.out, data, parts)));
         ESPALIER_CHECK_OK(state.clear());
     }
     return data;

@@ -53,6 +53,26 @@ TEST_F(AtomicFileTest, WithoutCommitTheOldFileStays)
     EXPECT_EQ(fileCount(), 1u);
 }
 
+// What a killed writer left goes with the next write of the same output; what another one is writing, and what is somebody else's, stays.
+TEST_F(AtomicFileTest, AbandonedTemporariesAreRemoved)
+{
+    const fs::path path = folder / "plan.json";
+    std::ofstream(folder / "plan.json.partial-1-0") << "left by a kill";
+    std::ofstream(folder / "plan.json.old") << "the user's";
+    std::ofstream(folder / "other.json.partial-1-0") << "of another output";
+    auto writing = AtomicFile::create(path);
+    ASSERT_TRUE(writing.ok());
+    ASSERT_TRUE(writing->write(std::as_bytes(std::span("first", 5))).ok());
+    ASSERT_TRUE(writeFileAtomically(path, "second").ok());
+    EXPECT_FALSE(fs::exists(folder / "plan.json.partial-1-0"));
+    EXPECT_TRUE(fs::exists(folder / "plan.json.old"));
+    EXPECT_TRUE(fs::exists(folder / "other.json.partial-1-0"));
+    ASSERT_TRUE(fs::exists(writing->temporaryPath()));
+    ASSERT_TRUE(writing->commit().ok());
+    EXPECT_EQ(*readTextFile(path, "plan", 100), "first");
+    EXPECT_EQ(fileCount(), 3u);
+}
+
 TEST_F(AtomicFileTest, AFolderThatIsNotThereIsAResourceError)
 {
     const auto status = writeFileAtomically(folder / "missing" / "plan.json", "x");
