@@ -2,6 +2,7 @@
 
 #include "base/atomic_file.h"
 #include "base/sha256.h"
+#include "session/hdf5_writer.h"
 
 #include <fmt/format.h>
 
@@ -9,7 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
@@ -71,6 +71,7 @@ bool readFully(int descriptor, void* data, std::size_t size, off_t offset)
     while (size > 0) {
         const ssize_t got = ::pread(descriptor, target, size, offset);
         if (got < 0 && errno == EINTR) continue;
+        if (got == 0) errno = EIO;  // shorter than it was a moment ago
         if (got <= 0) return false;
         target += got;
         size -= static_cast<std::size_t>(got);
@@ -139,14 +140,11 @@ Error readError(const Format& format, const std::filesystem::path& path, const c
     return error;
 }
 
-Error writeFailure(const std::filesystem::path& path, const std::string& detail)
+// Not the disk's fault.
+Error unwritten(const std::filesystem::path& path, const std::string& detail)
 {
-    const auto free = freeDiskBytes(path);
-    const bool full = free.ok() && *free < (1 << 20);
-    Error error = resourceError(full ? "output.disk_full" : "output.unwritable", path.string(),
-                                full ? fmt::format("The disk that holds {} is full.", path.string())
-                                     : fmt::format("{} cannot be written: {}.", path.string(), detail),
-                                full ? "Free some space or choose another folder." : "Check the folder and its permissions.");
+    Error error = resourceError("output.unwritable", path.string(), fmt::format("{} cannot be written: {}.", path.string(), detail),
+                                "Check that nothing else changes the files it is made of, and try again.");
     error.kept = "What was there before is unchanged.";
     return error;
 }
@@ -197,12 +195,17 @@ bool Handle::closeChecked() noexcept
 Group Group::create(const std::string& name) const
 {
     const Handle list = objectList(H5P_GROUP_CREATE);
-    return Group(Handle(H5Gcreate2(id(), name.c_str(), H5P_DEFAULT, list.id(), H5P_DEFAULT), H5Gclose, name.c_str()));
+    return Group(Handle(H5Gcreate2(id(), name.c_str(), H5P_DEFAULT, list.id(), H5P_DEFAULT), H5Gclose, name.c_str()), m_writer);
 }
 
 Group Group::open(const std::string& name) const
 {
-    return Group(Handle(H5Gopen2(id(), name.c_str(), H5P_DEFAULT), H5Gclose, name.c_str()));
+    return Group(Handle(H5Gopen2(id(), name.c_str(), H5P_DEFAULT), H5Gclose, name.c_str()), m_writer);
+}
+
+void Group::checkDisk() const
+{
+    if (m_writer && m_writer->error() != 0) throw Failure(std::strerror(m_writer->error()));
 }
 
 bool Group::has(const std::string& name) const { return H5Lexists(id(), name.c_str(), H5P_DEFAULT) > 0; }
@@ -242,6 +245,7 @@ void Group::writeRaw(const std::string& name, hid_t type, const void* data, std:
     const Handle set(H5Dcreate2(id(), name.c_str(), type, space.id(), H5P_DEFAULT, list.id(), H5P_DEFAULT), H5Dclose, name.c_str());
     if (count > 0 && H5Dwrite(set.id(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
         throw Failure(fmt::format("array {} cannot be written", quoted(name)));
+    checkDisk();
 }
 
 std::uint64_t Group::prepareRead(const std::string& name, hid_t type, std::size_t elementSize, Shape* shape) const
@@ -287,6 +291,7 @@ void Group::copyFrom(const Group& source, const std::string& name) const
 {
     if (H5Ocopy(source.id(), name.c_str(), id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT) < 0)
         throw Failure(fmt::format("{} cannot be copied", quoted(name)));
+    checkDisk();
 }
 
 Json Group::readJson(const std::string& name) const
@@ -297,6 +302,32 @@ Json Group::readJson(const std::string& name) const
     if (!value.ok()) throw Failure(value.error().message);
     return std::move(value).value();
 }
+
+namespace
+{
+
+// Fills the user block in.
+Status seal(const AtomicFile& output, const Format& format)
+{
+    struct stat info = {};
+    if (::fstat(output.descriptor(), &info) != 0) return output.failure(errno);
+    const std::string line = firstLine(format, format.major, format.minor);
+    const std::uint64_t length = static_cast<std::uint64_t>(info.st_size) - kUserBlock;
+    const auto hash = contentHash(output.descriptor(), line, length);
+    if (!hash) return output.failure(errno);
+    std::string block = fmt::format("{}length {}\nsha256 {}\n", line, length, *hash);
+    block.resize(kUserBlock, '\0');
+    std::size_t done = 0;
+    while (done < block.size()) {
+        const ssize_t written = ::pwrite(output.descriptor(), block.data() + done, block.size() - done, static_cast<off_t>(done));
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) return output.failure(written < 0 ? errno : ENOSPC);
+        done += static_cast<std::size_t>(written);
+    }
+    return {};
+}
+
+}  // namespace
 
 Status writeContainer(const std::filesystem::path& path, const Format& format, std::int64_t estimate,
                       const std::function<void(const Group&)>& fill)
@@ -309,50 +340,28 @@ Status writeContainer(const std::filesystem::path& path, const Format& format, s
         error.kept = "What was there before is unchanged.";
         return error;
     }
-    static std::atomic<int> serial = 0;
-    std::filesystem::path temporary = path;
-    temporary += fmt::format(".partial-{}-{}", ::getpid(), serial++);
-    struct Remover {
-        const std::filesystem::path& file;
-        ~Remover() { ::unlink(file.c_str()); }
-    } remover{temporary};
-
-    // The folder is tried first: what HDF5 says about an unwritable one is not for people.
-    {
-        const Descriptor probe(temporary, O_WRONLY | O_CREAT | O_TRUNC);
-        if (probe.id() < 0) return writeFailure(path, std::strerror(errno));
-    }
+    ESPALIER_TRY(AtomicFile output, AtomicFile::create(path));
+    std::shared_ptr<DeferredWriter> writer;
+    std::optional<Error> failed;
     try {
         const Handle access = fileAccess();
+        writer = DeferredWriter::attach(access.id(), output.descriptor());
         const Handle creation = objectList(H5P_FILE_CREATE);
         H5Pset_userblock(creation.id(), kUserBlock);
-        Handle file(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, creation.id(), access.id()), H5Fclose, "file");
+        Handle file(H5Fcreate(output.temporaryPath().c_str(), H5F_ACC_TRUNC, creation.id(), access.id()), H5Fclose, "file");
         {
-            const Group root(Handle(H5Gopen2(file.id(), "/", H5P_DEFAULT), H5Gclose, "/"));
+            const Group root(Handle(H5Gopen2(file.id(), "/", H5P_DEFAULT), H5Gclose, "/"), writer.get());
             fill(root);
         }
-        if (!file.closeChecked()) return writeFailure(path, "the data could not be flushed");
-    } catch (const Failure& failure) {
-        return writeFailure(path, failure.what());
+        if (!file.closeChecked()) failed = unwritten(path, "the data could not be flushed");
     } catch (const std::exception& failure) {
-        return writeFailure(path, failure.what());
+        failed = unwritten(path, failure.what());
     }
-
-    {
-        const Descriptor file(temporary, O_RDWR);
-        struct stat info = {};
-        if (file.id() < 0 || ::fstat(file.id(), &info) != 0) return writeFailure(path, std::strerror(errno));
-        const std::string line = firstLine(format, format.major, format.minor);
-        const std::uint64_t length = static_cast<std::uint64_t>(info.st_size) - kUserBlock;
-        const auto hash = contentHash(file.id(), line, length);
-        if (!hash) return writeFailure(path, "it cannot be read back");
-        std::string block = fmt::format("{}length {}\nsha256 {}\n", line, length, *hash);
-        block.resize(kUserBlock, '\0');
-        if (::pwrite(file.id(), block.data(), block.size(), 0) != static_cast<ssize_t>(block.size()))
-            return writeFailure(path, std::strerror(errno));
-        ::fchmod(file.id(), 0644);
-    }
-    return syncAndRename(temporary, path);
+    if (writer && writer->error() != 0) return output.failure(writer->error());
+    if (failed) return *failed;
+    if (const int number = writer->finish(); number != 0) return output.failure(number);
+    ESPALIER_CHECK_OK(seal(output, format));
+    return output.commit();
 }
 
 namespace

@@ -48,8 +48,7 @@ public:
     Handle& operator=(Handle&& other) noexcept;
     ~Handle() { close(); }
     void close() noexcept;
-    // For files: whether everything reached the disk shows in the answer.
-    bool closeChecked() noexcept;
+    bool closeChecked() noexcept;  // false: the library could not
     hid_t id() const noexcept { return m_id; }
 
 private:
@@ -92,10 +91,14 @@ inline hid_t nativeType<std::byte>()
 
 using Shape = std::vector<std::uint64_t>;
 
+class DeferredWriter;
+
 class Group
 {
 public:
-    explicit Group(Handle handle) : m_handle(std::move(handle)) {}
+    // `writer`: of the file, where it is being written; it lives as long as the group. What is written ends with a Failure once the disk
+    // has failed.
+    explicit Group(Handle handle, const DeferredWriter* writer = nullptr) : m_handle(std::move(handle)), m_writer(writer) {}
     hid_t id() const noexcept { return m_handle.id(); }
 
     Group create(const std::string& name) const;
@@ -131,8 +134,10 @@ private:
     void writeRaw(const std::string& name, hid_t type, const void* data, std::size_t count, const Shape& shape, bool compress) const;
     std::uint64_t prepareRead(const std::string& name, hid_t type, std::size_t elementSize, Shape* shape) const;
     void readRaw(const std::string& name, hid_t type, void* data) const;
+    void checkDisk() const;
 
     Handle m_handle;
+    const DeferredWriter* m_writer;
 };
 
 struct Format {
@@ -142,8 +147,8 @@ struct Format {
     int minor;
 };
 
-// Writes `path` as a whole: `fill` gets the root group of a temporary sibling, which is completed, flushed and renamed.
-// `estimate`: bytes that will be needed at least. Errors: output.unwritable, output.disk_full.
+// Writes `path` as a whole: `fill` gets the root group of a temporary sibling, which is completed, flushed and renamed. The library never
+// sees an error of the disk (hdf5_writer.h). `estimate`: bytes that will be needed at least. Errors: output.unwritable, output.disk_full.
 Status writeContainer(const std::filesystem::path& path, const Format& format, std::int64_t estimate,
                       const std::function<void(const Group&)>& fill);
 

@@ -1,5 +1,7 @@
 #include "session/session_content.h"
 
+#include "base/atomic_file.h"
+
 #include <fmt/format.h>
 
 #include <fcntl.h>
@@ -124,6 +126,8 @@ std::vector<RecoveryEntry> findRecovery(const std::filesystem::path& folder)
             if (!std::filesystem::exists(copy, failure) && !isHeld(file)) ::unlink(file.c_str());
             continue;
         }
+        if (const std::size_t end = name.find(std::string(kSuffix) + ".partial-"); end != std::string::npos)
+            removeAbandonedTemporaries(folder / name.substr(0, end + std::strlen(kSuffix)));
         if (!name.ends_with(kSuffix) || isHeld(withSuffix(file, ".lock"))) continue;
         auto info = readInfo(file);
         if (info.ok())

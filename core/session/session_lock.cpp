@@ -43,6 +43,15 @@ Error lockedError(const std::filesystem::path& session, const std::string& conte
     return error;
 }
 
+Error unwritable(const std::filesystem::path& session, const std::filesystem::path& lock, int number)
+{
+    Error error = resourceError("session.lock_unwritable", session.string(),
+                                fmt::format("{} cannot be written: {}.", lock.string(), std::strerror(number)),
+                                "The session can be opened read-only, or saved elsewhere.");
+    error.kept = "The session was not changed.";
+    return error;
+}
+
 }  // namespace
 
 Result<SessionLock> SessionLock::acquire(const std::filesystem::path& session)
@@ -52,10 +61,7 @@ Result<SessionLock> SessionLock::acquire(const std::filesystem::path& session)
     lock.m_path += ".lock";
     for (int attempt = 0; attempt < 8; ++attempt) {
         const int descriptor = ::open(lock.m_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-        if (descriptor < 0)
-            return resourceError("session.lock_unwritable", session.string(),
-                                 fmt::format("{} cannot be written: {}.", lock.m_path.string(), std::strerror(errno)),
-                                 "The session can be opened read-only, or saved elsewhere.");
+        if (descriptor < 0) return unwritable(session, lock.m_path, errno);
         if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
             const std::string content = readAll(descriptor);
             ::close(descriptor);
@@ -78,10 +84,12 @@ Result<SessionLock> SessionLock::acquire(const std::filesystem::path& session)
         }
         const char* user = std::getenv("USER");
         const std::string text = canonicalJson({{"host", hostName()}, {"process", ::getpid()}, {"user", user ? user : "somebody"}});
-        if (::ftruncate(descriptor, 0) != 0 || ::pwrite(descriptor, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+        const ssize_t written = ::ftruncate(descriptor, 0) != 0 ? -1 : ::pwrite(descriptor, text.data(), text.size(), 0);
+        if (written != static_cast<ssize_t>(text.size())) {
+            const int number = written < 0 ? errno : ENOSPC;
+            ::unlink(lock.m_path.c_str());
             ::close(descriptor);
-            return resourceError("session.lock_unwritable", session.string(),
-                                 fmt::format("{} cannot be written: {}.", lock.m_path.string(), std::strerror(errno)));
+            return unwritable(session, lock.m_path, number);
         }
         lock.m_descriptor = descriptor;
         return lock;
