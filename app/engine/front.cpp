@@ -77,5 +77,6 @@ int main(int argc, char** argv)
     if (!espalier::answersAlone(arguments)) return espalier::becomeCompute(arguments);
     const int output = espalier::takeStandardOutput();
     espalier::installStopSignals();
+    espalier::installReadFaultSignal(argc, argv, output);
     return espalier::runEngine(argc, argv, output, [](CLI::App&, espalier::Verbs& verbs) { espalier::addInspect(verbs); });
 }

@@ -39,6 +39,7 @@ int main(int argc, char** argv)
 {
     const int output = espalier::takeStandardOutput();
     espalier::installStopSignals();
+    espalier::installReadFaultSignal(argc, argv, output);
     return espalier::runEngine(argc, argv, output,
                                [output](CLI::App& app, espalier::Verbs& verbs) { espalier::addVerbs(app, verbs, output); });
 }

@@ -32,6 +32,28 @@ extern "C" void onStopSignal(int)
     errno = saved;
 }
 
+int g_faultOutput = -1;  // where the JSON object goes; -1: nowhere
+constexpr std::string_view kFaultJson =
+    R"({"error": {"code": "input.unreadable", "subject": "", "message": "A file that was being read has become shorter, or its disk failed.", )"
+    R"("kept": "Finished outputs and what is kept for --resume are unharmed.", )"
+    R"("action": "Check the disk, and that nothing else changes the files, and run it again."}})"
+    "\n";
+constexpr std::string_view kFaultText =
+    "espalier-engine: A file that was being read has become shorter, or its disk failed. Finished outputs and what is kept for --resume "
+    "are "
+    "unharmed. Check the disk, and that nothing else changes the files, and run it again. [input.unreadable]\n";
+
+extern "C" void onReadFault(int number, siginfo_t* info, void*)
+{
+    if (info->si_code != BUS_ADRERR) {
+        std::signal(number, SIG_DFL);
+        return;  // to the instruction that failed, which fails again
+    }
+    [[maybe_unused]] ssize_t written = g_faultOutput < 0 ? 0 : write(g_faultOutput, kFaultJson.data(), kFaultJson.size());
+    written = write(2, kFaultText.data(), kFaultText.size());
+    _exit(4);
+}
+
 // Width in columns of UTF-8 text without wide characters.
 std::size_t columns(std::string_view text)
 {
@@ -81,6 +103,17 @@ void installStopSignals()
     sigaction(SIGINT, &action, nullptr);
     sigaction(SIGTERM, &action, nullptr);
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error of the write that meets it
+}
+
+void installReadFaultSignal(int argc, char** argv, int output)
+{
+    if (std::any_of(argv, argv + argc, [](const char* argument) { return std::strcmp(argument, "--json") == 0; })) g_faultOutput = output;
+    struct sigaction action = {};
+    action.sa_sigaction = onReadFault;
+    sigemptyset(&action.sa_mask);
+    action.sa_flags = SA_SIGINFO;
+    sigaction(SIGBUS, &action, nullptr);
 }
 
 bool stopSignalled() noexcept { return g_signals.load(std::memory_order_relaxed) > 0; }

@@ -24,6 +24,9 @@ bool writeAll(int descriptor, std::string_view bytes);
 // SIGINT and SIGTERM ask for a stop; a second one ends the process at once with 130. stopSignalDescriptor() becomes readable with
 // the first, for code that waits in poll().
 void installStopSignals();
+// A mapped file that is cut short, or whose disk fails, is told by SIGBUS. From here on that ends the process as an error does: a line for
+// people, the JSON object on `output` where --json is among the arguments, exit code 4.
+void installReadFaultSignal(int argc, char** argv, int output);
 bool stopSignalled() noexcept;
 int stopSignalDescriptor() noexcept;
 
