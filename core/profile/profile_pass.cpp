@@ -466,7 +466,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
                 return error;
             }
             data.probes = std::move(taken).value();
-            ESPALIER_CHECK_OK(state.keepProbes(data.probes));
+            ESPALIER_CHECK_OK(keptLayers(state.keepProbes(data.probes)));
         }
         done = before + probing;
         job.progress(done, work, "token");
