@@ -75,6 +75,7 @@ public:
     PipelineTarget* target = nullptr;
     QPushButton* run = nullptr;
     QPushButton* find = nullptr;
+    QDoubleSpinBox* minutes = nullptr;
     QLabel* reason = nullptr;
     QWidget* footer = nullptr;
 
@@ -246,6 +247,28 @@ void PipelinePanel::Private::buildFooter(QVBoxLayout* column)
     buttons->addWidget(find);
     buttons->addStretch(1);
     rows->addLayout(buttons);
+    auto* limit = new QHBoxLayout;
+    limit->setSpacing(pixelsOf(8));
+    auto* limitName = new QLabel(tr("find for at most"), footer);
+    limitName->setProperty("role", QStringLiteral("muted"));
+    minutes = new QDoubleSpinBox(footer);
+    minutes->setRange(0, 10000);
+    minutes->setDecimals(1);
+    minutes->setSpecialValueText(tr("no limit"));
+    minutes->setSuffix(tr(" min"));
+    minutes->setKeyboardTracking(false);
+    minutes->setAlignment(Qt::AlignRight);
+    minutes->setFixedWidth(pixelsOf(96));
+    minutes->setAccessibleName(tr("Find, minutes"));
+    minutes->setToolTip(
+        tr("The search answers within this time with the best plan it has measured. Without a limit it ends when nothing helps any more."));
+    limitName->setBuddy(minutes);
+    guardWheel(minutes);
+    QObject::connect(minutes, &QDoubleSpinBox::valueChanged, q, [this] { collect(); });
+    limit->addWidget(limitName);
+    limit->addStretch(1);
+    limit->addWidget(minutes);
+    rows->addLayout(limit);
     reason = new QLabel(footer);
     reason->setWordWrap(true);
     reason->setProperty("role", QStringLiteral("muted"));
@@ -319,6 +342,7 @@ void PipelinePanel::Private::show()
     budget->setCurrentIndex(budget->findData(static_cast<int>(recipe.rankBudget)));
     average->setValue(static_cast<int>(std::lround(recipe.averageRank)));
     share->setValue(100 * recipe.share);
+    minutes->setValue(recipe.minutes);
     showFactors();
     target->show(recipe);
     showing = false;
@@ -343,6 +367,7 @@ void PipelinePanel::Private::collect()
     recipe.averageRank = average->value();
     recipe.share = share->value() / 100;
     recipe.factors = factors->currentData().toString().toStdString();
+    recipe.minutes = minutes->value();
     target->write(recipe);
     // Rows that say nothing with the choices above them.
     const MethodInfo* selector = select->info();
@@ -378,7 +403,7 @@ void PipelinePanel::Private::refreshButtons()
     run->setToolTip(forRun.isEmpty() ? tr("Make a plan with the stages above") : forRun);
     find->setEnabled(forFind.isEmpty());
     find->setToolTip(forFind.isEmpty()
-                         ? tr("Measures candidates on the calibration text and exchanges experts between layers while that helps")
+                         ? tr("Measures the plan on screen, other methods' and its own on the calibration text, experts and ranks together")
                          : forFind);
     reason->setText(forRun);
     reason->setFont(fontFor(FontRole::Small));

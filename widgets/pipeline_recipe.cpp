@@ -88,7 +88,8 @@ Json viewJson(const PipelineRecipe& r)
             {"average_rank", r.averageRank},
             {"share", r.share},
             {"factors", r.factors},
-            {"seed", r.seed}};
+            {"seed", r.seed},
+            {"minutes", r.minutes}};
 }
 
 PipelineRecipe recipeFromViewJson(const Json& view, PipelineRecipe r)
@@ -127,6 +128,7 @@ PipelineRecipe recipeFromViewJson(const Json& view, PipelineRecipe r)
     real("share", r.share, 0, 0.99);
     if (const Json factors = view.value("factors", Json()); factors.is_string()) r.factors = factors.get<std::string>();
     whole("seed", r.seed, 0, std::int64_t{1} << 31);
+    real("minutes", r.minutes, 0, 10000);
     return r;
 }
 
@@ -156,6 +158,13 @@ PipelineRecipe withPreset(PipelineRecipe r, PipelinePreset preset)
             break;
     }
     return r;
+}
+
+PipelineRecipe findRecipe(const PipelineRecipe& recipe)
+{
+    PipelineRecipe find = withPreset(recipe, PipelinePreset::Verified);
+    if (recipe.minutes > 0) find.allocate.params["minutes"] = recipe.minutes;
+    return find;
 }
 
 std::optional<PipelinePreset> presetOf(const PipelineRecipe& r)

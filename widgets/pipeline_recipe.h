@@ -43,6 +43,7 @@ struct PipelineRecipe {
     double share = 0.25;  // of the expert parameters to decompose away, in [0, 1)
     std::string factors;  // method id; empty: the best that the profile allows
     std::int64_t seed = 0;
+    double minutes = 0;  // that "Find a plan for this size" may take; 0 = until nothing helps
 
     bool operator==(const PipelineRecipe&) const = default;
 };
@@ -57,6 +58,10 @@ enum class PipelinePreset { MoeI2, UniformReap, Verified };
 // Methods and switches of the preset; target, seed and the settings of stages that are off stay.
 PipelineRecipe withPreset(PipelineRecipe recipe, PipelinePreset preset);
 std::optional<PipelinePreset> presetOf(const PipelineRecipe& recipe);
+
+// What "Find a plan for this size" runs: the verified search with this recipe's target, switches of the target, seed and minutes. Ranks
+// belong to its answer, so no rule is asked for.
+PipelineRecipe findRecipe(const PipelineRecipe& recipe);
 
 // "75.0 %" or "10.8 MiB".
 QString targetText(const PipelineRecipe& recipe, const ModelShape& shape);

@@ -88,8 +88,9 @@ SearchFacts SearchFactsOf::layer(int layer) const
     if (search.finished)
         where += format::kDot + tr("searched");
     else if (search.generation >= 0)
-        where += format::kDot + (state_.generations > 0 ? tr("generation %1").arg(format::countOf(search.generation, state_.generations))
-                                                        : tr("step %1").arg(format::count(search.generation)));
+        where += format::kDot + (state_.generations > 0 && !search.enumerated
+                                     ? tr("generation %1").arg(format::countOf(search.generation, state_.generations))
+                                     : tr("step %1").arg(format::count(search.generation)));
     facts.rows.emplace_back(tr("layer"), where);
     if (!search.kept.empty())
         facts.rows.emplace_back(
@@ -118,13 +119,23 @@ SearchFacts SearchFactsOf::plans() const
     std::size_t best = 0;
     for (std::size_t i = 0; i < plans.size(); ++i)
         if (plans[i].accepted) best = i;
-    const double gain = plans[best].nll - plans.front().nll;
-    facts.number = best == 0 ? QStringLiteral("0") : format::signedNumber(gain, kNllDecimals);
-    facts.line = tr("NLL per token against \"%1\"").arg(plans.front().name);
-    facts.rows.emplace_back(tr("best"), plans[best].name);
-    facts.rows.emplace_back(tr("NLL"), nll(plans[best].nll));
-    facts.rows.emplace_back(tr("first"), nll(plans.front().nll));
-    facts.rows.emplace_back(tr("measured"), tr("%n plan(s)", nullptr, static_cast<int>(plans.size())));
+    const QString measured = tr("%n plan(s)", nullptr, static_cast<int>(plans.size()));
+    if (plans[best].rise) {
+        facts.number = format::signedNumber(*plans[best].rise, kNllDecimals);
+        facts.line = compact_ ? tr("NLL of the best against dense") : tr("NLL per token of the best against the dense model");
+        facts.rows.emplace_back(tr("best"), plans[best].name);
+        facts.rows.emplace_back(tr("NLL"), nll(plans[best].nll));
+        facts.rows.emplace_back(tr("measured"), measured);
+        if (plans.back().passes) facts.rows.emplace_back(tr("passes"), tr("%1 of the model").arg(format::number(*plans.back().passes, 1)));
+    } else {
+        const double gain = plans[best].nll - plans.front().nll;
+        facts.number = best == 0 ? QStringLiteral("0") : format::signedNumber(gain, kNllDecimals);
+        facts.line = tr("NLL per token against \"%1\"").arg(plans.front().name);
+        facts.rows.emplace_back(tr("best"), plans[best].name);
+        facts.rows.emplace_back(tr("NLL"), nll(plans[best].nll));
+        facts.rows.emplace_back(tr("first"), nll(plans.front().nll));
+        facts.rows.emplace_back(tr("measured"), measured);
+    }
     const MeasuredPlan& last = plans.back();
     if (plans.size() > 1) {
         facts.rows.emplace_back(tr("last"), last.name);
@@ -164,6 +175,8 @@ SearchCurve SearchFactsOf::layerCurve(int layer) const
     line.xLabel = state_.generations > 0 ? tr("generation") : tr("step");
     line.bestName = tr("best");
     if (const auto it = state_.layers.find(layer); it != state_.layers.end()) {
+        // A layer with few sets has all of them tried, in steps.
+        if (it->second.enumerated) line.xLabel = tr("step");
         line.best = it->second.trace;
         if (line.best.empty() && it->second.best) line.best = {*it->second.best};
         line.reference = it->second.reference;
@@ -206,24 +219,31 @@ SearchBars SearchFactsOf::layerBars(int current) const
 
 SearchCurve SearchFactsOf::planCurve() const
 {
+    const auto& plans = state_.measured;
+    // Losses on different windows cannot be compared, differences to the dense model on the same windows can.
+    const bool rises =
+        !plans.empty() && std::all_of(plans.begin(), plans.end(), [](const MeasuredPlan& plan) { return plan.rise && plan.passes; });
+    const auto value = [&](const MeasuredPlan& plan) { return rises ? *plan.rise : plan.nll; };
     SearchCurve line;
-    line.title = tr("NLL per token of measured plans");
-    line.xLabel = tr("plan");
-    line.first = 1;
+    line.title = rises ? tr("rise of NLL per token of measured plans") : tr("NLL per token of measured plans");
+    line.xLabel = rises ? tr("passes of the model") : tr("plan");
+    line.first = rises ? 0 : 1;
     line.bestName = tr("best");
     line.decimals = kNllDecimals;
     line.growing = state_.running();
     double best = std::nan("");
-    for (const MeasuredPlan& plan : state_.measured) {
-        if (plan.accepted || std::isnan(best)) best = plan.nll;
+    for (const MeasuredPlan& plan : plans) {
+        if (plan.accepted || std::isnan(best)) best = value(plan);
         line.best.push_back(best);
-        QString words = plan.name + format::kDot + nll(plan.nll);
+        if (rises) line.xs.push_back(*plan.passes);
+        QString words = plan.name + format::kDot + (rises ? format::signedNumber(*plan.rise, kNllDecimals) : nll(plan.nll));
         if (plan.error > 0) words += format::kDot + changeOf(plan);
+        if (plan.windows > 0) words += format::kDot + tr("%n window(s)", nullptr, plan.windows);
         words += format::kDot + (plan.accepted ? tr("taken") : tr("not taken"));
-        line.points.push_back({plan.nll, plan.error, plan.accepted, words});
+        line.points.push_back({value(plan), plan.error, plan.accepted, words});
     }
-    if (!state_.measured.empty()) {
-        line.reference = state_.measured.front().nll;
+    if (!plans.empty() && !rises) {
+        line.reference = plans.front().nll;
         line.referenceName = tr("first");
     }
     return line;
@@ -235,10 +255,6 @@ SearchBars SearchFactsOf::planBars(int current) const
     all.title = compact_ ? tr("NLL, one layer pruned") : tr("rise of NLL, one layer pruned");
     all.xLabel = tr("layer");
     all.percent = false;
-    // As a rise over the layer that matters least: the losses themselves differ by little.
-    double least = 1e300;
-    for (const auto& [layer, loss] : state_.alone)
-        least = std::min(least, loss);
     for (const LayerShape& shape : state_.shape.layers) {
         if (shape.experts == 0) continue;
         SearchBar bar = barOf(shape);
@@ -247,8 +263,8 @@ SearchBars SearchFactsOf::planBars(int current) const
             bar.words = tr("locked");
         } else if (const auto it = state_.alone.find(shape.index); it != state_.alone.end()) {
             bar.state = SearchBar::State::Done;
-            bar.value = it->second - least;
-            bar.words = tr("NLL %1 when only this layer is pruned").arg(nll(it->second));
+            bar.value = it->second;
+            bar.words = tr("NLL %1 when only this layer is pruned").arg(format::signedNumber(it->second, kNllDecimals));
         } else {
             bar.words = tr("not measured alone");
         }

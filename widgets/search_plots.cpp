@@ -182,8 +182,8 @@ void SearchCurvePlot::refresh()
     }
     const double pad = std::max((high - low) * 0.10, std::max(1e-9, std::abs(high) * 0.01));
     yAxis->setRange(low - pad, high + pad);
-    const int last = m_curve.first + std::max(0, tableRows() - 1);
-    const int most = std::max({m_curve.most, last, m_curve.first + 1});
+    const double last = tableRows() > 0 ? xOf(tableRows() - 1) : m_curve.first;
+    const int most = std::max({m_curve.most, static_cast<int>(std::ceil(last)), m_curve.first + 1});
     xAxis->setRange(m_curve.first - (m_curve.points.empty() ? 0.0 : 0.5), most + (m_curve.points.empty() ? 0.0 : 0.5));
 
     const QVector<double> ys = any ? roundTicks(low - pad, high + pad, 4) : QVector<double>();
@@ -210,7 +210,12 @@ void SearchCurvePlot::refresh()
     replot(QCustomPlot::rpQueuedReplot);
 }
 
-QPointF SearchCurvePlot::at(int row, double y) const { return {xAxis->coordToPixel(m_curve.first + row), yAxis->coordToPixel(y)}; }
+double SearchCurvePlot::xOf(int row) const
+{
+    return row < static_cast<int>(m_curve.xs.size()) ? m_curve.xs[static_cast<std::size_t>(row)] : m_curve.first + row;
+}
+
+QPointF SearchCurvePlot::at(int row, double y) const { return {xAxis->coordToPixel(xOf(row)), yAxis->coordToPixel(y)}; }
 
 void SearchCurvePlot::drawLabels(QCPPainter* painter)
 {
@@ -299,7 +304,11 @@ void SearchCurvePlot::drawLabels(QCPPainter* painter)
     if (showsKeyFocus()) paintFocusRing(painter, rect(), 0);
 }
 
-QString SearchCurvePlot::tableRowName(int row) const { return tr("%1 %2").arg(m_curve.xLabel).arg(m_curve.first + row); }
+QString SearchCurvePlot::tableRowName(int row) const
+{
+    const QString x = m_curve.xs.empty() ? QString::number(m_curve.first + row) : format::number(xOf(row), 1);
+    return tr("%1 %2").arg(m_curve.xLabel, x);
+}
 
 QString SearchCurvePlot::tableCellValue(int row, int) const
 {
@@ -317,7 +326,19 @@ QRect SearchCurvePlot::tableCellRect(int row, int) const
 
 int SearchCurvePlot::rowAt(const QPointF& position) const
 {
-    const int row = static_cast<int>(std::lround(xAxis->pixelToCoord(position.x()))) - m_curve.first;
+    int row = static_cast<int>(std::lround(xAxis->pixelToCoord(position.x()))) - m_curve.first;
+    if (!m_curve.xs.empty()) {
+        // Of several at one place the nearest in both directions.
+        double nearest = 1e300;
+        for (int i = 0; i < tableRows(); ++i) {
+            const auto index = static_cast<std::size_t>(i);
+            const QPointF offset = at(i, index < m_curve.points.size() ? m_curve.points[index].y : m_curve.best[index]) - position;
+            if (const double distance = std::hypot(offset.x(), offset.y()); distance < nearest) {
+                nearest = distance;
+                row = i;
+            }
+        }
+    }
     return axisRect()->rect().contains(position.toPoint()) && row >= 0 && row < tableRows() ? row : -1;
 }
 

@@ -26,6 +26,7 @@ struct SearchCurve {
     QString xLabel;  // "generation"
     int first = 0;   // x of the first value
     std::vector<double> best;
+    std::vector<double> xs;     // of each value, ascending; empty: first, first + 1, ..
     std::vector<Point> points;  // single measurements, at the same x as `best`
     std::optional<double> reference;
     QString referenceName;  // "by reap"
@@ -103,6 +104,7 @@ private:
     void drawLabels(QCPPainter* painter) override;
     int rowAt(const QPointF& position) const override;
     QString valueText(double value) const;
+    double xOf(int row) const;
     QPointF at(int row, double y) const;
 
     SearchCurve m_curve;

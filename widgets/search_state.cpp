@@ -105,6 +105,9 @@ void SearchState::take(const Json& partial)
             plan.nll = partial["nll"].get<double>();
             plan.change = numberOf(partial, "change").value_or(0);
             plan.error = numberOf(partial, "error").value_or(0);
+            plan.rise = numberOf(partial, "rise");
+            plan.passes = numberOf(partial, "passes");
+            plan.windows = static_cast<int>(numberOf(partial, "windows").value_or(0));
             plan.accepted = partial.value("accepted", Json()) == Json(true);
             measured.push_back(std::move(plan));
         }
@@ -115,6 +118,7 @@ void SearchState::take(const Json& partial)
         if (const auto x = numberOf(partial, "reference_loss")) search.reference = x;
         if (const auto x = numberOf(partial, "output_norm")) search.outputNorm = x;
         if (std::vector<double> trace = numbersOf(partial.value("trace", Json())); !trace.empty()) search.trace = std::move(trace);
+        search.enumerated = partial.value("enumerated", Json(search.enumerated)) == Json(true);
         if (partial.value("generation", Json()).is_number_integer()) search.generation = partial["generation"].get<int>();
         if (partial.value("evaluated", Json()).is_number_integer()) search.evaluated = partial["evaluated"].get<std::int64_t>();
         if (partial.value("finished", Json()) == Json(true)) {
@@ -134,6 +138,58 @@ void SearchState::take(const Json& partial)
         block.best = (chosen.is_object() ? numberOf(chosen, "loss") : std::nullopt).value_or(std::nan(""));
         blocks.push_back(std::move(block));
     }
+}
+
+Json viewJson(const SearchState& search)
+{
+    if (search.running() || search.phase == SearchState::Phase::None || search.measured.empty()) return nullptr;
+    Json measured = Json::array();
+    for (const MeasuredPlan& plan : search.measured)
+        measured.push_back({{"name", plan.name.toStdString()},
+                            {"nll", plan.nll},
+                            {"change", plan.change},
+                            {"error", plan.error},
+                            {"rise", plan.rise ? Json(*plan.rise) : Json()},
+                            {"passes", plan.passes ? Json(*plan.passes) : Json()},
+                            {"windows", plan.windows},
+                            {"accepted", plan.accepted}});
+    Json alone = Json::array();
+    for (const auto& [layer, rise] : search.alone)
+        alone.push_back({{"layer", layer}, {"alone", rise}});
+    return {{"title", search.title.toStdString()},
+            {"name", search.name.toStdString()},
+            {"recipe", viewJson(search.recipe)},
+            {"measured", std::move(measured)},
+            {"alone", std::move(alone)},
+            {"finished", search.phase == SearchState::Phase::Finished},
+            {"ended", search.ended.toSecsSinceEpoch()},
+            {"seconds", search.seconds}};
+}
+
+SearchState searchFromViewJson(const Json& view, const ModelShape& shape)
+{
+    SearchState search;
+    if (!view.is_object()) return search;
+    search.shape = shape;
+    search.base = CompressionPlan::identity(shape);
+    search.recipe = recipeFromViewJson(view.value("recipe", Json()), {});
+    for (const char* list : {"alone", "measured"})
+        for (Json item : view.value(list, Json::array()))
+            if (item.is_object()) {
+                item["stage"] = "allocate";
+                search.take(item);
+            }
+    if (search.measured.empty()) return {};
+    const auto text = [&](const char* key) {
+        const Json value = view.value(key, Json());
+        return value.is_string() ? QString::fromStdString(value.get<std::string>()) : QString();
+    };
+    search.title = text("title");
+    search.name = text("name");
+    search.phase = view.value("finished", Json()) == Json(false) ? SearchState::Phase::Cancelled : SearchState::Phase::Finished;
+    search.ended = QDateTime::fromSecsSinceEpoch(static_cast<qint64>(numberOf(view, "ended").value_or(0)));
+    search.seconds = numberOf(view, "seconds").value_or(0);
+    return search;
 }
 
 }  // namespace espalier

@@ -27,6 +27,7 @@ struct LayerSearch {
     std::int64_t evaluated = 0;
     int generation = -1;
     bool finished = false;
+    bool enumerated = false;  // every set was tried, in steps that are no generations
 
     std::optional<double> gain() const;  // best / reference - 1
 };
@@ -37,6 +38,9 @@ struct MeasuredPlan {
     double nll = 0;
     double change = 0;  // paired, to the plan that was best then
     double error = 0;
+    std::optional<double> rise;    // of the loss against the whole model, paired on the windows measured
+    std::optional<double> passes;  // full passes of the model until then
+    int windows = 0;               // that it was measured on; 0: not said
     bool accepted = false;
 };
 
@@ -65,7 +69,7 @@ struct SearchState {
     std::string stage;  // "allocate", "select", "receptive-field", "rank"; empty: not begun
     std::map<int, LayerSearch> layers;
     int currentLayer = -1;        // that reported last
-    std::map<int, double> alone;  // verified: loss when only this layer gives up its share
+    std::map<int, double> alone;  // verified: rise of the loss when only this layer gives up its share
     std::vector<MeasuredPlan> measured;
     std::vector<SearchBlock> blocks;
     int curves = 0;  // layers whose error curve is known (allocate)
@@ -86,5 +90,10 @@ struct SearchState {
     // Takes in one partial result; what it does not know is passed over.
     void take(const Json& partial);
 };
+
+// The measured plans of an ended search and how it ended, for the session; null where there is nothing to keep.
+Json viewJson(const SearchState& search);
+// Back again, as a search of this model that ended; phase None where it cannot be read.
+SearchState searchFromViewJson(const Json& view, const ModelShape& shape);
 
 }  // namespace espalier

@@ -133,6 +133,15 @@ private:
         return profile;
     }
 
+    Status openSources()
+    {
+        if (!m_sources.empty()) return {};
+        ESPALIER_TRY(auto parts, ProfileParts::open(m_profilePath));
+        m_sources.push_back(std::move(parts));
+        m_model->setFactorSources(m_sources);
+        return {};
+    }
+
     Result<PlanOutcome> makePlanFile(const ProfileData& profile, const TokenWindows& windows, const PlanRecipe& recipe)
     {
         PlanOutcome outcome;
@@ -143,6 +152,8 @@ private:
             inputs.windows = windows;
             inputs.batch = batchFactoryFor(m_invocation.options.device);
             inputs.model = [this]() -> Result<MoeModel*> { return m_model.get(); };
+            // The verified allocator measures plans with ranks of its own.
+            if (recipe.allocate == "verified" && profile.has("factors")) ESPALIER_CHECK_OK(openSources());
             ESPALIER_TRY(SearchState state, openSearchState(m_work / "search.jsonl", m_options.resume, inputs, recipe, m_invocation));
             inputs.state = &state;
             Result<PlanOutcome> made = makePlan(inputs, recipe, m_invocation.job);
@@ -154,9 +165,7 @@ private:
         }));
         m_invocation.warnings.insert(m_invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
         if (outcome.plan.hasRanks()) {
-            ESPALIER_TRY(auto parts, ProfileParts::open(m_profilePath));
-            m_sources.push_back(std::move(parts));
-            m_model->setFactorSources(m_sources);
+            ESPALIER_CHECK_OK(openSources());
             ESPALIER_TRY(const auto source, factorSourceFor(outcome.plan, m_sources, m_checkpoint->fingerprint()));
             for (std::string& warning : factorWarnings(outcome.plan, source.get()))
                 m_invocation.warnings.push_back(std::move(warning));

@@ -69,6 +69,10 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
         ESPALIER_TRY(sources, openProfiles({options.profile}));
         base = withGivenProfile(base, sources);
     }
+    // The verified allocator measures plans with ranks of its own.
+    if (sources.empty() && recipe.allocate == "verified" && data.has("factors")) {
+        ESPALIER_TRY(sources, openProfiles({options.profile}));
+    }
     std::unique_ptr<MoeModel> model;
     PlanInputs inputs{checkpoint, data, profileHash, base};
     inputs.batch = batchFactoryFor(invocation.options.device);

@@ -9,10 +9,11 @@
 #include "profile/profile_pass.h"
 #include "rank_curves.h"
 #include "score/scorer.h"
+#include "search/rank_budget.h"
 #include "search_state.h"
 #include "shared_windows.h"
 #include "stage_job.h"
-#include "verified_counts.h"
+#include "verified_search.h"
 #include "work.h"
 
 #include <fmt/format.h>
@@ -48,7 +49,8 @@ public:
           m_shape(inputs.checkpoint->shape()),
           m_base(inputs.base.withModel(planModelOf(*inputs.checkpoint))),
           m_state(inputs.state),
-          m_job(job)
+          m_part(job),
+          m_job(m_part)
     {
     }
 
@@ -60,10 +62,15 @@ public:
             return textNeeded(m_recipe.receptiveField ? "The receptive field" : "The verified allocator");
         ESPALIER_CHECK_OK(checkRecipeNeeds(m_recipe, m_inputs.profile));
         ESPALIER_TRY(m_scores, score(m_inputs.profile, m_recipe.score, m_recipe.paramsOf("score")));
+        begin(Part::Curves);
         ESPALIER_CHECK_OK(prepareRequest());
         const bool joint = m_recipe.allocate == "exact" && m_recipe.ranks && m_recipe.rankRule == "exact";
         if (m_recipe.bytes && joint) {
             ESPALIER_CHECK_OK(solveBytes());
+        } else if (m_recipe.bytes && m_recipe.allocate == "verified" && !m_recipe.ranks) {
+            ESPALIER_CHECK_OK(searchVerifiedPlan(std::nullopt));
+            ESPALIER_CHECK_OK(selectSets());
+            ESPALIER_CHECK_OK(chooseSets());
         } else if (m_recipe.bytes) {
             ESPALIER_CHECK_OK(fitBytes());
         } else {
@@ -80,6 +87,38 @@ public:
 
 private:
     using Clock = std::chrono::steady_clock;
+
+    // What each part takes of the whole, roughly: on the demo model with the window's text.
+    enum class Part { Curves, Allocate, Select, Field, Rank, End };
+    double weightOf(Part part) const
+    {
+        switch (part) {
+            case Part::Curves:
+                return m_recipe.allocate == "exact" || m_recipe.allocate == "verified" ? 2 : 0;
+            case Part::Allocate:
+                return m_recipe.allocate == "verified" ? 20 : 0;
+            case Part::Select:
+                return m_recipe.select == "ranking" ? 0.1 : 5;
+            case Part::Field:
+                return m_recipe.receptiveField ? 5 : 0;
+            case Part::Rank:
+                return m_recipe.ranks ? 0.5 : 0;
+            case Part::End:
+                break;
+        }
+        return 0;
+    }
+    void begin(Part part)
+    {
+        double all = 0;
+        double before = 0;
+        for (int i = 0; i < static_cast<int>(Part::End); ++i) {
+            const double weight = weightOf(static_cast<Part>(i));
+            all += weight;
+            if (i < static_cast<int>(part)) before += weight;
+        }
+        m_part.begin(before / all, (before + weightOf(part)) / all);
+    }
 
     Status prepareRequest()
     {
@@ -114,32 +153,65 @@ private:
 
     Status allocateCounts(int total)
     {
+        if (m_recipe.allocate == "verified") return searchVerifiedPlan(total);
         const auto started = Clock::now();
+        ESPALIER_TRY(m_outcome.keep, counts(total));
+        stage("allocate", started, {{"method", m_recipe.allocate}, {"keep", m_outcome.keep}});
+        return stopped();
+    }
+
+    // So many experts, or the bytes of the recipe.
+    Status searchVerifiedPlan(std::optional<int> total)
+    {
+        const auto started = Clock::now();
+        begin(Part::Allocate);
+        StageJob job(m_job, "allocate");
+        ESPALIER_TRY(Evaluator * evaluator, this->evaluator());
+        VerifiedProblem problem{
+            .inputs = m_inputs,
+            .base = m_base,
+            .keepTotal = total,
+            .bytes = total ? std::nullopt : m_recipe.bytes,
+            .uniformCount = m_recipe.uniformCount,
+            .seed = m_recipe.seed,
+            .request = m_request,
+            .curves = m_curves,
+            .factors = factorSettings(),
+            .ranked = {},
+            .measure = [this](const CompressionPlan& plan, std::span<const int> windows) { return measure(plan, windows); },
+            .groups = raceOrder(evaluator->groups()),
+            .clock = sharedClock()};
+        if (m_recipe.ranks) problem.ranked = [this](const CompressionPlan& plan) { return ranked(plan); };
+        ESPALIER_TRY(VerifiedAnswer verified, searchVerified(problem, m_recipe.paramsOf("allocate"), job));
+        m_outcome.search = std::move(verified.search);
+        m_withSets = std::move(verified.withSets);
+        m_outcome.keep.assign(m_shape.layers.size(), 0);
+        for (const LayerShape& layer : m_shape.layers)
+            if (layer.moe)
+                m_outcome.keep[static_cast<std::size_t>(layer.index)] =
+                    static_cast<int>(m_outcome.search->plan.layer(layer.index).kept.size());
         Json detail = {{"method", m_recipe.allocate}};
-        if (m_recipe.allocate == "verified") {
-            StageJob job(m_job, "allocate");
-            const auto measure = [this](const CompressionPlan& plan) { return this->measure(plan); };
-            const VerifiedProblem problem{m_inputs, m_base, total, m_request, m_curves, measure};
-            ESPALIER_TRY(VerifiedCounts verified, verifyCounts(problem, m_recipe.paramsOf("allocate"), job));
-            m_outcome.keep.assign(m_shape.layers.size(), 0);
-            for (const LayerShape& layer : m_shape.layers)
-                if (layer.moe)
-                    m_outcome.keep[static_cast<std::size_t>(layer.index)] =
-                        static_cast<int>(verified.exchange.plan.layer(layer.index).kept.size());
-            m_outcome.exchange = std::move(verified.exchange);
-            m_rankValue = std::move(verified.rankValue);
-            detail.update(verified.detail);
-        } else {
-            ESPALIER_TRY(m_outcome.keep, counts(total));
-        }
+        detail.update(verified.detail);
         detail["keep"] = m_outcome.keep;
         stage("allocate", started, std::move(detail));
         return stopped();
     }
 
+    // Seconds, the same for all processes: they have to take every turn together.
+    std::function<double()> sharedClock() const
+    {
+        if (!shared()) return {};
+        return [this, last = 0.0]() mutable {
+            const double own = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+            if (const auto all = m_inputs.processes->exchange(Json(own)); all.ok()) last = all->front().get<double>();
+            return last;
+        };
+    }
+
     Status selectSets()
     {
         const auto started = Clock::now();
+        begin(Part::Select);
         StageJob job(m_job, "select");
         SelectOptions options;
         options.bestSets = m_recipe.receptiveField ? m_recipe.receptiveField->sets : 3;
@@ -165,8 +237,8 @@ private:
     Status reportStart(JobContext& job)
     {
         CompressionPlan start;
-        if (m_outcome.exchange) {
-            start = m_outcome.exchange->plan;
+        if (m_outcome.search) {
+            start = m_outcome.search->plan;
         } else {
             ESPALIER_TRY(start, selectByRanking(m_shape, m_base, m_outcome.keep, m_scores));
         }
@@ -302,6 +374,7 @@ private:
     {
         if (m_recipe.receptiveField) {
             const auto started = Clock::now();
+            begin(Part::Field);
             StageJob job(m_job, "receptive-field");
             ReceptiveFieldOptions options;
             options.sets = m_recipe.receptiveField->sets;
@@ -328,41 +401,47 @@ private:
             stage("receptive-field", started, {{"sets", options.sets}, {"block_size", options.blockSize}, {"blocks", std::move(blocks)}});
         }
         ESPALIER_CHECK_OK(stopped());
+        if (m_outcome.search) return chooseMeasured();
         ESPALIER_TRY(m_outcome.plan, ranksHandedOn(m_outcome.plan));
-        if (m_outcome.exchange) ESPALIER_CHECK_OK(holdBytes());
-        if (!m_outcome.exchange || m_outcome.plan.hash() == m_outcome.exchange->plan.hash()) return {};
-        ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(m_outcome.plan));
-        if (pairedDifference(losses, m_outcome.exchange->losses).nll >= 0) m_outcome.plan = m_outcome.exchange->plan;
+        return {};
+    }
+
+    // The chosen sets in place of those that the search measured, at its bytes, if they measurably lose less.
+    Status chooseMeasured()
+    {
+        const PlanSearchResult& found = *m_outcome.search;
+        std::vector<ExpertSet> sets(m_shape.layers.size());
+        for (const LayerShape& layer : m_shape.layers)
+            if (layer.moe && !m_base.layer(layer.index).locked)
+                sets[static_cast<std::size_t>(layer.index)] = m_outcome.plan.layer(layer.index).kept;
+        ESPALIER_TRY(const auto chosen, m_withSets(found.plan, sets));
+        m_outcome.plan = found.plan;
+        if (!chosen || chosen->hash() == found.plan.hash() || found.end == PlanSearchEnd::Cancelled) return {};
+        const auto finished = [this](const CompressionPlan& plan) { return m_recipe.ranks ? ranked(plan) : Result<CompressionPlan>(plan); };
+        ESPALIER_TRY(const CompressionPlan other, finished(*chosen));
+        std::vector<int> windows;
+        for (const WindowLoss& loss : found.losses)
+            windows.push_back(loss.window);
+        ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(other, windows));
+        if (pairedDifference(losses, found.losses).nll < 0) m_outcome.plan = *chosen;
         return {};
     }
 
     // Experts that come back into a plan with ranks take over those of the experts that leave, unless a rank rule follows.
     Result<CompressionPlan> ranksHandedOn(const CompressionPlan& plan)
     {
-        if (!m_base.hasRanks() || (m_recipe.ranks && !m_outcome.exchange)) return plan;
+        if (!m_base.hasRanks() || m_recipe.ranks) return plan;
         std::vector<ExpertSet> sets;
         for (const LayerShape& layer : m_shape.layers)
             sets.push_back(plan.layer(layer.index).kept);
         return withSetsHandingRanksOn(m_shape, m_base, sets);
     }
 
-    // Ranks given back as the exchange did: the chosen sets are compared with it at its bytes.
-    Status holdBytes()
-    {
-        if (!m_base.hasRanks()) return {};
-        const CompressionPlan& exchanged = m_outcome.exchange->plan;
-        ESPALIER_TRY(auto held, heldToBytes(m_shape, m_outcome.plan, planCost(m_shape, exchanged).bytes, m_rankValue));
-        if (held)
-            m_outcome.plan = std::move(held->plan);
-        else
-            m_outcome.plan = exchanged;
-        return {};
-    }
-
     Status assign()
     {
         if (!m_recipe.ranks) return {};
         const auto started = Clock::now();
+        begin(Part::Rank);
         ESPALIER_TRY(m_outcome.plan, ranked(m_outcome.plan));
         stage("rank", started, {{"rule", m_recipe.rankRule}, {"factors", m_outcome.plan.factors().method}});
         StageJob(m_job, "rank").partial({{"plan", toJson(m_outcome.plan)}});
@@ -478,17 +557,29 @@ private:
                         "Choose a larger size, or lower ranks.");
     }
 
-    Result<std::vector<WindowLoss>> measure(const CompressionPlan& plan)
+    Result<Evaluator*> evaluator()
     {
+        if (m_inputs.evaluator) return m_inputs.evaluator;
         ESPALIER_TRY(MoeModel * model, m_inputs.model());
-        Evaluator* evaluator = m_inputs.evaluator;
-        if (!evaluator && !m_evaluator) m_evaluator.emplace(*model, *m_inputs.windows, evaluatorCacheBytes(*model));
-        if (!evaluator) evaluator = &*m_evaluator;
+        if (!m_evaluator) m_evaluator.emplace(*model, *m_inputs.windows, evaluatorCacheBytes(*model));
+        return &*m_evaluator;
+    }
+
+    Result<std::vector<WindowLoss>> measure(const CompressionPlan& plan, std::span<const int> windows)
+    {
+        // Readies the model for the factors of these plans.
+        ESPALIER_TRY([[maybe_unused]] MoeModel * model, m_inputs.model());
+        ESPALIER_TRY(Evaluator * evaluator, this->evaluator());
         const std::vector<WindowLoss> recorded = m_state ? m_state->losses(plan.hash()) : std::vector<WindowLoss>();
         SilentPartials job(m_job);
         ProcessGroup one;
-        ESPALIER_TRY(std::vector<WindowLoss> losses, runShared(*evaluator, plan, recorded, job, shared() ? *m_inputs.processes : one));
-        if (m_state && recorded.size() != losses.size()) record(m_state->add(plan.hash(), losses));
+        ESPALIER_TRY(std::vector<WindowLoss> losses,
+                     runShared(*evaluator, plan, windows, recorded, job, shared() ? *m_inputs.processes : one));
+        std::vector<WindowLoss> fresh;
+        for (const WindowLoss& loss : losses)
+            if (std::none_of(recorded.begin(), recorded.end(), [&](const WindowLoss& other) { return other.window == loss.window; }))
+                fresh.push_back(loss);
+        if (m_state && !fresh.empty()) record(m_state->add(plan.hash(), fresh));
         return losses;
     }
 
@@ -502,12 +593,14 @@ private:
     const ModelShape& m_shape;
     CompressionPlan m_base;
     SearchState* m_state;  // may be null
+    PartJob m_part;
     JobContext& m_job;
     ExpertScores m_scores;
     AllocationRequest m_request;
     std::vector<LayerCurve> m_curves;
     std::shared_ptr<const RankCurves> m_rankCurves;
-    RankValue m_rankValue;  // of the exchange
+    std::function<Result<std::optional<CompressionPlan>>(const CompressionPlan&, const std::vector<ExpertSet>&)>
+        m_withSets;  // of the search
     std::optional<Evaluator> m_evaluator;
     PlanOutcome m_outcome;
 };

@@ -8,9 +8,9 @@
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "recipe.h"
+#include "search/plan_search.h"
 #include "search/receptive_field.h"
 #include "search/selector.h"
-#include "search/verified_exchange.h"
 #include "session/profile_data.h"
 #include "tokenizer/windows.h"
 
@@ -58,19 +58,20 @@ struct PlanOutcome {
     std::vector<int> keep;              // per decoder layer
     std::vector<Selection> selections;  // per decoder layer
     std::optional<ReceptiveField> receptiveField;
-    std::optional<ExchangeResult> exchange;  // of the verified allocator
+    std::optional<PlanSearchResult> search;  // of the verified allocator
     std::vector<PlanStage> stages;
     std::vector<std::string> warnings;
 };
 
 // Partial results, each with "stage":
-//   "allocate"         those of layerCurves and exchangeVerified; {"layer","alone"}: the loss when only this layer gives up its share
+//   "allocate"         those of layerCurves and searchPlans
 //   "select"           {"plan","keep"} once: what the search improves on; then those of selectLayers; {"layer","finished","kept",
 //                      "best_loss","reference_loss","output_norm","evaluated","trace"} for every layer that ends
 //   "receptive-field"  those of chooseByBlocks
 //   "rank"             {"plan"}
-// Every "plan" is complete and valid. Errors: those of the parts and of checkRecipe, profile.missing_statistics before anything runs,
-// plan.text_needed (usage) where a stage runs the model and there are no windows; cancelled.
+// Every "plan" is complete and valid. Progress counts thousandths of the whole (phase "search"). Errors: those of the parts and of
+// checkRecipe, profile.missing_statistics before anything runs, plan.text_needed (usage) where a stage runs the model and there are no
+// windows; cancelled.
 Result<PlanOutcome> makePlan(const PlanInputs& inputs, const PlanRecipe& recipe, JobContext& job);
 
 Json toJson(const PlanStage& stage);

@@ -5,7 +5,7 @@
 #include "score/scorer.h"
 #include "search/receptive_field.h"
 #include "search/selector.h"
-#include "search/verified_exchange.h"
+#include "search/plan_search.h"
 
 #include <fmt/format.h>
 
@@ -39,7 +39,7 @@ Json settingsJson(const PlanRecipe& recipe, const std::string& slot)
 Result<std::vector<std::pair<MethodInfo, std::string>>> methodsOf(const PlanRecipe& recipe)
 {
     std::vector<MethodInfo> allocate = allocators();
-    allocate.push_back(verifiedExchangeInfo());
+    allocate.push_back(verifiedInfo());
     struct Chosen {
         const std::vector<MethodInfo>& known;
         const std::string& id;

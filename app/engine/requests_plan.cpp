@@ -4,6 +4,7 @@
 #include "planner.h"
 #include "profile/profile_windows.h"
 #include "search_device.h"
+#include "search_state.h"
 #include "session/profile_file.h"
 #include "work.h"
 
@@ -69,17 +70,25 @@ struct PlanRequest {
     PlanRecipe recipe;
     TextOptions text;    // calibration; none: the profile's own windows
     TextOptions locked;  // no search sees it
+    std::string state;   // file in which a search is kept while it runs; empty: nowhere
+    bool resume = false;
 };
 
-Json exchangeJson(const std::optional<ExchangeResult>& exchange)
+Json searchJson(const std::optional<PlanSearchResult>& search)
 {
-    if (!exchange) return nullptr;
-    return {{"measured", exchange->measured},
-            {"moves", exchange->moves},
-            {"rank_given_back", exchange->rankGivenBack},
-            {"end", exchangeEndName(exchange->end)},
-            {"change", differenceJson(exchange->change)},
-            {"locked_change", exchange->lockedChange ? differenceJson(*exchange->lockedChange) : Json()}};
+    if (!search) return nullptr;
+    Json trace = Json::array();
+    for (const PlanSearchStep& step : search->trace)
+        trace.push_back(toJson(step));
+    return {{"measured", search->measured},
+            {"moves", search->moves},
+            {"passes", search->passes},
+            {"rank_given_back", search->rankGivenBack},
+            {"end", planSearchEndName(search->end)},
+            {"change", differenceJson(search->change)},
+            {"against_given", search->againstFirst ? differenceJson(*search->againstFirst) : Json()},
+            {"locked_change", search->lockedChange ? differenceJson(*search->lockedChange) : Json()},
+            {"trace", std::move(trace)}};
 }
 
 Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext& job)
@@ -100,6 +109,10 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
             ESPALIER_TRY(sources, models.factorSources(request.profile));
             base = withGivenProfile(base, sources);
         }
+    }
+    // The verified allocator measures plans with ranks of its own.
+    if (sources.empty() && request.recipe.allocate == "verified" && profile->has("factors")) {
+        ESPALIER_TRY(sources, models.factorSources(request.profile));
     }
     PlanInputs inputs{checkpoint, *profile, profileHash, base};
     inputs.batch = batchFactoryFor(models.options().device);
@@ -140,7 +153,19 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
     }
     PlanRecipe recipe = request.recipe;
     recipe.threads = models.options().threads;
+    std::optional<SearchState> state;
+    if (!request.state.empty()) {
+        const bool bf16 = computeTypeFor(models.options().dtype, *checkpoint) == ComputeType::Bf16;
+        Result<SearchState> opened = SearchState::open(request.state, searchKey(inputs, recipe, bf16 ? "bf16" : "fp32"), request.resume);
+        // That it cannot be written costs the chance to resume, not the search.
+        if (opened.ok())
+            state.emplace(std::move(opened).value());
+        else
+            warnings.push_back(opened.error().describe());
+        inputs.state = state ? &*state : nullptr;
+    }
     ESPALIER_TRY(const PlanOutcome outcome, makePlan(inputs, recipe, job));
+    if (state) state->remove();
     warnings.insert(warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
     Json stages = Json::array();
     for (const PlanStage& stage : outcome.stages)
@@ -149,8 +174,9 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
                 {"plan_hash", outcome.plan.hash()},
                 {"keep", outcome.keep},
                 {"stages", std::move(stages)},
-                {"warnings", warnings},
-                {"exchange", exchangeJson(outcome.exchange)},
+                {"warnings", std::move(warnings)},
+                {"recovered", state ? state->recovered() : 0},
+                {"exchange", searchJson(outcome.search)},
                 {"cost", costJson(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape)))},
                 {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()}};
 }
@@ -169,6 +195,8 @@ void plan(RequestCall& call)
     request.locked.firstWindow = request.locked.spread = 0;
     request.locked.ids.clear();
     request.locked.text = params.paths("locked");
+    request.state = params.text("state", false);
+    request.resume = params.flag("resume", false);
     if (call.refused()) return;
     if (const Status recipe = checkRecipe(request.recipe); !recipe.ok()) return call.fail(recipe.error());
     // Every stage asks between two steps whether to stop; an interactive evaluation runs there and the search goes on.

@@ -91,7 +91,8 @@ void SearchState::take(const Json& line)
         if (Result<FieldBlock> block = fieldBlockFromJson(*at); block.ok())
             m_blocks.emplace_back(line.value("inputs", ""), std::move(block).value());
     } else if (const auto found = line.find("losses"); found != line.end() && found->is_array()) {
-        std::vector<WindowLoss> losses;
+        // A race measures a plan on a few windows at a time.
+        std::vector<WindowLoss> losses = this->losses(line.value("plan", ""));
         for (const Json& item : *found) {
             if (!item.is_array() || item.size() != 3 || !item[0].is_number_integer() || !item[1].is_number() ||
                 !item[2].is_number_integer())
@@ -146,6 +147,8 @@ Status SearchState::add(const std::string& planHash, const std::vector<WindowLos
     Json list = Json::array();
     for (const WindowLoss& loss : losses)
         list.push_back({loss.window, loss.nll, loss.tokens});
+    std::vector<WindowLoss>& all = m_losses[planHash];
+    all.insert(all.end(), losses.begin(), losses.end());
     return append({{"plan", planHash}, {"losses", std::move(list)}});
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 namespace espalier
 {
@@ -34,14 +35,30 @@ Result<std::vector<WindowLoss>> gather(const std::vector<WindowLoss>& own, Proce
 Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const CompressionPlan& plan, const std::vector<WindowLoss>& known,
                                           JobContext& job, ProcessGroup& processes)
 {
-    if (processes.alone()) return evaluator.run(plan, firstWindows(evaluator.windowCount()), known, job);
+    return runShared(evaluator, plan, firstWindows(evaluator.windowCount()), known, job, processes);
+}
+
+Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const CompressionPlan& plan, std::span<const int> windows,
+                                          const std::vector<WindowLoss>& known, JobContext& job, ProcessGroup& processes)
+{
+    if (processes.alone()) return evaluator.run(plan, windows, known, job);
     ESPALIER_TRY(const std::vector<WindowLoss> earlier, gather(known, processes));
+    const std::set<int> wanted(windows.begin(), windows.end());
     std::vector<int> own;
     std::size_t index = 0;
     for (const std::vector<int>& group : evaluator.groups())
-        if (processes.owns(index++)) own.insert(own.end(), group.begin(), group.end());
+        if (processes.owns(index++))
+            for (const int window : group)
+                if (wanted.contains(window)) own.push_back(window);
     ESPALIER_TRY(const std::vector<WindowLoss> losses, evaluator.run(plan, own, earlier, job));
-    return gather(losses, processes);
+    ESPALIER_TRY(const std::vector<WindowLoss> all, gather(losses, processes));
+    std::map<int, WindowLoss> byWindow;
+    for (const WindowLoss& loss : all)
+        byWindow[loss.window] = loss;
+    std::vector<WindowLoss> result;
+    for (const int window : windows)
+        result.push_back(byWindow.at(window));
+    return result;
 }
 
 Result<std::vector<WindowDivergence>> divergenceShared(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,

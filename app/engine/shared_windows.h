@@ -10,6 +10,7 @@
 #include "plan/compression_plan.h"
 #include "process_group.h"
 
+#include <span>
 #include <vector>
 
 namespace espalier
@@ -19,6 +20,9 @@ namespace espalier
 // other runs again. Errors: those of Evaluator::run, and of another process.
 Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const CompressionPlan& plan, const std::vector<WindowLoss>& known,
                                           JobContext& job, ProcessGroup& processes);
+// Only these windows, in their order.
+Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const CompressionPlan& plan, std::span<const int> windows,
+                                          const std::vector<WindowLoss>& known, JobContext& job, ProcessGroup& processes);
 // All windows, ascending. Errors: those of measureDivergence, and of another process.
 Result<std::vector<WindowDivergence>> divergenceShared(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
                                                        const CompressionPlan& reference, JobContext& job, ProcessGroup& processes);

@@ -10,7 +10,7 @@
 #include "score/gram_loss.h"
 #include "score/scorer.h"
 #include "search/selector.h"
-#include "search/verified_exchange.h"
+#include "search/plan_search.h"
 #include "session/profile_file.h"
 
 #include <fmt/format.h>
@@ -365,7 +365,7 @@ std::vector<MethodInfo> allMethods()
 {
     std::vector<MethodInfo> methods = scorers();
     methods.insert(methods.end(), allocators().begin(), allocators().end());
-    methods.push_back(verifiedExchangeInfo());
+    methods.push_back(verifiedInfo());
     methods.insert(methods.end(), selectorMethods().begin(), selectorMethods().end());
     methods.insert(methods.end(), rankRules().begin(), rankRules().end());
     MethodInfo svd;

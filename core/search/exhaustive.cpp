@@ -36,11 +36,15 @@ bool advance(std::vector<int>& positions, int size)
 
 Status enumerate(LayerSearch& search)
 {
+    search.setEnumerated();
     const auto& removable = search.removable();
     std::vector<std::vector<int>> out(removable.size());
     for (auto& positions : out)
         for (int i = 0; i < search.removedPerGroup(); ++i)
             positions.push_back(i);
+    // What the scores choose comes first: the trace begins at what the search is compared with, whatever the order of the sets.
+    for (const ExpertBits& kept : search.rankedSets())
+        search.loss(kept);
     const auto chunk = static_cast<std::int64_t>(std::ceil(search.combinations() / kSteps));
     std::int64_t done = 0;
     std::vector<ExpertBits> sets;

@@ -80,10 +80,11 @@ private:
     {
         std::unordered_set<ExpertBits, ExpertBits::Hash> seen;
         std::vector<ExpertBits> sets;
-        ExpertBits kept = m_search.ranked(m_search.leaveOneOutWorth());
+        for (const ExpertBits& kept : m_search.rankedSets())
+            if (sets.size() < m_population && seen.insert(kept).second) sets.push_back(kept);
         while (sets.size() < m_population) {
+            const ExpertBits kept = randomSet();
             if (seen.insert(kept).second) sets.push_back(kept);
-            kept = randomSet();
         }
         return sets;
     }

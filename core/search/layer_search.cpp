@@ -159,6 +159,13 @@ std::vector<double> LayerSearch::leaveOneOutWorth() const
     return worth;
 }
 
+std::vector<ExpertBits> LayerSearch::rankedSets() const
+{
+    std::vector<ExpertBits> sets = {ranked(leaveOneOutWorth())};
+    if (!m_request.worth.empty()) sets.push_back(ranked(m_request.worth));
+    return sets;
+}
+
 bool LayerSearch::endStep()
 {
     if (!m_best.empty()) m_trace.push_back(std::sqrt(m_best.front().loss.squared));

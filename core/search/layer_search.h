@@ -62,6 +62,8 @@ public:
     // The set that lacks the experts of least worth; ties: the lower id stays.
     ExpertBits ranked(std::span<const double> worth) const;
     std::vector<double> leaveOneOutWorth() const;
+    // What a search has to beat: the choice by leave-one-out, and that by the worth that was given.
+    std::vector<ExpertBits> rankedSets() const;
     Random random(const char* purpose) const
     {
         return Random::forPurpose(m_request.seed, purpose, static_cast<std::uint64_t>(m_request.layer));
@@ -70,6 +72,8 @@ public:
     // Ends a generation or step: the best loss enters the trace. False: stop now.
     bool endStep();
     bool stopped() const noexcept { return m_stopped; }
+    void setEnumerated() noexcept { m_enumerated = true; }
+    bool enumerated() const noexcept { return m_enumerated; }
 
     double bestSquared() const;
     const ExpertBits& bestSet() const { return m_best.front().bits; }
@@ -98,6 +102,7 @@ private:
     std::vector<double> m_trace;
     std::int64_t m_neighbours = 0;  // evaluated by difference only
     bool m_stopped = false;
+    bool m_enumerated = false;  // every set is tried, in steps
 };
 
 struct SelectMethod {

@@ -179,6 +179,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
                                {"generation", s.trace().size() - 1},
                                {"best_loss", s.trace().back()},
                                {"reference_loss", reference ? jsonNumber(*reference) : Json()},
+                               {"enumerated", s.enumerated()},
                                {"trace", s.trace()}});
             return !handle.stopRequested();
         };

@@ -72,7 +72,8 @@ struct SelectOptions {
 // The best sets of every layer at `keepPerLayer` (per decoder layer; ignored for dense ones), one Selection per decoder layer, empty
 // for dense layers. A locked layer of `base` answers with what it keeps, protected experts are in every set, and routers with groups
 // keep equally many experts of each. The same seed gives the same result for any number of threads. While it runs job.partial gets
-// {"layer","generation","best_loss","reference_loss","trace"} for curves, a few times a second for each layer.
+// {"layer","generation","best_loss","reference_loss","enumerated","trace"} for curves, a few times a second for each layer. "enumerated":
+// every set is tried, and what counts as a generation is a part of them.
 // Errors: method.unknown, method.bad_parameter, search.keep_out_of_range, search.protected, search.too_many_sets, search.groups (Usage),
 // profile.missing_statistics, score.shape (BadInput), cancelled.
 Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const std::string& method, const Params& params,

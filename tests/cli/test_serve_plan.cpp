@@ -1,4 +1,5 @@
 // The pipeline as the window runs it, through the real program: partial plans, an evaluation in between, cancelling, refusals.
+#include "base/statistics.h"
 #include "base/text.h"
 #include "cli/engine_process.h"
 #include "session/profile_file.h"
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <functional>
 #include <set>
 
@@ -249,6 +251,130 @@ TEST_F(ServePlan, verifiedExchangeHoldsTheBytesOfAPlanWithRanks)
     }
 }
 
+// Counts and ranks for 10.4 MiB, on so little text that a test can wait for it.
+Json sizeRequest(Json request)
+{
+    request["recipe"]["target"] = {{"bytes", 10905190}};
+    request["recipe"]["allocate"] = {{"method", "verified"}, {"params", {{"passes", 25}}}};
+    request["recipe"]["select"]["method"] = "ranking";
+    request["recipe"]["score"]["method"] = "leave-one-out";
+    request["window_length"] = 32;
+    request["windows"] = 48;
+    return request;
+}
+
+std::vector<WindowLoss> lossesOf(const Json& evaluation)
+{
+    std::vector<WindowLoss> losses;
+    for (const Json& window : evaluation["windows"])
+        losses.push_back({static_cast<int>(losses.size()), window["nll"].get<double>(), window["tokens"].get<int>()});
+    return losses;
+}
+
+TEST_F(ServePlan, aPlanForASizeIsNeverWorseThanItsStartAndDoesNotDependOnIt)
+{
+    const Json request = sizeRequest(planRequest());
+    EngineProcess engine({"serve"});
+    // The dense model, a plan made by hand, and the answer of the paper's preset.
+    Json byHand = {{"version", 1}, {"layers", Json::array()}};
+    const std::vector<int> counts = {14, 9, 8, 8, 8, 8};
+    for (int layer = 0; layer < kLayers; ++layer) {
+        std::vector<int> kept;
+        for (int e = 0; e < counts[static_cast<std::size_t>(layer)]; ++e)
+            kept.push_back(e);
+        byHand["layers"].push_back({{"layer", layer}, {"kept", kept}});
+    }
+    Json preset = request;
+    preset["recipe"]["allocate"] = {{"method", "importance"}, {"params", Json::object()}};
+    preset["recipe"]["rank"] = {{"method", "moe-i2"}, {"average", nullptr}, {"share", nullptr}};
+    engine.send(ask(1, "plan", preset));
+    const Json byPreset = engine.answer(1)["result"]["plan"];
+    std::int64_t id = 1;
+    const auto evaluated = [&](const Json& plan) {
+        Json evaluation = {{"path", kDemo}, {"plan", plan}, {"text", {kText}}, {"window_length", 32}, {"max_windows", 48}};
+        evaluation["profile"] = profile();
+        evaluation["windows"] = {{"all", true}};
+        engine.send(ask(++id, "evaluate", evaluation));
+        const Json answer = engine.answer(id);
+        EXPECT_TRUE(answer.contains("result")) << answer.dump();
+        return lossesOf(answer["result"]);
+    };
+    const std::vector<WindowLoss> presetLosses = evaluated(byPreset);
+    ASSERT_EQ(presetLosses.size(), 48u);
+    std::vector<std::vector<WindowLoss>> answers;
+    for (const Json& start : {Json(), byHand, byPreset}) {
+        Json search = request;
+        search["plan"] = start;
+        engine.send(ask(++id, "plan", search));
+        std::vector<Json> notes;
+        const Json answer = engine.answer(id, &notes);
+        ASSERT_TRUE(answer.contains("result")) << answer.dump();
+        const Json& result = answer["result"];
+        EXPECT_LE(result["cost"]["bytes"].get<std::int64_t>(), 10905190);
+        EXPECT_GT(result["cost"]["bytes"].get<std::int64_t>(), 10905190 * 0.97);
+        EXPECT_LT(denseIn(result["plan"]), keptIn(result["plan"])) << "ranks belong to the answer";
+        EXPECT_LE(result["exchange"]["passes"].get<double>(), 28);
+        EXPECT_EQ(result["exchange"]["trace"].size(), result["exchange"]["measured"].get<std::size_t>());
+        // One count of the whole job, that never goes back and is not full before the end.
+        std::int64_t told = 0;
+        for (const Json& note : notes) {
+            if (note["method"] != "$/progress") continue;
+            EXPECT_EQ(note["params"]["total"], 1000);
+            EXPECT_GE(note["params"]["done"].get<std::int64_t>(), told);
+            told = note["params"]["done"].get<std::int64_t>();
+            EXPECT_LT(told, 1000);
+        }
+        answers.push_back(evaluated(result["plan"]));
+        EXPECT_LE(pairedDifference(answers.back(), presetLosses).nll, 1e-9);
+        if (start.is_null()) {
+            EXPECT_TRUE(result["exchange"]["against_given"].is_null());
+            continue;
+        }
+        EXPECT_LE(result["exchange"]["against_given"]["nll"].get<double>(), 1e-12);
+        EXPECT_LE(pairedDifference(answers.back(), evaluated(start)).nll, 1e-9);
+    }
+    for (const std::vector<WindowLoss>& other : answers) {
+        const PairedDifference difference = pairedDifference(other, answers.front());
+        EXPECT_LE(std::abs(difference.nll), 2 * difference.se + 1e-12);
+    }
+}
+
+TEST_F(ServePlan, aSearchGoesOnAfterTheEngineWasKilled)
+{
+    Json request = sizeRequest(planRequest());
+    request["state"] = (*s_scratch / "search.jsonl").string();
+    {
+        EngineProcess engine({"serve"});
+        engine.send(ask(1, "plan", request));
+        // In the middle of the exchanges.
+        int steps = 0;
+        (void)nextPartial(engine, [&](const Json& value) { return value.contains("nll") && ++steps == 14; });
+        engine.signal(SIGKILL);
+        engine.wait();
+    }
+    request["resume"] = true;
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "plan", request));
+    const Json resumed = engine.answer(1);
+    ASSERT_TRUE(resumed.contains("result")) << resumed.dump();
+    EXPECT_GE(resumed["result"]["recovered"].get<int>(), 14);
+    EXPECT_FALSE(std::filesystem::exists(request["state"].get<std::string>()));
+    request.erase("state");
+    EngineProcess other({"serve"});
+    other.send(ask(1, "plan", request));
+    const Json whole = other.answer(1);
+    EXPECT_EQ(resumed["result"]["plan_hash"], whole["result"]["plan_hash"]);
+    EXPECT_EQ(resumed["result"]["exchange"], whole["result"]["exchange"]);
+    // A file that cannot be written costs the chance to go on, not the search.
+    Json unwritable = request;
+    unwritable["state"] = "/nowhere/search.jsonl";
+    unwritable["recipe"]["allocate"] = {{"method", "uniform"}};
+    other.send(ask(2, "plan", unwritable));
+    const Json warned = other.answer(2);
+    ASSERT_TRUE(warned.contains("result")) << warned.dump();
+    EXPECT_THAT(warned["result"]["warnings"].dump(), HasSubstr("/nowhere"));
+}
+
 TEST_F(ServePlan, layersWithUncoveredTokensAreSearchedOnAllProducts)
 {
     // The same text twice: lists of the router's choice alone, and of all experts.
@@ -349,7 +475,7 @@ TEST_F(ServePlan, verifiedExchangeGivesWayToo)
     request["windows"] = 64;
     EngineProcess engine({"serve"});
     engine.send(ask(1, "plan", request));
-    const Json first = nextPartial(engine, [](const Json& value) { return value.contains("nll"); });
+    const Json first = nextPartial(engine, [](const Json& value) { return value.contains("nll") && value.contains("plan"); });
     ASSERT_TRUE(first.contains("plan")) << first.dump();
     engine.send(ask(2, "evaluate", quickEvaluation(first["plan"])));
     EXPECT_EQ(engine.answer(2)["result"]["plan_hash"], first["plan_hash"]);

@@ -4,7 +4,7 @@ espalier_test(test_batched_set_loss SOURCES core/test_batched_set_loss.cpp LIBS 
 if(ESPALIER_WITH_CUDA)
     target_link_libraries(test_batched_set_loss PRIVATE espalier::search_cuda)
 endif()
-espalier_test(test_verified_exchange SOURCES core/test_verified_exchange.cpp LIBS espalier::search espalier::allocate)
+espalier_test(test_plan_search SOURCES core/test_plan_search.cpp LIBS espalier::search espalier::allocate)
 
 # Figures, not a test.
 find_package(benchmark QUIET)

@@ -343,6 +343,37 @@ TEST(Select, SwapImprovementReachesALocalOptimum)
     }
 }
 
+// What a search is compared with is the first thing it tries, whatever the score, bred or enumerated: the curve never begins above it.
+TEST(Select, TracesBeginAtTheChoiceOfTheScoreOrBelow)
+{
+    const ProfileData profile = madeProfile(4, 16, 4, 16, 0, 91);
+    ExpertScores scores;
+    scores.better = Better::Higher;
+    Random random(5);
+    for (int l = 0; l < 4; ++l) {
+        scores.values.rows.emplace_back();
+        for (int e = 0; e < 16; ++e)
+            scores.values.rows.back().push_back(random.uniform());
+    }
+    const std::vector<int> keep = {12, 10, 8, 14};
+    for (const bool ofScore : {true, false})
+        for (const double enumerateBelow : {0.0, 1e6}) {
+            SelectOptions options;
+            options.seed = 3;
+            if (ofScore) options.scores = scores;
+            const auto found =
+                select(profile, "genetic", keep, {{"population", 8}, {"generations", 3}, {"enumerate_below", enumerateBelow}}, options);
+            const auto leaveOneOut = select(profile, "ranking", keep);
+            for (std::size_t l = 0; l < 4; ++l) {
+                EXPECT_LE(found[l].trace.front(), leaveOneOut[l].best.front().loss * (1 + 1e-12));
+                if (ofScore) {
+                    ASSERT_TRUE(found[l].referenceLoss.has_value());
+                    EXPECT_LE(found[l].trace.front(), *found[l].referenceLoss * (1 + 1e-12)) << l << " " << enumerateBelow;
+                }
+            }
+        }
+}
+
 TEST(Select, GreedyRemovesTheLeastMissedOneByOne)
 {
     const ProfileData profile = madeProfile(1, 10, 2, 10, 0, 40);

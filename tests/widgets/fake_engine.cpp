@@ -265,6 +265,8 @@ private:
         if (request.method == "evaluate" && params.contains("profile")) line += " profile " + params["profile"].get<std::string>();
         if (request.method == "export" && params.contains("measured")) line += " " + params["measured"].dump();
         log(line);
+        if (method == "plan" && params.contains("state"))
+            log((params.value("resume", false) ? "search goes on in " : "search begins in ") + params["state"].get<std::string>());
         if (strikes(m_script.dieOn, method)) {
             std::fputs("fake engine: dies as told\n", stderr);
             std::raise(SIGKILL);
@@ -559,18 +561,29 @@ private:
         Result<CompressionPlan> found = selectByRanking(m_shape, *base, *keep, scores);
         if (!found.ok()) return fail(request.id, found.error());
         if (recipe["allocate"]["method"] == "verified") {
-            for (int layer = 0; layer < m_layers; ++layer)
-                stage("allocate", {{"layer", layer}, {"alone", 2.30 + 0.04 * (m_layers - layer)}});
-            const auto measured = [&](const char* name, double nll, double change, double error, bool accepted) {
-                Json step = {{"name", name},   {"plan_hash", found->hash()}, {"nll", nll},          {"change", change},
-                             {"error", error}, {"estimate", change},         {"accepted", accepted}};
+            for (int layer = 0; layer < m_layers; ++layer) {
+                stage("allocate", {{"layer", layer}, {"alone", 0.04 * (m_layers - layer)}});
+                progress(request.id, 10 * (layer + 1), 1000, "search");
+            }
+            const auto measured = [&](const char* name, double nll, double change, double error, double passes, int windows,
+                                      bool accepted) {
+                Json step = {{"name", name},       {"plan_hash", found->hash()}, {"nll", nll},       {"change", change},
+                             {"error", error},     {"estimate", change},         {"passes", passes}, {"windows", windows},
+                             {"rise", nll - 2.25}, {"accepted", accepted}};
                 if (accepted) step["plan"] = toJson(*found);
                 stage("allocate", std::move(step));
+                progress(request.id, static_cast<int>(25 * passes), 1000, "search");
             };
-            measured("uniform", 2.45, 0, 0, true);
-            measured("experts 0 -> 2", 2.46, 0.01, 0.002, false);
-            measured("experts 3 -> 1", 2.41, -0.04, 0.004, true);
+            measured("uniform", 2.45, 0, 0, 4.5, 96, true);
+            measured("experts 0 -> 2", 2.46, 0.01, 0.002, 5.25, 16, false);
+            measured("experts 3 -> 1", 2.41, -0.04, 0.004, 7.0, 96, true);
         }
+        const auto layersSearched = [&](int count) {
+            if (recipe["allocate"]["method"] == "verified")
+                progress(request.id, 800 + 200 * count / m_layers, 1000, "search");
+            else
+                progress(request.id, count, m_layers, "layer");
+        };
         stage("select", {{"plan", toJson(*found)}, {"keep", *keep}});
         int searched = 0;
         for (int layer = 0; layer < m_layers; ++layer) {
@@ -581,7 +594,7 @@ private:
                 trace.push_back(12.0 - layer - 0.7 * generation);
                 stage("select", {{"layer", layer}, {"generation", generation}, {"best_loss", trace.back()}, {"trace", trace}});
             }
-            progress(request.id, searched, m_layers, "layer");
+            layersSearched(searched);
             if (held && searched == 1) return;
             ExpertSet kept = now.kept;
             for (int e = 0; e < m_experts && static_cast<int>(kept.size()) < m_experts; ++e)
@@ -603,7 +616,7 @@ private:
                              {"evaluated", 400},
                              {"trace", trace}});
             if (Result<CompressionPlan> better = found->withKept(m_shape, layer, kept); better.ok()) found = std::move(better);
-            progress(request.id, ++searched, m_layers, "layer");
+            layersSearched(++searched);
         }
         if (const Json field = recipe.value("receptive_field", Json()); field.is_object())
             for (int first = 0, size = field["block_size"].get<int>(); first < m_layers; first += size) {

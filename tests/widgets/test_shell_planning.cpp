@@ -2,11 +2,15 @@
 #include "controls.h"
 #include "layers_panel.h"
 #include "panel.h"
+#include "search_facts.h"
 #include "search_plots.h"
 #include "widgets/planner_fixture.h"
 
 #include <QAccessible>
+#include <QDir>
 #include <QDoubleSpinBox>
+#include <QFile>
+#include <QFileInfo>
 #include <QLineEdit>
 #include <QSpinBox>
 #include <QStandardItemModel>
@@ -97,10 +101,114 @@ private slots:
         QCOMPARE(recipe["target"], Json({{"bytes", bytes}}));
         QVERIFY2(planner.current().startsWith(QStringLiteral("Verified plan for ")), qPrintable(planner.current()));
         QVERIFY(shell.workbench.cost().bytes <= bytes);
+        // What is set on the page stays as it was set.
+        QCOMPARE(presetOf(planner.panel().recipe()), std::optional(PipelinePreset::MoeI2));
+        QCOMPARE(recipe["allocate"]["params"], Json::object());
+        QVERIFY(recipe["rank"].is_null());
         const SearchState& state = planner.planning().state();
         QCOMPARE(state.measured.size(), std::size_t(3));
         QCOMPARE(state.alone.size(), std::size_t(4));
         QCOMPARE(state.measured[2].name, QStringLiteral("experts 3 → 1"));
+    }
+
+    void search_findTakesItsMinutesAndShowsItsTrace()
+    {
+        Home home;
+        const QString file = home.path("found.espalier");
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+            Planner planner(shell);
+            shell.plans().setKeep(0, 5);
+            planner.control<QDoubleSpinBox>(QStringLiteral("Find, minutes"))->setValue(2.5);
+            QCOMPARE(presetOf(planner.panel().recipe()), std::optional(PipelinePreset::MoeI2));
+            std::vector<std::pair<std::int64_t, std::int64_t>> told;
+            connect(&planner.planning(), &PlanningController::jobChanged, &shell.window, [&] {
+                if (const auto job = planner.planning().job(); job && job->total > 0) told.emplace_back(job->done, job->total);
+            });
+            shell.window.action(QStringLiteral("plan.find"))->trigger();
+            QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+            QCOMPARE(planner.sent(home)["allocate"]["params"], Json({{"minutes", 2.5}}));
+            // One count of the whole, that never goes back.
+            for (std::size_t i = 0; i < told.size(); ++i) {
+                QCOMPARE(told[i].second, std::int64_t(1000));
+                QVERIFY(told[i].first <= told[i].second && (i == 0 || told[i].first >= told[i - 1].first));
+            }
+            // Best so far over passes of the model.
+            const SearchState ended = planner.planning().state();
+            SearchFactsOf facts(ended, false);
+            const SearchCurve curve = facts.planCurve();
+            QCOMPARE(curve.xs, (std::vector<double>{4.5, 5.25, 7.0}));
+            QVERIFY(std::abs(curve.best[0] - 0.20) < 1e-9 && curve.best[1] == curve.best[0] && std::abs(curve.best[2] - 0.16) < 1e-9);
+            QVERIFY2(facts.plans().number.contains(QStringLiteral("0.160")), qPrintable(facts.plans().number));
+            shell.workbench.saveSession(file);
+            QTRY_VERIFY_WITH_TIMEOUT(QFile::exists(file) && !shell.workbench.modified(), kLimit);
+        }
+        Shell shell(home);
+        shell.workbench.openSession(file);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.isOpen(), kLimit);
+        Planner planner(shell);
+        QTRY_COMPARE_WITH_TIMEOUT(planner.planning().state().measured.size(), std::size_t(3), kLimit);
+        const SearchState& state = planner.planning().state();
+        QCOMPARE(state.phase, SearchState::Phase::Finished);
+        QCOMPARE(state.measured[2].name, QStringLiteral("experts 3 → 1"));
+        QCOMPARE(state.measured[2].passes.value(), 7.0);
+        QCOMPARE(state.alone.size(), std::size_t(4));
+        QCOMPARE(planner.panel().recipe().minutes, 2.5);
+        QVERIFY(!planner.planning().canKeepBest());
+    }
+
+    void search_goesOnAfterTheEngineWasLost()
+    {
+        Home home;
+        Shell shell(home, hold());
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        shell.plans().setKeep(0, 5);
+        const std::string before = shell.hash();
+        shell.window.action(QStringLiteral("plan.find"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(planner.held(), kLimit);
+        const Json recipe = planner.sent(home);
+        QVERIFY(!planner.planning().canResume());
+        ::kill(static_cast<pid_t>(shell.engine().processId()), SIGKILL);
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running() && planner.planning().canResume(), kLimit);
+        QVERIFY(shell.bannerButton(QStringLiteral("Go on")) == nullptr);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.bannerButton(QStringLiteral("Restart")) != nullptr, kLimit);
+        shell.bannerButton(QStringLiteral("Restart"))->click();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.bannerButton(QStringLiteral("Go on")) != nullptr, kLimit);
+        shell.bannerButton(QStringLiteral("Go on"))->click();
+        QTRY_VERIFY_WITH_TIMEOUT(planner.held(), kLimit);
+        QVERIFY(shell.bannerButton(QStringLiteral("Go on")) == nullptr);
+        // The same search, from the same plan, with the file in which it was kept.
+        QCOMPARE(planner.sent(home), recipe);
+        const QStringList begun = home.logLines(QStringLiteral("search begins in "));
+        const QStringList resumed = home.logLines(QStringLiteral("search goes on in "));
+        QCOMPARE(begun.size(), 1);
+        QCOMPARE(resumed.size(), 1);
+        QCOMPARE(resumed.first().section(QStringLiteral(" in "), 1), begun.first().section(QStringLiteral(" in "), 1));
+        QVERIFY(QFileInfo(resumed.first().section(QStringLiteral(" in "), 1)).dir().exists());
+        QVERIFY(home.logLines(QStringLiteral("plan ")).last().contains(QString::fromStdString(before)));
+        // A search that is cancelled is not offered again.
+        shell.window.action(QStringLiteral("evaluate.cancel"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QVERIFY(!planner.planning().canResume());
+        QCOMPARE(shell.hash(), before);
+    }
+
+    void search_aLayerThatIsEnumeratedHasStepsAndNoGenerations()
+    {
+        SearchState state;
+        state.phase = SearchState::Phase::Running;
+        state.shape = qwenShape(2, 8);
+        state.base = CompressionPlan::identity(state.shape);
+        state.generations = 50;
+        state.take(
+            {{"stage", "select"}, {"layer", 0}, {"generation", 1}, {"best_loss", 3.0}, {"reference_loss", 4.0}, {"trace", {4.0, 3.0}}});
+        state.take({{"stage", "select"}, {"layer", 1}, {"generation", 1}, {"best_loss", 3.0}, {"enumerated", true}, {"trace", {4.0, 3.0}}});
+        const SearchFactsOf facts(state, false);
+        QCOMPARE(facts.layerCurve(0).xLabel, QStringLiteral("generation"));
+        QCOMPARE(facts.layerCurve(1).xLabel, QStringLiteral("step"));
+        QVERIFY(facts.layer(1).rows.front().second.contains(QStringLiteral("step 1")));
     }
 
     void search_anEditMeanwhileIsNotOverwritten()

@@ -116,6 +116,7 @@ private:
     void openPipeline(const QString& allocation = {});
     void runPipeline();
     void findPlan(bool sizeOfPlan);
+    void offerToGoOn();
     void applyLayout();  // once, when the panels have their size
     void updateActions();
     void updateCompact();
@@ -198,6 +199,7 @@ private:
     QTimer m_jobShown;
     QTimer m_jobGone;
     int m_engineLosses = 0;
+    bool m_offeredToGoOn = false;  // with the search that a lost engine broke off
     QString m_lastJob;  // what runs, for the message when the engine stops
 };
 

@@ -9,6 +9,7 @@
 #include "panel.h"
 #include "perplexity_panel.h"
 #include "pipeline_panel.h"
+#include "plan/cost_model.h"
 #include "rank_panel.h"
 #include "rank_rule_bar.h"
 #include "search_panel.h"
@@ -114,13 +115,16 @@ void MainWindow::connectPipeline()
 
     connect(planning, &PlanningController::changed, this, &MainWindow::showSearch);
     connect(planning, &PlanningController::started, this, [this] {
-        for (const char* id : {"plan", "plan-branch", "plan-same"})
+        for (const char* id : {"plan", "plan-branch", "plan-same", "plan-resume"})
             m_banners->dismiss(QString::fromLatin1(id));
         m_perplexityDock->setVisible(true);
         m_perplexityDock->setCurrentPage(m_searchPage);
         updateActions();
     });
-    connect(planning, &PlanningController::ended, this, &MainWindow::updateActions);
+    connect(planning, &PlanningController::ended, this, [this] {
+        if (m_workbench->isOpen()) m_workbench->setViewState(viewState());
+        updateActions();
+    });
     connect(planning, &PlanningController::branched, this, [this, plans](int entry, const QString& text) {
         Banner banner;
         banner.id = QStringLiteral("plan-branch");
@@ -140,7 +144,7 @@ void MainWindow::connectPipeline()
         m_banners->show(banner);
     });
     connect(m_workbench, &Workbench::closed, this, [this] {
-        for (const char* id : {"plan", "plan-branch", "plan-same"})
+        for (const char* id : {"plan", "plan-branch", "plan-same", "plan-resume"})
             m_banners->dismiss(QString::fromLatin1(id));
     });
 }
@@ -171,6 +175,7 @@ void MainWindow::updatePipelineActions()
     m_actions[QStringLiteral("plan.run")]->setEnabled(problem.isEmpty() && m_pipeline->problem().isEmpty());
     m_actions[QStringLiteral("plan.find")]->setEnabled(m_pipeline->canFind());
     m_actions[QStringLiteral("plan.stop")]->setEnabled(planning->running() && planning->canKeepBest());
+    offerToGoOn();
 }
 
 void MainWindow::showSearch()
@@ -213,14 +218,39 @@ void MainWindow::runPipeline()
     if (m_workbench->planningProblem().isEmpty() && m_pipeline->problem().isEmpty()) m_workbench->plan(m_pipeline->recipe());
 }
 
-// From the menu "this size" is that of the plan on screen; beside the target it is the target.
+// From the menu "this size" is that of the plan on screen; beside the target it is the target. The recipe on the page stays as it is set.
 void MainWindow::findPlan(bool sizeOfPlan)
 {
-    if (!m_workbench->planningProblem().isEmpty()) return;
+    if (!m_workbench->planningProblem().isEmpty() || !m_pipeline->canFind()) return;
+    PipelineRecipe recipe = findRecipe(m_pipeline->recipe());
+    const PlanController* plans = m_workbench->plans();
+    if (sizeOfPlan && !plans->committed().isIdentity(plans->shape())) {
+        recipe.target = PipelineRecipe::Target::Bytes;
+        recipe.bytes = planCost(plans->shape(), plans->committed()).bytes;
+    }
     openPipeline();
-    if (sizeOfPlan) m_pipeline->takeSizeOfPlan();
-    m_pipeline->choosePreset(PipelinePreset::Verified);
-    runPipeline();
+    m_workbench->plan(recipe);
+}
+
+// What a lost engine had measured is on disk: the search can go on once an engine is there and has the model.
+void MainWindow::offerToGoOn()
+{
+    PlanningController* planning = m_workbench->planning();
+    const QString id = QStringLiteral("plan-resume");
+    if (!planning->canResume()) {
+        m_banners->dismiss(id);
+        m_offeredToGoOn = false;
+        return;
+    }
+    if (m_offeredToGoOn || !m_workbench->planningProblem().isEmpty()) return;
+    m_offeredToGoOn = true;
+    Banner banner;
+    banner.id = id;
+    banner.kind = Banner::Kind::Info;
+    banner.cause = tr("%1 broke off when the engine stopped.").arg(planning->state().title);
+    banner.consequence = tr("What it had measured is kept, and need not be measured again.");
+    banner.actions = {{tr("Go on"), [planning] { planning->resume(); }, true}};
+    m_banners->show(banner);
 }
 
 }  // namespace espalier

@@ -255,6 +255,7 @@ Json MainWindow::viewState() const
     return {{"budget", {{"method", budget.method}, {"params", params}, {"equal_counts", budget.equalCounts}}},
             {"difference", m_perplexity->showsDelta()},
             {"pipeline", viewJson(m_pipeline->recipe())},
+            {"search", viewJson(m_workbench->planning()->state())},
             {"selected", selected},
             {"table", m_heatmapFrame->currentPage() == m_heatmapTable},
             {"zoom", zoom.isNull() ? Json() : Json({zoom.left(), zoom.top(), zoom.width(), zoom.height()})},
@@ -307,6 +308,9 @@ void MainWindow::restoreViewState(const Json& view)
                 choice.params[key] = value;
         m_layers->budget()->setChoice(choice);
     }
+    if (SearchState search = searchFromViewJson(view.value("search", Json()), m_workbench->plans()->shape());
+        search.phase != SearchState::Phase::None)
+        m_workbench->planning()->show(std::move(search));
     if (const Json pipeline = view.value("pipeline", Json()); pipeline.is_object())
         m_pipeline->setRecipe(recipeFromViewJson(pipeline, m_pipeline->recipe()));
     restoreRankView(view.value("ranks", Json()));

@@ -27,16 +27,10 @@ void PlanningController::start(const PipelineRecipe& recipe, const PlanningInput
 {
     if (running() || !m_plans->isOpen()) return;
     if (m_plans->inGesture()) m_plans->finishGesture();
-    const int epoch = ++m_epoch;
     m_startEntry = m_plans->history().currentId();
-    m_keep = false;
-    m_kept = false;
-    m_eta.reset();
-    m_clock.start();
     const MethodInfo* select = findMethod(inputs.methods, Slot::Select, recipe.select.method);
     const Json generations = paramOf(select, recipe.select, "generations");
     m_state = {};
-    m_state.phase = SearchState::Phase::Running;
     m_state.recipe = recipe;
     m_state.shape = m_plans->shape();
     m_state.base = m_plans->committed();
@@ -45,17 +39,50 @@ void PlanningController::start(const PipelineRecipe& recipe, const PlanningInput
     m_state.scoreName = QString::fromStdString(recipe.score.method);
     m_state.generations = generations.is_number_integer() ? generations.get<int>() : 0;
     m_state.stochastic = select && select->stochastic;
-    m_state.started = QDateTime::currentDateTime();
     Json params = textParams(inputs.text);
     params.update({{"path", inputs.model},
                    {"profile", inputs.profile},
                    {"plan", toJson(m_state.base)},
                    {"recipe", requestJson(recipe)},
                    {"windows", inputs.windows},
+                   {"state", inputs.journal},
+                   {"resume", false},
                    {"tag", "plan"},
                    {"lane", "full"}});
+    send(std::move(params));
+}
+
+void PlanningController::resume()
+{
+    if (!canResume() || !m_plans->isOpen()) return;
+    SearchState state;
+    state.recipe = m_state.recipe;
+    state.shape = m_state.shape;
+    state.base = m_state.base;
+    state.title = m_state.title;
+    state.name = m_state.name;
+    state.scoreName = m_state.scoreName;
+    state.generations = m_state.generations;
+    state.stochastic = m_state.stochastic;
+    m_state = std::move(state);
+    Json request = m_sent;
+    request["resume"] = true;
+    send(std::move(request));
+}
+
+void PlanningController::send(Json request)
+{
+    const int epoch = ++m_epoch;
+    m_sent = request;
+    m_lost = false;
+    m_keep = false;
+    m_kept = false;
+    m_eta.reset();
+    m_clock.start();
+    m_state.phase = SearchState::Phase::Running;
+    m_state.started = QDateTime::currentDateTime();
     m_request = m_engine->request(
-        "plan", params,
+        "plan", std::move(request),
         [this, epoch](const EngineReply& reply) {
             if (epoch == m_epoch) finish(reply);
         },
@@ -102,6 +129,14 @@ void PlanningController::keepBest()
     emit changed();
 }
 
+void PlanningController::show(SearchState ended)
+{
+    if (running() || ended.running()) return;
+    m_state = std::move(ended);
+    m_kept = true;
+    emit changed();
+}
+
 void PlanningController::reset()
 {
     if (running()) m_engine->cancel(m_request);
@@ -109,7 +144,9 @@ void PlanningController::reset()
     m_request = 0;
     ++m_epoch;
     m_state = {};
+    m_sent = {};
     m_startEntry = -1;
+    m_lost = false;
     m_kept = false;
     m_frame.stop();
     if (was) emit jobChanged();
@@ -169,6 +206,7 @@ void PlanningController::finish(const EngineReply& reply)
         case Outcome::Lost:
             // The engine's end is told once, for everything that ran.
             m_state.phase = SearchState::Phase::Failed;
+            m_lost = true;
             break;
     }
     m_frame.stop();

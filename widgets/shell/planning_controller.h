@@ -24,6 +24,7 @@ struct PlanningInputs {
     EvaluationText text;
     int windows = 0;  // for stages that run the model
     std::vector<MethodInfo> methods;
+    std::string journal;  // file on the engine's side in which the search is kept while it runs; empty: nowhere
 };
 
 class PlanningController final : public QObject
@@ -34,12 +35,15 @@ public:
 
     // Starts from the plan on screen. Nothing happens while another search runs.
     void start(const PipelineRecipe& recipe, const PlanningInputs& inputs);
-    void cancel();       // the plan stays as it is; the best so far can still be kept
-    void stopAndKeep();  // ends with the best plan so far
-    void keepBest();     // of a search that was cancelled or broke off
-    void reset();        // another model: cancels and forgets
+    void cancel();                 // the plan stays as it is; the best so far can still be kept
+    void stopAndKeep();            // ends with the best plan so far
+    void keepBest();               // of a search that was cancelled or broke off
+    void resume();                 // of a search that a lost engine broke off, from what it had measured
+    void show(SearchState ended);  // of an opened session; nothing happens while a search runs
+    void reset();                  // another model: cancels and forgets
 
     bool running() const { return m_request != 0; }
+    bool canResume() const { return m_lost && !running(); }
     bool canKeepBest() const;  // there is a best plan that is not in the history
     const SearchState& state() const { return m_state; }
     std::optional<JobState> job() const;
@@ -55,6 +59,7 @@ signals:
     void unchanged();                               // the answer is the plan that was there
 
 private:
+    void send(Json request);
     void finish(const EngineReply& reply);
     void commit(const CompressionPlan& plan, const QString& text);
     QString stoppedText() const;
@@ -64,7 +69,9 @@ private:
     SearchState m_state;
     int m_startEntry = -1;
     std::int64_t m_request = 0;
-    int m_epoch = 0;  // counts searches: answers to an earlier one are dropped
+    int m_epoch = 0;      // counts searches: answers to an earlier one are dropped
+    Json m_sent;          // the request of the last search
+    bool m_lost = false;  // the engine went while it ran
     bool m_keep = false;
     bool m_kept = false;  // the best plan is in the history
     std::optional<double> m_eta;

@@ -495,8 +495,11 @@ QString Workbench::planningProblem() const
 void Workbench::plan(const PipelineRecipe& recipe)
 {
     if (!planningProblem().isEmpty()) return;
+    const QString folder = m_paths.dataFolder + QStringLiteral("/searches");
+    QDir().mkpath(folder);
+    const QString journal = QStringLiteral("%1/%2.jsonl").arg(folder, QString::fromStdString(sha256Hex(m_fingerprint)).left(32));
     m_planning.start(recipe, {m_modelPath.toStdString(), planningProfile().toStdString(), m_shares.calibration,
-                              m_shares.calibration.fullWindows, methods()});
+                              m_shares.calibration.fullWindows, methods(), journal.toStdString()});
 }
 
 void Workbench::tellJob(const std::optional<JobState>& job)
