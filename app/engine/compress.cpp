@@ -347,7 +347,6 @@ Status applyPreset(CompressOptions& options)
         set(plan.allocate, "verified");
         set(plan.select, "genetic");
         set(plan.receptiveField, "off");
-        set(plan.rankAverage, "off");
     } else {
         return usageError(fmt::format("There is no preset \"{}\".", options.preset), "Presets: moe-i2, verified.");
     }
@@ -365,7 +364,8 @@ void addCompress(Verbs& verbs)
         return Compression(*options, invocation).run();
     });
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
-    verb->add_option("--preset", options->preset, "moe-i2 (both stages, the default) or verified (counts measured on the model, no ranks)")
+    verb->add_option("--preset", options->preset,
+                     "moe-i2 (both stages, the default) or verified (plans measured on the model; ranks with --size)")
         ->type_name("NAME");
     addTextOptions(verb, options->text);
     verb->add_option("--validation", options->validation, "Text on which perplexity is reported (default: the calibration text)")

@@ -141,6 +141,9 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     for (const PlanStage& stage : outcome.stages)
         result["trace"]["stages"].push_back(toJson(stage));
     invocation.text = planText(shape, plan, losses);
+    if (outcome.search)
+        invocation.text += fmt::format("Search: {} plans measured, worth {:.1f} passes of the model over all windows ({})\n",
+                                       outcome.search->measured, outcome.search->passes, planSearchEndName(outcome.search->end));
     return result;
 }
 

@@ -54,6 +54,8 @@ Status readRanks(const PlanMethodOptions& options, PlanRecipe& recipe)
     recipe.factors = options.factors;
     if (options.rankAverage == "off") {
         recipe.ranks = false;
+        // Said in so many words, it also holds for the allocator that chooses ranks itself.
+        if (recipe.allocate == "verified") recipe.params["allocate"].emplace("ranks", "off");
     } else if (!options.rankAverage.empty() && options.rankAverage != "auto") {
         ESPALIER_TRY(recipe.averageRank, parsePositive(options.rankAverage, "--rank-average"));
         if (*recipe.averageRank < 1) return usageError("An average rank below 1 leaves nothing of an expert.", "Choose at least 1.");
@@ -72,7 +74,9 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
     CLI::Option* keep = verb->add_option("--keep", options.keep, "Experts to keep: 75%, 0.75, 96/128 or a number")->excludes(prune);
     verb->add_option("--size", options.size, "Largest size of the weights, for example 14GiB")->excludes(prune)->excludes(keep);
     verb->add_option("--allocate", options.allocate,
-                     "How counts are spread over layers (see `methods --slot allocate`; default: importance). verified runs the model");
+                     "How counts are spread over layers (see `methods --slot allocate`; default: importance). verified measures plans on "
+                     "the model, and with --size "
+                     "chooses ranks as well, unless --rank-average off");
     verb->add_option("--score", options.score, "Which experts matter (see `methods --slot score`; default: leave-one-out)");
     verb->add_option("--select", options.select, "How kept sets are chosen (see `methods --slot select`)");
     verb->add_option("--kt", options.receptiveField,

@@ -50,8 +50,10 @@ public:
           m_base(inputs.base.withModel(planModelOf(*inputs.checkpoint))),
           m_state(inputs.state),
           m_part(job),
-          m_job(m_part)
+          m_job(m_part),
+          m_clock(sharedClock())
     {
+        m_started = m_clock();
     }
 
     Result<PlanOutcome> run()
@@ -180,7 +182,8 @@ private:
             .ranked = {},
             .measure = [this](const CompressionPlan& plan, std::span<const int> windows) { return measure(plan, windows); },
             .groups = raceOrder(evaluator->groups()),
-            .clock = sharedClock()};
+            .spentSeconds = m_clock() - m_started,
+            .clock = m_clock};
         if (m_recipe.ranks) problem.ranked = [this](const CompressionPlan& plan) { return ranked(plan); };
         ESPALIER_TRY(VerifiedAnswer verified, searchVerified(problem, m_recipe.paramsOf("allocate"), job));
         m_outcome.search = std::move(verified.search);
@@ -200,9 +203,10 @@ private:
     // Seconds, the same for all processes: they have to take every turn together.
     std::function<double()> sharedClock() const
     {
-        if (!shared()) return {};
-        return [this, last = 0.0]() mutable {
-            const double own = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+        const auto now = [] { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); };
+        if (!shared()) return now;
+        return [this, now, last = 0.0]() mutable {
+            const double own = now();
             if (const auto all = m_inputs.processes->exchange(Json(own)); all.ok()) last = all->front().get<double>();
             return last;
         };
@@ -210,6 +214,8 @@ private:
 
     Status selectSets()
     {
+        m_outcome.selections.resize(m_shape.layers.size());
+        if (timeIsUp()) return {};
         const auto started = Clock::now();
         begin(Part::Select);
         StageJob job(m_job, "select");
@@ -232,6 +238,9 @@ private:
         stage("select", started, {{"method", m_recipe.select}, {"layers", std::move(layers)}});
         return stopped();
     }
+
+    // The minutes of the verified search are over: what it has is the answer, and nothing long begins.
+    bool timeIsUp() const { return m_outcome.search && m_outcome.search->end == PlanSearchEnd::TimeLimit; }
 
     // What a search improves on: the counts with the sets that the score chooses, or what the exchange measured.
     Status reportStart(JobContext& job)
@@ -372,6 +381,10 @@ private:
     // The receptive field, and what the exchange measured: the plan that goes on is the one with the lower measured loss.
     Status chooseSets()
     {
+        if (timeIsUp()) {
+            m_outcome.plan = m_outcome.search->plan;
+            return {};
+        }
         if (m_recipe.receptiveField) {
             const auto started = Clock::now();
             begin(Part::Field);
@@ -595,6 +608,8 @@ private:
     SearchState* m_state;  // may be null
     PartJob m_part;
     JobContext& m_job;
+    std::function<double()> m_clock;  // seconds, the same for all processes
+    double m_started = 0;
     ExpertScores m_scores;
     AllocationRequest m_request;
     std::vector<LayerCurve> m_curves;

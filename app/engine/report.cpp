@@ -265,10 +265,12 @@ std::string searchSection(const ReportFacts& facts)
     std::string html;
     for (const PlanStage& stage : facts.stages) {
         if (stage.name == "allocate" && stage.detail.contains("trace")) {
-            std::vector<std::vector<std::string>> rows = {{"measured plan", "loss per token", "change", "standard error", "taken"}};
+            std::vector<std::vector<std::string>> rows = {{"measured plan", "windows", "rise of the loss per token",
+                                                           "against the one ahead", "standard error", "passes until then", "taken"}};
             for (const Json& step : stage.detail["trace"])
-                rows.push_back({step.value("name", ""), fmt::format("{:.5f}", step.value("nll", 0.0)),
-                                fmt::format("{:+.5f}", step.value("change", 0.0)), fmt::format("{:.5f}", step.value("error", 0.0)),
+                rows.push_back({step.value("name", ""), std::to_string(step.value("windows", 0)),
+                                fmt::format("{:+.4f}", step.value("rise", 0.0)), fmt::format("{:+.4f}", step.value("change", 0.0)),
+                                fmt::format("{:.4f}", step.value("error", 0.0)), fmt::format("{:.1f}", step.value("passes", 0.0)),
                                 step.value("accepted", false) ? "yes" : ""});
             html += "<h3>Allocation, measured</h3>\n" + table(rows);
         }

@@ -2,6 +2,7 @@
 
 #include "allocate/rank_rule.h"
 #include "allocate/size_plan.h"
+#include "base/text.h"
 #include "plan/cost_model.h"
 #include "rank_curves.h"
 #include "score/scorer.h"
@@ -20,6 +21,8 @@ namespace espalier
 
 namespace
 {
+
+constexpr const char* kGiven = "given plan";
 
 RankValue rankValueOf(std::shared_ptr<const RankCurves> curves)
 {
@@ -97,9 +100,12 @@ public:
         PlanSearchOptions options = planSearchOptions(params);
         options.seed = m_verified.seed;
         options.clock = m_verified.clock;
+        // What is left of the minutes: enough for a first look in any case.
+        if (options.seconds > 0) options.seconds = std::max(1.0, options.seconds - m_verified.spentSeconds);
         VerifiedAnswer answer;
         ESPALIER_TRY(answer.search, searchPlans(m_problem, options, m_job));
         if (const auto it = m_givenBack.find(answer.search.plan.hash()); it != m_givenBack.end()) answer.search.rankGivenBack = it->second;
+        if (m_problem.candidates.empty() || m_problem.candidates.front().name != kGiven) answer.search.againstFirst.reset();
         answer.detail = detailOf(answer.search);
         answer.withSets = withSets();
         return answer;
@@ -131,6 +137,16 @@ private:
             m_problem.budget += expertBytesOf(m_shape, m_problem.whole, layer);
             m_problem.options.push_back(forms.options());
         }
+        std::int64_t least = 0;
+        for (const auto& options : m_problem.options)
+            least += std::min_element(options.begin(), options.end(), [](const auto& a, const auto& b) { return a.cost < b.cost; })->cost;
+        if (least > m_problem.budget && (m_base.isIdentity(m_shape) || planCost(m_shape, m_base).bytes > *m_verified.bytes))
+            return badInput("plan.size_infeasible", formatBytes(*m_verified.bytes),
+                            fmt::format("No plan of this model fits {}: the smallest that this search knows takes {}.",
+                                        formatBytes(*m_verified.bytes), formatBytes(*m_verified.bytes + least - m_problem.budget)),
+                            m_rankCurves
+                                ? "Choose a larger size, or unlock layers."
+                                : "Choose a larger size, unlock layers, or take a profile with \"curves\", which allows low ranks.");
         m_problem.cost = [this](const CompressionPlan& plan, int layer) { return expertBytesOf(m_shape, plan, layer); };
         const auto changed = [this](const CompressionPlan& from, const std::vector<LayerChange>& changes) -> Result<CompressionPlan> {
             CompressionPlan plan = from;
@@ -276,7 +292,7 @@ private:
     {
         if (m_base.isIdentity(m_shape)) return {};
         if (m_verified.ranked && m_base.hasRanks()) return {};
-        ESPALIER_CHECK_OK(offer("given plan", m_base, true));
+        ESPALIER_CHECK_OK(offer(kGiven, m_base, true));
         if (m_verified.bytes && m_base.hasRanks() && !(m_base.factors() == m_verified.factors))
             ESPALIER_CHECK_OK(offer("given plan, other factors", m_base.withFactors(m_verified.factors), false));
         return {};
@@ -413,23 +429,21 @@ private:
         for (const std::vector<int>& group : m_verified.groups)
             windows += static_cast<int>(group.size());
         const auto difference = [](const std::optional<PairedDifference>& value) { return value ? differenceJson(*value) : Json(); };
-        return {
-            {"candidates", m_candidates},
-            {"layer_rise", std::move(rises)},
-            {"trace", std::move(trace)},
-            {"measured", search.measured},
-            {"moves", search.moves},
-            {"passes", search.passes},
-            {"windows", windows},
-            {"bytes", planCost(m_shape, search.plan).bytes},
-            {"rank_given_back", search.rankGivenBack},
-            {"end", planSearchEndName(search.end)},
-            {"start", search.start},
-            {"change", differenceJson(search.change)},
-            {"against_dense", difference(search.againstWhole)},
-            {"against_given",
-             m_problem.candidates.empty() || m_problem.candidates.front().name != "given plan" ? Json() : difference(search.againstFirst)},
-            {"locked_change", difference(search.lockedChange)}};
+        return {{"candidates", m_candidates},
+                {"layer_rise", std::move(rises)},
+                {"trace", std::move(trace)},
+                {"measured", search.measured},
+                {"moves", search.moves},
+                {"passes", search.passes},
+                {"windows", windows},
+                {"bytes", planCost(m_shape, search.plan).bytes},
+                {"rank_given_back", search.rankGivenBack},
+                {"end", planSearchEndName(search.end)},
+                {"start", search.start},
+                {"change", differenceJson(search.change)},
+                {"against_dense", difference(search.againstWhole)},
+                {"against_given", difference(search.againstFirst)},
+                {"locked_change", difference(search.lockedChange)}};
     }
 
     const VerifiedProblem& m_verified;

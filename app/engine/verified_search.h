@@ -27,6 +27,7 @@ struct VerifiedProblem {
     std::function<Result<CompressionPlan>(const CompressionPlan&)> ranked;
     MeasuredPlans::Measure measure;        // exact losses on calibration windows
     std::vector<std::vector<int>> groups;  // of those windows
+    double spentSeconds = 0;               // of the time allowed, before the search begins
     std::function<double()> clock;         // empty: a steady clock
 };
 

@@ -415,7 +415,6 @@ private:
     struct Exchange {
         double gain = 0;
         std::vector<LayerChange> changes;
-        std::string name;
     };
 
     // Forms near to the one that a layer has, by what happens to the count: fewer, as many, more.
@@ -462,7 +461,7 @@ private:
         std::vector<Exchange> all;
         for (std::size_t a = 0; a < layers(); ++a) {
             for (const LayerOption& option : near[a])
-                if (fits(cost[a], option.cost)) all.push_back({gain(a, option), {{a, option}}, nameOf(a, option, now[a])});
+                if (fits(cost[a], option.cost)) all.push_back({gain(a, option), {{a, option}}});
             for (std::size_t b = a + 1; b < layers(); ++b) {
                 // Of each kind of exchange the best rank levels.
                 std::map<std::pair<int, int>, Exchange> kinds;
@@ -473,7 +472,7 @@ private:
                         const auto kind = std::pair(direction(first, now[a]), direction(second, now[b]));
                         const auto it = kinds.find(kind);
                         if (it != kinds.end() && it->second.gain >= sum) continue;
-                        kinds[kind] = {sum, {{a, first}, {b, second}}, nameOf(a, first, now[a], b, second, now[b])};
+                        kinds[kind] = {sum, {{a, first}, {b, second}}};
                     }
                 for (auto& [kind, exchange] : kinds)
                     all.push_back(std::move(exchange));
@@ -485,26 +484,24 @@ private:
             if (taken >= m_options.perRound) break;
             ESPALIER_TRY(auto plan, m_problem.apply(*m_best, exchange.changes));
             if (!plan || !fresh(*plan)) continue;
-            add(exchange.name, exchange.gain, std::move(*plan));
+            add(nameOf(exchange, now), exchange.gain, std::move(*plan));
             ++taken;
         }
         return {};
     }
 
-    std::string nameOf(std::size_t layer, const LayerOption& option, const LayerOption& now) const
+    std::string nameOf(const Exchange& exchange, const std::vector<LayerOption>& now) const
     {
-        if (option.count == now.count) return fmt::format("rank {}", m_problem.layers[layer]);
-        return fmt::format("{} {}", option.count > now.count ? "more experts" : "fewer experts", m_problem.layers[layer]);
-    }
-    std::string nameOf(std::size_t a, const LayerOption& first, const LayerOption& nowA, std::size_t b, const LayerOption& second,
-                       const LayerOption& nowB) const
-    {
+        const auto& [a, first] = exchange.changes.front();
+        const auto& [b, second] = exchange.changes.back();
         const int layerA = m_problem.layers[a];
         const int layerB = m_problem.layers[b];
-        const int moreA = first.count - nowA.count;
-        const int moreB = second.count - nowB.count;
+        const int moreA = first.count - now[a].count;
+        const int moreB = second.count - now[b].count;
+        if (exchange.changes.size() == 1)
+            return moreA == 0 ? fmt::format("rank {}", layerA) : fmt::format("{} {}", moreA > 0 ? "more experts" : "fewer experts", layerA);
         if (moreA == 0 && moreB == 0)
-            return first.cost < nowA.cost ? fmt::format("rank {} -> {}", layerA, layerB) : fmt::format("rank {} -> {}", layerB, layerA);
+            return first.cost < now[a].cost ? fmt::format("rank {} -> {}", layerA, layerB) : fmt::format("rank {} -> {}", layerB, layerA);
         if (moreA <= 0 && moreB >= 0) return fmt::format("experts {} -> {}", layerA, layerB);
         if (moreA >= 0 && moreB <= 0) return fmt::format("experts {} -> {}", layerB, layerA);
         return fmt::format("{} {}, {}", moreA > 0 ? "more experts" : "fewer experts", layerA, layerB);

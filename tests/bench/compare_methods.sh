@@ -47,7 +47,7 @@ plan() { # NAME TARGET.. : a plan, and its perplexity on the locked text
 plan moe-i2 --prune "$prune" "${text[@]}" "${paper[@]}"
 bytes=$(jq .bytes "$out/plan-moe-i2.json")
 size=(--size "$bytes")
-names=(moe-i2 uniform plain-svd no-kt no-ga no-ranks-uniform exact verified)
+names=(moe-i2 uniform plain-svd no-kt no-ga no-ranks-uniform exact verified search)
 titles=(
   "MoE-I² (damped budgets, genetic search, KT 3,3, ranks by importance, whitened)"
   "uniform counts, ranking by REAP, uniform ranks, plain SVD"
@@ -57,6 +57,7 @@ titles=(
   "MoE-I², uniform ranks"
   "exact solver: counts and ranks from one byte budget"
   "verified counts, genetic search, ranks by importance, whitened"
+  "search for the size: counts and ranks together, measured"
 )
 plan uniform "${size[@]}" --allocate uniform --score reap --select ranking "${ranks[@]}" --rank-rule uniform --factors svd
 plan plain-svd "${size[@]}" "${text[@]}" "${paper[@]}" --factors svd
@@ -65,6 +66,7 @@ plan no-ga "${size[@]}" --allocate importance --select ranking "${ranks[@]}"
 plan no-ranks-uniform "${size[@]}" "${text[@]}" "${paper[@]}" --rank-rule uniform
 plan exact "${size[@]}" --allocate exact "${ranks[@]}" --rank-rule exact
 plan verified "${size[@]}" "${text[@]}" --allocate verified --select genetic "${ranks[@]}"
+plan search "${size[@]}" "${text[@]}" --allocate verified --select genetic
 
 for name in "${names[@]}"; do
   [ "$name" = moe-i2 ] && continue

@@ -141,8 +141,7 @@ private slots:
             QCOMPARE(curve.xs, (std::vector<double>{4.5, 5.25, 7.0}));
             QVERIFY(std::abs(curve.best[0] - 0.20) < 1e-9 && curve.best[1] == curve.best[0] && std::abs(curve.best[2] - 0.16) < 1e-9);
             QVERIFY2(facts.plans().number.contains(QStringLiteral("0.160")), qPrintable(facts.plans().number));
-            shell.workbench.saveSession(file);
-            QTRY_VERIFY_WITH_TIMEOUT(QFile::exists(file) && !shell.workbench.modified(), kLimit);
+            SAVE(shell, file);
         }
         Shell shell(home);
         shell.workbench.openSession(file);
