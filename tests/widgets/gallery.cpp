@@ -97,11 +97,12 @@ SearchState someSearch(const ModelShape& shape, const CompressionPlan& base, con
             s.measured.push_back({i < 5 ? QStringList{QStringLiteral("uniform"), QStringLiteral("importance"), QStringLiteral("inverse"),
                                                       QStringLiteral("global"), QStringLiteral("exact")}[i]
                                         : QStringLiteral("experts %1 → %2").arg(i % 24).arg((7 * i) % 24),
-                                  best + change, change, i == 0 ? 0 : 0.0011, taken});
+                                  best + change, change, i == 0 ? 0 : 0.0011, best + change - 1.93, 3.5 + 0.6 * i, i % 3 == 0 ? 96 : 8,
+                                  taken});
             if (taken) best += change;
         }
         for (const LayerShape& layer : shape.layers)
-            s.alone[layer.index] = 2.05 + 0.02 * std::exp(-0.3 * layer.index) + 0.002 * ((layer.index * 7) % 5);
+            s.alone[layer.index] = 0.02 * std::exp(-0.3 * layer.index) + 0.002 * ((layer.index * 7) % 5);
         return s;
     }
     s.stage = kind == QLatin1StringView("blocks") ? "receptive-field" : "select";
