@@ -9,6 +9,7 @@
 #include <QLabel>
 #include <QPainter>
 #include <QPushButton>
+#include <QRegularExpression>
 #include <QToolButton>
 #include <QVBoxLayout>
 
@@ -45,6 +46,12 @@ private:
 
 }  // namespace
 
+QString withoutNumbers(QString text)
+{
+    static const QRegularExpression numbers(QStringLiteral("[0-9]+([.,][0-9]+)*"));
+    return text.replace(numbers, QStringLiteral("#"));
+}
+
 BannerStack::BannerStack(QWidget* parent) : QWidget(parent)
 {
     m_layout = new QVBoxLayout(this);
@@ -59,7 +66,7 @@ void BannerStack::show(Banner banner)
 {
     const auto found = std::find_if(m_entries.begin(), m_entries.end(), [&](const Entry& e) { return e.banner.id == banner.id; });
     if (found != m_entries.end()) {
-        const bool other = found->banner.cause != banner.cause;
+        const bool other = withoutNumbers(found->banner.cause) != withoutNumbers(banner.cause);
         const bool again = !banner.once || found->counted.elapsed() > kSameEventMsec;
         found->banner = std::move(banner);
         if (other) found->repeats = 0;
@@ -87,6 +94,26 @@ void BannerStack::dismissAll()
 {
     while (!m_entries.empty())
         dismiss(QString(m_entries.back().banner.id));
+}
+
+void BannerStack::dismissOfModel()
+{
+    QStringList ids;
+    for (const Entry& entry : m_entries)
+        if (entry.banner.ofModel) ids << entry.banner.id;
+    for (const QString& id : ids)
+        dismiss(id);
+}
+
+void BannerStack::dismissOthers(const QStringList& starts, const QString& id)
+{
+    QStringList ids;
+    for (const Entry& entry : m_entries)
+        if (entry.banner.id != id &&
+            std::any_of(starts.begin(), starts.end(), [&](const QString& start) { return entry.banner.id.startsWith(start); }))
+            ids << entry.banner.id;
+    for (const QString& other : ids)
+        dismiss(other);
 }
 
 int BannerStack::repeats(const QString& id) const

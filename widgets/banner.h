@@ -28,8 +28,12 @@ struct Banner {
     QString cause;
     QString consequence;
     std::vector<BannerAction> actions;
-    bool once = false;  // the same words again within a moment are one event told twice, and are not counted
+    bool ofModel = true;  // goes when another model is opened
+    bool once = false;    // the same words again within a moment are one event told twice, and are not counted
 };
+
+// Two messages that differ in nothing but numbers have one cause.
+QString withoutNumbers(QString text);
 
 class BannerStack final : public QWidget
 {
@@ -42,6 +46,8 @@ public:
     void show(Banner banner);
     void dismiss(const QString& id);
     void dismissAll();
+    void dismissOfModel();                                             // what was said about the model that was open
+    void dismissOthers(const QStringList& starts, const QString& id);  // all whose id begins so, but this one
     int count() const { return static_cast<int>(m_entries.size()); }
     int repeats(const QString& id) const;  // how often it came; 0: not shown
     QString text() const;                  // all banners as plain text, for the clipboard and tests

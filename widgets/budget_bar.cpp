@@ -3,19 +3,23 @@
 #include "allocate/allocator.h"
 #include "controls.h"
 #include "format.h"
+#include "icon.h"
 #include "keep_box.h"
+#include "method_section.h"
 #include "theme.h"
 
 #include <QComboBox>
 #include <QFormLayout>
 #include <QHBoxLayout>
+#include <QKeyEvent>
 #include <QLabel>
 #include <QLineEdit>
 #include <QLocale>
-#include <QPainter>
+#include <QPushButton>
 #include <QSignalBlocker>
 #include <QStandardItemModel>
 #include <QStyle>
+#include <QToolButton>
 #include <QVBoxLayout>
 
 #include <algorithm>
@@ -32,6 +36,12 @@ constexpr int kNumberSteps = 100;
 
 }  // namespace
 
+QString unlockText(const std::vector<int>& layers)
+{
+    return layers.size() == 1 ? BudgetBar::tr("Unlock layer %1").arg(layers.front())
+                              : BudgetBar::tr("Unlock %n layer(s)", nullptr, static_cast<int>(layers.size()));
+}
+
 class BudgetBar::Private
 {
 public:
@@ -46,6 +56,7 @@ public:
     std::set<QString> elsewhere;
     int total = 0;
     int least = 0;
+    int asked = -1;  // below what is possible, by the hand on the slider; -1: what the slider shows
 
     QLabel* targetLabel = nullptr;
     QLineEdit* field = nullptr;
@@ -56,7 +67,12 @@ public:
     QWidget* paramArea = nullptr;
     QVBoxLayout* paramLayout = nullptr;
     Switch* equal = nullptr;
+    QWidget* rankLine = nullptr;
+    QComboBox* rankBox = nullptr;
+    QToolButton* anew = nullptr;
+    QWidget* messageLine = nullptr;
     QLabel* message = nullptr;
+    QPushButton* unlock = nullptr;
 
     const MethodInfo* info() const
     {
@@ -68,15 +84,32 @@ public:
     void showNumber(int value)
     {
         // A text being typed is left alone.
-        if (!(field->hasFocus() && field->isModified())) field->setText(format::count(value));
+        if (!(field->hasFocus() && field->isModified())) {
+            field->setText(format::count(value));
+            mark(false);
+        }
         ofLabel->setText(BudgetBar::tr("of %1").arg(format::count(total)));
         shareLabel->setText(total > 0 ? format::share(static_cast<double>(value) / total) : QString());
     }
-    void request() { emit q->allocationRequested(q->intent()); }
-    void requestOnce()
+    void mark(bool invalid)
+    {
+        if (field->property("invalid").toBool() == invalid) return;
+        field->setProperty("invalid", invalid);
+        field->style()->unpolish(field);
+        field->style()->polish(field);
+    }
+    using Change = AllocationIntent::Change;
+    void request(Change change)
+    {
+        AllocationIntent intent = q->intent();
+        intent.change = change;
+        if (asked >= 0) intent.keepTotal = asked;
+        emit q->allocationRequested(intent);
+    }
+    void requestOnce(Change change)
     {
         emit q->gestureStarted();
-        request();
+        request(change);
         emit q->gestureFinished();
     }
     void rebuildParams(const Params& start = {});  // parameters that are not in `start` get their defaults
@@ -134,27 +167,75 @@ BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
     d->paramArea->hide();
     layout->addWidget(d->paramArea);
 
-    d->message = new QLabel(this);
-    d->message->setWordWrap(true);
-    d->message->hide();
-    layout->addWidget(d->message);
+    d->rankLine = new QWidget(this);
+    auto* third = new QHBoxLayout(d->rankLine);
+    third->setContentsMargins(0, 0, 0, 0);
+    third->setSpacing(8);
+    auto* rankLabel = new QLabel(tr("ranked by"), d->rankLine);
+    rankLabel->setProperty("role", QStringLiteral("muted"));
+    d->rankBox = new QComboBox(d->rankLine);
+    d->rankBox->setAccessibleName(tr("Score that experts are ranked by"));
+    d->rankBox->setToolTip(
+        tr("Where a count changes, the experts with the lowest score go and the best come back. What the map shows has no "
+           "part in it."));
+    d->rankBox->setSizeAdjustPolicy(QComboBox::AdjustToContents);
+    rankLabel->setToolTip(d->rankBox->toolTip());
+    rankLabel->setBuddy(d->rankBox);
+    d->anew = new QToolButton(d->rankLine);
+    d->anew->setIcon(icon(QStringLiteral("wand-sparkles")));
+    d->anew->setIconSize({pixelsOf(16), pixelsOf(16)});
+    d->anew->setAutoRaise(true);
+    d->anew->setToolTip(tr("Choose the experts of all unlocked layers anew by this score; the counts stay"));
+    d->anew->setAccessibleName(tr("Choose the experts anew"));
+    third->addWidget(rankLabel);
+    third->addWidget(d->rankBox);
+    third->addWidget(d->anew);
+    third->addStretch(1);
+    d->rankLine->hide();
+    layout->addWidget(d->rankLine);
 
+    d->messageLine = new QWidget(this);
+    auto* told = new QVBoxLayout(d->messageLine);
+    told->setContentsMargins(0, 0, 0, 0);
+    told->setSpacing(pixelsOf(4));
+    d->message = new QLabel(d->messageLine);
+    d->message->setWordWrap(true);
+    d->unlock = new QPushButton(d->messageLine);
+    d->unlock->setObjectName(QStringLiteral("budget.unlock"));
+    told->addWidget(d->message);
+    told->addWidget(d->unlock, 0, Qt::AlignLeft);
+    d->messageLine->hide();
+    layout->addWidget(d->messageLine);
+
+    // A wheel that scrolls past must not share the target anew.
+    guardWheel(d->methodBox);
+    guardWheel(d->rankBox);
+    connect(d->rankBox, &QComboBox::activated, this, [this](int index) { emit rankingChosen(d->rankBox->itemData(index).toString()); });
+    connect(d->anew, &QToolButton::clicked, this, &BudgetBar::rankAnewRequested);
+    connect(d->unlock, &QPushButton::clicked, this, &BudgetBar::unlockRequested);
     connect(d->slider, &Slider::gestureStarted, this, &BudgetBar::gestureStarted);
-    connect(d->slider, &Slider::gestureFinished, this, &BudgetBar::gestureFinished);
-    connect(d->slider, &Slider::gestureCancelled, this, &BudgetBar::gestureCancelled);
-    connect(d->slider, &Slider::moved, this, [this](int value) {
-        setMessage({}, false);
-        d->showNumber(value);
-        d->request();
+    connect(d->slider, &Slider::gestureFinished, this, [this] {
+        d->asked = -1;
+        emit gestureFinished();
     });
-    connect(d->slider, &Slider::clamped, this, [this](int, int floor) {
-        setMessage(tr("At least %1: the router picks %2 in each layer.").arg(format::count(floor)).arg(d->shape.layers.empty() ? 0 : [this] {
-            int most = 0;
-            for (const LayerShape& layer : d->shape.layers)
-                most = std::max(most, layer.router.topK);
-            return most;
-        }()),
-                   false);
+    connect(d->slider, &Slider::gestureCancelled, this, [this] {
+        d->asked = -1;
+        emit gestureCancelled();
+    });
+    connect(d->slider, &Slider::moved, this, [this](int value) {
+        if (value != d->least) d->asked = -1;
+        d->showNumber(value);
+        d->request(Private::Change::Target);
+    });
+    // The plan knows what stands in the way; it says so.
+    connect(d->slider, &Slider::clamped, this, [this](int wanted) {
+        d->asked = wanted;
+        d->request(Private::Change::Target);
+    });
+    connect(d->field, &QLineEdit::textEdited, this, [this] {
+        if (!d->field->property("invalid").toBool()) return;
+        d->mark(false);
+        setMessage({}, false);
     });
     connect(d->field, &QLineEdit::returnPressed, this, [this] { d->enter(); });
     connect(d->field, &QLineEdit::editingFinished, this, [this] {
@@ -168,12 +249,15 @@ BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
         }
         d->method = d->methodBox->itemData(index).toString().toStdString();
         d->rebuildParams();
-        d->requestOnce();
+        d->requestOnce(Private::Change::Method);
     });
-    connect(d->equal, &QAbstractButton::clicked, this, [this] { d->requestOnce(); });
+    connect(d->equal, &QAbstractButton::clicked, this, [this] { d->requestOnce(Private::Change::Equality); });
     setTabOrder(d->field, d->slider);
     setTabOrder(d->slider, d->methodBox);
     setTabOrder(d->methodBox, d->equal);
+    setTabOrder(d->equal, d->rankBox);
+    setTabOrder(d->rankBox, d->anew);
+    setTabOrder(d->anew, d->unlock);
     setEnabled(false);
 }
 
@@ -184,13 +268,10 @@ AllocationIntent BudgetBar::intent() const { return {d->slider->value(), d->meth
 void BudgetBar::Private::enter()
 {
     const std::string text = plainNumber(field->text());
-    const auto result = parseKeep(text, total);
-    const auto mark = [this](bool invalid) {
-        if (field->property("invalid").toBool() == invalid) return;
-        field->setProperty("invalid", invalid);
-        field->style()->unpolish(field);
-        field->style()->polish(field);
-    };
+    // More than there are is a number too: the plan says what it can keep.
+    bool whole = false;
+    const int number = QString::fromStdString(text).toInt(&whole);
+    const auto result = whole && number > total ? Result<int>(number) : parseKeep(text, total);
     if (!result.ok()) {
         mark(true);
         q->setMessage(BudgetBar::tr("Write a number of experts, 75%, 0.75 or 96/128."), true);
@@ -198,16 +279,24 @@ void BudgetBar::Private::enter()
     }
     mark(false);
     field->setModified(false);
-    int wanted = *result;
-    q->setMessage({}, false);
-    if (wanted < least) {
-        q->setMessage(BudgetBar::tr("At least %1: the router needs its choice in each layer.").arg(format::count(least)), false);
-        wanted = least;
+    asked = *result;
+    slider->setValue(std::max(least, *result));
+    requestOnce(Change::Target);
+    asked = -1;
+    // What was taken, also where the plan stays as it was.
+    slider->setValue(plan.keptExperts());
+    showNumber(plan.keptExperts());
+}
+
+void BudgetBar::keyPressEvent(QKeyEvent* event)
+{
+    if (event->key() != Qt::Key_Escape || !d->field->hasFocus() || !d->field->isModified()) {
+        QWidget::keyPressEvent(event);
+        return;
     }
-    slider->setValue(wanted);
-    showNumber(wanted);
-    field->setText(format::count(wanted));
-    requestOnce();
+    if (d->field->property("invalid").toBool()) setMessage({}, false);
+    d->field->setModified(false);
+    d->showNumber(d->slider->value());
 }
 
 void BudgetBar::Private::rebuildParams(const Params& start)
@@ -279,7 +368,7 @@ void BudgetBar::Private::rebuildParams(const Params& start)
                     else
                         params[key] = v;
                     show(v);
-                    request();
+                    request(Change::Method);
                 });
                 break;
             }
@@ -294,7 +383,7 @@ void BudgetBar::Private::rebuildParams(const Params& start)
                 row->addWidget(box);
                 QObject::connect(box, &QComboBox::activated, q, [this, box, key = spec.key] {
                     params[key] = box->currentText().toStdString();
-                    requestOnce();
+                    requestOnce(Change::Method);
                 });
                 break;
             }
@@ -307,7 +396,7 @@ void BudgetBar::Private::rebuildParams(const Params& start)
                 row->addWidget(toggle);
                 QObject::connect(toggle, &QAbstractButton::clicked, q, [this, key = spec.key](bool on) {
                     params[key] = on;
-                    requestOnce();
+                    requestOnce(Change::Method);
                 });
                 break;
             }
@@ -429,14 +518,31 @@ void BudgetBar::setMethodElsewhere(const QString& id, const QString& why)
     if (d->method == id.toStdString() && !d->methods.empty()) setMethod(QString::fromStdString(d->methods.front().id));
 }
 
-void BudgetBar::setMessage(const QString& text, bool isError)
+void BudgetBar::setRankings(const QStringList& ids, const QString& current)
+{
+    QStringList shown;
+    for (int i = 0; i < d->rankBox->count(); ++i)
+        shown << d->rankBox->itemData(i).toString();
+    if (shown != ids) {
+        const QSignalBlocker blocker(d->rankBox);
+        d->rankBox->clear();
+        for (const QString& id : ids)
+            d->rankBox->addItem(id, id);
+    }
+    d->rankBox->setCurrentIndex(d->rankBox->findData(current));
+    d->rankLine->setVisible(!ids.isEmpty());
+}
+
+void BudgetBar::setMessage(const QString& text, bool isError, const std::vector<int>& locks)
 {
     d->message->setText(text);
     d->message->setProperty("role", isError ? QStringLiteral("error") : QStringLiteral("muted"));
     d->message->style()->unpolish(d->message);
     d->message->style()->polish(d->message);
     d->message->setFont(fontFor(FontRole::Small));
-    d->message->setVisible(!text.isEmpty());
+    d->unlock->setText(unlockText(locks));
+    d->unlock->setVisible(!locks.empty());
+    d->messageLine->setVisible(!text.isEmpty());
 }
 
 }  // namespace espalier

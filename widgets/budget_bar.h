@@ -1,5 +1,5 @@
-// The target: experts kept over all layers by slider and text ("75%", "0.75", "96/128", "1,080"), the method that distributes them and
-// its parameters, built from the registry's specs.
+// The target: experts kept over all layers by slider and text ("75%", "0.75", "96/128", "1,080"), the method that distributes them, its
+// parameters, built from the registry's specs, and the score that says which experts go.
 #pragma once
 
 #include "base/method_registry.h"
@@ -9,6 +9,7 @@
 #include <QWidget>
 
 #include <memory>
+#include <vector>
 
 namespace espalier
 {
@@ -19,7 +20,12 @@ struct AllocationIntent {
     std::string method;
     Params params;
     bool equalCounts = false;  // one count for all layers, as a stock export needs
+    enum class Change { Target, Method, Equality };
+    Change change = Change::Target;  // what of it the user touched
+    std::vector<int> unlock = {};    // layers whose locks are given up for it
 };
+
+QString unlockText(const std::vector<int>& layers);  // of the button that gives up their locks
 
 class BudgetBar final : public QWidget
 {
@@ -39,7 +45,10 @@ public slots:
     void setMethodAvailable(const QString& id, const QString& reasonWhyNot);
     // Methods that are run elsewhere: choosing one says methodElsewhere and leaves the choice as it was.
     void setMethodElsewhere(const QString& id, const QString& why);
-    void setMessage(const QString& text, bool isError);  // clamp or infeasible; empty hides it
+    // Scores that experts can be ranked by, and the one in use; emits nothing. Not what the map shows.
+    void setRankings(const QStringList& ids, const QString& current);
+    // Clamp or infeasible; empty hides it. `locks`: layers whose locks stand in the way, offered to be unlocked.
+    void setMessage(const QString& text, bool isError, const std::vector<int>& locks = {});
 
 signals:
     void gestureStarted();
@@ -47,6 +56,12 @@ signals:
     void gestureFinished();
     void gestureCancelled();
     void methodElsewhere(const QString& id);
+    void rankingChosen(const QString& id);  // counts and experts stay until they are asked to change
+    void rankAnewRequested();               // the best experts by that score, at the counts that are there
+    void unlockRequested();                 // the locks of the message
+
+protected:
+    void keyPressEvent(QKeyEvent* event) override;
 
 private:
     class Private;

@@ -7,6 +7,8 @@
 namespace espalier
 {
 
+inline constexpr int kDragPixels = 4;  // a press that moves less is a click, and edits nothing
+
 class StepGesture final : public QObject
 {
     Q_OBJECT

@@ -11,10 +11,14 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
-#include <utility>
 
 namespace espalier
 {
+
+namespace
+{
+constexpr int kLockWidth = 22;  // of the lock's place beside a row's label
+}  // namespace
 
 HeatmapCanvas::HeatmapCanvas(HeatmapView::Private* owner, QWidget* parent) : QCustomPlot(parent), d(owner)
 {
@@ -35,19 +39,13 @@ void HeatmapCanvas::mousePressEvent(QMouseEvent* event)
     d->pressed = event->pos();
     d->boxing = false;
     d->armed = {};
-    const QPoint p = event->pos();
-    // Row labels: the lock toggles, the number selects the layer.
-    if (p.x() < d->cells.left() && p.y() >= d->cells.top() && p.y() <= d->cells.bottom()) {
-        const int row = d->rowAt(p.y());
-        if (p.x() < pixelsOf(22)) {
-            emit d->q->lockRequested(row);
-        } else {
-            d->selection->setCurrentLayer(row);
-            std::set<CellId> cells;
-            for (int e = 0; e < d->expertsOf(row); ++e)
-                cells.insert({row, e});
-            d->selection->select(std::move(cells));
-        }
+    // A row's label selects its layer. A press never edits: it may have been meant to leave a text field.
+    if (const int row = d->labelAt(event->pos()); row >= 0) {
+        d->selection->setCurrentLayer(row);
+        std::set<CellId> cells;
+        for (int e = 0; e < d->expertsOf(row); ++e)
+            cells.insert({row, e});
+        d->selection->select(std::move(cells));
         d->pressed = QPoint(-1, -1);
         return;
     }
@@ -70,7 +68,7 @@ void HeatmapCanvas::mousePressEvent(QMouseEvent* event)
                 QRect(QPoint(std::min(a.x(), b.x()), std::min(a.y(), b.y())), QPoint(std::max(a.x(), b.x()), std::max(a.y(), b.y()))));
         }
     } else {
-        d->armed = cell;  // toggles when it is let go on the same cell, without a drag between
+        d->armed = cell;  // a second press soon, on the same cell and without a drag between, toggles it
         d->anchor = cell;
         d->selection->clear();
         d->selection->setCurrent(cell);
@@ -92,19 +90,26 @@ void HeatmapCanvas::mouseMoveEvent(QMouseEvent* event)
     d->selectBox(d->box);
 }
 
-void HeatmapCanvas::mouseReleaseEvent(QMouseEvent* event)
+void HeatmapCanvas::mouseReleaseEvent(QMouseEvent*)
 {
-    const CellId cell = std::exchange(d->armed, CellId());
     d->boxing = false;
     d->pressed = QPoint(-1, -1);
-    if (event->button() != Qt::LeftButton || !cell.valid() || d->q->cellAt(event->position()) != cell) return;
-    emit d->q->toggleRequested(cell.layer, cell.expert);
 }
+
 void HeatmapCanvas::mouseDoubleClickEvent(QMouseEvent* event)
 {
-    // Two quick clicks are two clicks, as on a check box.
+    if (event->button() != Qt::LeftButton) return;
+    const CellId first = d->armed;
+    const int row = d->labelAt(event->pos());
+    const bool lock = row >= 0 && event->pos().x() < pixelsOf(kLockWidth) && d->expertsOf(row) > 0;
     mousePressEvent(event);
+    if (lock)
+        emit d->q->lockRequested(row);
+    else if (d->armed.valid() && d->armed == first)
+        emit d->q->toggleRequested(first.layer, first.expert);
+    d->armed = {};  // a third press is the first of another pair
 }
+
 void HeatmapCanvas::wheelEvent(QWheelEvent* event)
 {
     const int notches = event->angleDelta().y();
@@ -169,6 +174,11 @@ bool HeatmapCanvas::event(QEvent* event)
         return true;
     }
     return QCustomPlot::event(event);
+}
+
+int HeatmapView::Private::labelAt(const QPoint& p) const
+{
+    return hasScores && p.x() < cells.left() && p.y() >= cells.top() && p.y() <= cells.bottom() ? rowAt(p.y()) : -1;
 }
 
 void HeatmapView::Private::selectBox(const QRect& box)
@@ -289,16 +299,17 @@ void HeatmapView::Private::key(QKeyEvent* event)
         case Qt::Key_PageDown:
             moveCursor(0, 10, shift);
             return;
+        // A key that is held edits once.
         case Qt::Key_Space:
-            if (validCell(cell)) requestToggle(cell);
+            if (validCell(cell) && !event->isAutoRepeat()) requestToggle(cell);
             return;
         case Qt::Key_P:
             if (control) break;
-            if (validCell(cell)) emit q->protectRequested(cell.layer, cell.expert);
+            if (validCell(cell) && !event->isAutoRepeat()) emit q->protectRequested(cell.layer, cell.expert);
             return;
         case Qt::Key_L:
             if (control) break;
-            if (cell.valid()) emit q->lockRequested(cell.layer);
+            if (cell.valid() && !event->isAutoRepeat()) emit q->lockRequested(cell.layer);
             return;
         case Qt::Key_F: {
             if (control || selection->selected().empty()) break;

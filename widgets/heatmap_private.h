@@ -112,7 +112,7 @@ public:
     CellId anchor;     // of shift selection
     QPoint pressed;
     bool boxing = false;
-    CellId armed;  // the cursor's own cell, pressed: a release without a drag toggles it
+    CellId armed;  // pressed without a key: a double click there toggles it, unless a drag came between
     QRect box;     // columns and rows of the box selection under way
 
     int rowCount() const { return static_cast<int>(shape.layers.size()); }
@@ -195,6 +195,7 @@ public:
     }
     QRect cellBox(CellId c) const;
     QRect boxOf(int column, int row) const;
+    int labelAt(const QPoint& p) const;  // row of the label there; -1: none
     bool visibleCell(int column, int row) const { return window.contains(column, row); }
     QColor colourOf(CellId c) const;
     QString valueUnit() const { return scores.unit.empty() ? QString() : QChar(0x00A0) + QString::fromStdString(scores.unit); }

@@ -146,7 +146,7 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     setWidgetResizable(true);
     // Rows break where the text is large; what is wider even then is reached by scrolling.
     setHorizontalScrollBarPolicy(Qt::ScrollBarAsNeeded);
-    setMinimumHeight(std::min(pixelsOf(330), kMostMinimumHeight));  // the layer's slider stays in sight beside a long history
+    setLow(false);
     auto* content = new QWidget;
     setWidget(content);
     auto* outer = new QVBoxLayout(content);
@@ -288,6 +288,7 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     connect(d->locked, &QToolButton::clicked, this, [this, layer] { emit lockRequested(layer()); });
     connect(d->slider, &Slider::gestureStarted, this, &InspectorPanel::gestureStarted);
     connect(d->slider, &Slider::moved, this, [this, layer](int value) { emit layerKeepMoved(layer(), value); });
+    connect(d->slider, &Slider::clamped, this, [this, layer](int wanted) { emit layerKeepMoved(layer(), wanted); });
     connect(d->slider, &Slider::gestureFinished, this, &InspectorPanel::gestureFinished);
     connect(d->slider, &Slider::gestureCancelled, this, &InspectorPanel::gestureCancelled);
     connect(d->spin, &QSpinBox::valueChanged, this, [this, layer](int value) {
@@ -302,6 +303,12 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
 }
 
 InspectorPanel::~InspectorPanel() = default;
+
+void InspectorPanel::setLow(bool low)
+{
+    // The layer's slider stays in sight beside a long history.
+    setMinimumHeight(std::min(pixelsOf(low ? 150 : 330), kMostMinimumHeight));
+}
 
 QWidget* InspectorPanel::firstControl() const { return d->keep; }
 

@@ -24,6 +24,8 @@ public:
 
     QWidget* firstControl() const;  // where the keyboard enters
 
+    void setLow(bool low);  // on a low screen it needs less, and scrolls
+
 public slots:
     void setShape(const espalier::ModelShape& shape);
     void setPlan(const espalier::CompressionPlan& plan);

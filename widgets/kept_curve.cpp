@@ -45,6 +45,7 @@ public:
     int held = -1;        // layer under the pressed button
     double heldFrom = 0;  // curve value at the press
     double pressY = 0;
+    bool moving = false;  // the hand went far enough to mean it
     int lastSent = -1;
 
     int layerCount() const { return static_cast<int>(shape.layers.size()); }
@@ -128,6 +129,7 @@ protected:
             d->held = near;
             d->heldFrom = d->value(near);
             d->pressY = event->position().y();
+            d->moving = false;
             d->lastSent = d->value(near);
             emit d->q->gestureStarted();
             d->replot();
@@ -149,6 +151,8 @@ protected:
             d->hover->setHovered(layer >= 0 ? CellId{layer, -1} : CellId{});
             return;
         }
+        d->moving = d->moving || std::abs(event->position().y() - d->pressY) >= kDragPixels;
+        if (!d->moving) return;
         const double fine = event->modifiers() & Qt::ShiftModifier ? 0.2 : 1.0;
         const double perPixel = yAxis->pixelToCoord(0) - yAxis->pixelToCoord(1);
         double value = d->heldFrom + (d->pressY - event->position().y()) * perPixel * fine;
@@ -215,7 +219,8 @@ int KeptCurve::Private::layerNear(const QPointF& p, double reach) const
 
 void KeptCurve::Private::send(int layer, int wanted)
 {
-    wanted = std::clamp(wanted, least(layer), mostOf(quantity, shape, layer));
+    // Below what is possible is asked for too: the plan says why not.
+    wanted = std::clamp(wanted, 0, mostOf(quantity, shape, layer));
     if (wanted == lastSent) return;
     lastSent = wanted;
     emit q->layerMoved(layer, wanted);
@@ -564,7 +569,7 @@ void KeptCurve::Private::key(QKeyEvent* event)
             return;
         case Qt::Key_L:
             if (event->modifiers() & Qt::ControlModifier) break;
-            if (moe(layer)) emit q->lockRequested(layer);
+            if (moe(layer) && !event->isAutoRepeat()) emit q->lockRequested(layer);
             return;
         case Qt::Key_Escape:
             if (held < 0) break;

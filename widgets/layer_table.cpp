@@ -333,6 +333,8 @@ public:
     std::optional<CompressionPlan> before;
     int dragged = -1;
     int lastSent = -1;
+    QPoint pressed;
+    bool moving = false;  // the hand went far enough to mean it
     bool mibVisible = true;
 
     void refresh() { model->set(shape, plan, scores, before); }
@@ -472,10 +474,6 @@ void LayerTable::mousePressEvent(QMouseEvent* event)
 {
     const QModelIndex index = indexAt(event->pos());
     if (event->button() == Qt::LeftButton && index.isValid()) {
-        if (index.column() == LayerModel::Layer && event->pos().x() < pixelsOf(22)) {
-            emit lockRequested(index.row());
-            return;
-        }
         if (index.column() == LayerModel::Bar && index.data(LayerModel::LockedRole).toBool()) emit lockedTouched(index.row());
         if (index.column() == LayerModel::Bar && index.data(LayerModel::EditableRole).toBool()) {
             setFocus(Qt::MouseFocusReason);
@@ -483,6 +481,8 @@ void LayerTable::mousePressEvent(QMouseEvent* event)
             // The bar is a slider: the end of the bar is grabbed where it is, a press elsewhere moves it there with the first move.
             d->steps->finish();
             d->dragged = index.row();
+            d->pressed = event->pos();
+            d->moving = false;
             d->lastSent = index.data(Qt::EditRole).toInt();
             emit gestureStarted();
             return;
@@ -496,9 +496,11 @@ void LayerTable::mouseMoveEvent(QMouseEvent* event)
     if (d->dragged >= 0) {
         const QModelIndex index = d->model->index(d->dragged, LayerModel::Bar);
         const QRectF bar = LayerDelegate::barRect(visualRect(index));
+        d->moving = d->moving || std::abs(event->pos().x() - d->pressed.x()) >= kDragPixels;
+        if (!d->moving) return;
         const int most = index.data(LayerModel::MaximumRole).toInt();
-        const int least = index.data(LayerModel::MinimumRole).toInt();
-        const int keep = std::clamp(static_cast<int>(std::lround((event->position().x() - bar.left()) / bar.width() * most)), least, most);
+        // Below what is possible is asked for too: the plan says why not.
+        const int keep = std::clamp(static_cast<int>(std::lround((event->position().x() - bar.left()) / bar.width() * most)), 0, most);
         if (keep != d->lastSent) {
             d->lastSent = keep;
             emit layerMoved(d->dragged, keep);
@@ -523,6 +525,16 @@ void LayerTable::mouseReleaseEvent(QMouseEvent* event)
     QTableView::mouseReleaseEvent(event);
 }
 
+// A click selects; twice on the lock's place, beside the number, locks or unlocks.
+void LayerTable::mouseDoubleClickEvent(QMouseEvent* event)
+{
+    const QModelIndex index = indexAt(event->pos());
+    if (event->button() == Qt::LeftButton && index.isValid() && index.column() == LayerModel::Layer && event->pos().x() < pixelsOf(22))
+        emit lockRequested(index.row());
+    else
+        QTableView::mouseDoubleClickEvent(event);
+}
+
 void LayerTable::keyPressEvent(QKeyEvent* event)
 {
     const QModelIndex current = currentIndex();
@@ -532,8 +544,8 @@ void LayerTable::keyPressEvent(QKeyEvent* event)
         const bool far = event->modifiers() & Qt::ShiftModifier;
         const QModelIndex kept = d->model->index(current.row(), LayerModel::Value);
         const int now = kept.data(Qt::EditRole).toInt();
-        const int next = std::clamp(steppedOf(d->model->quantity(), d->shape, current.row(), now, direction, far),
-                                    kept.data(LayerModel::MinimumRole).toInt(), kept.data(LayerModel::MaximumRole).toInt());
+        const int next = std::clamp(steppedOf(d->model->quantity(), d->shape, current.row(), now, direction, far), 0,
+                                    kept.data(LayerModel::MaximumRole).toInt());
         d->steps->step();
         if (next != now) emit layerMoved(current.row(), next);
     };
@@ -570,7 +582,7 @@ void LayerTable::keyPressEvent(QKeyEvent* event)
             return;
         case Qt::Key_L:
             if (control || !current.isValid()) break;
-            emit lockRequested(current.row());
+            if (!event->isAutoRepeat()) emit lockRequested(current.row());
             return;
         case Qt::Key_Return:
         case Qt::Key_Enter:

@@ -13,10 +13,9 @@ LayersPanel::LayersPanel(SelectionModel* selection, HoverModel* hover, QWidget* 
     layout->setContentsMargins(0, 0, 0, 0);
     layout->setSpacing(0);
     m_curve = new KeptCurve(selection, hover, this);
-    m_curve->setMinimumHeight(pixelsOf(160));
     m_budget = new BudgetBar(this);
     m_table = new LayerTable(selection, hover, this);
-    m_table->setMinimumHeight(pixelsOf(120));
+    setLow(false);
     layout->addWidget(m_curve, 4);
     layout->addWidget(m_budget);
     layout->addWidget(m_table, 9);
@@ -31,6 +30,8 @@ LayersPanel::LayersPanel(SelectionModel* selection, HoverModel* hover, QWidget* 
     connect(m_table, &LayerTable::gestureFinished, this, &LayersPanel::gestureFinished);
     connect(m_table, &LayerTable::gestureCancelled, this, &LayersPanel::gestureCancelled);
     connect(m_table, &LayerTable::lockRequested, this, &LayersPanel::lockRequested);
+    connect(m_curve, &KeptCurve::lockedTouched, this, &LayersPanel::lockedTouched);
+    connect(m_table, &LayerTable::lockedTouched, this, &LayersPanel::lockedTouched);
 }
 
 void LayersPanel::setShape(const ModelShape& shape)
@@ -53,6 +54,12 @@ void LayersPanel::setReference(const std::optional<CompressionPlan>& before)
 {
     m_curve->setReference(before);
     m_table->setReference(before);
+}
+
+void LayersPanel::setLow(bool low)
+{
+    m_curve->setMinimumHeight(pixelsOf(low ? 84 : 160));
+    m_table->setMinimumHeight(pixelsOf(low ? 66 : 120));
 }
 
 void LayersPanel::setCompact(bool compact) { m_table->setMibVisible(!compact); }

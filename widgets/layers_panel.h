@@ -26,6 +26,7 @@ public slots:
     void setScores(const espalier::ExpertScores& scores);
     void setReference(const std::optional<espalier::CompressionPlan>& before);
     void setCompact(bool compact);
+    void setLow(bool low);  // on a low screen curve and table need less
 
 signals:
     // Of curve and table together; the budget's are its own (budget()).
@@ -34,6 +35,7 @@ signals:
     void gestureFinished();
     void gestureCancelled();
     void lockRequested(int layer);
+    void lockedTouched(int layer);  // somebody tried to move a locked layer
 
 private:
     KeptCurve* m_curve = nullptr;

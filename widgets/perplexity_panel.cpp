@@ -26,6 +26,7 @@ namespace espalier
 namespace
 {
 
+constexpr int kLeastPlotWidth = 150;
 constexpr int kMostLabelWidth = 150;  // of the plan's name at the end of its line
 
 std::vector<WindowLoss> ordered(std::vector<WindowLoss> windows)
@@ -470,9 +471,9 @@ void PerplexityPanel::Private::refreshPlot()
     dense = {};
     planStale = tier != nullptr && !tier->staleNote.isEmpty();
     planRunning = tier != nullptr && (tier->running || tier->paused) && static_cast<int>(tier->windows.size()) < tier->wanted;
-    planLabel = planStale
-                    ? state.age
-                    : QFontMetrics(fontFor(FontRole::SmallStrong)).elidedText(state.planName, Qt::ElideRight, pixelsOf(kMostLabelWidth));
+    planLabel = planStale ? state.age
+                          : QFontMetrics(fontFor(FontRole::SmallStrong))
+                                .elidedText(state.planName, Qt::ElideRight, std::min(pixelsOf(kMostLabelWidth), plot->width() / 4));
     planValue.clear();
     if (tier != nullptr) {
         plan = deltaMode ? runningDelta(tier->windows, state.dense) : runningPerplexity(tier->windows, state.wideLimit);
@@ -704,7 +705,10 @@ void PerplexityPanel::changeEvent(QEvent* event)
 void PerplexityPanel::resizeEvent(QResizeEvent* event)
 {
     QWidget::resizeEvent(event);
-    if (d != nullptr && d->planLine != nullptr) d->refreshPlot();
+    if (d == nullptr || d->planLine == nullptr) return;
+    // In a narrow strip the numbers are what matters.
+    d->plot->setVisible(width() >= d->left->minimumWidth() + pixelsOf(kLeastPlotWidth));
+    d->refreshPlot();
 }
 
 }  // namespace espalier

@@ -72,6 +72,12 @@ PipelineTarget::PipelineTarget(QWidget* parent) : QWidget(parent)
     second->addStretch(1);
     second->addWidget(m_equal);
     rows->addLayout(second);
+    m_note = new QLabel(this);
+    m_note->setObjectName(QStringLiteral("target.note"));
+    m_note->setProperty("role", QStringLiteral("muted"));
+    m_note->setWordWrap(true);
+    m_note->hide();
+    rows->addWidget(m_note);
 
     connect(m_field, &QLineEdit::returnPressed, this, &PipelineTarget::enter);
     connect(m_field, &QLineEdit::editingFinished, this, [this] {
@@ -156,8 +162,16 @@ void PipelineTarget::setUnit(Unit unit)
     emit changed();
 }
 
+void PipelineTarget::note(const QString& text)
+{
+    m_note->setFont(fontFor(FontRole::Small));
+    m_note->setText(text);
+    m_note->setVisible(!text.isEmpty());
+}
+
 void PipelineTarget::setBad(bool bad)
 {
+    note({});
     m_bad = bad;
     if (m_field->property("invalid").toBool() == bad) return;
     m_field->setProperty("invalid", bad);
@@ -169,10 +183,17 @@ void PipelineTarget::enter()
 {
     const std::string typed = plainNumber(m_field->text());
     bool read = false;
+    QString clamped;
     if (m_unit == Experts) {
-        if (const auto keep = parseKeep(typed, static_cast<int>(m_shape.totalExperts())); keep.ok() && *keep > 0) {
+        const int total = static_cast<int>(m_shape.totalExperts());
+        if (const int number = QString::fromStdString(typed).toInt(&read); read && number > total) {
+            m_experts = total;
+            clamped = tr("%1 asked, %2 taken: the model has %2.").arg(format::count(number), format::count(total));
+        } else if (const auto keep = parseKeep(typed, static_cast<int>(m_shape.totalExperts())); keep.ok() && *keep > 0) {
             m_experts = *keep;
             read = true;
+        } else {
+            read = false;
         }
     } else {
         const double percent = static_cast<double>(denseBytes()) / 100;
@@ -187,8 +208,12 @@ void PipelineTarget::enter()
         const double value = number.trimmed().toDouble(&read);
         read = read && value > 0 && value * factor < 1e18;
         if (read) m_bytes = std::min(denseBytes(), static_cast<std::int64_t>(value * factor));
+        if (read && value * factor > static_cast<double>(denseBytes()))
+            clamped = tr("%1 asked, %2 taken: that is the dense model.")
+                          .arg(format::bytes(static_cast<std::int64_t>(value * factor)), format::bytes(denseBytes()));
     }
     setBad(!read);
+    note(clamped);
     if (read) refresh();
     m_field->setModified(false);
     emit changed();

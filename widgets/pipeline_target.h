@@ -46,6 +46,7 @@ private:
     void enter();
     void setBad(bool bad);
     void refresh();
+    void note(const QString& text);
 
     ModelShape m_shape;
     CompressionPlan m_plan;
@@ -56,6 +57,7 @@ private:
     QLineEdit* m_field = nullptr;
     QComboBox* m_units = nullptr;
     QLabel* m_of = nullptr;
+    QLabel* m_note = nullptr;  // what was asked for and is not possible
     QToolButton* m_take = nullptr;
     Switch* m_equal = nullptr;
 };

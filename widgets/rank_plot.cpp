@@ -77,14 +77,17 @@ protected:
         if (event->button() != Qt::LeftButton || !near(event->position())) return;
         d->steps->finish();
         d->held = true;
+        m_pressX = event->position().x();
+        m_moving = false;
         d->lastSent = d->level();
         emit d->q->gestureStarted();
     }
     void mouseMoveEvent(QMouseEvent* event) override
     {
-        if (d->held)
+        m_moving = m_moving || std::abs(event->position().x() - m_pressX) >= kDragPixels;
+        if (d->held && m_moving)
             d->send(rankAt(event->position()));
-        else
+        else if (!d->held)
             setCursor(near(event->position()) ? Qt::SizeHorCursor : Qt::ArrowCursor);
     }
     void mouseReleaseEvent(QMouseEvent* event) override
@@ -131,6 +134,8 @@ protected:
 
 private:
     RankPlot::Private* d;
+    double m_pressX = 0;
+    bool m_moving = false;  // the hand went far enough to mean it
 };
 
 int RankPlot::Private::level() const

@@ -50,6 +50,7 @@ public:
     QLabel* names[kFacts] = {};
     QLabel* values[kFacts] = {};
     QLabel* status = nullptr;
+    QLabel* notes = nullptr;  // of the answer, in one line; the tooltip has them whole
     QPushButton* stop = nullptr;
     QPointer<QWidget> chooserBox;  // the header's once it is added there, and may go before the view
     QPointer<Segment> segment;
@@ -106,6 +107,10 @@ SearchPanel::SearchPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<
     d->status->setProperty("role", QStringLiteral("muted"));
     d->status->setWordWrap(true);
     column->addWidget(d->status);
+    d->notes = new QLabel(d->left);
+    d->notes->setObjectName(QStringLiteral("search.notes"));
+    d->notes->setTextFormat(Qt::PlainText);
+    column->addWidget(d->notes);
     d->stop = new QPushButton(d->left);
     d->stop->setObjectName(QStringLiteral("search.stop"));
     column->addWidget(d->stop, 0, Qt::AlignLeft);
@@ -163,6 +168,7 @@ QString SearchPanel::text() const
     for (int i = 0; i < kFacts; ++i)
         if (!d->names[i]->isHidden()) lines << d->names[i]->text() + QLatin1Char(' ') + d->values[i]->toolTip();
     lines << d->status->text();
+    if (!d->notes->isHidden()) lines << d->notes->toolTip();
     return lines.join(QLatin1Char('\n'));
 }
 
@@ -273,6 +279,12 @@ void SearchPanel::Private::refresh()
     status->setText(of.status());
     status->setFont(fontFor(FontRole::Small));
     status->setVisible(!status->text().isEmpty());
+    const QString first = state.notes.value(0);
+    const QString told = state.notes.size() > 1 ? tr("%n note(s): %1", nullptr, static_cast<int>(state.notes.size())).arg(first) : first;
+    notes->setFont(fontFor(FontRole::Small));
+    notes->setText(QFontMetrics(notes->font()).elidedText(told, Qt::ElideRight, inner));
+    notes->setToolTip(state.notes.join(QLatin1Char('\n')));
+    notes->setVisible(!told.isEmpty());
     const bool offers = state.running() || keepable;
     stop->setVisible(offers);
     stop->setText(state.running() ? tr("Stop and keep best") : tr("Keep best so far"));

@@ -8,6 +8,7 @@
 
 #include <QDateTime>
 #include <QString>
+#include <QStringList>
 
 #include <cstdint>
 #include <map>
@@ -80,6 +81,7 @@ struct SearchState {
     QDateTime started;
     QDateTime ended;
     double seconds = 0;
+    QStringList notes;  // what the answer remarks
 
     bool running() const { return phase == Phase::Running || phase == Phase::Cancelling; }
     bool searches(int layer) const;  // MoE and not locked

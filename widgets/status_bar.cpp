@@ -15,6 +15,7 @@
 
 #include <cmath>
 #include <functional>
+#include <utility>
 
 namespace espalier
 {
@@ -96,6 +97,7 @@ class StatusBar::Private
 {
 public:
     QString planName;
+    QString readOnly;
     bool modified = false;
     bool hasPlan = false;
     std::optional<PlanCost> cost;
@@ -199,9 +201,20 @@ void StatusBar::setPlan(const QString& name, bool modified)
     const QFontMetrics head(fontFor(FontRole::Head));
     const QString shown = head.elidedText(name, Qt::ElideRight, pixelsOf(kMostNameWidth));
     d->plan->setText(strong(modified ? shown + QLatin1Char('*') : shown));
-    d->plan->setToolTip(modified ? tr("Plan %1, not saved").arg(name) : tr("Plan %1").arg(name));
+    QString tip = modified ? tr("Plan %1, not saved").arg(name) : tr("Plan %1").arg(name);
+    if (!d->readOnly.isEmpty()) {
+        d->plan->setText(d->plan->text() + QLatin1Char(' ') + coloured(tr("read-only"), theme().warning));
+        tip += QLatin1Char('\n') + d->readOnly;
+    }
+    d->plan->setToolTip(tip);
     d->planIcon->show();
     d->plan->show();
+}
+
+void StatusBar::setReadOnly(const QString& why)
+{
+    if (std::exchange(d->readOnly, why) == why || !d->hasPlan) return;
+    setPlan(QString(d->planName), d->modified);
 }
 
 void StatusBar::setCost(const PlanCost& plan, const PlanCost& dense)
@@ -367,6 +380,7 @@ void StatusBar::setCompact(bool compact)
 void StatusBar::clear()
 {
     d->hasPlan = false;
+    d->readOnly.clear();
     d->cost.reset();
     d->dense.reset();
     d->headline = {};

@@ -36,6 +36,7 @@ public:
 
 public slots:
     void setPlan(const QString& name, bool modified);
+    void setReadOnly(const QString& why);  // the session; stands beside the plan's name. Empty: it can be saved
     void setCost(const espalier::PlanCost& plan, const espalier::PlanCost& dense);
     void setPerplexity(const espalier::HeadlinePerplexity& headline);
     void setPerplexity(const espalier::HeadlinePerplexity& headline, std::optional<double> estimate);  // estimate beside a stale number

@@ -87,10 +87,12 @@ int main(int argc, char** argv)
     if (parser.isSet(themeOption)) themes.setChoice(themeChoiceFromId(parser.value(themeOption)));
 
     Workbench workbench({resources + QStringLiteral("/demo"), QStandardPaths::writableLocation(QStandardPaths::AppDataLocation)});
-    QStringList command = {QDir(QCoreApplication::applicationDirPath()).filePath(QStringLiteral("espalier-engine")),
-                           QStringLiteral("serve")};
-    if (parser.isSet(engine)) command = QProcess::splitCommand(parser.value(engine));
-    workbench.engine()->setCommand(command);
+    const QStringList command = {QDir(QCoreApplication::applicationDirPath()).filePath(QStringLiteral("espalier-engine")),
+                                 QStringLiteral("serve")};
+    if (parser.isSet(engine))
+        workbench.engine()->setCommand(QProcess::splitCommand(parser.value(engine)));
+    else
+        workbench.engine()->setCommand(command, QCoreApplication::translate("main", "This computer"));
 
     WindowOptions options;
     options.safeMode = parser.isSet(safe) || picture;

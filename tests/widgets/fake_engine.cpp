@@ -14,6 +14,7 @@
 //   --foreign-estimate estimates are answered for another plan than the one that was asked about
 //   --large            a model of 24 layers of 60 experts, 2048 x 1408
 //   --refuse-plan      plan fails with allocate.infeasible
+//   --note-plan        plan answers with two remarks
 //   --same-plan        plan answers with the plan that it was given
 //   --short-text       every text has nine windows
 //   --log FILE         appends one line per request: method, tier, plan hash, recipe, "profile" where an evaluation names one
@@ -635,7 +636,7 @@ private:
                            {"plan_hash", answer.hash()},
                            {"keep", *keep},
                            {"stages", Json::array()},
-                           {"warnings", Json::array()},
+                           {"warnings", m_script.has("--note-plan") ? Json{"The first remark.", "The second remark."} : Json::array()},
                            {"exchange", nullptr},
                            {"seconds", 0.1}});
     }

@@ -1,6 +1,8 @@
 // The window and its engine: measuring, stale numbers, cancelling, and every way in which an engine can fail.
 #include "widgets/shell_fixture.h"
 
+#include "status_bar.h"
+
 #include <csignal>
 
 using namespace espalier;
@@ -137,6 +139,34 @@ private slots:
         shell.evaluation().evaluateFull();
         QTRY_COMPARE_WITH_TIMEOUT(shell.evaluation().state().full.windows.size(), std::size_t(kFull), kLimit);
     }
+
+    // What it is called by, and what it said: the command that was given, and the last line of it, ended or not.
+    void engine_ofAnotherCommandIsNamedByIt()
+    {
+        Home home;
+        Shell shell(home);
+        const QStringList command = {QStringLiteral("sh"), QStringLiteral("-c"),
+                                     QStringLiteral("echo first >&2; printf 'gpubox: Permission denied (publickey).' >&2; exit 255")};
+        shell.engine().setCommand(command);
+        shell.engine().start();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->repeats(QStringLiteral("engine-lost")), 1, kLimit);
+        const QString banner = shell.banners();
+        QVERIFY2(banner.contains(QStringLiteral("The engine stopped (the engine or the connection ended with status 255)")),
+                 qPrintable(banner));
+        QVERIFY2(banner.contains(QStringLiteral("\"sh -c echo first")) &&
+                     banner.contains(QStringLiteral("last said: gpubox: Permission denied (publickey).")),
+                 qPrintable(banner));
+        auto* status = shell.window.findChild<StatusBar*>();
+        QVERIFY2(status->text().contains(QStringLiteral("sh -c")) && !status->text().contains(QStringLiteral("This computer")),
+                 qPrintable(status->text()));
+        // The next one is not blamed with what the last one said.
+        shell.engine().setCommand({QStringLiteral("false")}, QStringLiteral("This computer"));
+        shell.engine().start();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.banners().contains(QStringLiteral("status 1")), kLimit);
+        QVERIFY2(!shell.banners().contains(QStringLiteral("Permission")), qPrintable(shell.banners()));
+        QVERIFY(status->text().contains(QStringLiteral("This computer")));
+    }
+
     void engine_killedDuringAJob_data()
     {
         QTest::addColumn<QString>("method");

@@ -1,6 +1,8 @@
 // Editing a plan: gestures, history, clamps, allocation. No window, no engine.
 #include "widgets/shell_fixture.h"
 
+#include <algorithm>
+
 using namespace espalier;
 using namespace espalier::test;
 
@@ -144,6 +146,106 @@ private slots:
         QCOMPARE(plans.history().entries().size(), std::size_t(3));
         plans.jumpTo(left);
         QCOMPARE(plans.plan().hash(), leftHash);
+    }
+
+    // Toggling equal counts must not throw a choice away that fits: a genetic one, or one by hand.
+    void plan_equalCountsKeepWhatWasChosen()
+    {
+        PlanController plans;
+        plans.open(smallShape(), {}, QStringLiteral("model"));
+        plans.setScores(smallScores());
+        CompressionPlan chosen = plans.plan();
+        // The lowest scores of each layer, so that ranking would choose others.
+        const std::vector<ExpertSet> sets = {{0, 2, 4, 5}, {0, 1, 4, 6}, {0, 2, 4, 5}, {1, 2, 3, 4, 5, 7}};
+        for (int layer = 0; layer < 4; ++layer)
+            chosen = chosen.withKept(plans.shape(), layer, sets[static_cast<std::size_t>(layer)]).value();
+        plans.replacePlan(chosen, QStringLiteral("genetic"));
+        AllocationIntent intent;
+        intent.keepTotal = chosen.keptExperts();
+        intent.method = "uniform";
+        intent.equalCounts = true;
+        intent.change = AllocationIntent::Change::Equality;
+        plans.allocateTo(intent);
+        for (int layer = 0; layer < 3; ++layer)
+            QCOMPARE(plans.plan().layer(layer).kept, sets[static_cast<std::size_t>(layer)]);
+        const ExpertSet& last = plans.plan().layer(3).kept;
+        QCOMPARE(last.size(), std::size_t(4));
+        QVERIFY(std::includes(sets[3].begin(), sets[3].end(), last.begin(), last.end()));
+        // Growing again takes the best of those that are out; what was there stays.
+        intent.equalCounts = false;
+        intent.keepTotal = 20;
+        plans.allocateTo(intent);
+        for (int layer = 0; layer < 4; ++layer)
+            QVERIFY(std::includes(plans.plan().layer(layer).kept.begin(), plans.plan().layer(layer).kept.end(),
+                                  sets[static_cast<std::size_t>(std::min(layer, 2))].begin(),
+                                  sets[static_cast<std::size_t>(std::min(layer, 2))].end()) ||
+                    layer == 3);
+        // Anew only on request, at the counts that are there.
+        std::vector<std::size_t> counts;
+        for (int layer = 0; layer < 4; ++layer)
+            counts.push_back(plans.plan().layer(layer).kept.size());
+        plans.rankAnew();
+        QCOMPARE(plans.plan().layer(0).kept, (ExpertSet{1, 3, 4, 6, 7}));
+        for (int layer = 0; layer < 4; ++layer)
+            QCOMPARE(plans.plan().layer(layer).kept.size(), counts[static_cast<std::size_t>(layer)]);
+    }
+
+    void plan_aMethodThatChangesNothingSaysWhy()
+    {
+        PlanController plans;
+        plans.open(smallShape(), {}, QStringLiteral("model"));
+        plans.setScores(smallScores());
+        plans.setLayerImportance({4, 3, 2, 1});
+        QSignalSpy said(&plans, &PlanController::explained);
+        const auto told = [&] { return said.last().at(0).toString(); };
+        AllocationIntent intent;
+        intent.keepTotal = 32;
+        intent.method = "importance";
+        intent.change = AllocationIntent::Change::Method;
+        plans.allocateTo(intent);
+        QVERIFY2(told().contains(QStringLiteral("keeps all experts")), qPrintable(told()));
+        QVERIFY(!said.last().at(1).toBool());
+        intent.keepTotal = 20;
+        plans.allocateTo(intent);
+        QVERIFY(told().isEmpty());
+        plans.allocateTo(intent);
+        QVERIFY2(told().contains(QStringLiteral("what they have already")), qPrintable(told()));
+        intent.equalCounts = true;
+        plans.allocateTo(intent);
+        plans.allocateTo(intent);
+        QVERIFY2(told().contains(QStringLiteral("whatever the method")), qPrintable(told()));
+        intent.equalCounts = false;
+        intent.keepTotal = 8;
+        plans.allocateTo(intent);
+        plans.allocateTo(intent);
+        QVERIFY2(told().contains(QStringLiteral("at the least")), qPrintable(told()));
+        QCOMPARE(plans.history().entries().size(), std::size_t(4));
+    }
+
+    void plan_equalCountsSayWhatTheyRoundTo()
+    {
+        PlanController plans;
+        plans.open(smallShape(), {}, QStringLiteral("model"));
+        plans.setScores(smallScores());
+        QSignalSpy said(&plans, &PlanController::explained);
+        AllocationIntent intent;
+        intent.keepTotal = 23;
+        intent.method = "uniform";
+        intent.equalCounts = true;
+        plans.allocateTo(intent);
+        QCOMPARE(plans.plan().keptExperts(), 20);
+        QVERIFY2(said.last().at(0).toString().contains(QStringLiteral("5 in each layer are 20 of the 23")),
+                 qPrintable(said.last().at(0).toString()));
+        // A lock that forces another count than the others would get is named.
+        plans.undo();
+        plans.setKeep(1, 3);
+        plans.toggleLocked(1);
+        plans.allocateTo(intent);
+        QCOMPARE(plans.plan().keptExperts(), 12);
+        QVERIFY2(said.last().at(0).toString().contains(QStringLiteral("layer 1 is locked at 3")), qPrintable(said.last().at(0).toString()));
+        plans.retryUnlocked();
+        QCOMPARE(plans.plan().keptExperts(), 20);
+        QVERIFY(!plans.plan().layer(1).locked);
     }
 
     void plan_allocationNeedsScoresAndMeetsTheBudget()

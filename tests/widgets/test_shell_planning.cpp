@@ -210,6 +210,66 @@ private slots:
         QVERIFY(facts.layer(1).rows.front().second.contains(QStringLiteral("step 1")));
     }
 
+    // What the answer remarks stands in the search's own panel, in one line.
+    void search_remarksAreNoBanners()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--note-plan")});
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        planner.run();
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QCOMPARE(shell.window.banners()->count(), 0);
+        const auto* notes = shell.window.findChild<QLabel*>(QStringLiteral("search.notes"));
+        QVERIFY(notes && notes->isVisible() && !notes->text().contains(QLatin1Char('\n')));
+        QVERIFY2(notes->text().startsWith(QStringLiteral("2 notes: The first")), qPrintable(notes->text()));
+        QVERIFY(notes->toolTip().contains(QStringLiteral("The second remark.")));
+    }
+
+    void search_thatLocksForbidNamesThem()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--refuse-plan")});
+        OPEN_AND_SETTLE(shell);
+        shell.plans().toggleLocked(3);
+        Planner planner(shell);
+        planner.run();
+        QTRY_VERIFY2_WITH_TIMEOUT(shell.banners().contains(QStringLiteral("Layer 3 is locked at 8.")), qPrintable(shell.banners()), kLimit);
+        QPushButton* unlock = shell.bannerButton(QStringLiteral("Unlock layer 3"));
+        QVERIFY(unlock);
+        unlock->click();
+        QVERIFY(!shell.plans().plan().layer(3).locked);
+        QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    void target_thatIsClampedSaysSo()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        auto* target = planner.control<QLineEdit>(QStringLiteral("Target"));
+        const auto enter = [&](const char* text) {
+            target->setText(QString::fromLatin1(text));
+            target->setModified(true);
+            emit target->returnPressed();
+        };
+        const auto* note = shell.window.findChild<QLabel*>(QStringLiteral("target.note"));
+        QVERIFY(note && note->text().isEmpty());
+        enter("500");
+        QCOMPARE(target->text(), QStringLiteral("32"));
+        QVERIFY2(note->text().contains(QStringLiteral("500")) && note->text().contains(QStringLiteral("the model has 32")),
+                 qPrintable(note->text()));
+        enter("20");
+        QVERIFY(note->text().isEmpty());
+        auto* unit = planner.control<QComboBox>(QStringLiteral("Target, unit"));
+        unit->setCurrentIndex(1);
+        emit unit->activated(1);
+        enter("900");
+        QVERIFY2(note->text().contains(QStringLiteral("900")) && note->text().contains(QStringLiteral("dense model")),
+                 qPrintable(note->text()));
+    }
+
     void search_anEditMeanwhileIsNotOverwritten()
     {
         Home home;

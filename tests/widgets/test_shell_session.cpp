@@ -1,6 +1,8 @@
 // Sessions, recovery, closing and opening: what was made stays.
 #include "widgets/shell_fixture.h"
 
+#include "status_bar.h"
+
 using namespace espalier;
 using namespace espalier::test;
 
@@ -315,6 +317,65 @@ private slots:
         QTRY_COMPARE_WITH_TIMEOUT(shell.plans().history().entries().size(), std::size_t(1), kLimit);
     }
 
+    void opening_savesAndOpens()
+    {
+        Home home;
+        const QString file = home.path("work.espalier");
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(0, 5);
+        SAVE(shell, file);
+        shell.plans().setKeep(1, 5);
+        const std::string edited = shell.hash();
+        shell.window.action(QStringLiteral("file.demo"))->trigger();
+        QPushButton* save = shell.bannerButton(QStringLiteral("Save and open"));
+        QVERIFY(save);
+        save->click();
+        QTRY_COMPARE_WITH_TIMEOUT(shell.plans().history().entries().size(), std::size_t(1), kLimit);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        shell.workbench.openSession(file);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.hash(), edited, kLimit);
+        // Closing too; and what only saves ends nothing.
+        shell.plans().setKeep(2, 5);
+        shell.window.action(QStringLiteral("file.close"))->trigger();
+        QCOMPARE(shell.window.banners()->repeats(QStringLiteral("close-model")), 1);
+        SAVE(shell, file);
+        QCOMPARE(shell.window.banners()->count(), 0);
+        QVERIFY(shell.workbench.isOpen());
+        shell.plans().setKeep(3, 5);
+        shell.window.action(QStringLiteral("file.close"))->trigger();
+        shell.bannerButton(QStringLiteral("Save and close"))->click();
+        QTRY_VERIFY_WITH_TIMEOUT(!shell.workbench.isOpen(), kLimit);
+    }
+
+    void opening_takesTheBannersOfTheLastModelAway()
+    {
+        Home home;
+        const QString file = home.path("work.espalier");
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        SAVE(shell, file);
+        for (const char* name : {"one", "two", "three"}) {
+            QFile broken(home.path(name) + QStringLiteral(".espalier"));
+            QVERIFY(broken.open(QIODevice::WriteOnly));
+            broken.write("not a session");
+            broken.close();
+            shell.workbench.openSession(broken.fileName());
+            QTRY_VERIFY_WITH_TIMEOUT(shell.banners().contains(QString::fromLatin1(name) + QStringLiteral(".espalier")), kLimit);
+            QCOMPARE(shell.window.banners()->count(), 1);  // of attempts the last
+        }
+        for (int i = 0; i < 16; ++i) {
+            Error error;
+            error.code = "memory.exhausted";
+            error.message = "There were " + std::to_string(100 + i) + " MiB too few.";
+            emit shell.workbench.notice(error, QStringLiteral("problem:") + QString::fromStdString(error.message));
+        }
+        QCOMPARE(shell.window.banners()->count(), 2);  // one cause, whatever its numbers
+        shell.workbench.openSession(file);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->count(), 0, kLimit);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+    }
+
     void opening_anotherTextDropsTheProfileUnderWay()
     {
         Home home;
@@ -349,13 +410,20 @@ private slots:
         second.workbench.openSession(file);
         QTRY_COMPARE_WITH_TIMEOUT(second.window.banners()->repeats(QStringLiteral("session-lock")), 1, kLimit);
         QCOMPARE(second.hash(), first.hash());
+        QVERIFY2(second.window.windowTitle().contains(QStringLiteral("read-only")), qPrintable(second.window.windowTitle()));
+        const auto marked = [&second] { return second.window.findChild<StatusBar*>()->text().contains(QStringLiteral("read-only")); };
+        QVERIFY(marked());
+        second.window.banners()->dismissAll();
         second.plans().setKeep(1, 4);
+        QVERIFY(marked());
+        QCOMPARE(second.window.banners()->repeats(QStringLiteral("session-lock")), 0);
         QSignalSpy savedToo(&second.workbench, &Workbench::saved);
         second.workbench.saveSession(file);
         QTRY_COMPARE_WITH_TIMEOUT(second.window.banners()->repeats(QStringLiteral("save")), 1, kLimit);
         QCOMPARE(savedToo.size(), 0);
         second.workbench.saveSession(home.path("copy.espalier"));
         QTRY_COMPARE_WITH_TIMEOUT(savedToo.size(), 1, kLimit);
+        QVERIFY(!marked());
     }
 };
 

@@ -4,11 +4,14 @@
 #include "format.h"
 #include "keep_box.h"
 #include "kept_curve.h"
+#include "layer_table.h"
 #include "layers_panel.h"
+#include "perplexity_panel.h"
 #include "plan/cost_model.h"
 #include "shell/export_dialog.h"
 
 #include <QAccessible>
+#include <QComboBox>
 #include <QFileDialog>
 #include <QLabel>
 #include <QLineEdit>
@@ -182,7 +185,7 @@ private slots:
     }
     // ---- mouse and keys
 
-    void click_togglesTheCell()
+    void click_selectsAndOnlyADoubleClickEdits()
     {
         Home home;
         Shell shell(home);
@@ -192,25 +195,366 @@ private slots:
         auto* canvas = shell.window.heatmap()->focusTarget();
         const QPoint at = shell.window.heatmap()->cellRect({2, 3}).center().toPoint();
         const auto kept = [&] { return shell.plans().plan().keeps(2, 3); };
+        const std::string before = shell.hash();
         QTest::mouseClick(canvas, Qt::LeftButton, {}, at);
         QVERIFY((shell.window.selection()->current() == CellId{2, 3}));
+        QCOMPARE(shell.hash(), before);
+        const auto twice = [canvas](const QPoint& first, const QPoint& second, Qt::MouseButton button, Qt::KeyboardModifiers keys) {
+            QTest::mouseClick(canvas, button, keys, first);
+            QTest::mouseDClick(canvas, button, keys, second);
+            QTest::mouseRelease(canvas, button, keys, second);
+        };
+        twice(at, at, Qt::LeftButton, {});
         QVERIFY(!kept());
-        QTest::mouseClick(canvas, Qt::LeftButton, {}, at);
+        twice(at, at, Qt::LeftButton, {});
         QVERIFY(kept());
-        // Two quick clicks are two clicks.
-        QTest::mouseClick(canvas, Qt::LeftButton, {}, at);
-        QTest::mouseDClick(canvas, Qt::LeftButton, {}, at);
-        QTest::mouseRelease(canvas, Qt::LeftButton, {}, at);
-        QVERIFY(kept());
+        // On two cells it is two clicks.
+        twice(shell.window.heatmap()->cellRect({2, 2}).center().toPoint(), at, Qt::LeftButton, {});
+        twice(at, at, Qt::LeftButton, Qt::ControlModifier);
+        QCOMPARE(shell.hash(), before);
         // A drag selects and changes nothing; Ctrl selects.
-        const std::string before = shell.hash();
         const QPoint from = shell.window.heatmap()->cellRect({1, 1}).center().toPoint();
         QTest::mousePress(canvas, Qt::LeftButton, {}, from);
         QTest::mouseMove(canvas, at);
         QTest::mouseRelease(canvas, Qt::LeftButton, {}, at);
-        QTest::mouseClick(canvas, Qt::LeftButton, Qt::ControlModifier, at);
-        QTest::mouseClick(canvas, Qt::LeftButton, Qt::ControlModifier, at);
         QCOMPARE(shell.hash(), before);
+    }
+
+    // Wherever it lands, beside the labels and on the place of the lock too.
+    void click_anywhereInTheMapLeavesAFieldAndEditsNothing()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.window.resize(1600, 1000);
+        QCoreApplication::processEvents();
+        auto* canvas = shell.window.heatmap()->focusTarget();
+        auto* box = shell.window.findChild<KeepBox*>();
+        const std::size_t entries = shell.plans().history().entries().size();
+        for (int y = 4; y < canvas->height(); y += 23)
+            for (int x = 4; x < canvas->width(); x += 61) {
+                box->setFocus();
+                QTest::mouseClick(canvas, Qt::LeftButton, {}, QPoint(x, y));
+            }
+        QCOMPARE(shell.plans().history().entries().size(), entries);
+        QVERIFY(shell.plans().plan().isIdentity(shell.plans().shape()));
+        // Twice on the lock's place is meant.
+        const QPoint lock(pixelsOf(8), shell.window.heatmap()->cellRect({1, 0}).center().toPoint().y());
+        QTest::mouseDClick(canvas, Qt::LeftButton, {}, lock);
+        QVERIFY(shell.plans().plan().layer(1).locked);
+    }
+
+    // A hand that trembles while it clicks.
+    void click_thatMovesAPixelEditsNothing()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--large")});
+        OPEN_AND_SETTLE(shell);
+        shell.window.resize(1600, 1000);
+        QCoreApplication::processEvents();
+        auto* layers = shell.window.findChild<LayersPanel*>();
+        const std::string before = shell.hash();
+        const auto tremble = [](QWidget* on, const QPoint& at) {
+            QTest::mousePress(on, Qt::LeftButton, {}, at);
+            QTest::mouseMove(on, at + QPoint(2, 2));
+            QTest::mouseRelease(on, Qt::LeftButton, {}, at + QPoint(2, 2));
+        };
+        tremble(layers->curve()->focusTarget(), layers->curve()->pointPosition(3).toPoint());
+        const QRect bar = layers->table()->visualRect(layers->table()->model()->index(4, LayerModel::Bar));
+        tremble(layers->table()->viewport(), bar.center());
+        QCOMPARE(shell.hash(), before);
+        QTest::mousePress(layers->table()->viewport(), Qt::LeftButton, {}, bar.center());
+        QTest::mouseMove(layers->table()->viewport(), bar.center() - QPoint(20, 0));
+        QTest::mouseRelease(layers->table()->viewport(), Qt::LeftButton, {}, bar.center() - QPoint(20, 0));
+        QVERIFY(shell.hash() != before);
+    }
+
+    void wheel_overAChooserEditsNothing()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(0, 5);
+        const std::string before = shell.hash();
+        for (QComboBox* box : shell.window.findChild<BudgetBar*>()->findChildren<QComboBox*>()) {
+            shell.window.heatmap()->focusTarget()->setFocus();
+            QWheelEvent wheel(QPointF(5, 5), box->mapToGlobal(QPointF(5, 5)), {}, QPoint(0, -120), Qt::NoButton, Qt::NoModifier,
+                              Qt::NoScrollPhase, false);
+            QApplication::sendEvent(box, &wheel);
+        }
+        QCOMPARE(shell.hash(), before);
+    }
+
+    // ---- views do not steer
+
+    void map_metricDoesNotSteerThePlan()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        QCOMPARE(shell.workbench.ranking(), std::string("leave-one-out"));
+        shell.plans().setKeep(0, 3);
+        const std::string byDefault = shell.hash();
+        shell.plans().undo();
+        HeatmapOptions options = shell.window.heatmap()->options();
+        options.score = QStringLiteral("expert_frequency");
+        shell.window.heatmap()->setOptions(options);
+        emit shell.window.heatmap()->optionsChanged(options);
+        QCOMPARE(shell.workbench.chosenScore(), std::string("expert_frequency"));
+        QCOMPARE(shell.workbench.ranking(), std::string("leave-one-out"));
+        shell.plans().setKeep(0, 3);
+        QCOMPARE(shell.hash(), byDefault);
+        // Chosen beside the target it says so in the history, and stays with the session's view.
+        emit shell.window.findChild<BudgetBar*>()->rankingChosen(QStringLiteral("reap"));
+        AllocationIntent intent;
+        intent.keepTotal = 20;
+        intent.method = "uniform";
+        shell.plans().allocateTo(intent);
+        QVERIFY(shell.plans().history().current().text.ends_with("by reap"));
+        QCOMPARE(shell.workbench.viewState()["budget"]["ranking"].get<std::string>(), std::string("reap"));
+    }
+
+    void locks_areNamedAndOfferedToBeUnlocked()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        auto* budget = shell.window.findChild<BudgetBar*>();
+        auto* unlock = budget->findChild<QPushButton*>(QStringLiteral("budget.unlock"));
+        QVERIFY(unlock && !unlock->isVisible());
+        shell.plans().toggleLocked(1);
+        // 4 layers of 8, the router picks 2: 9 are too few while layer 1 is locked at 8.
+        auto* field = budget->findChild<QLineEdit*>();
+        field->setFocus();
+        field->selectAll();
+        QTest::keyClicks(field, QStringLiteral("9"));
+        QTest::keyClick(field, Qt::Key_Return);
+        QCOMPARE(shell.plans().plan().keptExperts(), 14);
+        QCOMPARE(field->text(), QStringLiteral("14"));
+        const auto told = [budget] {
+            QString all;
+            for (const QLabel* label : budget->findChildren<QLabel*>())
+                if (label->isVisible()) all += label->text() + QLatin1Char('\n');
+            return all;
+        };
+        QVERIFY2(told().contains(QStringLiteral("9 asked, 14 taken: layer 1 is locked at 8")), qPrintable(told()));
+        QVERIFY(unlock->isVisible());
+        QCOMPARE(unlock->text(), QStringLiteral("Unlock layer 1"));
+        const std::size_t entries = shell.plans().history().entries().size();
+        unlock->click();
+        QCOMPARE(shell.plans().plan().keptExperts(), 9);
+        QVERIFY(!shell.plans().plan().layer(1).locked);
+        QCOMPARE(shell.plans().history().entries().size(), entries + 1);
+        QVERIFY(!unlock->isVisible());
+        QVERIFY2(!told().contains(QStringLiteral("asked")), qPrintable(told()));
+        // More than there are says so too.
+        field->setFocus();
+        field->selectAll();
+        QTest::keyClicks(field, QStringLiteral("500"));
+        QTest::keyClick(field, Qt::Key_Return);
+        QCOMPARE(shell.plans().plan().keptExperts(), 32);
+        QVERIFY2(told().contains(QStringLiteral("500 asked, 32 taken: the model has 32")), qPrintable(told()));
+    }
+
+    void locks_inTheWayOfEqualCountsAreUnlockedFromTheDialog()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(0, 5);
+        shell.plans().setKeep(3, 6);
+        shell.plans().toggleLocked(0);
+        shell.plans().toggleLocked(3);
+        const std::string before = shell.hash();
+        shell.window.action(QStringLiteral("file.export"))->trigger();
+        ExportDialog* dialog = shell.window.exportDialog();
+        auto* unlock = dialog->findChild<QPushButton*>(QStringLiteral("export.unlock"));
+        const int height = dialog->height();
+        dialog->findChild<QPushButton*>(QStringLiteral("export.equalise"))->click();
+        QCOMPARE(shell.hash(), before);
+        QString all;
+        for (const QLabel* label : dialog->findChildren<QLabel*>())
+            all += label->text() + QLatin1Char('\n');
+        QVERIFY2(all.contains(QStringLiteral("One count for all layers is not possible: layer 0 is locked at 5.")), qPrintable(all));
+        QVERIFY(unlock->isVisible());
+        unlock->click();
+        for (int layer = 0; layer < 4; ++layer)
+            QCOMPARE(shell.plans().plan().layer(layer).kept.size(), std::size_t(6));
+        QVERIFY(!unlock->isVisible());
+        QVERIFY(dialog->findChild<QRadioButton*>(QStringLiteral("export.stock"))->isEnabled());
+        QCOMPARE(dialog->height(), height);
+    }
+
+    void refusals_goWithTheirCause()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        auto* budget = shell.window.findChild<BudgetBar*>();
+        auto* field = budget->findChild<QLineEdit*>();
+        const auto red = [budget] {
+            for (const QLabel* label : budget->findChildren<QLabel*>())
+                if (label->isVisible() && label->property("role") == QStringLiteral("error")) return true;
+            return false;
+        };
+        field->setFocus();
+        field->selectAll();
+        QTest::keyClicks(field, QStringLiteral("rubbish"));
+        QTest::keyClick(field, Qt::Key_Return);
+        QVERIFY(red() && field->property("invalid").toBool());
+        QTest::keyClick(field, Qt::Key_Escape);
+        QVERIFY(!red() && !field->property("invalid").toBool());
+        QCOMPARE(field->text(), QStringLiteral("32"));
+        // Below what the router needs, by hand; then any edit.
+        for (const int edit : {0, 1, 2}) {
+            while (shell.plans().canUndo())
+                shell.plans().undo();
+            shell.plans().setKeep(0, 2);
+            shell.plans().setKept({{0, shell.plans().plan().layer(0).kept.front()}}, false);
+            QVERIFY(red());
+            if (edit == 0) shell.plans().toggleLocked(2);
+            if (edit == 1) shell.plans().toggleProtected(1, 1);
+            if (edit == 2) shell.plans().replacePlan(CompressionPlan::identity(shell.plans().shape()), QStringLiteral("all"));
+            QVERIFY2(!red(), qPrintable(QString::number(edit)));
+        }
+    }
+
+    void profile_thatIsCompleteIsMeasuredAgainOnlyOnRequest()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 1);
+        shell.window.action(QStringLiteral("evaluate.profile"))->trigger();
+        QVERIFY2(shell.banners().contains(QStringLiteral("profile is complete")), qPrintable(shell.banners()));
+        QVERIFY(!shell.workbench.profiling());
+        QPushButton* again = shell.bannerButton(QStringLiteral("Measure again"));
+        QVERIFY(again);
+        again->click();
+        QVERIFY(shell.workbench.profiling());
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled() && !shell.workbench.profiling(), kLimit);
+        QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 2);
+        QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    // ---- the keyboard stays where it is
+
+    void export_keepsTheKeyboardAndItsHeight()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(0, 5);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        shell.window.action(QStringLiteral("file.export"))->trigger();
+        ExportDialog* dialog = shell.window.exportDialog();
+        QVERIFY(QTest::qWaitForWindowActive(dialog));
+        const int height = dialog->height();
+        const auto inside = [dialog] {
+            const QWidget* focus = QApplication::focusWidget();
+            return focus && dialog->isAncestorOf(focus) && focus->isEnabled();
+        };
+        QVERIFY(inside());
+        auto* equalise = dialog->findChild<QPushButton*>(QStringLiteral("export.equalise"));
+        equalise->setFocus();
+        QTest::keyClick(equalise, Qt::Key_Space);
+        QVERIFY(!equalise->isVisible() && inside());
+        QCOMPARE(dialog->height(), height);
+        const std::string edited = shell.hash();
+        dialog->findChild<QLineEdit*>(QStringLiteral("export.folder"))->setText(home.path("smaller"));
+        auto* start = dialog->findChild<QPushButton*>(QStringLiteral("export.start"));
+        start->setFocus();
+        QTest::keyClick(start, Qt::Key_Return);
+        QVERIFY(!start->isEnabled() && inside());
+        QTRY_VERIFY_WITH_TIMEOUT(start->isEnabled(), kLimit);
+        QVERIFY(inside());
+        QCOMPARE(dialog->height(), height);
+        for (int i = 0; i < 12; ++i) {
+            QTest::keyClick(QApplication::focusWidget(), Qt::Key_Tab);
+            QVERIFY(inside());
+        }
+        QCOMPARE(shell.hash(), edited);
+        // Asked for again while it is open it comes to the front, and the keys with it.
+        shell.window.activateWindow();
+        QVERIFY(QTest::qWaitForWindowActive(&shell.window));
+        shell.window.action(QStringLiteral("file.export"))->trigger();
+        QVERIFY(QTest::qWaitForWindowActive(dialog));
+        QVERIFY(inside());
+    }
+
+    void space_heldDownEditsOnce()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.window.selection()->setCurrent({2, 3});
+        QWidget* canvas = shell.window.heatmap()->focusTarget();
+        QTest::keyClick(canvas, Qt::Key_Space);
+        for (int i = 0; i < 5; ++i) {
+            QKeyEvent repeated(QEvent::KeyPress, Qt::Key_Space, Qt::NoModifier, QStringLiteral(" "), true);
+            QApplication::sendEvent(canvas, &repeated);
+        }
+        QVERIFY(!shell.plans().plan().keeps(2, 3));
+        QCOMPARE(shell.plans().history().entries().size(), std::size_t(2));
+    }
+
+    void redo_isNotForTextFields()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.window.activateWindow();
+        QVERIFY(QTest::qWaitForWindowActive(&shell.window));
+        shell.plans().setKeep(0, 5);
+        shell.plans().undo();
+        const std::string before = shell.hash();
+        auto* field = shell.window.findChild<BudgetBar*>()->findChild<QLineEdit*>();
+        field->setFocus();
+        QTest::keyClick(field, Qt::Key_Y, Qt::ControlModifier);
+        QTest::keyClick(field, Qt::Key_Z, Qt::ControlModifier);
+        QCOMPARE(shell.hash(), before);
+        shell.window.heatmap()->focusTarget()->setFocus();
+        QTest::keyClick(shell.window.heatmap()->focusTarget(), Qt::Key_Y, Qt::ControlModifier);
+        QVERIFY(shell.hash() != before);
+    }
+
+    // ---- small screens, every view
+
+    void window_fitsASmallScreen()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        QVERIFY(shell.window.minimumWidth() <= 1000 && shell.window.minimumHeight() <= 600);
+        shell.window.resize(1016, 600);  // of 1024 x 640, beside a frame
+        QCoreApplication::processEvents();
+        QCOMPARE(shell.window.size(), QSize(1016, 600));
+        const auto* docks = shell.window.findChild<QMainWindow*>();
+        for (const bool ranks : {false, true}) {
+            shell.window.action(QStringLiteral("view.ranks"))->setChecked(ranks);
+            if (ranks) shell.window.action(QStringLiteral("view.ranks"))->trigger();
+            QCoreApplication::processEvents();
+            QVERIFY2(docks->minimumSizeHint().width() <= docks->width(), qPrintable(QString::number(docks->minimumSizeHint().width())));
+            QVERIFY2(docks->minimumSizeHint().height() <= docks->height(), qPrintable(QString::number(docks->minimumSizeHint().height())));
+        }
+    }
+
+    void perplexity_isInSightInEveryView()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        auto* panel = shell.window.findChild<PerplexityPanel*>();
+        for (const QSize size : {QSize(1600, 1000), QSize(1016, 600)}) {
+            shell.window.resize(size);
+            for (const char* id : {"view.ranks", "view.table", "view.ranks", "view.table"}) {
+                shell.window.action(QString::fromLatin1(id))->trigger();
+                QCoreApplication::processEvents();
+                QVERIFY2(panel->isVisible(), id);
+                QRect inWindow(panel->mapTo(&shell.window, QPoint()), panel->size());
+                QVERIFY2(shell.window.rect().contains(inWindow) && inWindow.width() >= panel->minimumSizeHint().width(), id);
+            }
+        }
     }
 
     void numbers_areTakenAsPeopleWriteThem()

@@ -119,15 +119,23 @@ void EngineWorker::readLog()
 {
     m_logBuffer += m_process->readAllStandardError();
     for (qsizetype at; (at = m_logBuffer.indexOf('\n')) >= 0; m_logBuffer.remove(0, at + 1)) {
-        const QString line = QString::fromUtf8(m_logBuffer.left(at));
-        post([client = m_client, line] { client->onLog(line); });
+        logLine(m_logBuffer.left(at));
     }
     if (m_logBuffer.size() > 64 * 1024) m_logBuffer.clear();
+}
+
+void EngineWorker::logLine(const QByteArray& bytes)
+{
+    const QString line = QString::fromUtf8(bytes).trimmed();
+    if (!line.isEmpty()) post([client = m_client, line] { client->onLog(line); });
 }
 
 void EngineWorker::end(const QString& cause)
 {
     if (std::exchange(m_ended, true) || m_stopping) return;
+    // What it said last is known before its end is; a last line need not be ended.
+    readLog();
+    if (!m_logBuffer.isEmpty()) logLine(std::exchange(m_logBuffer, {}));
     post([client = m_client, g = m_generation, cause] { client->onEnded(g, cause); });
 }
 
@@ -158,7 +166,13 @@ EngineClient::~EngineClient()
     m_thread.wait(9000);
 }
 
-void EngineClient::setCommand(const QStringList& command) { m_command = command; }
+void EngineClient::setCommand(const QStringList& command, const QString& name)
+{
+    m_command = command;
+    m_name = name;
+}
+
+QString EngineClient::name() const { return m_name.isEmpty() ? m_command.join(QLatin1Char(' ')) : m_name; }
 
 void EngineClient::stopWorker()
 {
@@ -174,6 +188,7 @@ void EngineClient::start()
     endAllAsLost(tr("restarted"));
     ++m_generation;
     m_serverInfo = Json::object();
+    m_log.clear();  // what the one before said is not this one's cause
     m_worker = new EngineWorker(this, m_generation, m_command);
     m_worker->moveToThread(&m_thread);
     setState(EngineState::Starting, tr("starting"));

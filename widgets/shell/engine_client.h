@@ -50,10 +50,12 @@ public:
     explicit EngineClient(QObject* parent = nullptr);
     ~EngineClient() override;  // shutdown, then terminate, then kill; bounded
 
-    // Program and arguments, run without a shell.
-    void setCommand(const QStringList& command);
+    // Program and arguments, run without a shell. The engine is called by `name`, and by the command itself where there is none.
+    void setCommand(const QStringList& command, const QString& name = {});
     const QStringList& command() const { return m_command; }
-    void start();  // also restarts; open requests end as lost first
+    QString name() const;
+    bool isOwn() const { return !m_name.isEmpty(); }  // the one that comes with this window, not one that was chosen
+    void start();                                     // also restarts; open requests end as lost first
 
     EngineState state() const { return m_state; }
     QString stateText() const { return m_stateText; }
@@ -92,6 +94,7 @@ private:
     void stopWorker();
 
     QStringList m_command;
+    QString m_name;
     QThread m_thread;
     EngineWorker* m_worker = nullptr;  // lives on m_thread, deleted there
     std::uint64_t m_generation = 0;

@@ -32,6 +32,7 @@ public slots:
 private:
     void readOutput();
     void readLog();
+    void logLine(const QByteArray& bytes);
     void end(const QString& cause);
     template <typename F>
     void post(F&& call);

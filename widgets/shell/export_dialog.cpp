@@ -1,5 +1,6 @@
 #include "shell/export_dialog.h"
 
+#include "budget_bar.h"
 #include "format.h"
 #include "theme.h"
 
@@ -16,9 +17,11 @@
 #include <QProgressBar>
 #include <QPushButton>
 #include <QRadioButton>
+#include <QScrollArea>
 #include <QVBoxLayout>
 
 #include <cmath>
+#include <utility>
 
 namespace espalier
 {
@@ -74,7 +77,20 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     setModal(false);
     setMinimumWidth(pixelsOf(820));
 
-    auto* left = new QVBoxLayout;
+    // Texts come and go inside both columns; the dialog keeps its height.
+    const auto column = [this] {
+        auto* scroll = new QScrollArea(this);
+        scroll->setFrameShape(QFrame::NoFrame);
+        scroll->setFocusPolicy(Qt::NoFocus);
+        scroll->setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+        scroll->setWidgetResizable(true);
+        auto* page = new QWidget;
+        scroll->setWidget(page);
+        auto* rows = new QVBoxLayout(page);
+        rows->setContentsMargins(0, 0, pixelsOf(8), 0);
+        return std::pair(scroll, rows);
+    };
+    const auto [leftScroll, left] = column();
     auto* what = new QLabel(tr("What is written"));
     what->setFont(fontFor(FontRole::Head));
     left->addWidget(what);
@@ -95,13 +111,18 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     m_result->setTextInteractionFlags(Qt::TextSelectableByMouse);
     m_result->setAccessibleName(tr("result"));
     left->addWidget(m_result);
+    m_unlock = new QPushButton;
+    m_unlock->setObjectName(QStringLiteral("export.unlock"));
+    m_unlock->setAutoDefault(false);
+    m_unlock->hide();
+    left->addWidget(m_unlock, 0, Qt::AlignLeft);
+    connect(m_unlock, &QPushButton::clicked, workbench->plans(), &PlanController::retryUnlocked);
     left->addStretch();
     m_bar = new QProgressBar;
     m_bar->setTextVisible(false);
     m_bar->hide();
-    left->addWidget(m_bar);
 
-    auto* right = new QVBoxLayout;
+    const auto [rightScroll, right] = column();
     auto* form = new QLabel(tr("Form"));
     form->setFont(fontFor(FontRole::Head));
     right->addWidget(form);
@@ -146,11 +167,12 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     right->addStretch();
 
     auto* columns = new QHBoxLayout;
-    columns->addLayout(left, 1);
-    columns->addSpacing(24);
-    columns->addLayout(right, 1);
+    columns->addWidget(leftScroll, 1);
+    columns->addSpacing(16);
+    columns->addWidget(rightScroll, 1);
     auto* buttons = new QHBoxLayout;
-    buttons->addStretch();
+    buttons->addWidget(m_bar, 1);
+    buttons->addStretch(1);
     m_cancel = new QPushButton(tr("Close"));
     m_export = new QPushButton(tr("Export"));
     m_export->setObjectName(QStringLiteral("export.start"));
@@ -163,13 +185,15 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     all->addLayout(columns, 1);
     all->addSpacing(8);
     all->addLayout(buttons);
+    resize(sizeHint().expandedTo({pixelsOf(820), pixelsOf(500)}));
 
     connect(browseButton, &QPushButton::clicked, this, &ExportDialog::browse);
     connect(m_export, &QPushButton::clicked, this, &ExportDialog::startExport);
     connect(m_cancel, &QPushButton::clicked, this, [this] {
         if (m_request != 0) {
+            // The button stays, and with it the keyboard in this dialog.
             m_workbench->engine()->cancel(m_request);
-            m_cancel->setEnabled(false);
+            m_cancel->setText(tr("Cancelling"));
             m_size->setText(tr("cancelling"));
         } else {
             close();
@@ -180,10 +204,23 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     connect(workbench->evaluation(), &EvaluationController::runsChanged, this, &ExportDialog::showMeasured);
     connect(workbench, &Workbench::closed, this, &QDialog::close);
     // Why counts cannot be equalised: the line in the panel may lie behind this dialog.
-    connect(workbench->plans(), &PlanController::explained, this, [this](const QString& text, bool isError) {
-        if (isError && m_request == 0) showResult(text, true);
+    connect(workbench->plans(), &PlanController::explained, this, [this](const QString& text, bool isError, const std::vector<int>& locks) {
+        if (m_request != 0) return;
+        // What goes elsewhere goes here; what was only a remark is no result.
+        const bool told = !text.isEmpty() && (isError || !locks.empty());
+        if (m_unlock->hasFocus()) focusForm();
+        m_unlock->setText(unlockText(locks));
+        m_unlock->setVisible(told && !locks.empty());
+        if (told || m_explained) showResult(told ? text : QString(), isError);
+        m_explained = told;
     });
     refresh();
+    focusForm();
+}
+
+void ExportDialog::focusForm()
+{
+    if (QAbstractButton* chosen = m_flavours->checkedButton()) chosen->setFocus(Qt::OtherFocusReason);
 }
 
 QString ExportDialog::flavour() const
@@ -210,11 +247,18 @@ void ExportDialog::refresh()
         if (!choice.allowed) text += QLatin1Char(' ') + QString::fromStdString(choice.reason);
         m_reasons[static_cast<std::size_t>(i)]->setText(text);
         if (choice.allowed && !firstAllowed) firstAllowed = buttons[i];
-        if (choice.id == "stock") m_equalise->setVisible(!choice.allowed && countsDiffer(shape, plan));
     }
+    // A control that goes or greys hands the keyboard on within the dialog.
+    const QWidget* focus = focusWidget();
+    const bool differ = !choices.empty() && choices.front().id == "stock" && !choices.front().allowed && countsDiffer(shape, plan);
+    bool lost = focus == m_equalise && !differ;
+    for (const QAbstractButton* button : buttons)
+        lost = lost || (focus == button && !button->isEnabled());
     if (!m_flavours->checkedButton() || !m_flavours->checkedButton()->isEnabled())
         if (firstAllowed) firstAllowed->setChecked(true);
-    m_result->clear();
+    if (lost) focusForm();
+    if (m_equalise) m_equalise->setVisible(differ);
+    if (!m_explained) m_result->clear();
     showMeasured();
     dryRun();
 }
@@ -296,6 +340,7 @@ void ExportDialog::dryRun()
 
 void ExportDialog::setRunning(bool running)
 {
+    if (running) m_cancel->setFocus(Qt::OtherFocusReason);
     m_bar->setVisible(running);
     m_bar->setRange(0, 0);
     m_export->setEnabled(!running);
@@ -303,7 +348,6 @@ void ExportDialog::setRunning(bool running)
     for (QAbstractButton* button : m_flavours->buttons())
         button->setEnabled(!running);
     m_cancel->setText(running ? tr("Cancel") : tr("Close"));
-    m_cancel->setEnabled(true);
 }
 
 void ExportDialog::showResult(const QString& text, bool isError)
@@ -342,8 +386,12 @@ void ExportDialog::startExport()
             if (!alive) return;
             m_request = 0;
             setRunning(false);
+            m_explained = false;
             refresh();
+            // Comes back beside the work that goes on, and takes no key of it.
+            setAttribute(Qt::WA_ShowWithoutActivating, !isVisible());
             show();
+            setAttribute(Qt::WA_ShowWithoutActivating, false);
             if (reply.outcome == EngineReply::Outcome::Cancelled) {
                 showResult(tr("Cancelled. Nothing was written."), false);
                 return;

@@ -40,6 +40,7 @@ private:
     void showMeasured();
     void startExport();
     void setRunning(bool running);
+    void focusForm();  // the keyboard to the form that is chosen
     void showResult(const QString& text, bool isError);
 
     Workbench* m_workbench;
@@ -55,6 +56,8 @@ private:
     QPushButton* m_export = nullptr;
     QPushButton* m_cancel = nullptr;
     QPushButton* m_equalise = nullptr;
+    QPushButton* m_unlock = nullptr;  // the locks that stand in the way of equal counts
+    bool m_explained = false;         // the result is what the plan says, and goes with it
     std::int64_t m_request = 0;
     CompressionPlan m_exporting;
 };

@@ -2,6 +2,7 @@
 
 #include "budget_bar.h"
 #include "controls.h"
+#include "format.h"
 #include "heatmap_table.h"
 #include "heatmap_view.h"
 #include "history_panel.h"
@@ -19,6 +20,7 @@
 #include <QApplication>
 #include <QFileInfo>
 #include <QKeyEvent>
+#include <QLabel>
 #include <QPushButton>
 #include <QScreen>
 #include <QSettings>
@@ -34,7 +36,6 @@ namespace espalier
 
 namespace
 {
-constexpr int kCompactWidth = 1400;
 constexpr int kJobShownMsec = 700;
 constexpr int kJobGoneMsec = 50;
 
@@ -52,7 +53,8 @@ MainWindow::MainWindow(Workbench* workbench, ThemeController* themes, WindowOpti
 {
     setWindowTitle(QStringLiteral("Espalier"));
     setAcceptDrops(true);
-    setMinimumSize(1152, 700);
+    // With its frame and a panel of the desktop it fits a screen of 1024 x 640.
+    setMinimumSize(960, 560);
     // Frame included it fits a screen of that size; a screen smaller than the least size gets that.
     QSize size(1600, 1000);
     if (const QScreen* on = QGuiApplication::primaryScreen()) size = size.boundedTo(on->availableSize() - QSize(8, 40));
@@ -160,9 +162,12 @@ void MainWindow::resetLayout()
     setRankView(false);
     m_docks->restoreState(m_defaultLayout);
     // Wider with the text, as far as the map has room.
-    const auto side = [this](int units) { return std::max(units, std::min(pixelsOf(units), width() * 26 / 100)); };
+    const auto side = [this](int units) {
+        const int most = width() * 26 / 100;
+        return std::max(std::min(units, most), std::min(pixelsOf(units), most));
+    };
     m_docks->resizeDocks({m_layersDock, m_inspectorDock}, {side(316), side(312)}, Qt::Horizontal);
-    m_docks->resizeDocks({m_perplexityDock}, {292}, Qt::Vertical);
+    m_docks->resizeDocks({m_perplexityDock}, {std::min(292, height() * 34 / 100)}, Qt::Vertical);
     m_docks->resizeDocks({m_inspectorDock, m_historyDock}, {460, 420}, Qt::Vertical);
 }
 
@@ -202,7 +207,14 @@ void MainWindow::connectViews()
     connectRanks();
     connect(m_layers, &LayersPanel::layerKeepMoved, plans, &PlanController::setKeep);
     connect(m_layers, &LayersPanel::lockRequested, plans, &PlanController::toggleLocked);
+    connect(m_layers, &LayersPanel::lockedTouched, plans, &PlanController::refusesKeep);
     connect(m_layers->budget(), &BudgetBar::allocationRequested, plans, &PlanController::allocateTo);
+    connect(m_layers->budget(), &BudgetBar::rankAnewRequested, m_actions.value(QStringLiteral("plan.rank")), &QAction::trigger);
+    connect(m_layers->budget(), &BudgetBar::unlockRequested, plans, &PlanController::retryUnlocked);
+    connect(m_layers->budget(), &BudgetBar::rankingChosen, this, [this](const QString& id) {
+        m_workbench->rankBy(id.toStdString());
+        m_workbench->setViewState(viewState());
+    });
     connect(m_layers->curve(), &KeptCurve::resetRequested, this,
             [plans](int layer) { plans->setKeep(layer, plans->shape().layers[static_cast<std::size_t>(layer)].experts); });
     connect(m_inspector, &InspectorPanel::keepRequested, this, [plans](int layer, int expert, bool keep) {
@@ -221,8 +233,7 @@ void MainWindow::connectViews()
 
     connect(plans, &PlanController::planChanged, this, &MainWindow::showPlan);
     connect(plans, &PlanController::historyChanged, this, &MainWindow::showHistory);
-    connect(plans, &PlanController::explained, this,
-            [this](const QString& text, bool isError) { m_layers->budget()->setMessage(text, isError); });
+    connect(plans, &PlanController::explained, this, &MainWindow::explain);
     connect(m_workbench->evaluation(), &EvaluationController::changed, this, &MainWindow::showPerplexity);
     connect(m_workbench, &Workbench::scoresChanged, this, &MainWindow::showScores);
     connect(m_workbench, &Workbench::profileChanged, this, &MainWindow::showScores);
@@ -236,6 +247,10 @@ void MainWindow::connectViews()
     connect(m_workbench, &Workbench::opened, this, [this] {
         // Taken before anything on screen moves: the selection that the focus brings is the user's view already.
         const Json view = m_workbench->viewState();
+        m_banners->dismissOfModel();
+        m_problems.clear();
+        m_evaluationProblems.clear();
+        m_rankRefusal.clear();
         showOpen(true);
         const ModelShape& shape = m_workbench->plans()->shape();
         m_heatmap->clearScores();
@@ -254,6 +269,7 @@ void MainWindow::connectViews()
     });
     connect(m_workbench, &Workbench::closed, this, [this] {
         m_selection.setCurrent({});
+        m_banners->dismissOfModel();
         showOpen(false);
     });
     connect(m_workbench, &Workbench::textChanged, this, [this] { m_banners->dismiss(QStringLiteral("text")); });
@@ -261,11 +277,22 @@ void MainWindow::connectViews()
     connect(m_workbench->locked(), &LockedController::changed, this, &MainWindow::showPerplexity);
     connect(m_workbench->locked(), &LockedController::changed, this, &MainWindow::updateActions);
     connect(m_workbench, &Workbench::notice, this, &MainWindow::notice);
+    // Its notice is there already.
+    connect(m_workbench->evaluation(), &EvaluationController::failed, this, [this] {
+        if (!m_problems.isEmpty()) m_evaluationProblems << m_problems.last();
+    });
+    connect(m_workbench->evaluation(), &EvaluationController::changed, this, [this] {
+        if (m_workbench->evaluation()->quickComplete() && !m_workbench->evaluation()->busy()) settleProblems(true);
+    });
+    connect(m_workbench, &Workbench::profileChanged, this, [this] {
+        if (!m_workbench->profiling() && m_workbench->statistics()) settleProblems(false);
+        if (m_workbench->profiling()) m_banners->dismiss(QStringLiteral("profile-complete"));
+    });
     connect(m_workbench, &Workbench::recentChanged, this, &MainWindow::rememberRecent);
     connect(m_workbench, &Workbench::saved, this, [this] {
-        if (!std::exchange(m_closing, false)) return;
-        m_leaving = true;
-        close();
+        for (const char* id : {"save", "replace", "close", "close-model"})
+            m_banners->dismiss(QString::fromLatin1(id));
+        if (const auto next = std::exchange(m_afterSave, {})) next();
     });
     connect(m_workbench, &Workbench::jobChanged, this, [this](const std::optional<JobState>& job) {
         m_jobRunning = job.has_value();
@@ -380,6 +407,8 @@ void MainWindow::showScores()
                 ids.removeAt(i);
                 titles.removeAt(i);
             }
+    m_layers->budget()->setRankings(m_workbench->profiling() || !m_workbench->currentScores() ? QStringList() : ids,
+                                    QString::fromStdString(m_workbench->ranking()));
     ids << kRankMetric;
     titles << tr("Matrix rank in the plan");
     m_heatmap->setScoreChoices(ids, titles);
@@ -420,7 +449,14 @@ void MainWindow::showPerplexity()
     addEstimate(state);
     state.locked = m_workbench->locked()->state(m_workbench->plans()->plan().hash());
     m_perplexity->setState(state);
-    m_status->setPerplexity(headline(state));
+    const HeadlinePerplexity number = headline(state);
+    m_status->setPerplexity(number);
+    using Kind = HeadlinePerplexity::Kind;
+    QString text = number.kind == Kind::None       ? QString()
+                   : number.kind == Kind::Estimate ? format::estimate(number.ppl)
+                                                   : tr("PPL %1").arg(format::perplexity(number.ppl, number.error));
+    if (number.kind == Kind::Stale) text += format::kDot + number.note;
+    m_headline->setText(text);
     m_history->setHistory(m_workbench->plans()->history(), planLosses());
 }
 
@@ -430,10 +466,16 @@ void MainWindow::showSession()
     if (open) {
         const QString name =
             m_workbench->sessionFile().isEmpty() ? m_workbench->modelName() : QFileInfo(m_workbench->sessionFile()).fileName();
-        setWindowTitle(QStringLiteral("%1[*] · Espalier").arg(name));
+        const QString& readOnly = m_workbench->readOnly();
+        setWindowTitle((readOnly.isEmpty() ? QStringLiteral("%1[*] · Espalier") : tr("%1 (read-only)[*] · Espalier")).arg(name));
+        m_status->setReadOnly(readOnly);
         const bool modified = m_workbench->modified();
         setWindowModified(modified);
         m_status->setPlan(m_workbench->planName(), modified);
+        // Nothing is left to be saved: what asked about it has lost its cause.
+        if (!modified)
+            for (const char* id : {"replace", "close", "close-model"})
+                m_banners->dismiss(QString::fromLatin1(id));
     } else {
         setWindowModified(false);
     }
@@ -445,6 +487,8 @@ void MainWindow::updateCompact()
     const bool compact = width() < kCompactWidth;
     m_heatmap->setCompact(compact);
     m_layers->setCompact(compact);
+    m_layers->setLow(height() < kLowHeight);
+    m_inspector->setLow(height() < kLowHeight);
     m_ranks->setCompact(compact);
     arrangeRankDocks();
     m_perplexity->setCompact(compact);

@@ -10,10 +10,15 @@
 #include <QHash>
 #include <QMainWindow>
 #include <QPointer>
+#include <QStringList>
 #include <QTimer>
+
+#include <functional>
+#include <vector>
 
 class QAbstractButton;
 class QFileDialog;
+class QLabel;
 class QPushButton;
 class QSettings;
 class QStackedWidget;
@@ -79,6 +84,8 @@ private:
     void orderTabs();
     void focusPanel(int step);  // 1: the next, -1: the one before
     QString helpPage() const;
+    bool typing() const;
+    void measureProfile();  // one that is complete is measured again only on request
     void makePanels();
     // Ranks: main_window_ranks.cpp.
     void makeRankActions();
@@ -129,10 +136,15 @@ private:
     void rememberTexts();
     void noteTexts(const QString& cause, const QString& consequence);
     void save(bool as);
+    void saveThen(std::function<void()> next);  // next once it is on disk; nothing where saving fails or is given up
     void finishClose();
     // Runs `next`, which replaces what is open; asks first when that would lose edits.
     void replaceSession(std::function<void()> next);
     void showEngineDetails(const QString& cause);
+    void nameLocks(Banner& banner);
+    void settleProblems(bool evaluated);
+    // What the plan says about an edit; `locks` stand in its way.
+    void explain(const QString& text, bool isError, const std::vector<int>& locks);
     void notice(const Error& error, const QString& id);
     void engineLost(const QString& cause, const QString& lastLine);
     void rememberRecent(const QString& path);
@@ -141,6 +153,9 @@ private:
     void restoreViewState(const Json& view);
     QFileDialog* fileDialog(const QString& title, const QString& filter, const QString& key);
     QSettings& settings() const;
+
+    static constexpr int kCompactWidth = 1400;
+    static constexpr int kLowHeight = 760;
 
     Workbench* m_workbench;
     ThemeController* m_themes;
@@ -163,6 +178,7 @@ private:
     PerplexityPanel* m_perplexity = nullptr;
     PipelinePanel* m_pipeline = nullptr;
     SearchPanel* m_search = nullptr;
+    QLabel* m_headline = nullptr;  // the perplexity in short, beside the search
     int m_pipelinePage = -1;
     int m_searchPage = -1;
     Panel* m_layersDock = nullptr;
@@ -179,8 +195,8 @@ private:
     EstimateController* m_estimates = nullptr;
     int m_rankPage = 0;
     bool m_rankView = false;
-    bool m_perplexityHidden = false;  // by the rank view
-    QString m_rankRefusal;            // which one is told
+    bool m_rankDocksSet = false;  // their widths, since they are on screen
+    QString m_rankRefusal;        // which one is told
     StatusBar* m_status = nullptr;
     Switch* m_auto = nullptr;
     QPushButton* m_evaluate = nullptr;
@@ -191,16 +207,17 @@ private:
     QByteArray m_defaultLayout;
     QByteArray m_storedLayout;
     bool m_layoutApplied = false;
-    bool m_closing = false;  // quits once the save is done
-    bool m_leaving = false;  // quits without asking
+    std::function<void()> m_afterSave;  // what waits for the session to be on disk
+    QStringList m_problems;             // banners about a profile or an evaluation that failed
+    QStringList m_evaluationProblems;   // of these, the evaluation's
+    bool m_leaving = false;             // quits without asking
     bool m_jobRunning = false;
     bool m_jobVisible = false;  // in the status bar
     std::optional<JobState> m_job;
     QTimer m_jobShown;
     QTimer m_jobGone;
-    int m_engineLosses = 0;
     bool m_offeredToGoOn = false;  // with the search that a lost engine broke off
-    QString m_lastJob;  // what runs, for the message when the engine stops
+    QString m_lastJob;             // what runs, for the message when the engine stops
 };
 
 }  // namespace espalier

@@ -21,7 +21,9 @@
 #include "shell/start_page.h"
 #include "status_bar.h"
 
+#include <QAbstractSpinBox>
 #include <QApplication>
+#include <QLineEdit>
 #include <QMenuBar>
 #include <QPushButton>
 #include <QSettings>
@@ -70,14 +72,16 @@ void MainWindow::makeActions()
         }
         m_export->show();
         m_export->raise();
+        m_export->activateWindow();  // raised alone it would lie in front while the keys still went to the plan
     });
     addAction(QStringLiteral("file.close"), tr("&Close model"), {}, key("Ctrl+W"), [this] {
         if (m_workbench->modified()) {
             Banner banner;
             banner.id = QStringLiteral("close-model");
             banner.cause = tr("The session has changes that are not saved.");
-            banner.actions = {{tr("Save…"), [this] { save(false); }, true},
-                              {tr("Discard and close"), [this] { m_workbench->closeModel(); }}};
+            banner.actions = {{tr("Save and close"), [this] { saveThen([this] { m_workbench->closeModel(); }); }, true},
+                              {tr("Discard and close"), [this] { m_workbench->closeModel(); }},
+                              {tr("Keep working"), [] {}}};
             m_banners->show(banner);
         } else {
             m_workbench->closeModel();
@@ -86,8 +90,10 @@ void MainWindow::makeActions()
     addAction(QStringLiteral("file.quit"), tr("&Quit"), {}, key("Ctrl+Q"), [this] { close(); });
     addAction(QStringLiteral("edit.undo"), tr("&Undo"), QStringLiteral("undo-2"), key("Ctrl+Z"), [this] { m_workbench->plans()->undo(); });
     addAction(QStringLiteral("edit.redo"), tr("&Redo"), QStringLiteral("redo-2"),
-              {QKeySequence(QStringLiteral("Ctrl+Shift+Z")), QKeySequence(QStringLiteral("Ctrl+Y"))},
-              [this] { m_workbench->plans()->redo(); });
+              {QKeySequence(QStringLiteral("Ctrl+Shift+Z")), QKeySequence(QStringLiteral("Ctrl+Y"))}, [this] {
+                  // A text field undoes and redoes its own text; not every platform gives it Ctrl+Y.
+                  if (!typing()) m_workbench->plans()->redo();
+              });
     addAction(QStringLiteral("plan.dense"), tr("Keep &all experts"), {}, {}, [this] {
         m_workbench->plans()->cancelGesture();
         m_workbench->plans()->replacePlan(
@@ -100,7 +106,12 @@ void MainWindow::makeActions()
         intent.method = "uniform";
         intent.params.clear();
         intent.equalCounts = true;
+        intent.change = AllocationIntent::Change::Equality;
         m_workbench->plans()->allocateTo(intent);
+    });
+    addAction(QStringLiteral("plan.rank"), tr("Choose the experts a&new by score"), {}, {}, [this] {
+        m_workbench->plans()->cancelGesture();
+        m_workbench->plans()->rankAnew();
     });
     makePipelineActions();
     makeRankActions();
@@ -109,7 +120,7 @@ void MainWindow::makeActions()
               [this] { m_workbench->evaluation()->evaluateFull(); });
     addAction(QStringLiteral("evaluate.cancel"), tr("&Cancel the running job"), QStringLiteral("square"), key("Ctrl+."),
               [this] { m_workbench->cancelJob(); });
-    addAction(QStringLiteral("evaluate.profile"), tr("Measure the &profile"), {}, {}, [this] { m_workbench->profile(); });
+    addAction(QStringLiteral("evaluate.profile"), tr("Measure the &profile"), {}, {}, [this] { measureProfile(); });
     addAction(QStringLiteral("evaluate.locked"), tr("Measure on the &locked text…"), {}, {}, [this] { askLocked(); });
     addAction(QStringLiteral("evaluate.text"), tr("&Texts…"), {}, {}, [this] { askTexts({}); });
     addAction(QStringLiteral("engine.restart"), tr("&Restart the engine"), QStringLiteral("cpu"), {},
@@ -137,6 +148,7 @@ void MainWindow::makeActions()
         m_help->showPage(helpPage());
         m_help->show();
         m_help->raise();
+        m_help->activateWindow();
     });
     addAction(QStringLiteral("help.keyboard"), tr("&Keyboard shortcuts"), QStringLiteral("keyboard"), key("Shift+F1"), [this] {
         m_actions[QStringLiteral("help.contents")]->trigger();
@@ -196,6 +208,7 @@ void MainWindow::makeMenus()
                                            {},
                                            QStringLiteral("plan.dense"),
                                            QStringLiteral("plan.equal"),
+                                           QStringLiteral("plan.rank"),
                                            {},
                                            QStringLiteral("plan.matricesDense"),
                                            QStringLiteral("plan.measureRanks")});
@@ -268,6 +281,7 @@ void MainWindow::updateActions()
     enable("edit.redo", open && m_workbench->plans()->canRedo());
     enable("plan.dense", open);
     enable("plan.equal", open);
+    enable("plan.rank", open);
     enable("plan.pipeline", open);
     updatePipelineActions();
     enable("evaluate.full", open && engine);
@@ -297,6 +311,14 @@ void MainWindow::updateActions()
         m_evaluate->style()->polish(m_evaluate);
     }
     m_perplexity->setEvaluateEnabled(open && engine, engine ? QString() : tr("The engine is not running."));
+}
+
+// Whether the keyboard is in a field that takes text.
+bool MainWindow::typing() const
+{
+    const QWidget* focus = QApplication::focusWidget();
+    const auto* line = qobject_cast<const QLineEdit*>(focus);
+    return (line && !line->isReadOnly()) || qobject_cast<const QAbstractSpinBox*>(focus);
 }
 
 // The page about what has the keyboard.

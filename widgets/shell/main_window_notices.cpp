@@ -1,15 +1,21 @@
 // What the main window says in banners: errors, the engine's end, work that can be recovered.
 #include "shell/main_window.h"
 
+#include "budget_bar.h"
 #include "format.h"
+#include "layers_panel.h"
+#include "rank_panel.h"
+#include "shell/export_dialog.h"
 #include "shell/start_page.h"
 #include "status_bar.h"
 
 #include <QDateTime>
 #include <QDialog>
+#include <QFileInfo>
 #include <QPlainTextEdit>
 #include <QVBoxLayout>
 
+#include <algorithm>
 #include <utility>
 
 namespace espalier
@@ -18,11 +24,13 @@ namespace espalier
 void MainWindow::showEngine()
 {
     EngineClient* engine = m_workbench->engine();
-    QString text = tr("This computer · %1").arg(engine->stateText().isEmpty() ? tr("not started") : engine->stateText());
+    const QString name = QFontMetrics(font()).elidedText(engine->name(), Qt::ElideMiddle, pixelsOf(width() < kCompactWidth ? 120 : 260));
+    QString text = tr("%1 · %2").arg(name, engine->stateText().isEmpty() ? tr("not started") : engine->stateText());
     m_status->setEngine(engine->state(), text);
     if (engine->state() == EngineState::NotResponding) {
         Banner banner;
         banner.id = QStringLiteral("engine-silent");
+        banner.ofModel = false;
         banner.kind = Banner::Kind::Warning;
         banner.cause = tr("The engine does not respond.");
         banner.consequence = tr("Your plan and history are kept.");
@@ -34,6 +42,7 @@ void MainWindow::showEngine()
     if (engine->state() == EngineState::Incompatible) {
         Banner banner;
         banner.id = QStringLiteral("engine-incompatible");
+        banner.ofModel = false;
         banner.kind = Banner::Kind::Error;
         banner.iconName = QStringLiteral("unplug");
         banner.cause = tr("The engine does not fit this window: %1.").arg(engine->stateText());
@@ -54,33 +63,108 @@ void MainWindow::showEngine()
 
 void MainWindow::notice(const Error& error, const QString& id)
 {
-    if (id == QStringLiteral("save")) m_closing = false;
+    if (id == QStringLiteral("save")) m_afterSave = {};
     Banner banner;
     banner.id = id;
-    // The profile and the evaluation fail for one reason.
-    banner.once = id.startsWith(QStringLiteral("problem:"));
+    const bool problem = id.startsWith(QStringLiteral("problem:"));
+    if (problem) {
+        // The profile and the evaluation fail for one reason.
+        banner.once = true;
+        banner.id = withoutNumbers(id);
+        // The engine that reopens a model says again what it said before.
+        if (error.code == "checkpoint.warning" && m_banners->repeats(banner.id) > 0) return;
+        m_problems << banner.id;
+    }
+    // One attempt to open something is answered at a time.
+    const QStringList attempts = {QStringLiteral("open:"), QStringLiteral("session:")};
+    if (std::any_of(attempts.begin(), attempts.end(), [&](const QString& start) { return id.startsWith(start); }))
+        m_banners->dismissOthers(attempts, id);
     banner.kind = QString::fromStdString(error.code).endsWith(QStringLiteral(".warning")) ? Banner::Kind::Warning : Banner::Kind::Error;
     banner.cause = QString::fromStdString(error.message);
     const QString kept = format::withoutOptions(error.kept);
     const QString action = format::withoutOptions(error.action);
     banner.consequence = QString(kept + QLatin1Char(' ') + action).trimmed();
+    if (problem && banner.kind == Banner::Kind::Warning) m_problems.removeAll(banner.id);
+    if (error.code == "allocate.infeasible") nameLocks(banner);
+    m_banners->show(banner);
+}
+
+// A search that cannot meet its target because of locks: which ones, and the way out.
+void MainWindow::nameLocks(Banner& banner)
+{
+    PlanController* plans = m_workbench->plans();
+    if (!m_workbench->isOpen()) return;
+    const std::vector<int> locks = plans->lockedLayers();
+    if (locks.empty()) return;
+    banner.consequence = QString(plans->lockedText(locks) + QLatin1Char(' ') + banner.consequence).trimmed();
+    banner.actions.push_back({unlockText(locks), [plans, locks] { plans->unlock(locks); }});
+}
+
+// Errors of a profile or an evaluation go with their cause: when it succeeds.
+void MainWindow::settleProblems(bool evaluated)
+{
+    for (const QString& id : QStringList(m_problems)) {
+        if (m_evaluationProblems.contains(id) != evaluated) continue;
+        m_problems.removeAll(id);
+        m_evaluationProblems.removeAll(id);
+        m_banners->dismiss(id);
+    }
+}
+
+void MainWindow::measureProfile()
+{
+    if (!m_workbench->profileComplete()) {
+        m_workbench->profile();
+        return;
+    }
+    Banner banner;
+    banner.id = QStringLiteral("profile-complete");
+    banner.kind = Banner::Kind::Info;
+    banner.cause = tr("The profile is complete: every layer is measured on %1.").arg(QFileInfo(m_workbench->calibrationText()).fileName());
+    banner.consequence = tr("Measured again, its scores replace these once the pass is done.");
+    banner.once = true;
+    banner.actions = {{tr("Measure again"), [this] { m_workbench->profileAgain(); }}};
+    m_banners->show(banner);
+}
+
+void MainWindow::explain(const QString& text, bool isError, const std::vector<int>& locks)
+{
+    BudgetBar* budget = m_layers->budget();
+    budget->setMessage(text, isError, locks);
+    const QString id = QStringLiteral("plan-refused");
+    // Where no panel that says it is in sight it is a banner, which goes with its cause too.
+    const bool seen = budget->isVisible() || m_ranks->isVisible() || (m_export && m_export->isVisible());
+    if (seen || text.isEmpty() || (!isError && locks.empty())) {
+        m_banners->dismiss(id);
+        return;
+    }
+    Banner banner;
+    banner.id = id;
+    banner.kind = Banner::Kind::Info;
+    banner.cause = text;
+    banner.once = true;
+    if (!locks.empty()) banner.actions.push_back({unlockText(locks), [this] { m_workbench->plans()->retryUnlocked(); }});
     m_banners->show(banner);
 }
 
 void MainWindow::engineLost(const QString& cause, const QString& lastLine)
 {
-    ++m_engineLosses;
     const QString during = std::exchange(m_lastJob, QString());
     Banner banner;
     banner.id = QStringLiteral("engine-lost");
+    banner.ofModel = false;
     banner.kind = Banner::Kind::Error;
     banner.iconName = QStringLiteral("unplug");
     banner.cause =
         during.isEmpty() ? tr("The engine stopped (%1).").arg(cause) : tr("The engine stopped (%1) during \"%2\".").arg(cause, during);
     const int runs = static_cast<int>(m_workbench->evaluation()->runs().size());
     banner.consequence = m_workbench->isOpen() ? tr("Your plan, history and %n run(s) are kept.", nullptr, runs) : QString();
-    if (!lastLine.isEmpty() && m_engineLosses > 1)
-        banner.consequence += QStringLiteral(" ") + tr("It last said: %1").arg(lastLine.left(160));
+    // What it wrote before its end is often the cause itself.
+    const QString name = m_workbench->engine()->name();
+    QString said = lastLine.isEmpty() ? QString() : tr("It last said: %1").arg(lastLine.left(200));
+    if (!m_workbench->engine()->isOwn())
+        said = lastLine.isEmpty() ? tr("It was started by \"%1\".").arg(name) : tr("\"%1\" last said: %2").arg(name, lastLine.left(200));
+    banner.consequence = QString(banner.consequence + QLatin1Char(' ') + said).trimmed();
     banner.actions = {{tr("Restart"), [this] { m_workbench->engine()->start(); }, true},
                       {tr("Details"), [this, cause] { showEngineDetails(cause); }, false, false}};
     m_banners->show(banner);
@@ -113,6 +197,7 @@ void MainWindow::offerRecovery()
         const RecoveryEntry& entry = entries.front();
         Banner banner;
         banner.id = QStringLiteral("recovery");
+        banner.ofModel = false;
         const QString name = entry.info.session.empty()
                                  ? tr("A session that was never saved")
                                  : tr("Session %1").arg(QString::fromStdString(entry.info.session.filename().string()));

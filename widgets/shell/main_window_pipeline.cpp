@@ -16,6 +16,7 @@
 #include "shell/main_window.h"
 
 #include <QFileInfo>
+#include <QLabel>
 
 #include <algorithm>
 
@@ -74,11 +75,16 @@ void MainWindow::makePipeline()
     m_pipelinePage = m_layersDock->addPage(tr("Pipeline"), m_pipeline);
     m_search = new SearchPanel;
     m_searchPage = m_perplexityDock->addPage(tr("Search"), m_search);
+    // The perplexity stays in sight while the search is in front.
+    m_headline = new QLabel;
+    m_headline->setAccessibleName(tr("Perplexity"));
+    m_perplexityDock->header()->addTrailing(m_headline);
     m_perplexityDock->header()->addTrailing(m_search->choosers());
     // Of two pages in one place each has its own choosers at the right.
     const auto choosers = [this](int page) {
         m_perplexity->choosers()->setVisible(page != m_searchPage);
         m_search->choosers()->setVisible(page == m_searchPage);
+        m_headline->setVisible(page == m_searchPage);
         showSearch();
     };
     connect(m_perplexityDock->header(), &PanelHeader::currentPageChanged, this, choosers);

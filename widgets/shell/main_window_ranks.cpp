@@ -22,7 +22,7 @@ namespace espalier
 
 namespace
 {
-constexpr int kPlotsWidth = 1400;  // of the window, from which spectrum and energy stand side by side
+constexpr int kPlotsWidth = 1560;  // of the window, from which spectrum and energy stand side by side
 constexpr int kPlotsHeight = 292;
 }  // namespace
 
@@ -141,18 +141,14 @@ void MainWindow::setRankView(bool on)
     options.score = on ? kRankMetric : QString::fromStdString(m_workbench->chosenScore());
     m_heatmap->setOptions(options);
     m_heatmapFrame->header()->setPageTitle(0, on ? tr("Rank") : tr("Importance"));
-    const int height = on ? m_perplexityDock->height() : m_spectrumDock->height();
-    if (on) {
-        m_perplexityHidden = !m_perplexityDock->isHidden();
-        m_perplexityDock->hide();
-        m_spectrumDock->show();
-    } else {
-        m_spectrumDock->hide();
-        m_energyDock->hide();
-        if (std::exchange(m_perplexityHidden, false)) m_perplexityDock->show();
-    }
+    // The perplexity stays beside them, whatever is looked at.
+    QDockWidget* below = m_perplexityDock->isHidden() ? static_cast<QDockWidget*>(m_spectrumDock) : m_perplexityDock;
+    const int height = below->height();
+    if (on) m_perplexityDock->setCurrentPage(0);
+    m_spectrumDock->setVisible(on);
+    m_rankDocksSet = false;
+    if (!on) m_energyDock->hide();
     arrangeRankDocks();
-    QDockWidget* below = on ? static_cast<QDockWidget*>(m_spectrumDock) : m_perplexityDock;
     m_docks->resizeDocks({below}, {m_layoutApplied && height > 100 ? height : kPlotsHeight}, Qt::Vertical);
     showRanks();
     m_workbench->setViewState(viewState());
@@ -163,10 +159,14 @@ void MainWindow::arrangeRankDocks()
     const bool wide = width() >= kPlotsWidth;
     m_spectrumDock->header()->setPageVisible(1, !wide);
     if (!m_rankView) return;
-    if (m_energyDock->isHidden() == wide) {
-        m_energyDock->setVisible(wide);
-        if (wide) m_docks->resizeDocks({m_spectrumDock, m_energyDock}, {500, 500}, Qt::Horizontal);
-    }
+    // Only where something comes or goes: a split that was set by hand stays.
+    if (m_energyDock->isHidden() != wide && std::exchange(m_rankDocksSet, true)) return;
+    m_energyDock->setVisible(wide);
+    const int number = m_perplexity->minimumSizeHint().width();
+    if (wide)
+        m_docks->resizeDocks({m_perplexityDock, m_spectrumDock, m_energyDock}, {number, 500, 500}, Qt::Horizontal);
+    else
+        m_docks->resizeDocks({m_perplexityDock, m_spectrumDock}, {number, 500}, Qt::Horizontal);
 }
 
 void MainWindow::showRanks()

@@ -61,8 +61,15 @@ void MainWindow::replaceSession(std::function<void()> next)
     banner.id = QStringLiteral("replace");
     banner.cause = tr("The session has changes that are not saved.");
     banner.consequence = tr("Opening something else ends its plan and history.");
-    banner.actions = {{tr("Save…"), [this] { save(false); }, true}, {tr("Discard and open"), std::move(next)}, {tr("Keep working"), [] {}}};
+    banner.actions = {
+        {tr("Save and open"), [this, next] { saveThen(next); }, true}, {tr("Discard and open"), next}, {tr("Keep working"), [] {}}};
     m_banners->show(banner);
+}
+
+void MainWindow::saveThen(std::function<void()> next)
+{
+    m_afterSave = std::move(next);
+    save(false);
 }
 
 // Not modal. Begins where the user was last for this kind of file.
@@ -169,16 +176,19 @@ void MainWindow::save(bool as)
 {
     if (!m_workbench->isOpen()) return;
     m_workbench->setViewState(viewState());
-    if (!as && !m_workbench->sessionFile().isEmpty()) {
+    // What was opened read-only is kept under another name.
+    if (!as && !m_workbench->sessionFile().isEmpty() && m_workbench->readOnly().isEmpty()) {
         m_workbench->saveSession(m_workbench->sessionFile());
         return;
     }
     QFileDialog* dialog = fileDialog(tr("Save session"), tr("Espalier sessions (*.espalier)"), QStringLiteral("session"));
     dialog->setAcceptMode(QFileDialog::AcceptSave);
     dialog->setDefaultSuffix(QStringLiteral("espalier"));
-    dialog->selectFile(m_workbench->modelName() + QStringLiteral(".espalier"));
+    const QString name = m_workbench->readOnly().isEmpty() ? m_workbench->modelName()
+                                                           : tr("%1-copy").arg(QFileInfo(m_workbench->sessionFile()).completeBaseName());
+    dialog->selectFile(name + QStringLiteral(".espalier"));
     connect(dialog, &QFileDialog::fileSelected, m_workbench, &Workbench::saveSession);
-    connect(dialog, &QFileDialog::rejected, this, [this] { m_closing = false; });
+    connect(dialog, &QFileDialog::rejected, this, [this] { m_afterSave = {}; });
     dialog->show();
 }
 
@@ -193,8 +203,10 @@ void MainWindow::closeEvent(QCloseEvent* event)
         banner.consequence = m_jobRunning ? tr("A job is running.") : QString();
         banner.actions = {{tr("Save and quit"),
                            [this] {
-                               m_closing = true;
-                               save(false);
+                               saveThen([this] {
+                                   m_leaving = true;
+                                   close();
+                               });
                            },
                            true},
                           {tr("Discard and quit"),
@@ -202,7 +214,7 @@ void MainWindow::closeEvent(QCloseEvent* event)
                                m_leaving = true;
                                close();
                            }},
-                          {tr("Keep working"), [this] { m_closing = false; }}};
+                          {tr("Keep working"), [] {}}};
         m_banners->show(banner);
         event->ignore();
         return;
@@ -252,7 +264,8 @@ Json MainWindow::viewState() const
     for (const CellId& cell : m_selection.selected())
         selected.push_back({cell.layer, cell.expert});
     const QRect zoom = m_heatmap->zoom();
-    return {{"budget", {{"method", budget.method}, {"params", params}, {"equal_counts", budget.equalCounts}}},
+    return {{"budget",
+             {{"method", budget.method}, {"params", params}, {"equal_counts", budget.equalCounts}, {"ranking", m_workbench->ranking()}}},
             {"difference", m_perplexity->showsDelta()},
             {"pipeline", viewJson(m_pipeline->recipe())},
             {"search", viewJson(m_workbench->planning()->state())},

@@ -1,11 +1,8 @@
 #include "shell/plan_controller.h"
 
-#include "format.h"
-
 #include <QDateTime>
 
 #include <algorithm>
-#include <cmath>
 
 namespace espalier
 {
@@ -67,12 +64,19 @@ void PlanController::cancelGesture()
     emit planChanged();
 }
 
-void PlanController::apply(Result<CompressionPlan> plan, const QString& text)
+void PlanController::say(const QString& text, bool isError, const std::vector<int>& locks)
+{
+    m_offer.reset();
+    emit explained(text, isError, locks);
+}
+
+void PlanController::apply(Result<CompressionPlan> plan, const QString& text, const QString& note, const std::vector<int>& locks)
 {
     if (!plan.ok()) {
         say(QString::fromStdString(plan.error().describe()), true);
         return;
     }
+    say(note, false, locks);
     if (inGesture()) {
         m_live = std::move(plan).value();
         m_gestureText = text;
@@ -96,51 +100,21 @@ void PlanController::setKeep(int layer, int keep)
     const LayerPlan& now = start.layer(layer);
     const int pinned = static_cast<int>(now.protectedExperts.size());
     const int floor = std::max(now.topK.value_or(shape.router.topK), pinned);
+    QString note;
     if (keep < floor)
-        say(pinned > shape.router.topK ? tr("at least %1: that many experts of layer %2 are protected").arg(floor).arg(layer)
-                                       : tr("at least %1: the router picks %1").arg(floor));
-    else
-        say({});
+        note = pinned > shape.router.topK ? tr("at least %1: that many experts of layer %2 are protected").arg(floor).arg(layer)
+                                          : tr("at least %1: the router picks %1").arg(floor);
+    else if (keep > shape.experts)
+        note = tr("at most %1: layer %2 has no more experts").arg(shape.experts).arg(layer);
     keep = std::clamp(keep, floor, shape.experts);
-    // Which experts: by the score on screen. Those already dropped by hand return last.
-    ExpertScores order;
-    order.better = Better::Higher;
-    order.values.rows.resize(m_shape.layers.size());
-    for (const LayerShape& l : m_shape.layers) {
-        std::vector<double>& row = order.values.rows[static_cast<std::size_t>(l.index)];
-        row.assign(static_cast<std::size_t>(l.experts), 0.0);
-    }
-    std::vector<double>& row = order.values.rows[static_cast<std::size_t>(layer)];
-    std::vector<double> score(row.size(), 0.0);
-    if (m_scores && static_cast<std::size_t>(layer) < m_scores->values.rows.size() &&
-        m_scores->values.rows[static_cast<std::size_t>(layer)].size() == row.size())
-        score = m_scores->values.rows[static_cast<std::size_t>(layer)];
-    std::vector<int> byScore(row.size());
-    for (std::size_t e = 0; e < row.size(); ++e)
-        byScore[e] = static_cast<int>(e);
-    const bool higher = !m_scores || m_scores->better == Better::Higher;
-    std::stable_sort(byScore.begin(), byScore.end(), [&](int a, int b) {
-        const bool keptA = start.keeps(layer, a);
-        const bool keptB = start.keeps(layer, b);
-        if (keptA != keptB) return keptA;
-        const double x = score[static_cast<std::size_t>(a)];
-        const double y = score[static_cast<std::size_t>(b)];
-        if (std::isnan(x) || std::isnan(y)) return !std::isnan(x) && std::isnan(y);
-        return higher ? x > y : x < y;
-    });
-    for (std::size_t place = 0; place < byScore.size(); ++place)
-        row[static_cast<std::size_t>(byScore[place])] = static_cast<double>(byScore.size() - place);
     std::vector<int> counts(m_shape.layers.size());
     for (const LayerShape& l : m_shape.layers)
         counts[static_cast<std::size_t>(l.index)] = static_cast<int>(start.layer(l.index).kept.size());
     counts[static_cast<std::size_t>(layer)] = keep;
-    // Only this layer may move; its own lock does not hold it back, since it is the user's hand that moves it.
-    CompressionPlan others = start;
-    for (const LayerShape& l : m_shape.layers)
-        others = others.withLocked(l.index, l.index != layer);
-    Result<CompressionPlan> chosen = selectByRanking(m_shape, others, counts, order);
+    // The layer's own lock does not hold it back, since it is the user's hand that moves it.
+    Result<CompressionPlan> chosen = withCounts(start.withLocked(layer, false), counts);
     if (chosen.ok()) chosen = start.withKept(m_shape, layer, chosen->layer(layer).kept);
-    apply(std::move(chosen), tr("Layer %1: keep %2 → %3 of %4").arg(layer).arg(now.kept.size()).arg(keep).arg(shape.experts));
+    apply(std::move(chosen), tr("Layer %1: keep %2 → %3 of %4").arg(layer).arg(now.kept.size()).arg(keep).arg(shape.experts), note);
 }
 
 void PlanController::stepKeep(int layer, int delta)
@@ -174,7 +148,6 @@ void PlanController::setKept(const std::set<CellId>& cells, bool kept)
         next = next->withKept(m_shape, layer.index, std::move(set));
         if (!next.ok()) break;
     }
-    if (next.ok()) say({});
     const CellId first = *cells.begin();
     const QString what = cells.size() == 1 ? tr("expert %1 of layer %2").arg(first.expert).arg(first.layer)
                                            : tr("%n expert(s)", nullptr, static_cast<int>(cells.size()));
@@ -203,33 +176,6 @@ void PlanController::toggleLocked(int layer)
     if (!isOpen() || layer < 0) return;
     const bool was = plan().layer(layer).locked;
     apply(plan().withLocked(layer, !was), was ? tr("Unlock layer %1").arg(layer) : tr("Lock layer %1").arg(layer));
-}
-
-void PlanController::allocateTo(const AllocationIntent& intent)
-{
-    if (!isOpen()) return;
-    if (!m_scores) {
-        say(tr("The experts have no scores yet: wait for the profile."), true);
-        return;
-    }
-    AllocationRequest request;
-    request.keepTotal = intent.keepTotal;
-    request.uniformCount = intent.equalCounts;
-    request.plan = base();
-    request.layerImportance = m_layerImportance;
-    request.scores = *m_scores;
-    const Result<std::vector<int>> keep = allocate(intent.method, m_shape, request, intent.params);
-    if (!keep.ok()) {
-        say(QString::fromStdString(keep.error().describe()), true);
-        return;
-    }
-    say({});
-    Result<CompressionPlan> chosen = selectByRanking(m_shape, base(), *keep, *m_scores);
-    // What was reached, which equal counts may round down.
-    const double kept = chosen.ok() ? chosen->keptExperts() : intent.keepTotal;
-    const QString share = format::share(kept / static_cast<double>(std::max<std::int64_t>(1, m_shape.totalExperts())));
-    apply(std::move(chosen),
-          tr("Keep %1, %2, by %3").arg(share, QString::fromStdString(intent.method), QString::fromStdString(m_scores->method)));
 }
 
 void PlanController::replacePlan(const CompressionPlan& plan, const QString& text) { apply(plan, text); }

@@ -37,7 +37,7 @@ public:
     const CompressionPlan& committed() const { return m_history.current().plan; }
     bool inGesture() const { return m_live.has_value(); }
 
-    // Scores that decide which experts go when only a count is given.
+    // Scores that decide which experts go when only a count is given. What the map shows is a matter of the map.
     void setScores(const ExpertScores& scores);
     void setLayerImportance(std::vector<double> importance) { m_layerImportance = std::move(importance); }
 
@@ -52,7 +52,15 @@ public:
     void toggleProtected(int layer, int expert);
     void toggleLocked(int layer);
     void stepKeep(int layer, int delta);
+    // Counts by target and method (plan_allocation.cpp). Experts that were chosen stay as far as their layer's count allows; what is
+    // added or goes is by the scores. A target that cannot be met becomes the nearest one, and the reason is told.
     void allocateTo(const AllocationIntent& intent);
+    std::vector<int> lockedLayers() const;
+    QString lockedText(const std::vector<int>& layers) const;  // "Layer 0 is locked at 16."
+    void unlock(const std::vector<int>& layers);
+    void retryUnlocked();         // what was asked last, without the locks that stood in its way
+    void refusesKeep(int layer);  // a locked layer: says why, and offers to unlock it
+    void rankAnew();              // the best experts of every unlocked layer by the scores; counts stay
     void replacePlan(const CompressionPlan& plan, const QString& text);
     // A child of an earlier entry; the plan on screen and a gesture stay. Returns the entry, or -1 where nothing was added.
     int addBranch(int parent, const CompressionPlan& plan, const QString& text);
@@ -76,15 +84,22 @@ public:
     bool canRedo() const { return !inGesture() && m_history.canRedo(); }
 
 signals:
-    void shapeChanged();                                // another model, before its plan is announced
-    void planChanged();                                 // the plan on screen, every frame of a drag
-    void historyChanged();                              // an entry was added, or the current one moved
-    void explained(const QString& text, bool isError);  // why something was clamped or refused; empty: nothing to say
+    void shapeChanged();    // another model, before its plan is announced
+    void planChanged();     // the plan on screen, every frame of a drag
+    void historyChanged();  // an entry was added, or the current one moved
+    // Why something was clamped or refused; empty: nothing to say. `locks`: layers whose locks stand in the way of what was asked, which
+    // retryUnlocked() gives up.
+    void explained(const QString& text, bool isError, const std::vector<int>& locks = {});
 
 private:
-    void apply(Result<CompressionPlan> plan, const QString& text);
+    // What is told goes with its cause: `note` replaces it whenever the plan is edited.
+    void apply(Result<CompressionPlan> plan, const QString& text, const QString& note = {}, const std::vector<int>& locks = {});
     CompressionPlan base() const;  // what a gesture's moves start from
-    void say(const QString& text, bool isError = false) { emit explained(text, isError); }
+    void say(const QString& text, bool isError = false, const std::vector<int>& locks = {});
+    // Kept experts first, then by score: as scores of one layer's experts, higher is better.
+    std::vector<double> orderOf(const CompressionPlan& start, const LayerShape& layer) const;
+    Result<CompressionPlan> withCounts(const CompressionPlan& start, const std::vector<int>& counts) const;
+    QString whyUnchanged(const AllocationIntent& intent, const CompressionPlan& start) const;
 
     ModelShape m_shape;
     PlanHistory m_history;
@@ -93,6 +108,11 @@ private:
     std::optional<ExpertScores> m_scores;
     std::vector<double> m_layerImportance;
     FactorSettings m_rankFactors = {"svd", {}};
+    struct Offer {
+        std::optional<AllocationIntent> intent;  // none: the layers are unlocked and that is all
+        std::vector<int> locks;
+    };
+    std::optional<Offer> m_offer;  // what was asked, and what stood in its way
 };
 
 }  // namespace espalier

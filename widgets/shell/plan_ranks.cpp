@@ -22,7 +22,8 @@ bool PlanController::refusesRank(int layer)
 {
     if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || breakEvenOf(m_shape, layer) < 1) return true;
     if (!plan().layer(layer).locked) return false;
-    say(tr("Layer %1 is locked: unlock it to change its ranks (L).").arg(layer), true);
+    say(tr("Layer %1 is locked: unlock it to change its ranks (L).").arg(layer), true, {layer});
+    m_offer = Offer{std::nullopt, {layer}};
     return true;
 }
 
@@ -33,10 +34,7 @@ void PlanController::setExpertRank(int layer, int expert, int rank)
     const int breakEven = breakEvenOf(m_shape, layer);
     const int before = start.keeps(layer, expert) ? levelOf(m_shape, start, layer, expert) : 0;
     const int level = rank == 0 ? breakEven + 1 : std::clamp(rank, 1, breakEven + 1);
-    if (rank > breakEven)
-        say(tr("beyond %1 the factors save nothing: dense").arg(breakEven));
-    else
-        say({});
+    const QString note = rank > breakEven ? tr("beyond %1 the factors save nothing: dense").arg(breakEven) : QString();
     Result<CompressionPlan> next = start;
     if (before == 0) {
         ExpertSet kept = start.layer(layer).kept;
@@ -47,7 +45,8 @@ void PlanController::setExpertRank(int layer, int expert, int rank)
     const QString to = levelText(m_shape, layer, level);
     apply(std::move(next),
           before == 0 ? tr("Keep expert %1 of layer %2, rank %3").arg(expert).arg(layer).arg(to)
-                      : tr("Expert %1 of layer %2: rank %3 → %4").arg(expert).arg(layer).arg(levelText(m_shape, layer, before), to));
+                      : tr("Expert %1 of layer %2: rank %3 → %4").arg(expert).arg(layer).arg(levelText(m_shape, layer, before), to),
+          note);
 }
 
 void PlanController::setMeanRank(int layer, int level)
@@ -55,14 +54,13 @@ void PlanController::setMeanRank(int layer, int level)
     if (refusesRank(layer)) return;
     const CompressionPlan start = base();
     const int breakEven = breakEvenOf(m_shape, layer);
+    const QString note = level > breakEven ? tr("beyond %1 the factors save nothing: dense").arg(breakEven)
+                         : level < 1       ? tr("at least rank 1: an expert that is to go is dropped")
+                                           : QString();
     level = std::clamp(level, 1, breakEven + 1);
-    if (level > breakEven)
-        say(tr("beyond %1 the factors save nothing: dense").arg(breakEven));
-    else
-        say({});
     const int before = meanLevelOf(m_shape, start, layer);
     apply(withMeanLevel(m_shape, start, layer, level, m_rankFactors),
-          tr("Layer %1: mean rank %2 → %3").arg(layer).arg(levelText(m_shape, layer, before), levelText(m_shape, layer, level)));
+          tr("Layer %1: mean rank %2 → %3").arg(layer).arg(levelText(m_shape, layer, before), levelText(m_shape, layer, level)), note);
 }
 
 void PlanController::stepMeanRank(int layer, int direction, bool coarse)
@@ -90,8 +88,8 @@ void PlanController::setAllDense()
             dense.ok())
             next = std::move(dense).value();
     }
-    say(lockedLayers > 0 ? tr("%n locked layer(s) keep their ranks.", nullptr, lockedLayers) : QString());
-    apply(std::move(next), tr("All matrices dense"));
+    apply(std::move(next), tr("All matrices dense"),
+          lockedLayers > 0 ? tr("%n locked layer(s) keep their ranks.", nullptr, lockedLayers) : QString());
 }
 
 void PlanController::setPlanFactors(const FactorSettings& factors)

@@ -180,12 +180,7 @@ void PlanningController::finish(const EngineReply& reply)
             m_state.best = std::move(plan).value();
             commit(*m_state.best, m_state.title);
             for (const Json& warning : reply.result.value("warnings", Json::array()))
-                if (warning.is_string()) {
-                    Error note;
-                    note.code = "plan.warning";
-                    note.message = warning.get<std::string>();
-                    emit failed(note);
-                }
+                if (warning.is_string()) m_state.notes << QString::fromStdString(warning.get<std::string>());
             break;
         }
         case Outcome::Cancelled:

@@ -54,7 +54,7 @@ signals:
     void jobChanged();  // what the job strip shows
     void started();
     void ended();
-    void failed(const espalier::Error& error);      // and what the answer warns of
+    void failed(const espalier::Error& error);
     void branched(int entry, const QString& text);  // the answer stands beside the line of the user
     void unchanged();                               // the answer is the plan that was there
 

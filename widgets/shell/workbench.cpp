@@ -103,8 +103,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
         writeRecovery();
     });
     connect(&m_planning, &PlanningController::jobChanged, this, [this] { tellJob(backgroundJob()); });
-    connect(&m_planning, &PlanningController::failed, this,
-            [this](const Error& error) { emit notice(error, error.code == "plan.warning" ? problemId(error) : QStringLiteral("plan")); });
+    connect(&m_planning, &PlanningController::failed, this, [this](const Error& error) { emit notice(error, QStringLiteral("plan")); });
     connect(&m_planning, &PlanningController::started, &m_deep, &DeepProfile::giveWay);
     connect(&m_planning, &PlanningController::ended, this, &Workbench::considerDeep);
     connect(&m_evaluation, &EvaluationController::runsChanged, this, &Workbench::sessionChanged);
@@ -129,7 +128,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
         if (!m_autosave.isActive()) m_autosave.start();
     });
     connect(&m_store, &SessionStore::heldElsewhere, this,
-            [this](const Error& error) { emit notice(error, QStringLiteral("session-lock")); });
+            [this](const Error& error) { openedReadOnly(QString::fromStdString(error.message)); });
     connect(&m_engine, &EngineClient::ready, this, [this] {
         if (m_pendingModel) {
             const QString folder = *std::exchange(m_pendingModel, std::nullopt);
@@ -213,17 +212,20 @@ void Workbench::modelOpened(const QString& folder, const Json& result, const std
     m_configSha256 = result.value("config_sha256", std::string());
     m_weightsSha256 = result.value("weights_sha256", std::string());
     m_forwardSupported = result.value("forward_supported", false);
-    for (const Json& warning : result.value("warnings", Json::array())) {
-        Error note;
-        note.code = "checkpoint.warning";
-        note.message = warning.is_string() ? warning.get<std::string>() : warning.dump();
-        emit notice(note, problemId(note));
-    }
+    // After what was said about the model before has gone.
+    const auto tellWarnings = [this, warnings = result.value("warnings", Json::array())] {
+        for (const Json& warning : warnings) {
+            Error note;
+            note.code = "checkpoint.warning";
+            note.message = warning.is_string() ? warning.get<std::string>() : warning.dump();
+            emit notice(note, problemId(note));
+        }
+    };
     if (!reconnected && !session) {
         const TextChoice texts = std::exchange(m_pendingTexts, std::nullopt).value_or(builtInTexts());
         const PlanModel model{shape->modelType, m_configSha256, m_weightsSha256};
         m_windowLength = 0;
-        withShares(texts, *shape, {}, [this, folder, layers = *shape, model, texts](const Result<TextShares>& shares) {
+        withShares(texts, *shape, {}, [this, folder, layers = *shape, model, texts, tellWarnings](const Result<TextShares>& shares) {
             if (folder != m_modelPath) return;
             if (shares.ok()) {
                 beginModel(layers, model, texts, *shares);
@@ -234,12 +236,14 @@ void Workbench::modelOpened(const QString& folder, const Json& result, const std
                 beginModel(layers, model, others, shareTexts(others, windowLengthFor(layers), {}).value_or(TextShares()));
                 emit notice(error, QStringLiteral("text"));
             }
+            tellWarnings();
             emit recentChanged(folder);
             lookForDeep();
             if (!m_profiled) profile();
         });
         return;
     }
+    tellWarnings();
     if (!reconnected || m_deep.state() == DeepProfile::State::None) lookForDeep();
     if (!m_profiled) profile();
 }
@@ -258,8 +262,10 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, cons
     m_kept = {};
     m_keptText.clear();
     m_sessionFile.clear();
+    m_readOnly.clear();
     m_savedAt = 0;
     m_view = Json::object();
+    m_ranking = kRanking;
     m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), m_shares.live);
     m_locked.clear();
     m_locked.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), m_shares.locked);
@@ -287,6 +293,28 @@ void Workbench::forgetProfile()
     m_calibrationSha256.clear();
 }
 
+bool Workbench::profileComplete() const { return m_profiled && m_profileRequest == 0 && QFileInfo::exists(profileFile()); }
+
+void Workbench::profileAgain()
+{
+    if (m_profileRequest != 0) return;
+    m_profileAgain = true;
+    profile();
+}
+
+// Told once where it is opened, and as long as it is open beside its name.
+void Workbench::openedReadOnly(const QString& why)
+{
+    m_readOnly = why;
+    Error error;
+    error.code = "session.read_only.warning";
+    error.message = tr("%1 It is opened read-only.").arg(why).toStdString();
+    error.kept = tr("Plans can be edited and measured here; its file stays as it is.").toStdString();
+    error.action = tr("Save under another name to keep them.").toStdString();
+    emit notice(error, QStringLiteral("session-lock"));
+    emit sessionChanged();
+}
+
 QString Workbench::profileFile() const { return profileFileOf(""); }
 
 QString Workbench::profileFileOf(const char* kind) const
@@ -304,12 +332,14 @@ QString Workbench::profileFileOf(const char* kind) const
 
 void Workbench::profile()
 {
+    const bool again = std::exchange(m_profileAgain, false);
     if (!isOpen() || !m_engine.usable() || m_profileRequest != 0 || !m_forwardSupported) return;
     const QString file = profileFile();
     QDir().mkpath(QFileInfo(file).path());
     auto clock = std::make_shared<QElapsedTimer>();
     clock->start();
-    const auto finished = [this, clock, fresh = !QFileInfo::exists(file), epoch = m_profileEpoch](const EngineReply& reply) {
+    const auto finished = [this, clock, again, fresh = again || !QFileInfo::exists(file),
+                           epoch = m_profileEpoch](const EngineReply& reply) {
         if (epoch != m_profileEpoch) return;
         m_profileRequest = 0;
         m_profileJob.reset();
@@ -324,6 +354,8 @@ void Workbench::profile()
         } else if (reply.outcome == EngineReply::Outcome::Failed) {
             emit notice(reply.error, problemId(reply.error));
         }
+        // Rows that had arrived give way to those of the profile that is still there.
+        if (again && (reply.outcome == EngineReply::Outcome::Cancelled || reply.outcome == EngineReply::Outcome::Failed)) profile();
         if (!m_evaluation.busy()) tellJob(backgroundJob());
         emit profileChanged();
         if (reply.ok()) {
@@ -336,7 +368,7 @@ void Workbench::profile()
     JobState job;
     job.what = tr("Profile · %1").arg(modelName());
     m_profileJob = job;
-    if (QFileInfo::exists(file)) {
+    if (!again && QFileInfo::exists(file)) {
         m_profileRequest = m_engine.request("load_profile", {{"profile", file.toStdString()}},
                                             [this, file, finished, epoch = m_profileEpoch](const EngineReply& reply) {
                                                 if (epoch != m_profileEpoch) return;
@@ -355,7 +387,7 @@ void Workbench::profile()
                    {"windows", text.fullWindows},
                    {"out", file.toStdString()},
                    {"collect", kCollected},
-                   {"resume", true},
+                   {"resume", !again},
                    {"tag", "profile"},
                    {"lane", "full"}});
     m_profileRequest = m_engine.request(
@@ -420,9 +452,25 @@ const ExpertScores* Workbench::currentScores() const
 void Workbench::chooseScore(const std::string& method)
 {
     m_chosenScore = method;
-    if (const ExpertScores* scores = currentScores(); scores && m_profiled) m_plans.setScores(*scores);
-    if (const auto it = m_scores.find("leave-one-out"); it != m_scores.end()) m_plans.setLayerImportance(it->second.layerImportance);
+    giveRanking();
     emit scoresChanged();
+}
+
+void Workbench::rankBy(const std::string& method)
+{
+    m_ranking = method;
+    giveRanking();
+    emit scoresChanged();
+}
+
+void Workbench::giveRanking()
+{
+    if (m_profiled && !m_scores.empty()) {
+        // A profile that lacks the score is ranked by one that it has, and the chooser shows which.
+        if (!m_scores.contains(m_ranking)) m_ranking = m_scores.contains(kRanking) ? kRanking : m_scores.begin()->first;
+        m_plans.setScores(m_scores.at(m_ranking));
+    }
+    if (const auto it = m_scores.find("leave-one-out"); it != m_scores.end()) m_plans.setLayerImportance(it->second.layerImportance);
 }
 
 ExpertGrid Workbench::usage() const
@@ -552,6 +600,7 @@ void Workbench::closeModel()
     m_keptText.clear();
     m_modelPath.clear();
     m_sessionFile.clear();
+    m_readOnly.clear();
     m_fingerprint.clear();
     emit closed();
     emit sessionChanged();
@@ -621,6 +670,7 @@ void Workbench::saveSession(const QString& file)
             return;
         }
         m_sessionFile = file;
+        m_readOnly.clear();
         m_savedHash = hash;
         m_savedAt = QDateTime::currentSecsSinceEpoch();
         m_editsSinceSave = 0;
@@ -645,6 +695,7 @@ void Workbench::openSession(const QString& file)
 void Workbench::adoptSession(SessionData data, const QString& file, bool recovered)
 {
     m_opening = true;
+    const bool newerVersion = data.readOnly;
     m_planning.reset();
     m_modelPath = QString::fromStdString(data.model.path.string());
     m_fingerprint = data.model.fingerprint;
@@ -654,6 +705,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_windowLength = data.runs.empty() ? 0 : data.runs.front().windowLength;
     adoptTexts(data);
     m_sessionFile = file;
+    m_readOnly.clear();
     m_rankProfiles.clear();
     forgetProfile();
     m_otherTexts.clear();
@@ -673,7 +725,12 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_locked.setModel(m_modelPath.toStdString(), CompressionPlan::identity(data.shape), m_shares.locked);
     adoptRuns(data);
     m_evaluation.setPlan(m_plans.plan(), planName());
-    chooseScore(m_view.value("score", m_chosenScore));
+    const std::string shown = m_view.value("score", m_chosenScore);
+    // Sessions of before ranked by what their map showed.
+    const Json budget = m_view.value("budget", Json());
+    const Json ranking = budget.is_object() ? budget.value("ranking", Json(shown)) : Json(shown);
+    m_ranking = ranking.is_string() ? ranking.get<std::string>() : kRanking;
+    chooseScore(shown);
     m_savedHash = recovered ? std::string() : sessionContentHash(snapshot());
     m_savedAt = QDateTime::currentSecsSinceEpoch();
     m_editsSinceSave = 0;
@@ -687,6 +744,10 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     noteTexts();
     emit sessionChanged();
     if (!file.isEmpty() && !recovered) emit recentChanged(file);
+    if (const QFileInfo info(file); newerVersion)
+        openedReadOnly(tr("%1 was written by a newer version of Espalier.").arg(info.fileName()));
+    else if (info.exists() && !info.isWritable())
+        openedReadOnly(tr("%1 may not be written by this user.").arg(info.fileName()));
     if (m_engine.usable())
         requestOpen(m_modelPath, std::move(data));
     else {

@@ -67,15 +67,18 @@ public:
     QStringList elsewhere(const std::string& planHash) const;
     void measureLocked();  // the plan on screen, on the locked text: counted
     void profile();
+    void profileAgain();  // a complete one too; the old one stays until the new one is there
     void cancelJob();
     void plan(const PipelineRecipe& recipe);  // starts a search; nothing where planningProblem() says why not
 
     bool isOpen() const { return m_plans.isOpen(); }
     bool profiling() const { return m_profileRequest != 0; }
+    bool profileComplete() const;  // and its file is where it was written
     bool forwardSupported() const { return m_forwardSupported; }
     QString modelPath() const { return m_modelPath; }
     QString modelName() const;
     QString sessionFile() const { return m_sessionFile; }
+    const QString& readOnly() const { return m_readOnly; }  // why the session's file is not written; empty: it is
     QString planName() const;
     bool modified() const;
     QString calibrationText() const { return m_texts.calibration; }
@@ -84,6 +87,9 @@ public:
     ExpertGrid usage() const;
     void chooseScore(const std::string& method);
     const std::string& chosenScore() const { return m_chosenScore; }
+    // What allocators and counts rank experts by: chosen beside them, whatever the map shows.
+    void rankBy(const std::string& method);
+    const std::string& ranking() const { return m_ranking; }
     std::vector<MethodInfo> methods(Slot slot) const;         // of the engine, or the built-in ones before it is there
     std::vector<MethodInfo> methods() const;                  // of all slots
     QString planningProblem() const;                          // why no search can start now; empty: it can
@@ -122,6 +128,8 @@ private:
     void beginModel(const ModelShape& shape, const PlanModel& model, const TextChoice& texts, const TextShares& shares);
     void takeScores(const Json& scores);
     void takePartial(const Json& partial);
+    void giveRanking();  // to the plan
+    void openedReadOnly(const QString& why);
     QString profileFile() const;
     QString profileFileOf(const char* kind) const;
     QString planningProfile() const;  // the one that holds most
@@ -149,6 +157,8 @@ private:
     void writeRecovery();
     void tellJob(const std::optional<JobState>& job);  // a search stays in front of what runs beside it
 
+    static constexpr const char* kRanking = "leave-one-out";  // until another one is chosen
+
     WorkbenchPaths m_paths;
     EngineClient m_engine;
     PlanController m_plans;
@@ -172,6 +182,7 @@ private:
     std::string m_calibrationSha256;     // of the profiled windows
     int m_windowLength = 0;              // of the opened session's runs; 0: by the model
     QString m_sessionFile;
+    QString m_readOnly;
     SessionData m_kept;  // parts of the opened session that this window does not edit
     QString m_keptText;  // that the kept profile was measured on, where it is not the text in use
     std::string m_fingerprint;
@@ -180,11 +191,13 @@ private:
     bool m_forwardSupported = false;
     bool m_opening = false;
     std::map<std::string, ExpertScores> m_scores;
-    std::string m_chosenScore = "leave-one-out";
+    std::string m_chosenScore = "leave-one-out";  // of the map
+    std::string m_ranking = kRanking;
     std::int64_t m_profileRequest = 0;
     int m_profileEpoch = 0;  // counts models and texts: a profile of an earlier one is dropped
     std::optional<JobState> m_profileJob;
     bool m_profiled = false;
+    bool m_profileAgain = false;
     std::set<std::string> m_collected;  // what the profile holds
     std::string m_savedHash;
     std::int64_t m_savedAt = 0;
