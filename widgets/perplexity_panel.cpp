@@ -271,6 +271,7 @@ PerplexityPanel::PerplexityPanel(QWidget* parent) : QWidget(parent), d(std::make
     d->planHigh->setChannelFillGraph(d->planLow);
     new PlotPainting(d->plot, QStringLiteral("background"), [this](QCPPainter* p) { d->drawBehind(p); });
     new PlotPainting(d->plot, QStringLiteral("axes"), [this](QCPPainter* p) { d->draw(p); });
+    d->plot->setMinimumSize(1, 1);  // its margins are no room that it must have
     across->addWidget(d->plot, 1);
 
     d->mode = new Segment({tr("PPL"), tr("Δ")});
@@ -673,6 +674,8 @@ void PerplexityPanel::setState(const PerplexityState& state)
     d->refreshText();
     d->refreshPlot();
 }
+
+int PerplexityPanel::stripWidth() const { return d->left->minimumWidth(); }
 
 bool PerplexityPanel::showsDelta() const { return d->showDelta; }
 

@@ -87,6 +87,7 @@ public:
     QCustomPlot* plot() const;
     QWidget* choosers() const;  // the segment PPL | Δ, for the trailing side of the header
     bool showsDelta() const;
+    int stripWidth() const;  // that the numbers need; the plot comes with more room
 
 public slots:
     void setState(const espalier::PerplexityState& state);

@@ -162,7 +162,7 @@ void MainWindow::arrangeRankDocks()
     // Only where something comes or goes: a split that was set by hand stays.
     if (m_energyDock->isHidden() != wide && std::exchange(m_rankDocksSet, true)) return;
     m_energyDock->setVisible(wide);
-    const int number = m_perplexity->minimumSizeHint().width();
+    const int number = m_perplexity->stripWidth();
     if (wide)
         m_docks->resizeDocks({m_perplexityDock, m_spectrumDock, m_energyDock}, {number, 500, 500}, Qt::Horizontal);
     else
