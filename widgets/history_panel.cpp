@@ -6,6 +6,7 @@
 #include "theme.h"
 
 #include <QEvent>
+#include <QLineEdit>
 #include <QPainter>
 #include <QStyledItemDelegate>
 
@@ -89,6 +90,27 @@ void HistoryModel::setRunning(const std::optional<RunningEntry>& running)
     endResetModel();
 }
 
+void HistoryModel::setNames(const QHash<QString, QString>& names)
+{
+    if (m_names == names) return;
+    m_names = names;
+    if (!m_rows.empty()) emit dataChanged(index(0, 0), index(static_cast<int>(m_rows.size()) - 1, 0));
+}
+
+Qt::ItemFlags HistoryModel::flags(const QModelIndex& index) const
+{
+    const Qt::ItemFlags flags = QAbstractListModel::flags(index);
+    return index.isValid() && index.row() == currentRow() ? flags | Qt::ItemIsEditable : flags;
+}
+
+bool HistoryModel::setData(const QModelIndex& index, const QVariant& value, int role)
+{
+    if (role != Qt::EditRole || index.row() != currentRow()) return false;
+    // The names belong to the window: this is an intent and comes back through setNames().
+    emit named(value.toString());
+    return true;
+}
+
 int HistoryModel::rowCount(const QModelIndex& parent) const { return parent.isValid() ? 0 : static_cast<int>(m_rows.size()); }
 
 int HistoryModel::currentRow() const
@@ -107,9 +129,12 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
     if (row.id < 0) return runningData(index.row(), role);
     const auto loss = m_losses.constFind(QString::fromStdString(entry.plan.hash()));
     const bool known = loss != m_losses.constEnd();
+    const QString name = m_names.value(QString::fromStdString(entry.plan.hash()));
     switch (role) {
         case Qt::DisplayRole:
-            return QString::fromStdString(entry.text);
+            return name.isEmpty() ? QString::fromStdString(entry.text) : name;
+        case Qt::EditRole:
+            return name;
         case Qt::ToolTipRole: {
             QString text = QString::fromStdString(entry.text) + QLatin1Char('\n') + tr("%1 experts kept").arg(entry.plan.keptExperts());
             if (known) text += QLatin1Char('\n') + lossText(*loss);
@@ -117,7 +142,7 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
             return text;
         }
         case Qt::AccessibleTextRole: {
-            QString text = QString::fromStdString(entry.text);
+            QString text = name.isEmpty() ? QString::fromStdString(entry.text) : name;
             if (known) text += QStringLiteral(", ") + lossText(*loss).replace(QLatin1Char('\n'), QStringLiteral(", "));
             if (row.id == m_current)
                 text += QStringLiteral(", ") + tr("current");
@@ -217,6 +242,16 @@ public:
 
     QSize sizeHint(const QStyleOptionViewItem&, const QModelIndex&) const override { return {pixelsOf(120), pixelsOf(24)}; }
 
+    QWidget* createEditor(QWidget* parent, const QStyleOptionViewItem&, const QModelIndex&) const override
+    {
+        auto* line = new QLineEdit(parent);
+        line->setObjectName(QStringLiteral("history.name"));
+        line->setAccessibleName(HistoryPanel::tr("name of the plan"));
+        line->setPlaceholderText(HistoryPanel::tr("name of this plan"));
+        line->setMaxLength(80);
+        return line;
+    }
+
     void paint(QPainter* painter, const QStyleOptionViewItem& option, const QModelIndex& index) const override
     {
         const Theme& t = theme();
@@ -292,6 +327,9 @@ HistoryPanel::HistoryPanel(QWidget* parent) : QListView(parent), m_model(new His
     setUniformItemSizes(true);
     setSelectionMode(QAbstractItemView::SingleSelection);
     setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+    // A click goes back in the history; a name is written by F2, or from the menu.
+    setEditTriggers(QAbstractItemView::EditKeyPressed);
+    connect(m_model, &HistoryModel::named, this, &HistoryPanel::nameEntered);
     const auto jump = [this](const QModelIndex& index) {
         if (index.data(HistoryModel::RunningRole).toBool())
             emit runningChosen();
@@ -317,6 +355,17 @@ void HistoryPanel::setRunning(const std::optional<RunningEntry>& running)
     const bool was = m_model->runningRow() >= 0;
     m_model->setRunning(running);
     if (was != (m_model->runningRow() >= 0)) showCurrent();
+}
+
+void HistoryPanel::setNames(const QHash<QString, QString>& names) { m_model->setNames(names); }
+
+void HistoryPanel::editName()
+{
+    const int row = m_model->currentRow();
+    if (row < 0) return;
+    setCurrentIndex(m_model->index(row, 0));
+    setFocus(Qt::OtherFocusReason);
+    edit(m_model->index(row, 0));
 }
 
 void HistoryPanel::showCurrent()

@@ -56,11 +56,18 @@ public:
     };
     using QAbstractListModel::QAbstractListModel;
     void set(const PlanHistory& history, const QHash<QString, PlanLoss>& losses);
+    void setNames(const QHash<QString, QString>& names);  // given by the user, by plan hash
     void setRunning(const std::optional<RunningEntry>& running);
     int runningRow() const;  // -1: nothing runs
     int rowCount(const QModelIndex& parent = {}) const override;
     QVariant data(const QModelIndex& index, int role) const override;
     int currentRow() const;
+    // Editing the current entry gives its plan a name.
+    Qt::ItemFlags flags(const QModelIndex& index) const override;
+    bool setData(const QModelIndex& index, const QVariant& value, int role) override;
+
+signals:
+    void named(const QString& name);
 
 private:
     void addRunning();
@@ -71,6 +78,7 @@ private:
     std::vector<PlanHistory::Row> m_rows;
     std::optional<RunningEntry> m_running;
     QHash<QString, PlanLoss> m_losses;
+    QHash<QString, QString> m_names;
     bool m_mixed = false;  // some numbers are of few windows, some of all
     int m_current = -1;
 };
@@ -85,8 +93,11 @@ public:
 public slots:
     void setHistory(const espalier::PlanHistory& history, const QHash<QString, espalier::PlanLoss>& losses);
     void setRunning(const std::optional<espalier::RunningEntry>& running);
+    void setNames(const QHash<QString, QString>& names);
+    void editName();  // of the current entry's plan, in place
 
 signals:
+    void nameEntered(const QString& name);  // for the current entry's plan; empty: none
     void jumpRequested(int id);
     void runningChosen();
 

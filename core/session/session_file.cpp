@@ -21,7 +21,7 @@ namespace
 
 constexpr h5::Format kFormat = {"session", "session", kSessionMajor, kSessionMinor};
 constexpr const char* kKnownLinks[] = {"session", "plans", "history", "snapshots", "runs", "scores", "usage", kRecoveryLink};
-constexpr const char* kKnownFields[] = {"model", "shape", "texts", "openings", "view", "notes", "profile", "profile_fingerprint", "writer"};
+constexpr const char* kKnownFields[] = {"model", "shape", "texts", "openings", "plan_names", "view", "notes", "profile", "profile_fingerprint", "writer"};
 
 std::string numbered(std::size_t i) { return fmt::format("{:06}", i); }
 
@@ -91,6 +91,7 @@ Json sessionJson(const SessionData& data)
     json["shape"] = toJson(data.shape);
     json["texts"] = texts;
     json["openings"] = openings;
+    json["plan_names"] = data.planNames;
     json["view"] = data.view;
     json["notes"] = data.notes;
     json["profile"] = data.profile.string();
@@ -288,6 +289,7 @@ Result<SessionData> readContent(const h5::Group& root)
                               .textSha256 = item.value("text_sha256", std::string())});
     for (const Json& item : json.value("openings", Json::array()))
         data.openings.push_back(openingFromJson(item));
+    data.planNames = json.value("plan_names", std::map<std::string, std::string>());
     data.view = json.at("view");
     data.notes = json.at("notes");
     data.profile = json.at("profile").get<std::string>();

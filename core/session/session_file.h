@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -86,6 +87,7 @@ struct SessionData {
     std::vector<SessionSnapshot> snapshots;
     std::vector<SessionRun> runs;
     std::vector<SessionOpening> openings;  // of the locked text, oldest first
+    std::map<std::string, std::string> planNames;  // given by the user, by plan hash
     std::vector<ExpertScores> scores;
     ExpertGrid usage;                // share of tokens per expert, for the router view; may be empty
     std::filesystem::path profile;   // the engine's profile file; may be missing on this machine
@@ -103,7 +105,7 @@ struct SessionData {
 
 // Major.minor of the session format written by this version.
 inline constexpr int kSessionMajor = 1;
-inline constexpr int kSessionMinor = 1;  // 1.1: windows of texts, openings of the locked text
+inline constexpr int kSessionMinor = 1;  // 1.1: windows of texts, openings of the locked text, names of plans
 
 // Replaces `path`. Errors: session.read_only (data.readOnly), output.unwritable, output.disk_full.
 Status writeSession(const std::filesystem::path& path, const SessionData& data);

@@ -3,6 +3,8 @@
 
 #include "status_bar.h"
 
+#include <QLineEdit>
+
 using namespace espalier;
 using namespace espalier::test;
 
@@ -11,6 +13,41 @@ class ShellSessionTest final : public ShellTestBase
     Q_OBJECT
 
 private slots:
+    void planName_isKeptAndBelongsToItsPlan()
+    {
+        Home home;
+        const QString file = home.path("named.espalier");
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+            QCOMPARE(shell.workbench.planName(), QStringLiteral("dense"));
+            shell.plans().toggleExpert(0, 1);
+            QCOMPARE(shell.workbench.planName(), QStringLiteral("31 of 32 experts"));
+            shell.plans().undo();
+            shell.plans().toggleExpert(0, 2);
+            // Does as much as the first one, and is another plan.
+            QCOMPARE(shell.workbench.planName(), QStringLiteral("31 of 32 experts (2)"));
+            shell.window.action(QStringLiteral("plan.name"))->trigger();
+            auto* line = shell.window.findChild<QLineEdit*>(QStringLiteral("history.name"));
+            QVERIFY(line);
+            QTest::keyClicks(line, QStringLiteral("without two"));
+            QTest::keyClick(line, Qt::Key_Return);
+            QTRY_COMPARE_WITH_TIMEOUT(shell.workbench.planName(), QStringLiteral("without two"), kLimit);
+            shell.window.action(QStringLiteral("file.export"))->trigger();
+            auto* folder = shell.window.findChild<QLineEdit*>(QStringLiteral("export.folder"));
+            QVERIFY(folder);
+            QVERIFY2(folder->text().endsWith(QStringLiteral("/espalier-demo-moe-without-two")), qPrintable(folder->text()));
+            SAVE(shell, file);
+        }
+        Shell shell(home);
+        shell.engine().start();
+        shell.workbench.openSession(file);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QCOMPARE(shell.workbench.planName(), QStringLiteral("without two"));
+        shell.plans().jumpTo(0);
+        QCOMPARE(shell.workbench.planName(), QStringLiteral("dense"));
+    }
+
     void session_reopensAsItWas()
     {
         Home home;

@@ -2,6 +2,7 @@
 
 #include "budget_bar.h"
 #include "format.h"
+#include "plan/plan_name.h"
 #include "theme.h"
 
 #include <QButtonGroup>
@@ -155,7 +156,7 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     where->setFont(fontFor(FontRole::Head));
     right->addWidget(where);
     auto* row = new QHBoxLayout;
-    m_folder = new QLineEdit(QDir::home().filePath(workbench->modelName() + QStringLiteral("-smaller")));
+    m_folder = new QLineEdit(QDir::home().filePath(folderName()));
     m_folder->setObjectName(QStringLiteral("export.folder"));
     m_folder->setAccessibleName(tr("folder to write"));
     auto* browseButton = new QPushButton(tr("Browse…"));
@@ -234,6 +235,8 @@ void ExportDialog::refresh()
     const ModelShape& shape = m_workbench->plans()->shape();
     const CompressionPlan& plan = m_workbench->plans()->plan();
     const PlanCost cost = m_workbench->cost();
+    // What somebody typed stays; a proposal follows the plan.
+    if (!m_folder->isModified() && !m_folderChosen) m_folder->setText(QDir::home().filePath(folderName()));
     m_plan->setText(tr("%1: %2 experts kept, %3, %4 parameters")
                         .arg(m_workbench->planName(), format::countOf(plan.keptExperts(), shape.totalExperts()), format::bytes(cost.bytes),
                              format::parameters(cost.parameters)));
@@ -294,6 +297,12 @@ void ExportDialog::reject()
         hide();
 }
 
+QString ExportDialog::folderName() const
+{
+    const QString plan = QString::fromStdString(fileNamePart(m_workbench->planName().toStdString()));
+    return m_workbench->modelName() + QLatin1Char('-') + (plan.isEmpty() ? QStringLiteral("smaller") : plan);
+}
+
 void ExportDialog::browse()
 {
     auto* dialog = new QFileDialog(this, tr("Folder to write"), QFileInfo(m_folder->text()).path());
@@ -301,7 +310,8 @@ void ExportDialog::browse()
     dialog->setFileMode(QFileDialog::Directory);
     dialog->setModal(false);
     connect(dialog, &QFileDialog::fileSelected, this, [this](const QString& folder) {
-        m_folder->setText(QDir(folder).filePath(m_workbench->modelName() + QStringLiteral("-smaller")));
+        m_folder->setText(QDir(folder).filePath(folderName()));
+        m_folderChosen = true;
     });
     dialog->show();
 }

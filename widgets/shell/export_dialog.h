@@ -36,6 +36,7 @@ protected:
 private:
     QString flavour() const;
     void browse();
+    QString folderName() const;  // of the model and the plan
     void dryRun();
     void showMeasured();
     void startExport();
@@ -47,6 +48,7 @@ private:
     QButtonGroup* m_flavours = nullptr;
     std::vector<QLabel*> m_reasons;
     QLineEdit* m_folder = nullptr;
+    bool m_folderChosen = false;  // in the file dialog
     QCheckBox* m_replace = nullptr;
     QLabel* m_plan = nullptr;
     QLabel* m_measured = nullptr;

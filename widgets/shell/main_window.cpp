@@ -227,6 +227,7 @@ void MainWindow::connectViews()
     connect(m_inspector, &InspectorPanel::lockRequested, plans, &PlanController::toggleLocked);
     connect(m_inspector, &InspectorPanel::layerKeepMoved, plans, &PlanController::setKeep);
     connect(m_history, &HistoryPanel::jumpRequested, plans, &PlanController::jumpTo);
+    connect(m_history, &HistoryPanel::nameEntered, m_workbench, &Workbench::namePlan);
     connect(m_perplexity, &PerplexityPanel::evaluateRequested, m_actions.value(QStringLiteral("evaluate.full")), &QAction::trigger);
     connect(m_status, &StatusBar::cancelRequested, m_workbench, &Workbench::cancelJob);
     connect(m_status, &StatusBar::perplexityClicked, m_actions.value(QStringLiteral("evaluate.full")), &QAction::trigger);
@@ -384,6 +385,7 @@ void MainWindow::showHistory()
 {
     if (!m_workbench->isOpen()) return;
     m_history->setHistory(m_workbench->plans()->history(), planLosses());
+    showNames();
     updateActions();
 }
 
@@ -460,8 +462,17 @@ void MainWindow::showPerplexity()
     m_history->setHistory(m_workbench->plans()->history(), planLosses());
 }
 
+void MainWindow::showNames()
+{
+    QHash<QString, QString> names;
+    for (const auto& [hash, name] : m_workbench->planNames())
+        names.insert(QString::fromStdString(hash), QString::fromStdString(name));
+    m_history->setNames(names);
+}
+
 void MainWindow::showSession()
 {
+    showNames();
     const bool open = m_workbench->isOpen();
     if (open) {
         const QString name =

@@ -106,6 +106,7 @@ private:
     void showJob(const std::optional<JobState>& job);
     void showPlan();
     void showHistory();
+    void showNames();
     void showScores();
     void showPerplexity();
     void showSession();

@@ -94,6 +94,10 @@ void MainWindow::makeActions()
                   // A text field undoes and redoes its own text; not every platform gives it Ctrl+Y.
                   if (!typing()) m_workbench->plans()->redo();
               });
+    addAction(QStringLiteral("plan.name"), tr("&Name this plan…"), {}, key("F2"), [this] {
+        m_historyDock->setVisible(true);
+        m_history->editName();
+    });
     addAction(QStringLiteral("plan.dense"), tr("Keep &all experts"), {}, {}, [this] {
         m_workbench->plans()->cancelGesture();
         m_workbench->plans()->replacePlan(
@@ -206,6 +210,7 @@ void MainWindow::makeMenus()
                                            QStringLiteral("plan.stop"),
                                            QStringLiteral("plan.pipeline"),
                                            {},
+                                           QStringLiteral("plan.name"),
                                            QStringLiteral("plan.dense"),
                                            QStringLiteral("plan.equal"),
                                            QStringLiteral("plan.rank"),
@@ -279,6 +284,7 @@ void MainWindow::updateActions()
     enable("file.close", open);
     enable("edit.undo", open && m_workbench->plans()->canUndo());
     enable("edit.redo", open && m_workbench->plans()->canRedo());
+    enable("plan.name", open);
     enable("plan.dense", open);
     enable("plan.equal", open);
     enable("plan.rank", open);

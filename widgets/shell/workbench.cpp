@@ -2,6 +2,7 @@
 
 #include "allocate/rank_rule.h"
 #include "base/sha256.h"
+#include "plan/plan_name.h"
 
 #include <QDateTime>
 #include <QDir>
@@ -157,7 +158,34 @@ QString Workbench::planName() const
 {
     if (!isOpen()) return {};
     if (m_plans.inGesture() && m_plans.plan() != m_plans.committed()) return tr("edit in progress");
-    return m_plans.plan().isIdentity(m_plans.shape()) ? tr("dense") : QString::fromStdString(m_plans.history().current().text);
+    const CompressionPlan& plan = m_plans.committed();
+    if (const auto given = m_planNames.find(plan.hash()); given != m_planNames.end()) return QString::fromStdString(given->second);
+    // Another plan of the history may do as much to other experts: the second one of a name says so.
+    const auto proposed = [this](const CompressionPlan& of) -> const std::string& {
+        std::string& name = m_proposedNames[of.hash()];
+        if (name.empty()) name = proposedPlanName(m_plans.shape(), of);
+        return name;
+    };
+    const std::string& name = proposed(plan);
+    std::set<std::string_view> earlier;
+    for (const HistoryEntry& entry : m_plans.history().entries()) {
+        if (entry.plan.hash() == plan.hash()) break;
+        if (proposed(entry.plan) == name && !m_planNames.contains(entry.plan.hash())) earlier.insert(entry.plan.hash());
+    }
+    const QString shown = QString::fromStdString(name);
+    return earlier.empty() ? shown : tr("%1 (%2)").arg(shown).arg(earlier.size() + 1);
+}
+
+void Workbench::namePlan(const QString& name)
+{
+    if (!isOpen()) return;
+    const std::string& hash = m_plans.committed().hash();
+    if (name.trimmed().isEmpty())
+        m_planNames.erase(hash);
+    else
+        m_planNames[hash] = name.trimmed().left(80).toStdString();
+    m_evaluation.setPlan(m_plans.plan(), planName(), m_plans.inGesture());
+    committed();
 }
 
 void Workbench::openDemo() { openModel(m_paths.demoFolder + QStringLiteral("/espalier-demo-moe")); }
@@ -261,6 +289,8 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, cons
     m_store.release();
     m_kept = {};
     m_keptText.clear();
+    m_planNames.clear();
+    m_proposedNames.clear();
     m_sessionFile.clear();
     m_readOnly.clear();
     m_savedAt = 0;
@@ -596,6 +626,7 @@ void Workbench::closeModel()
     m_evaluation.clear();
     m_locked.clear();
     m_plans.close();
+    m_planNames.clear();
     m_kept = {};
     m_keptText.clear();
     m_modelPath.clear();
@@ -628,6 +659,7 @@ SessionData Workbench::snapshot() const
         data.profileFingerprint = m_kept.profileFingerprint;
         if (!m_keptText.isEmpty()) data.texts.push_back({"profile", m_keptText.toStdString()});
     }
+    data.planNames = m_planNames;
     data.view = m_view;
     return data;
 }
@@ -715,6 +747,8 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_kept.runs.clear();
     m_kept.openings.clear();
     m_kept.scores.clear();
+    m_planNames = data.planNames;
+    m_proposedNames.clear();
     for (const ExpertScores& scores : data.scores)
         m_scores[scores.method] = scores;
     m_profiled = !data.scores.empty();

@@ -79,7 +79,10 @@ public:
     QString modelName() const;
     QString sessionFile() const { return m_sessionFile; }
     const QString& readOnly() const { return m_readOnly; }  // why the session's file is not written; empty: it is
+    // Of the plan on screen: the name given to it, or one that says what it does. Committed plans of one name are told apart by a number.
     QString planName() const;
+    void namePlan(const QString& name);  // the committed plan; empty: back to the proposed name
+    const std::map<std::string, std::string>& planNames() const { return m_planNames; }  // given ones, by plan hash
     bool modified() const;
     QString calibrationText() const { return m_texts.calibration; }
     const std::map<std::string, ExpertScores>& scores() const { return m_scores; }
@@ -206,6 +209,8 @@ private:
     std::optional<QString> m_pendingModel;  // asked for before the engine was ready
     std::optional<TextChoice> m_pendingTexts;
     std::optional<SessionData> m_pendingSession;
+    std::map<std::string, std::string> m_planNames;
+    mutable std::map<std::string, std::string> m_proposedNames;  // by plan hash, so that a long history is not described again and again
     Json m_view = Json::object();
 };
 
