@@ -1,7 +1,8 @@
 // What an edit costs the GUI thread: the commit itself, and the events that it posts (layout, painting). The clock counts the thread's own
 // processor time, so that the engine and neighbours on the machine do not matter. Offscreen, the scripted engine, 1440 x 900.
 //
-//   edit_bench [--large] [--history N]     --large: 24 layers of 60 experts instead of 4 of 8; N earlier entries in the history
+//   edit_bench [--large] [--history N]          --large: 24 layers of 60 experts instead of 4 of 8; N earlier entries in the history
+//   edit_bench --engine PROGRAM --model FOLDER  a real engine on a real model, once its profile and its first perplexity are there
 #include "widgets/shell_fixture.h"
 
 #include <algorithm>
@@ -37,12 +38,21 @@ private slots:
     void edits()
     {
         const QStringList arguments = QString::fromLocal8Bit(qgetenv("EDIT_BENCH")).split(QLatin1Char(' '), Qt::SkipEmptyParts);
-        const auto at = arguments.indexOf(QStringLiteral("--history"));
-        const int history = at >= 0 ? arguments.value(at + 1).toInt() : 0;
+        const int history = arguments.contains(QStringLiteral("--history"))
+                                ? arguments.value(arguments.indexOf(QStringLiteral("--history")) + 1).toInt()
+                                : 0;
         const Home home;
         Shell shell(home, arguments.contains(QStringLiteral("--large")) ? QStringList{QStringLiteral("--large")} : QStringList());
         shell.window.resize(1440, 900);
-        OPEN_AND_SETTLE(shell);
+        const auto option = [&arguments](const char* name) { return arguments.value(arguments.indexOf(QLatin1String(name)) + 1); };
+        if (arguments.contains(QStringLiteral("--engine"))) {
+            shell.engine().setCommand({option("--engine"), QStringLiteral("serve")});
+            shell.engine().start();
+            shell.workbench.openModel(option("--model"));
+            QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), 300000);
+        } else {
+            OPEN_AND_SETTLE(shell);
+        }
         const ModelShape shape = shell.plans().shape();
         const int layers = static_cast<int>(shape.layers.size());
         const int experts = shape.layers.back().experts;
