@@ -17,6 +17,7 @@ function(espalier_qt_test name)
 endfunction()
 
 espalier_qt_test(test_look SOURCES widgets/test_look.cpp LIBS espalier::widgets Qt6::Svg QCustomPlotQt6::QCustomPlotQt6)
+espalier_qt_test(test_size_target SOURCES widgets/test_size_target.cpp LIBS espalier::widgets)
 espalier_qt_test(test_text_size SOURCES widgets/test_text_size.cpp LIBS espalier::widgets)
 target_include_directories(test_text_size PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/widgets)
 

@@ -1,0 +1,145 @@
+#include "size_target.h"
+
+#include "plan/compression_plan.h"
+#include "plan/cost_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr double kMiB = 1024.0 * 1024.0;
+constexpr double kGiB = 1024.0 * kMiB;
+
+}  // namespace
+
+SizeScale sizeScale(const ModelShape& shape)
+{
+    const PlanCost dense = planCost(shape, CompressionPlan::identity(shape));
+    SizeScale scale;
+    scale.denseBytes = dense.bytes;
+    scale.denseParameters = dense.parameters;
+    for (const LayerShape& layer : shape.layers) {
+        if (layer.experts == 0) continue;
+        scale.experts += layer.experts;
+        scale.expertBytes += layer.experts * layer.bytesPerExpert;
+        scale.bytesEach = std::max(scale.bytesEach, layer.bytesPerExpert + layer.routerBytesPerExpert);
+        scale.parametersEach = std::max(scale.parametersEach, layer.expertParameters + layer.routerParametersPerExpert);
+    }
+    return scale;
+}
+
+std::optional<std::int64_t> bytesOf(double value, TargetUnit unit, const SizeScale& scale)
+{
+    double bytes = 0;
+    switch (unit) {
+        case TargetUnit::MiB:
+            bytes = value * kMiB;
+            break;
+        case TargetUnit::GiB:
+            bytes = value * kGiB;
+            break;
+        case TargetUnit::Percent:
+            bytes = value / 100 * static_cast<double>(scale.denseBytes);
+            break;
+        case TargetUnit::ExpertMiB:
+            bytes = value * kMiB + static_cast<double>(scale.denseBytes - scale.expertBytes);
+            break;
+        case TargetUnit::Parameters:
+            // What goes is experts, at their own bytes a parameter.
+            if (scale.parametersEach == 0) return {};
+            bytes = static_cast<double>(scale.denseBytes) - (static_cast<double>(scale.denseParameters) - value * 1e6) *
+                                                                static_cast<double>(scale.bytesEach) /
+                                                                static_cast<double>(scale.parametersEach);
+            break;
+        case TargetUnit::Experts:
+        case TargetUnit::ActiveParameters:
+            return {};
+    }
+    if (!(bytes > 0) || bytes > 1e18) return {};
+    return static_cast<std::int64_t>(bytes);
+}
+
+double valueOf(std::int64_t bytes, TargetUnit unit, const SizeScale& scale)
+{
+    const auto size = static_cast<double>(bytes);
+    switch (unit) {
+        case TargetUnit::GiB:
+            return size / kGiB;
+        case TargetUnit::Percent:
+            return 100 * size / static_cast<double>(std::max<std::int64_t>(1, scale.denseBytes));
+        case TargetUnit::ExpertMiB:
+            return (size - static_cast<double>(scale.denseBytes - scale.expertBytes)) / kMiB;
+        case TargetUnit::Parameters:
+            return (static_cast<double>(scale.denseParameters) - (static_cast<double>(scale.denseBytes) - size) *
+                                                                     static_cast<double>(scale.parametersEach) /
+                                                                     static_cast<double>(std::max<std::int64_t>(1, scale.bytesEach))) /
+                   1e6;
+        default:
+            return size / kMiB;
+    }
+}
+
+int expertsWithin(std::int64_t bytes, const SizeScale& scale)
+{
+    if (scale.bytesEach == 0) return scale.experts;
+    const std::int64_t over = std::max<std::int64_t>(0, scale.denseBytes - bytes);
+    const std::int64_t dropped = (over + scale.bytesEach - 1) / scale.bytesEach;
+    return static_cast<int>(std::clamp<std::int64_t>(scale.experts - dropped, 0, scale.experts));
+}
+
+std::optional<std::int64_t> parseSize(const QString& typed, TargetUnit unit, const SizeScale& scale)
+{
+    QString number = typed.trimmed().toLower();
+    for (const char* word : {"parameters", "params"})
+        if (number.endsWith(QLatin1String(word))) {
+            number.chop(static_cast<int>(qstrlen(word)));
+            number = number.trimmed();
+            if (!number.endsWith(QLatin1Char('m')) && !number.endsWith(QLatin1Char('b'))) return {};
+            break;
+        }
+    double factor = 1;
+    struct Suffix {
+        const char* text;
+        TargetUnit unit;
+        double factor;
+    };
+    constexpr Suffix kSuffixes[] = {{"%", TargetUnit::Percent, 1},       {"gib", TargetUnit::GiB, 1},
+                                    {"mib", TargetUnit::MiB, 1},         {"gb", TargetUnit::GiB, 1e9 / kGiB},
+                                    {"mb", TargetUnit::MiB, 1e6 / kMiB}, {"m", TargetUnit::Parameters, 1},
+                                    {"b", TargetUnit::Parameters, 1000}};
+    for (const Suffix& suffix : kSuffixes)
+        if (number.endsWith(QLatin1String(suffix.text))) {
+            number.chop(static_cast<int>(qstrlen(suffix.text)));
+            unit = suffix.unit;
+            factor = suffix.factor;
+            break;
+        }
+    bool read = false;
+    const double value = number.trimmed().toDouble(&read);
+    if (!read || !std::isfinite(value) || value <= 0) return {};
+    return bytesOf(value * factor, unit, scale);
+}
+
+std::optional<int> rankForActive(std::int64_t target, const ModelShape& shape)
+{
+    std::int64_t active = planCost(shape, CompressionPlan::identity(shape)).activeParameters;
+    if (active <= target) return {};
+    // A token runs top-k experts of every layer: their matrices go, factors of one rank come.
+    std::int64_t perRank = 0;
+    int most = 0;
+    for (const LayerShape& layer : shape.layers) {
+        if (layer.experts == 0) continue;
+        active -= std::int64_t{3} * layer.router.topK * shape.hiddenSize * layer.expertWidth;
+        perRank += std::int64_t{3} * layer.router.topK * (shape.hiddenSize + layer.expertWidth);
+        most = std::max(most, breakEvenRank(shape.hiddenSize, layer.expertWidth));
+    }
+    if (perRank == 0 || target < active) return 0;
+    return static_cast<int>(std::min<std::int64_t>((target - active) / perRank, most));
+}
+
+}  // namespace espalier
