@@ -6,6 +6,7 @@
 #include "icon.h"
 #include "keep_box.h"
 #include "method_section.h"
+#include "size_target.h"
 #include "theme.h"
 
 #include <QComboBox>
@@ -130,7 +131,8 @@ BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
     d->field = new QLineEdit(this);
     d->field->setAlignment(Qt::AlignRight);
     d->field->setAccessibleName(tr("Experts kept"));
-    d->field->setToolTip(tr("Experts kept over all layers: a number, 75%, 0.75 or 96/128"));
+    d->field->setToolTip(
+        tr("Experts kept over all layers: a number, 75%, 0.75, 96/128, or a size of the model: 10.4 MiB, 12.1 M parameters"));
     d->targetLabel->setBuddy(d->field);
     d->ofLabel = new QLabel(this);
     d->shareLabel = new QLabel(this);
@@ -271,10 +273,13 @@ void BudgetBar::Private::enter()
     // More than there are is a number too: the plan says what it can keep.
     bool whole = false;
     const int number = QString::fromStdString(text).toInt(&whole);
-    const auto result = whole && number > total ? Result<int>(number) : parseKeep(text, total);
+    auto result = whole && number > total ? Result<int>(number) : parseKeep(text, total);
+    // A size with its unit ("10.4 MiB", "12.1 M parameters") is as many experts as fit it.
+    if (const SizeScale scale = sizeScale(shape); !result.ok())
+        if (const auto bytes = parseSize(QString::fromStdString(text), TargetUnit::Experts, scale)) result = expertsWithin(*bytes, scale);
     if (!result.ok()) {
         mark(true);
-        q->setMessage(BudgetBar::tr("Write a number of experts, 75%, 0.75 or 96/128."), true);
+        q->setMessage(BudgetBar::tr("Write a number of experts, 75%, 0.75, 96/128, or a size: 10.4 MiB, 12.1 M parameters."), true);
         return;
     }
     mark(false);

@@ -20,14 +20,15 @@
 #include <QVBoxLayout>
 
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 namespace espalier
 {
 
 namespace
 {
-constexpr double kMiB = 1024.0 * 1024.0;
-constexpr double kGiB = 1024.0 * kMiB;
+constexpr std::int64_t kGiB = std::int64_t{1} << 30;
 }  // namespace
 
 PipelineTarget::PipelineTarget(QWidget* parent) : QWidget(parent)
@@ -45,10 +46,18 @@ PipelineTarget::PipelineTarget(QWidget* parent) : QWidget(parent)
     name->setBuddy(m_field);
     m_units = new QComboBox(this);
     m_units->setAccessibleName(tr("Target, unit"));
-    m_units->addItem(tr("experts"), Experts);
-    m_units->addItem(tr("MiB"), MiB);
-    m_units->addItem(tr("GiB"), GiB);
-    m_units->addItem(tr("% of dense"), Percent);
+    const auto add = [this](const QString& text, TargetUnit unit) { m_units->addItem(text, static_cast<int>(unit)); };
+    add(tr("experts"), TargetUnit::Experts);
+    add(tr("MiB"), TargetUnit::MiB);
+    add(tr("GiB"), TargetUnit::GiB);
+    add(tr("% of dense"), TargetUnit::Percent);
+    add(tr("MiB of experts"), TargetUnit::ExpertMiB);
+    add(tr("M parameters"), TargetUnit::Parameters);
+    add(tr("M active"), TargetUnit::ActiveParameters);
+    m_units->setItemData(m_units->count() - 1,
+                         tr("Parameters that one token runs. They depend on ranks, not on how many experts there are: the "
+                            "target sets the mean rank, the number of experts stays."),
+                         Qt::ToolTipRole);
     guardWheel(m_units);
     m_take = new QToolButton(this);
     m_take->setIcon(icon(QStringLiteral("circle-dot")));
@@ -83,18 +92,19 @@ PipelineTarget::PipelineTarget(QWidget* parent) : QWidget(parent)
     connect(m_field, &QLineEdit::editingFinished, this, [this] {
         if (m_field->isModified()) enter();
     });
-    connect(m_units, &QComboBox::activated, this, [this](int index) { setUnit(static_cast<Unit>(m_units->itemData(index).toInt())); });
+    connect(m_units, &QComboBox::activated, this,
+            [this](int index) { setUnit(static_cast<TargetUnit>(m_units->itemData(index).toInt())); });
     connect(m_take, &QToolButton::clicked, this, &PipelineTarget::takeSizeOfPlan);
     connect(m_equal, &QAbstractButton::clicked, this, &PipelineTarget::changed);
 }
 
-std::int64_t PipelineTarget::denseBytes() const { return planCost(m_shape, CompressionPlan::identity(m_shape)).bytes; }
-
 void PipelineTarget::setShape(const ModelShape& shape)
 {
     m_shape = shape;
+    m_scale = sizeScale(shape);
     m_plan = {};
-    m_unit = Experts;
+    m_unit = TargetUnit::Experts;
+    m_rank.reset();
     m_experts = 0;
 }
 
@@ -109,26 +119,43 @@ void PipelineTarget::show(const PipelineRecipe& recipe)
     m_experts = recipe.experts;
     m_bytes = recipe.bytes;
     m_equal->setChecked(recipe.uniformCount);
-    if (recipe.target == PipelineRecipe::Target::Experts)
-        m_unit = Experts;
-    else if (m_unit == Experts)
-        m_unit = denseBytes() >= static_cast<std::int64_t>(kGiB) ? GiB : MiB;
+    const bool experts = recipe.target == PipelineRecipe::Target::Experts;
+    if (m_unit == TargetUnit::ActiveParameters && !(recipe.ranks && recipe.rankBudget == PipelineRecipe::RankBudget::Average)) {
+        m_unit = TargetUnit::Experts;
+        m_rank.reset();
+    }
+    if (experts && m_unit != TargetUnit::ActiveParameters)
+        m_unit = TargetUnit::Experts;
+    else if (!experts && (m_unit == TargetUnit::Experts || m_unit == TargetUnit::ActiveParameters))
+        m_unit = denseBytes() >= kGiB ? TargetUnit::GiB : TargetUnit::MiB;
     setBad(false);
     refresh();
 }
 
 void PipelineTarget::write(PipelineRecipe& recipe) const
 {
-    recipe.target = m_unit == Experts ? PipelineRecipe::Target::Experts : PipelineRecipe::Target::Bytes;
+    recipe.target = inExperts() ? PipelineRecipe::Target::Experts : PipelineRecipe::Target::Bytes;
     recipe.experts = m_experts;
     recipe.bytes = m_bytes;
     recipe.uniformCount = m_equal->isChecked();
+    if (m_unit == TargetUnit::ActiveParameters && m_rank) {
+        recipe.ranks = true;
+        recipe.rankBudget = PipelineRecipe::RankBudget::Average;
+        recipe.averageRank = *m_rank;
+    }
 }
 
 QString PipelineTarget::problem() const
 {
     if (!m_bad) return {};
-    return m_unit == Experts ? tr("The target is a number of experts, 75%, 0.75 or 96/128.") : tr("The target is a size, 75% or 20.9 GiB.");
+    switch (m_unit) {
+        case TargetUnit::Experts:
+            return tr("The target is a number of experts, 75%, 0.75 or 96/128.");
+        case TargetUnit::ActiveParameters:
+            return tr("The target is a number of parameters that a token runs, in millions, below those of the dense model.");
+        default:
+            return tr("The target is a size, 75%, 20.9 GiB or 7.2 B parameters.");
+    }
 }
 
 void PipelineTarget::takeSizeOfPlan()
@@ -141,22 +168,16 @@ void PipelineTarget::takeSizeOfPlan()
     emit changed();
 }
 
-void PipelineTarget::setUnit(Unit unit)
+void PipelineTarget::setUnit(TargetUnit unit)
 {
     // The same size in the other unit: as many experts dropped, priced dense.
-    if ((unit == Experts) != (m_unit == Experts)) {
-        std::int64_t each = 0;
-        for (const LayerShape& layer : m_shape.layers)
-            if (layer.experts > 0) each = std::max(each, layer.bytesPerExpert + layer.routerBytesPerExpert);
-        const std::int64_t total = m_shape.totalExperts();
-        if (unit == Experts && each > 0) {
-            const std::int64_t dropped = (denseBytes() - m_bytes + each - 1) / each;
-            m_experts = static_cast<int>(std::clamp<std::int64_t>(total - dropped, 1, std::max<std::int64_t>(1, total)));
-        } else if (unit != Experts) {
-            m_bytes = denseBytes() - (total - m_experts) * each;
-        }
-    }
+    const bool experts = unit == TargetUnit::Experts || unit == TargetUnit::ActiveParameters;
+    if (experts && !inExperts())
+        m_experts = std::max(1, expertsWithin(m_bytes, m_scale));
+    else if (!experts && inExperts())
+        m_bytes = denseBytes() - (m_scale.experts - m_experts) * m_scale.bytesEach;
     m_unit = unit;
+    m_rank.reset();
     setBad(false);
     refresh();
     emit changed();
@@ -184,33 +205,33 @@ void PipelineTarget::enter()
     const std::string typed = plainNumber(m_field->text());
     bool read = false;
     QString clamped;
-    if (m_unit == Experts) {
+    if (m_unit == TargetUnit::Experts) {
         const int total = static_cast<int>(m_shape.totalExperts());
         if (const int number = QString::fromStdString(typed).toInt(&read); read && number > total) {
             m_experts = total;
             clamped = tr("%1 asked, %2 taken: the model has %2.").arg(format::count(number), format::count(total));
-        } else if (const auto keep = parseKeep(typed, static_cast<int>(m_shape.totalExperts())); keep.ok() && *keep > 0) {
+        } else if (const auto keep = parseKeep(typed, total); keep.ok() && *keep > 0) {
             m_experts = *keep;
             read = true;
         } else {
             read = false;
         }
-    } else {
-        const double percent = static_cast<double>(denseBytes()) / 100;
-        QString number = QString::fromStdString(typed).toLower();
-        double factor = m_unit == MiB ? kMiB : m_unit == GiB ? kGiB : percent;
-        for (const auto& [suffix, scale] : {std::pair("%", percent), std::pair("gib", kGiB), std::pair("mib", kMiB)})
-            if (const QLatin1String unit(suffix); number.endsWith(unit)) {
-                factor = scale;
-                number.chop(unit.size());
-                break;
+    } else if (m_unit == TargetUnit::ActiveParameters) {
+        const double millions = QString::fromStdString(typed).toDouble(&read);
+        read = read && millions > 0 && millions < 1e9;
+        if (read) {
+            m_rank = rankForActive(std::llround(millions * 1e6), m_shape);
+            if (!m_rank) clamped = tr("The dense model runs no more than that: no rank is asked for.");
+            if (m_rank && *m_rank == 0) {
+                m_rank = 1;
+                clamped = tr("Below what rank 1 needs: rank 1 is taken.");
             }
-        const double value = number.trimmed().toDouble(&read);
-        read = read && value > 0 && value * factor < 1e18;
-        if (read) m_bytes = std::min(denseBytes(), static_cast<std::int64_t>(value * factor));
-        if (read && value * factor > static_cast<double>(denseBytes()))
-            clamped = tr("%1 asked, %2 taken: that is the dense model.")
-                          .arg(format::bytes(static_cast<std::int64_t>(value * factor)), format::bytes(denseBytes()));
+        }
+    } else if (const auto bytes = parseSize(QString::fromStdString(typed), m_unit, m_scale)) {
+        read = true;
+        m_bytes = std::min(denseBytes(), *bytes);
+        if (*bytes > denseBytes())
+            clamped = tr("%1 asked, %2 taken: that is the dense model.").arg(format::bytes(*bytes), format::bytes(denseBytes()));
     }
     setBad(!read);
     note(clamped);
@@ -221,36 +242,64 @@ void PipelineTarget::enter()
 
 void PipelineTarget::refresh()
 {
-    const double dense = static_cast<double>(std::max<std::int64_t>(1, denseBytes()));
-    const double bytes = static_cast<double>(m_bytes);
-    QString text;
-    switch (m_unit) {
-        case Experts:
-            text = format::count(m_experts);
-            m_of->setText(tr("of %1, %2")
-                              .arg(format::count(m_shape.totalExperts()),
-                                   format::share(m_experts / static_cast<double>(std::max<std::int64_t>(1, m_shape.totalExperts())))));
-            break;
-        case MiB:
-            text = format::number(bytes / kMiB, 1);
-            break;
-        case GiB:
-            text = format::number(bytes / kGiB, 2);
-            break;
-        case Percent:
-            text = format::number(100 * bytes / dense, 1);
-            break;
-    }
     const QString whole = format::bytes(denseBytes());
-    if (m_unit == Percent) m_of->setText(tr("%1 of %2").arg(format::bytes(m_bytes), whole));
-    if (m_unit == MiB || m_unit == GiB) m_of->setText(tr("of %1 (%2)").arg(whole, format::percentChange(bytes / dense)));
-    m_field->setToolTip(m_unit == Experts ? tr("Experts kept over all layers: a number, 75%, 0.75 or 96/128")
-                                          : tr("Size of the whole model at most: a number, 75% of the dense model, or 20.9 GiB"));
+    const double share = static_cast<double>(m_bytes) / static_cast<double>(std::max<std::int64_t>(1, denseBytes()));
+    const double number = valueOf(m_bytes, m_unit, m_scale);
+    QString text;
+    QString of;
+    QString tip = tr("Size of the whole model at most: a number, 75% of the dense model, 20.9 GiB or 7.2 B parameters");
+    switch (m_unit) {
+        case TargetUnit::Experts:
+            text = format::count(m_experts);
+            of = tr("of %1, %2")
+                     .arg(format::count(m_scale.experts), format::share(m_experts / static_cast<double>(std::max(1, m_scale.experts))));
+            tip = tr("Experts kept over all layers: a number, 75%, 0.75 or 96/128");
+            break;
+        case TargetUnit::MiB:
+            text = format::number(number, 1);
+            of = tr("of %1 (%2)").arg(whole, format::percentChange(share));
+            break;
+        case TargetUnit::GiB:
+            text = format::number(number, 2);
+            of = tr("of %1 (%2)").arg(whole, format::percentChange(share));
+            break;
+        case TargetUnit::Percent:
+            text = format::number(number, 1);
+            of = tr("%1 of %2").arg(format::bytes(m_bytes), whole);
+            break;
+        case TargetUnit::ExpertMiB:
+            text = format::number(number, 1);
+            of = tr("of %1, the model then %2").arg(format::bytes(m_scale.expertBytes), format::bytes(m_bytes));
+            tip = tr("Bytes of all routed experts at most, in MiB");
+            break;
+        case TargetUnit::Parameters:
+            text = format::number(number, 2);
+            of = tr("of %1, the model then %2").arg(format::parameters(m_scale.denseParameters), format::bytes(m_bytes));
+            break;
+        case TargetUnit::ActiveParameters: {
+            CompressionPlan plan = CompressionPlan::identity(m_shape);
+            if (m_rank)
+                for (const LayerShape& layer : m_shape.layers)
+                    if (layer.experts > 0)
+                        if (Result<CompressionPlan> next = plan.withRanks(
+                                m_shape, layer.index,
+                                std::vector<RankTriple>(static_cast<std::size_t>(layer.experts), RankTriple{*m_rank, *m_rank, *m_rank}));
+                            next.ok())
+                            plan = std::move(next).value();
+            text = format::number(static_cast<double>(planCost(m_shape, plan).activeParameters) / 1e6, 2);
+            of = m_rank ? tr("mean rank %1, experts kept: %2").arg(format::count(*m_rank), format::count(m_experts))
+                        : tr("all matrices dense, experts kept: %1").arg(format::count(m_experts));
+            tip = tr("Parameters that one token runs at most, in millions: sets the mean rank");
+            break;
+        }
+    }
+    m_of->setText(of);
+    m_field->setToolTip(tip);
     m_field->setText(text);
     m_field->setModified(false);
     m_field->setFixedWidth(std::max(pixelsOf(64), m_field->fontMetrics().horizontalAdvance(text) + pixelsOf(22)));
     const QSignalBlocker blocker(m_units);
-    m_units->setCurrentIndex(m_units->findData(m_unit));
+    m_units->setCurrentIndex(m_units->findData(static_cast<int>(m_unit)));
 }
 
 void PipelineTarget::changeEvent(QEvent* event)

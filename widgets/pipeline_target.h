@@ -1,10 +1,11 @@
-// How much a pipeline may keep: experts, or a size of the whole model in MiB, GiB or percent of dense; and whether all layers get one
-// count.
+// How much a pipeline may keep: experts, a size of the whole model (MiB, GiB, percent of dense, parameters) or of its experts, or the
+// parameters that a token runs; and whether all layers get one count.
 #pragma once
 
 #include "pipeline_recipe.h"
 #include "plan/compression_plan.h"
 #include "plan/model_shape.h"
+#include "size_target.h"
 
 #include <QWidget>
 
@@ -38,11 +39,10 @@ protected:
     void changeEvent(QEvent* event) override;
 
 private:
-    enum Unit { Experts, MiB, GiB, Percent };
-
-    std::int64_t denseBytes() const;
+    std::int64_t denseBytes() const { return m_scale.denseBytes; }
     bool planIsDense() const { return m_plan.layerCount() == 0 || m_plan.isIdentity(m_shape); }
-    void setUnit(Unit unit);
+    bool inExperts() const { return m_unit == TargetUnit::Experts || m_unit == TargetUnit::ActiveParameters; }
+    void setUnit(TargetUnit unit);
     void enter();
     void setBad(bool bad);
     void refresh();
@@ -50,7 +50,9 @@ private:
 
     ModelShape m_shape;
     CompressionPlan m_plan;
-    Unit m_unit = Experts;
+    TargetUnit m_unit = TargetUnit::Experts;
+    SizeScale m_scale;
+    std::optional<int> m_rank;  // that active parameters ask for; set while that is the unit
     int m_experts = 0;
     std::int64_t m_bytes = 0;
     bool m_bad = false;
