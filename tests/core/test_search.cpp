@@ -357,7 +357,7 @@ TEST(Select, TracesBeginAtTheChoiceOfTheScoreOrBelow)
     }
     const std::vector<int> keep = {12, 10, 8, 14};
     for (const bool ofScore : {true, false})
-        for (const double enumerateBelow : {0.0, 1e6}) {
+        for (const int enumerateBelow : {0, 1000000}) {
             SelectOptions options;
             options.seed = 3;
             if (ofScore) options.scores = scores;
