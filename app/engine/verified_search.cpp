@@ -467,11 +467,19 @@ Result<VerifiedAnswer> searchVerified(const VerifiedProblem& problem, const Para
     return Verified(problem, job).run(params);
 }
 
-std::vector<std::vector<int>> raceOrder(const std::vector<std::pair<int, int>>& groups)
+std::vector<std::vector<int>> raceOrder(const std::vector<std::vector<int>>& groups)
 {
-    // By the digits of the place in reverse (van der Corput): any first part is spread over the whole.
+    // Groups whose windows are spread over the text come first, as they are; of the others, which are runs of neighbours, any first part is
+    // spread: by the digits of the place in reverse (van der Corput).
+    std::vector<std::vector<int>> result;
+    std::vector<const std::vector<int>*> runs;
+    for (const std::vector<int>& group : groups)
+        if (!group.empty() && group.back() - group.front() + 1 == static_cast<int>(group.size()))
+            runs.push_back(&group);
+        else
+            result.push_back(group);
     std::vector<std::pair<double, std::size_t>> order;
-    for (std::size_t i = 0; i < groups.size(); ++i) {
+    for (std::size_t i = 0; i < runs.size(); ++i) {
         double place = 0;
         double digit = 0.5;
         for (std::size_t rest = i; rest > 0; rest /= 2, digit /= 2)
@@ -479,11 +487,11 @@ std::vector<std::vector<int>> raceOrder(const std::vector<std::pair<int, int>>& 
         order.emplace_back(place, i);
     }
     std::sort(order.begin(), order.end());
-    std::vector<std::vector<int>> result(groups.size());
-    // order[k].second is the k-th smallest place; that group index k of the text is measured as number order[k].second.
+    // order[k].second is the k-th smallest place: run k of the text is measured as number order[k].second.
+    const std::size_t spread = result.size();
+    result.resize(spread + runs.size());
     for (std::size_t k = 0; k < order.size(); ++k)
-        for (int window = groups[k].first; window < groups[k].second; ++window)
-            result[order[k].second].push_back(window);
+        result[spread + order[k].second] = *runs[k];
     return result;
 }
 

@@ -42,6 +42,6 @@ struct VerifiedAnswer {
 Result<VerifiedAnswer> searchVerified(const VerifiedProblem& problem, const Params& params, JobContext& job);
 
 // The groups of windows in the order in which a race measures them: spread over the text from the start.
-std::vector<std::vector<int>> raceOrder(const std::vector<std::pair<int, int>>& groups);
+std::vector<std::vector<int>> raceOrder(const std::vector<std::vector<int>>& groups);
 
 }  // namespace espalier

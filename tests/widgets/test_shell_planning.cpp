@@ -198,7 +198,7 @@ private slots:
     {
         SearchState state;
         state.phase = SearchState::Phase::Running;
-        state.shape = qwenShape(2, 8);
+        state.shape = evenShape(2, 8, 2);
         state.base = CompressionPlan::identity(state.shape);
         state.generations = 50;
         state.take(
