@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
+#include <unicode/uniset.h>
+#include <unicode/unistr.h>
 
 namespace espalier
 {
@@ -38,19 +40,20 @@ public:
 class UnicodeForm final : public Normalizer
 {
 public:
-    explicit UnicodeForm(const icu::Normalizer2* form) : m_form(form) {}
+    // Both outlive this.
+    UnicodeForm(const icu::Normalizer2& form, const icu::UnicodeSet& known) : m_form(form, known) {}
     std::string apply(std::string text) const override
     {
         UErrorCode status = U_ZERO_ERROR;
         std::string out;
         out.reserve(text.size());
         icu::StringByteSink<std::string> sink(&out);
-        m_form->normalizeUTF8(0, text, sink, nullptr, status);
+        m_form.normalizeUTF8(0, text, sink, nullptr, status);
         return U_SUCCESS(status) ? out : text;
     }
 
 private:
-    const icu::Normalizer2* m_form;  // owned by ICU
+    icu::FilteredNormalizer2 m_form;
 };
 
 class Prepend final : public Normalizer
@@ -102,8 +105,15 @@ Result<std::unique_ptr<const Normalizer>> unicodeForm(bool compatibility)
 {
     UErrorCode status = U_ZERO_ERROR;
     const icu::Normalizer2* form = compatibility ? icu::Normalizer2::getNFKCInstance(status) : icu::Normalizer2::getNFCInstance(status);
-    if (U_FAILURE(status)) return internalError(fmt::format("ICU has no normalisation data: {}.", u_errorName(status)));
-    return std::unique_ptr<const Normalizer>(std::make_unique<UnicodeForm>(form));
+    // The reference's tables (crate unicode-normalization-alignments) are of Unicode 12.0: characters from later on stay as they are.
+    static const icu::UnicodeSet kKnown = [] {
+        UErrorCode failure = U_ZERO_ERROR;
+        icu::UnicodeSet known(icu::UnicodeString::fromUTF8("[:age=12.0:]"), failure);
+        known.freeze();
+        return known;
+    }();
+    if (U_FAILURE(status) || kKnown.isEmpty()) return internalError(fmt::format("ICU has no normalisation data: {}.", u_errorName(status)));
+    return std::unique_ptr<const Normalizer>(std::make_unique<UnicodeForm>(*form, kKnown));
 }
 
 }  // namespace

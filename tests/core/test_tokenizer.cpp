@@ -419,3 +419,20 @@ TEST(Tokenizer, AddedTokensGiveTheReferencesIds)
     EXPECT_GT(number, 100);
     fs::remove_all(folder);
 }
+
+TEST_F(Damaged, NormalFormsAreThoseOfTheReferencesUnicode)
+{
+    Json json = base;
+    json["normalizer"] = {{"type", "NFKC"}};
+    std::ofstream(folder / "tokenizer.json") << json.dump();
+    const auto tokenizer = Tokenizer::load(folder);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+    const auto same = [&](const std::string& a, const std::string& b) {
+        return *tokenizer->encode(a, false) == *tokenizer->encode(b, false);
+    };
+    EXPECT_TRUE(same("\u00BD \uFB01 e\u0301", "1\u20442 fi \u00E9"));
+    // Of Unicode 12.1 and 15: letters of their own to the reference.
+    EXPECT_FALSE(same("\u32FF", "\u4EE4\u548C"));
+    EXPECT_FALSE(same("\U0001E058", "\u0435"));
+    EXPECT_FALSE(same("\uA7F2", "C"));
+}
