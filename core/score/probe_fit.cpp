@@ -309,8 +309,9 @@ NllInterval ProbeFit::estimate(std::span<const LayerEffect> layers) const
     result.change = at.change;
     result.spread = std::sqrt(variance);
     const double middle = curved(at.change, m_noise), reach = kQuantile * result.spread;
-    result.low = 2 * m_noise * std::sinh(middle - reach) - kQuantile * m_below;
-    result.high = 2 * m_noise * std::sinh(middle + reach) + kQuantile * m_below;
+    const double below = kQuantile * m_below * static_cast<double>(std::count_if(layers.begin(), layers.end(), changes));
+    result.low = 2 * m_noise * std::sinh(middle - reach) - below;
+    result.high = 2 * m_noise * std::sinh(middle + reach) + below;
     return result;
 }
 

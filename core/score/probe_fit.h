@@ -11,7 +11,8 @@
 // of asinh(dNLL / 2 tau), which is a logarithm above the noise tau of the measurements and linear below it.
 //
 // Interval: Student's form for a new observation, its variance from leave-one-out residuals (by the hat matrix), plus what the measured
-// windows differ among themselves, plus a share of how far the plan lies beyond the largest probe.
+// windows differ among themselves, plus a share of how far the plan lies beyond the largest probe. Changes that were measured below zero,
+// which the form cannot follow, widen it by their root mean square for every layer that the plan changes.
 //
 // No torch; plain values. const functions from any thread.
 #pragma once
