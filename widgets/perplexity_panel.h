@@ -46,7 +46,7 @@ struct PerplexityState {
     std::optional<double> estimatedDelta;  // change of perplexity to dense, from the profile
     double estimateBase = 0;               // perplexity of the dense model that it is added to
     int estimateWindows = 0;               // windows that both are of
-    QString estimateNote;                  // "past error ±0.05 over 14 runs"
+    QString estimateNote;                  // "likely 44.1 to 47.9"
     int windowLength = 0;                  // tokens
     double wideLimit = 0.02;               // relative standard error above which a number says little by itself
     QString age;                           // of the stale number in short: "before the last change"

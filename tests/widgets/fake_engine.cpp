@@ -12,6 +12,7 @@
 //   --once FILE        --die-on and --hold only while FILE is not there; it is made when they take effect
 //   --fail METHOD      answers requests of that name with an error
 //   --foreign-estimate estimates are answered for another plan than the one that was asked about
+//   --no-probes        profiles hold no measured plans: estimates are of the expansion alone
 //   --large            a model of 24 layers of 60 experts, 2048 x 1408
 //   --refuse-plan      plan fails with allocate.infeasible
 //   --note-plan        plan answers with two remarks
@@ -395,13 +396,16 @@ private:
         const double e1 = 0.4 * dropped + 0.25 * lostByRank(*plan);
         const double e2 = 0.05 * dropped;
         const std::size_t pairs = request.params.value("pairs", Json::array()).size();
-        reply(request.id, {{"plan_hash", m_script.has("--foreign-estimate") ? std::string(64, '0') : plan->hash()},
-                           {"delta_nll", e1 + e2},
-                           {"e1", e1},
-                           {"e2", e2},
-                           {"band", pairs >= 3 ? Json(0.01) : Json()},
-                           {"label", pairs >= 8 ? "estimate" : "estimate, uncalibrated"},
-                           {"calibration", {{"pairs", pairs}, {"beta", {1.0, 1.0}}, {"rank_correlation", nullptr}}}});
+        const int probes = m_script.has("--no-probes") ? 0 : 24;
+        Json answer = {{"plan_hash", m_script.has("--foreign-estimate") ? std::string(64, '0') : plan->hash()},
+                       {"delta_nll", e1 + e2},
+                       {"e1", e1},
+                       {"e2", e2},
+                       {"band", pairs >= 3 ? Json(0.01) : Json()},
+                       {"label", pairs >= 8 ? "estimate" : "estimate, uncalibrated"},
+                       {"calibration", {{"probes", probes}, {"pairs", pairs}, {"beta", {1.0, 1.0}}, {"rank_correlation", nullptr}}}};
+        if (probes > 0) answer.update({{"low", 0.8 * (e1 + e2)}, {"high", 1.25 * (e1 + e2)}, {"spread", 0.14}, {"label", "estimate"}});
+        reply(request.id, answer);
     }
 
     void profile(const Request& request, bool held, bool deep)

@@ -285,7 +285,7 @@ int main(int argc, char** argv)
     p.estimatedDelta = 0.35;
     p.estimateBase = 7.22;
     p.estimateWindows = 128;
-    p.estimateNote = QStringLiteral("past error ±0.05 over 14 runs");
+    p.estimateNote = QStringLiteral("likely 44.1 to 47.9");
     if (state == QLatin1StringView("stale")) {
         p.full.staleNote = QStringLiteral("before the last change · 14:31");
         p.age = QStringLiteral("before the last change");

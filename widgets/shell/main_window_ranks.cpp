@@ -123,8 +123,9 @@ void MainWindow::connectRanks()
     connect(m_estimates, &EstimateController::changed, this, &MainWindow::showCellEstimate);
     connect(m_workbench->evaluation(), &EvaluationController::runsChanged, this, [this, plans] {
         if (!m_workbench->isOpen()) return;
-        m_estimates->setMeasured(m_workbench->evaluation()->runs(), plans->history(), CompressionPlan::identity(plans->shape()),
-                                 m_workbench->evaluation()->tierWindows(false));
+        m_estimates->setMeasured(
+            m_workbench->evaluation()->runs(), plans->history(), CompressionPlan::identity(plans->shape()),
+            {.quick = m_workbench->evaluation()->tierWindows(false), .full = m_workbench->evaluation()->tierWindows(true)});
     });
 }
 
@@ -268,11 +269,21 @@ void MainWindow::showRankRefusal()
 
 // ---- the estimate
 
+namespace
+{
+
+EstimateController::Tier tierOf(const EvaluationController::DenseBase& base)
+{
+    return base.full ? EstimateController::Tier::Full : EstimateController::Tier::Quick;
+}
+
+}  // namespace
+
 void MainWindow::addEstimate(PerplexityState& state) const
 {
     const auto base = m_workbench->evaluation()->denseBase();
     if (state.planIsDense || !base) return;
-    if (const auto estimate = m_estimates->estimateOf(m_workbench->plans()->plan().hash(), base->ppl)) {
+    if (const auto estimate = m_estimates->estimateOf(m_workbench->plans()->plan().hash(), base->ppl, tierOf(*base))) {
         state.estimatedDelta = estimate->deltaPpl;
         state.estimateBase = base->ppl;
         state.estimateWindows = base->windows;
@@ -283,7 +294,7 @@ void MainWindow::addEstimate(PerplexityState& state) const
 void MainWindow::showCellEstimate()
 {
     if (const auto base = m_workbench->evaluation()->denseBase())
-        m_inspector->setCellEstimate(m_estimates->cellWhat(), m_estimates->cellDelta(base->ppl));
+        m_inspector->setCellEstimate(m_estimates->cellWhat(), m_estimates->cellDelta(base->ppl, tierOf(*base)));
     else
         m_inspector->setCellEstimate({}, std::nan(""));
 }
@@ -296,7 +307,7 @@ QHash<QString, PlanLoss> MainWindow::planLosses() const
     const QString hash = QString::fromStdString(m_workbench->plans()->plan().hash());
     const auto base = m_workbench->evaluation()->denseBase();
     if (losses.contains(hash) || !base) return losses;
-    if (const auto estimate = m_estimates->estimateOf(hash.toStdString(), base->ppl)) {
+    if (const auto estimate = m_estimates->estimateOf(hash.toStdString(), base->ppl, tierOf(*base))) {
         PlanLoss loss;
         loss.ppl = base->ppl + estimate->deltaPpl;
         loss.increase = estimate->deltaPpl / base->ppl;
@@ -312,6 +323,7 @@ Json MainWindow::rankViewState() const
 {
     const HeatmapOptions& options = m_heatmap->options();
     return {{"view", m_rankView},
+            {"estimates", m_estimates->record()},
             {"metric", options.ranks()},
             {"norm", normId(options.rankNorm.norm).toStdString()},
             {"clip_percent", options.rankNorm.clipPercent},
@@ -327,6 +339,7 @@ void MainWindow::restoreRankView(const Json& view)
         return value.is_string() ? QString::fromStdString(value.get<std::string>()) : fallback;
     };
     setRankView(of.value("view", Json()) == Json(true));
+    m_estimates->restoreRecord(of.value("estimates", Json()));
     HeatmapOptions options = m_heatmap->options();
     options.rankNorm.norm = normFromId(text("norm", normId(options.rankNorm.norm)));
     options.rankMap = colourMapFromId(text("colour_map", colourMapId(options.rankMap)));
