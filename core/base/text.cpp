@@ -41,10 +41,11 @@ Result<std::string> readTextFile(const std::filesystem::path& path, std::string_
     };
     const auto size = S_ISREG(info.st_mode) ? static_cast<std::size_t>(info.st_size) : 0;
     if (size > maxBytes) return tooLarge(size);
-    std::string text;
+    // No more than the file says it is; what is longer (a pipe, a file that grows) is followed piece by piece.
+    std::string text(size + 1, '\0');
     constexpr std::size_t kPiece = 1u << 16;
     for (std::size_t done = 0;;) {
-        text.resize(std::max(done + kPiece, size + 1));
+        if (done == text.size()) text.resize(done + kPiece);
         const ssize_t got = ::read(descriptor, text.data() + done, text.size() - done);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return unreadable(errno);

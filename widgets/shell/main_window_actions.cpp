@@ -94,7 +94,7 @@ void MainWindow::makeActions()
                   // A text field undoes and redoes its own text; not every platform gives it Ctrl+Y.
                   if (!typing()) m_workbench->plans()->redo();
               });
-    addAction(QStringLiteral("plan.name"), tr("&Name this plan…"), {}, key("F2"), [this] {
+    addAction(QStringLiteral("plan.name"), tr("Name &this plan…"), {}, key("F2"), [this] {
         m_historyDock->setVisible(true);
         m_history->editName();
     });
