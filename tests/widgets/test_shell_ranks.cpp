@@ -214,6 +214,7 @@ private slots:
         Home home;
         Shell shell(home);
         OPEN_DEEP(shell);
+        shell.window.resize(1600, 1000);  // a pixel is less than a rank
         showRankView(shell);
         shell.window.selection()->setCurrent({0, 2});
         shell.plans().setExpertRank(0, 2, 8);

@@ -113,7 +113,7 @@ void MainWindow::makeActions()
         intent.change = AllocationIntent::Change::Equality;
         m_workbench->plans()->allocateTo(intent);
     });
-    addAction(QStringLiteral("plan.rank"), tr("Choose the experts a&new by score"), {}, {}, [this] {
+    addAction(QStringLiteral("plan.rank"), tr("&Choose the experts anew by score"), {}, {}, [this] {
         m_workbench->plans()->cancelGesture();
         m_workbench->plans()->rankAnew();
     });
