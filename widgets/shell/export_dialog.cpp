@@ -216,7 +216,13 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
         m_explained = told;
     });
     refresh();
-    focusForm();
+}
+
+// Not before: what lies in a scroll area cannot hand the keyboard up to a window that was never shown.
+void ExportDialog::showEvent(QShowEvent* event)
+{
+    QDialog::showEvent(event);
+    if (focusWidget() == nullptr) focusForm();
 }
 
 void ExportDialog::focusForm()

@@ -31,6 +31,7 @@ signals:
 protected:
     // Closing while an export runs only hides: it comes back with the result.
     void closeEvent(QCloseEvent* event) override;
+    void showEvent(QShowEvent* event) override;
     void reject() override;
 
 private:
