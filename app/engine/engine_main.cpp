@@ -115,12 +115,19 @@ int runEngine(int argc, char** argv, int output, const AddVerbs& addVerbs)
     CommonOptions common;
     Verbs verbs(app, common);
     addVerbs(app, verbs);
+    const auto isVerb = [&](const std::string& name) {
+        const std::vector<CLI::App*> known = app.get_subcommands([](CLI::App*) { return true; });
+        return std::any_of(known.begin(), known.end(), [&](const CLI::App* verb) { return verb->get_name() == name; });
+    };
+    const auto noSuchVerb = [](const std::string& name) { return fmt::format("There is no verb \"{}\".", name); };
     // `help` and `help VERB` are `--help` and `VERB --help`.
     std::vector<std::string> arguments(argv + 1, argv + argc);
     if (!arguments.empty() && arguments.front() == "help") {
         arguments.erase(arguments.begin());
         if (!arguments.empty() && (arguments.front() == "help" || arguments.front().starts_with('-'))) arguments.clear();
         arguments.resize(std::min<std::size_t>(arguments.size(), 1));
+        if (!arguments.empty() && !isVerb(arguments.front()))
+            return reportFailure(usageError(noSuchVerb(arguments.front()), "See `espalier-engine --help`."), false, output);
         arguments.push_back("--help");
     }
     try {
@@ -137,12 +144,8 @@ int runEngine(int argc, char** argv, int output, const AddVerbs& addVerbs)
         for (int i = 1; i < argc; ++i)
             json = json || std::strcmp(argv[i], "--json") == 0;
         std::string message = outcome.what();
-        const auto isVerb = [&](const std::string& name) {
-            const std::vector<CLI::App*> known = app.get_subcommands([](CLI::App*) { return true; });
-            return std::any_of(known.begin(), known.end(), [&](const CLI::App* verb) { return verb->get_name() == name; });
-        };
         if (!arguments.empty() && !arguments.front().starts_with('-') && !isVerb(arguments.front()))
-            message = fmt::format("There is no verb \"{}\".", arguments.front());
+            message = noSuchVerb(arguments.front());
         if (!message.empty() && message.back() != '.') message += '.';
         return reportFailure(usageError(std::move(message), "See `espalier-engine --help`."), json, output);
     }
