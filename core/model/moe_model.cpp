@@ -18,6 +18,7 @@
 #include <numeric>
 #include <thread>
 
+#include <malloc.h>
 #include <unistd.h>
 
 namespace espalier
@@ -177,6 +178,8 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
         residence.spare = impl->options.memoryBudget - std::min(impl->options.memoryBudget / 8, kRoomOnHost);
     }
     impl->spare = residence.spare;
+    // Experts that come and go leave holes between what stays: matrices get pages of their own, which go back when they are freed.
+    if (residence.holding.experts >= 0) mallopt(M_MMAP_THRESHOLD, 4 << 20);
     impl->warnings = std::move(residence.warnings);
     impl->streams = residence.holding.layers < static_cast<int>(shape.layers.size());
     const std::int64_t factorBudget = std::max(residence.spare / 4, std::int64_t{64} << 20);

@@ -61,7 +61,8 @@ std::int64_t layerBytes(const LayerShape& layer, std::int64_t valueBytes)
 void holdSomeExperts(const Sizes& sizes, std::int64_t budget, std::int64_t room, int threads, Residence& residence)
 {
     residence.holding.headInBlocks = sizes.headBlock < sizes.head;
-    const std::int64_t beside = room + sizes.headBlock + sizes.fixed;
+    // The reverse pass makes row-major copies of what a layer always holds.
+    const std::int64_t beside = room + sizes.headBlock + 2 * sizes.fixed;
     const std::int64_t most = sizes.reading > 0 ? (budget - beside) / sizes.reading : 0;
     residence.holding.mostRead = static_cast<int>(std::clamp<std::int64_t>(most, 1, threads));
     const std::int64_t left = budget - beside - residence.holding.mostRead * sizes.reading;
