@@ -72,6 +72,20 @@ QWidget* MainWindow::rankStop() const
     return m_spectrumDock->currentPage() == m_energyPage ? m_energyPage->focusTarget() : m_spectrum->focusTarget();
 }
 
+namespace
+{
+
+// Runs that a session brings along are measurements too.
+void tellMeasured(EstimateController& estimates, Workbench& workbench)
+{
+    if (!workbench.isOpen()) return;
+    const EvaluationController& evaluation = *workbench.evaluation();
+    estimates.setMeasured(evaluation.runs(), workbench.plans()->history(), CompressionPlan::identity(workbench.plans()->shape()),
+                          {.quick = evaluation.tierWindows(false), .full = evaluation.tierWindows(true)});
+}
+
+}  // namespace
+
 void MainWindow::connectRanks()
 {
     PlanController* plans = m_workbench->plans();
@@ -113,6 +127,7 @@ void MainWindow::connectRanks()
         const QString sha256 = QString::fromStdString(deep->sha256());
         m_rankCurves->setProfile(deep->file(), sha256);
         m_estimates->setProfile(deep->file(), sha256);
+        tellMeasured(*m_estimates, *m_workbench);
         showRanks();
         updateActions();
     });
@@ -121,12 +136,7 @@ void MainWindow::connectRanks()
     connect(m_rankCurves, &RankCurveStore::changed, this, &MainWindow::showRanks);
     connect(m_estimates, &EstimateController::changed, this, &MainWindow::showPerplexity);
     connect(m_estimates, &EstimateController::changed, this, &MainWindow::showCellEstimate);
-    connect(m_workbench->evaluation(), &EvaluationController::runsChanged, this, [this, plans] {
-        if (!m_workbench->isOpen()) return;
-        m_estimates->setMeasured(
-            m_workbench->evaluation()->runs(), plans->history(), CompressionPlan::identity(plans->shape()),
-            {.quick = m_workbench->evaluation()->tierWindows(false), .full = m_workbench->evaluation()->tierWindows(true)});
-    });
+    connect(m_workbench->evaluation(), &EvaluationController::runsChanged, this, [this] { tellMeasured(*m_estimates, *m_workbench); });
 }
 
 // The page, the map and the plots about ranks come and go together; each can be chosen otherwise afterwards.
@@ -340,6 +350,7 @@ void MainWindow::restoreRankView(const Json& view)
     };
     setRankView(of.value("view", Json()) == Json(true));
     m_estimates->restoreRecord(of.value("estimates", Json()));
+    tellMeasured(*m_estimates, *m_workbench);
     HeatmapOptions options = m_heatmap->options();
     options.rankNorm.norm = normFromId(text("norm", normId(options.rankNorm.norm)));
     options.rankMap = colourMapFromId(text("colour_map", colourMapId(options.rankMap)));
