@@ -31,3 +31,12 @@ function(espalier_every_fault name)
     set_tests_properties(${name}_every PROPERTIES ENVIRONMENT ESPALIER_FAULT_ALL=1 LABELS "slow;faults" TIMEOUT 14400)
 endfunction()
 espalier_every_fault(test_session_faults)
+
+# Every verb of the engine: a sample takes minutes, every call hours.
+if(ESPALIER_WITH_ENGINE)
+    espalier_test(test_verb_faults SOURCES faults/test_verb_faults.cpp ${ESPALIER_DISTURBED_RUN}
+        LIBS espalier::base espalier::rpc TIMEOUT 1800)
+    set_tests_properties(test_verb_faults PROPERTIES LABELS "slow;faults")
+    espalier_fault_test(test_verb_faults espalier-engine)
+    espalier_every_fault(test_verb_faults)
+endif()

@@ -1,0 +1,245 @@
+// Every verb that writes, with a disk that fails and with a process that is killed: no crash, nothing half there, a code and a message, and
+// the same bytes when it is run again. An even sample of the calls, or every one; some kills at random moments, or two hundred.
+#include "base/random.h"
+#include "faults/disturbed_run.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <memory>
+
+namespace espalier::testing
+{
+namespace
+{
+
+namespace fs = std::filesystem;
+
+// A tiny model: what takes time is the start of the program.
+const std::string kModel = std::string(ESPALIER_TEST_FIXTURES) + "/model/checkpoints/qwen2moe-tiny";
+const std::string kIds = std::string(ESPALIER_TEST_FIXTURES) + "/profile/qwen2moe-tiny.json";
+constexpr std::size_t kSample = 4;
+constexpr int kKills = 2;
+constexpr int kAllKills = 50;
+
+using Words = std::vector<std::string>;
+
+Words operator+(Words a, const Words& b)
+{
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+}
+
+const Words kCommon = {"--json", "--quiet", "--threads", "1"};
+const Words kText = {"--ids", kIds, "--window-length", "64", "--windows", "4"};
+
+// What the verbs need, made once.
+class Inputs
+{
+public:
+    Inputs()
+    {
+        make(Words{"profile", kModel, "--out", profile()} + kText);
+        make(Words{"profile", kModel, "--out", path("a.h5"), "--shard", "1/2"} + kText);
+        make(Words{"profile", kModel, "--out", path("b.h5"), "--shard", "2/2"} + kText);
+        make(Words{"plan", kModel, "--profile", profile(), "--out", path("uniform.json"), "--prune", "25%", "--allocate", "uniform"});
+        make(Words{"plan", kModel, "--profile", profile(), "--out", path("ranks.json"), "--prune", "25%", "--rank-average", "auto"});
+    }
+    std::string path(const char* name) const { return (m_scratch / name).string(); }
+    std::string profile() const { return path("p.h5"); }
+
+private:
+    static void make(const Words& words)
+    {
+        const Outcome outcome = runEngine(words + kCommon);
+        EXPECT_EQ(outcome.code, 0) << outcome.output << outcome.errors;
+    }
+    Scratch m_scratch;
+};
+
+class VerbFaults : public ::testing::Test
+{
+protected:
+    static void SetUpTestSuite() { s_inputs = std::make_unique<Inputs>(); }
+    static void TearDownTestSuite() { s_inputs.reset(); }
+
+    static Scenario profile()
+    {
+        return {.name = "profile",
+                .arguments = Words{"profile", kModel, "--out", "{W}/p.h5"} + kText + kCommon,
+                .targets = {"p.h5"},
+                .again = {"--resume"}};
+    }
+    static Scenario plan()
+    {
+        return {.name = "plan",
+                .arguments = Words{"plan", kModel, "--profile", s_inputs->profile(), "--out", "{W}/plan.json", "--prune", "25%",
+                                   "--allocate", "importance", "--select", "genetic", "--kt", "2,2", "--rank-average", "auto", "--param",
+                                   "select.enumerate_below=0"} +
+                             kCommon,
+                .targets = {"plan.json"},
+                .again = {"--resume"}};
+    }
+    static Scenario exported(const char* flavor, const char* plan)
+    {
+        return {.name = std::string("export, ") + flavor,
+                .arguments = Words{"export", kModel, "--plan", s_inputs->path(plan), "--profile", s_inputs->profile(), "--flavor", flavor,
+                                   "--out", "{W}/out", "--shard-size", "200KB"} +
+                             kCommon,
+                .targets = {"out"},
+                .again = {"--resume"}};
+    }
+    static Scenario compress()
+    {
+        return {.name = "compress",
+                .arguments = Words{"compress", kModel, "--preset", "moe-i2", "--out", "{W}/out"} + kText + kCommon,
+                .targets = {"out"},
+                .again = {"--resume"}};
+    }
+
+    static std::unique_ptr<Inputs> s_inputs;
+};
+std::unique_ptr<Inputs> VerbFaults::s_inputs;
+
+void disturb(const Scenario& scenario)
+{
+    DisturbedRun run(scenario);
+    std::size_t number = 0;
+    const char* kinds[] = {"ENOSPC", "EIO", "KILL"};
+    for (const long at : callsToDisturb(run.calls(), kSample)) {
+        for (int i = 0; i < 3; ++i) {
+            // In a sample each call has one of them.
+            if (disturbEverything() || i == static_cast<int>(number % 3)) run.withFault({.at = at, .kind = kinds[i]});
+        }
+        ++number;
+    }
+}
+
+// Up to three times each before it is left alone.
+void kill(const Scenario& scenario)
+{
+    DisturbedRun run(scenario);
+    for (int i = 0; i < (disturbEverything() ? kAllKills : kKills); ++i) {
+        Random random(static_cast<std::uint64_t>(i) + 1);
+        std::vector<double> moments;
+        for (int k = 0; k <= i % 3; ++k)
+            moments.push_back(1.1 * random.uniform() * run.seconds());
+        run.withKills(moments);
+    }
+}
+
+TEST_F(VerbFaults, profile) { disturb(profile()); }
+
+TEST_F(VerbFaults, merge)
+{
+    disturb({.name = "merge",
+             .arguments = Words{"merge", "{W}/sum.h5", s_inputs->path("a.h5"), s_inputs->path("b.h5"), "--model", kModel} + kCommon,
+             .targets = {"sum.h5"}});
+}
+
+TEST_F(VerbFaults, plan) { disturb(plan()); }
+
+TEST_F(VerbFaults, exported)
+{
+    disturb(exported("stock", "uniform.json"));
+    disturb(exported("factored", "ranks.json"));
+    disturb(exported("reconstructed", "ranks.json"));
+    disturb(exported("plan", "ranks.json"));
+}
+
+// The export that was there stays until the new one takes its place.
+TEST_F(VerbFaults, exportedAgain)
+{
+    Scenario scenario = exported("stock", "uniform.json");
+    scenario.arguments.emplace_back("--force");
+    scenario.prepare = [](const fs::path& folder) {
+        ASSERT_EQ(runEngine(Words{"export", kModel, "--plan", s_inputs->path("ranks.json"), "--profile", s_inputs->profile(), "--flavor",
+                                  "plan", "--out", (folder / "out").string()} +
+                            kCommon)
+                      .code,
+                  0);
+    };
+    disturb(scenario);
+}
+
+TEST_F(VerbFaults, evaluate)
+{
+    disturb({.name = "evaluate",
+             .arguments = Words{"evaluate", kModel, "--plan", s_inputs->path("uniform.json")} + kText + kCommon,
+             .targets = {},
+             .again = {"--resume"}});
+}
+
+TEST_F(VerbFaults, forward)
+{
+    disturb({.name = "forward",
+             .arguments = Words{"forward", kModel, "--ids", kIds, "--hidden", "--routing", "--out", "{W}/f.safetensors"} + kCommon,
+             .targets = {"f.safetensors"}});
+}
+
+TEST_F(VerbFaults, compress) { disturb(compress()); }
+
+TEST_F(VerbFaults, report)
+{
+    Scenario scenario = compress();
+    scenario.name = "compress with a report";
+    scenario.arguments = scenario.arguments + Words{"--report", "{W}/report.html"};
+    // It holds times.
+    scenario.ignored.emplace_back("report.html");
+    disturb(scenario);
+}
+
+// A disk that fails under what is read.
+TEST_F(VerbFaults, reading)
+{
+    Scenario scenario = {.name = "export, reading",
+                         .arguments = Words{"export", "{W}/model", "--plan", "{W}/plan.json", "--profile", "{W}/p.h5", "--flavor",
+                                            "factored", "--out", "{W}/out"} +
+                                      kCommon,
+                         .targets = {"out"}};
+    scenario.prepare = [](const fs::path& folder) {
+        fs::copy(kModel, folder / "model");
+        fs::copy(s_inputs->path("ranks.json"), folder / "plan.json");
+        fs::copy(s_inputs->profile(), folder / "p.h5");
+    };
+    DisturbedRun run(scenario);
+    for (const long at : callsToDisturb(run.readCalls(), 2 * kSample))
+        run.withFault({.at = at, .kind = "EIO", .reads = true});
+}
+
+// A checkpoint that is cut short while it is mapped.
+TEST_F(VerbFaults, cutShort)
+{
+    const Scratch scratch;
+    const fs::path log = scratch / "calls.txt";
+    const Words words = Words{"evaluate", (scratch / "model/model").string()} + kText + kCommon;
+    const auto run = [&](const Fault& fault) {
+        fs::remove_all(scratch / "model");
+        fs::create_directories(scratch / "model");
+        fs::copy(kModel, scratch / "model/model");
+        return runEngine(words, {}, faultLauncher(scratch / "model", fault, log));
+    };
+    ASSERT_EQ(run({.reads = true}).code, 0);
+    std::ifstream lines(log);
+    long at = 0;
+    int mapped = 0;
+    for (std::string line; std::getline(lines, line);) {
+        ++at;
+        if (!line.starts_with("mmap")) continue;
+        ++mapped;
+        const Outcome outcome = run({.at = at, .kind = "CUT", .reads = true});
+        EXPECT_EQ(outcome.code, 4) << line << outcome.output << outcome.errors;
+        const Json answer = Json::parse(outcome.output, nullptr, false);
+        ASSERT_TRUE(answer.is_object()) << outcome.output << outcome.errors;
+        EXPECT_EQ(answer["error"]["code"], "input.unreadable") << answer;
+    }
+    EXPECT_GT(mapped, 0);
+}
+
+TEST_F(VerbFaults, killedProfile) { kill(profile()); }
+TEST_F(VerbFaults, killedPlan) { kill(plan()); }
+TEST_F(VerbFaults, killedExport) { kill(exported("stock", "uniform.json")); }
+TEST_F(VerbFaults, killedCompress) { kill(compress()); }
+
+}  // namespace
+}  // namespace espalier::testing
