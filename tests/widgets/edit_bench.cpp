@@ -2,7 +2,7 @@
 // processor time, so that the engine and neighbours on the machine do not matter. Offscreen, the scripted engine, 1440 x 900.
 //
 //   edit_bench [--large] [--history N]          --large: 24 layers of 60 experts instead of 4 of 8; N earlier entries in the history
-//   edit_bench --engine PROGRAM --model FOLDER  a real engine on a real model, once its profile and its first perplexity are there
+//   edit_bench --engine PROGRAM --demo FOLDER   a real engine on resources/demo, once its profile and its first perplexity are there
 #include "widgets/shell_fixture.h"
 
 #include <algorithm>
@@ -42,13 +42,17 @@ private slots:
                                 ? arguments.value(arguments.indexOf(QStringLiteral("--history")) + 1).toInt()
                                 : 0;
         const Home home;
+        if (const auto demo = arguments.indexOf(QStringLiteral("--demo")); demo >= 0) {
+            QDir(home.path("demo")).removeRecursively();
+            QVERIFY(QFile::link(arguments.value(demo + 1), home.path("demo")));
+        }
         Shell shell(home, arguments.contains(QStringLiteral("--large")) ? QStringList{QStringLiteral("--large")} : QStringList());
         shell.window.resize(1440, 900);
         const auto option = [&arguments](const char* name) { return arguments.value(arguments.indexOf(QLatin1String(name)) + 1); };
         if (arguments.contains(QStringLiteral("--engine"))) {
             shell.engine().setCommand({option("--engine"), QStringLiteral("serve")});
             shell.engine().start();
-            shell.workbench.openModel(option("--model"));
+            shell.workbench.openDemo();
             QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), 300000);
         } else {
             OPEN_AND_SETTLE(shell);
