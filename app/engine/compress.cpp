@@ -115,6 +115,10 @@ private:
                 if (kept.ok() && kept->fingerprint == m_checkpoint->fingerprint() && kept->textSha256 == windows.textSha256 &&
                     kept->numericMode == m_model->numericMode()) {
                     profile = std::move(*kept);
+                    // A run that ended between the profile and the removal of its state leaves the latter.
+                    fs::path state = m_profilePath;
+                    state += ".state";
+                    fs::remove_all(state, ignored);
                     return {};
                 }
                 return badInput("profile.other_run", m_profilePath.string(),

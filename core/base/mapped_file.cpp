@@ -34,7 +34,8 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path, std::stri
         if (data == MAP_FAILED) {
             ::close(descriptor);
             return badInput(fmt::format("{}.unreadable", area), subject,
-                            fmt::format("{} cannot be mapped: {}.", path.string(), std::strerror(number)));
+                            fmt::format("{} cannot be mapped: {}.", path.string(), std::strerror(number)),
+                            number == EIO ? "Check the disk." : "Check that it is a file and that there is memory for its pages.");
         }
         file.m_data = static_cast<const std::byte*>(data);
     }
