@@ -602,7 +602,10 @@ void PerplexityPanel::Private::draw(QCPPainter* painter)
     const QRect frame = plot->axisRect()->rect();
     painter->setFont(small);
     painter->setPen(t.muted);
-    painter->drawText(QRect(pixelsOf(10), pixelsOf(4), plot->width(), ms.height()), Qt::AlignLeft | Qt::AlignVCenter, plotTitle());
+    // Where room is short the middle goes: the name of the text stays.
+    const int room = plot->width() - pixelsOf(14);
+    painter->drawText(QRect(pixelsOf(10), pixelsOf(4), room, ms.height()), Qt::AlignLeft | Qt::AlignVCenter,
+                      ms.elidedText(plotTitle(), Qt::ElideMiddle, room));
     painter->setAntialiasing(false);
     if (showDelta && !state.dense.empty()) {
         QPen dashed(t.baseline, 1.5, Qt::CustomDashLine);
