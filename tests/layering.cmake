@@ -22,12 +22,12 @@ set(hdf5 "#include *[<\"]hdf5")
 
 forbid("${qt}" "no Qt in core" core/*.h core/*.cpp core/*.cu app/engine/*.h app/engine/*.cpp)
 forbid("${torch}" "no torch in the window" widgets/*.h widgets/*.cpp app/espalier/*.h app/espalier/*.cpp)
-foreach(folder base plan allocate session checkpoint tokenizer score rpc)
+foreach(folder base plan allocate session checkpoint tokenizer score rpc pipeline)
     forbid("${torch}" "this folder is free of torch" core/${folder}/*.h core/${folder}/*.cpp)
 endforeach()
 # Of core/search only the block-wise choice runs the model.
 forbid("${torch}" "this file is free of torch" core/search/*.h core/search/[!r]*.cpp core/search/ranking.cpp)
-foreach(folder base plan allocate checkpoint tokenizer score search rpc model lowrank profile evaluate export)
+foreach(folder base plan allocate checkpoint tokenizer score search rpc model lowrank profile evaluate export pipeline)
     forbid("${hdf5}" "HDF5 stays in core/session" core/${folder}/*.h core/${folder}/*.cpp)
 endforeach()
 forbid("${hdf5}" "HDF5 stays in core/session" widgets/*.h widgets/*.cpp app/*.h app/*.cpp)
@@ -36,6 +36,11 @@ set(cuda "#include *<cuda")
 forbid("${cuda}" "no CUDA in headers" core/*.h widgets/*.h app/*.h)
 forbid("${cuda}" "no CUDA in the window" widgets/*.cpp app/*.cpp)
 forbid("${torch}" "kernels are free of torch" core/*.cu)
+# Of core/pipeline a library of its own runs the model; the other one is linked without torch and must not see it.
+set(pipelineValues method_catalog model_match plan_estimates plan_recipe profile_rank_curves result_json search_journal stage_job)
+list(TRANSFORM pipelineValues REPLACE "(.+)" "core/pipeline/\\1.*")
+forbid("#include *\"(model|lowrank|profile|evaluate|export)/" "this file is linked without torch" ${pipelineValues})
+forbid("#include *\"(CLI|options|terminal)|#include *<CLI" "core knows no command line" core/*.h core/*.cpp)
 # Widgets know core's values only.
 forbid("#include *\"(model|lowrank|profile|evaluate|export|checkpoint|tokenizer)/" "widgets know values, not the engine" widgets/*.h widgets/*.cpp app/espalier/*.h app/espalier/*.cpp)
 

@@ -1,6 +1,6 @@
 #include "engine_main.h"
 
-#include "output.h"
+#include "terminal.h"
 
 #include "base/exception.h"
 #include "base/text.h"

@@ -23,7 +23,7 @@
 // 6 % more processor time with 128, so that only verbs that meet many plans have fewer.
 #include "engine_main.h"
 #include "options.h"
-#include "output.h"
+#include "terminal.h"
 
 #include <fmt/format.h>
 

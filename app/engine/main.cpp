@@ -1,8 +1,8 @@
 // espalier-engine-compute: the verbs. Started by espalier-engine (front.cpp).
-#include "documentation.h"
 #include "engine_main.h"
 #include "options.h"
-#include "output.h"
+#include "terminal.h"
+#include "verb_documentation.h"
 
 #include "model/moe_model.h"
 

@@ -83,8 +83,11 @@ Result<ProcessGroup> ProcessGroup::join()
     int level = 0;
     if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS) return mpiFailed("MPI_Init_thread");
     group.m_joined = true;
-    MPI_Comm_rank(MPI_COMM_WORLD, &group.m_rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &group.m_size);
+    int rank = 0;
+    int size = 1;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    group.place(rank, size);
 #else
     const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
     if (size && std::string_view(size) != "1")
@@ -95,7 +98,7 @@ Result<ProcessGroup> ProcessGroup::join()
 }
 
 ProcessGroup::ProcessGroup(ProcessGroup&& other) noexcept
-    : m_rank(other.m_rank), m_size(other.m_size), m_joined(std::exchange(other.m_joined, false)), m_over(other.m_over)
+    : WorkShare(other.rank(), other.size()), m_joined(std::exchange(other.m_joined, false)), m_over(other.m_over)
 {
 }
 
@@ -108,25 +111,22 @@ ProcessGroup::~ProcessGroup()  // NOLINT(modernize-use-equals-default): not with
 
 Result<std::vector<Json>> ProcessGroup::exchange(Result<Json> own)
 {
-    if (alone()) {
-        if (!own.ok()) return std::move(own).error();
-        return std::vector<Json>{*std::move(own)};
-    }
+    if (alone()) return WorkShare::exchange(std::move(own));
     if (m_over) return own.ok() ? internalError("The other processes have ended.") : std::move(own).error();
 #ifdef ESPALIER_WITH_MPI
     // CBOR keeps doubles as they are, infinities and NaN included.
     const std::vector<std::uint8_t> bytes = Json::to_cbor(envelope(own));
-    auto texts = gather(std::string(bytes.begin(), bytes.end()), m_size);
+    auto texts = gather(std::string(bytes.begin(), bytes.end()), size());
     if (!texts.ok()) {
         m_over = true;
         return std::move(texts).error();
     }
     std::vector<Json> parts;
     std::optional<Error> failure;
-    for (int rank = 0; rank < m_size; ++rank) {
+    for (int rank = 0; rank < size(); ++rank) {
         Json json = Json::from_cbor((*texts)[static_cast<std::size_t>(rank)]);
         if (json.contains("error")) {
-            if (!failure) failure = errorOf(json["error"], rank, m_size);
+            if (!failure) failure = errorOf(json["error"], rank, size());
         } else {
             parts.push_back(std::move(json["part"]));
         }
@@ -139,13 +139,6 @@ Result<std::vector<Json>> ProcessGroup::exchange(Result<Json> own)
 #else
     return internalError("There is no MPI in this build.");
 #endif
-}
-
-Status ProcessGroup::meet(const Status& own)
-{
-    auto parts = exchange(own.ok() ? Result<Json>(Json()) : Result<Json>(own.error()));
-    if (!parts.ok()) return std::move(parts).error();
-    return {};
 }
 
 }  // namespace espalier

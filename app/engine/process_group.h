@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/work_share.h"
 
 #include <vector>
 
@@ -15,7 +16,7 @@ namespace espalier
 {
 
 // Used by the main thread alone.
-class ProcessGroup
+class ProcessGroup final : public WorkShare
 {
 public:
     // Joins the others where mpirun started this process. Errors: engine.mpi_missing (started by mpirun, built without MPI),
@@ -24,26 +25,14 @@ public:
     ProcessGroup() = default;  // one process
     ProcessGroup(ProcessGroup&& other) noexcept;
     ProcessGroup& operator=(ProcessGroup&&) = delete;
-    ~ProcessGroup();
+    ~ProcessGroup() override;
 
-    int rank() const noexcept { return m_rank; }
-    int size() const noexcept { return m_size; }
-    bool alone() const noexcept { return m_size == 1; }
-    bool first() const noexcept { return m_rank == 0; }  // the one that writes the result
-    // Work item `index` is this process's: round robin, the same for everyone.
-    bool owns(std::size_t index) const noexcept { return index % static_cast<std::size_t>(m_size) == static_cast<std::size_t>(m_rank); }
-
-    // Collective. Parts in order of rank, doubles exact. If any process handed in an error, everyone gets one (its own where it has one,
-    // else that of the lowest rank) and the group is over.
-    Result<std::vector<Json>> exchange(Result<Json> own);
-    // Collective: waits for all, and fails where one has failed.
-    Status meet(const Status& own);
+    // Once it has failed, the group is over.
+    Result<std::vector<Json>> exchange(Result<Json> own) override;
     // An exchange has failed: no further one will be answered.
     bool over() const noexcept { return m_over; }
 
 private:
-    int m_rank = 0;
-    int m_size = 1;
     bool m_joined = false;
     bool m_over = false;
 };

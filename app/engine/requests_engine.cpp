@@ -2,7 +2,8 @@
 #include "requests.h"
 
 #include "base/text.h"
-#include "work.h"
+#include "engine_main.h"
+#include "pipeline/method_catalog.h"
 
 #include <fmt/format.h>
 

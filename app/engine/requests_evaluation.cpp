@@ -2,9 +2,12 @@
 #include "requests.h"
 
 #include "base/window_spread.h"
-#include "estimates.h"
 #include "evaluate/evaluator.h"
-#include "work.h"
+#include "pipeline/model_match.h"
+#include "pipeline/plan_estimates.h"
+#include "pipeline/result_json.h"
+#include "text_options.h"
+#include "tokenizer/text_windows.h"
 
 #include <algorithm>
 #include <chrono>

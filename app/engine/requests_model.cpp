@@ -3,7 +3,8 @@
 
 #include "export/exporter.h"
 #include "export/verify.h"
-#include "work.h"
+#include "pipeline/model_match.h"
+#include "text_options.h"
 
 namespace espalier
 {

@@ -1,10 +1,12 @@
 // Taking profiles and looking at what they hold.
 #include "requests.h"
 
+#include "gram_store_note.h"
+#include "pipeline/profile_rank_curves.h"
+#include "pipeline/result_json.h"
 #include "profile/profile_pass.h"
-#include "rank_curves.h"
 #include "score/scorer.h"
-#include "work.h"
+#include "text_options.h"
 
 #include <algorithm>
 #include <chrono>

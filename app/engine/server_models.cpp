@@ -1,6 +1,9 @@
 #include "server_models.h"
 
+#include "base/file_stamp.h"
+#include "pipeline/window_losses.h"
 #include "session/profile_file.h"
+#include "verb_inputs.h"
 
 #include <fmt/format.h>
 

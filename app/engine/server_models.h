@@ -6,14 +6,14 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
-#include "estimates.h"
 #include "evaluate/evaluator.h"
 #include "model/moe_model.h"
 #include "options.h"
+#include "pipeline/plan_estimates.h"
 #include "plan/factor_source.h"
 #include "session/profile_data.h"
 #include "session/profile_parts.h"
-#include "work.h"
+#include "text_options.h"
 
 #include <cstdint>
 #include <filesystem>

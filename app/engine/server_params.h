@@ -2,7 +2,7 @@
 #pragma once
 
 #include "base/json.h"
-#include "work.h"
+#include "text_options.h"
 
 #include <cstdint>
 #include <filesystem>

@@ -1,0 +1,169 @@
+#include "plan_method_options.h"
+
+#include "base/text.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+namespace espalier
+{
+
+namespace
+{
+
+// "3,3" -> K = 3, T = 3; "off".
+Result<std::optional<ReceptiveFieldChoice>> parseReceptiveField(const std::string& text)
+{
+    if (text.empty() || text == "off") return std::optional<ReceptiveFieldChoice>();
+    ReceptiveFieldChoice choice;
+    const char* end = text.data() + text.size();
+    const auto sets = std::from_chars(text.data(), end, choice.sets);
+    const bool comma = sets.ec == std::errc() && sets.ptr != end && *sets.ptr == ',';
+    const auto block = comma ? std::from_chars(sets.ptr + 1, end, choice.blockSize) : sets;
+    if (!comma || block.ec != std::errc() || block.ptr != end || choice.sets < 1 || choice.blockSize < 1)
+        return usageError(fmt::format("\"{}\" is neither K,T nor off.", text), "Write --kt 3,3.");
+    return std::optional(choice);
+}
+
+Result<double> parsePositive(const std::string& text, std::string_view option)
+{
+    double value = 0;
+    const auto [rest, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (failure != std::errc() || rest != text.data() + text.size() || !(value > 0))
+        return usageError(fmt::format("{} \"{}\" is not a number above zero.", option, text));
+    return value;
+}
+
+// "37%" or "0.37" -> 0.37.
+Result<double> parseShare(const std::string& text)
+{
+    const bool percent = !text.empty() && text.back() == '%';
+    ESPALIER_TRY(const double value, parsePositive(percent ? text.substr(0, text.size() - 1) : text, "--decompose"));
+    const double share = percent ? value / 100 : value;
+    if (share >= 1) return usageError(fmt::format("--decompose {} leaves nothing.", text), "Choose less than 100%.");
+    return share;
+}
+
+// Ranks are asked for by any of their options.
+Status readRanks(const PlanMethodOptions& options, PlanRecipe& recipe)
+{
+    recipe.ranks = !options.rankAverage.empty() || !options.decompose.empty() || !options.rankRule.empty();
+    if (!options.rankRule.empty()) recipe.rankRule = options.rankRule;
+    recipe.factors = options.factors;
+    if (options.rankAverage == "off") {
+        recipe.ranks = false;
+        // Said in so many words, it also holds for the allocator that chooses ranks itself.
+        if (recipe.allocate == "verified") recipe.params["allocate"].emplace("ranks", "off");
+    } else if (!options.rankAverage.empty() && options.rankAverage != "auto") {
+        ESPALIER_TRY(recipe.averageRank, parsePositive(options.rankAverage, "--rank-average"));
+        if (*recipe.averageRank < 1) return usageError("An average rank below 1 leaves nothing of an expert.", "Choose at least 1.");
+    }
+    if (!options.decompose.empty()) {
+        ESPALIER_TRY(recipe.decomposeShare, parseShare(options.decompose));
+    }
+    return {};
+}
+
+}  // namespace
+
+void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
+{
+    CLI::Option* prune = verb->add_option("--prune", options.prune, "Experts to remove: 25%, 0.25, 32/128 or a number");
+    CLI::Option* keep = verb->add_option("--keep", options.keep, "Experts to keep: 75%, 0.75, 96/128 or a number")->excludes(prune);
+    verb->add_option("--size", options.size, "Largest size of the weights, for example 14GiB")->excludes(prune)->excludes(keep);
+    verb->add_option("--allocate", options.allocate,
+                     "How counts are spread over layers (see `methods --slot allocate`; default: importance). verified measures plans on "
+                     "the model, and with --size "
+                     "chooses ranks as well, unless --rank-average off");
+    verb->add_option("--score", options.score, "Which experts matter (see `methods --slot score`; default: leave-one-out)");
+    verb->add_option("--select", options.select, "How kept sets are chosen (see `methods --slot select`)");
+    verb->add_option("--kt", options.receptiveField,
+                     "Choose among the best K sets of each layer by blocks of T layers, run through the model; K,T or off")
+        ->type_name("K,T");
+    verb->add_option("--rank-average", options.rankAverage,
+                     "Factor the remaining experts, at this rank on average; auto: the rank that removes about 37 %; off")
+        ->type_name("R");
+    verb->add_option("--decompose", options.decompose, "Factor them so that this share of their parameters goes, as 37%")
+        ->type_name("SHARE");
+    verb->add_option("--rank-rule", options.rankRule, "How ranks are spread (see `methods --slot rank-rule`; default: moe-i2)")
+        ->type_name("RULE");
+    verb->add_option("--factors", options.factors, "How ranks become factors (default: whitened-svd where the profile has what it needs)")
+        ->check(CLI::IsMember({"whitened-svd", "svd"}));
+    verb->add_option("--lock", options.lock, "Layers that stay as they are")->delimiter(',')->type_name("L");
+    verb->add_option("--protect", options.protect, "Experts that are never removed, LAYER:EXPERT")->delimiter(',')->type_name("L:E");
+    verb->add_flag("--uniform", options.uniform, "The same count in every layer");
+    verb->add_option("--param", options.params, "Parameter of a method, as allocate.alpha=0.15")->type_name("SLOT.K=V");
+}
+
+Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& invocation)
+{
+    PlanRecipe recipe;
+    const auto choose = [](std::string& value, const std::string& given) {
+        if (!given.empty()) value = given;
+    };
+    choose(recipe.score, options.score);
+    choose(recipe.allocate, options.allocate);
+    choose(recipe.select, options.select);
+    recipe.uniformCount = options.uniform;
+    recipe.seed = invocation.options.seed;
+    recipe.threads = invocation.options.threads;
+    ESPALIER_TRY(recipe.receptiveField, parseReceptiveField(options.receptiveField));
+    ESPALIER_TRY(recipe.params, parseParams(options.params, {"score", "allocate", "select", "rank"}));
+    ESPALIER_CHECK_OK(readRanks(options, recipe));
+    return recipe;
+}
+
+Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, PlanRecipe& recipe)
+{
+    const int total = static_cast<int>(shape.totalExperts());
+    const int given = !options.prune.empty() + !options.keep.empty() + !options.size.empty();
+    if (given != 1) return usageError("One of --prune, --keep and --size is needed.", "For example --prune 25%.");
+    if (!options.prune.empty()) {
+        ESPALIER_TRY(const int removed, parseKeep(options.prune, total));
+        recipe.keepTotal = total - removed;
+    } else if (!options.keep.empty()) {
+        ESPALIER_TRY(recipe.keepTotal, parseKeep(options.keep, total));
+    } else {
+        ESPALIER_TRY(recipe.bytes, parseByteSize(options.size));
+    }
+    return {};
+}
+
+Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const ModelShape& shape, const PlanMethodOptions& options)
+{
+    const auto isMoe = [&](int layer) {
+        return layer >= 0 && layer < plan.layerCount() && shape.layers[static_cast<std::size_t>(layer)].moe;
+    };
+    for (const int layer : options.lock) {
+        if (!isMoe(layer)) return usageError(fmt::format("Layer {} has no experts to lock.", layer));
+        plan = plan.withLocked(layer, true);
+    }
+    for (const std::string& item : options.protect) {
+        int layer = -1;
+        int expert = -1;
+        const std::size_t colon = item.find(':');
+        if (colon != std::string::npos) {
+            std::from_chars(item.data(), item.data() + colon, layer);
+            std::from_chars(item.data() + colon + 1, item.data() + item.size(), expert);
+        }
+        if (!isMoe(layer) || expert < 0 || expert >= shape.layers[static_cast<std::size_t>(layer)].experts)
+            return usageError(fmt::format("\"{}\" is not a layer and an expert of this model.", item), "Write --protect LAYER:EXPERT.");
+        plan = plan.withProtected(layer, expert, true);
+    }
+    return plan;
+}
+
+std::string planFileText(const CompressionPlan& plan, const PlanRecipe& recipe, const std::string& profileSha256)
+{
+    Json settings = toJson(recipe);
+    Json file = toJson(plan);
+    file["budget"] = settings["budget"];
+    settings.erase("budget");
+    settings["profile_sha256"] = profileSha256;
+    file["method_settings"] = std::move(settings);
+    file["seed"] = recipe.seed;
+    return canonicalJson(file);
+}
+
+}  // namespace espalier

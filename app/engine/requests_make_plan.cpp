@@ -1,0 +1,216 @@
+// From a profile to a plan, on the model that is open.
+#include "requests.h"
+
+#include "pipeline/make_plan.h"
+#include "pipeline/model_match.h"
+#include "pipeline/result_json.h"
+#include "pipeline/search_journal.h"
+#include "profile/profile_windows.h"
+#include "search_device.h"
+#include "session/profile_file.h"
+#include "text_options.h"
+#include "tokenizer/text_windows.h"
+#include "verb_inputs.h"
+
+#include <chrono>
+
+namespace espalier
+{
+
+namespace
+{
+
+// {"method": id, "params": {..}}; what is not said stays as the recipe has it.
+void readMethod(RequestParams& recipe, const char* slot, std::string& method, PlanRecipe& result)
+{
+    RequestParams given = recipe.object(slot, false);
+    if (const std::string id = given.text("method", false); !id.empty()) method = id;
+    (void)given.object("params", false);  // says what is wrong with it
+    const Json params = given.value("params", false);
+    if (!params.is_object()) return;
+    for (const auto& [key, value] : params.items())
+        result.params[slot][key] = value;
+}
+
+PlanRecipe readRecipe(RequestParams& params)
+{
+    RequestParams given = params.object("recipe", true);
+    PlanRecipe recipe;
+    RequestParams target = given.object("target", true);
+    const bool experts = target.find("experts") != nullptr;
+    const bool bytes = target.find("bytes") != nullptr;
+    if (experts) recipe.keepTotal = target.count("experts", 0, 0);
+    if (bytes) recipe.bytes = target.integer("bytes", 0, 0);
+    if (experts == bytes) given.fail("target", "is neither {\"experts\": n} nor {\"bytes\": n}");
+    recipe.uniformCount = given.flag("uniform_count", false);
+    readMethod(given, "score", recipe.score, recipe);
+    readMethod(given, "allocate", recipe.allocate, recipe);
+    readMethod(given, "select", recipe.select, recipe);
+    if (given.find("receptive_field")) {
+        RequestParams field = given.object("receptive_field", false);
+        ReceptiveFieldChoice choice;
+        choice.sets = field.count("sets", choice.sets, 1);
+        choice.blockSize = field.count("block_size", choice.blockSize, 1);
+        recipe.receptiveField = choice;
+    }
+    if (given.find("rank")) {
+        recipe.ranks = true;
+        readMethod(given, "rank", recipe.rankRule, recipe);
+        RequestParams rank = given.object("rank", false);
+        recipe.averageRank = rank.number("average");
+        recipe.decomposeShare = rank.number("share");
+        if (recipe.averageRank && !(*recipe.averageRank >= 1)) rank.fail("average", "is below 1");
+        if (recipe.decomposeShare && !(*recipe.decomposeShare >= 0 && *recipe.decomposeShare < 1)) rank.fail("share", "is not in [0, 1)");
+    }
+    recipe.factors = given.text("factors", false);
+    recipe.seed = static_cast<std::uint64_t>(given.integer("seed", 0, 0));
+    return recipe;
+}
+
+struct PlanRequest {
+    std::string path;
+    std::string profile;
+    Json base;
+    PlanRecipe recipe;
+    TextOptions text;    // calibration; none: the profile's own windows
+    TextOptions locked;  // no search sees it
+    std::string state;   // file in which a search is kept while it runs; empty: nowhere
+    bool resume = false;
+};
+
+Json searchJson(const std::optional<PlanSearchResult>& search)
+{
+    if (!search) return nullptr;
+    Json trace = Json::array();
+    for (const PlanSearchStep& step : search->trace)
+        trace.push_back(toJson(step));
+    return {{"measured", search->measured},
+            {"moves", search->moves},
+            {"passes", search->passes},
+            {"rank_given_back", search->rankGivenBack},
+            {"end", planSearchEndName(search->end)},
+            {"change", differenceJson(search->change)},
+            {"against_given", search->againstFirst ? differenceJson(*search->againstFirst) : Json()},
+            {"locked_change", search->lockedChange ? differenceJson(*search->lockedChange) : Json()},
+            {"trace", std::move(trace)}};
+}
+
+Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext& job)
+{
+    const auto started = std::chrono::steady_clock::now();
+    ESPALIER_TRY(const auto open, models.open(request.path));
+    const std::shared_ptr<const Checkpoint> checkpoint = open->checkpoint;
+    const ModelShape& shape = checkpoint->shape();
+    ESPALIER_TRY(const auto profile, models.profileData(request.profile));
+    ESPALIER_CHECK_OK(checkProfileModel(*profile, request.profile, *checkpoint));
+    ESPALIER_TRY(const std::string profileHash, profileSha256(request.profile));
+    CompressionPlan base = CompressionPlan::identity(shape);
+    FactorSources sources;
+    if (!request.base.is_null()) {
+        ESPALIER_TRY(base, planFromJson(request.base, shape));
+        ESPALIER_CHECK_OK(checkPlanModel(base, *checkpoint, false));
+        if (base.hasRanks() && base.factors().method == "whitened-svd") {
+            ESPALIER_TRY(sources, models.factorSources(request.profile));
+            base = withGivenProfile(base, sources);
+        }
+    }
+    // The verified allocator measures plans with ranks of its own.
+    if (sources.empty() && request.recipe.allocate == "verified" && profile->has("factors")) {
+        ESPALIER_TRY(sources, models.factorSources(request.profile));
+    }
+    PlanInputs inputs{checkpoint, *profile, profileHash, base};
+    inputs.batch = batchFactoryFor(models.options().device);
+    std::shared_ptr<MoeModel> model;
+    std::shared_ptr<Evaluator> evaluator;
+    const bool given = !request.text.text.empty() || !request.text.ids.empty();
+    std::vector<std::string> warnings;
+    if (given) {
+        ESPALIER_TRY(evaluator, models.evaluator(*open, request.text));
+        inputs.windows = evaluator->windows();
+        warnings = OpenModels::textWarnings(*open, request.text);
+    } else {
+        ESPALIER_TRY(auto own, profileWindows(*profile, request.text.windows, shape.vocabularySize));
+        if (own) {
+            inputs.windows = own->windows;
+            inputs.missingWindows = own->missing;
+            if (std::string fewer = fewerWindows(request.text.windows, own->windows); !fewer.empty()) warnings.push_back(std::move(fewer));
+            // A plan that only reads the profile needs no model.
+            if (request.recipe.receptiveField || request.recipe.allocate == "verified") {
+                ESPALIER_TRY(evaluator, models.evaluator(*open, std::move(own->windows)));
+            }
+        }
+    }
+    if (inputs.windows) {
+        model = open->model;
+        inputs.evaluator = evaluator.get();
+        // An evaluation that ran in between may have left other sources.
+        inputs.model = [&]() -> Result<MoeModel*> {
+            if (!model) {
+                ESPALIER_TRY(model, models.model(*open));
+            }
+            model->setFactorSources(sources);
+            return model.get();
+        };
+    }
+    if (!request.locked.text.empty()) {
+        ESPALIER_TRY(inputs.locked, openText(given ? request.locked : cutAsProfile(request.locked, *profile), *checkpoint, warnings));
+    }
+    PlanRecipe recipe = request.recipe;
+    recipe.threads = models.options().threads;
+    std::optional<SearchJournal> state;
+    if (!request.state.empty()) {
+        const bool bf16 = computeTypeFor(models.options().dtype, *checkpoint) == ComputeType::Bf16;
+        Result<SearchJournal> opened =
+            SearchJournal::open(request.state, searchKey(inputs, recipe, bf16 ? "bf16" : "fp32"), request.resume);
+        // That it cannot be written costs the chance to resume, not the search.
+        if (opened.ok())
+            state.emplace(std::move(opened).value());
+        else
+            warnings.push_back(opened.error().describe());
+        inputs.journal = state ? &*state : nullptr;
+    }
+    ESPALIER_TRY(const PlanOutcome outcome, makePlan(inputs, recipe, job));
+    if (state) state->remove();
+    warnings.insert(warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
+    Json stages = Json::array();
+    for (const PlanStage& stage : outcome.stages)
+        stages.push_back(toJson(stage));
+    return Json{{"plan", toJson(outcome.plan)},
+                {"plan_hash", outcome.plan.hash()},
+                {"keep", outcome.keep},
+                {"stages", std::move(stages)},
+                {"warnings", std::move(warnings)},
+                {"recovered", state ? state->recovered() : 0},
+                {"exchange", searchJson(outcome.search)},
+                {"cost", costJson(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape)))},
+                {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()}};
+}
+
+void plan(RequestCall& call)
+{
+    RequestParams& params = call.params;
+    PlanRequest request;
+    request.path = params.text("path", true);
+    request.profile = params.text("profile", true);
+    request.base = params.value("plan", false);
+    request.recipe = readRecipe(params);
+    request.text = params.textOptions();
+    request.text.windows = params.count("windows", 0, 0);
+    request.locked = request.text;
+    request.locked.firstWindow = request.locked.spread = 0;
+    request.locked.ids.clear();
+    request.locked.text = params.paths("locked");
+    request.state = params.text("state", false);
+    request.resume = params.flag("resume", false);
+    if (call.refused()) return;
+    if (const Status recipe = checkRecipe(request.recipe); !recipe.ok()) return call.fail(recipe.error());
+    // Every stage asks between two steps whether to stop; an interactive evaluation runs there and the search goes on.
+    call.submit(Lane::Full, GiveWay::Pause,
+                [models = call.models(), request = std::move(request)](JobContext& job) { return runPlan(*models, request, job); });
+}
+
+}  // namespace
+
+std::vector<RequestHandler> planRequests() { return {{"plan", plan}}; }
+
+}  // namespace espalier

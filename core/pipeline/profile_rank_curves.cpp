@@ -1,0 +1,98 @@
+#include "pipeline/profile_rank_curves.h"
+
+#include "plan/model_shape.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr int kShownRanks = 256;
+
+// 0..last at most kShownRanks of them, both ends included.
+std::vector<int> shownRanks(int last)
+{
+    std::vector<int> ranks;
+    if (last < kShownRanks) {
+        for (int r = 0; r <= last; ++r)
+            ranks.push_back(r);
+        return ranks;
+    }
+    for (int i = 0; i < kShownRanks; ++i)
+        ranks.push_back(static_cast<int>(std::lround(static_cast<double>(i) * last / (kShownRanks - 1))));
+    return ranks;
+}
+
+Json matrixJson(const LayerProfile& layer, int expert, int matrix, int rows, int columns)
+{
+    const std::vector<double> error = layer.errorCurve(expert, matrix);
+    const int full = layer.spectrumLength;
+    Json shares = Json::array();
+    Json singular = Json::array();
+    if (error.front() > 0) {
+        for (const int r : shownRanks(full))
+            shares.push_back({r, error[static_cast<std::size_t>(r)] / error.front()});
+        for (const int i : shownRanks(full - 1)) {
+            const auto at = static_cast<std::size_t>(i);
+            singular.push_back({i + 1, std::sqrt(std::max(error[at] - error[at + 1], 0.0))});
+        }
+    }
+    return {{"rows", rows},
+            {"columns", columns},
+            {"full_rank", full},
+            {"break_even", breakEvenRank(rows, columns)},
+            {"error", std::move(shares)},
+            {"singular", std::move(singular)}};
+}
+
+}  // namespace
+
+std::shared_ptr<const RankCurves> rankCurvesOf(const ProfileData& profile)
+{
+    if (!profile.has("curves")) return nullptr;
+    auto curves = std::make_shared<RankCurves>();
+    curves->layers.resize(profile.layers.size());
+    for (const LayerProfile& layer : profile.layers) {
+        auto& experts = curves->layers[static_cast<std::size_t>(layer.layer)];
+        experts.resize(static_cast<std::size_t>(layer.experts));
+        for (int e = 0; e < layer.experts; ++e)
+            for (int matrix = 0; matrix < 3; ++matrix) {
+                MatrixCurve& curve = experts[static_cast<std::size_t>(e)][static_cast<std::size_t>(matrix)];
+                curve.error = layer.errorCurve(e, matrix);
+                curve.weight = layer.outputEnergy > 0 ? layer.outputGain(e, matrix) / layer.outputEnergy : 0;
+            }
+    }
+    return curves;
+}
+
+Result<Json> rankCurvesJson(const ProfileData& profile, int layer, int expert)
+{
+    if (layer < 0 || layer >= static_cast<int>(profile.layers.size()) || profile.layers[static_cast<std::size_t>(layer)].experts == 0)
+        return badInput("plan.unknown_layer", fmt::format("layer {}", layer),
+                        fmt::format("The profile has no experts in layer {}.", layer));
+    const LayerProfile& data = profile.layers[static_cast<std::size_t>(layer)];
+    if (expert < 0 || expert >= data.experts)
+        return badInput("plan.unknown_expert", fmt::format("expert {}", expert),
+                        fmt::format("Layer {} of the profile has {} experts, and no expert {}.", layer, data.experts, expert));
+    if (!profile.has("curves") || data.spectrumLength == 0)
+        return badInput("profile.missing_statistics", "curves", "The profile was taken without rank curves.",
+                        "Take the profile again and collect \"curves\".");
+    const int hidden = static_cast<int>(profile.shape.hiddenSize);
+    const int width = static_cast<int>(profile.shape.layers[static_cast<std::size_t>(layer)].expertWidth);
+    return Json{{"layer", layer},
+                {"expert", expert},
+                {"whitened", true},
+                {"matrices",
+                 {{"gate", matrixJson(data, expert, 0, width, hidden)},
+                  {"up", matrixJson(data, expert, 1, width, hidden)},
+                  {"down", matrixJson(data, expert, 2, hidden, width)}}}};
+}
+
+}  // namespace espalier
