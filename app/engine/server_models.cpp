@@ -53,7 +53,9 @@ Result<std::shared_ptr<OpenModel>> OpenModels::reopen(const std::string& path)
 {
     ESPALIER_TRY(auto checkpoint, Checkpoint::open(path));
     const auto it = find(path);
-    if (it != m_open.end() && it->second->checkpoint->fingerprint() == checkpoint->fingerprint()) return touch(it);
+    if (it != m_open.end() && it->second->checkpoint->fingerprint() == checkpoint->fingerprint() &&
+        it->second->checkpoint->checkUnchanged().ok())
+        return touch(it);
     if (it != m_open.end()) m_open.erase(it);
     while (m_open.size() >= kModelsHeld)
         m_open.erase(m_open.begin());

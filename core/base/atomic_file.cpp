@@ -19,6 +19,11 @@ namespace espalier
 Error writeError(const std::filesystem::path& path, int number)
 {
     const std::string subject = path.string();
+    // The bytes came from a mapped file that has become shorter, or whose disk fails.
+    if (number == EFAULT)
+        return resourceError("input.unreadable", subject,
+                             fmt::format("A file that {} is made of has become shorter, or its disk failed.", subject),
+                             "Check the disk, and that nothing else changes the files, and run it again.");
     const bool full = number == ENOSPC || number == EDQUOT;
     Error error = resourceError(full ? "output.disk_full" : "output.unwritable", subject,
                                 fmt::format("{} cannot be written: {}.", subject, std::strerror(number)),

@@ -11,7 +11,8 @@
 namespace espalier
 {
 
-// Of an operation that writes `path` and failed with this errno: output.disk_full where there is no room, else output.unwritable.
+// Of an operation that writes `path` and failed with this errno: output.disk_full where there is no room,
+// input.unreadable where the bytes to be written could not be read (EFAULT: from a mapped file), else output.unwritable.
 Error writeError(const std::filesystem::path& path, int number);
 
 // The folder and those above it, where they are missing. Errors as above.

@@ -28,6 +28,7 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path, std::stri
         return badInput(fmt::format("{}.unreadable", area), subject, fmt::format("{} is not a regular file.", path.string()));
     }
     file.m_size = static_cast<std::size_t>(info.st_size);
+    file.m_opened = info;
     if (file.m_size > 0) {
         void* data = ::mmap(nullptr, file.m_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
         const int number = errno;
@@ -50,12 +51,29 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept
     std::swap(m_path, other.m_path);
     std::swap(m_data, other.m_data);
     std::swap(m_size, other.m_size);
+    std::swap(m_opened, other.m_opened);
     return *this;
 }
 
 MappedFile::~MappedFile()
 {
     if (m_data != nullptr) ::munmap(const_cast<std::byte*>(m_data), m_size);
+}
+
+Status MappedFile::checkUnchanged() const
+{
+    struct stat now = {};
+    // What is mapped cannot lose its inode to another file. Where the path leads elsewhere by now nobody can reach it by this path any
+    // more.
+    if (m_data == nullptr || ::stat(m_path.c_str(), &now) != 0 || now.st_ino != m_opened.st_ino || now.st_dev != m_opened.st_dev) return {};
+    const bool same =
+        now.st_size == m_opened.st_size && now.st_mtim.tv_sec == m_opened.st_mtim.tv_sec && now.st_mtim.tv_nsec == m_opened.st_mtim.tv_nsec;
+    if (same) return {};
+    return resourceError("input.unreadable", m_path.string(),
+                         now.st_size == m_opened.st_size ? fmt::format("{} was written to while it was read.", m_path.string())
+                                                         : fmt::format("{} had {} bytes when it was opened and has {} now.",
+                                                                       m_path.string(), m_opened.st_size, now.st_size),
+                         "See that nothing else changes the files, then open the model or run the command again.");
 }
 
 namespace

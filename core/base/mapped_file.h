@@ -1,5 +1,6 @@
 // A file mapped read-only. The size is that of the descriptor that is mapped, so nothing derived from the file's content can reach
-// outside. The mapping lives as long as the object; a file truncated by somebody else meanwhile raises SIGBUS on access.
+// outside. The mapping lives as long as the object; a file truncated by somebody else meanwhile raises SIGBUS on access to pages that are
+// gone, and reads as zeros in what is left of its last page: checkUnchanged() after reading tells.
 #pragma once
 
 #include "base/error.h"
@@ -7,6 +8,8 @@
 #include <cstddef>
 #include <filesystem>
 #include <span>
+
+#include <sys/stat.h>
 
 namespace espalier
 {
@@ -25,6 +28,11 @@ public:
     std::size_t size() const noexcept { return m_size; }
     const std::filesystem::path& path() const noexcept { return m_path; }
 
+    // Whether the file that is mapped still has the size and the time of modification it was opened with: only then is what was read until
+    // now what it held. A file of another inode at its path does not matter: the mapping keeps the old one. Any thread.
+    // Error: input.unreadable.
+    Status checkUnchanged() const;
+
     // Hint to the kernel: drop the pages (they come back from the file when touched again). Any thread.
     void dontNeed(std::size_t offset, std::size_t length) const noexcept;
 
@@ -36,6 +44,7 @@ private:
     std::filesystem::path m_path;
     const std::byte* m_data = nullptr;
     std::size_t m_size = 0;
+    struct stat m_opened = {};
 };
 
 }  // namespace espalier

@@ -383,7 +383,9 @@ Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::filesystem
     };
     const Status status = load();
     if (!status) return nothingLoaded(status.error());
-    return std::shared_ptr<const Checkpoint>(new Checkpoint(std::move(data)));
+    std::shared_ptr<const Checkpoint> checkpoint(new Checkpoint(std::move(data)));
+    if (const Status same = checkpoint->checkUnchanged(); !same.ok()) return nothingLoaded(same.error());
+    return checkpoint;
 }
 
 const std::filesystem::path& Checkpoint::folder() const noexcept { return m_data->folder; }
@@ -516,6 +518,13 @@ TensorRole Checkpoint::roleOf(std::string_view name) const
     if (place == m_data->source.places.end() || !m_data->used[place->second.file][place->second.tensor])
         role.kind = TensorRole::Kind::Ignored;
     return role;
+}
+
+Status Checkpoint::checkUnchanged() const
+{
+    for (const SafetensorsFile& file : m_data->source.files)
+        ESPALIER_CHECK_OK(file.file().checkUnchanged());
+    return {};
 }
 
 void Checkpoint::readLayer(int layer, const std::function<bool()>& goOn) const

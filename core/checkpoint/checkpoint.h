@@ -119,6 +119,10 @@ public:
     std::vector<StoredTensor> tensorsInOrder() const;
     TensorRole roleOf(std::string_view name) const;
 
+    // Whether the files of the weights are as they were when they were opened: to be asked after reading tensors and before anything made
+    // of them is shown or kept. A call of the system for every file. Any thread. Error: input.unreadable.
+    Status checkUnchanged() const;
+
     // Reads the pages of a layer from the disk and maps them, in the order of the file and piece by piece as long as `goOn` says so.
     // Any thread.
     void readLayer(int layer, const std::function<bool()>& goOn) const;

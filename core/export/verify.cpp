@@ -440,6 +440,8 @@ Result<VerifyReport> Verifier::run()
     checkTensorList();
     ESPALIER_CHECK_OK(checkTensors());
     ESPALIER_CHECK_OK(checkForward());
+    ESPALIER_CHECK_OK(source->checkUnchanged());
+    ESPALIER_CHECK_OK(exported->checkUnchanged());
     return finish();
 }
 

@@ -295,6 +295,7 @@ Result<at::Tensor> MoeModel::embed(const at::Tensor& ids)
                             "Use the tokenizer that belongs to the model.");
     ESPALIER_TRY(const at::Tensor embedded,
                  embeddingRows(*m_impl->checkpoint, {id, static_cast<std::size_t>(flat.numel())}, m_impl->compute));
+    ESPALIER_CHECK_OK(m_impl->checkpoint->checkUnchanged());
     if (!allFinite(embedded)) return notFiniteWeight(table.name);
     std::vector<std::int64_t> sizes = flat.sizes().vec();
     sizes.push_back(embedded.size(1));
@@ -360,6 +361,7 @@ Result<at::Tensor> MoeModel::Impl::feedForward(int layer, const at::Tensor& resi
     const at::Tensor y = moe ? moeForward(layer, x, *weights, planLayer, planned, arithmetic, observer) : weights->dense(x);
     current.reset();
     at::Tensor out = residual + y.view_as(residual);
+    ESPALIER_CHECK_OK(checkpoint->checkUnchanged());
     if (!allFinite(out)) return notFiniteResult(fmt::format("layer {}", layer));
     return out;
 }
@@ -418,7 +420,9 @@ Result<at::Tensor> MoeModel::logits(const at::Tensor& normedRows)
     const c10::InferenceMode guard;
     ESPALIER_TRY(const auto globals, m_impl->store->globals());
     if (!globals->headNonFinite.empty()) return notFiniteWeight(globals->headNonFinite);
-    return headProduct(m_impl->placed(normedRows), *globals).to(at::kCPU, at::kFloat);
+    at::Tensor product = headProduct(m_impl->placed(normedRows), *globals).to(at::kCPU, at::kFloat);
+    ESPALIER_CHECK_OK(m_impl->checkpoint->checkUnchanged());
+    return product;
 }
 
 Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor& ids)
@@ -448,6 +452,7 @@ Result<at::Tensor> MoeModel::tokenNll(const at::Tensor& hidden, const at::Tensor
         eachHeadProduct(normed, globals->headRows(0, vocabulary), headRows(vocabulary),
                         [&](const at::Tensor& logits, std::int64_t row) { negativeLogLikelihood(logits, target + row, out + row); });
     }
+    ESPALIER_CHECK_OK(m_impl->checkpoint->checkUnchanged());
     if (!at::isfinite(nll).all().item<bool>()) return notFiniteResult("the output head");
     return nll;
 }
@@ -481,6 +486,7 @@ Result<at::Tensor> MoeModel::headGradient(const at::Tensor& hidden, const at::Te
     const at::Tensor above = espalier::headGradient(normed, m_impl->placed(flat), *globals, headRows(vocabulary));
     const at::Tensor below = rmsNormGradient(rows, globals->finalNorm, above, m_impl->eps);
     gradient.narrow(1, 0, hidden.size(1) - 1).copy_(below.view({hidden.size(0), hidden.size(1) - 1, hidden.size(2)}));
+    ESPALIER_CHECK_OK(m_impl->checkpoint->checkUnchanged());
     if (!allFinite(gradient)) return notFiniteResult("the output head");
     return gradient;
 }
@@ -508,6 +514,7 @@ Result<at::Tensor> MoeModel::layerGradient(int layer, const at::Tensor& hidden, 
     const at::Tensor middle = (above + rmsNormGradient(rows, weights->postNorm, input, impl.eps)).view(hidden.sizes());
     const at::Tensor attended = attentionGradient(*impl.attention, normed, middle, *weights, window);
     const at::Tensor out = (middle + rmsNormGradient(in, weights->inputNorm, attended, impl.eps)).to(at::kCPU);
+    ESPALIER_CHECK_OK(impl.checkpoint->checkUnchanged());
     if (!allFinite(out)) return notFiniteResult(fmt::format("the gradient of layer {}", layer));
     return out;
 }
@@ -533,6 +540,7 @@ Result<at::Tensor> MoeModel::drawTokens(const at::Tensor& hidden, const at::Tens
         // The sum of all probabilities may end a little below 1.
         flat.narrow(0, begin, rows).copy_((reached <= at.narrow(0, begin, rows)).sum({1}).clamp_max(vocabulary - 1));
     }
+    ESPALIER_CHECK_OK(m_impl->checkpoint->checkUnchanged());
     return drawn;
 }
 

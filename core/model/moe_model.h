@@ -9,7 +9,8 @@
 // dtype of the checkpoint.
 //
 // This header needs no ATen: at::Tensor is only named. Include model/moe_model_torch.h to call the functions that take or return
-// tensors, or to observe a pass. One thread owns a model; all functions but the trivial getters belong to it. Tensors that go in and come
+// tensors, or to observe a pass. What runs fails with input.unreadable when a file of the weights has changed since it was opened: of such
+// files no number is given. One thread owns a model; all functions but the trivial getters belong to it. Tensors that go in and come
 // out lie on the host, wherever the model computes.
 #pragma once
 

@@ -234,7 +234,7 @@ Status FactorBuilder::run(std::vector<Task>& tasks)
         for (const auto& error : errors)
             if (error) return *error;
     }
-    return {};
+    return m_checkpoint.checkUnchanged();
 }
 
 Status FactorBuilder::decompose(Task& task)

@@ -4,8 +4,9 @@
 //   ESPALIER_FAULT_CALLS   "write" (default): write, sync, truncate, allocate, rename, link, make a folder, create, close; or "read"
 //   ESPALIER_FAULT_AT      number of the call, from 1; 0 or nothing: all succeed
 //   ESPALIER_FAULT_KIND    "EIO": that call fails. "ENOSPC": the disk is full from that call on: half of what it writes still fits.
-//                          "KILL": the process is killed before that call. "CUT" (with "read"): the mapped file is cut short, half of it is
-//                          gone.
+//                          "KILL": the process is killed before that call. With "read": "CUT": half of the mapped file is gone before it is
+//                          mapped, by the size that was known; "CLIP": its last byte is gone, "WRITTEN": a byte in its middle is another
+//                          one, both as soon as it is mapped or its pages are asked for.
 //   ESPALIER_FAULT_LOG     each counted call is appended to this file, which lies elsewhere: "name path"
 //
 // Calls that the C library makes inside itself (fwrite to write) do not come by here; the programs use none of them for files.
@@ -29,7 +30,7 @@
 namespace
 {
 
-enum class Kind { None, Eio, Full, Kill, Cut };
+enum class Kind { None, Eio, Full, Kill, Cut, Clip, Written };
 
 struct Settings {
     char below[PATH_MAX] = {};
@@ -56,7 +57,8 @@ const Settings& settings()
         const struct {
             const char* name;
             Kind kind;
-        } kinds[] = {{"EIO", Kind::Eio}, {"ENOSPC", Kind::Full}, {"KILL", Kind::Kill}, {"CUT", Kind::Cut}};
+        } kinds[] = {{"EIO", Kind::Eio}, {"ENOSPC", Kind::Full}, {"KILL", Kind::Kill},
+                     {"CUT", Kind::Cut}, {"CLIP", Kind::Clip},   {"WRITTEN", Kind::Written}};
         for (const auto& known : kinds)
             if (kind && std::strcmp(kind, known.name) == 0) s.kind = known.kind;
         if (const char* log = std::getenv("ESPALIER_FAULT_LOG"); log && *log)
@@ -154,7 +156,7 @@ Function real(Function, const char* name)
     return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
 }
 
-// Files that are mapped to be written through: msync gives an address only.
+// Files that are mapped: msync and madvise give an address only.
 struct Mapping {
     std::atomic<char*> begin = nullptr;
     std::size_t size = 0;
@@ -169,6 +171,23 @@ void remember(void* begin, std::size_t size, const char* path)
     std::snprintf(g_mappings[slot].path, PATH_MAX, "%s", path);
     g_mappings[slot].size = size;
     g_mappings[slot].begin = static_cast<char*>(begin);
+}
+
+// Another byte there, in the same file.
+void overwrite(const char* path, off_t at)
+{
+    const int other = static_cast<int>(syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC));
+    unsigned char byte = 0;
+    if (other < 0 || syscall(SYS_pread64, other, &byte, 1, at) != 1) abort();
+    byte ^= 1U;
+    if (syscall(SYS_pwrite64, other, &byte, 1, at) != 1) abort();
+    syscall(SYS_close, other);
+}
+
+void change(const char* path, size_t size)
+{
+    if (settings().kind == Kind::Clip && truncate(path, static_cast<off_t>(size - 1)) != 0) abort();
+    if (settings().kind == Kind::Written) overwrite(path, static_cast<off_t>(size / 2));
 }
 
 }  // namespace
@@ -243,6 +262,22 @@ int msync(void* begin, size_t size, int flags)
             return -1;
     }
     return original(begin, size, flags);
+}
+
+// Counted among the reads where it asks for pages of a file.
+int madvise(void* begin, size_t size, int advice) noexcept
+{
+    REAL(madvise);
+#ifdef MADV_POPULATE_READ
+    for (const Mapping& mapping : g_mappings) {
+        const char* start = mapping.begin;
+        if (advice != MADV_POPULATE_READ || !start || begin < start || begin >= start + mapping.size) continue;
+        if (counted("populate", mapping.path, true, false) != Outcome::Go) return -1;
+        if (g_calls.load() == settings().at) change(mapping.path, mapping.size);
+        break;
+    }
+#endif
+    return original(begin, size, advice);
 }
 
 int ftruncate(int descriptor, off_t size) noexcept
@@ -382,6 +417,10 @@ static void* mapped(void* (*original)(void*, size_t, int, int, int, off_t), void
         return MAP_FAILED;
     void* result = original(hint, size, protection, flags, descriptor, offset);
     if (writes && result != MAP_FAILED) remember(result, size, path);
+    if (file && !writes && result != MAP_FAILED) {
+        remember(result, size, path);
+        if (g_calls.load() == s.at) change(path, size);
+    }
     return result;
 }
 

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <memory>
 
@@ -44,6 +45,7 @@ public:
         make(Words{"profile", kModel, "--out", path("b.h5"), "--shard", "2/2"} + kText);
         make(Words{"plan", kModel, "--profile", profile(), "--out", path("uniform.json"), "--prune", "25%", "--allocate", "uniform"});
         make(Words{"plan", kModel, "--profile", profile(), "--out", path("ranks.json"), "--prune", "25%", "--rank-average", "auto"});
+        make(Words{"export", kModel, "--plan", path("uniform.json"), "--flavor", "stock", "--out", path("exported")});
     }
     std::string path(const char* name) const { return (m_scratch / name).string(); }
     std::string profile() const { return path("p.h5"); }
@@ -186,6 +188,8 @@ TEST_F(VerbFaults, report)
     scenario.arguments = scenario.arguments + Words{"--report", "{W}/report.html"};
     // It holds times.
     scenario.ignored.emplace_back("report.html");
+    // The next report takes it away, which going on shows.
+    scenario.leftovers = "report\\.html\\.partial-[0-9]+-[0-9]+";
     disturb(scenario);
 }
 
@@ -207,33 +211,68 @@ TEST_F(VerbFaults, reading)
         run.withFault({.at = at, .kind = "EIO", .reads = true});
 }
 
-// A checkpoint that is cut short while it is mapped.
+// A checkpoint that changes while it is mapped: no verb makes anything of what is not there, whether the pages are gone (the system sends a
+// signal), read as zeros (the last one), or hold other bytes.
 TEST_F(VerbFaults, cutShort)
 {
     const Scratch scratch;
-    const fs::path log = scratch / "calls.txt";
-    const Words words = Words{"evaluate", (scratch / "model/model").string()} + kText + kCommon;
-    const auto run = [&](const Fault& fault) {
-        fs::remove_all(scratch / "model");
-        fs::create_directories(scratch / "model");
-        fs::copy(kModel, scratch / "model/model");
-        return runEngine(words, {}, faultLauncher(scratch / "model", fault, log));
+    const fs::path folder = scratch / "model";
+    const std::string model = (folder / "model").string();
+    const fs::path out = scratch / "out";
+    const Words write = {"--out", out.string()};
+    const Words planned = {"--plan", s_inputs->path("ranks.json"), "--profile", s_inputs->profile()};
+    const std::vector<Words> verbs = {
+        Words{"evaluate", model} + kText,
+        Words{"profile", model} + write + kText,
+        Words{"merge", out.string(), s_inputs->path("a.h5"), s_inputs->path("b.h5"), "--model", model},
+        Words{"forward", model, "--ids", kIds} + write,
+        Words{"plan", model, "--profile", s_inputs->profile(), "--prune", "25%", "--select", "genetic", "--kt", "2,2"} + write + kText,
+        Words{"export", model, "--plan", s_inputs->path("uniform.json"), "--flavor", "stock"} + write,
+        Words{"export", model, "--flavor", "factored"} + planned + write,
+        Words{"verify", s_inputs->path("exported"), "--source", model} + kText,
+        Words{"compress", model, "--preset", "moe-i2"} + write + kText,
     };
-    ASSERT_EQ(run({.reads = true}).code, 0);
-    std::ifstream lines(log);
-    long at = 0;
-    int mapped = 0;
-    for (std::string line; std::getline(lines, line);) {
-        ++at;
-        if (!line.starts_with("mmap")) continue;
-        ++mapped;
-        const Outcome outcome = run({.at = at, .kind = "CUT", .reads = true});
-        EXPECT_EQ(outcome.code, 4) << line << outcome.output << outcome.errors;
-        const Json answer = Json::parse(outcome.output, nullptr, false);
-        ASSERT_TRUE(answer.is_object()) << outcome.output << outcome.errors;
-        EXPECT_EQ(answer["error"]["code"], "input.unreadable") << answer;
+    for (const Words& verb : verbs) {
+        const auto run = [&](const Fault& fault, const fs::path& log) {
+            fs::remove_all(folder);
+            fs::create_directories(folder);
+            fs::copy(kModel, folder / "model");
+            fs::remove_all(out);
+            fs::remove_all(out.string() + ".work");
+            return runEngine(verb + kCommon, {}, faultLauncher(folder, fault, log));
+        };
+        const fs::path log = scratch / "calls.txt";
+        fs::remove(log);
+        const Outcome whole = run({.reads = true}, log);
+        ASSERT_EQ(whole.code, 0) << verb.front() << whole.output << whole.errors;
+        fs::remove_all(out);
+        std::vector<std::string> calls;
+        std::ifstream lines(log);
+        for (std::string line; std::getline(lines, line);)
+            calls.push_back(line);
+        const auto number = [&](const char* name) {
+            const auto found = std::find_if(calls.begin(), calls.end(), [&](const std::string& call) { return call.starts_with(name); });
+            return found == calls.end() ? 0 : found - calls.begin() + 1;
+        };
+        const long mapped = number("mmap");
+        ASSERT_GT(mapped, 0) << verb.front();
+        const long populated = number("populate");
+        // Sums of profiles ask for no pages.
+        ASSERT_TRUE(populated > mapped || verb.front() == "merge") << verb.front();
+        const std::vector<Fault> faults = {
+            {mapped, "CUT"}, {mapped, "CLIP"}, {mapped, "WRITTEN"}, {populated, "CLIP"}, {populated, "WRITTEN"}};
+        for (const auto& [at, kind, unused] : faults) {
+            if (at == 0) continue;
+            const Outcome outcome = run({.at = at, .kind = kind, .reads = true}, {});
+            const std::string what = verb.front() + ", " + kind + " at " + std::to_string(at) + ": " + outcome.output + outcome.errors;
+            EXPECT_EQ(outcome.code, 4) << what;
+            const Json answer = Json::parse(outcome.output, nullptr, false);
+            ASSERT_TRUE(answer.is_object() && answer.contains("error")) << what;
+            EXPECT_EQ(answer["error"]["code"], "input.unreadable") << what;
+            EXPECT_NE(answer["error"].value("action", ""), "") << what;
+            EXPECT_FALSE(fs::exists(out)) << what;
+        }
     }
-    EXPECT_GT(mapped, 0);
 }
 
 TEST_F(VerbFaults, killedProfile) { kill(profile()); }
