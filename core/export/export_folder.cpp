@@ -4,15 +4,12 @@
 #include "base/json.h"
 #include "export/export_files.h"
 
-#include <fmt/format.h>
-
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <vector>
 
 namespace espalier
@@ -22,12 +19,6 @@ namespace
 {
 
 namespace fs = std::filesystem;
-
-Error unwritable(const fs::path& path, int number)
-{
-    return resourceError("output.unwritable", path.string(), fmt::format("{} cannot be written: {}.", path.string(), std::strerror(number)),
-                         "Check the folder and its permissions.");
-}
 
 fs::path withSuffix(fs::path path, std::string_view suffix)
 {
@@ -94,9 +85,8 @@ void removeExportFolder(const fs::path& folder) noexcept
 
 Status beginPartial(const fs::path& partial, const std::string& key)
 {
+    ESPALIER_CHECK_OK(makeFolder(partial));
     std::error_code failure;
-    fs::create_directories(partial, failure);
-    if (failure) return unwritable(partial, failure.value());
     for (const fs::path& entry : entriesOf(partial))
         if (entry.filename().string().find(".partial") != std::string::npos) fs::remove(entry, failure);
     return writeFileAtomically(partial / kExportStateFile, canonicalJson({{"export_key", key}}) + "\n");
@@ -106,7 +96,7 @@ Status endPartial(const fs::path& partial)
 {
     std::error_code failure;
     fs::remove(partial / kExportStateFile, failure);
-    if (failure) return unwritable(partial / kExportStateFile, failure.value());
+    if (failure) return writeError(partial / kExportStateFile, failure.value());
     return {};
 }
 
@@ -126,9 +116,9 @@ Status moveIntoPlace(const fs::path& partial, const fs::path& out)
         removeExportFolder(partial);
         return {};
     }
-    if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) return unwritable(out, errno);
+    if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) return writeError(out, errno);
     if (isEspalierExport(aside)) removeExportFolder(aside);
-    if (::rename(out.c_str(), aside.c_str()) != 0) return unwritable(out, errno);
+    if (::rename(out.c_str(), aside.c_str()) != 0) return writeError(out, errno);
     const Status moved = syncAndRename(partial, out);
     if (!moved.ok()) {
         (void)::rename(aside.c_str(), out.c_str());

@@ -281,6 +281,8 @@ Status Exporter::writeShard(std::size_t shard, TensorProducer& producer)
         }));
     }
     if (job.stopRequested()) return cancelledError();
+    // A finished shard is taken over when the export goes on: nothing goes into it that was read of files that changed.
+    ESPALIER_CHECK_OK(checkpoint.checkUnchanged());
     const std::uint64_t bytes = writer.fileBytes();
     ESPALIER_CHECK_OK(writer.finish());
     ESPALIER_TRY(std::string digest, hash.finish(bytes));
@@ -399,12 +401,7 @@ Status Exporter::copyCompanion(const std::string& name, const fs::path& from)
 {
     ESPALIER_TRY(const std::string content, readTextFile(from, "checkpoint", kMaxSmallFile));
     const fs::path to = partial / name;
-    std::error_code failure;
-    fs::create_directories(to.parent_path(), failure);
-    if (failure)
-        return resourceError("output.unwritable", to.string(),
-                             fmt::format("{} cannot be made: {}.", to.parent_path().string(), failure.message()),
-                             "Check the folder and its permissions.");
+    ESPALIER_CHECK_OK(makeFolder(to.parent_path()));
     return writeFileAtomically(to, content);
 }
 
@@ -575,8 +572,7 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
         Exporter exporter{checkpoint, named, options, job};
         return exporter.run();
     } catch (const std::filesystem::filesystem_error& error) {
-        return resourceError("output.unwritable", options.out.string(), fmt::format("{}.", error.what()),
-                             "Check the folder and its permissions.");
+        return writeError(error.path1().empty() ? options.out : error.path1(), error.code().value());
     } catch (const std::exception& failure) {
         return errorOf(failure,
                        resourceError("export.out_of_memory", "memory", "There was not enough memory to compute the factors of an expert.",
