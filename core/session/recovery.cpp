@@ -39,6 +39,15 @@ bool isHeld(const std::filesystem::path& lock)
     return held;
 }
 
+Error notKept(const std::filesystem::path& folder, const std::string& cause, bool full)
+{
+    Error error = resourceError(
+        "session.recovery_unwritable", folder.string(), fmt::format("Unsaved work cannot be kept in {}: {}.", folder.string(), cause),
+        full ? "Free some space there, and save often until then." : "Make the folder writable, and save often until then.");
+    error.kept = "Edits go on; those that are not saved are lost if the program or the machine stops.";
+    return error;
+}
+
 Json infoJson(const RecoveryInfo& info)
 {
     return {{"session", info.session.string()}, {"saved_at", info.savedAt}, {"written_at", info.writtenAt}, {"edits", info.edits}};
@@ -63,6 +72,7 @@ Result<RecoveryFile> RecoveryFile::create(const std::filesystem::path& folder)
 {
     std::error_code failure;
     std::filesystem::create_directories(folder, failure);
+    if (failure) return notKept(folder, failure.message(), failure.value() == ENOSPC || failure.value() == EDQUOT);
     static std::atomic<int> serial = 0;
     // The time keeps apart what processes with recycled ids leave.
     const auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -72,9 +82,7 @@ Result<RecoveryFile> RecoveryFile::create(const std::filesystem::path& folder)
     file.m_lockPath = withSuffix(file.m_path, ".lock");
     file.m_descriptor = ::open(file.m_lockPath.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file.m_descriptor < 0 || ::flock(file.m_descriptor, LOCK_EX | LOCK_NB) != 0)
-        return resourceError("session.recovery_unwritable", folder.string(),
-                             fmt::format("Unsaved work cannot be kept in {}: {}.", folder.string(), std::strerror(errno)),
-                             "Save often, or make the folder writable.");
+        return notKept(folder, std::strerror(errno), errno == ENOSPC || errno == EDQUOT);
     return file;
 }
 
@@ -96,7 +104,14 @@ RecoveryFile::~RecoveryFile()
 Status RecoveryFile::write(const SessionData& data, const RecoveryInfo& info)
 {
     const Json json = infoJson(info);
-    return writeSessionContainer(m_path, data, &json);
+    const Status written = writeSessionContainer(m_path, data, &json);
+    if (written.ok()) return {};
+    // "FILE cannot be written: CAUSE." of a file whose name says nothing to anybody.
+    std::string cause = written.error().message;
+    if (const std::string about = fmt::format("{} cannot be written: ", m_path.string()); cause.starts_with(about))
+        cause.erase(0, about.size());
+    if (cause.ends_with('.')) cause.pop_back();
+    return notKept(m_path.parent_path(), cause, written.error().code == "output.disk_full");
 }
 
 void RecoveryFile::clear() noexcept { ::unlink(m_path.c_str()); }

@@ -232,7 +232,7 @@ private slots:
             QCOMPARE(second.window.banners()->repeats(QStringLiteral("recovery")), 0);
         }
         // A clean end leaves nothing.
-        QCOMPARE(QDir(home.path("data/recovery")).entryList({QStringLiteral("*.espalier")}, QDir::Files).size(), 0);
+        QCOMPARE(QDir(home.path("data/recovery")).entryList({QStringLiteral("*.espalier-recovery")}, QDir::Files).size(), 0);
 
         Shell shell(home, {}, "after-kill");
         shell.engine().start();
@@ -254,6 +254,34 @@ private slots:
         third.workbench.store()->flush();
         QCoreApplication::processEvents();
         QCOMPARE(third.window.banners()->repeats(QStringLiteral("recovery")), 0);
+    }
+
+    // Said once, whatever is edited meanwhile, and withdrawn when there is room again.
+    void recovery_thatCannotBeWrittenIsSaidOnce()
+    {
+        Home home;
+        // A file where the folder would be: this holds for root as well.
+        QVERIFY(QDir().mkpath(home.path("data")));
+        QFile inTheWay(home.path("data/recovery"));
+        QVERIFY(inTheWay.open(QIODevice::WriteOnly));
+        inTheWay.close();
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        const QString id = QStringLiteral("recovery-unwritable");
+        shell.plans().setKeep(0, 5);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->repeats(id), 1, kLimit);
+        QVERIFY2(shell.banners().contains(QStringLiteral("Unsaved work cannot be kept")), qPrintable(shell.banners()));
+        QVERIFY2(shell.banners().contains(QStringLiteral("save often")), qPrintable(shell.banners()));
+        shell.plans().setKeep(1, 5);
+        shell.workbench.store()->flush();
+        QCoreApplication::processEvents();
+        QCOMPARE(shell.window.banners()->repeats(id), 1);
+
+        QVERIFY(inTheWay.remove());
+        shell.plans().setKeep(2, 5);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->repeats(id), 0, kLimit);
+        shell.workbench.store()->flush();
+        QCOMPARE(QDir(home.path("data/recovery")).entryList({QStringLiteral("*.espalier-recovery")}, QDir::Files).size(), 1);
     }
 
     void closing_asksInABannerOnce()
@@ -316,7 +344,7 @@ private slots:
         shell.workbench.openSession(file);
         QTRY_VERIFY_WITH_TIMEOUT(shell.settled() && !shell.workbench.modified(), kLimit);
         shell.workbench.store()->flush();
-        QCOMPARE(QDir(home.path("data/recovery")).entryList({QStringLiteral("*.espalier")}, QDir::Files).size(), 0);
+        QCOMPARE(QDir(home.path("data/recovery")).entryList({QStringLiteral("*.espalier-recovery")}, QDir::Files).size(), 0);
     }
 
     void closing_discardingReallyCloses()

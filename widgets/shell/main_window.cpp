@@ -278,6 +278,7 @@ void MainWindow::connectViews()
     connect(m_workbench->locked(), &LockedController::changed, this, &MainWindow::showPerplexity);
     connect(m_workbench->locked(), &LockedController::changed, this, &MainWindow::updateActions);
     connect(m_workbench, &Workbench::notice, this, &MainWindow::notice);
+    connect(m_workbench, &Workbench::noticeSettled, m_banners, &BannerStack::dismiss);
     // Its notice is there already.
     connect(m_workbench->evaluation(), &EvaluationController::failed, this, [this] {
         if (!m_problems.isEmpty()) m_evaluationProblems << m_problems.last();

@@ -80,6 +80,8 @@ void MainWindow::notice(const Error& error, const QString& id)
     if (std::any_of(attempts.begin(), attempts.end(), [&](const QString& start) { return id.startsWith(start); }))
         m_banners->dismissOthers(attempts, id);
     banner.kind = QString::fromStdString(error.code).endsWith(QStringLiteral(".warning")) ? Banner::Kind::Warning : Banner::Kind::Error;
+    // Of the disk that unsaved work is kept on, whatever model is open.
+    banner.ofModel = error.code != "session.recovery_unwritable";
     banner.cause = QString::fromStdString(error.message);
     const QString kept = format::withoutOptions(error.kept);
     const QString action = format::withoutOptions(error.action);

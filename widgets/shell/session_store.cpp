@@ -16,6 +16,7 @@ struct SessionStore::Recovery {
     std::optional<RecoveryFile> file;
     std::optional<SessionLock> lock;
     std::filesystem::path locked;
+    bool failed = false;  // and this was told
 
     // Where no lock can be written (a read-only folder, some network disks) work goes on without.
     Status take(const std::filesystem::path& path)
@@ -91,7 +92,7 @@ void SessionStore::writeRecovery(SessionData data, RecoveryInfo info)
         m_recovery->waiting.emplace(std::move(data), std::move(info));
         if (queued) return;
     }
-    post([recovery = m_recovery, folder = std::filesystem::path(m_folder.toStdString())] {
+    post([this, recovery = m_recovery, folder = std::filesystem::path(m_folder.toStdString())] {
         std::optional<std::pair<SessionData, RecoveryInfo>> job;
         {
             const std::scoped_lock lock(recovery->mutex);
@@ -100,11 +101,27 @@ void SessionStore::writeRecovery(SessionData data, RecoveryInfo info)
         if (!job) return;
         if (!recovery->file) {
             Result<RecoveryFile> file = RecoveryFile::create(folder);
-            if (!file.ok()) return;
+            if (!file.ok()) return tellRecovery(file.error());
             recovery->file.emplace(std::move(file).value());
         }
-        (void)recovery->file->write(job->first, job->second);
+        tellRecovery(recovery->file->write(job->first, job->second));
     });
+}
+
+// On the I/O thread.
+void SessionStore::tellRecovery(const Status& written)
+{
+    if (written.ok() != m_recovery->failed) return;
+    m_recovery->failed = !written.ok();
+    QMetaObject::invokeMethod(
+        this,
+        [this, written] {
+            if (written.ok())
+                emit recoveryWorks();
+            else
+                emit recoveryFailed(written.error());
+        },
+        Qt::QueuedConnection);
 }
 
 void SessionStore::clearRecovery()

@@ -26,7 +26,8 @@ public:
     // window holds may look and edit (heldElsewhere says so); writing it fails with session.locked.
     void read(const QString& file, std::function<void(Result<SessionData>)> done);
     void write(const QString& file, SessionData data, std::function<void(Status)> done);
-    // Replaces this process's recovery copy; of several that wait only the newest is written.
+    // Replaces this process's recovery copy; of several that wait only the newest is written. recoveryFailed says once that it cannot be
+    // written, recoveryWorks that it can again.
     void writeRecovery(SessionData data, RecoveryInfo info);
     void clearRecovery();
     void release();
@@ -40,10 +41,13 @@ public:
 
 signals:
     void heldElsewhere(const espalier::Error& error);
+    void recoveryFailed(const espalier::Error& error);
+    void recoveryWorks();
 
 private:
     struct Recovery;
     void post(std::function<void()> work);
+    void tellRecovery(const Status& written);
 
     QThread m_thread;
     QObject* m_worker = nullptr;

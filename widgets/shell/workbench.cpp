@@ -20,6 +20,7 @@ namespace
 {
 
 constexpr int kAutosaveMsec = 30000;
+const QString kRecoveryNotice = QStringLiteral("recovery-unwritable");
 // What the views show. Bases and gradients take twice as long again, and nothing here reads them.
 const std::vector<std::string> kCollected = {"counts", "ean", "reap", "gram"};
 
@@ -130,6 +131,8 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
     });
     connect(&m_store, &SessionStore::heldElsewhere, this,
             [this](const Error& error) { openedReadOnly(QString::fromStdString(error.message)); });
+    connect(&m_store, &SessionStore::recoveryFailed, this, [this](const Error& error) { emit notice(error, kRecoveryNotice); });
+    connect(&m_store, &SessionStore::recoveryWorks, this, [this] { emit noticeSettled(kRecoveryNotice); });
     connect(&m_engine, &EngineClient::ready, this, [this] {
         if (m_pendingModel) {
             const QString folder = *std::exchange(m_pendingModel, std::nullopt);

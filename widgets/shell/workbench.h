@@ -116,6 +116,7 @@ signals:
     void profileChanged();                                         // started, progressed, ended
     void sessionChanged();                                         // file, modified flag
     void notice(const espalier::Error& error, const QString& id);  // becomes a banner
+    void noticeSettled(const QString& id);                         // and goes again
     void jobChanged(const std::optional<espalier::JobState>& job);
     void recentChanged(const QString& path);
     void textChanged();  // another text is in use
