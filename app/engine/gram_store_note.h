@@ -2,7 +2,7 @@
 #pragma once
 
 #include "base/json.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 namespace espalier
 {

@@ -11,8 +11,8 @@
 #include "options.h"
 #include "pipeline/plan_estimates.h"
 #include "plan/factor_source.h"
-#include "session/profile_data.h"
 #include "session/profile_parts.h"
+#include "statistics/profile_data.h"
 #include "text_options.h"
 
 #include <cstdint>

@@ -4,7 +4,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/windows.h"
 

@@ -234,8 +234,8 @@ void addProfile(Verbs& verbs)
     addTextOptions(verb, options->text);
     verb->add_option("--out", options->profile.out, "Profile to write")->required()->type_name("P.h5");
     verb->add_option("--collect", options->profile.collect,
-                     "Statistics, of counts, ean, reap, gram, gradients, curvature, curves, factors, moments; +NAME adds to the default "
-                     "(the first four, and gradients, curves and factors where they are small)")
+                     "Statistics, of counts, ean, reap, gram, outputs, similarity, gradients, curvature, curves, factors, moments; +NAME "
+                     "adds to the default (the first six, and gradients, curves and factors where they are small)")
         ->delimiter(',')
         ->type_name("NAMES");
     verb->add_option("--plan", options->plan, "Run with the experts that this plan keeps, to measure an already pruned model")

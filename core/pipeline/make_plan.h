@@ -11,7 +11,7 @@
 #include "search/plan_search.h"
 #include "search/receptive_field.h"
 #include "search/selector.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 #include "tokenizer/windows.h"
 
 #include <cstdint>

@@ -4,7 +4,7 @@
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
 #include "plan/compression_plan.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <filesystem>
 #include <string>

@@ -5,7 +5,7 @@
 #include "base/json.h"
 #include "plan/compression_plan.h"
 #include "score/nll_estimate.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <filesystem>
 #include <memory>

@@ -4,7 +4,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/method_registry.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <cstdint>
 #include <map>

@@ -4,7 +4,7 @@
 #include "allocate/rank_rule.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <memory>
 

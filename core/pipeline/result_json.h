@@ -6,7 +6,7 @@
 #include "plan/compression_plan.h"
 #include "plan/cost_model.h"
 #include "plan/expert_grid.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <vector>
 

@@ -4,8 +4,8 @@
 
 #include "base/error.h"
 #include "model/moe_model_torch.h"
-#include "session/profile_data.h"
 #include "session/profile_parts.h"
+#include "statistics/profile_data.h"
 
 #include <ATen/ATen.h>
 

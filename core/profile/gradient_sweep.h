@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "model/moe_model_torch.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <cstdint>
 #include <functional>

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "plan/compression_plan.h"
 #include "plan/factor_source.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 #include "tokenizer/windows.h"
 
 #include <cstdint>
@@ -22,8 +22,8 @@ namespace espalier
 class MoeModel;
 
 // Windows that probes run on, spread evenly over `rows`: so many that all probes together cost at most kProbeCost forward passes over all
-// rows, but no fewer than kLeastProbeTokens tokens (of a short text a quarter, and 512 at least), and no more than kMostProbeTokens. Indices
-// into `rows`, ascending.
+// rows, but no fewer than kLeastProbeTokens tokens (of a short text a quarter, and 512 at least), and no more than kMostProbeTokens.
+// Indices into `rows`, ascending.
 inline constexpr double kProbeCost = 0.5;
 inline constexpr std::int64_t kLeastProbeTokens = 2048;
 inline constexpr std::int64_t kMostProbeTokens = 32768;

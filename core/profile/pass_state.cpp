@@ -34,7 +34,8 @@ Status PassState::prepare()
 Status PassState::commit(const LayerProfile& profile)
 {
     if (!active()) return {};
-    if (profile.experts > 0) ESPALIER_CHECK_OK(writeProfileState(layerFile(profile.layer), {.key = m_key, .profile = profile}));
+    if (profile.experts > 0 || !profile.similarity.empty())
+        ESPALIER_CHECK_OK(writeProfileState(layerFile(profile.layer), {.key = m_key, .profile = profile}));
     ProfileState progress{.key = m_key, .profile = {}};
     progress.profile.layer = profile.layer;
     return writeProfileState(progressFile(), progress);
@@ -90,7 +91,8 @@ Result<std::optional<std::vector<LayerProfile>>> PassState::load(const ModelShap
     for (int l = 0; l <= done; ++l) {
         LayerProfile profile;
         profile.layer = l;
-        if (shape.layers[static_cast<std::size_t>(l)].moe) {
+        std::error_code ignored;
+        if (shape.layers[static_cast<std::size_t>(l)].moe || std::filesystem::exists(layerFile(l), ignored)) {
             for (const std::filesystem::path& part : parts(l)) {
                 ESPALIER_TRY(const std::string key, readLayerPartsKey(part));
                 if (key != m_key) return otherRun();

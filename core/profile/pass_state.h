@@ -2,8 +2,8 @@
 #pragma once
 
 #include "base/error.h"
-#include "session/profile_data.h"
 #include "session/profile_parts.h"
+#include "statistics/profile_data.h"
 
 #include <filesystem>
 #include <optional>

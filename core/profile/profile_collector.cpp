@@ -65,10 +65,9 @@ void ProfileCollector::beginBatch(std::vector<std::int64_t> positions, std::vect
     m_outputs.clear();
 }
 
-void ProfileCollector::expert(int layer, int expert, const at::Tensor& tokens, const at::Tensor& x, const at::Tensor& h,
-                              const at::Tensor& y, const at::Tensor& w)
+void ProfileCollector::expert(int, int expert, const at::Tensor& tokens, const at::Tensor&, const at::Tensor&, const at::Tensor& y,
+                              const at::Tensor&)
 {
-    if (m_settings.also) m_settings.also->expert(layer, expert, tokens, x, h, y, w);
     if (tokens.numel() == 0) return;
     const at::Tensor places = tokens.contiguous();
     const std::int64_t* row = places.const_data_ptr<std::int64_t>();

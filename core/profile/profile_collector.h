@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "model/moe_model_torch.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <vector>
 
@@ -15,8 +15,6 @@ struct CollectorSettings {
     bool weighted = true;  // reap
     bool gram = true;
     int listLength = 0;  // K of this layer
-    // Sees the experts too; may be null.
-    LayerObserver* also = nullptr;
 };
 
 // Under a plan the experts that do not exist take part as ones without probability and output: logit -infinity, product 0.

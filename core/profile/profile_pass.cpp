@@ -9,6 +9,7 @@
 #include "profile/nll_probes.h"
 #include "profile/pass_state.h"
 #include "profile/profile_collector.h"
+#include "profile/statistics/statistic_collector.h"
 #include "profile/window_batches.h"
 #include "score/scorer.h"
 #include "session/layer_factors.h"
@@ -25,7 +26,8 @@ namespace espalier
 namespace
 {
 
-constexpr const char* kStatistics[] = {"counts", "ean", "reap", "gram", "gradients", "curvature", "curves", "factors", "moments"};
+constexpr const char* kStatistics[] = {"counts",    "ean",       "reap",   "gram",    "outputs", "similarity",
+                                       "gradients", "curvature", "curves", "factors", "moments"};
 constexpr const char* kPartialMethods[] = {"expert_frequency", "ean_mean", "reap", "leave-one-out"};
 // Outputs of all list entries of a batch are held at once; so many bytes they may take.
 constexpr std::int64_t kBatchBytes = std::int64_t{256} << 20;
@@ -57,6 +59,8 @@ struct Settings {
     bool norms = false;
     bool weighted = false;
     bool gram = false;
+    bool outputs = false;
+    bool similarity = false;
     bool gradients = false;
     bool drawnGradients = false;
     FactorWishes factors;
@@ -93,14 +97,15 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
         const std::string name = more ? item.substr(1) : item;
         if (std::find(std::begin(kStatistics), std::end(kStatistics), name) == std::end(kStatistics))
             return badOption(fmt::format("\"{}\" is not a statistic.", name),
-                             "Use counts, ean, reap, gram, gradients, curvature, curves, factors, moments.");
+                             "Use counts, ean, reap, gram, outputs, similarity, gradients, curvature, curves, factors, moments.");
         if (options.out.empty() && (name == "factors" || name == "moments"))
             return badOption(fmt::format("\"{}\" are kept in a file, and none was named.", name), "Name an output file.");
         defaults |= more;
         wanted.push_back(name);
     }
     if (defaults) {
-        wanted.insert(wanted.end(), {"counts", "ean", "reap", "gram"});
+        wanted.insert(wanted.end(), {"counts", "ean", "reap", "gram", "similarity"});
+        if (outputBytes(shape) <= kOutputBytes) wanted.push_back("outputs");
         if (!options.out.empty() && options.gramTokens != 0 && shape.parameters() <= kGradientParameters &&
             boundaryBytes(shape, textTokens, sizeof(float)) <= kBoundaryBytes)
             wanted.push_back("gradients");
@@ -114,6 +119,8 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
     settings.norms = wants("ean");
     settings.weighted = wants("reap");
     settings.gram = wants("gram") && options.gramTokens != 0;
+    settings.outputs = wants("outputs");
+    settings.similarity = wants("similarity");
     settings.drawnGradients = wants("curvature");
     settings.gradients = wants("gradients") || settings.drawnGradients;
     if (settings.gradients && !settings.gram)
@@ -134,6 +141,8 @@ Result<Settings> resolve(const ProfileOptions& options, const ModelShape& shape,
     if (settings.norms) settings.collected.push_back("ean");
     if (settings.weighted) settings.collected.push_back("reap");
     if (settings.gram) settings.collected.push_back("gram");
+    if (settings.outputs) settings.collected.push_back("outputs");
+    if (settings.similarity) settings.collected.push_back("similarity");
     if (settings.gradients) settings.collected.push_back("gradients");
     if (settings.drawnGradients) settings.collected.push_back("curvature");
     if (settings.factors.curves) settings.collected.push_back("curves");
@@ -232,6 +241,15 @@ std::int64_t factorBytes(const ModelShape& shape)
         const std::int64_t rank = breakEvenRank(shape.hiddenSize, layer.expertWidth);
         bytes += layer.experts * rank * (2 * layer.expertWidth + shape.hiddenSize) * static_cast<std::int64_t>(sizeof(float));
     }
+    return bytes;
+}
+
+std::int64_t outputBytes(const ModelShape& shape)
+{
+    constexpr auto kWeights = static_cast<std::int64_t>(kOutputWeights.size());
+    std::int64_t bytes = 0;
+    for (const LayerShape& layer : shape.layers)
+        if (layer.moe) bytes += kWeights * layer.experts * (shape.hiddenSize + 2) * static_cast<std::int64_t>(sizeof(double));
     return bytes;
 }
 
@@ -407,18 +425,29 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         for (std::size_t round = 0; round < rounds; ++round) {
             std::optional<MomentCollector> moments;
             if (!chunks.empty()) moments.emplace(model, layer, chunks[round]);
+            ObserverGroup observers;
+            std::vector<std::unique_ptr<StatisticCollector>> statistics;
+            if (round == 0 && wanted(l)) {
+                if (layer.moe && settings.outputs) statistics.push_back(outputMomentsCollector(layer, shape.hiddenSize));
+                if (settings.similarity) statistics.push_back(layerSimilarityCollector());
+            }
             std::optional<ProfileCollector> collector;
             if (layer.moe && round == 0 && wanted(l))
                 collector.emplace(model, layer,
                                   CollectorSettings{.norms = settings.norms,
                                                     .weighted = settings.weighted,
                                                     .gram = settings.gram,
-                                                    .listLength = settings.listLength[l],
-                                                    .also = moments ? &*moments : nullptr});
-            LayerObserver* observer = collector ? static_cast<LayerObserver*>(&*collector) : moments ? &*moments : nullptr;
+                                                    .listLength = settings.listLength[l]});
+            if (collector) observers.add(&*collector);
+            if (moments) observers.add(&*moments);
+            for (const auto& statistic : statistics)
+                if (layer.moe) observers.add(statistic.get());
+            LayerObserver* observer = observers.empty() ? nullptr : &observers;
             for (std::size_t b = 0; b < batches.size(); ++b) {
                 if (collector) collector->beginBatch(batches[b].positions, batches[b].sampledRows);
                 ESPALIER_TRY(const at::Tensor next, model.layer(static_cast<int>(l), hidden.input(b), plan, observer));
+                for (const auto& statistic : statistics)
+                    statistic->states(hidden.input(b), next);
                 if (collector) ESPALIER_CHECK_OK(collector->status());
                 if (moments) ESPALIER_CHECK_OK(moments->status());
                 if (round + 1 == rounds) {
@@ -432,6 +461,8 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
                 }
             }
             if (collector) profile = collector->takeResult();
+            for (const auto& statistic : statistics)
+                statistic->finish(profile);
             if (!moments) continue;
             if (!builder) builder.emplace(model.checkpoint(), layer, shape.hiddenSize, settings.factors, momentBudget, profile);
             ESPALIER_TRY(const std::vector<ExpertParts> built, builder->add(moments->sums()));

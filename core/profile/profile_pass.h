@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/job.h"
 #include "plan/compression_plan.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 #include "tokenizer/windows.h"
 
 #include <cstdint>
@@ -26,9 +26,10 @@ class MoeModel;
 
 struct ProfileOptions {
     std::filesystem::path out = {};  // empty: nothing is written and a kill loses the pass
-    // Of "counts", "ean", "reap", "gram", "gradients", "curvature", "curves", "factors", "moments"; counts are always taken. "+name" adds
-    // to the default, which an empty list is: the first four, "gradients" where the states of the whole text fit kBoundaryBytes, the model
-    // has at most kGradientParameters and a file is written, and of the last three what defaultFactors() says.
+    // Of "counts", "ean", "reap", "gram", "outputs", "similarity", "gradients", "curvature", "curves", "factors", "moments"; counts are
+    // always taken. "+name" adds to the default, which an empty list is: the first four and "similarity", "outputs" of models whose sums
+    // fit kOutputBytes, "gradients" where the states of the whole text fit kBoundaryBytes, the model has at most kGradientParameters and a
+    // file is written, and of the last three what defaultFactors() says.
     std::vector<std::string> collect = {};
     int gramTokens = -1;  // tokens in the Gram store; -1 = all, as far as gramBytes() reach; 0 = none
     int gramExtra = -1;   // m of the list length K = k + m; -1 = n for at most 10 experts, else k + 1 more
@@ -65,6 +66,10 @@ inline constexpr std::int64_t kFactorBytes = std::int64_t{1} << 30;
 inline constexpr std::int64_t kBoundaryBytes = std::int64_t{1} << 30;
 
 inline constexpr std::int64_t kGradientParameters = 4'000'000'000;
+
+// Mean outputs are collected without being asked for up to this size: of all but the very largest models.
+inline constexpr std::int64_t kOutputBytes = std::int64_t{512} << 20;
+std::int64_t outputBytes(const ModelShape& shape);
 
 // Bytes of the bases ("factors") and of the sums ("moments") of a whole model, as stored.
 std::int64_t factorBytes(const ModelShape& shape);

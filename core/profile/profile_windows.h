@@ -2,7 +2,7 @@
 #pragma once
 
 #include "base/error.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 #include "tokenizer/windows.h"
 
 #include <cstdint>

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "score/selection_order.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <cstdint>
 #include <optional>

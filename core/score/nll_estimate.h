@@ -15,7 +15,7 @@
 #include "base/error.h"
 #include "plan/compression_plan.h"
 #include "score/probe_fit.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <memory>
 #include <optional>

@@ -4,7 +4,7 @@
 
 #include "base/method_registry.h"
 #include "plan/expert_grid.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <functional>
 #include <string>
@@ -32,6 +32,7 @@ ScoreMethod msanMethod();
 ScoreMethod weightedEanSumMethod();
 ScoreMethod reapMethod();
 ScoreMethod maxActivationMethod();
+ScoreMethod moneMethod();
 
 // sum / count per expert, 0 for an expert that was never routed.
 std::vector<double> meanPerToken(const std::vector<double>& sum, const std::vector<std::int64_t>& count);

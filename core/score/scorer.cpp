@@ -21,7 +21,7 @@ namespace
 const std::vector<ScoreMethod>& methods()
 {
     static const std::vector<ScoreMethod> table = {
-        leaveOneOutMethod(),     expertFrequencyMethod(), eanMeanMethod(), reapMethod(),           softCountMethod(),
+        leaveOneOutMethod(),     expertFrequencyMethod(), eanMeanMethod(), reapMethod(),           moneMethod(),          softCountMethod(),
         routedSoftCountMethod(), eanSumMethod(),          msanMethod(),    weightedEanSumMethod(), maxActivationMethod(),
     };
     return table;
@@ -47,6 +47,7 @@ bool hasStatistic(const LayerProfile& layer, const std::string& need)
     if (need == "gram") return layer.gram.listLength > 0;
     if (need == "ean") return !layer.norm.empty();
     if (need == "reap") return !layer.weightedNormRaw.empty();
+    if (need == "outputs") return !layer.outputs.empty();
     return !layer.softMass.empty();
 }
 
@@ -56,7 +57,7 @@ Status checkNeeds(const LayerProfile& layer, const ScoreMethod& method)
         if (!hasStatistic(layer, need))
             return badInput("profile.missing_statistics", need,
                             fmt::format("The profile was taken without \"{}\", which the score \"{}\" needs.", need, method.info.id),
-                            "Take the profile again and collect it.");
+                            fmt::format("Take the profile with --collect +{}.", need));
     return {};
 }
 

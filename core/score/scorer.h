@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "base/method_registry.h"
 #include "plan/expert_grid.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <string>
 #include <vector>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "plan/model_shape.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <cstdint>
 #include <span>

@@ -7,7 +7,7 @@
 #include "base/method_registry.h"
 #include "plan/compression_plan.h"
 #include "plan/expert_grid.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <cstdint>
 #include <functional>

@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "plan/factor_source.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <filesystem>
 #include <memory>

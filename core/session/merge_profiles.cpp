@@ -54,6 +54,8 @@ void addLayer(LayerProfile& sum, const LayerProfile& part, std::int64_t offset, 
     add(sum.gateGain, part.gateGain);
     add(sum.upGain, part.upGain);
     add(sum.gainTokens, part.gainTokens);
+    sum.outputs.add(part.outputs);
+    sum.similarity.add(part.similarity);
     sum.outputEnergy += part.outputEnergy;
     sum.routedEnergy += part.routedEnergy;
     for (const std::int64_t token : part.gram.tokens)
@@ -76,7 +78,8 @@ bool sameArrays(const LayerProfile& a, const LayerProfile& b)
 {
     return a.experts == b.experts && a.softMass.size() == b.softMass.size() && a.norm.size() == b.norm.size() &&
            a.weightedNormRaw.size() == b.weightedNormRaw.size() && a.weightSquared.size() == b.weightSquared.size() &&
-           a.gram.listLength == b.gram.listLength && a.gradients.products.empty() == b.gradients.products.empty() &&
+           a.outputs.width == b.outputs.width && a.similarity.empty() == b.similarity.empty() && a.gram.listLength == b.gram.listLength &&
+           a.gradients.products.empty() == b.gradients.products.empty() &&
            a.gradients.drawnProducts.empty() == b.gradients.drawnProducts.empty();
 }
 

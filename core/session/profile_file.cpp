@@ -17,7 +17,7 @@ namespace espalier
 namespace
 {
 
-constexpr h5::Format kStateFormat = {"profile-state", "profile", 1, 1};
+constexpr h5::Format kStateFormat = {"profile-state", "profile", 1, 2};  // 1.2: outputs, similarity
 
 std::int64_t bytesOf(const LayerProfile& layer)
 {
@@ -26,7 +26,8 @@ std::int64_t bytesOf(const LayerProfile& layer)
                                      gram.list.size() * sizeof(std::uint16_t) + gram.products.size() * sizeof(double) +
                                      gram.logits.size() * sizeof(float) + layer.spectra.size() * sizeof(float) +
                                      (layer.gradients.products.size() + layer.gradients.drawnProducts.size()) * sizeof(float) +
-                                     layer.gradients.window.size() * sizeof(std::int32_t)) +
+                                     layer.gradients.window.size() * sizeof(std::int32_t) +
+                                     layer.outputs.of(OutputWeight::Plain).sum.size() * kOutputWeights.size() * sizeof(double)) +
            8192;
 }
 
@@ -49,8 +50,31 @@ void visitSums(Layer& layer, Visit visit)
     visit("up_gain", layer.upGain);
 }
 
+void writeOutputs(const h5::Group& group, const OutputMoments& outputs)
+{
+    if (outputs.empty()) return;
+    const h5::Group store = group.create("outputs");
+    for (const OutputWeight weight : kOutputWeights) {
+        const OutputMoments::Weighted& moment = outputs.of(weight);
+        const h5::Group own = store.create(std::string(outputWeightName(weight)));
+        own.write("mass", moment.mass);
+        own.write<double>("sum", moment.sum, {moment.mass.size(), static_cast<std::uint64_t>(outputs.width)});
+        own.write("scatter", moment.scatter);
+    }
+}
+
+void writeSimilarity(const h5::Group& group, const LayerSimilarity& similarity)
+{
+    if (similarity.empty()) return;
+    const h5::Group store = group.create("similarity");
+    store.write("cosine", std::vector<double>{similarity.cosine});
+    store.write("tokens", std::vector<std::int64_t>{similarity.tokens});
+}
+
 void writeLayer(const h5::Group& group, const LayerProfile& layer)
 {
+    writeSimilarity(group, layer.similarity);
+    if (layer.experts == 0) return;
     group.write("tokens", std::vector<std::int64_t>{layer.tokens});
     group.write("count", layer.count);
     visitSums(layer, [&](const char* name, const std::vector<double>& values) {
@@ -62,6 +86,7 @@ void writeLayer(const h5::Group& group, const LayerProfile& layer)
         group.write<float>("spectra", layer.spectra,
                            {static_cast<std::uint64_t>(layer.experts), 3, static_cast<std::uint64_t>(layer.spectrumLength)});
     }
+    writeOutputs(group, layer.outputs);
     const GramStore& gram = layer.gram;
     if (gram.listLength == 0) return;
     const h5::Group store = group.create("gram");
@@ -121,6 +146,43 @@ bool finite(const std::vector<double>& values)
     return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
 }
 
+OutputMoments readOutputs(const h5::Group& group, int index, std::size_t experts)
+{
+    OutputMoments outputs;
+    if (!group.has("outputs")) return outputs;
+    const h5::Group store = group.open("outputs");
+    for (const OutputWeight weight : kOutputWeights) {
+        const h5::Group own = store.open(std::string(outputWeightName(weight)));
+        OutputMoments::Weighted& moment = outputs.byWeight[static_cast<std::size_t>(weight)];
+        h5::Shape shape(2);
+        moment.sum = own.read<double>("sum", &shape);
+        moment.mass = own.read<double>("mass");
+        moment.scatter = own.read<double>("scatter");
+        if (weight == OutputWeight::Plain && shape[1] >= 1 && shape[1] <= (1u << 24)) outputs.width = static_cast<int>(shape[1]);
+        expect(shape[0] == experts && shape[1] == static_cast<std::uint64_t>(outputs.width) && moment.mass.size() == experts &&
+                   moment.scatter.size() == experts && finite(moment.sum) && finite(moment.mass) && finite(moment.scatter),
+               index, "outputs");
+        for (std::size_t e = 0; e < experts; ++e)
+            expect(moment.mass[e] >= 0 && moment.scatter[e] >= 0, index, "outputs");
+    }
+    return outputs;
+}
+
+LayerSimilarity readSimilarity(const h5::Group& group, int index)
+{
+    LayerSimilarity similarity;
+    if (!group.has("similarity")) return similarity;
+    const h5::Group store = group.open("similarity");
+    const auto cosine = store.read<double>("cosine");
+    const auto tokens = store.read<std::int64_t>("tokens");
+    // Rounding may carry a sum of ones a little beyond the number of tokens.
+    expect(cosine.size() == 1 && tokens.size() == 1 && tokens[0] > 0 && std::abs(cosine[0]) <= static_cast<double>(tokens[0]) * (1 + 1e-9),
+           index, "similarity");
+    similarity.cosine = cosine[0];
+    similarity.tokens = tokens[0];
+    return similarity;
+}
+
 // `experts` of the model's layer; 0 for a dense one.
 LayerProfile readLayer(const h5::Group& group, int index, int experts)
 {
@@ -128,6 +190,8 @@ LayerProfile readLayer(const h5::Group& group, int index, int experts)
     layer.layer = index;
     layer.experts = experts;
     const auto n = static_cast<std::size_t>(experts);
+    layer.similarity = readSimilarity(group, index);
+    if (experts == 0) return layer;
     const auto tokens = group.read<std::int64_t>("tokens");
     expect(tokens.size() == 1 && tokens[0] >= 0, index, "tokens");
     layer.tokens = tokens[0];
@@ -155,6 +219,7 @@ LayerProfile readLayer(const h5::Group& group, int index, int experts)
     expect((gains == 0 || gains == n) && layer.weightSquared.size() == gains && layer.gateGain.size() == gains &&
                layer.upGain.size() == gains && (layer.spectrumLength == 0 || gains == n),
            index, "gains");
+    layer.outputs = readOutputs(group, index, n);
     if (!group.has("gram")) return layer;
 
     const h5::Group store = group.open("gram");
@@ -200,6 +265,15 @@ LayerProfile readLayer(const h5::Group& group, int index, int experts)
     gradients.drawnSquared = squared[1];
     gradients.tokens = swept[0];
     return layer;
+}
+
+// A profile of what older versions know is written as they write it.
+h5::Format formatOf(const ProfileData& data)
+{
+    h5::Format format = kProfileFormat;
+    const auto newer = [](const LayerProfile& layer) { return !layer.outputs.empty() || !layer.similarity.empty(); };
+    if (std::none_of(data.layers.begin(), data.layers.end(), newer)) format.minor = kMinorBeforeOutputs;
+    return format;
 }
 
 Json headerJson(const ProfileData& data)
@@ -309,13 +383,13 @@ Status writeProfile(const std::filesystem::path& path, const ProfileData& data, 
             return unreadProfile(part, failure);
         }
     }
-    return h5::writeContainer(path, kProfileFormat, estimate, [&](const h5::Group& root) {
+    return h5::writeContainer(path, formatOf(data), estimate, [&](const h5::Group& root) {
         root.writeJson("profile", headerJson(data));
         writeWindowIds(root, data.windowIds);
         if (!data.probes.empty()) root.writeJson("probes", probesToJson(data.probes));
         const h5::Group layers = root.create("layers");
         for (const LayerProfile& layer : data.layers) {
-            if (layer.experts == 0) continue;
+            if (layer.experts == 0 && layer.similarity.empty()) continue;
             const h5::Group group = layers.create(layerName(layer.layer));
             writeLayer(group, layer);
             for (const char* kind : {kFactorsGroup, kMomentsGroup}) {
@@ -349,7 +423,8 @@ Result<ProfileData> readProfile(const std::filesystem::path& path)
             if (!shape.moe) {
                 LayerProfile dense;
                 dense.layer = shape.index;
-                data.layers.push_back(std::move(dense));
+                const std::string name = layerName(shape.index);
+                data.layers.push_back(layers.has(name) ? readLayer(layers.open(name), shape.index, 0) : std::move(dense));
                 continue;
             }
             LayerProfile layer = readLayer(layers.open(layerName(shape.index)), shape.index, shape.experts);

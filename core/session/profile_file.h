@@ -4,7 +4,7 @@
 #pragma once
 
 #include "base/error.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <filesystem>
 #include <optional>

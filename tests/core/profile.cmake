@@ -7,3 +7,5 @@ espalier_test(test_nll_probes SOURCES core/test_nll_probes.cpp
     LIBS espalier::profile espalier::score espalier::session espalier::model)
 espalier_test(test_gradient_sweep SOURCES core/test_gradient_sweep.cpp
     LIBS espalier::profile espalier::score espalier::session espalier::model)
+espalier_test(test_profile_statistics SOURCES core/test_profile_statistics.cpp
+    LIBS espalier::profile espalier::statistics espalier::score espalier::model espalier::tokenizer espalier::checkpoint)

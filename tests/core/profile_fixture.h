@@ -4,7 +4,7 @@
 #include "base/random.h"
 #include "core/shapes.h"
 #include "plan/routing.h"
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 #include <algorithm>
 #include <cmath>

@@ -153,7 +153,7 @@ inline ProfileData sampleProfile(int firstWindow = 0, int windows = 4)
             data.windowIds.ids.push_back((3 * w + i) % 32);
         data.windowIds.lengths.push_back(4);
     }
-    data.collected = {"counts", "ean", "reap", "gram"};
+    data.collected = {"counts", "ean", "reap", "gram", "outputs", "similarity"};
     data.engineVersion = "test";
     for (const LayerShape& shape : data.shape.layers) {
         LayerProfile layer;
@@ -174,6 +174,11 @@ inline ProfileData sampleProfile(int firstWindow = 0, int windows = 4)
                                &layer.normSquared, &layer.weightedNormRaw, &layer.weightedNormRenormalised, &layer.weightedNormApplied,
                                &layer.maxActivation})
                 *sums = next();
+            layer.outputs = OutputMoments::zeros(shape.experts, 5);
+            for (OutputMoments::Weighted& moment : layer.outputs.byWeight)
+                for (auto* values : {&moment.mass, &moment.sum, &moment.scatter})
+                    for (double& v : *values)
+                        v = value += 1.0 / 7.0;
             layer.outputEnergy = 5.5;
             layer.routedEnergy = 4.5;
             GramStore& gram = layer.gram;
@@ -199,6 +204,7 @@ inline ProfileData sampleProfile(int firstWindow = 0, int windows = 4)
             gradients.drawnSquared = 0.5;
             gradients.tokens = static_cast<std::int64_t>(gram.tokens.size());
         }
+        layer.similarity = {.cosine = 0.75 * static_cast<double>(data.tokens) + 0.125 * shape.index, .tokens = data.tokens};
         data.layers.push_back(std::move(layer));
     }
     return data;

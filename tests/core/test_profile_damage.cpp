@@ -103,6 +103,20 @@ TEST_F(ProfileDamage, ArraysThatDoNotFitAreRefused)
     EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.norm.push_back(0); }), "profile.invalid");
     EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.gram.list[3] = 6; }), "profile.invalid");
     EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.softMass[0] = std::nan(""); }), "profile.invalid");
+    const auto withOutputs = [&](auto change) {
+        return codeOf([&](LayerProfile& layer) {
+            layer.outputs = OutputMoments::zeros(6, 4);
+            change(layer.outputs.byWeight[1]);
+        });
+    };
+    EXPECT_EQ(withOutputs([](OutputMoments::Weighted&) {}), "accepted");
+    EXPECT_EQ(withOutputs([](OutputMoments::Weighted& moment) { moment.scatter.pop_back(); }), "profile.invalid");
+    EXPECT_EQ(withOutputs([](OutputMoments::Weighted& moment) { moment.mass[2] = -1; }), "profile.invalid");
+    EXPECT_EQ(withOutputs([](OutputMoments::Weighted& moment) { moment.scatter.push_back(0); }), "profile.invalid");
+    EXPECT_EQ(withOutputs([](OutputMoments::Weighted& moment) { moment.sum[3] = std::nan(""); }), "profile.invalid");
+    EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.similarity = {.cosine = 8, .tokens = 8}; }), "accepted");
+    EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.similarity = {.cosine = 8.5, .tokens = 8}; }), "profile.invalid");
+    EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.similarity = {.cosine = std::nan(""), .tokens = 8}; }), "profile.invalid");
     // Lists shorter than the selection would be read beyond their end.
     EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.gram = madeLayer(RoutingRule::Softmax, 6, 2, 8, 1, 5).profile.gram; }),
               "profile.invalid");

@@ -34,6 +34,25 @@ TEST(ProfileFile, RoundTripIsExact)
     EXPECT_EQ(profileSha256(folder / "a.h5")->size(), 64u);
 }
 
+// What an older version can say is written as it wrote it, and what it cannot is counted as newer.
+TEST(ProfileFile, TheFormatIsTheOldestThatHoldsTheContent)
+{
+    const Folder folder;
+    const auto versionOf = [&](const ProfileData& data) {
+        EXPECT_TRUE(writeProfile(folder / "a.h5", data).ok());
+        return readBytes(folder / "a.h5").substr(0, std::string("espalier-profile 1.5").size());
+    };
+    ProfileData data = sampleProfile();
+    EXPECT_EQ(versionOf(data), "espalier-profile 1.5");
+    for (LayerProfile& layer : data.layers)
+        layer.outputs = {};
+    EXPECT_EQ(versionOf(data), "espalier-profile 1.5") << "the similarity alone";
+    for (LayerProfile& layer : data.layers)
+        layer.similarity = {};
+    EXPECT_EQ(versionOf(data), "espalier-profile 1.4");
+    EXPECT_EQ(readProfile(folder / "a.h5")->layers, data.layers);
+}
+
 TEST(ProfileFile, OneWithoutTokenIdsOpens)
 {
     const Folder folder;
@@ -143,6 +162,10 @@ TEST(ProfileMerge, ShardsAddUpInAnyOrder)
     EXPECT_EQ(layer.count[0], 3 + 7);
     EXPECT_DOUBLE_EQ(layer.norm[2], a.layers[1].norm[2] + b.layers[1].norm[2]);
     EXPECT_EQ(layer.maxActivation[1], std::max(a.layers[1].maxActivation[1], b.layers[1].maxActivation[1]));
+    const auto total = [](const ProfileData& part) { return part.layers[1].outputs.of(OutputWeight::Routing).mass[2]; };
+    EXPECT_DOUBLE_EQ(total(*sum), total(a) + total(b));
+    EXPECT_EQ(sum->layers[0].similarity.tokens, 24) << "of the dense layer";
+    EXPECT_DOUBLE_EQ(sum->layers[0].similarity.mean(), 0.75);
     EXPECT_EQ(layer.gram.tokenCount(), 12u);
     EXPECT_EQ(layer.gram.tokens[8], 16);
     EXPECT_EQ(layer.gradients.window, (std::vector<std::int32_t>{0, 0, 0, 0, 1, 1, 1, 1, 4, 4, 4, 4}));

@@ -309,7 +309,7 @@ TEST(GramLoss, AnExpertNobodyChoosesCostsNothingUnderRuleA)
     EXPECT_GT(GramEvaluator(layer.profile, router).leaveOneOut()[5].squared, 0.0);
 }
 
-// The three tokens of methods.md 5.3 and 5.10, as sums.
+// Three tokens, two of four experts each, as sums.
 ProfileData exampleProfile()
 {
     ProfileData data;
@@ -353,9 +353,31 @@ TEST(Scorers, ValuesOfTheWorkedExample)
     EXPECT_THAT(row("routed_soft_count"), ElementsAre(1.23, .65, .45, 0));
 }
 
+// Expert 0 answers (1,0), (3,0), (2,3): mean (2,1), squared distances 2, 2, 4. Expert 1 answers the same twice, expert 2 once.
+TEST(Scorers, MoneOfTheWorkedExample)
+{
+    ProfileData data = exampleProfile();
+    OutputMoments& outputs = data.layers[0].outputs = OutputMoments::zeros(4, 2);
+    const auto answer = [&](int expert, double a, double b) { outputs.add(expert, OutputWeight::Plain, 1, std::vector<double>{a, b}, 0); };
+    answer(0, 1, 0);
+    answer(0, 3, 0);
+    answer(0, 2, 3);
+    answer(1, -5, 0.25);
+    answer(1, -5, 0.25);
+    answer(2, 7, 7);
+    const auto row = [&](const Params& params) { return score(data, "mone", params)->values.rows[0]; };
+    using testing::DoubleNear;
+    using testing::ElementsAre;
+    EXPECT_THAT(row({}), ElementsAre(DoubleNear(std::sqrt(8.0 / 3) * 1.580882 / 3, 1e-12), 0, 0, 0));
+    EXPECT_THAT(row({{"weights", "raw"}}), ElementsAre(DoubleNear(std::sqrt(8.0 / 3) * 1.23 / 3, 1e-12), 0, 0, 0));
+}
+
 TEST(Scorers, ErrorsAndWarnings)
 {
     const ProfileData data = exampleProfile();
+    const Error missing = score(data, "mone").error();
+    EXPECT_EQ(missing.code, "profile.missing_statistics");
+    EXPECT_THAT(missing.action, testing::HasSubstr("--collect +outputs"));
     EXPECT_EQ(score(data, "leave-one-out").error().code, "profile.missing_statistics");
     EXPECT_EQ(score(data, "nonsense").error().code, "method.unknown");
     EXPECT_EQ(score(data, "reap", {{"weights", "heavy"}}).error().code, "method.bad_parameter");

@@ -22,7 +22,8 @@ namespace
 constexpr int kAutosaveMsec = 30000;
 const QString kRecoveryNotice = QStringLiteral("recovery-unwritable");
 // What the views show. Bases and gradients take twice as long again, and nothing here reads them.
-const std::vector<std::string> kCollected = {"counts", "ean", "reap", "gram"};
+const std::vector<std::string> kCollected = {"counts", "ean", "reap", "gram", "outputs", "similarity"};
+const std::set<std::string> kAssumed = {"counts", "ean", "reap", "gram"};  // of a profile of which nothing is known
 
 ExpertScores scoresFromJson(const std::string& method, const Json& value)
 {
@@ -555,8 +556,8 @@ std::optional<std::set<std::string>> Workbench::statistics() const
 {
     if (!m_profiled) return std::nullopt;
     if (m_deep.ready()) return std::set<std::string>(DeepProfile::statistics().begin(), DeepProfile::statistics().end());
-    // A session says nothing about it: then the file holds what this window asks for.
-    return m_collected.empty() ? std::set<std::string>(kCollected.begin(), kCollected.end()) : m_collected;
+    // A session says nothing about it: then the file holds at least what any version of this window has asked for.
+    return m_collected.empty() ? kAssumed : m_collected;
 }
 
 QString Workbench::planningProfile() const { return m_deep.ready() ? m_deep.file() : profileFile(); }

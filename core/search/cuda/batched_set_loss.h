@@ -20,7 +20,7 @@ namespace espalier
 
 class GramEvaluator;
 
-// One layer as flat arrays, T tokens, n experts, lists of K (session/profile_data.h). Views: whoever made them keeps the arrays.
+// One layer as flat arrays, T tokens, n experts, lists of K (statistics/profile_data.h). Views: whoever made them keeps the arrays.
 struct SetLossTables {
     std::int64_t tokens = 0;    // T
     int experts = 0;            // n

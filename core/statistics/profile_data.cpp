@@ -1,4 +1,4 @@
-#include "session/profile_data.h"
+#include "statistics/profile_data.h"
 
 namespace espalier
 {

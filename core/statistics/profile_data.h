@@ -3,6 +3,8 @@
 #pragma once
 
 #include "plan/model_shape.h"
+#include "statistics/layer_similarity.h"
+#include "statistics/output_moments.h"
 
 #include <array>
 #include <cstdint>
@@ -47,7 +49,7 @@ struct GradientStore {
 // router's probability over all experts, w the weight; sums run over the tokens routed to the expert unless stated otherwise.
 struct LayerProfile {
     int layer = 0;
-    int experts = 0;                             // 0 = dense layer, everything below is empty
+    int experts = 0;                             // 0 = dense layer, everything below is empty but `similarity`
     std::int64_t tokens = 0;                     // tokens that went through this layer
     std::vector<std::int64_t> count;             // routed tokens
     std::vector<double> softMass;                // sum p over ALL tokens
@@ -63,7 +65,9 @@ struct LayerProfile {
     double outputEnergy = 0;            // sum ||MoE output||^2 over all tokens, shared experts included
     double routedEnergy = 0;            // the same without shared experts
     GramStore gram;
-    GradientStore gradients;  // "gradients"; empty without
+    GradientStore gradients;     // "gradients"; empty without
+    OutputMoments outputs;       // "outputs"; empty without
+    LayerSimilarity similarity;  // "similarity", of dense layers too; empty without
 
     // Rank curves ("curves", methods.md 3.5 and 4.8). A factored matrix of rank r has the squared error E(r) = sum of its spectrum from r
     // on, in its own output, over the tokens routed to the expert. An expert without tokens has a spectrum of zeros.
@@ -149,8 +153,8 @@ struct ProfileData {
     // Experts that existed, per decoder layer, where the pass ran on an already pruned model; empty = all. The others have no tokens, no
     // probability (logit -infinity) and no output.
     std::vector<std::vector<int>> kept;
-    // What was collected (MethodInfo::needs): "counts", "ean", "reap", "gram", "gradients", "curvature", "curves" (spectra), and the bulky
-    // parts that stay in the file (session/profile_parts.h): "factors" and "moments".
+    // What was collected (MethodInfo::needs): "counts", "ean", "reap", "gram", "outputs", "similarity", "gradients", "curvature", "curves"
+    // (spectra), and the bulky parts that stay in the file (session/profile_parts.h): "factors" and "moments".
     std::vector<std::string> collected;
     std::vector<LayerProfile> layers;  // all decoder layers, in order
     std::vector<NllProbeSet> probes;   // one per shard; empty where none were taken
