@@ -26,6 +26,12 @@ QString lossText(const PlanLoss& loss)
     return number + QStringLiteral(", ") + to + (loss.basis.isEmpty() ? QString() : QString(QLatin1Char('\n') + loss.basis));
 }
 
+QString unreadText(const UnreadPlan& plan)
+{
+    return plan.reason.kind == ErrorKind::Unsupported ? HistoryModel::tr("made by a newer Espalier: cannot be shown")
+                                                      : HistoryModel::tr("not a valid plan: cannot be shown");
+}
+
 }  // namespace
 
 // ---- model
@@ -43,6 +49,7 @@ void HistoryModel::set(const PlanHistory& history, const QHash<QString, PlanLoss
     bool full = false;
     bool quick = false;
     for (const HistoryEntry& entry : m_entries) {
+        if (!entry.readable()) continue;
         const auto loss = m_losses.constFind(QString::fromStdString(entry.plan.hash()));
         if (loss != m_losses.constEnd()) (loss->full ? full : quick) = true;
     }
@@ -99,7 +106,8 @@ void HistoryModel::setNames(const QHash<QString, QString>& names)
 
 Qt::ItemFlags HistoryModel::flags(const QModelIndex& index) const
 {
-    const Qt::ItemFlags flags = QAbstractListModel::flags(index);
+    Qt::ItemFlags flags = QAbstractListModel::flags(index);
+    if (index.isValid() && !m_entries[static_cast<std::size_t>(index.row())].readable()) flags &= ~Qt::ItemIsEnabled;
     return index.isValid() && index.row() == currentRow() ? flags | Qt::ItemIsEditable : flags;
 }
 
@@ -127,6 +135,14 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
     const HistoryEntry& entry = m_entries[i];
     const PlanHistory::Row& row = m_rows[i];
     if (row.id < 0) return runningData(index.row(), role);
+    if (!entry.readable()) {
+        if (role == Qt::ToolTipRole)
+            return QString::fromStdString(entry.text) + QLatin1Char('\n') + unreadText(*entry.unread) + QLatin1Char('\n') +
+                   QString::fromStdString(entry.unread->reason.message) + QLatin1Char('\n') + tr("It is kept when the session is saved.");
+        if (role == Qt::AccessibleTextRole) return QString::fromStdString(entry.text) + QStringLiteral(", ") + unreadText(*entry.unread);
+        if (role == ReadableRole) return false;
+        if (role == LossRole) return {};
+    }
     const auto loss = m_losses.constFind(QString::fromStdString(entry.plan.hash()));
     const bool known = loss != m_losses.constEnd();
     const QString name = m_names.value(QString::fromStdString(entry.plan.hash()));
@@ -173,6 +189,8 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
             return railData(index.row(), role);
         case RunningRole:
             return false;
+        case ReadableRole:
+            return true;
         default:
             return {};
     }
@@ -217,6 +235,7 @@ QVariant HistoryModel::runningData(int row, int role) const
         case FullRole:
             return false;
         case RunningRole:
+        case ReadableRole:
             return true;
         case ProgressRole:
             return m_running->progress;
@@ -259,11 +278,12 @@ public:
         painter->setRenderHint(QPainter::Antialiasing);
         const QRect r = option.rect;
         const bool isCurrent = index.data(HistoryModel::CurrentRole).toBool();
-        const bool onPath = index.data(HistoryModel::OnPathRole).toBool();
+        const bool readable = index.data(HistoryModel::ReadableRole).toBool();
+        const bool onPath = readable && index.data(HistoryModel::OnPathRole).toBool();
         const int depth = index.data(HistoryModel::DepthRole).toInt();
         if (isCurrent)
             painter->fillRect(r, t.selection);
-        else if (option.state & QStyle::State_MouseOver)
+        else if (readable && (option.state & QStyle::State_MouseOver))
             painter->fillRect(r, t.rowHover);
 
         const double rail = r.left() + pixelsOf(14);
@@ -304,7 +324,7 @@ public:
         }
         const int left = static_cast<int>(x) + pixelsOf(14);
         const QRect textRect(left, r.top(), r.right() - pixelsOf(10) - numberWidthPixels - left, r.height());
-        painter->setPen(onPath ? t.text : t.muted);
+        painter->setPen(!readable ? t.disabled : onPath ? t.text : t.muted);
         painter->drawText(textRect, Qt::AlignLeft | Qt::AlignVCenter,
                           painter->fontMetrics().elidedText(index.data().toString(), Qt::ElideRight, textRect.width()));
         if (!number.isEmpty()) {
@@ -333,7 +353,7 @@ HistoryPanel::HistoryPanel(QWidget* parent) : QListView(parent), m_model(new His
     const auto jump = [this](const QModelIndex& index) {
         if (index.data(HistoryModel::RunningRole).toBool())
             emit runningChosen();
-        else
+        else if (index.data(HistoryModel::ReadableRole).toBool())
             emit jumpRequested(index.data(HistoryModel::IdRole).toInt());
     };
     connect(this, &QListView::clicked, this, jump);

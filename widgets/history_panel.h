@@ -52,7 +52,8 @@ public:
         BranchRole,
         BendRole,     // depth of the rail that a branch leaves
         RunningRole,  // no entry yet
-        ProgressRole
+        ProgressRole,
+        ReadableRole  // false: its plan cannot be read here, the tooltip says why
     };
     using QAbstractListModel::QAbstractListModel;
     void set(const PlanHistory& history, const QHash<QString, PlanLoss>& losses);

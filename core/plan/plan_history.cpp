@@ -8,7 +8,7 @@ namespace espalier
 
 PlanHistory::PlanHistory(CompressionPlan root, std::string text, std::int64_t time)
 {
-    m_entries.push_back({0, -1, std::move(text), std::move(root), time});
+    m_entries.push_back({.id = 0, .parent = -1, .text = std::move(text), .plan = std::move(root), .time = time});
     m_lastChild.push_back(-1);
     m_current = 0;
 }
@@ -17,31 +17,49 @@ int PlanHistory::commit(CompressionPlan plan, std::string text, std::int64_t tim
 {
     if (plan == current().plan) return m_current;
     const int id = static_cast<int>(m_entries.size());
-    m_entries.push_back({id, m_current, std::move(text), std::move(plan), time});
+    m_entries.push_back({.id = id, .parent = m_current, .text = std::move(text), .plan = std::move(plan), .time = time});
     m_lastChild.push_back(-1);
     m_lastChild[static_cast<std::size_t>(m_current)] = id;
     m_current = id;
     return id;
 }
 
-bool PlanHistory::canUndo() const { return m_current >= 0 && current().parent >= 0; }
-bool PlanHistory::canRedo() const { return m_current >= 0 && m_lastChild[static_cast<std::size_t>(m_current)] >= 0; }
+int PlanHistory::readableAbove(int id) const
+{
+    int entry = id < 0 ? -1 : m_entries[static_cast<std::size_t>(id)].parent;
+    while (entry >= 0 && !m_entries[static_cast<std::size_t>(entry)].readable())
+        entry = m_entries[static_cast<std::size_t>(entry)].parent;
+    return entry;
+}
+
+int PlanHistory::readableBehind(int id) const
+{
+    int entry = id < 0 ? -1 : m_lastChild[static_cast<std::size_t>(id)];
+    while (entry >= 0 && !m_entries[static_cast<std::size_t>(entry)].readable())
+        entry = m_lastChild[static_cast<std::size_t>(entry)];
+    return entry;
+}
+
+bool PlanHistory::canUndo() const { return readableAbove(m_current) >= 0; }
+bool PlanHistory::canRedo() const { return readableBehind(m_current) >= 0; }
 
 void PlanHistory::undo()
 {
-    if (!canUndo()) return;
-    m_lastChild[static_cast<std::size_t>(current().parent)] = m_current;
-    m_current = current().parent;
+    const int target = readableAbove(m_current);
+    if (target < 0) return;
+    for (int entry = m_current; entry != target; entry = m_entries[static_cast<std::size_t>(entry)].parent)
+        m_lastChild[static_cast<std::size_t>(m_entries[static_cast<std::size_t>(entry)].parent)] = entry;
+    m_current = target;
 }
 
 void PlanHistory::redo()
 {
-    if (canRedo()) m_current = m_lastChild[static_cast<std::size_t>(m_current)];
+    if (const int target = readableBehind(m_current); target >= 0) m_current = target;
 }
 
 void PlanHistory::jumpTo(int id)
 {
-    if (id < 0 || id >= static_cast<int>(m_entries.size())) return;
+    if (id < 0 || id >= static_cast<int>(m_entries.size()) || !m_entries[static_cast<std::size_t>(id)].readable()) return;
     m_current = id;
     for (int child = id; m_entries[static_cast<std::size_t>(child)].parent >= 0; child = m_entries[static_cast<std::size_t>(child)].parent)
         m_lastChild[static_cast<std::size_t>(m_entries[static_cast<std::size_t>(child)].parent)] = child;
@@ -101,8 +119,14 @@ PlanHistory PlanHistory::restore(std::vector<HistoryEntry> entries, int current)
     history.m_lastChild.assign(history.m_entries.size(), -1);
     for (const HistoryEntry& entry : history.m_entries)
         if (entry.parent >= 0) history.m_lastChild[static_cast<std::size_t>(entry.parent)] = entry.id;
-    history.m_current = history.m_entries.empty() ? -1 : std::clamp(current, 0, static_cast<int>(history.m_entries.size()) - 1);
-    if (history.m_current >= 0) history.jumpTo(history.m_current);
+    if (history.m_entries.empty()) return history;
+    int start = std::clamp(current, 0, static_cast<int>(history.m_entries.size()) - 1);
+    if (!history.m_entries[static_cast<std::size_t>(start)].readable()) start = history.readableAbove(start);
+    if (start < 0)
+        start = static_cast<int>(
+            std::find_if(history.m_entries.begin(), history.m_entries.end(), [](const HistoryEntry& e) { return e.readable(); }) -
+            history.m_entries.begin());
+    history.jumpTo(start);
     return history;
 }
 

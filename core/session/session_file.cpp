@@ -21,7 +21,8 @@ namespace
 
 constexpr h5::Format kFormat = {"session", "session", kSessionMajor, kSessionMinor};
 constexpr const char* kKnownLinks[] = {"session", "plans", "history", "snapshots", "runs", "scores", "usage", kRecoveryLink};
-constexpr const char* kKnownFields[] = {"model", "shape", "texts", "openings", "plan_names", "view", "notes", "profile", "profile_fingerprint", "writer"};
+constexpr const char* kKnownFields[] = {
+    "model", "shape", "texts", "openings", "plan_names", "view", "notes", "profile", "profile_fingerprint", "writer"};
 
 std::string numbered(std::size_t i) { return fmt::format("{:06}", i); }
 
@@ -29,9 +30,10 @@ std::string numbered(std::size_t i) { return fmt::format("{:06}", i); }
 class PlanTable
 {
 public:
-    int add(const CompressionPlan& plan)
+    // A plan that could not be read goes back as it was.
+    int add(const CompressionPlan& plan, const std::shared_ptr<const UnreadPlan>& unread)
     {
-        Json json = toJson(plan);
+        Json json = unread ? unread->content : toJson(plan);
         const std::string key = canonicalJson(json);
         const auto [it, isNew] = m_index.emplace(key, static_cast<int>(m_plans.size()));
         if (isNew) m_plans.push_back(std::move(json));
@@ -104,8 +106,11 @@ Json historyJson(const SessionData& data, PlanTable& plans)
 {
     Json entries = Json::array();
     for (const HistoryEntry& entry : data.history.entries())
-        entries.push_back(
-            {{"id", entry.id}, {"parent", entry.parent}, {"text", entry.text}, {"time", entry.time}, {"plan", plans.add(entry.plan)}});
+        entries.push_back({{"id", entry.id},
+                           {"parent", entry.parent},
+                           {"text", entry.text},
+                           {"time", entry.time},
+                           {"plan", plans.add(entry.plan, entry.unread)}});
     return {{"current", data.history.currentId()}, {"entries", entries}};
 }
 
@@ -117,7 +122,7 @@ Json snapshotsJson(const SessionData& data, PlanTable& plans)
                              {"note", snapshot.note},
                              {"colour", snapshot.colour},
                              {"time", snapshot.time},
-                             {"plan", plans.add(snapshot.plan)}});
+                             {"plan", plans.add(snapshot.plan, snapshot.unread)}});
     return snapshots;
 }
 
@@ -252,7 +257,20 @@ void readScores(const h5::Group& scores, SessionData& data)
     }
 }
 
-void readHistory(const Json& json, const std::vector<CompressionPlan>& plans, SessionData& data)
+// One element of "plans": what it says, or what it is.
+struct StoredPlan {
+    CompressionPlan plan;
+    std::shared_ptr<const UnreadPlan> unread;
+};
+
+StoredPlan readPlan(const Json& json, const ModelShape& shape)
+{
+    Result<CompressionPlan> plan = planFromJson(json, shape);
+    if (plan.ok()) return {.plan = std::move(plan).value(), .unread = nullptr};
+    return {.plan = {}, .unread = std::make_shared<const UnreadPlan>(UnreadPlan{.content = json, .reason = std::move(plan).error()})};
+}
+
+void readHistory(const Json& json, const std::vector<StoredPlan>& plans, SessionData& data)
 {
     std::vector<HistoryEntry> entries;
     for (const Json& item : json.at("entries")) {
@@ -261,13 +279,24 @@ void readHistory(const Json& json, const std::vector<CompressionPlan>& plans, Se
         entry.parent = item.at("parent");
         entry.text = item.at("text");
         entry.time = item.at("time");
-        entry.plan = plans.at(item.at("plan").get<std::size_t>());
+        const StoredPlan& stored = plans.at(item.at("plan").get<std::size_t>());
+        entry.plan = stored.plan;
+        entry.unread = stored.unread;
         // Ids are positions, and a parent comes before its children: a file that says otherwise would send the tree in circles.
         if (entry.id != static_cast<int>(entries.size()) || entry.parent >= entry.id || entry.parent < -1)
             throw h5::Failure("the history is not a tree");
         entries.push_back(std::move(entry));
     }
-    if (!entries.empty()) data.history = PlanHistory::restore(std::move(entries), json.at("current"));
+    if (entries.empty()) return;
+    const int current = json.at("current");
+    if (std::none_of(entries.begin(), entries.end(), [](const HistoryEntry& entry) { return entry.readable(); }))
+        entries.push_back({.id = static_cast<int>(entries.size()),
+                           .parent = 0,
+                           .text = "All experts",
+                           .plan = CompressionPlan::identity(data.shape),
+                           .time = entries.back().time});
+    data.currentUnread = current >= 0 && current < std::ssize(entries) && !entries[static_cast<std::size_t>(current)].readable();
+    data.history = PlanHistory::restore(std::move(entries), current);
 }
 
 Result<SessionData> readContent(const h5::Group& root)
@@ -298,18 +327,19 @@ Result<SessionData> readContent(const h5::Group& root)
         if (std::none_of(std::begin(kKnownFields), std::end(kKnownFields), [&name = key](const char* known) { return name == known; }))
             data.unknownFields[key] = value;
 
-    std::vector<CompressionPlan> plans;
-    for (const Json& item : root.readJson("plans")) {
-        ESPALIER_TRY(CompressionPlan plan, planFromJson(item, data.shape));
-        plans.push_back(std::move(plan));
-    }
+    std::vector<StoredPlan> plans;
+    for (const Json& item : root.readJson("plans"))
+        plans.push_back(readPlan(item, data.shape));
     readHistory(root.readJson("history"), plans, data);
-    for (const Json& item : root.readJson("snapshots"))
+    for (const Json& item : root.readJson("snapshots")) {
+        const StoredPlan& stored = plans.at(item.at("plan").get<std::size_t>());
         data.snapshots.push_back({.name = item.at("name"),
                                   .note = item.at("note"),
                                   .colour = item.at("colour"),
-                                  .plan = plans.at(item.at("plan").get<std::size_t>()),
-                                  .time = item.at("time")});
+                                  .plan = stored.plan,
+                                  .time = item.at("time"),
+                                  .unread = stored.unread});
+    }
     readRuns(root.open("runs"), data);
     readScores(root.open("scores"), data);
     if (root.has("usage")) data.usage = readGrid(root.open("usage"));
@@ -368,9 +398,10 @@ public:
         for (const auto& row : grid.rows)
             add(row);
     }
-    // The plan's own hash covers what decides numbers; locks, protection and the model beside it.
-    void add(const CompressionPlan& plan)
+    // The plan's own hash covers what decides numbers; locks, protection and the model beside it. One that cannot be read is what it is.
+    void add(const CompressionPlan& plan, const std::shared_ptr<const UnreadPlan>& unread)
     {
+        if (unread) return add(canonicalJson(unread->content));
         add(plan.hash());
         add(plan.factors().method);
         add(plan.factors().profileSha256);
@@ -483,12 +514,12 @@ std::string sessionContentHash(const SessionData& data)
         hash.add(entry.parent);
         hash.add(entry.text);
         hash.add(entry.time);
-        hash.add(entry.plan);
+        hash.add(entry.plan, entry.unread);
     }
     for (const SessionSnapshot& snapshot : data.snapshots) {
         hash.add(canonicalJson({snapshot.name, snapshot.note, snapshot.colour}));
         hash.add(snapshot.time);
-        hash.add(snapshot.plan);
+        hash.add(snapshot.plan, snapshot.unread);
     }
     for (const SessionRun& run : data.runs) {
         hash.add(canonicalJson(runJson(run)));

@@ -36,7 +36,8 @@ struct SessionSnapshot {
     std::string note;
     std::string colour;  // "#rrggbb"
     CompressionPlan plan;
-    std::int64_t time = 0;  // seconds since 1970
+    std::int64_t time = 0;                          // seconds since 1970
+    std::shared_ptr<const UnreadPlan> unread = {};  // as in HistoryEntry
 };
 
 // One evaluation of one plan on one text. A run may be incomplete (quick tier, cancelled): `losses` holds what was measured.
@@ -57,9 +58,9 @@ struct SessionRun {
 struct SessionText {
     std::string role;  // "calibration", "live", "locked"; "profile" where the kept profile is of another text
     std::filesystem::path path;
-    int firstWindow = 0;     // windows of the file before these
-    int windows = 0;         // at most; 0 = all
-    bool part = false;       // others of the file's windows are another text's
+    int firstWindow = 0;          // windows of the file before these
+    int windows = 0;              // at most; 0 = all
+    bool part = false;            // others of the file's windows are another text's
     std::string textSha256 = {};  // of the token windows, once something was measured on them
 };
 
@@ -86,7 +87,7 @@ struct SessionData {
     PlanHistory history;
     std::vector<SessionSnapshot> snapshots;
     std::vector<SessionRun> runs;
-    std::vector<SessionOpening> openings;  // of the locked text, oldest first
+    std::vector<SessionOpening> openings;          // of the locked text, oldest first
     std::map<std::string, std::string> planNames;  // given by the user, by plan hash
     std::vector<ExpertScores> scores;
     ExpertGrid usage;                // share of tokens per expert, for the router view; may be empty
@@ -96,8 +97,9 @@ struct SessionData {
     std::string notes;
 
     // Set by readSession, kept for writeSession.
-    bool readOnly = false;    // written by a newer major version: shown as far as understood, not to be saved over
-    bool newerMinor = false;  // written by a newer minor version: a notice; what is not understood survives saving
+    bool readOnly = false;       // written by a newer major version: shown as far as understood, not to be saved over
+    bool newerMinor = false;     // written by a newer minor version: a notice; what is not understood survives saving
+    bool currentUnread = false;  // the plan that was current cannot be read: another entry is
     // Parts of the file that this version does not know, as an HDF5 image. Copies share it.
     std::shared_ptr<const std::vector<std::byte>> unknown;
     Json unknownFields = Json::object();
@@ -112,7 +114,9 @@ Status writeSession(const std::filesystem::path& path, const SessionData& data);
 
 // Errors: session.missing, session.unreadable, session.not_a_session, session.truncated, session.damaged (checksum),
 // session.invalid (well-formed HDF5 whose content does not fit together), session.newer_version (a newer major version of which not
-// even the model and the plans can be read).
+// even the model can be read).
+// A plan that cannot be read, one of a newer version say, keeps its entry in the history (HistoryEntry::unread) and its content when the
+// session is saved; the rest is as it was. Where not one can be read, a plan of all experts is added below the first.
 Result<SessionData> readSession(const std::filesystem::path& path);
 
 // SHA-256 over everything but the view state: "modified" means that it differs from the last saved one.

@@ -76,3 +76,32 @@ TEST(PlanHistory, AnEditThatChangesNothingIsNoEntry)
     EXPECT_EQ(history.entries().size(), 1u);
     EXPECT_EQ(history.commit(CompressionPlan::identity(shape).withLocked(0, true), "lock", 1), 1);
 }
+
+// a - X - b - Y: X and Y cannot be read.
+TEST(PlanHistory, UndoAndRedoPassOverWhatCannotBeRead)
+{
+    const ModelShape shape = evenShape(2, 8, 2);
+    const CompressionPlan a = CompressionPlan::identity(shape);
+    const CompressionPlan b = *a.withKept(shape, 0, {0, 1, 2});
+    const auto unread = std::make_shared<const UnreadPlan>();
+    std::vector<HistoryEntry> entries;
+    for (int id = 0; id < 4; ++id)
+        entries.push_back({.id = id, .parent = id - 1, .text = "", .plan = id == 0 ? a : id == 2 ? b : CompressionPlan(), .time = id});
+    entries[1].unread = entries[3].unread = unread;
+    PlanHistory history = PlanHistory::restore(entries, 2);
+    EXPECT_EQ(history.currentId(), 2);
+    EXPECT_FALSE(history.canRedo()) << "nothing but an unreadable one follows";
+    ASSERT_TRUE(history.canUndo());
+    history.undo();
+    EXPECT_EQ(history.currentId(), 0);
+    EXPECT_FALSE(history.canUndo());
+    ASSERT_TRUE(history.canRedo());
+    history.redo();
+    EXPECT_EQ(history.currentId(), 2);
+    history.jumpTo(3);
+    EXPECT_EQ(history.currentId(), 2);
+    EXPECT_EQ(PlanHistory::restore(entries, 3).currentId(), 2) << "the nearest ancestor";
+    entries[0].unread = unread;
+    EXPECT_EQ(PlanHistory::restore(entries, 1).currentId(), 2) << "the first that can be read";
+    EXPECT_EQ(history.rows().size(), 4u);
+}

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <csignal>
+#include <functional>
 
 namespace espalier
 {
@@ -168,6 +169,101 @@ TEST(Session, PartsOfANewerMinorVersionSurvive)
     const h5::Group later = container->root.open("pareto");
     EXPECT_EQ(later.read<double>("front"), (std::vector<double>{1, 2.5, 3}));
     EXPECT_EQ(later.open("nested").readJson("text"), Json({{"a", 1}}));
+}
+
+// `from` with other plans: each is handed its number and may be changed.
+void rewritePlans(const std::filesystem::path& from, const std::filesystem::path& to, const std::function<void(std::size_t, Json&)>& change)
+{
+    const auto lock = h5::exclusive();
+    const auto container = h5::openContainer(from, {"session", "session", kSessionMajor, kSessionMinor});
+    ASSERT_TRUE(container.ok());
+    const Status written = h5::writeContainer(to, {"session", "session", kSessionMajor, kSessionMinor}, 0, [&](const h5::Group& root) {
+        for (const std::string& name : container->root.links())
+            if (name != "plans") H5Ocopy(container->root.id(), name.c_str(), root.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT);
+        Json plans = container->root.readJson("plans");
+        for (std::size_t i = 0; i < plans.size(); ++i)
+            change(i, plans[i]);
+        root.writeJson("plans", plans);
+    });
+    ASSERT_TRUE(written.ok()) << written.error().describe();
+}
+
+Json plansOf(const std::filesystem::path& path)
+{
+    const auto lock = h5::exclusive();
+    return h5::openContainer(path, {"session", "session", kSessionMajor, kSessionMinor})->root.readJson("plans");
+}
+
+Json planOfTomorrow()
+{
+    return {{"version", 9},
+            {"layers", {{{"layer", 1}, {"bodies", {0, 0, 3}}, {"scale", 0.1}}}},
+            {"recovery", {{"steps", 18446744073709551615u}}}};
+}
+
+// The plan of one entry is of a version to come: that entry keeps its place and its content, and everything else works.
+TEST(Session, APlanThatCannotBeReadKeepsItsEntry)
+{
+    const Folder folder;
+    const SessionData sample = sampleSession();
+    ASSERT_EQ(sample.history.currentId(), 2);
+    ASSERT_TRUE(writeSession(folder / "a.espalier", sample).ok());
+    rewritePlans(folder / "a.espalier", folder / "b.espalier", [](std::size_t i, Json& plan) {
+        if (i == 1) plan = planOfTomorrow();
+    });
+    auto data = readSession(folder / "b.espalier");
+    ASSERT_TRUE(data.ok()) << data.error().describe();
+    ASSERT_EQ(data->history.entries().size(), 3u);
+    const HistoryEntry& unread = data->history.entries()[1];
+    EXPECT_FALSE(unread.readable());
+    EXPECT_EQ(unread.text, sample.history.entries()[1].text);
+    EXPECT_EQ(unread.unread->reason.code, "plan.version");
+    EXPECT_TRUE(data->history.entries()[0].readable());
+    EXPECT_EQ(data->history.currentId(), 2);
+    EXPECT_EQ(data->history.current().plan, sample.history.current().plan);
+    EXPECT_FALSE(data->currentUnread);
+    EXPECT_EQ(data->runs.size(), sample.runs.size());
+    ASSERT_EQ(data->snapshots.size(), 1u) << "of the same plan";
+    EXPECT_TRUE(data->snapshots[0].unread);
+
+    data->history.jumpTo(1);
+    EXPECT_EQ(data->history.currentId(), 2) << "it cannot be made current";
+    const auto plan = data->history.current().plan.withKept(data->shape, 2, {0, 1});
+    ASSERT_TRUE(plan.ok());
+    const std::string before = sessionContentHash(*data);
+    data->history.commit(*plan, "Another edit", 150);
+    EXPECT_NE(sessionContentHash(*data), before);
+    ASSERT_TRUE(writeSession(folder / "c.espalier", *data).ok());
+    EXPECT_EQ(plansOf(folder / "c.espalier")[1], planOfTomorrow());
+    const auto again = readSession(folder / "c.espalier");
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(again->history.entries().size(), 4u);
+    EXPECT_EQ(sessionContentHash(*again), sessionContentHash(*data));
+}
+
+TEST(Session, WhereTheCurrentPlanCannotBeReadAnAncestorIsCurrent)
+{
+    const Folder folder;
+    ASSERT_TRUE(writeSession(folder / "a.espalier", sampleSession()).ok());
+    rewritePlans(folder / "a.espalier", folder / "b.espalier", [](std::size_t i, Json& plan) {
+        if (i == 2) plan["layers"][0]["kept"] = {0, 99};
+    });
+    const auto data = readSession(folder / "b.espalier");
+    ASSERT_TRUE(data.ok()) << data.error().describe();
+    EXPECT_TRUE(data->currentUnread);
+    EXPECT_EQ(data->history.currentId(), 0);
+    EXPECT_FALSE(data->history.canUndo());
+
+    // Not a single one: the model can still be worked on, and nothing is lost.
+    rewritePlans(folder / "a.espalier", folder / "c.espalier", [](std::size_t, Json& plan) { plan = planOfTomorrow(); });
+    const auto none = readSession(folder / "c.espalier");
+    ASSERT_TRUE(none.ok()) << none.error().describe();
+    ASSERT_EQ(none->history.entries().size(), 4u);
+    EXPECT_TRUE(none->history.current().plan.isIdentity(none->shape));
+    EXPECT_EQ(none->history.currentId(), 3);
+    EXPECT_EQ(none->history.rows().size(), 4u);
+    ASSERT_TRUE(writeSession(folder / "d.espalier", *none).ok());
+    EXPECT_EQ(plansOf(folder / "d.espalier")[0], planOfTomorrow());
 }
 
 TEST(Session, NewerMajorVersionIsReadOnlyOrNamed)

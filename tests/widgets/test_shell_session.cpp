@@ -1,6 +1,8 @@
 // Sessions, recovery, closing and opening: what was made stays.
 #include "widgets/shell_fixture.h"
 
+#include "history_panel.h"
+#include "session/session_file.h"
 #include "status_bar.h"
 
 #include <QLineEdit>
@@ -160,6 +162,57 @@ private slots:
         QCOMPARE(budget(shell).method, std::string("importance"));
         QVERIFY(std::abs(budget(shell).params.at("alpha").get<double>() - 0.6) < 0.02);
         QVERIFY(budget(shell).equalCounts);
+    }
+
+    // One plan is of a version to come: its row is grey and says why, and the session works.
+    void session_withAPlanThatCannotBeReadWorks()
+    {
+        Home home;
+        const QString file = home.path("work.espalier");
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+            shell.plans().toggleExpert(0, 1);
+            shell.plans().toggleExpert(0, 2);
+            SAVE(shell, file);
+        }
+        const Json content = {{"version", 9}, {"layers", Json::array()}, {"merged", true}};
+        {
+            SessionData data = std::move(readSession(file.toStdString())).value();
+            std::vector<HistoryEntry> entries = data.history.entries();
+            QCOMPARE(entries.size(), std::size_t{3});
+            entries[2].plan = CompressionPlan();
+            entries[2].unread = std::make_shared<const UnreadPlan>(UnreadPlan{.content = content, .reason = {}});
+            data.history = PlanHistory::restore(entries, 1);
+            QVERIFY(writeSession(file.toStdString(), data).ok());
+        }
+        Shell shell(home);
+        shell.engine().start();
+        shell.workbench.openSession(file);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QCOMPARE(shell.plans().history().currentId(), 1);
+        auto* panel = shell.window.findChild<HistoryPanel*>();
+        const QModelIndex row = panel->model()->index(0, 0);
+        QCOMPARE(row.data(HistoryModel::IdRole).toInt(), 2);
+        QVERIFY(!row.data(HistoryModel::ReadableRole).toBool());
+        QVERIFY(!row.flags().testFlag(Qt::ItemIsEnabled));
+        const QString tip = row.data(Qt::ToolTipRole).toString();
+        QVERIFY2(tip.contains(QStringLiteral("made by a newer Espalier: cannot be shown")), qPrintable(tip));
+        QVERIFY2(tip.contains(QStringLiteral("version 9")), qPrintable(tip));
+        QVERIFY(panel->model()->index(1, 0).flags().testFlag(Qt::ItemIsEnabled));
+
+        QTest::mouseClick(panel->viewport(), Qt::LeftButton, {}, panel->visualRect(row).center());
+        shell.plans().jumpTo(2);
+        shell.plans().redo();
+        QCOMPARE(shell.plans().history().currentId(), 1);
+        shell.plans().undo();
+        QCOMPARE(shell.plans().history().currentId(), 0);
+        shell.plans().toggleExpert(0, 4);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        SAVE(shell, file);
+        const SessionData saved = std::move(readSession(file.toStdString())).value();
+        QCOMPARE(saved.history.entries().size(), std::size_t{4});
+        QVERIFY(saved.history.entries()[2].unread && saved.history.entries()[2].unread->content == content);
     }
 
     void session_thatIsDamagedSaysSo()

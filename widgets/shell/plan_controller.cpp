@@ -183,6 +183,7 @@ void PlanController::replacePlan(const CompressionPlan& plan, const QString& tex
 int PlanController::addBranch(int parent, const CompressionPlan& plan, const QString& text)
 {
     if (!isOpen() || parent < 0 || parent >= static_cast<int>(m_history.entries().size())) return -1;
+    if (!m_history.entries()[static_cast<std::size_t>(parent)].readable()) return -1;
     const int here = m_history.currentId();
     m_history.jumpTo(parent);
     const int added = m_history.commit(plan, text.toStdString(), QDateTime::currentSecsSinceEpoch());
@@ -214,6 +215,7 @@ void PlanController::jumpTo(int id)
 {
     if (inGesture()) return;
     m_history.jumpTo(id);
+    if (m_history.currentId() != id) return;  // not readable: its row says why
     say({});
     emit planChanged();
     emit historyChanged();

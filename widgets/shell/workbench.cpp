@@ -173,6 +173,7 @@ QString Workbench::planName() const
     const std::string& name = proposed(plan);
     std::set<std::string_view> earlier;
     for (const HistoryEntry& entry : m_plans.history().entries()) {
+        if (!entry.readable()) continue;
         if (entry.plan.hash() == plan.hash()) break;
         if (proposed(entry.plan) == name && !m_planNames.contains(entry.plan.hash())) earlier.insert(entry.plan.hash());
     }
@@ -769,6 +770,15 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     const Json ranking = budget.is_object() ? budget.value("ranking", Json(shown)) : Json(shown);
     m_ranking = ranking.is_string() ? ranking.get<std::string>() : kRanking;
     chooseScore(shown);
+    if (data.currentUnread) {
+        Error error;
+        error.code = "session.plan_unread.warning";
+        error.message =
+            tr("The plan that was open in this session cannot be read here: the one before it in the history is.").toStdString();
+        error.kept = tr("Its entry stays, and is kept when the session is saved.").toStdString();
+        error.action = tr("Open the session with the Espalier that made the plan to go on with it.").toStdString();
+        emit notice(error, QStringLiteral("session-plan"));
+    }
     m_savedHash = recovered ? std::string() : sessionContentHash(snapshot());
     m_savedAt = QDateTime::currentSecsSinceEpoch();
     m_editsSinceSave = 0;
