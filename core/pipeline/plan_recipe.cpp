@@ -4,7 +4,7 @@
 #include "allocate/rank_rule.h"
 #include "score/scorer.h"
 #include "search/plan_search.h"
-#include "search/receptive_field.h"
+#include "search/field_block.h"
 #include "search/selector.h"
 
 #include <fmt/format.h>
