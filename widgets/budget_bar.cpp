@@ -6,6 +6,7 @@
 #include "icon.h"
 #include "keep_box.h"
 #include "method_section.h"
+#include "plan/plan_rules.h"
 #include "size_target.h"
 #include "theme.h"
 
@@ -424,7 +425,7 @@ void BudgetBar::setShape(const ModelShape& shape)
     d->total = static_cast<int>(shape.totalExperts());
     d->least = 0;
     for (const LayerShape& layer : shape.layers) {
-        if (layer.experts > 0) d->least += std::max(1, layer.router.topK);
+        if (layer.experts > 0) d->least += fewestExperts(layer, LayerPlan::allOf(layer.experts));
     }
     d->slider->setRange(0, d->total);
     d->slider->setFloor(d->least);
@@ -447,8 +448,7 @@ void BudgetBar::setPlan(const CompressionPlan& plan)
         const LayerShape& layer = d->shape.layers[static_cast<std::size_t>(l)];
         if (layer.experts == 0) continue;
         const LayerPlan& lp = plan.layer(l);
-        least += lp.locked ? static_cast<int>(lp.kept.size())
-                           : std::max({1, lp.topK.value_or(layer.router.topK), static_cast<int>(lp.protectedExperts.size())});
+        least += plan.isFixed(l) ? static_cast<int>(lp.kept().size()) : fewestExperts(layer, lp, plan.protectedExperts(l));
     }
     d->least = least;
     d->slider->setFloor(least);

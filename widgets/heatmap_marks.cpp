@@ -127,10 +127,10 @@ QStringList HeatmapView::Private::legendTexts() const
         }
         if (hasPlan()) {
             const LayerPlan& layer = plan.layer(row);
-            dropped = dropped || static_cast<int>(layer.kept.size()) < expertsOf(row);
-            guarded = guarded || !layer.protectedExperts.empty();
-            locked = locked || layer.locked;
-            rank = rank || (!options.ranks() && !layer.ranks.empty());
+            dropped = dropped || static_cast<int>(layer.kept().size()) < expertsOf(row);
+            guarded = guarded || !plan.protectedExperts(row).empty();
+            locked = locked || plan.isLocked(row);
+            rank = rank || (!options.ranks() && !layer.ranks().empty());
         }
         for (int e = 0; e < expertsOf(row) && !missing; ++e)
             missing = std::isnan(gridValue(normed.positions, {row, e})) && !(options.ranks() && !kept({row, e}));

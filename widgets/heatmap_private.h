@@ -131,12 +131,12 @@ public:
         const auto e = static_cast<std::size_t>(c.expert);
         return c.layer >= 0 && l < grid.rows.size() && e < grid.rows[l].size() ? grid.rows[l][e] : std::numeric_limits<double>::quiet_NaN();
     }
-    bool lockedLayer(int layer) const { return hasPlan() && plan.layer(layer).locked; }
+    bool lockedLayer(int layer) const { return hasPlan() && plan.isLocked(layer); }
     bool searchingLayer(int layer) const { return std::binary_search(searching.begin(), searching.end(), layer); }
     bool isProtected(CellId c) const
     {
         if (!hasPlan()) return false;
-        const ExpertSet& set = plan.layer(c.layer).protectedExperts;
+        const ExpertSet& set = plan.protectedExperts(c.layer);
         return std::binary_search(set.begin(), set.end(), c.expert);
     }
     bool kept(CellId c) const { return !hasPlan() || plan.keeps(c.layer, c.expert); }
@@ -144,13 +144,13 @@ public:
     {
         if (!hasPlan()) return 0;
         const LayerPlan& layer = plan.layer(c.layer);
-        if (layer.ranks.empty()) return 0;
-        const auto at = std::lower_bound(layer.kept.begin(), layer.kept.end(), c.expert);
-        if (at == layer.kept.end() || *at != c.expert) return 0;
-        const auto index = static_cast<std::size_t>(at - layer.kept.begin());
-        if (index >= layer.ranks.size()) return 0;
+        if (layer.ranks().empty()) return 0;
+        const auto at = std::lower_bound(layer.kept().begin(), layer.kept().end(), c.expert);
+        if (at == layer.kept().end() || *at != c.expert) return 0;
+        const auto index = static_cast<std::size_t>(at - layer.kept().begin());
+        if (index >= layer.ranks().size()) return 0;
         int smallest = 0;
-        for (const int rank : layer.ranks[index]) {
+        for (const int rank : layer.ranks()[index]) {
             if (rank > 0 && (smallest == 0 || rank < smallest)) smallest = rank;
         }
         return smallest;

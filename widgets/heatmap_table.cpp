@@ -19,7 +19,7 @@ namespace espalier
 namespace
 {
 
-enum Column { Layer, Expert, Value, Place, Percentile, Usage, State, Rank, Bytes, ColumnCount };
+enum TableColumn { Layer, Expert, Value, Place, Percentile, Usage, State, Rank, Bytes, ColumnCount };
 
 QString stateText(const CellFacts& facts)
 {
@@ -142,7 +142,7 @@ HeatmapTable::HeatmapTable(HeatmapView* heatmap, SelectionModel* selection, QWid
     d->proxy->setSourceModel(d->model);
     d->proxy->setSortRole(Qt::UserRole);
     setModel(d->proxy);
-    setItemDelegateForColumn(Column::State, new WordDelegate(this));
+    setItemDelegateForColumn(TableColumn::State, new WordDelegate(this));
     setSortingEnabled(true);
     sortByColumn(-1, Qt::AscendingOrder);
     setAccessibleName(tr("experts as a table"));

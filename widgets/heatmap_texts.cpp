@@ -79,7 +79,7 @@ void HeatmapView::Private::refreshReadout()
             {expertsOf(cell.layer) == 0
                  ? HeatmapView::tr("dense layer, no experts")
                  : HeatmapView::tr("%1 kept").arg(format::keptOf(
-                       hasPlan() ? static_cast<int>(plan.layer(cell.layer).kept.size()) : expertsOf(cell.layer), expertsOf(cell.layer))),
+                       hasPlan() ? static_cast<int>(plan.layer(cell.layer).kept().size()) : expertsOf(cell.layer), expertsOf(cell.layer))),
              {},
              0});
     }

@@ -6,6 +6,7 @@
 #include "icon.h"
 #include "keep_box.h"
 #include "plan/cost_model.h"
+#include "plan/plan_rules.h"
 #include "plan/rank_edit.h"
 #include "rank_box.h"
 #include "rank_section.h"
@@ -369,7 +370,7 @@ void InspectorPanel::Private::refresh()
     filling = true;
     const LayerShape& layer = shape.layers[static_cast<std::size_t>(cell.layer)];
     const LayerPlan& layerPlan = plan.layer(cell.layer);
-    const int kept = static_cast<int>(layerPlan.kept.size());
+    const int kept = static_cast<int>(layerPlan.kept().size());
     const bool expert = cell.expert >= 0 && cell.expert < layer.experts;
     title->setText(expert ? format::layerExpert(cell.layer, cell.expert) : InspectorPanel::tr("Layer %1").arg(cell.layer));
     keep->setEnabled(expert);
@@ -377,16 +378,18 @@ void InspectorPanel::Private::refresh()
     const bool isKept = expert && plan.keeps(cell.layer, cell.expert);
     const bool lowRank = isKept && ranksOf(plan, cell.layer, cell.expert) != RankTriple{};
     keep->setCurrent(expert && !isKept ? 2 : lowRank ? 1 : 0);
-    keep->setItemEnabled(1, !layerPlan.locked);
+    keep->setItemEnabled(1, !plan.isLocked(cell.layer));
     const bool showRanks = lowRank || (isKept && ranks->inGesture());
     ranks->setVisible(showRanks);
     if (showRanks) ranks->set(shape, plan, cell, curves);
-    protect->setChecked(expert && std::binary_search(layerPlan.protectedExperts.begin(), layerPlan.protectedExperts.end(), cell.expert));
+    const ExpertSet& pinned = plan.protectedExperts(cell.layer);
+    const bool isPinned = std::binary_search(pinned.begin(), pinned.end(), cell.expert);
+    protect->setChecked(expert && isPinned);
     protect->setIcon(icon(QStringLiteral("shield")));
-    locked->setChecked(layerPlan.locked);
-    locked->setIcon(icon(layerPlan.locked ? QStringLiteral("lock") : QStringLiteral("lock-open"), QStringLiteral("muted")));
-    slider->setEnabled(!layerPlan.locked);
-    spin->setEnabled(!layerPlan.locked);
+    locked->setChecked(plan.isLocked(cell.layer));
+    locked->setIcon(icon(plan.isLocked(cell.layer) ? QStringLiteral("lock") : QStringLiteral("lock-open"), QStringLiteral("muted")));
+    slider->setEnabled(!plan.isLocked(cell.layer));
+    spin->setEnabled(!plan.isLocked(cell.layer));
 
     const auto l = static_cast<std::size_t>(cell.layer);
     const bool haveScores = l < scores.values.rows.size() && static_cast<int>(scores.values.rows[l].size()) == layer.experts;
@@ -456,7 +459,7 @@ void InspectorPanel::Private::refresh()
               InspectorPanel::tr("%1 kept, %2 dropped").arg(kept).arg(layer.experts - kept));
     layerTitle->setText(InspectorPanel::tr("Layer %1").arg(cell.layer));
     layerSize->setText(format::bytes(layerBytes(layer, shape.hiddenSize, layerPlan)));
-    const int floor = std::max(layerPlan.topK.value_or(layer.router.topK), static_cast<int>(layerPlan.protectedExperts.size()));
+    const int floor = fewestExperts(layer, layerPlan, plan.protectedExperts(cell.layer));
     slider->setRange(0, layer.experts);
     slider->setFloor(floor);
     slider->setResetValue(layer.experts);
@@ -471,8 +474,8 @@ void InspectorPanel::Private::refresh()
     rankSlider->setValue(level);
     rankBox->setBreakEven(breakEven);
     rankBox->setValue(level);
-    rankSlider->setEnabled(!layerPlan.locked);
-    rankBox->setEnabled(!layerPlan.locked);
+    rankSlider->setEnabled(!plan.isLocked(cell.layer));
+    rankBox->setEnabled(!plan.isLocked(cell.layer));
     filling = false;
 }
 

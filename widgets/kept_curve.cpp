@@ -60,7 +60,7 @@ public:
     {
         return ranks() && v > mostOf(quantity, shape, layer) - 1 ? scaleOf(quantity, shape) * 1.06 : v;
     }
-    bool locked(int layer) const { return plan.layer(layer).locked; }
+    bool locked(int layer) const { return plan.isLocked(layer); }
     int least(int layer) const { return leastOf(quantity, shape, plan, layer); }
 
     void updateAxes();

@@ -1,6 +1,7 @@
 #include "layer_quantity.h"
 
 #include "format.h"
+#include "plan/plan_rules.h"
 #include "plan/rank_edit.h"
 
 #include <QCoreApplication>
@@ -18,13 +19,13 @@ QString tr(const char* text) { return QCoreApplication::translate("LayerQuantity
 
 int quantityOf(LayerQuantity quantity, const ModelShape& shape, const CompressionPlan& plan, int layer)
 {
-    return quantity == LayerQuantity::Kept ? static_cast<int>(plan.layer(layer).kept.size()) : meanLevelOf(shape, plan, layer);
+    return quantity == LayerQuantity::Kept ? static_cast<int>(plan.layer(layer).kept().size()) : meanLevelOf(shape, plan, layer);
 }
 
 int leastOf(LayerQuantity quantity, const ModelShape& shape, const CompressionPlan& plan, int layer)
 {
     if (quantity == LayerQuantity::Rank) return 1;
-    return std::max(1, plan.layer(layer).topK.value_or(layerOf(shape, layer).router.topK));
+    return fewestExperts(layerOf(shape, layer), plan.layer(layer));
 }
 
 int mostOf(LayerQuantity quantity, const ModelShape& shape, int layer)

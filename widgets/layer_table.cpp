@@ -98,11 +98,11 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
         case Qt::ToolTipRole:
         case Qt::AccessibleDescriptionRole: {
             if (!moe) return tr("Layer %1: dense, no experts").arg(layer);
-            const int kept = hasPlan ? static_cast<int>(m_plan.layer(layer).kept.size()) : shape.experts;
+            const int kept = hasPlan ? static_cast<int>(m_plan.layer(layer).kept().size()) : shape.experts;
             QString text = tr("Layer %1: %2 kept").arg(layer).arg(format::keptOf(kept, shape.experts));
             if (ranks) text += format::kDot + quantityText(m_quantity, m_shape, layer, value);
             if (!ranks && std::isfinite(removed)) text += format::kDot + tr("%1 of its importance removed").arg(format::share(removed));
-            if (hasPlan && m_plan.layer(layer).locked) text += format::kDot + tr("locked");
+            if (hasPlan && m_plan.isLocked(layer)) text += format::kDot + tr("locked");
             return text;
         }
         case Qt::AccessibleTextRole: {
@@ -110,7 +110,7 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
             return QString(head + QLatin1Char(' ') + data(index, index.column() == Bar ? Qt::EditRole : Qt::DisplayRole).toString());
         }
         case LockedRole:
-            return hasPlan && m_plan.layer(layer).locked;
+            return hasPlan && m_plan.isLocked(layer);
         case FractionRole:
             // A dense layer fills the bar as one at break-even does.
             return moe ? static_cast<double>(value) / most : 0.0;
@@ -120,7 +120,7 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
             return before == value ? -1.0 : static_cast<double>(before) / most;
         }
         case EditableRole:
-            return moe && hasPlan && !m_plan.layer(layer).locked;
+            return moe && hasPlan && !m_plan.isLocked(layer);
         case MinimumRole:
             return hasPlan && moe ? leastOf(m_quantity, m_shape, m_plan, layer) : 1;
         case MaximumRole:
@@ -130,7 +130,7 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
                 case Layer:
                     return layer;
                 case Second:
-                    return ranks ? QVariant(static_cast<int>(m_plan.layer(layer).kept.size())) : QVariant(removed);
+                    return ranks ? QVariant(static_cast<int>(m_plan.layer(layer).kept().size())) : QVariant(removed);
                 default:
                     return value;
             }
@@ -141,7 +141,7 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
 
 QString LayerModel::secondText(int layer) const
 {
-    if (m_quantity == LayerQuantity::Rank) return format::count(static_cast<int>(m_plan.layer(layer).kept.size()));
+    if (m_quantity == LayerQuantity::Rank) return format::count(static_cast<int>(m_plan.layer(layer).kept().size()));
     const double removed = m_removed[static_cast<std::size_t>(layer)];
     return std::isfinite(removed) ? format::number(removed * 100, 1) : QString();
 }

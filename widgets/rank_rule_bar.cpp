@@ -26,7 +26,7 @@ constexpr int kSteps = 1000;
 std::int64_t bytesWith(const ModelShape& shape, CompressionPlan plan, bool dense)
 {
     for (const LayerShape& layer : shape.layers) {
-        if (!layer.moe || breakEvenOf(shape, layer.index) < 1 || plan.layer(layer.index).locked) continue;
+        if (!layer.moe || breakEvenOf(shape, layer.index) < 1 || plan.isLocked(layer.index)) continue;
         Result<CompressionPlan> next =
             withMeanLevel(shape, plan, layer.index, dense ? denseLevel(shape, layer.index) : 1, FactorSettings{"svd", {}});
         if (next.ok()) plan = std::move(next).value();

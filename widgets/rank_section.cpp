@@ -190,7 +190,7 @@ void RankSection::set(const ModelShape& shape, const CompressionPlan& plan, Cell
     const LayerShape& layer = shape.layers[static_cast<std::size_t>(cell.layer)];
     const int breakEven = breakEvenOf(shape, cell.layer);
     const int level = levelOf(shape, plan, cell.layer, cell.expert);
-    const bool locked = plan.layer(cell.layer).locked;
+    const bool locked = plan.isLocked(cell.layer);
     d->dense = breakEven + 1;
     d->slider->setRange(1, d->dense);
     d->slider->setResetValue(d->dense);

@@ -150,12 +150,12 @@ void RankTable::setPlan(const ModelShape& shape, const CompressionPlan& plan)
             const LayerPlan& of = plan.layer(layer.index);
             RankTableModel::Row row;
             row.moe = layer.moe;
-            row.kept = static_cast<int>(of.kept.size());
+            row.kept = static_cast<int>(of.kept().size());
             row.bytes = layerBytes(layer, shape.hiddenSize, of);
             for (std::size_t m = 0; m < 3; ++m) {
                 double sum = 0;
                 int ranked = 0;
-                for (const RankTriple& ranks : of.ranks)
+                for (const RankTriple& ranks : of.ranks())
                     if (ranks[m] > 0) {
                         sum += ranks[m];
                         ++ranked;

@@ -48,7 +48,7 @@ std::optional<double> SearchBlock::gain() const { return ratioGain(best, trials.
 bool SearchState::searches(int layer) const
 {
     return layer >= 0 && layer < static_cast<int>(shape.layers.size()) && layer < base.layerCount() &&
-           shape.layers[static_cast<std::size_t>(layer)].experts > 0 && !base.layer(layer).locked;
+           shape.layers[static_cast<std::size_t>(layer)].experts > 0 && !base.isLocked(layer);
 }
 
 int SearchState::layersToSearch() const

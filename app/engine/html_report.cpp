@@ -204,20 +204,20 @@ std::string layersSection(const ReportFacts& facts)
         std::array<double, 3> sum{};
         std::array<int, 3> factored{};
         int dense = 0;
-        for (const RankTriple& ranks : plan.ranks)
+        for (const RankTriple& ranks : plan.ranks())
             for (std::size_t m = 0; m < 3; ++m) {
                 sum[m] += ranks[m];
                 factored[m] += ranks[m] > 0;
                 dense += ranks[m] == 0;
             }
         std::string mean = "dense";
-        if (!plan.ranks.empty() && factored != std::array<int, 3>{}) {
+        if (!plan.ranks().empty() && factored != std::array<int, 3>{}) {
             mean.clear();
             for (std::size_t m = 0; m < 3; ++m)
                 mean += fmt::format("{}{}", m ? ", " : "", factored[m] ? fmt::format("{:.0f}", sum[m] / factored[m]) : "dense");
         }
-        rows.push_back({std::to_string(layer.index), std::to_string(plan.kept.size()), std::to_string(layer.experts), mean,
-                        plan.ranks.empty() ? std::to_string(3 * plan.kept.size()) : std::to_string(dense)});
+        rows.push_back({std::to_string(layer.index), std::to_string(plan.kept().size()), std::to_string(layer.experts), mean,
+                        plan.ranks().empty() ? std::to_string(3 * plan.kept().size()) : std::to_string(dense)});
     }
     return table(rows);
 }
@@ -231,9 +231,9 @@ std::string ranksSection(const ReportFacts& facts)
         auto& row = rows[static_cast<std::size_t>(layer.index)];
         row.assign(static_cast<std::size_t>(layer.experts), std::numeric_limits<double>::quiet_NaN());
         const LayerPlan& plan = facts.plan.layer(layer.index);
-        for (std::size_t i = 0; i < plan.ranks.size(); ++i) {
-            const RankTriple& ranks = plan.ranks[i];
-            if (ranks != RankTriple{0, 0, 0}) row[static_cast<std::size_t>(plan.kept[i])] = (ranks[0] + ranks[1] + ranks[2]) / 3.0;
+        for (std::size_t i = 0; i < plan.ranks().size(); ++i) {
+            const RankTriple& ranks = plan.ranks()[i];
+            if (ranks != RankTriple{0, 0, 0}) row[static_cast<std::size_t>(plan.kept()[i])] = (ranks[0] + ranks[1] + ranks[2]) / 3.0;
         }
     }
     std::string html = heatmap(facts.shape, facts.plan, rows, "mean rank of the three matrices; grey: dense or dropped", false);
@@ -244,7 +244,7 @@ std::string ranksSection(const ReportFacts& facts)
         if (layer.experts == 0) continue;
         std::vector<double> mean;
         int used = 0;
-        for (const int e : facts.plan.layer(layer.layer).kept)
+        for (const int e : facts.plan.layer(layer.layer).kept())
             for (int matrix = 0; matrix < 3; ++matrix) {
                 const std::vector<double> curve = layer.errorCurve(e, matrix);
                 if (curve.empty() || !(curve.front() > 0)) continue;

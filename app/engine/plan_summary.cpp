@@ -26,7 +26,7 @@ std::string planText(const ModelShape& shape, const CompressionPlan& plan, const
                 if (loss["loss"].is_number()) error = fmt::format("{:.4g}", loss["loss"].get<double>());
                 if (loss["relative"].is_number()) relative = fmt::format("{:.2f} %", loss["relative"].get<double>() * 100);
             }
-        table.row({std::to_string(layer.index), std::to_string(plan.layer(layer.index).kept.size()), std::to_string(layer.experts), error,
+        table.row({std::to_string(layer.index), std::to_string(plan.layer(layer.index).kept().size()), std::to_string(layer.experts), error,
                    relative});
     }
     return text + table.text() + fmt::format("\nplan {}\n", plan.hash().substr(0, 12));

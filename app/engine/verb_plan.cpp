@@ -41,7 +41,7 @@ Json keptJson(const ModelShape& shape, const CompressionPlan& plan)
 {
     Json kept = Json::array();
     for (const LayerShape& layer : shape.layers)
-        kept.push_back(plan.layer(layer.index).kept);
+        kept.push_back(plan.layer(layer.index).kept());
     return kept;
 }
 
@@ -49,7 +49,7 @@ Json ranksJson(const ModelShape& shape, const CompressionPlan& plan)
 {
     Json ranks = Json::array();
     for (const LayerShape& layer : shape.layers)
-        ranks.push_back(plan.layer(layer.index).ranks);
+        ranks.push_back(plan.layer(layer.index).ranks());
     return ranks;
 }
 

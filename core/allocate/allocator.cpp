@@ -2,6 +2,7 @@
 
 #include "allocate/layer_allocator.h"
 #include "plan/cost_model.h"
+#include "plan/plan_rules.h"
 
 #include <fmt/format.h>
 
@@ -26,23 +27,6 @@ const std::vector<LayerAllocator>& methods()
 }
 
 int roundedUp(int value, int step) { return (value + step - 1) / step * step; }
-
-// Least number of experts that the router and the protected experts allow.
-int routerFloor(const LayerShape& shape, const LayerPlan& plan)
-{
-    const int topK = plan.topK.value_or(shape.router.topK);
-    const int groups = shape.router.groups;
-    if (groups <= 1) return std::max(topK, static_cast<int>(plan.protectedExperts.size()));
-    const int size = shape.experts / groups;
-    const int topGroups = std::max(1, shape.router.topGroups);
-    int perGroup = (topK + topGroups - 1) / topGroups;
-    // The group score of a sigmoid router is the sum of its two best.
-    if (shape.router.rule == RoutingRule::SigmoidBias) perGroup = std::max(perGroup, std::min(2, size));
-    std::vector<int> pinned(static_cast<std::size_t>(groups), 0);
-    for (const int expert : plan.protectedExperts)
-        perGroup = std::max(perGroup, ++pinned[static_cast<std::size_t>(expert / size)]);
-    return perGroup * groups;
-}
 
 // Of one expert with its router row.
 std::int64_t expertCost(const LayerShape& shape, BudgetUnit unit)
@@ -78,10 +62,10 @@ Result<AllocationProblem> allocationProblem(const ModelShape& shape, const Alloc
         if (request.unit == BudgetUnit::Parameters) budget.total -= layer.otherParameters;
         if (!layer.moe) continue;
         const LayerPlan& plan = request.plan.layer(layer.index);
-        const int kept = static_cast<int>(plan.kept.size());
+        const int kept = static_cast<int>(plan.kept().size());
         problem.layers.push_back(layer.index);
         problem.experts.push_back(layer.experts);
-        if (plan.locked) {
+        if (request.plan.isFixed(layer.index)) {
             std::int64_t cost = kept;
             if (request.unit == BudgetUnit::Bytes) cost = layerBytes(layer, shape.hiddenSize, plan) - layer.otherBytes;
             if (request.unit == BudgetUnit::Parameters) cost = layerParameters(layer, shape.hiddenSize, plan) - layer.otherParameters;
@@ -92,7 +76,9 @@ Result<AllocationProblem> allocationProblem(const ModelShape& shape, const Alloc
             continue;
         }
         const int step = std::lcm(std::max(1, layer.router.groups), std::max(1, request.multipleOf));
-        const int low = roundedUp(std::max({1, routerFloor(layer, plan), valueOr(request.floor, layer.index, 0)}), step);
+        const int low = roundedUp(
+            std::max({1, fewestExperts(layer, plan, request.plan.protectedExperts(layer.index)), valueOr(request.floor, layer.index, 0)}),
+            step);
         const int high = std::min(layer.experts, valueOr(request.cap, layer.index, layer.experts)) / step * step;
         if (low > high)
             return badInput("allocate.infeasible", fmt::format("layer {}", layer.index),

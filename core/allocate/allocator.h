@@ -65,7 +65,7 @@ Result<CompressionPlan> selectByRanking(const ModelShape& shape, const Compressi
                                         const ExpertScores& scores);
 const std::vector<MethodInfo>& selectors();
 // The same for one layer: its `count` best experts, ascending. Unlike selectByRanking it does not look at the layer's lock.
-Result<ExpertSet> rankedExperts(const LayerShape& layer, const LayerPlan& plan, int count, const ExpertScores& scores);
+Result<ExpertSet> rankedExperts(const LayerShape& layer, const ExpertSet& pinned, int count, const ExpertScores& scores);
 
 // "75%", "0.75", "96/128", "18" -> experts kept of `total`. Error: usage.arguments.
 Result<int> parseKeep(std::string_view text, int total);

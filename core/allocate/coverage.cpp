@@ -45,7 +45,7 @@ Result<std::vector<int>> coverageUnits(const AllocationProblem& problem, const P
         for (double& value : scores)
             value = value > 0 && std::isfinite(value) ? value : 0;  // NaN too
         layers[i].prefix.push_back(0);
-        for (const int expert : keepOrder(problem.plan(i), scores, Better::Higher))
+        for (const int expert : keepOrder(problem.pinned(i), scores, Better::Higher))
             layers[i].prefix.push_back(layers[i].prefix.back() + scores[static_cast<std::size_t>(expert)]);
         layers[i].total = layers[i].prefix.back();
     }

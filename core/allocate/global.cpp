@@ -29,7 +29,7 @@ std::vector<double> worths(const AllocationProblem& problem, std::size_t slot, c
     for (const double value : scores)
         if (std::isfinite(value)) total += std::abs(value);
     std::vector<double> list;
-    for (const int expert : keepOrder(problem.plan(slot), scores, better)) {
+    for (const int expert : keepOrder(problem.pinned(slot), scores, better)) {
         double value = scores[static_cast<std::size_t>(expert)];
         if (!raw) value = total > 0 ? value / total : 1.0 / static_cast<double>(scores.size());
         if (better == Better::Lower) value = -value;

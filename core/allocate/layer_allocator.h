@@ -22,7 +22,8 @@ struct AllocationProblem {
     std::size_t slots() const noexcept { return layers.size(); }
     const LayerShape& layer(std::size_t slot) const { return shape.layers[static_cast<std::size_t>(layers[slot])]; }
     const LayerPlan& plan(std::size_t slot) const { return request.plan.layer(layers[slot]); }
-    bool locked(std::size_t slot) const { return plan(slot).locked; }
+    const ExpertSet& pinned(std::size_t slot) const { return request.plan.protectedExperts(layers[slot]); }
+    bool locked(std::size_t slot) const { return request.plan.isFixed(layers[slot]); }
     // Every unit is one expert of cost 1 (locked layers aside): the classical case.
     bool plainCounts() const;
     // Layer importance per slot. Error: allocate.no_importance.
@@ -53,6 +54,6 @@ Result<SolverAnswer> solveCounts(const AllocationProblem& problem, SolverBudget 
 Result<double> lossOf(const AllocationProblem& problem, const std::vector<int>& units);
 
 // Experts of a slot in the order in which they would be kept: protected ones first, then by score; ties to the lower id.
-std::vector<int> keepOrder(const LayerPlan& plan, const std::vector<double>& scores, Better better);
+std::vector<int> keepOrder(const ExpertSet& pinned, const std::vector<double>& scores, Better better);
 
 }  // namespace espalier

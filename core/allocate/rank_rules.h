@@ -19,7 +19,7 @@ struct RankProblem {
     std::optional<std::int64_t> bytes;
 
     const LayerShape& layer(std::size_t i) const { return shape.layers[static_cast<std::size_t>(layers[i])]; }
-    const ExpertSet& kept(std::size_t i) const { return plan.layer(layers[i]).kept; }
+    const ExpertSet& kept(std::size_t i) const { return plan.layer(layers[i]).kept(); }
 };
 
 struct RankRule {

@@ -25,9 +25,8 @@ const std::vector<MethodInfo>& selectors()
     return methods;
 }
 
-std::vector<int> keepOrder(const LayerPlan& plan, const std::vector<double>& scores, Better better)
+std::vector<int> keepOrder(const ExpertSet& pinned, const std::vector<double>& scores, Better better)
 {
-    const ExpertSet& pinned = plan.protectedExperts;
     const auto rankValue = [&](int expert) {
         const double v = scores[static_cast<std::size_t>(expert)];
         if (std::isnan(v)) return -HUGE_VAL;
@@ -44,7 +43,7 @@ std::vector<int> keepOrder(const LayerPlan& plan, const std::vector<double>& sco
     return order;
 }
 
-Result<ExpertSet> rankedExperts(const LayerShape& layer, const LayerPlan& plan, int count, const ExpertScores& scores)
+Result<ExpertSet> rankedExperts(const LayerShape& layer, const ExpertSet& pinned, int count, const ExpertScores& scores)
 {
     const auto l = static_cast<std::size_t>(layer.index);
     if (l >= scores.values.rows.size() || static_cast<int>(scores.values.rows[l].size()) != layer.experts)
@@ -56,7 +55,7 @@ Result<ExpertSet> rankedExperts(const LayerShape& layer, const LayerPlan& plan, 
     const int perGroup = count / groups;
     std::vector<int> taken(static_cast<std::size_t>(groups), 0);
     ExpertSet kept;
-    for (const int expert : keepOrder(plan, scores.values.rows[l], scores.better)) {
+    for (const int expert : keepOrder(pinned, scores.values.rows[l], scores.better)) {
         int& inGroup = taken[static_cast<std::size_t>(expert / (layer.experts / groups))];
         if (inGroup >= perGroup) continue;
         kept.push_back(expert);
@@ -72,8 +71,8 @@ Result<CompressionPlan> selectByRanking(const ModelShape& shape, const Compressi
     CompressionPlan selected = plan;
     for (const LayerShape& layer : shape.layers) {
         const auto l = static_cast<std::size_t>(layer.index);
-        if (!layer.moe || plan.layer(layer.index).locked || l >= keep.size()) continue;
-        ESPALIER_TRY(ExpertSet kept, rankedExperts(layer, plan.layer(layer.index), keep[l], scores));
+        if (!layer.moe || plan.isFixed(layer.index) || l >= keep.size()) continue;
+        ESPALIER_TRY(ExpertSet kept, rankedExperts(layer, plan.protectedExperts(layer.index), keep[l], scores));
         ESPALIER_TRY(selected, selected.withKept(shape, layer.index, std::move(kept)));
     }
     return selected;

@@ -146,10 +146,10 @@ private:
             if (l < m_request.keptSets.size() && m < m_request.keptSets[l].size() && !m_request.keptSets[l][m].empty()) {
                 count.experts = m_request.keptSets[l][m];
                 // A set made without the protection does not hold it.
-                const ExpertSet& pinned = problem.plan(slot).protectedExperts;
+                const ExpertSet& pinned = problem.pinned(slot);
                 if (!std::includes(count.experts.begin(), count.experts.end(), pinned.begin(), pinned.end())) continue;
             } else {
-                ESPALIER_TRY(count.experts, rankedExperts(*layer.shape, problem.plan(slot), count.kept, m_request.scores));
+                ESPALIER_TRY(count.experts, rankedExperts(*layer.shape, problem.pinned(slot), count.kept, m_request.scores));
             }
             layer.counts.push_back(std::move(count));
         }
@@ -192,7 +192,7 @@ private:
         for (const auto& [kept, layers] : offered) {
             bool everywhere = layers == m_layers.size();
             for (std::size_t i = 0; i < problem.slots(); ++i)
-                if (problem.locked(i) && static_cast<int>(problem.plan(i).kept.size()) != kept) everywhere = false;
+                if (problem.locked(i) && static_cast<int>(problem.plan(i).kept().size()) != kept) everywhere = false;
             if (everywhere) m_uniform.push_back(kept);
         }
         if (!m_uniform.empty()) return {};

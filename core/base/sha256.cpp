@@ -31,6 +31,26 @@ std::string Sha256::finish()
     return hex;
 }
 
+Sha256Digest sha256(std::string_view bytes)
+{
+    Sha256Digest digest{};
+    unsigned int length = 0;
+    EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr);
+    return digest;
+}
+
+std::string hexOf(const Sha256Digest& digest)
+{
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    std::string hex;
+    hex.reserve(2 * digest.size());
+    for (const std::uint8_t byte : digest) {
+        hex += kDigits[byte >> 4];
+        hex += kDigits[byte & 15];
+    }
+    return hex;
+}
+
 std::string sha256Hex(std::string_view text)
 {
     Sha256 hash;

@@ -1,7 +1,9 @@
 // SHA-256 for fingerprints, text hashes and plan hashes (libcrypto).
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -29,5 +31,10 @@ private:
 };
 
 std::string sha256Hex(std::string_view text);
+
+// The digest itself: what values are told apart by in memory.
+using Sha256Digest = std::array<std::uint8_t, 32>;
+Sha256Digest sha256(std::string_view bytes);
+std::string hexOf(const Sha256Digest& digest);
 
 }  // namespace espalier

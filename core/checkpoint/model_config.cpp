@@ -384,6 +384,8 @@ ModelShape modelShape(const ModelConfig& config)
             for (const auto& triple : from.ranks)
                 for (const int rank : triple)
                     if (rank > 0) expertSum += rank * (hidden + from.expertWidth) - hidden * from.expertWidth;
+            if (std::any_of(from.ranks.begin(), from.ranks.end(), [](const auto& triple) { return triple != std::array<int, 3>{}; }))
+                layer.sourceRanks = from.ranks;
             layer.expertParameters = expertSum / from.experts;
             layer.otherParameters += expertSum % from.experts;
         }

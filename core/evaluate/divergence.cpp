@@ -78,9 +78,10 @@ Result<std::vector<WindowDivergence>> measure(MoeModel& model, const TokenWindow
     const c10::InferenceMode inference;
     ESPALIER_TRY(const PreparedPlan prepared, model.prepare(plan));
     ESPALIER_TRY(const PreparedPlan preparedReference, model.prepare(reference));
+    using Half = CompressionPlan::Half;
     const int layers = model.layerCount();
     int shared = 0;  // layers at the bottom that do the same under both
-    while (shared < layers && plan.prefixHash(shared + 1) == reference.prefixHash(shared + 1))
+    while (shared < layers && plan.entryDigest(shared + 1, Half::Attention) == reference.entryDigest(shared + 1, Half::Attention))
         ++shared;
 
     std::vector<std::pair<int, int>> groups;

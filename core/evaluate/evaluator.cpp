@@ -24,10 +24,10 @@ constexpr std::size_t kBlock = 128;  // windows that are spread over
 // Residual streams that a layer-by-layer wave may hold beside the cache when weights are streamed.
 constexpr std::int64_t kMinWaveBytes = 256ll << 20;
 
-// The layer is part of the key: the prefix hash leaves out layers that stay whole, so it can be the same at several boundaries.
-std::string boundaryKey(int owner, const std::string& prefixHash, int layer, int group)
+// What was done below the MoE module of a layer, attention included, in hex: no plan that does otherwise there can meet it.
+std::string boundaryKey(int owner, const std::string& entry, int layer, int group)
 {
-    return fmt::format("{}/{}/{}/{}", owner, prefixHash, layer, group);
+    return fmt::format("{}/{}/{}/{}", owner, entry, layer, group);
 }
 
 std::int64_t tensorBytes(const at::Tensor& tensor)
@@ -37,7 +37,7 @@ std::int64_t tensorBytes(const at::Tensor& tensor)
 
 }  // namespace
 
-// Residual streams at the entry of MoE modules by (evaluator, prefix hash, group), least recently used first out.
+// Residual streams at the entry of MoE modules by (evaluator, what the plan does below, group), least recently used first out.
 class StreamCache
 {
 public:
@@ -226,11 +226,11 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
     const c10::InferenceMode inference;
     const int layers = model.layerCount();
     ESPALIER_TRY(const PreparedPlan prepared, model.prepare(plan));
-    std::vector<std::string> prefix(static_cast<std::size_t>(layers) + 1);
-    for (int l = 0; l <= layers; ++l)
-        prefix[static_cast<std::size_t>(l)] = plan.prefixHash(l);
+    std::vector<std::string> entries;
+    for (int l = 0; l < layers; ++l)
+        entries.push_back(hexOf(plan.entryDigest(l, CompressionPlan::Half::Experts)));
     const auto key = [&](int boundary, int group) {
-        return boundaryKey(owner, prefix[static_cast<std::size_t>(boundary)], boundary, group);
+        return boundaryKey(owner, entries[static_cast<std::size_t>(boundary)], boundary, group);
     };
 
     // Every stride-th boundary, so that what one evaluation leaves behind fits half the cache beside what the next one leaves.
@@ -285,7 +285,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
             for (Run& run : wave) {
                 if (run.next != l) continue;
                 if (!run.attended) {
-                    ESPALIER_TRY(run.hidden, model.attend(l, run.hidden));
+                    ESPALIER_TRY(run.hidden, model.attend(l, run.hidden, prepared));
                     run.attended = true;
                     if (l % stride == 0) cache->insert(owner, key(l, run.group), run.hidden);
                 }

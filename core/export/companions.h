@@ -4,7 +4,7 @@
 #pragma once
 
 #include "base/error.h"
-#include "export/flavors.h"
+#include "plan/flavors.h"
 
 #include <filesystem>
 #include <string>

@@ -50,11 +50,11 @@ Result<std::string> editConfig(std::string_view source, const Checkpoint& checkp
     const OrderedJson before = own.value("kept_experts", OrderedJson::array());
     for (const LayerShape& layer : shape.layers) {
         const LayerPlan& part = plan.layer(layer.index);
-        const int count = layer.moe ? static_cast<int>(part.kept.size()) : 0;
-        const int topK = layer.moe ? part.topK.value_or(layer.router.topK) : 0;
+        const int count = layer.moe ? static_cast<int>(part.kept().size()) : 0;
+        const int topK = layer.moe ? part.topK().value_or(layer.router.topK) : 0;
         counts.push_back(count);
         topKs.push_back(topK);
-        std::vector<int> ids = layer.moe ? part.kept : std::vector<int>{};
+        std::vector<int> ids = layer.moe ? part.kept() : std::vector<int>{};
         if (static_cast<std::size_t>(layer.index) < before.size())
             for (int& id : ids)
                 id = before[static_cast<std::size_t>(layer.index)].at(static_cast<std::size_t>(id)).get<int>();
@@ -103,14 +103,14 @@ Result<std::string> editConfig(std::string_view source, const Checkpoint& checkp
             const LayerPlan& part = plan.layer(layer.index);
             OrderedJson rows = OrderedJson::array();
             const OrderedJson beforeRanks = own.value("ranks", OrderedJson::array());
-            for (std::size_t i = 0; layer.moe && i < part.kept.size(); ++i) {
-                RankTriple triple = part.ranks.empty() ? RankTriple{} : part.ranks[i];
+            for (std::size_t i = 0; layer.moe && i < part.kept().size(); ++i) {
+                RankTriple triple = part.ranks().empty() ? RankTriple{} : part.ranks()[i];
                 // What the source already holds as factors stays so.
                 if (static_cast<std::size_t>(layer.index) < beforeRanks.size())
                     for (std::size_t m = 0; m < 3; ++m)
                         if (triple[m] == 0)
                             triple[m] = beforeRanks[static_cast<std::size_t>(layer.index)]
-                                            .at(static_cast<std::size_t>(part.kept[i]))
+                                            .at(static_cast<std::size_t>(part.kept()[i]))
                                             .at(m)
                                             .get<int>();
                 rows.push_back(triple);

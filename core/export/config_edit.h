@@ -3,8 +3,8 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
-#include "export/flavors.h"
 #include "plan/compression_plan.h"
+#include "plan/flavors.h"
 
 #include <string>
 #include <string_view>

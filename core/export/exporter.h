@@ -5,10 +5,10 @@
 #include "base/error.h"
 #include "base/job.h"
 #include "base/json.h"
-#include "export/flavors.h"
 #include "export/measured.h"
 #include "plan/compression_plan.h"
 #include "plan/factor_source.h"
+#include "plan/flavors.h"
 
 #include <cstdint>
 #include <filesystem>

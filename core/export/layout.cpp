@@ -66,8 +66,8 @@ OutputTensor rowsOf(const TensorView& view, std::string name, const std::vector<
 // Number of an expert in the export, or -1.
 int newNumber(const LayerPlan& plan, int expert)
 {
-    const auto found = std::lower_bound(plan.kept.begin(), plan.kept.end(), expert);
-    return found != plan.kept.end() && *found == expert ? static_cast<int>(found - plan.kept.begin()) : -1;
+    const auto found = std::lower_bound(plan.columns().begin(), plan.columns().end(), expert);
+    return found != plan.columns().end() && *found == expert ? static_cast<int>(found - plan.columns().begin()) : -1;
 }
 
 std::string stem(std::string name)
@@ -95,7 +95,7 @@ struct Builder {
         const LayerPlan& part = plan.layer(layer);
         const int number = newNumber(part, expert);
         if (number < 0) return {};
-        const int rank = part.ranks.empty() ? 0 : part.ranks[static_cast<std::size_t>(number)][static_cast<std::size_t>(matrix)];
+        const int rank = part.ranks().empty() ? 0 : part.ranks()[static_cast<std::size_t>(number)][static_cast<std::size_t>(matrix)];
         const LinearView linear = checkpoint.expert(layer, expert, matrix);
         const std::string name = checkpoint.expertTensorName(layer, number, matrix);
         const bool whole = layout.flavor == ExportFlavor::Reconstructed;
@@ -153,10 +153,10 @@ struct Builder {
                 layout.dropped.push_back(view.name);
                 return {};
             case Kind::Router:
-                add(rowsOf(view, perExpert ? checkpoint.routerTensorName(role.layer) : name, plan.layer(role.layer).kept));
+                add(rowsOf(view, perExpert ? checkpoint.routerTensorName(role.layer) : name, plan.layer(role.layer).kept()));
                 return {};
             case Kind::RouterBias:
-                add(rowsOf(view, name, plan.layer(role.layer).kept));
+                add(rowsOf(view, name, plan.layer(role.layer).kept()));
                 return {};
             case Kind::Expert:
                 // U and V of a factored source are one matrix: it is handled when U comes by.
@@ -164,11 +164,11 @@ struct Builder {
             case Kind::FusedGateUp:
             case Kind::FusedDown:
                 if (!perExpert) {
-                    add(rowsOf(view, name, plan.layer(role.layer).kept));
+                    add(rowsOf(view, name, plan.layer(role.layer).kept()));
                     layout.fused = true;
                     return {};
                 }
-                for (const int expert : plan.layer(role.layer).kept) {
+                for (const int expert : plan.layer(role.layer).kept()) {
                     if (role.kind == Kind::FusedDown) {
                         ESPALIER_CHECK_OK(addExpert(role.layer, expert, Matrix::Down));
                     } else {

@@ -4,9 +4,9 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
-#include "export/flavors.h"
 #include "plan/compression_plan.h"
 #include "plan/factor_source.h"
+#include "plan/flavors.h"
 
 #include <cstddef>
 #include <cstdint>

@@ -33,10 +33,10 @@ std::vector<Wanted> wantedOf(const ModelShape& shape, const CompressionPlan& pla
     for (const LayerShape& layer : shape.layers) {
         if (!layer.moe) continue;
         const LayerPlan& part = plan.layer(layer.index);
-        for (std::size_t i = 0; i < part.ranks.size(); ++i)
+        for (std::size_t i = 0; i < part.ranks().size(); ++i)
             for (int matrix = 0; matrix < 3; ++matrix)
-                if (const int rank = part.ranks[i][static_cast<std::size_t>(matrix)]; rank > 0)
-                    all.push_back({layer.index, part.kept[i], matrix, rank, matrix == 2 ? shape.hiddenSize : layer.expertWidth});
+                if (const int rank = part.ranks()[i][static_cast<std::size_t>(matrix)]; rank > 0)
+                    all.push_back({layer.index, part.kept()[i], matrix, rank, matrix == 2 ? shape.hiddenSize : layer.expertWidth});
     }
     return all;
 }

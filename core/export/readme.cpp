@@ -153,8 +153,8 @@ std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, c
     for (const LayerShape& layer : shape.layers) {
         if (!layer.moe) continue;
         const LayerPlan& part = plan.layer(layer.index);
-        LayerFacts row{layer.index, layer.experts, static_cast<int>(part.kept.size()), 0, part.topK.value_or(layer.router.topK)};
-        row.factored = static_cast<int>(std::count_if(part.ranks.begin(), part.ranks.end(), [](const RankTriple& triple) {
+        LayerFacts row{layer.index, layer.experts, static_cast<int>(part.kept().size()), 0, part.topK().value_or(layer.router.topK)};
+        row.factored = static_cast<int>(std::count_if(part.ranks().begin(), part.ranks().end(), [](const RankTriple& triple) {
             return std::any_of(triple.begin(), triple.end(), [](int rank) { return rank != 0; });
         }));
         experts += row.experts;

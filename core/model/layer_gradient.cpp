@@ -82,27 +82,35 @@ at::Tensor mlpGradient(const GatedMlp& mlp, const at::Tensor& x, const at::Tenso
     return backward(mlp, forward(mlp, x), gradient.to(x.scalar_type()));
 }
 
-at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradient, const LayerWeights& weights, const PlanLayer& plan,
+at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradient, const LayerWeights& weights, const PlannedLayer& plan,
                        const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, const GradientObserver& observer)
 {
     const RoutedBatch routed = routeBatch(x, weights, plan, arithmetic);
     at::Tensor in = at::zeros(x.sizes(), x.options().dtype(at::kFloat));
     at::Tensor products = at::zeros(routed.tokens.selected.sizes(), at::kDouble);
     auto* product = products.mutable_data_ptr<double>();
-    for (std::size_t column = 0; column < plan.kept.size(); ++column) {
+    for (std::size_t column = 0; column < plan.columns.size(); ++column) {
         const std::int64_t begin = routed.groups.offsets[column];
         const std::int64_t count = routed.groups.offsets[column + 1] - begin;
         if (count == 0) continue;
         const at::Tensor tokens = routed.groups.order.narrow(0, begin, count).to(x.device());
         const at::Tensor w = routed.weights.narrow(0, begin, count).to(x.device()).unsqueeze(1);
-        const at::Tensor expertIn = x.index_select(0, tokens);
         const at::Tensor above = gradient.index_select(0, tokens);
-        const PlannedExpert expert = plannedExpert(weights, plan.kept[column], factors.empty() ? nullptr : &factors[3 * column]);
+        const auto keep = [&](const at::Tensor& dots) {
+            const at::Tensor host = dots.to(at::kCPU).contiguous();
+            for (std::int64_t i = 0; i < count; ++i)
+                product[routed.groups.slots[static_cast<std::size_t>(begin + i)]] = host.const_data_ptr<double>()[i];
+        };
+        // A constant passes nothing on to its input; the router still chooses between it and the others.
+        if (plan.isConstant(column)) {
+            keep((plan.constant(column).to(at::kDouble) * above.to(at::kDouble)).sum({1}));
+            continue;
+        }
+        const at::Tensor expertIn = x.index_select(0, tokens);
+        const PlannedExpert expert = plannedExpert(weights, plan.columns[column], factors.empty() ? nullptr : &factors[3 * column]);
         const GatedMlp& mlp = expert.mlp;
         const MlpPass pass = forward(mlp, expertIn);
-        const at::Tensor dots = (mlp.down(pass.hidden).to(at::kDouble) * above.to(at::kDouble)).sum({1}).to(at::kCPU).contiguous();
-        for (std::int64_t i = 0; i < count; ++i)
-            product[routed.groups.slots[static_cast<std::size_t>(begin + i)]] = dots.const_data_ptr<double>()[i];
+        keep((mlp.down(pass.hidden).to(at::kDouble) * above.to(at::kDouble)).sum({1}));
         in.index_add_(0, tokens, backward(mlp, pass, (above * w).to(x.scalar_type())));
     }
     const at::Tensor logitGradient = routerGradient(plan.router, routed.logits, routed.tokens, products).to(at::kFloat);

@@ -408,13 +408,19 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     return std::shared_ptr<const LayerWeights>(std::move(weights));
 }
 
+at::ScalarType storedType(const LinearView& view)
+{
+    const DType dtype = view.factored ? view.u.dtype : view.dense.dtype;
+    return dtype == DType::BF16 ? at::kBFloat16 : dtype == DType::F16 ? at::kHalf : at::kFloat;
+}
+
 Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, int expert, int matrix)
 {
     const LinearView view = checkpoint.expert(layer, expert, static_cast<Matrix>(matrix));
     const TensorView& stored = view.factored ? view.u : view.dense;
     ESPALIER_CHECK_OK(checkDtype(stored));
     StoredMatrix result;
-    result.stored = stored.dtype == DType::BF16 ? at::kBFloat16 : stored.dtype == DType::F16 ? at::kHalf : at::kFloat;
+    result.stored = storedType(view);
     std::string bad;
     Loader loader(at::kFloat);
     const at::Tensor first = loader.load(stored, bad);

@@ -21,6 +21,7 @@ namespace espalier
 {
 
 class Checkpoint;
+struct LinearView;
 class DeviceStaging;
 
 // y = W x + b, with W dense or W = U V.
@@ -111,6 +112,9 @@ struct LayerLoading {
 // Reads and converts one layer. Any thread. The checkpoint must outlive a layer that does not hold all experts. Errors: checkpoint.*,
 // model.unsupported_dtype.
 Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, const LayerLoading& loading);
+
+// What the numbers of a matrix are stored in: bf16, fp16, or fp32 for everything else.
+at::ScalarType storedType(const LinearView& view);
 
 // One matrix in fp32 (dense; a factored one multiplied out), and the dtype it is stored in: what a decomposition starts from.
 struct StoredMatrix {

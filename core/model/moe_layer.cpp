@@ -31,7 +31,8 @@ struct ExpertRows {
     at::Tensor tokens;      // [M] int64 rows of the batch, ascending
     at::Tensor weights;     // [M] fp32
     at::Tensor in, hidden;  // [M,H], [M,I]; kept for an observer only
-    at::Tensor out;         // [M,H]
+    at::Tensor out;         // [M,H]; [1,H] of a constant, the same for all tokens
+    bool constant = false;
 };
 
 at::Tensor onHost(const at::Tensor& x) { return x.to(at::kCPU); }
@@ -41,6 +42,7 @@ constexpr std::int64_t kObservedBytes = std::int64_t{64} << 20;
 
 void runExpert(const at::Tensor& x, const LayerWeights& weights, ExpertRows& rows, bool observed)
 {
+    if (rows.constant) return;
     const std::int64_t count = rows.tokens.numel();
     const at::Tensor in = gatherPadded(x, rows.tokens);
     const PlannedExpert expert = plannedExpert(weights, rows.expert, rows.factors);
@@ -90,6 +92,7 @@ void runExperts(int layer, const at::Tensor& x, const LayerWeights& weights, std
         runSideBySide(x, weights, std::span(work).subspan(first, last - first), true);
         for (; first < last; ++first) {
             ExpertRows& rows = work[first];
+            if (rows.constant) continue;
             observer->expert(layer, rows.expert, rows.tokens, rows.in, rows.hidden, rows.out, rows.weights);
             rows.in.reset();
             rows.hidden.reset();
@@ -104,11 +107,15 @@ at::Tensor runPortably(int layer, const at::Tensor& x, const LayerWeights& weigh
     at::Tensor out = at::zeros_like(x);
     for (ExpertRows& rows : work) {
         const at::Tensor tokens = rows.tokens.to(x.device());
+        const at::Tensor weight = rows.weights.to(x.device()).unsqueeze(1);
+        if (rows.constant) {
+            out.index_add_(0, tokens, (rows.out.to(at::kFloat) * weight).to(x.scalar_type()));
+            continue;
+        }
         const at::Tensor in = x.index_select(0, tokens);
         const PlannedExpert expert = plannedExpert(weights, rows.expert, rows.factors);
         const at::Tensor hidden = expert.mlp.hidden(in);
         const at::Tensor result = expert.mlp.down(hidden);
-        const at::Tensor weight = rows.weights.to(x.device()).unsqueeze(1);
         out.index_add_(0, tokens, (result.to(at::kFloat) * weight).to(x.scalar_type()));
         if (observer) observer->expert(layer, rows.expert, rows.tokens, onHost(in), onHost(hidden), onHost(result), rows.weights);
     }
@@ -130,7 +137,7 @@ at::Tensor combined(const at::Tensor& x, const std::vector<ExpertRows>& work, in
         const auto* first = static_cast<const std::byte*>(rows.out.const_data_ptr());
         for (std::int64_t i = 0; i < rows.tokens.numel(); ++i) {
             const auto place = static_cast<std::size_t>(token[i] * topK + filled[static_cast<std::size_t>(token[i])]++);
-            row[place] = first + i * rowBytes;
+            row[place] = rows.constant ? first : first + i * rowBytes;
             weight[place] = weights[i];
         }
     }
@@ -154,22 +161,23 @@ PlannedExpert plannedExpert(const LayerWeights& weights, int expert, const Linea
     return planned;
 }
 
-at::Tensor RoutedBatch::selectedIds(const PlanLayer& plan) const
+at::Tensor RoutedBatch::selectedIds(const PlannedLayer& plan) const
 {
-    if (plan.allKept) return tokens.selected;
-    return plan.keptIndex.index_select(0, tokens.selected.view({-1})).view_as(tokens.selected);
+    if (plan.allColumns) return tokens.selected;
+    return plan.columnIndex.index_select(0, tokens.selected.view({-1})).view_as(tokens.selected);
 }
 
-RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan, const MoeArithmetic& arithmetic)
+RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan, const MoeArithmetic& arithmetic)
 {
     RoutedBatch batch;
-    batch.rows = plan.allKept ? weights.router : weights.router.index_select(0, plan.keptIndex.to(x.device()));
+    batch.rows = plan.allColumns ? weights.router : weights.router.index_select(0, plan.columnIndex.to(x.device()));
     batch.logits = onHost((arithmetic.routerInFp32 ? at::linear(x.to(at::kFloat), batch.rows) : at::linear(x, batch.rows)).to(at::kFloat))
                        .contiguous();
-    batch.bias = plan.allKept || !weights.routerBias.defined() ? weights.routerBias : weights.routerBias.index_select(0, plan.keptIndex);
+    batch.bias =
+        plan.allColumns || !weights.routerBias.defined() ? weights.routerBias : weights.routerBias.index_select(0, plan.columnIndex);
     batch.tokens =
         routeTokens(plan.router, batch.logits, batch.bias, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
-    batch.groups = groupTokens(batch.tokens.selected, static_cast<int>(plan.kept.size()));
+    batch.groups = groupTokens(batch.tokens.selected, static_cast<int>(plan.columns.size()));
     batch.weights = at::empty({std::ssize(batch.groups.slots)}, at::kFloat);
     const float* bySlot = batch.tokens.weights.const_data_ptr<float>();
     float* out = batch.weights.mutable_data_ptr<float>();
@@ -178,17 +186,21 @@ RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const P
     return batch;
 }
 
-at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan,
+at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan,
                       const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, LayerObserver* observer)
 {
     const RoutedBatch routed = routeBatch(x, weights, plan, arithmetic);
     std::vector<ExpertRows> work;
-    for (std::size_t column = 0; column < plan.kept.size(); ++column) {
+    for (std::size_t column = 0; column < plan.columns.size(); ++column) {
         const std::int64_t begin = routed.groups.offsets[column];
         const std::int64_t count = routed.groups.offsets[column + 1] - begin;
         if (count == 0) continue;
         ExpertRows rows;
-        rows.expert = plan.kept[column];
+        rows.expert = plan.columns[column];
+        if (plan.isConstant(column)) {
+            rows.constant = true;
+            rows.out = plan.constant(column);
+        }
         rows.tokens = routed.groups.order.narrow(0, begin, count);
         rows.weights = routed.weights.narrow(0, begin, count);
         rows.factors = factors.empty() ? nullptr : &factors[3 * column];
@@ -214,7 +226,7 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
         MoeBatch batch;
         batch.layer = layer;
         batch.input = onHost(x);
-        batch.kept = plan.keptIndex;
+        batch.kept = plan.columnIndex;
         batch.routerLogits = routed.logits;
         batch.selectionBias = routed.bias;
         batch.selected = routed.selectedIds(plan);

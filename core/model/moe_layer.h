@@ -14,17 +14,24 @@ namespace espalier
 {
 
 // One layer of a prepared plan.
-struct PlanLayer {
-    bool allKept = true;
-    std::vector<int> kept;          // original ids, ascending; all of them when allKept
-    at::Tensor keptIndex;           // the same, [n] int64
-    std::vector<RankTriple> ranks;  // per kept expert; empty = all dense
+struct PlannedLayer {
+    bool runsAttention = true;
+    bool runsExperts = true;
+    bool allColumns = true;
+    std::vector<int> columns;       // original ids of the experts whose router rows stay, ascending; all of them when allColumns
+    at::Tensor columnIndex;         // the same, [n] int64
+    std::vector<RankTriple> ranks;  // per column; empty = all dense
+    std::vector<int> constantOf;    // per column: row of `constants`, -1 where an expert computes; empty = no constants
+    at::Tensor constants;           // [c,H] in the compute type, where the model computes
     RouterShape router;             // with the plan's top_k
+
+    bool isConstant(std::size_t column) const { return !constantOf.empty() && constantOf[column] >= 0; }
+    at::Tensor constant(std::size_t column) const { return constants.narrow(0, constantOf[column], 1); }  // [1,H]
 };
 
 struct PreparedPlan::Data {
     CompressionPlan plan;
-    std::vector<PlanLayer> layers;
+    std::vector<PlannedLayer> layers;
     std::shared_ptr<const FactorSource> factors;  // null: plain
 };
 
@@ -51,13 +58,13 @@ struct RoutedBatch {
     at::Tensor weights;  // [N*k] fp32, host: of groups.order
 
     // Original ids of the selected experts, [N,k].
-    at::Tensor selectedIds(const PlanLayer& plan) const;
+    at::Tensor selectedIds(const PlannedLayer& plan) const;
 };
-RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan, const MoeArithmetic& arithmetic);
+RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan, const MoeArithmetic& arithmetic);
 
-// x [N,H] normed -> [N,H]. `factors`: per kept expert and matrix (3 * n, gate, up, down) the factored form, undefined where dense;
+// x [N,H] normed -> [N,H]. `factors`: per column and matrix (3 * n, gate, up, down) the factored form, undefined where dense;
 // empty when the plan sets no rank in this layer. The result lies on the device of x; what an observer sees lies on the host.
-at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlanLayer& plan,
+at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan,
                       const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, LayerObserver* observer);
 
 }  // namespace espalier

@@ -10,6 +10,8 @@
 #include "model/residence.h"
 #include "model/row_operations.h"
 #include "model/weight_store.h"
+#include "plan/forms/form_rules.h"
+#include "plan/plan_rules.h"
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -132,7 +134,8 @@ struct MoeModel::Impl {
         return store->layer(layer);
     }
     Result<std::shared_ptr<const LayerWeights>> begin(int layer, const PreparedPlan& plan, int step, std::vector<Linear>& planned);
-    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, LayerObserver* observer);
+    Result<PlannedLayer> planned(int layer, const LayerPlan& plan, const FactorSource* constants) const;
+    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer);
     Result<at::Tensor> feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer);
 };
 
@@ -224,53 +227,89 @@ void MoeModel::setFactorSources(FactorSources sources) { m_impl->sources = std::
 
 const FactorSources& MoeModel::factorSources() const { return m_impl->sources; }
 
+namespace
+{
+
+// What can be said and not yet run: merged experts and layers, channels, bands, bits, stored values. Refused by name.
+Status checkRuns(const CompressionPlan& plan)
+{
+    const auto refuse = [](int layer, std::string_view what) {
+        return unsupported("plan.form_not_run", fmt::format("layer {}", layer),
+                           fmt::format("The plan has {} in layer {}, which cannot be run here.", what, layer),
+                           "Use a newer Espalier, or take it out of the plan.");
+    };
+    for (int l = 0; l < plan.layerCount(); ++l) {
+        const LayerPlan::Content& content = plan.layer(l).content();
+        if (content.mergedFrom) return refuse(l, "a merged layer");
+        if (!content.linears.empty()) return refuse(l, content.linears.front().first);
+        if (content.skip) return refuse(l, "a skip rule");
+        if (!content.router.empty()) return refuse(l, "router rows of its own");
+        for (const RouterColumn& column : content.columns) {
+            const Body& body = content.bodies[static_cast<std::size_t>(column.body)];
+            if (const auto* constant = std::get_if<ConstantBody>(&body)) {
+                if (!constant->values.empty()) return refuse(l, "stored constants");
+                continue;
+            }
+            const auto& expert = std::get<ExpertBody>(body);
+            if (expert.sources != ExpertSet{column.expert}) return refuse(l, "merged experts");
+            if (!expert.channels.empty()) return refuse(l, "channels of experts");
+            for (const MatrixForm& form : expert.matrices)
+                if (!form.isPlain()) return refuse(l, form.storage.bits > 0 ? "quantised weights" : rulesOf(form).title);
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<PlannedLayer> MoeModel::Impl::planned(int index, const LayerPlan& plan, const FactorSource* constants) const
+{
+    const LayerShape& layerShape = shape().layers[static_cast<std::size_t>(index)];
+    PlannedLayer layer;
+    layer.runsAttention = plan.runsAttention();
+    layer.runsExperts = plan.runsExperts();
+    if (!layerShape.moe) return layer;
+    layer.router = layerShape.router;
+    if (plan.topK()) layer.router.topK = *plan.topK();
+    layer.columns = plan.columns();
+    layer.allColumns = static_cast<int>(layer.columns.size()) == layerShape.experts;
+    layer.columnIndex = at::empty({std::ssize(layer.columns)}, at::kLong);
+    std::copy(layer.columns.begin(), layer.columns.end(), layer.columnIndex.mutable_data_ptr<std::int64_t>());
+    if (!plan.ranks().empty())
+        for (const int expert : layer.columns)
+            layer.ranks.push_back(plan.ranksOf(expert));
+    std::vector<at::Tensor> rows;
+    for (const int expert : layer.columns) {
+        const auto* body = std::get_if<ConstantBody>(plan.bodyOf(expert));
+        layer.constantOf.push_back(body ? static_cast<int>(rows.size()) : -1);
+        if (!body) continue;
+        ESPALIER_TRY(const std::vector<float> values, constants->constant(index, expert, body->kind));
+        // As an export stores it: rounded to the dtype of the checkpoint's experts.
+        const at::Tensor row = at::tensor(values, at::kFloat);
+        rows.push_back(row.to(storedType(checkpoint->expert(index, expert, Matrix::Down))).to(compute).unsqueeze(0));
+    }
+    if (rows.empty())
+        layer.constantOf.clear();
+    else
+        layer.constants = placed(at::cat(rows, 0));
+    return layer;
+}
+
 Result<PreparedPlan> MoeModel::prepare(const CompressionPlan& plan) const
 {
     const c10::InferenceMode guard;
-    const ModelShape& shape = m_impl->shape();
     if (plan.layerCount() != layerCount())
         return badInput("plan.unknown_layer", "plan", fmt::format("The plan has {} layers, the model {}.", plan.layerCount(), layerCount()),
                         "Use a plan that was made for this model.");
+    ESPALIER_CHECK_OK(checkRuns(plan));
     auto data = std::make_shared<PreparedPlan::Data>();
     ESPALIER_TRY(data->factors, factorSourceFor(plan, m_impl->sources, m_impl->checkpoint->fingerprint()));
+    ESPALIER_TRY(const auto constants, constantSourceFor(plan, m_impl->sources, m_impl->checkpoint->fingerprint()));
     data->plan = plan;
-    data->layers.resize(shape.layers.size());
-    for (std::size_t l = 0; l < shape.layers.size(); ++l) {
-        const LayerShape& layerShape = shape.layers[l];
-        if (!layerShape.moe) continue;
-        const LayerPlan& layerPlan = plan.layer(static_cast<int>(l));
-        PlanLayer& layer = data->layers[l];
-        layer.router = layerShape.router;
-        if (layerPlan.topK) layer.router.topK = *layerPlan.topK;
-        layer.kept = layerPlan.kept;
-        const int n = static_cast<int>(layer.kept.size());
-        layer.allKept = n == layerShape.experts;
-        if (!std::is_sorted(layer.kept.begin(), layer.kept.end(), std::less_equal<>()) ||
-            (n > 0 && (layer.kept.front() < 0 || layer.kept.back() >= layerShape.experts)))
-            return badInput("plan.unknown_expert", fmt::format("layer {}", l),
-                            fmt::format("Layer {} has {} experts; the plan keeps others.", l, layerShape.experts),
-                            "Use a plan that was made for this model.");
-        if (n < layer.router.topK || layer.router.topK < 1)
-            return badInput("plan.kept_below_top_k", fmt::format("layer {}", l),
-                            fmt::format("Layer {} keeps {} experts, fewer than the {} that each token uses.", l, n, layer.router.topK),
-                            "Keep more experts.");
-        if (layer.router.groups > 1 &&
-            (n % layer.router.groups != 0 || n / layer.router.groups * layer.router.topGroups < layer.router.topK))
-            return badInput(
-                "plan.groups", fmt::format("layer {}", l),
-                fmt::format("Layer {} routes in {} groups; the plan does not keep equally many of each.", l, layer.router.groups),
-                "Keep the same number of experts in every group.");
-        layer.keptIndex = at::empty({n}, at::kLong);
-        std::copy(layer.kept.begin(), layer.kept.end(), layer.keptIndex.mutable_data_ptr<std::int64_t>());
-        const bool anyRank = std::any_of(layerPlan.ranks.begin(), layerPlan.ranks.end(), [](const RankTriple& ranks) {
-            return ranks != RankTriple{0, 0, 0};
-        });
-        if (anyRank) {
-            if (layerPlan.ranks.size() != layer.kept.size())
-                return badInput("plan.invalid", fmt::format("layer {}", l),
-                                fmt::format("Layer {} keeps {} experts but has ranks for {}.", l, n, layerPlan.ranks.size()), {});
-            layer.ranks = layerPlan.ranks;
-        }
+    for (int l = 0; l < layerCount(); ++l) {
+        ESPALIER_CHECK_OK(checkLayerPlan(m_impl->shape(), l, plan.layer(l)));
+        ESPALIER_TRY(PlannedLayer layer, m_impl->planned(l, plan.layer(l), constants.get()));
+        data->layers.push_back(std::move(layer));
     }
     return PreparedPlan(std::move(data));
 }
@@ -308,28 +347,29 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
 {
     current.reset();
     ESPALIER_TRY(const auto weights, store->layer(layer, step));
-    const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
     if (moe) {
         if (!weights->routerNonFinite.empty() &&
-            !allFinite(weights->router.index_select(0, planLayer.keptIndex.to(weights->router.device()))))
+            !allFinite(weights->router.index_select(0, planLayer.columnIndex.to(weights->router.device()))))
             return notFiniteWeight(weights->routerNonFinite);
-        for (const int expert : planLayer.kept)
-            if (const auto& name = weights->experts[static_cast<std::size_t>(expert)].nonFinite; !name.empty())
+        for (std::size_t column = 0; column < planLayer.columns.size(); ++column)
+            if (const auto& name = weights->experts[static_cast<std::size_t>(planLayer.columns[column])].nonFinite;
+                !name.empty() && !planLayer.isConstant(column))
                 return notFiniteWeight(name);
     }
 
     if (!planLayer.ranks.empty()) {
         std::vector<FactorRequest> requests;
-        for (std::size_t i = 0; i < planLayer.kept.size(); ++i)
+        for (std::size_t i = 0; i < planLayer.columns.size(); ++i)
             for (int matrix = 0; matrix < 3; ++matrix)
                 if (const int rank = planLayer.ranks[i][static_cast<std::size_t>(matrix)]; rank > 0)
-                    requests.push_back({planLayer.kept[i], matrix, rank});
+                    requests.push_back({planLayer.columns[i], matrix, rank});
         ESPALIER_TRY(const auto computed, this->factors->factors(layer, plan.data().factors, requests));
-        planned.resize(3 * planLayer.kept.size());
+        planned.resize(3 * planLayer.columns.size());
         std::size_t next = 0;
-        for (std::size_t i = 0; i < planLayer.kept.size(); ++i)
+        for (std::size_t i = 0; i < planLayer.columns.size(); ++i)
             for (std::size_t matrix = 0; matrix < 3; ++matrix)
                 if (planLayer.ranks[i][matrix] > 0) planned[3 * i + matrix] = computed[next++];
     }
@@ -340,9 +380,10 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
 }
 
 // hidden where the model computes, and the result too.
-Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, LayerObserver* observer)
+Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
 {
     current.reset();
+    if (!plan.data().layers[static_cast<std::size_t>(layer)].runsAttention) return hidden;
     ESPALIER_TRY(const auto weights, store->layer(layer));
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     const at::Tensor attended =
@@ -353,9 +394,10 @@ Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, L
 
 Result<at::Tensor> MoeModel::Impl::feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer)
 {
+    if (!plan.data().layers[static_cast<std::size_t>(layer)].runsExperts) return residual;
     std::vector<Linear> planned;
     ESPALIER_TRY(const auto weights, begin(layer, plan, 1, planned));
-    const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
     const at::Tensor x = rmsNorm(residual, weights->postNorm, eps).view({residual.size(0) * residual.size(1), -1});
     const at::Tensor y = moe ? moeForward(layer, x, *weights, planLayer, planned, arithmetic, observer) : weights->dense(x);
@@ -366,11 +408,11 @@ Result<at::Tensor> MoeModel::Impl::feedForward(int layer, const at::Tensor& resi
     return out;
 }
 
-Result<at::Tensor> MoeModel::attend(int layer, const at::Tensor& hidden, LayerObserver* observer)
+Result<at::Tensor> MoeModel::attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
 {
     const c10::InferenceMode guard;
     const PortableScope scope(m_impl->placement.portable);
-    ESPALIER_TRY(const at::Tensor residual, m_impl->attend(layer, m_impl->placed(hidden), observer));
+    ESPALIER_TRY(const at::Tensor residual, m_impl->attend(layer, m_impl->placed(hidden), plan, observer));
     return residual.to(at::kCPU);
 }
 
@@ -386,7 +428,7 @@ Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const Pr
 {
     const c10::InferenceMode guard;
     const PortableScope scope(m_impl->placement.portable);
-    ESPALIER_TRY(const at::Tensor residual, m_impl->attend(layer, m_impl->placed(hidden), observer));
+    ESPALIER_TRY(const at::Tensor residual, m_impl->attend(layer, m_impl->placed(hidden), plan, observer));
     ESPALIER_TRY(const at::Tensor out, m_impl->feedForward(layer, residual, plan, observer));
     return out.to(at::kCPU);
 }
@@ -499,21 +541,28 @@ Result<at::Tensor> MoeModel::layerGradient(int layer, const at::Tensor& hidden, 
     const PortableScope scope(impl.placement.portable);
     std::vector<Linear> factors;
     ESPALIER_TRY(const auto weights, impl.begin(layer, plan, -1, factors));
-    const PlanLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     const int window = impl.windows[static_cast<std::size_t>(layer)];
     const at::Tensor in = impl.placed(hidden);
     const at::Tensor normed = rmsNorm(in, weights->inputNorm, impl.eps);
-    const at::Tensor residual = in + impl.attention->forward(normed, *weights, window);
+    const at::Tensor residual = planLayer.runsAttention ? in + impl.attention->forward(normed, *weights, window) : in;
     const at::Tensor rows = residual.view({-1, residual.size(2)});
-    const at::Tensor x = rmsNorm(rows, weights->postNorm, impl.eps);
-    const at::Tensor above = impl.placed(gradient).to(at::kFloat).reshape(rows.sizes());
-    const at::Tensor input = impl.shape().layers[static_cast<std::size_t>(layer)].moe
-                                 ? moeGradient(layer, x, above, *weights, planLayer, factors, impl.arithmetic, observer)
-                                 : mlpGradient(weights->dense, x, above);
+    at::Tensor middle = impl.placed(gradient).to(at::kFloat).reshape(rows.sizes());
+    if (planLayer.runsExperts) {
+        const at::Tensor x = rmsNorm(rows, weights->postNorm, impl.eps);
+        const at::Tensor input = impl.shape().layers[static_cast<std::size_t>(layer)].moe
+                                     ? moeGradient(layer, x, middle, *weights, planLayer, factors, impl.arithmetic, observer)
+                                     : mlpGradient(weights->dense, x, middle);
+        middle = middle + rmsNormGradient(rows, weights->postNorm, input, impl.eps);
+    }
+    middle = middle.view(hidden.sizes());
     impl.current.reset();
-    const at::Tensor middle = (above + rmsNormGradient(rows, weights->postNorm, input, impl.eps)).view(hidden.sizes());
-    const at::Tensor attended = attentionGradient(*impl.attention, normed, middle, *weights, window);
-    const at::Tensor out = (middle + rmsNormGradient(in, weights->inputNorm, attended, impl.eps)).to(at::kCPU);
+    at::Tensor out = middle;
+    if (planLayer.runsAttention) {
+        const at::Tensor attended = attentionGradient(*impl.attention, normed, middle, *weights, window);
+        out = middle + rmsNormGradient(in, weights->inputNorm, attended, impl.eps);
+    }
+    out = out.to(at::kCPU);
     ESPALIER_CHECK_OK(impl.checkpoint->checkUnchanged());
     if (!allFinite(out)) return notFiniteResult(fmt::format("the gradient of layer {}", layer));
     return out;

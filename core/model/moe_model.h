@@ -108,9 +108,9 @@ public:
     void setFactorSources(FactorSources sources);
     const FactorSources& factorSources() const;
 
-    // Checks the plan against the model: kept sets, ranks, group limits. Factors are computed when a layer first needs them (plain SVD, or
-    // from the basis in the profile the plan names), and kept within the budget. Errors: plan.* of an invalid plan, those of
-    // factorSourceFor.
+    // Checks the plan against the model by plan_rules. Constants are read here; factors are computed when a layer first needs them (plain
+    // SVD, or from the basis in the profile the plan names), and kept within the budget. Errors: plan.* of an invalid plan,
+    // plan.form_not_run (Unsupported: a form that cannot be run here yet, by name), those of factorSourceFor and constantSourceFor.
     Result<PreparedPlan> prepare(const CompressionPlan& plan) const;
     PreparedPlan identity() const;
 
@@ -124,10 +124,10 @@ public:
     // Errors: model.not_finite (BadInput, names the first non-finite weight tensor), checkpoint.* while reading.
     Result<at::Tensor> layer(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer = nullptr);
 
-    // The two halves of layer(). No plan reaches the first: attention and its residual connection, [B,T,H] -> [B,T,H]. What it returns
-    // serves every plan that does the same below the layer; the second half is the norm, the MoE module and its residual connection.
-    // Loading, errors and bits as layer().
-    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, LayerObserver* observer = nullptr);
+    // The two halves of layer(): attention and its residual connection, [B,T,H] -> [B,T,H], and the norm, the MoE module and its residual
+    // connection. What the first returns serves every plan with the same CompressionPlan::entryDigest(layer, Experts). A half that the
+    // plan leaves out returns its input and loads nothing. Loading, errors and bits as layer().
+    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer = nullptr);
     Result<at::Tensor> feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer = nullptr);
 
     // All layers, embedding included; no logits. For tests and small models: callers that can be cancelled loop over layer().

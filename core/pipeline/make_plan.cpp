@@ -194,7 +194,7 @@ private:
         for (const LayerShape& layer : m_shape.layers)
             if (layer.moe)
                 m_outcome.keep[static_cast<std::size_t>(layer.index)] =
-                    static_cast<int>(m_outcome.search->plan.layer(layer.index).kept.size());
+                    static_cast<int>(m_outcome.search->plan.layer(layer.index).kept().size());
         Json detail = {{"method", m_recipe.allocate}};
         detail.update(verified.detail);
         detail["keep"] = m_outcome.keep;
@@ -289,7 +289,7 @@ private:
                     own = own.withLocked(layer.index, true);
         // Layers that are locked for this stage or this process alone are not its results.
         const auto passedOver = [&](const Selection& selection) {
-            return own.layer(selection.layer).locked && !m_base.layer(selection.layer).locked;
+            return own.isLocked(selection.layer) && !m_base.isLocked(selection.layer);
         };
         options.onLayer = [&](const Selection& selection) {
             if (passedOver(selection)) return;
@@ -427,8 +427,8 @@ private:
         const PlanSearchResult& found = *m_outcome.search;
         std::vector<ExpertSet> sets(m_shape.layers.size());
         for (const LayerShape& layer : m_shape.layers)
-            if (layer.moe && !m_base.layer(layer.index).locked)
-                sets[static_cast<std::size_t>(layer.index)] = m_outcome.plan.layer(layer.index).kept;
+            if (layer.moe && !m_base.isLocked(layer.index))
+                sets[static_cast<std::size_t>(layer.index)] = m_outcome.plan.layer(layer.index).kept();
         ESPALIER_TRY(const auto chosen, m_withSets(found.plan, sets));
         m_outcome.plan = found.plan;
         if (!chosen || chosen->hash() == found.plan.hash() || found.end == PlanSearchEnd::Cancelled) return {};
@@ -448,7 +448,7 @@ private:
         if (!m_base.hasRanks() || m_recipe.ranks) return plan;
         std::vector<ExpertSet> sets;
         for (const LayerShape& layer : m_shape.layers)
-            sets.push_back(plan.layer(layer.index).kept);
+            sets.push_back(plan.layer(layer.index).kept());
         return withSetsHandingRanksOn(m_shape, m_base, sets);
     }
 
@@ -506,7 +506,7 @@ private:
         ESPALIER_TRY(SizedPlan sized, planForBytes(m_shape, request));
         m_outcome.plan = std::move(sized.plan);
         for (const LayerShape& layer : m_shape.layers)
-            m_outcome.keep.push_back(layer.moe ? static_cast<int>(m_outcome.plan.layer(layer.index).kept.size()) : 0);
+            m_outcome.keep.push_back(layer.moe ? static_cast<int>(m_outcome.plan.layer(layer.index).kept().size()) : 0);
         m_outcome.selections.resize(m_shape.layers.size());
         stage("allocate", started,
               {{"method", m_recipe.allocate},

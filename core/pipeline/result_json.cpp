@@ -74,8 +74,8 @@ Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan)
     for (const LayerProfile& layer : profile.layers) {
         if (layer.experts == 0 || layer.gram.tokenCount() == 0 || layer.layer >= plan.layerCount()) continue;
         const LayerPlan& layerPlan = plan.layer(layer.layer);
-        const GramEvaluator gram(layer, profile.shape.layers[static_cast<std::size_t>(layer.layer)].router, layerPlan.topK);
-        const GramLoss loss = gram.evaluate(layerPlan.kept);
+        const GramEvaluator gram(layer, profile.shape.layers[static_cast<std::size_t>(layer.layer)].router, layerPlan.topK());
+        const GramLoss loss = gram.evaluate(layerPlan.kept());
         const double norm = gram.outputNorm();
         losses.push_back({{"layer", layer.layer},
                           {"loss", numberJson(loss.loss())},

@@ -55,8 +55,8 @@ Result<CompressionPlan> unlockedWhole(const ModelShape& shape, const Compression
     bool ranks = false;
     for (const LayerShape& layer : shape.layers) {
         if (!layer.moe) continue;
-        if (base.layer(layer.index).locked) {
-            ranks = ranks || !base.layer(layer.index).ranks.empty();
+        if (base.isLocked(layer.index)) {
+            ranks = ranks || !base.layer(layer.index).ranks().empty();
             continue;
         }
         ESPALIER_TRY(plan, plan.withRanks(shape, layer.index, {}));
@@ -197,10 +197,10 @@ private:
                 // Groups keep equally many experts each, which not every total allows.
                 if (layer.router.groups > 1) m_problem.exactly = false;
             } else {
-                m_problem.budget -= static_cast<int>(m_base.layer(layer.index).kept.size());
+                m_problem.budget -= static_cast<int>(m_base.layer(layer.index).kept().size());
             }
         }
-        m_problem.cost = [](const CompressionPlan& plan, int layer) { return static_cast<std::int64_t>(plan.layer(layer).kept.size()); };
+        m_problem.cost = [](const CompressionPlan& plan, int layer) { return static_cast<std::int64_t>(plan.layer(layer).kept().size()); };
         if (m_base.hasRanks() && !m_verified.ranked) {
             m_heldBytes = bytesForCount(m_shape, m_base, *m_verified.keepTotal);
             m_rankValue = rankValueOf(rankCurvesOf(m_verified.inputs.profile));
@@ -244,7 +244,7 @@ private:
         std::int64_t cost = 0;
         std::vector<int> keep;
         for (const LayerShape& layer : m_shape.layers)
-            keep.push_back(layer.moe ? static_cast<int>(plan->layer(layer.index).kept.size()) : 0);
+            keep.push_back(layer.moe ? static_cast<int>(plan->layer(layer.index).kept().size()) : 0);
         for (const int layer : m_problem.layers)
             cost += m_problem.cost(*plan, layer);
         const bool sameCount = std::all_of(m_problem.layers.begin(), m_problem.layers.end(), [&](int layer) {
@@ -404,7 +404,7 @@ private:
             CompressionPlan plan = from;
             for (const auto& [layer, form] : *forms) {
                 const ExpertSet& kept = sets[static_cast<std::size_t>(layer)];
-                if (kept.empty() || kept == from.layer(layer).kept) continue;
+                if (kept.empty() || kept == from.layer(layer).kept()) continue;
                 const auto level = form.levelWithin(kept, expertBytesOf(shape, from, layer));
                 if (!level) return std::optional<CompressionPlan>();
                 ESPALIER_TRY(plan, plan.withRanks(shape, layer, {}));

@@ -1,11 +1,9 @@
 #include "plan/compression_plan.h"
 
-#include "base/sha256.h"
-#include "base/text.h"
-
-#include <fmt/format.h>
+#include "plan/plan_rules.h"
 
 #include <algorithm>
+#include <charconv>
 #include <mutex>
 
 namespace espalier
@@ -14,155 +12,191 @@ namespace espalier
 namespace
 {
 
-constexpr int kPlanVersion = 1;
-const LayerPlan kNoLayer;
-
-bool anyRank(const LayerPlan& layer)
+const LayerPlan& noLayer()
 {
-    return std::any_of(layer.ranks.begin(), layer.ranks.end(),
-                       [](const RankTriple& r) { return std::any_of(r.begin(), r.end(), [](int x) { return x != 0; }); });
+    static const LayerPlan none;
+    return none;
 }
 
-bool sameNumbers(const LayerPlan& a, const LayerPlan& b)
+// Canonical JSON of version 1, written directly: its SHA-256 is the identity of every plan that version 1 can say.
+class CanonicalText
 {
-    return a.kept == b.kept && a.topK == b.topK && (a.ranks == b.ranks || (!anyRank(a) && !anyRank(b)));
+public:
+    CanonicalText& add(std::string_view text)
+    {
+        m_text += text;
+        return *this;
+    }
+    CanonicalText& add(int value)
+    {
+        char digits[12];
+        const auto end = std::to_chars(digits, digits + sizeof digits, value).ptr;
+        m_text.append(digits, end);
+        return *this;
+    }
+    CanonicalText& addQuoted(const std::string& value)
+    {
+        m_text += canonicalJson(Json(value));
+        return *this;
+    }
+    template <typename List>
+    CanonicalText& addList(const List& list)
+    {
+        m_text += '[';
+        bool first = true;
+        for (const int value : list) {
+            if (!first) m_text += ',';
+            first = false;
+            add(value);
+        }
+        m_text += ']';
+        return *this;
+    }
+    const std::string& text() const { return m_text; }
+
+private:
+    std::string m_text;
+};
+
+void addLayer(CanonicalText& text, const LayerPlan& layer, int index)
+{
+    text.add("{\"kept\":").addList(layer.kept()).add(",\"layer\":").add(index);
+    if (!layer.ranks().empty()) {
+        text.add(",\"ranks\":[");
+        bool first = true;
+        for (const RankTriple& triple : layer.ranks()) {
+            if (!first) text.add(",");
+            first = false;
+            text.addList(triple);
+        }
+        text.add("]");
+    }
+    if (layer.topK()) text.add(",\"top_k\":").add(*layer.topK());
+    text.add("}");
 }
 
-bool keepsEverything(const LayerPlan& layer, int experts)
-{
-    return static_cast<int>(layer.kept.size()) == experts && !anyRank(layer) && !layer.topK;
-}
-
-Json numbersOf(const LayerPlan& layer, int index)
-{
-    Json json = {{"layer", index}, {"kept", layer.kept}};
-    if (anyRank(layer)) json["ranks"] = layer.ranks;
-    if (layer.topK) json["top_k"] = *layer.topK;
-    return json;
-}
-
-Json factorsJson(const FactorSettings& factors)
+void addFactors(CanonicalText& text, const FactorSettings& factors)
 {
     // Ranks without a named method are plain SVD (planFromJson reads them so): one plan, one hash.
-    Json json = {{"method", factors.method.empty() ? std::string("svd") : factors.method}};
-    if (!factors.profileSha256.empty()) json["profile_sha256"] = factors.profileSha256;
-    return json;
+    text.add("\"factors\":{\"method\":").addQuoted(factors.method.empty() ? "svd" : factors.method);
+    if (!factors.profileSha256.empty()) text.add(",\"profile_sha256\":").addQuoted(factors.profileSha256);
+    text.add("}");
 }
 
-Error invalid(std::string_view what, int layer, std::string message, std::string action = {})
-{
-    return badInput(fmt::format("plan.{}", what), fmt::format("layer {}", layer), std::move(message), std::move(action));
-}
-
-// Every rule a layer's plan must keep, in one place.
-Status checkLayer(const ModelShape& model, int index, const LayerPlan& plan)
-{
-    const LayerShape& shape = model.layers[static_cast<std::size_t>(index)];
-    if (!shape.moe) {
-        if (!plan.kept.empty()) return invalid("unknown_layer", index, fmt::format("Layer {} is dense and has no experts to keep.", index));
-        return {};
-    }
-    int previous = -1;
-    for (const int expert : plan.kept) {
-        if (expert < 0 || expert >= shape.experts)
-            return invalid("unknown_expert", index,
-                           fmt::format("Layer {} has experts 0 to {}; the plan keeps expert {}.", index, shape.experts - 1, expert));
-        if (expert <= previous)
-            return invalid(
-                "invalid", index,
-                fmt::format("The kept experts of layer {} must be ascending and distinct ({} after {}).", index, expert, previous));
-        previous = expert;
-    }
-    const int topK = plan.topK.value_or(shape.router.topK);
-    if (topK < 1 || topK > shape.router.topK)
-        return invalid("invalid", index, fmt::format("top_k {} of layer {} must lie between 1 and {}.", topK, index, shape.router.topK));
-    if (static_cast<int>(plan.kept.size()) < topK)
-        return invalid("kept_below_top_k", index,
-                       fmt::format("Layer {} would keep {} experts, but the router picks {}.", index, plan.kept.size(), topK),
-                       plan.kept.empty() ? fmt::format("Keep at least one, better {}.", topK)
-                                         : fmt::format("Keep at least {}, or let the layer's router pick fewer: \"top_k\": {} beside "
-                                                       "\"kept\" in the plan file.",
-                                                       topK, plan.kept.size()));
-    if (shape.router.groups > 1) {
-        const int size = shape.experts / shape.router.groups;
-        std::vector<int> perGroup(static_cast<std::size_t>(shape.router.groups), 0);
-        for (const int expert : plan.kept)
-            ++perGroup[static_cast<std::size_t>(expert / size)];
-        if (std::any_of(perGroup.begin(), perGroup.end(), [&](int count) { return count != perGroup[0]; }))
-            return invalid(
-                "groups", index,
-                fmt::format("Layer {} routes in {} groups: each must keep the same number of experts.", index, shape.router.groups));
-        if (topK > shape.router.topGroups * perGroup[0])
-            return invalid("groups", index,
-                           fmt::format("Layer {}: {} groups of {} kept experts cannot serve top-k {}.", index, shape.router.topGroups,
-                                       perGroup[0], topK),
-                           perGroup[0] == 0 ? std::string()
-                                            : fmt::format("Keep more, or let the layer's router pick fewer: \"top_k\": {} beside \"kept\" "
-                                                          "in the plan file.",
-                                                          shape.router.topGroups * perGroup[0]));
-    }
-    if (!plan.ranks.empty() && plan.ranks.size() != plan.kept.size())
-        return invalid("invalid", index,
-                       fmt::format("Layer {} keeps {} experts and lists ranks for {}.", index, plan.kept.size(), plan.ranks.size()));
-    const int breakEven = breakEvenRank(model.hiddenSize, shape.expertWidth);
-    for (const RankTriple& triple : plan.ranks)
-        for (const int rank : triple)
-            if (rank < 0 || rank > breakEven)
-                return invalid(
-                    "rank_beyond_break_even", index,
-                    fmt::format("Rank {} in layer {} is not between 1 and {}, beyond which factors save nothing.", rank, index, breakEven),
-                    "Use 0 for a dense matrix.");
-    return {};
-}
+std::string_view bytesOf(const Sha256Digest& digest) { return {reinterpret_cast<const char*>(digest.data()), digest.size()}; }
 
 }  // namespace
 
 struct CompressionPlan::Data {
-    std::vector<LayerPlan> layers;
+    std::vector<std::shared_ptr<const LayerPlan>> layers;
     std::vector<int> experts;  // of the model, per layer: which layers are whole
     FactorSettings factors;
+    std::string constantsProfile;
     PlanModel model;
-    mutable std::once_flag hashOnce;
-    mutable std::string hash;
+    PlanMarks marks;
 
-    Data() = default;
-    Data(const Data& other) : layers(other.layers), experts(other.experts), factors(other.factors), model(other.model) {}
+    // Computed when first asked for; a copy of the rest does not take them along.
+    struct Identity {
+        std::once_flag hashOnce;
+        std::string hash;
+        std::once_flag entriesOnce;
+        std::vector<Sha256Digest> entries;  // [2 * layer + half]
+    };
+    std::shared_ptr<Identity> identity = std::make_shared<Identity>();
 
-    bool whole(std::size_t layer) const { return keepsEverything(layers[layer], experts[layer]); }
-    Json numbers(std::size_t end) const
+    bool whole(std::size_t layer) const { return layers[layer]->isWhole(experts[layer]); }
+    bool any(bool (*is)(const LayerPlan&)) const
     {
-        Json list = Json::array();
-        bool ranks = false;
-        for (std::size_t i = 0; i < end; ++i)
-            if (!whole(i)) {
-                list.push_back(numbersOf(layers[i], static_cast<int>(i)));
-                ranks = ranks || anyRank(layers[i]);
-            }
-        Json json = {{"version", kPlanVersion}, {"layers", list}};
-        // Factor settings decide nothing while every matrix is dense.
-        if (ranks) json["factors"] = factorsJson(factors);
-        return json;
+        return std::any_of(layers.begin(), layers.end(), [&](const auto& layer) { return is(*layer); });
     }
+    std::string firstHash() const;
+    std::string secondHash() const;
+    std::vector<Sha256Digest> chain() const;
 };
+
+std::string CompressionPlan::Data::firstHash() const
+{
+    CanonicalText text;
+    text.add("{");
+    // Factor settings decide nothing while every matrix is dense.
+    if (any([](const LayerPlan& layer) { return layer.needsFactors(); })) {
+        addFactors(text, factors);
+        text.add(",");
+    }
+    text.add("\"layers\":[");
+    bool first = true;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+        if (whole(i)) continue;
+        if (!first) text.add(",");
+        first = false;
+        addLayer(text, *layers[i], static_cast<int>(i));
+    }
+    text.add("],\"version\":1}");
+    return sha256Hex(text.text());
+}
+
+std::string CompressionPlan::Data::secondHash() const
+{
+    CanonicalText text;
+    text.add("espalier plan 2\n");
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+        if (whole(i)) continue;
+        text.add(static_cast<int>(i)).add(bytesOf(layers[i]->attentionDigest())).add(bytesOf(layers[i]->expertsDigest()));
+    }
+    if (any([](const LayerPlan& layer) { return layer.needsFactors(); })) addFactors(text, factors);
+    if (any([](const LayerPlan& layer) { return layer.needsConstants(); })) text.add("constants").addQuoted(constantsProfile);
+    return sha256Hex(text.text());
+}
+
+std::vector<Sha256Digest> CompressionPlan::Data::chain() const
+{
+    CanonicalText settings;
+    addFactors(settings, factors);
+    std::vector<Sha256Digest> entries;
+    entries.reserve(2 * layers.size() + 1);
+    Sha256Digest state{};
+    std::string link;
+    const auto step = [&](const Sha256Digest& digest, const LayerPlan& layer) {
+        link.assign(bytesOf(state));
+        link += bytesOf(digest);
+        if (layer.needsFactors()) link += settings.text();
+        if (layer.needsConstants()) link += constantsProfile;
+        state = sha256(link);
+    };
+    for (const auto& layer : layers) {
+        entries.push_back(state);
+        step(layer->attentionDigest(), *layer);
+        entries.push_back(state);
+        step(layer->expertsDigest(), *layer);
+    }
+    entries.push_back(state);
+    return entries;
+}
+
+CompressionPlan CompressionPlan::of(Data data)
+{
+    data.identity = std::make_shared<Data::Identity>();
+    return CompressionPlan(std::make_shared<const Data>(std::move(data)));
+}
 
 CompressionPlan CompressionPlan::identity(const ModelShape& shape)
 {
-    auto data = std::make_shared<Data>();
+    Data data;
+    std::map<int, std::shared_ptr<const LayerPlan>> bySize;
     for (const LayerShape& layer : shape.layers) {
-        LayerPlan plan;
-        for (int e = 0; e < layer.experts; ++e)
-            plan.kept.push_back(e);
-        data->layers.push_back(std::move(plan));
-        data->experts.push_back(layer.experts);
+        std::shared_ptr<const LayerPlan>& node = bySize[layer.experts];
+        if (!node) node = std::make_shared<const LayerPlan>(LayerPlan::allOf(layer.experts));
+        data.layers.push_back(node);
+        data.experts.push_back(layer.experts);
     }
-    return CompressionPlan(std::move(data));
+    return of(std::move(data));
 }
 
 int CompressionPlan::layerCount() const noexcept { return m_data ? static_cast<int>(m_data->layers.size()) : 0; }
 
 const LayerPlan& CompressionPlan::layer(int layer) const
 {
-    return m_data && layer >= 0 && layer < layerCount() ? m_data->layers[static_cast<std::size_t>(layer)] : kNoLayer;
+    return m_data && layer >= 0 && layer < layerCount() ? *m_data->layers[static_cast<std::size_t>(layer)] : noLayer();
 }
 
 const FactorSettings& CompressionPlan::factors() const
@@ -171,230 +205,215 @@ const FactorSettings& CompressionPlan::factors() const
     return m_data ? m_data->factors : none;
 }
 
+const std::string& CompressionPlan::constantsProfile() const
+{
+    static const std::string none;
+    return m_data ? m_data->constantsProfile : none;
+}
+
 const PlanModel& CompressionPlan::model() const
 {
     static const PlanModel none;
     return m_data ? m_data->model : none;
 }
 
+const PlanMarks& CompressionPlan::marks() const
+{
+    static const PlanMarks none;
+    return m_data ? m_data->marks : none;
+}
+
+bool CompressionPlan::isLocked(int layer) const { return std::binary_search(marks().locked.begin(), marks().locked.end(), layer); }
+
+bool CompressionPlan::isFixed(int layerIndex) const { return isLocked(layerIndex) || !layer(layerIndex).runsExperts(); }
+
+const ExpertSet& CompressionPlan::protectedExperts(int layer) const
+{
+    static const ExpertSet none;
+    const auto at = marks().protectedExperts.find(layer);
+    return at == marks().protectedExperts.end() ? none : at->second;
+}
+
+bool CompressionPlan::isWholeLayer(int layerIndex) const
+{
+    return !m_data || layerIndex < 0 || layerIndex >= layerCount() || m_data->whole(static_cast<std::size_t>(layerIndex));
+}
+
 bool CompressionPlan::isIdentity(const ModelShape& shape) const
 {
     for (int i = 0; i < layerCount(); ++i)
-        if (!keepsEverything(layer(i), shape.layers[static_cast<std::size_t>(i)].experts)) return false;
+        if (!layer(i).isWhole(shape.layers[static_cast<std::size_t>(i)].experts)) return false;
     return true;
 }
 
-bool CompressionPlan::keeps(int layerIndex, int expert) const
-{
-    const ExpertSet& kept = layer(layerIndex).kept;
-    return std::binary_search(kept.begin(), kept.end(), expert);
-}
+bool CompressionPlan::keeps(int layerIndex, int expert) const { return layer(layerIndex).keeps(expert); }
 
 int CompressionPlan::keptExperts() const
 {
     int total = 0;
     for (int i = 0; i < layerCount(); ++i)
-        total += static_cast<int>(layer(i).kept.size());
+        total += static_cast<int>(layer(i).kept().size());
     return total;
 }
 
-bool CompressionPlan::hasRanks() const { return m_data && std::any_of(m_data->layers.begin(), m_data->layers.end(), anyRank); }
+int CompressionPlan::runningLayers() const
+{
+    int total = 0;
+    for (int i = 0; i < layerCount(); ++i)
+        total += layer(i).run() != LayerRun::Skipped ? 1 : 0;
+    return total;
+}
+
+bool CompressionPlan::hasRanks() const
+{
+    return m_data && m_data->any([](const LayerPlan& layer) { return !layer.ranks().empty(); });
+}
+
+bool CompressionPlan::hasConstants() const
+{
+    return m_data && m_data->any([](const LayerPlan& layer) { return !layer.constants().empty(); });
+}
+
+bool CompressionPlan::isPlain() const
+{
+    return !m_data || !m_data->any([](const LayerPlan& layer) { return !layer.isPlain(); });
+}
 
 int CompressionPlan::firstDifference(const CompressionPlan& other) const
 {
     const int count = std::min(layerCount(), other.layerCount());
     const bool sameFactors = factors() == other.factors();
+    const bool sameConstants = constantsProfile() == other.constantsProfile();
     for (int i = 0; i < count; ++i) {
-        if (!sameNumbers(layer(i), other.layer(i))) return i;
-        if (!sameFactors && anyRank(layer(i))) return i;
+        const LayerPlan& a = layer(i);
+        const LayerPlan& b = other.layer(i);
+        if (a.attentionDigest() != b.attentionDigest() || a.expertsDigest() != b.expertsDigest()) return i;
+        if (!sameFactors && a.needsFactors()) return i;
+        if (!sameConstants && a.needsConstants()) return i;
     }
     return count;
 }
 
-Result<CompressionPlan> CompressionPlan::withKept(const ModelShape& shape, int layerIndex, ExpertSet kept) const
+Result<CompressionPlan> CompressionPlan::with(const ModelShape& shape, int layerIndex, LayerPlan plan) const
 {
-    auto data = std::make_shared<Data>(*m_data);
-    LayerPlan& plan = data->layers[static_cast<std::size_t>(layerIndex)];
-    if (!plan.ranks.empty()) {
-        // Ranks stay with the experts that stay; one that returns is dense.
-        std::vector<RankTriple> ranks;
-        for (const int expert : kept) {
-            const auto it = std::lower_bound(plan.kept.begin(), plan.kept.end(), expert);
-            const bool was = it != plan.kept.end() && *it == expert;
-            ranks.push_back(was ? plan.ranks[static_cast<std::size_t>(it - plan.kept.begin())] : RankTriple{});
-        }
-        plan.ranks = std::move(ranks);
-    }
-    plan.kept = std::move(kept);
-    ESPALIER_CHECK_OK(checkLayer(shape, layerIndex, plan));
-    return CompressionPlan(std::move(data));
+    if (layerIndex < 0 || layerIndex >= layerCount())
+        return badInput("plan.unknown_layer", "layer " + std::to_string(layerIndex), "The model has no such layer.");
+    ESPALIER_CHECK_OK(checkLayerPlan(shape, layerIndex, plan));
+    Data data = *m_data;
+    data.layers[static_cast<std::size_t>(layerIndex)] = std::make_shared<const LayerPlan>(std::move(plan));
+    return of(std::move(data));
 }
 
-Result<CompressionPlan> CompressionPlan::withRanks(const ModelShape& shape, int layerIndex, std::vector<RankTriple> ranks) const
+Result<CompressionPlan> CompressionPlan::withKept(const ModelShape& shape, int layerIndex, const ExpertSet& kept) const
 {
-    auto data = std::make_shared<Data>(*m_data);
-    LayerPlan& plan = data->layers[static_cast<std::size_t>(layerIndex)];
-    plan.ranks = std::move(ranks);
-    ESPALIER_CHECK_OK(checkLayer(shape, layerIndex, plan));
-    if (!anyRank(plan)) plan.ranks.clear();
-    return CompressionPlan(std::move(data));
+    const LayerPlan& now = layer(layerIndex);
+    LayerPlan::Content next = now.content();
+    next.columns.clear();
+    next.bodies.clear();
+    ExpertSet columns = kept;
+    for (const int expert : now.constants())
+        if (!std::binary_search(kept.begin(), kept.end(), expert)) columns.push_back(expert);
+    if (columns.size() != kept.size()) std::sort(columns.begin(), columns.end());
+    for (const int expert : columns) {
+        const Body* body = now.bodyOf(expert);
+        const bool returns =
+            body == nullptr || (std::holds_alternative<ConstantBody>(*body) && std::binary_search(kept.begin(), kept.end(), expert));
+        next.columns.push_back({.expert = expert, .body = static_cast<int>(next.bodies.size())});
+        next.bodies.push_back(returns ? Body(ExpertBody{.sources = {expert}, .channels = {}, .matrices = {}}) : *body);
+    }
+    return with(shape, layerIndex, LayerPlan(std::move(next)));
+}
+
+Result<CompressionPlan> CompressionPlan::withRanks(const ModelShape& shape, int layerIndex, const std::vector<RankTriple>& ranks) const
+{
+    const LayerPlan& now = layer(layerIndex);
+    ESPALIER_CHECK_OK(checkRankTriples(shape, layerIndex, now.kept().size(), ranks));
+    LayerPlan::Content next = now.content();
+    for (std::size_t i = 0; i < now.kept().size(); ++i) {
+        const auto column = std::find_if(next.columns.begin(), next.columns.end(),
+                                         [&](const RouterColumn& candidate) { return candidate.expert == now.kept()[i]; });
+        auto& body = std::get<ExpertBody>(next.bodies[static_cast<std::size_t>(column->body)]);
+        for (std::size_t m = 0; m < 3; ++m)
+            if (const int rank = ranks.empty() ? 0 : ranks[i][m]; rank != body.matrices[m].plainRank())
+                body.matrices[m] = MatrixForm::lowRank(rank);
+    }
+    return with(shape, layerIndex, LayerPlan(std::move(next)));
 }
 
 CompressionPlan CompressionPlan::withLocked(int layerIndex, bool locked) const
 {
-    auto data = std::make_shared<Data>(*m_data);
-    data->layers[static_cast<std::size_t>(layerIndex)].locked = locked;
-    return CompressionPlan(std::move(data));
+    PlanMarks next = marks();
+    const auto at = std::lower_bound(next.locked.begin(), next.locked.end(), layerIndex);
+    const bool was = at != next.locked.end() && *at == layerIndex;
+    if (locked && !was) next.locked.insert(at, layerIndex);
+    if (!locked && was) next.locked.erase(at);
+    return withMarks(std::move(next));
 }
 
 CompressionPlan CompressionPlan::withProtected(int layerIndex, int expert, bool isProtected) const
 {
-    auto data = std::make_shared<Data>(*m_data);
-    ExpertSet& set = data->layers[static_cast<std::size_t>(layerIndex)].protectedExperts;
-    const auto it = std::lower_bound(set.begin(), set.end(), expert);
-    const bool present = it != set.end() && *it == expert;
-    if (isProtected && !present) set.insert(it, expert);
-    if (!isProtected && present) set.erase(it);
-    return CompressionPlan(std::move(data));
+    PlanMarks next = marks();
+    ExpertSet& set = next.protectedExperts[layerIndex];
+    const auto at = std::lower_bound(set.begin(), set.end(), expert);
+    const bool was = at != set.end() && *at == expert;
+    if (isProtected && !was) set.insert(at, expert);
+    if (!isProtected && was) set.erase(at);
+    if (set.empty()) next.protectedExperts.erase(layerIndex);
+    return withMarks(std::move(next));
 }
 
-CompressionPlan CompressionPlan::withFactors(FactorSettings factors) const
+// What decides no number leaves the identity as it is: the copy shares it.
+CompressionPlan CompressionPlan::withMarks(PlanMarks marks) const
 {
-    auto data = std::make_shared<Data>(*m_data);
-    data->factors = std::move(factors);
-    return CompressionPlan(std::move(data));
+    Data data = *m_data;
+    data.marks = std::move(marks);
+    return CompressionPlan(std::make_shared<const Data>(std::move(data)));
 }
 
 CompressionPlan CompressionPlan::withModel(PlanModel model) const
 {
-    auto data = std::make_shared<Data>(*m_data);
-    data->model = std::move(model);
-    return CompressionPlan(std::move(data));
+    Data data = *m_data;
+    data.model = std::move(model);
+    return CompressionPlan(std::make_shared<const Data>(std::move(data)));
+}
+
+CompressionPlan CompressionPlan::withFactors(FactorSettings factors) const
+{
+    Data data = *m_data;
+    data.factors = std::move(factors);
+    return of(std::move(data));
+}
+
+CompressionPlan CompressionPlan::withConstantsProfile(std::string profileSha256) const
+{
+    Data data = *m_data;
+    data.constantsProfile = std::move(profileSha256);
+    return of(std::move(data));
 }
 
 const std::string& CompressionPlan::hash() const
 {
     static const std::string empty = sha256Hex("");
     if (!m_data) return empty;
-    std::call_once(m_data->hashOnce, [&] { m_data->hash = sha256Hex(canonicalJson(m_data->numbers(m_data->layers.size()))); });
-    return m_data->hash;
+    Data::Identity& identity = *m_data->identity;
+    std::call_once(identity.hashOnce, [&] { identity.hash = isPlain() ? m_data->firstHash() : m_data->secondHash(); });
+    return identity.hash;
 }
 
-std::string CompressionPlan::prefixHash(int layerIndex) const
+const Sha256Digest& CompressionPlan::entryDigest(int layerIndex, Half half) const
 {
-    if (!m_data) return sha256Hex("");
-    return sha256Hex(canonicalJson(m_data->numbers(static_cast<std::size_t>(std::clamp(layerIndex, 0, layerCount())))));
+    static const Sha256Digest none{};
+    if (!m_data) return none;
+    Data::Identity& identity = *m_data->identity;
+    std::call_once(identity.entriesOnce, [&] { identity.entries = m_data->chain(); });
+    const auto at = 2 * static_cast<std::size_t>(std::clamp(layerIndex, 0, layerCount())) + (half == Half::Experts ? 1 : 0);
+    return identity.entries[std::min(at, identity.entries.size() - 1)];
 }
 
 bool CompressionPlan::operator==(const CompressionPlan& other) const
 {
     if (m_data == other.m_data) return true;
-    if (!m_data || !other.m_data || hash() != other.hash()) return false;
-    for (int i = 0; i < layerCount(); ++i)
-        if (layer(i).locked != other.layer(i).locked || layer(i).protectedExperts != other.layer(i).protectedExperts) return false;
-    return true;
-}
-
-Result<CompressionPlan> planFromJson(const Json& value, const ModelShape& shape)
-{
-    if (!value.is_object()) return badInput("plan.invalid", "plan", "The plan is not a JSON object.");
-    try {
-        const Json version = value.value("version", Json());
-        if (!version.is_number_integer())
-            return badInput("plan.version", "version", "The plan has no version number.", "Add \"version\": 1.");
-        if (version != kPlanVersion)
-            return unsupported("plan.version", "version",
-                               fmt::format("The plan has version {}; version {} is read.", version.dump(), kPlanVersion),
-                               "Use the Espalier that wrote it, or a newer one.");
-        if (!value.contains("layers") || !value["layers"].is_array())
-            return badInput("plan.invalid", "layers", "The plan has no list of layers.");
-        CompressionPlan plan = CompressionPlan::identity(shape);
-        auto data = std::make_shared<CompressionPlan::Data>(*plan.m_data);
-        std::vector<bool> seen(shape.layers.size(), false);
-        for (const Json& item : value["layers"]) {
-            const int index = item.at("layer").get<int>();
-            if (index < 0 || index >= static_cast<int>(shape.layers.size()))
-                return invalid("unknown_layer", index,
-                               fmt::format("The plan names layer {}; the model has layers 0 to {}.", index, shape.layers.size() - 1));
-            if (seen[static_cast<std::size_t>(index)])
-                return invalid("invalid", index, fmt::format("The plan lists layer {} twice.", index));
-            seen[static_cast<std::size_t>(index)] = true;
-            LayerPlan& layer = data->layers[static_cast<std::size_t>(index)];
-            layer.kept = item.at("kept").get<ExpertSet>();
-            if (item.contains("ranks")) layer.ranks = item["ranks"].get<std::vector<RankTriple>>();
-            if (item.contains("ranks"))
-                for (const Json& triple : item["ranks"])
-                    if (triple.size() != 3)
-                        return invalid("invalid", index, fmt::format("Ranks of layer {} are triples [gate, up, down].", index));
-            if (item.contains("top_k")) layer.topK = item["top_k"].get<int>();
-            if (layer.topK && *layer.topK == shape.layers[static_cast<std::size_t>(index)].router.topK) layer.topK.reset();
-            ESPALIER_CHECK_OK(checkLayer(shape, index, layer));
-            if (!anyRank(layer)) layer.ranks.clear();
-        }
-        const auto validLayer = [&](const Json& item) {
-            const int index = item.get<int>();
-            return index >= 0 && index < static_cast<int>(shape.layers.size()) ? index : -1;
-        };
-        for (const Json& item : value.value("locks", Json::array())) {
-            const int index = validLayer(item);
-            if (index < 0) return invalid("unknown_layer", item.get<int>(), "A lock names a layer that the model does not have.");
-            data->layers[static_cast<std::size_t>(index)].locked = true;
-        }
-        for (const Json& item : value.value("protected", Json::array())) {
-            const int index = validLayer(item.at("layer"));
-            if (index < 0)
-                return invalid("unknown_layer", item.at("layer").get<int>(),
-                               "A protected expert lies in a layer that the model does not have.");
-            LayerPlan& layer = data->layers[static_cast<std::size_t>(index)];
-            layer.protectedExperts = item.at("experts").get<ExpertSet>();
-            std::sort(layer.protectedExperts.begin(), layer.protectedExperts.end());
-            for (const int expert : layer.protectedExperts)
-                if (expert < 0 || expert >= shape.layers[static_cast<std::size_t>(index)].experts)
-                    return invalid("unknown_expert", index, fmt::format("Protected expert {} does not exist in layer {}.", expert, index));
-        }
-        if (value.contains("factors") && value["factors"].is_object()) {
-            data->factors.method = value["factors"].value("method", "");
-            data->factors.profileSha256 = value["factors"].value("profile_sha256", "");
-        }
-        if (value.contains("model") && value["model"].is_object()) {
-            const Json& model = value["model"];
-            data->model = {model.value("model_type", ""), model.value("config_sha256", ""), model.value("weights_sha256", "")};
-        }
-        const bool ranks = std::any_of(data->layers.begin(), data->layers.end(), anyRank);
-        if (ranks && data->factors.method.empty()) data->factors.method = "svd";
-        if (ranks && data->factors.method != "svd" && data->factors.method != "whitened-svd")
-            return unsupported("plan.factors", "factors.method",
-                               fmt::format("The factor method \"{}\" is not known.", data->factors.method), "Use svd or whitened-svd.");
-        return CompressionPlan(std::move(data));
-    } catch (const Json::exception& failure) {
-        return badInput("plan.invalid", "plan", fmt::format("The plan is malformed: {}.", failure.what()));
-    }
-}
-
-Json toJson(const CompressionPlan& plan)
-{
-    if (!plan.m_data) return {{"version", kPlanVersion}, {"layers", Json::array()}};
-    Json json = plan.m_data->numbers(plan.m_data->layers.size());
-    if (plan.m_data->model != PlanModel{})
-        json["model"] = {{"model_type", plan.m_data->model.modelType},
-                         {"config_sha256", plan.m_data->model.configSha256},
-                         {"weights_sha256", plan.m_data->model.weightsSha256}};
-    Json locks = Json::array();
-    Json protectedExperts = Json::array();
-    for (int i = 0; i < plan.layerCount(); ++i) {
-        if (plan.layer(i).locked) locks.push_back(i);
-        if (!plan.layer(i).protectedExperts.empty())
-            protectedExperts.push_back({{"layer", i}, {"experts", plan.layer(i).protectedExperts}});
-    }
-    if (!locks.empty()) json["locks"] = locks;
-    if (!protectedExperts.empty()) json["protected"] = protectedExperts;
-    return json;
-}
-
-Result<CompressionPlan> readPlanFile(const std::filesystem::path& path, const ModelShape& shape)
-{
-    ESPALIER_TRY(const Json json, readJsonFile(path, "plan"));
-    return planFromJson(json, shape);
+    return m_data && other.m_data && hash() == other.hash() && layerCount() == other.layerCount() && marks() == other.marks();
 }
 
 }  // namespace espalier

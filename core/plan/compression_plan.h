@@ -1,13 +1,15 @@
-// CompressionPlan: everything that will be done to the model, as one immutable value. A change is `plan -> new plan`.
-// Checked once at the edge (fromJson, with*); code behind relies on it: kept >= top_k, ids ascending and unique,
-// 1 <= rank < break-even or dense (0).
+// CompressionPlan: everything that will be done to the model, as one immutable value. A change is `plan -> new plan`. State, not steps: for
+// every slot of the model the one form it has; equal state has an equal hash, whatever the way there. Layers are shared between plans that
+// do the same in them.
+// Checked once at the edge (planFromJson, with*) by plan_rules; code behind relies on it.
 #pragma once
 
 #include "base/error.h"
 #include "base/json.h"
+#include "plan/layer_plan.h"
 #include "plan/model_shape.h"
 
-#include <array>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,19 +17,6 @@
 
 namespace espalier
 {
-
-using ExpertSet = std::vector<int>;     // original expert ids, ascending
-using RankTriple = std::array<int, 3>;  // gate, up, down; 0 = dense
-
-struct LayerPlan {
-    ExpertSet kept;                 // empty in a dense layer
-    std::vector<RankTriple> ranks;  // per kept expert; empty = all dense
-    std::optional<int> topK;        // only where it differs from the model's
-    bool locked = false;            // not touched by allocators and searches
-    ExpertSet protectedExperts;     // never dropped by allocators and searches
-
-    bool operator==(const LayerPlan&) const = default;
-};
 
 struct FactorSettings {
     std::string method;         // "svd" or "whitened-svd"; empty when no rank is set
@@ -43,6 +32,13 @@ struct PlanModel {
     bool operator==(const PlanModel&) const = default;
 };
 
+// What guides the hand and decides no number: no part of the hash.
+struct PlanMarks {
+    std::vector<int> locked;                    // layers that allocators and searches leave as they are; ascending
+    std::map<int, ExpertSet> protectedExperts;  // per layer: never dropped by them; no empty sets
+    bool operator==(const PlanMarks&) const = default;
+};
+
 class CompressionPlan
 {  // copy is one shared_ptr; any thread
 public:
@@ -52,42 +48,63 @@ public:
     int layerCount() const noexcept;
     const LayerPlan& layer(int layer) const;  // index over all decoder layers
     const FactorSettings& factors() const;
+    // The profile that constants without stored values come from; empty where there are none, or in a plan written by hand.
+    const std::string& constantsProfile() const;
     const PlanModel& model() const;
+    const PlanMarks& marks() const;
 
+    bool isLocked(int layer) const;
+    // Locked, or without experts that run: allocators and searches leave the layer as it is.
+    bool isFixed(int layer) const;
+    const ExpertSet& protectedExperts(int layer) const;
+
+    bool isWholeLayer(int layer) const;  // nothing happens in it
     bool isIdentity(const ModelShape& shape) const;
     bool keeps(int layer, int expert) const;
     int keptExperts() const;  // over all layers
+    int runningLayers() const;
     bool hasRanks() const;
+    bool hasConstants() const;
+    bool isPlain() const;  // version 1 of the file format can say it
     // First layer whose numbers differ from the other plan's, or layerCount() when none does.
     int firstDifference(const CompressionPlan& other) const;
 
     // Each returns an error with code plan.* and the reason when the result would not be valid.
-    [[nodiscard]] Result<CompressionPlan> withKept(const ModelShape& shape, int layer, ExpertSet kept) const;
-    [[nodiscard]] Result<CompressionPlan> withRanks(const ModelShape& shape, int layer, std::vector<RankTriple> ranks) const;
+    // The one edit: everything else is made of it (plan_edit.h).
+    [[nodiscard]] Result<CompressionPlan> with(const ModelShape& shape, int layer, LayerPlan plan) const;
+    // Forms stay with the experts that stay; one that returns is as the checkpoint has it; constants that are not kept stay constants.
+    [[nodiscard]] Result<CompressionPlan> withKept(const ModelShape& shape, int layer, const ExpertSet& kept) const;
+    // `ranks` per kept expert, or empty: all dense.
+    [[nodiscard]] Result<CompressionPlan> withRanks(const ModelShape& shape, int layer, const std::vector<RankTriple>& ranks) const;
     [[nodiscard]] CompressionPlan withLocked(int layer, bool locked) const;
     [[nodiscard]] CompressionPlan withProtected(int layer, int expert, bool isProtected) const;
+    [[nodiscard]] CompressionPlan withMarks(PlanMarks marks) const;
     [[nodiscard]] CompressionPlan withFactors(FactorSettings factors) const;
+    [[nodiscard]] CompressionPlan withConstantsProfile(std::string profileSha256) const;
     [[nodiscard]] CompressionPlan withModel(PlanModel model) const;
 
-    // SHA-256 over version, layers (kept, ranks, top_k) and factors: what decides the numbers (cli.md 6). Identity layers are
-    // left out, so a plan that lists them and one that does not are the same plan. Needs no shape.
+    // SHA-256 over everything that decides the numbers: version, layers, factors, the profile of constants. Layers in which nothing happens
+    // are left out, so a plan that lists them and one that does not are the same plan. Needs no shape. A plan that version 1 can say has
+    // the hash of version 1.
     const std::string& hash() const;
-    // Depends on what happens in layers below `layer` only; prefixHash(layerCount()) covers the whole plan.
-    std::string prefixHash(int layer) const;
 
-    bool operator==(const CompressionPlan& other) const;  // locks and protection included
+    // What reaches a half of a layer: equal for two plans exactly when they do the same everywhere below it. Chained, all of them computed
+    // once. entryDigest(layerCount(), Attention) covers the whole plan.
+    enum class Half { Attention, Experts };
+    const Sha256Digest& entryDigest(int layer, Half half) const;
+
+    bool operator==(const CompressionPlan& other) const;  // marks included
 
 private:
     struct Data;
     explicit CompressionPlan(std::shared_ptr<const Data> data) : m_data(std::move(data)) {}
+    static CompressionPlan of(Data data);
     std::shared_ptr<const Data> m_data;
-
-    friend Result<CompressionPlan> planFromJson(const Json&, const ModelShape&);
-    friend Json toJson(const CompressionPlan&);
 };
 
-// espalier_plan.json (cli.md 6). Errors: plan.invalid, plan.unknown_layer, plan.unknown_expert, plan.kept_below_top_k,
-// plan.rank_beyond_break_even, plan.version, plan.groups.
+// espalier_plan.json, version 1 and 2; a plan that version 1 can say is written as version 1. Errors: plan.invalid, plan.unknown_layer,
+// plan.unknown_expert, plan.kept_below_top_k, plan.rank_beyond_break_even, plan.version, plan.groups, plan.factors, and
+// plan.unknown_content (Unsupported) for anything whose meaning is not known here: nothing is left out in silence.
 Result<CompressionPlan> planFromJson(const Json& value, const ModelShape& shape);
 Json toJson(const CompressionPlan& plan);
 Result<CompressionPlan> readPlanFile(const std::filesystem::path& path, const ModelShape& shape);

@@ -1,10 +1,10 @@
 #include "plan/cost_model.h"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
+#include "plan/flavors.h"
+#include "plan/plan_rules.h"
 
 #include <algorithm>
-#include <set>
+#include <iterator>
 
 namespace espalier
 {
@@ -12,31 +12,95 @@ namespace espalier
 namespace
 {
 
-// Parameters of one expert whose matrices have these ranks (0 = dense). Gate, up [I, H], down [H, I]: rank r costs r (H + I).
-std::int64_t expertParameters(const LayerShape& shape, int hiddenSize, const RankTriple* ranks)
+// Sums over a layer, in numbers stored at the source's dtype and bytes of everything else.
+struct ExpertSums {
+    Footprint footprint;
+    std::int64_t columns = 0;
+};
+
+void add(Footprint& sum, const Footprint& part)
 {
-    if (ranks == nullptr) return shape.expertParameters;
-    const auto dense = static_cast<std::int64_t>(hiddenSize) * shape.expertWidth;
-    std::int64_t total = shape.expertParameters;  // includes biases, where an architecture has them
-    for (const int rank : *ranks)
-        if (rank > 0) total += static_cast<std::int64_t>(rank) * (hiddenSize + shape.expertWidth) - dense;
-    return total;
+    sum.sourceNumbers += part.sourceNumbers;
+    sum.packedBytes += part.packedBytes;
+    sum.parameters += part.parameters;
+    sum.multiplyAdds += part.multiplyAdds;
 }
 
-// Routed-expert parameters of a layer, and the average of one kept expert.
-std::int64_t keptExpertParameters(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
+Footprint bodyFootprint(const LayerShape& shape, int hiddenSize, const Body& body)
 {
-    std::int64_t total = 0;
-    for (std::size_t i = 0; i < plan.kept.size(); ++i)
-        total += expertParameters(shape, hiddenSize, plan.ranks.empty() ? nullptr : &plan.ranks[i]);
-    return total;
+    Footprint sum;
+    const auto* expert = std::get_if<ExpertBody>(&body);
+    if (!expert || shape.isSourceConstant(expert->sources.front())) {
+        sum.sourceNumbers = hiddenSize;
+        sum.parameters = hiddenSize;
+        return sum;
+    }
+    // What an architecture's experts hold beside their three matrices (biases).
+    const std::int64_t beside = shape.evenExperts() ? shape.expertParameters - std::int64_t{3} * hiddenSize * shape.expertWidth : 0;
+    sum.sourceNumbers = sum.parameters = beside;
+    for (int matrix = 0; matrix < 3; ++matrix) {
+        SlotShape slot = slotOf(shape, hiddenSize, expert->sources.front(), matrix);
+        if (!expert->channels.empty()) (matrix == 2 ? slot.in : slot.out) = std::ssize(expert->channels);
+        const MatrixForm& form = expert->matrices[static_cast<std::size_t>(matrix)];
+        add(sum, rulesOf(form).footprint(slot, form));
+    }
+    return sum;
 }
 
-std::int64_t bytesOf(const LayerShape& shape, std::int64_t expertParameterCount)
+ExpertSums expertSums(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
 {
-    if (shape.expertParameters == 0) return 0;
-    // Storage is uniform within an expert, so bytes scale with parameters.
-    return expertParameterCount * shape.bytesPerExpert / shape.expertParameters;
+    ExpertSums sums;
+    sums.columns = std::ssize(plan.columns());
+    for (const Body& body : plan.content().bodies)
+        add(sums.footprint, bodyFootprint(shape, hiddenSize, body));
+    return sums;
+}
+
+// Storage is uniform within a layer's experts, so bytes scale with numbers.
+std::int64_t bytesOf(const LayerShape& shape, const Footprint& footprint)
+{
+    if (shape.expertParameters == 0) return footprint.packedBytes;
+    if (!shape.evenExperts()) {
+        const std::int64_t each = (shape.bytesPerExpert + shape.expertParameters / 2) / shape.expertParameters;
+        return footprint.sourceNumbers * each + footprint.packedBytes;
+    }
+    return footprint.sourceNumbers * shape.bytesPerExpert / shape.expertParameters + footprint.packedBytes;
+}
+
+// Where experts differ in size the shape counts what their rounded-down mean leaves over among the rest of the layer.
+std::int64_t leftOverParameters(const LayerShape& shape, int hiddenSize)
+{
+    return shape.allExpertParameters(hiddenSize) - shape.experts * shape.expertParameters;
+}
+
+std::int64_t leftOverBytes(const LayerShape& shape, int hiddenSize)
+{
+    if (shape.evenExperts()) return 0;
+    Footprint all;
+    all.sourceNumbers = shape.allExpertParameters(hiddenSize);
+    return bytesOf(shape, all) - shape.experts * shape.bytesPerExpert;
+}
+
+// Numbers of the second half of a layer that are no routed expert and no router row: its norm, shared experts, dense MLP.
+std::int64_t besideExperts(const LayerShape& shape, int hiddenSize)
+{
+    return std::int64_t{3} * hiddenSize * (shape.denseWidth + shape.sharedWidth) + (shape.sharedGate ? hiddenSize : 0) + hiddenSize;
+}
+
+// The layer without experts and router, as far as it runs.
+std::int64_t otherParameters(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
+{
+    const std::int64_t all = shape.otherParameters - leftOverParameters(shape, hiddenSize);
+    const std::int64_t second = besideExperts(shape, hiddenSize);
+    return (plan.runsAttention() ? all - second : 0) + (plan.runsExperts() ? second : 0);
+}
+
+std::int64_t otherBytes(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
+{
+    const std::int64_t all = shape.otherBytes - leftOverBytes(shape, hiddenSize);
+    if (plan.run() == LayerRun::Whole) return all;
+    const std::int64_t numbers = std::max<std::int64_t>(shape.otherParameters - leftOverParameters(shape, hiddenSize), 1);
+    return all * otherParameters(shape, hiddenSize, plan) / numbers;
 }
 
 }  // namespace
@@ -48,14 +112,19 @@ double PlanCost::expertParametersRemoved() const
 
 std::int64_t layerBytes(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
 {
-    return shape.otherBytes + static_cast<std::int64_t>(plan.kept.size()) * shape.routerBytesPerExpert +
-           bytesOf(shape, keptExpertParameters(shape, hiddenSize, plan));
+    const ExpertSums sums = expertSums(shape, hiddenSize, plan);
+    return otherBytes(shape, hiddenSize, plan) + sums.columns * shape.routerBytesPerExpert + bytesOf(shape, sums.footprint);
 }
 
 std::int64_t layerParameters(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
 {
-    return shape.otherParameters + static_cast<std::int64_t>(plan.kept.size()) * shape.routerParametersPerExpert +
-           keptExpertParameters(shape, hiddenSize, plan);
+    const ExpertSums sums = expertSums(shape, hiddenSize, plan);
+    return otherParameters(shape, hiddenSize, plan) + sums.columns * shape.routerParametersPerExpert + sums.footprint.parameters;
+}
+
+std::int64_t bodyBytes(const LayerShape& shape, int hiddenSize, const Body& body)
+{
+    return bytesOf(shape, bodyFootprint(shape, hiddenSize, body));
 }
 
 PlanCost planCost(const ModelShape& shape, const CompressionPlan& plan)
@@ -67,53 +136,32 @@ PlanCost planCost(const ModelShape& shape, const CompressionPlan& plan)
     for (std::size_t i = 0; i < shape.layers.size(); ++i) {
         const LayerShape& layer = shape.layers[i];
         const LayerPlan& layerPlan = plan.layer(static_cast<int>(i));
-        const auto kept = static_cast<std::int64_t>(layerPlan.kept.size());
-        const std::int64_t experts = keptExpertParameters(layer, shape.hiddenSize, layerPlan);
-        cost.bytes += layerBytes(layer, shape.hiddenSize, layerPlan);
-        cost.parameters += layer.otherParameters + kept * layer.routerParametersPerExpert + experts;
-        const std::int64_t topK = std::min<std::int64_t>(layerPlan.topK.value_or(layer.router.topK), kept);
-        cost.activeParameters += layer.otherParameters + kept * layer.routerParametersPerExpert + (kept > 0 ? experts * topK / kept : 0);
+        const ExpertSums sums = expertSums(layer, shape.hiddenSize, layerPlan);
+        const std::int64_t experts = sums.footprint.parameters;
+        const std::int64_t always = otherParameters(layer, shape.hiddenSize, layerPlan) + sums.columns * layer.routerParametersPerExpert;
+        cost.bytes +=
+            otherBytes(layer, shape.hiddenSize, layerPlan) + sums.columns * layer.routerBytesPerExpert + bytesOf(layer, sums.footprint);
+        cost.parameters += always + experts;
+        const std::int64_t topK = std::min<std::int64_t>(layerPlan.topK().value_or(layer.router.topK), sums.columns);
+        cost.activeParameters += always + (sums.columns > 0 ? experts * topK / sums.columns : 0);
         cost.expertParameters += experts;
-        cost.expertParametersDense += layer.experts * layer.expertParameters;
+        cost.expertParametersDense += layer.allExpertParameters(shape.hiddenSize);
     }
     return cost;
 }
 
 std::vector<FlavourChoice> flavoursFor(const ModelShape& shape, const CompressionPlan& plan)
 {
-    std::set<std::size_t> counts;
-    std::vector<std::string> perLayer;
-    bool topKDiffers = false;
-    for (const LayerShape& layer : shape.layers) {
-        if (!layer.moe) continue;
-        const LayerPlan& layerPlan = plan.layer(layer.index);
-        counts.insert(layerPlan.kept.size());
-        perLayer.push_back(fmt::format("layer {} keeps {}", layer.index, layerPlan.kept.size()));
-        topKDiffers = topKDiffers || layerPlan.topK.has_value();
-    }
-    std::string unequal;
-    if (counts.size() > 1) {
-        if (perLayer.size() > 8) {
-            perLayer.resize(8);
-            perLayer.push_back("…");
-        }
-        unequal = fmt::format("One global expert count is needed, but {}.", fmt::join(perLayer, ", "));
-    } else if (topKDiffers) {
-        unequal = "One global top-k is needed, but some layers have their own.";
-    }
-    std::vector<FlavourChoice> choices;
-    choices.push_back({"stock", unequal.empty() && !plan.hasRanks(), "unmodified transformers, vLLM, llama.cpp converters",
-                       !unequal.empty()  ? unequal
-                       : plan.hasRanks() ? "Factored experts need their own modelling code."
-                                         : ""});
-    choices.push_back({"factored", true, "transformers with trust_remote_code, Espalier", ""});
-    choices.push_back({"reconstructed", unequal.empty() && plan.hasRanks(),
-                       "unmodified transformers, vLLM, llama.cpp converters. Factors are multiplied out again: ranks save nothing here",
-                       !unequal.empty()   ? unequal
-                       : !plan.hasRanks() ? "Nothing is factored: this would be the stock form."
-                                          : ""});
-    choices.push_back({"plan", true, "Espalier, with the original model at hand", ""});
-    return choices;
+    const auto choice = [&](ExportFlavor flavor, std::string loadsIn) {
+        const Status fits = checkFlavor(shape, plan, flavor);
+        return FlavourChoice{std::string(flavorName(flavor)), fits.ok(), std::move(loadsIn),
+                             fits.ok() ? std::string() : fits.error().message};
+    };
+    return {choice(ExportFlavor::Stock, "unmodified transformers, vLLM, llama.cpp converters"),
+            choice(ExportFlavor::Factored, "transformers with trust_remote_code, Espalier"),
+            choice(ExportFlavor::Reconstructed,
+                   "unmodified transformers, vLLM, llama.cpp converters. Factors are multiplied out again: ranks save nothing here"),
+            choice(ExportFlavor::Plan, "Espalier, with the original model at hand")};
 }
 
 }  // namespace espalier

@@ -24,8 +24,10 @@ PlanCost planCost(const ModelShape& shape, const CompressionPlan& plan);
 // Of one decoder layer: attention, norms and shared experts included.
 std::int64_t layerBytes(const LayerShape& shape, int hiddenSize, const LayerPlan& plan);
 std::int64_t layerParameters(const LayerShape& shape, int hiddenSize, const LayerPlan& plan);
+// Of what stands behind a router column: an expert in its forms, or a constant.
+std::int64_t bodyBytes(const LayerShape& shape, int hiddenSize, const Body& body);
 
-// Which export flavours the plan allows, and why not (formats.md 9).
+// Which export flavours the plan allows, and why not: plan/flavors.h for a view.
 struct FlavourChoice {
     std::string id;  // "stock", "factored", "reconstructed", "plan"
     bool allowed = false;

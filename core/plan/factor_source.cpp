@@ -28,6 +28,36 @@ FactorRule factorRule(std::int64_t tokens, int rank, int matrix)
     return tokens < 2 * static_cast<std::int64_t>(rank) ? FactorRule::Ridge : FactorRule::Own;
 }
 
+namespace
+{
+
+// Of what is wanted for: factors or constants.
+Result<std::shared_ptr<const FactorSource>> sourceOf(std::string_view what, const std::string& profileSha256, const FactorSources& given,
+                                                     const std::string& fingerprint)
+{
+    const auto refused = [](Error error) {
+        error.kept = "Nothing was changed.";
+        return error;
+    };
+    const std::string wanted = profileSha256.empty() ? "that it does not name" : profileSha256.substr(0, 12);
+    if (given.empty())
+        return refused(badInput(
+            "plan.profile_needed", "plan", fmt::format("The plan's {} come from the profile {}, which was not given.", what, wanted),
+            what == "factors" ? "Give it with --profile, or set the plan's factors to \"svd\"." : "Give it with --profile."));
+    const auto it = std::find_if(given.begin(), given.end(), [&](const auto& source) { return source->profileSha256() == profileSha256; });
+    if (it == given.end())
+        return refused(badInput("plan.other_profile", "plan",
+                                fmt::format("The plan's {} come from the profile {}, the one given is {}.", what, wanted,
+                                            given.front()->profileSha256().substr(0, 12)),
+                                "Give the profile the plan was made with, or make the plan again."));
+    if ((*it)->fingerprint() != fingerprint)
+        return refused(badInput("profile.other_model", "profile", "The profile was taken of another model.",
+                                "Profile this model, or open the one it belongs to."));
+    return *it;
+}
+
+}  // namespace
+
 Result<std::shared_ptr<const FactorSource>> factorSourceFor(const CompressionPlan& plan, const FactorSources& given,
                                                             const std::string& fingerprint)
 {
@@ -37,38 +67,32 @@ Result<std::shared_ptr<const FactorSource>> factorSourceFor(const CompressionPla
     if (factors.method != "whitened-svd")
         return unsupported("plan.factors", factors.method, fmt::format("Factors by \"{}\" cannot be computed here.", factors.method),
                            "Use svd or whitened-svd.");
-    const std::string wanted = factors.profileSha256.empty() ? "that it does not name" : factors.profileSha256.substr(0, 12);
-    if (given.empty()) {
-        Error error = badInput("plan.profile_needed", "plan",
-                               fmt::format("The plan's factors come from the profile {}, which was not given.", wanted),
-                               "Give it with --profile, or set the plan's factors to \"svd\".");
-        error.kept = "Nothing was changed.";
-        return error;
-    }
-    const auto it =
-        std::find_if(given.begin(), given.end(), [&](const auto& source) { return source->profileSha256() == factors.profileSha256; });
-    if (it == given.end()) {
-        Error error = badInput("plan.other_profile", "plan",
-                               fmt::format("The plan's factors come from the profile {}, the one given is {}.", wanted,
-                                           given.front()->profileSha256().substr(0, 12)),
-                               "Give the profile the plan was made with, or make the plan again.");
-        error.kept = "Nothing was changed.";
-        return error;
-    }
-    if ((*it)->fingerprint() != fingerprint) {
-        Error error = badInput("profile.other_model", "profile", "The profile was taken of another model.",
-                               "Profile this model, or open the one it belongs to.");
-        error.kept = "Nothing was changed.";
-        return error;
-    }
-    return *it;
+    return sourceOf("factors", factors.profileSha256, given, fingerprint);
+}
+
+Result<std::shared_ptr<const FactorSource>> constantSourceFor(const CompressionPlan& plan, const FactorSources& given,
+                                                              const std::string& fingerprint)
+{
+    for (int l = 0; l < plan.layerCount(); ++l)
+        if (plan.layer(l).needsConstants()) return sourceOf("constants", plan.constantsProfile(), given, fingerprint);
+    return std::shared_ptr<const FactorSource>();
+}
+
+Result<std::vector<float>> FactorSource::constant(int layer, int expert, ConstantKind) const
+{
+    return badInput("plan.profile_without_constants", fmt::format("layer {}, expert {}", layer, expert),
+                    fmt::format("The profile has no mean output of expert {} in layer {}.", expert, layer),
+                    "Take the profile again: outputs of experts are collected by default.");
 }
 
 CompressionPlan withGivenProfile(const CompressionPlan& plan, const FactorSources& given)
 {
-    const FactorSettings& factors = plan.factors();
-    if (factors.method != "whitened-svd" || !factors.profileSha256.empty() || given.size() != 1) return plan;
-    return plan.withFactors({factors.method, given.front()->profileSha256()});
+    if (given.size() != 1) return plan;
+    CompressionPlan named = plan;
+    if (const FactorSettings& factors = plan.factors(); factors.method == "whitened-svd" && factors.profileSha256.empty())
+        named = named.withFactors({factors.method, given.front()->profileSha256()});
+    if (plan.hasConstants() && plan.constantsProfile().empty()) named = named.withConstantsProfile(given.front()->profileSha256());
+    return named;
 }
 
 std::vector<std::string> factorWarnings(const CompressionPlan& plan, const FactorSource* source)
@@ -81,15 +105,15 @@ std::vector<std::string> factorWarnings(const CompressionPlan& plan, const Facto
     Found found[4];
     for (int l = 0; l < plan.layerCount(); ++l) {
         const LayerPlan& layer = plan.layer(l);
-        for (std::size_t i = 0; i < layer.ranks.size(); ++i) {
+        for (std::size_t i = 0; i < layer.ranks().size(); ++i) {
             FactorRule seen = FactorRule::Own;
             for (int matrix = 0; matrix < 3; ++matrix)
-                if (const int rank = layer.ranks[i][static_cast<std::size_t>(matrix)]; rank > 0) {
-                    const FactorRule rule = source->rule(l, layer.kept[i], rank, matrix);
+                if (const int rank = layer.ranks()[i][static_cast<std::size_t>(matrix)]; rank > 0) {
+                    const FactorRule rule = source->rule(l, layer.kept()[i], rank, matrix);
                     if (seen == FactorRule::Own || rule == FactorRule::Pooled) seen = rule == FactorRule::Plain ? FactorRule::Pooled : rule;
                 }
             Found& mine = found[static_cast<int>(seen)];
-            if (++mine.count <= 8) mine.names += fmt::format("{}{}:{}", mine.names.empty() ? "" : ", ", l, layer.kept[i]);
+            if (++mine.count <= 8) mine.names += fmt::format("{}{}:{}", mine.names.empty() ? "" : ", ", l, layer.kept()[i]);
         }
     }
     std::vector<std::string> warnings;

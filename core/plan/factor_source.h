@@ -1,4 +1,4 @@
-// Where whitened factors come from: a calibration profile that holds, for every expert matrix, an orthonormal basis in which
+// Where whitened factors and constants come from: a calibration profile that holds, for every expert matrix, an orthonormal basis in which
 // the factors of any rank are slices (lowrank/whitened_svd.h). The model and the exporter know this interface only. No torch, no HDF5.
 #pragma once
 
@@ -47,6 +47,9 @@ public:
     // The basis for factors of this rank (it has at least so many columns); the same for all ranks under one rule.
     // Errors: plan.profile_without_factors (nothing was collected for this matrix), profile.* while reading.
     virtual Result<FactorBasis> basis(int layer, int expert, int matrix, int rank) const = 0;
+    // What stands in for an expert that became a constant, v_e [H]. Errors: plan.profile_without_constants (the outputs of experts were not
+    // collected), profile.* while reading.
+    virtual Result<std::vector<float>> constant(int layer, int expert, ConstantKind kind) const;
 };
 
 using FactorSources = std::vector<std::shared_ptr<const FactorSource>>;
@@ -57,7 +60,13 @@ using FactorSources = std::vector<std::shared_ptr<const FactorSource>>;
 Result<std::shared_ptr<const FactorSource>> factorSourceFor(const CompressionPlan& plan, const FactorSources& given,
                                                             const std::string& fingerprint);
 
-// A plan written by hand may ask for "whitened-svd" without naming the profile: the only one given is then the one that is meant.
+// The profile that the plan's constants are read from, or null where it has none without stored values. Errors: plan.profile_needed,
+// plan.other_profile, profile.other_model.
+Result<std::shared_ptr<const FactorSource>> constantSourceFor(const CompressionPlan& plan, const FactorSources& given,
+                                                              const std::string& fingerprint);
+
+// A plan written by hand may ask for "whitened-svd" or for constants without naming the profile: the only one given is then the one that is
+// meant.
 CompressionPlan withGivenProfile(const CompressionPlan& plan, const FactorSources& given);
 
 // For people: which matrices of the plan fall back to another rule than FactorRule::Own, at most one line per rule. `source` as

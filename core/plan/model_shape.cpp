@@ -65,6 +65,29 @@ std::int64_t ModelShape::activeParameters() const
     return total;
 }
 
+bool LayerShape::isSourceConstant(int expert) const { return std::binary_search(sourceConstants.begin(), sourceConstants.end(), expert); }
+
+std::int64_t LayerShape::expertParametersOf(int expert, int hiddenSize) const
+{
+    if (evenExperts()) return expertParameters;
+    if (isSourceConstant(expert)) return hiddenSize;
+    const std::int64_t whole = static_cast<std::int64_t>(hiddenSize) * expertWidth;
+    std::int64_t total = 0;
+    if (sourceRanks.empty()) return 3 * whole;
+    for (const int rank : sourceRanks[static_cast<std::size_t>(expert)])
+        total += rank > 0 ? static_cast<std::int64_t>(rank) * (hiddenSize + expertWidth) : whole;
+    return total;
+}
+
+std::int64_t LayerShape::allExpertParameters(int hiddenSize) const
+{
+    if (evenExperts()) return experts * expertParameters;
+    std::int64_t total = 0;
+    for (int e = 0; e < experts; ++e)
+        total += expertParametersOf(e, hiddenSize);
+    return total;
+}
+
 Json toJson(const ModelShape& shape)
 {
     Json layers = Json::array();
@@ -92,6 +115,8 @@ Json toJson(const ModelShape& shape)
                           {"bytes_per_expert", layer.bytesPerExpert},
                           {"router_bytes_per_expert", layer.routerBytesPerExpert},
                           {"other_bytes", layer.otherBytes}});
+        if (!layer.sourceRanks.empty()) layers.back()["source_ranks"] = layer.sourceRanks;
+        if (!layer.sourceConstants.empty()) layers.back()["source_constants"] = layer.sourceConstants;
     }
     return {{"model_type", shape.modelType},
             {"architecture", shape.architecture},
@@ -141,6 +166,12 @@ Result<ModelShape> modelShapeFromJson(const Json& value)
             layer.bytesPerExpert = item.at("bytes_per_expert");
             layer.routerBytesPerExpert = item.at("router_bytes_per_expert");
             layer.otherBytes = item.at("other_bytes");
+            if (item.contains("source_ranks")) layer.sourceRanks = item["source_ranks"].get<std::vector<std::array<int, 3>>>();
+            if (item.contains("source_constants")) layer.sourceConstants = item["source_constants"].get<std::vector<int>>();
+            if (!layer.sourceRanks.empty() && layer.sourceRanks.size() != static_cast<std::size_t>(std::max(layer.experts, 0)))
+                return badInput(
+                    "shape.invalid", fmt::format("layer {}", layer.index),
+                    fmt::format("Layer {} has {} experts and ranks for {}.", layer.index, layer.experts, layer.sourceRanks.size()));
             if (layer.experts < 0 || layer.router.topK < 0 || layer.router.topK > layer.experts || layer.router.groups < 1)
                 return badInput("shape.invalid", fmt::format("layer {}", layer.index),
                                 fmt::format("Layer {} has {} experts and top-k {}.", layer.index, layer.experts, layer.router.topK));

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/json.h"
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -44,13 +45,22 @@ struct LayerShape {
     int sharedWidth = 0;  // 0: no shared expert
     bool sharedGate = false;
     int denseWidth = 0;  // intermediate width of a dense layer's MLP
+    // Per routed expert: ranks (gate, up, down; 0 = a whole matrix) of factors that the checkpoint itself stores. Empty: all whole.
+    std::vector<std::array<int, 3>> sourceRanks;
+    // Experts that the checkpoint itself stores as constant vectors [H], ascending.
+    std::vector<int> sourceConstants;
     // Parameter counts of this layer, and their bytes as stored.
-    std::int64_t expertParameters = 0;  // of one routed expert
+    std::int64_t expertParameters = 0;  // of one routed expert (where experts differ: their mean, rounded down)
     std::int64_t routerParametersPerExpert = 0;
     std::int64_t otherParameters = 0;  // attention, norms, shared expert, dense MLP, router bias independent of the count
     std::int64_t bytesPerExpert = 0;
     std::int64_t routerBytesPerExpert = 0;
     std::int64_t otherBytes = 0;
+
+    bool isSourceConstant(int expert) const;
+    bool evenExperts() const { return sourceRanks.empty() && sourceConstants.empty(); }
+    std::int64_t expertParametersOf(int expert, int hiddenSize) const;
+    std::int64_t allExpertParameters(int hiddenSize) const;
 };
 
 struct ModelShape {

@@ -13,7 +13,7 @@ std::string proposedPlanName(const ModelShape& shape, const CompressionPlan& pla
     double rankSum = 0;
     int factors = 0;
     for (int layer = 0; layer < plan.layerCount(); ++layer)
-        for (const RankTriple& triple : plan.layer(layer).ranks)
+        for (const RankTriple& triple : plan.layer(layer).ranks())
             for (const int rank : triple)
                 if (rank > 0) {
                     rankSum += rank;

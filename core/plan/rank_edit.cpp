@@ -26,7 +26,7 @@ Error noExperts(int layer)
 
 std::vector<RankTriple> rankList(const LayerPlan& layer)
 {
-    return layer.ranks.empty() ? std::vector<RankTriple>(layer.kept.size(), RankTriple{}) : layer.ranks;
+    return layer.ranks().empty() ? std::vector<RankTriple>(layer.kept().size(), RankTriple{}) : layer.ranks();
 }
 
 int levelOfTriple(const RankTriple& ranks, int dense)
@@ -39,7 +39,7 @@ int levelOfTriple(const RankTriple& ranks, int dense)
     return std::min((sum + 1) / 3, dense - 1);
 }
 
-Result<CompressionPlan> withList(const ModelShape& shape, const CompressionPlan& plan, int layer, std::vector<RankTriple> ranks,
+Result<CompressionPlan> withList(const ModelShape& shape, const CompressionPlan& plan, int layer, const std::vector<RankTriple>& ranks,
                                  const FactorSettings& factors)
 {
     ESPALIER_TRY(const CompressionPlan next, plan.withRanks(shape, layer, std::move(ranks)));
@@ -74,13 +74,7 @@ int rankStep(int breakEven, bool coarse)
     return coarse ? 5 * step : step;
 }
 
-RankTriple ranksOf(const CompressionPlan& plan, int layer, int expert)
-{
-    const LayerPlan& of = plan.layer(layer);
-    const auto at = std::lower_bound(of.kept.begin(), of.kept.end(), expert);
-    if (of.ranks.empty() || at == of.kept.end() || *at != expert) return {};
-    return of.ranks[static_cast<std::size_t>(at - of.kept.begin())];
-}
+RankTriple ranksOf(const CompressionPlan& plan, int layer, int expert) { return plan.layer(layer).ranksOf(expert); }
 
 int levelOf(const ModelShape& shape, const CompressionPlan& plan, int layer, int expert)
 {
@@ -91,11 +85,11 @@ int meanLevelOf(const ModelShape& shape, const CompressionPlan& plan, int layer)
 {
     const LayerPlan& of = plan.layer(layer);
     const int dense = denseLevel(shape, layer);
-    if (of.ranks.empty() || of.kept.empty()) return dense;
+    if (of.ranks().empty() || of.kept().empty()) return dense;
     std::int64_t sum = 0;
-    for (const RankTriple& ranks : of.ranks)
+    for (const RankTriple& ranks : of.ranks())
         sum += levelOfTriple(ranks, dense);
-    const auto count = static_cast<std::int64_t>(of.ranks.size());
+    const auto count = static_cast<std::int64_t>(of.ranks().size());
     if (sum == count * dense) return dense;
     return std::min(static_cast<int>((sum + count / 2) / count), dense - 1);
 }
@@ -104,12 +98,7 @@ std::int64_t expertBytes(const ModelShape& shape, const CompressionPlan& plan, i
 {
     const LayerShape* found = moeLayer(shape, layer);
     if (!found || !plan.keeps(layer, expert)) return 0;
-    // The layer's cost with this expert alone, less what it costs with none.
-    LayerPlan alone;
-    const std::int64_t empty = layerBytes(*found, shape.hiddenSize, alone);
-    alone.kept = {expert};
-    alone.ranks = {ranksOf(plan, layer, expert)};
-    return layerBytes(*found, shape.hiddenSize, alone) - empty - found->routerBytesPerExpert;
+    return bodyBytes(*found, shape.hiddenSize, *plan.layer(layer).bodyOf(expert));
 }
 
 Result<CompressionPlan> withExpertRank(const ModelShape& shape, const CompressionPlan& plan, int layer, int expert, int rank,
@@ -117,14 +106,14 @@ Result<CompressionPlan> withExpertRank(const ModelShape& shape, const Compressio
 {
     if (!moeLayer(shape, layer)) return noExperts(layer);
     const LayerPlan& of = plan.layer(layer);
-    const auto at = std::lower_bound(of.kept.begin(), of.kept.end(), expert);
-    if (at == of.kept.end() || *at != expert)
+    const auto at = std::lower_bound(of.kept().begin(), of.kept().end(), expert);
+    if (at == of.kept().end() || *at != expert)
         return badInput("plan.rank_of_dropped", fmt::format("layer {}", layer),
                         fmt::format("Expert {} of layer {} is dropped and has no rank.", expert, layer), "Keep it first.");
     std::vector<RankTriple> ranks = rankList(of);
     const int taken = rank == 0 ? 0 : rankOfLevel(shape, layer, rank);
-    ranks[static_cast<std::size_t>(at - of.kept.begin())] = {taken, taken, taken};
-    return withList(shape, plan, layer, std::move(ranks), factors);
+    ranks[static_cast<std::size_t>(at - of.kept().begin())] = {taken, taken, taken};
+    return withList(shape, plan, layer, ranks, factors);
 }
 
 Result<CompressionPlan> withMeanLevel(const ModelShape& shape, const CompressionPlan& plan, int layer, int meanLevel,
@@ -166,14 +155,14 @@ Result<CompressionPlan> withMeanLevel(const ModelShape& shape, const Compression
         const int rank = rankOfLevel(shape, layer, level);
         ranks[i] = {rank, rank, rank};
     }
-    return withList(shape, plan, layer, std::move(ranks), factors);
+    return withList(shape, plan, layer, ranks, factors);
 }
 
 CompressionPlan withoutRanks(const ModelShape& shape, const CompressionPlan& plan)
 {
     CompressionPlan next = plan;
     for (const LayerShape& layer : shape.layers) {
-        if (plan.layer(layer.index).ranks.empty()) continue;
+        if (plan.layer(layer.index).ranks().empty()) continue;
         // Dense is always valid.
         if (Result<CompressionPlan> dense = next.withRanks(shape, layer.index, {}); dense.ok()) next = std::move(dense).value();
     }

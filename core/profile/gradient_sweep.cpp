@@ -64,7 +64,7 @@ public:
                 else
                     entries[expert].push_back(s * length + i);
             }
-        for (const int expert : m_plan.kept) {
+        for (const int expert : m_plan.kept()) {
             const auto& wanted = entries[static_cast<std::size_t>(expert)];
             if (wanted.empty()) continue;
             std::vector<std::int64_t> rows;

@@ -87,7 +87,7 @@ CompressionPlan changed(const ModelShape& shape, CompressionPlan plan, int index
     const int rank = static_cast<int>(std::lround(mixture.rank * even));
     if (mixture.rank > 0 && rank >= 1 && rank < even) {
         Result<CompressionPlan> lower =
-            plan.withRanks(shape, index, std::vector<RankTriple>(plan.layer(index).kept.size(), RankTriple{rank, rank, rank}));
+            plan.withRanks(shape, index, std::vector<RankTriple>(plan.layer(index).kept().size(), RankTriple{rank, rank, rank}));
         if (lower.ok()) plan = std::move(lower).value().withFactors(factors);
     }
     return plan;
@@ -99,8 +99,8 @@ NllProbe describe(const CompressionPlan& plan, const CompressionPlan& identity)
 {
     NllProbe probe;
     for (int l = 0; l < plan.layerCount(); ++l)
-        if (const LayerPlan& layer = plan.layer(l); layer.kept != identity.layer(l).kept || !layer.ranks.empty())
-            probe.layers.push_back({.layer = l, .kept = layer.kept, .ranks = layer.ranks});
+        if (const LayerPlan& layer = plan.layer(l); layer.kept() != identity.layer(l).kept() || !layer.ranks().empty())
+            probe.layers.push_back({.layer = l, .kept = layer.kept(), .ranks = layer.ranks()});
     return probe;
 }
 
@@ -161,14 +161,14 @@ public:
         for (int l = 0; l < m_model.layerCount(); ++l)
             for (Group& group : groups) {
                 if (m_run.stopRequested()) return cancelledError();
-                ESPALIER_TRY(const at::Tensor attended, m_model.attend(l, group.states));
+                ESPALIER_TRY(const at::Tensor attended, m_model.attend(l, group.states, identity));
                 for (std::size_t i = begin; i < end; ++i) {
                     if (l < m_starts[i]) continue;
                     if (m_run.stopRequested()) return cancelledError();
                     at::Tensor& states = group.planStates[i - begin];
                     at::Tensor input = attended;
                     if (l > m_starts[i]) {
-                        ESPALIER_TRY(input, m_model.attend(l, states));
+                        ESPALIER_TRY(input, m_model.attend(l, states, identity));
                     }
                     ESPALIER_TRY(states, m_model.feedForward(l, input, m_plans[i]));
                     m_run.step(group.ids.numel());

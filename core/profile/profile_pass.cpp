@@ -165,7 +165,7 @@ void reportLayer(const LayerProfile& layer, const ModelShape& shape, JobContext&
 Result<CompressionPlan> withoutRanks(const ModelShape& shape, CompressionPlan plan)
 {
     for (const LayerShape& layer : shape.layers)
-        if (layer.moe && layer.index < plan.layerCount() && !plan.layer(layer.index).ranks.empty()) {
+        if (layer.moe && layer.index < plan.layerCount() && !plan.layer(layer.index).ranks().empty()) {
             ESPALIER_TRY(plan, plan.withRanks(shape, layer.index, {}));
         }
     return plan;
@@ -329,7 +329,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
     data.collected = settings.collected;
     if (!plan.plan().isIdentity(shape))
         for (const LayerShape& layer : shape.layers)
-            data.kept.push_back(layer.moe ? plan.plan().layer(layer.index).kept : std::vector<int>());
+            data.kept.push_back(layer.moe ? plan.plan().layer(layer.index).kept() : std::vector<int>());
     data.engineVersion = ESPALIER_VERSION;
     const std::vector<std::vector<int>> rows(windows.rows.begin() + static_cast<std::ptrdiff_t>(first),
                                              windows.rows.begin() + static_cast<std::ptrdiff_t>(last));
@@ -416,7 +416,7 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
         std::vector<std::vector<int>> chunks;
         if (layer.moe && settings.factors.any() && wanted(l)) {
             state.dropParts(layer.index);
-            chunks = expertChunks(plan.plan().layer(layer.index).kept, momentBytes(layer, shape.hiddenSize), momentBudget);
+            chunks = expertChunks(plan.plan().layer(layer.index).kept(), momentBytes(layer, shape.hiddenSize), momentBudget);
         }
         // The layer runs once, and once more for every further part of its experts whose moments do not fit the budget beside the others.
         const std::size_t rounds = std::max<std::size_t>(chunks.size(), 1);

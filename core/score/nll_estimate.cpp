@@ -255,14 +255,14 @@ LayerEstimator::LayerEstimator(const LayerProfile& layer, const RouterShape& rou
 
 const KeptResult& LayerEstimator::kept(const LayerPlan& plan)
 {
-    const int topK = plan.topK.value_or(m_router.topK);
+    const int topK = plan.topK().value_or(m_router.topK);
     const auto it = std::find_if(m_keptResults.begin(), m_keptResults.end(),
-                                 [&](const KeptResult& held) { return held.topK == topK && held.kept == plan.kept; });
+                                 [&](const KeptResult& held) { return held.topK == topK && held.kept == plan.kept(); });
     if (it != m_keptResults.end()) {
         std::rotate(it, it + 1, m_keptResults.end());
     } else {
         if (m_keptResults.size() >= kResultsHeld) m_keptResults.erase(m_keptResults.begin());
-        m_keptResults.push_back(evaluate(plan.kept, topK));
+        m_keptResults.push_back(evaluate(plan.kept(), topK));
     }
     return m_keptResults.back();
 }
@@ -369,24 +369,24 @@ KeptResult LayerEstimator::evaluateGeneric(KeptResult result) const
 
 Result<double> LayerEstimator::rankError(const LayerPlan& plan)
 {
-    const bool any = std::any_of(plan.ranks.begin(), plan.ranks.end(), [](const RankTriple& ranks) { return ranks != RankTriple{}; });
+    const bool any = std::any_of(plan.ranks().begin(), plan.ranks().end(), [](const RankTriple& ranks) { return ranks != RankTriple{}; });
     if (!any) return 0.0;
     if (m_spectrumLength == 0)
         return missing("The plan sets ranks, and the profile has no rank curves to estimate their effect from.",
                        "Take the profile with --collect +curves.");
     const auto it = std::find_if(m_rankResults.begin(), m_rankResults.end(),
-                                 [&](const RankResult& held) { return held.ranks == plan.ranks && held.kept == plan.kept; });
+                                 [&](const RankResult& held) { return held.ranks == plan.ranks() && held.kept == plan.kept(); });
     if (it != m_rankResults.end()) {
         std::rotate(it, it + 1, m_rankResults.end());
         return m_rankResults.back().error;
     }
-    RankResult result{plan.kept, plan.ranks, 0};
+    RankResult result{plan.kept(), plan.ranks(), 0};
     const auto length = static_cast<std::size_t>(m_spectrumLength);
-    for (std::size_t i = 0; i < plan.kept.size() && i < plan.ranks.size(); ++i)
+    for (std::size_t i = 0; i < plan.kept().size() && i < plan.ranks().size(); ++i)
         for (std::size_t matrix = 0; matrix < 3; ++matrix) {
-            const int rank = plan.ranks[i][matrix];
+            const int rank = plan.ranks()[i][matrix];
             if (rank == 0 || static_cast<std::size_t>(rank) >= length) continue;
-            const std::size_t which = static_cast<std::size_t>(plan.kept[i]) * 3 + matrix;
+            const std::size_t which = static_cast<std::size_t>(plan.kept()[i]) * 3 + matrix;
             std::vector<double>& curve = m_curves[which];
             if (curve.empty()) {
                 curve.assign(length + 1, 0.0);

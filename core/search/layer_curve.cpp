@@ -1,4 +1,5 @@
 // D_l(m): the best loss a layer is known to have with m experts (methods.md 4.4).
+#include "plan/plan_rules.h"
 #include "search/layer_pool.h"
 #include "search/layer_search.h"
 #include "search/selector.h"
@@ -18,15 +19,16 @@ namespace
 class CurveSweep
 {
 public:
-    CurveSweep(const LayerProfile& layer, const LayerShape& shape, const LayerPlan& plan, const CurveOptions& options,
+    CurveSweep(const LayerProfile& layer, const LayerShape& shape, const CompressionPlan& plan, const CurveOptions& options,
                const SelectMethod& genetic, const Params& geneticParams, LayerPool::Handle& handle)
         : m_shape(shape),
-          m_plan(plan),
+          m_layer(plan.layer(shape.index)),
+          m_pinned(plan.protectedExperts(shape.index)),
           m_options(options),
           m_genetic(genetic),
           m_geneticParams(geneticParams),
           m_handle(handle),
-          m_evaluator(layer, shape.router, plan.topK),
+          m_evaluator(layer, shape.router, m_layer.topK()),
           m_loss(m_evaluator)
     {
     }
@@ -37,7 +39,7 @@ public:
         const int groups = std::max(1, m_shape.router.groups);
         LayerCurve curve;
         curve.layer = m_shape.index;
-        curve.lowest = lowest(groups);
+        curve.lowest = fewestExperts(m_shape, m_layer, m_pinned);
         curve.outputNorm = m_evaluator.outputNorm();
         const auto counts = static_cast<std::size_t>(n - curve.lowest) + 1;
         curve.sets.resize(counts);
@@ -63,18 +65,6 @@ public:
     }
 
 private:
-    int lowest(int groups) const
-    {
-        const auto pinned = static_cast<int>(m_plan.protectedExperts.size());
-        if (groups == 1) return std::max(m_loss.topK(), pinned);
-        const int size = m_shape.experts / groups;
-        std::vector<int> perGroup(static_cast<std::size_t>(groups), 0);
-        for (const int e : m_plan.protectedExperts)
-            ++perGroup[static_cast<std::size_t>(e / size)];
-        const int least = (m_loss.topK() + m_shape.router.topGroups - 1) / m_shape.router.topGroups;
-        return groups * std::max(least, *std::max_element(perGroup.begin(), perGroup.end()));
-    }
-
     void store(LayerCurve& curve, int count, const ExpertBits& kept)
     {
         const auto i = static_cast<std::size_t>(count - curve.lowest);
@@ -91,7 +81,7 @@ private:
         request.keep = count;
         request.bestSets = 1;
         request.seed = m_options.seed;
-        request.protectedExperts = m_plan.protectedExperts;
+        request.protectedExperts = m_pinned;
         LayerSearch search(m_loss, std::move(request), [&](const LayerSearch&) { return !m_handle.stopRequested(); });
         if (search.groups() > 1) {
             ExpertBits kept = above;
@@ -111,7 +101,8 @@ private:
     }
 
     const LayerShape& m_shape;
-    const LayerPlan& m_plan;
+    const LayerPlan& m_layer;
+    const ExpertSet& m_pinned;
     const CurveOptions& m_options;
     const SelectMethod& m_genetic;
     const Params& m_geneticParams;
@@ -130,7 +121,7 @@ Result<std::vector<LayerCurve>> layerCurves(const ProfileData& profile, const Co
     ESPALIER_TRY(const Params geneticParams, checkParams(genetic.info, options.genetic.value_or(Params())));
     std::vector<int> open;
     for (const LayerShape& shape : profile.shape.layers) {
-        if (!shape.moe || base.layer(shape.index).locked) continue;
+        if (!shape.moe || base.isLocked(shape.index)) continue;
         if (profile.layers[static_cast<std::size_t>(shape.index)].gram.listLength == 0)
             return badInput("profile.missing_statistics", fmt::format("layer {}", shape.index),
                             fmt::format("The profile has no products of expert outputs for layer {}.", shape.index),
@@ -140,7 +131,7 @@ Result<std::vector<LayerCurve>> layerCurves(const ProfileData& profile, const Co
     std::vector<LayerCurve> all(profile.layers.size());
     const auto work = [&](int layer, LayerPool::Handle& handle) -> Status {
         const auto l = static_cast<std::size_t>(layer);
-        CurveSweep sweep(profile.layers[l], profile.shape.layers[l], base.layer(layer), options, genetic, geneticParams, handle);
+        CurveSweep sweep(profile.layers[l], profile.shape.layers[l], base, options, genetic, geneticParams, handle);
         ESPALIER_TRY(all[l], sweep.run());
         return {};
     };

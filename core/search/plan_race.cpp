@@ -44,7 +44,7 @@ Status MeasuredPlans::measure(const CompressionPlan& plan, int groups)
         const int layers = plan.layerCount();
         int first = 0;
         for (int l = 0; l < layers; ++l)
-            if (!prefixes.insert(fmt::format("{}/{}", l, plan.prefixHash(l))).second) first = l;
+            if (!prefixes.insert(hexOf(plan.entryDigest(l, CompressionPlan::Half::Attention))).second) first = l;
         m_passes += static_cast<double>(layers - first) / layers * static_cast<double>(windows.size()) / m_windows;
     }
     return {};

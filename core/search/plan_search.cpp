@@ -348,7 +348,7 @@ private:
     {
         std::vector<int> choice;
         for (std::size_t l = 0; l < layers(); ++l) {
-            const auto count = static_cast<int>(plan.layer(m_problem.layers[l]).kept.size());
+            const auto count = static_cast<int>(plan.layer(m_problem.layers[l]).kept().size());
             const std::int64_t cost = costOf(plan, l);
             int best = 0;
             const auto distance = [&](const LayerOption& option) {

@@ -28,11 +28,11 @@ std::vector<Open> openMatrices(const CompressionPlan& plan)
     std::vector<Open> list;
     for (int l = 0; l < plan.layerCount(); ++l) {
         const LayerPlan& layer = plan.layer(l);
-        if (layer.locked) continue;
-        for (std::size_t i = 0; i < layer.ranks.size(); ++i)
+        if (plan.isFixed(l)) continue;
+        for (std::size_t i = 0; i < layer.ranks().size(); ++i)
             for (int m = 0; m < 3; ++m)
-                if (const int rank = layer.ranks[i][static_cast<std::size_t>(m)]; rank > 1)
-                    list.push_back({l, i, layer.kept[i], m, rank, rank});
+                if (const int rank = layer.ranks()[i][static_cast<std::size_t>(m)]; rank > 1)
+                    list.push_back({l, i, layer.kept()[i], m, rank, rank});
     }
     return list;
 }
@@ -87,7 +87,7 @@ Result<CompressionPlan> lowered(const ModelShape& shape, CompressionPlan plan, c
 {
     for (std::size_t i = 0; i < open.size();) {
         const int layer = open[i].layer;
-        std::vector<RankTriple> ranks = plan.layer(layer).ranks;
+        std::vector<RankTriple> ranks = plan.layer(layer).ranks();
         for (; i < open.size() && open[i].layer == layer; ++i)
             ranks[open[i].place][static_cast<std::size_t>(open[i].matrix)] = open[i].lowered;
         ESPALIER_TRY(plan, plan.withRanks(shape, layer, std::move(ranks)));
@@ -119,17 +119,17 @@ bool lessRank(const RankTriple& a, const RankTriple& b)
 
 RankTriple rankOf(const LayerPlan& layer, int expert)
 {
-    const auto it = std::lower_bound(layer.kept.begin(), layer.kept.end(), expert);
-    if (layer.ranks.empty() || it == layer.kept.end() || *it != expert) return {};
-    return layer.ranks[static_cast<std::size_t>(it - layer.kept.begin())];
+    const auto it = std::lower_bound(layer.kept().begin(), layer.kept().end(), expert);
+    if (layer.ranks().empty() || it == layer.kept().end() || *it != expert) return {};
+    return layer.ranks()[static_cast<std::size_t>(it - layer.kept().begin())];
 }
 
 Result<CompressionPlan> withSetsHandingRanksOn(const ModelShape& shape, const CompressionPlan& base, const std::vector<ExpertSet>& sets)
 {
     const auto setOf = [&](int layer) -> const ExpertSet& {
         const auto l = static_cast<std::size_t>(layer);
-        const bool changes = l < sets.size() && !sets[l].empty() && !base.layer(layer).locked;
-        return changes ? sets[l] : base.layer(layer).kept;
+        const bool changes = l < sets.size() && !sets[l].empty() && !base.isLocked(layer);
+        return changes ? sets[l] : base.layer(layer).kept();
     };
     struct Entering {
         int layer;
@@ -143,13 +143,13 @@ Result<CompressionPlan> withSetsHandingRanksOn(const ModelShape& shape, const Co
         const LayerPlan& layer = base.layer(l);
         const ExpertSet& kept = setOf(l);
         std::vector<RankTriple> leaving;
-        for (const int expert : layer.kept) {
+        for (const int expert : layer.kept()) {
             all.push_back(rankOf(layer, expert));
             if (!std::binary_search(kept.begin(), kept.end(), expert)) leaving.push_back(all.back());
         }
         std::stable_sort(leaving.begin(), leaving.end(), lessRank);
         for (const int expert : kept) {
-            if (std::binary_search(layer.kept.begin(), layer.kept.end(), expert)) continue;
+            if (std::binary_search(layer.kept().begin(), layer.kept().end(), expert)) continue;
             if (leaving.empty()) {
                 waiting.push_back({l, expert, {}});
                 continue;
@@ -172,7 +172,7 @@ Result<CompressionPlan> withSetsHandingRanksOn(const ModelShape& shape, const Co
     CompressionPlan plan = base;
     for (int l = 0; l < base.layerCount(); ++l) {
         const ExpertSet& kept = setOf(l);
-        if (kept == base.layer(l).kept) continue;
+        if (kept == base.layer(l).kept()) continue;
         ESPALIER_TRY(plan, plan.withKept(shape, l, kept));
         if (!base.hasRanks()) continue;
         std::vector<RankTriple> ranks;

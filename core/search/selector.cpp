@@ -154,7 +154,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
             return badInput("profile.missing_statistics", fmt::format("layer {}", shape.index),
                             fmt::format("The profile has no products of expert outputs for layer {}, which \"{}\" needs.", shape.index, id),
                             "Take the profile again and collect \"gram\".");
-        if (options.scores && !base.layer(shape.index).locked) {
+        if (options.scores && !base.isLocked(shape.index)) {
             ESPALIER_TRY(worth[l], worthOf(*options.scores, shape));
         }
         open.push_back(shape.index);
@@ -163,14 +163,14 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
     const auto work = [&](int layer, LayerPool::Handle& handle) -> Status {
         const auto l = static_cast<std::size_t>(layer);
         const LayerPlan& plan = base.layer(layer);
-        const GramEvaluator evaluator(profile.layers[l], profile.shape.layers[l].router, plan.topK);
+        const GramEvaluator evaluator(profile.layers[l], profile.shape.layers[l].router, plan.topK());
         SetLoss loss(evaluator);
         SelectRequest request;
         request.layer = layer;
-        request.keep = plan.locked ? static_cast<int>(plan.kept.size()) : keepPerLayer[l];
+        request.keep = base.isFixed(layer) ? static_cast<int>(plan.kept().size()) : keepPerLayer[l];
         request.bestSets = options.bestSets;
         request.seed = options.seed;
-        request.protectedExperts = plan.protectedExperts;
+        request.protectedExperts = base.protectedExperts(layer);
         request.worth = worth[l];
         std::optional<double> reference;
         const auto report = [&](const LayerSearch& s) {
@@ -184,8 +184,8 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
             return !handle.stopRequested();
         };
         LayerSearch search(loss, std::move(request), report, options.batch);
-        if (plan.locked) {
-            search.loss(ExpertBits::of(plan.kept));
+        if (base.isFixed(layer)) {
+            search.loss(ExpertBits::of(plan.kept()));
             search.endStep();
         } else {
             ESPALIER_CHECK_OK(search.check());
@@ -215,7 +215,7 @@ Result<CompressionPlan> applySelections(const ModelShape& shape, const Compressi
     CompressionPlan plan = base;
     for (const Selection& selection : selections) {
         const auto l = static_cast<std::size_t>(selection.layer);
-        if (selection.best.empty() || base.layer(selection.layer).locked) continue;
+        if (selection.best.empty() || base.isLocked(selection.layer)) continue;
         const int wanted = l < choice.size() ? choice[l] : 0;
         const std::size_t at = std::min(static_cast<std::size_t>(std::max(wanted, 0)), selection.best.size() - 1);
         ESPALIER_TRY(plan, plan.withKept(shape, selection.layer, selection.best[at].kept));

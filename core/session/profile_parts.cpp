@@ -13,8 +13,6 @@ namespace espalier
 namespace
 {
 
-constexpr const char* kMatrixNames[] = {"gate", "up", "down"};
-
 void writeBasis(const h5::Group& group, const std::string& name, const FactorBasis& basis)
 {
     if (basis.columns > 0)

@@ -408,12 +408,11 @@ public:
         add(plan.model().modelType);
         add(plan.model().configSha256);
         add(plan.model().weightsSha256);
-        for (int layer = 0; layer < plan.layerCount(); ++layer) {
-            const LayerPlan& marks = plan.layer(layer);
-            if (!marks.locked && marks.protectedExperts.empty()) continue;
+        add(plan.constantsProfile());
+        add(plan.marks().locked);
+        for (const auto& [layer, experts] : plan.marks().protectedExperts) {
             add(layer);
-            add(marks.locked);
-            add(marks.protectedExperts);
+            add(experts);
         }
     }
     std::string finish()

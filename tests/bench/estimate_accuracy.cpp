@@ -200,7 +200,7 @@ private:
             const int even = breakEvenRank(m_shape.hiddenSize, layer.expertWidth);
             std::vector<RankTriple> ranks;
             const double own = share * between(0.8, 1.2);
-            for (std::size_t i = 0; i < plan.layer(l).kept.size(); ++i) {
+            for (std::size_t i = 0; i < plan.layer(l).kept().size(); ++i) {
                 const int rank = std::clamp(static_cast<int>(own * between(0.8, 1.2) * even), 1, std::max(even - 1, 1));
                 ranks.push_back(even > 1 ? RankTriple{rank, rank, rank} : RankTriple{});
             }

@@ -114,7 +114,7 @@ int main(int argc, char** argv)
     Random random(1);
     const auto without = [&](const CompressionPlan& plan, int layer, std::vector<int> removed) {
         std::vector<int> kept;
-        for (const int e : plan.layer(layer).kept)
+        for (const int e : plan.layer(layer).kept())
             if (std::find(removed.begin(), removed.end(), e) == removed.end()) kept.push_back(e);
         return require(plan.withKept(shape, layer, kept));
     };

@@ -364,8 +364,8 @@ TEST(Allocate, FloorsCapsAndMultiplesHoldForEveryAllocator)
             int sum = 0;
             for (int l = 0; l < 4; ++l) {
                 EXPECT_GE((*keep)[l], std::max(2, r.floor[l])) << method.id;
-                EXPECT_LE((*keep)[l], r.plan.layer(l).locked ? n : r.cap[l]) << method.id;
-                EXPECT_TRUE(r.plan.layer(l).locked || (*keep)[l] % r.multipleOf == 0) << method.id;
+                EXPECT_LE((*keep)[l], r.plan.isLocked(l) ? n : r.cap[l]) << method.id;
+                EXPECT_TRUE(r.plan.isLocked(l) || (*keep)[l] % r.multipleOf == 0) << method.id;
                 sum += (*keep)[l];
             }
             EXPECT_LE(sum, r.keepTotal) << method.id;
@@ -412,7 +412,7 @@ TEST(Allocate, RouterGroupsKeepEqualNumbers)
     EXPECT_EQ(keep, (std::vector<int>{12, 12})) << "three protected in one group need three in each";
     ExpertScores scores;
     scores.values.rows.assign(2, std::vector<double>(16, 1.0));
-    EXPECT_EQ(selectByRanking(shape, r.plan, keep, scores)->layer(0).kept, (ExpertSet{0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14}));
+    EXPECT_EQ(selectByRanking(shape, r.plan, keep, scores)->layer(0).kept(), (ExpertSet{0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14}));
     for (LayerShape& layer : shape.layers) {
         layer.router.rule = RoutingRule::SigmoidBias;
         layer.router.topK = 2;
@@ -488,10 +488,10 @@ TEST(Ranking, KeepsTheBestTiesToTheLowerIdProtectedFirst)
     scores.values.rows = {{5, 1, 3, 3, 0, 9}, {5, 1, 3, 3, 0, 9}};
     CompressionPlan plan = CompressionPlan::identity(shape).withProtected(0, 4, true).withLocked(1, true);
     plan = *selectByRanking(shape, plan, {4, 3}, scores);
-    EXPECT_EQ(plan.layer(0).kept, (ExpertSet{0, 2, 4, 5}));
-    EXPECT_EQ(plan.layer(1).kept.size(), 6u) << "a locked layer is not touched";
+    EXPECT_EQ(plan.layer(0).kept(), (ExpertSet{0, 2, 4, 5}));
+    EXPECT_EQ(plan.layer(1).kept().size(), 6u) << "a locked layer is not touched";
     scores.better = Better::Lower;
-    EXPECT_EQ(selectByRanking(shape, CompressionPlan::identity(shape), {2, 2}, scores)->layer(0).kept, (ExpertSet{1, 4}));
+    EXPECT_EQ(selectByRanking(shape, CompressionPlan::identity(shape), {2, 2}, scores)->layer(0).kept(), (ExpertSet{1, 4}));
 }
 
 TEST(Ranking, ParsesWhatPeopleType)

@@ -85,7 +85,7 @@ TEST(CostModel, OnlyFactoredPlansOfEqualCountsAreOfferedAsReconstructed)
     EXPECT_TRUE(reconstructed(plan).allowed);
     plan = *plan.withKept(shape, 1, {0, 1, 2, 3});
     EXPECT_FALSE(reconstructed(plan).allowed);
-    EXPECT_NE(reconstructed(plan).reason.find("layer 1 keeps 4"), std::string::npos) << reconstructed(plan).reason;
+    EXPECT_NE(reconstructed(plan).reason.find("layer 1 (4 experts)"), std::string::npos) << reconstructed(plan).reason;
 }
 
 TEST(CostModel, OnlyEqualCountsAreOfferedAsStock)
@@ -97,7 +97,7 @@ TEST(CostModel, OnlyEqualCountsAreOfferedAsStock)
     const std::vector<FlavourChoice> choices = flavoursFor(shape, plan);
     EXPECT_EQ(choices[0].id, "stock");
     EXPECT_FALSE(choices[0].allowed);
-    EXPECT_NE(choices[0].reason.find("layer 1 keeps 4"), std::string::npos) << choices[0].reason;
+    EXPECT_NE(choices[0].reason.find("layer 1 (4 experts)"), std::string::npos) << choices[0].reason;
     EXPECT_TRUE(choices[1].allowed);
     for (const int layer : {0, 2})
         plan = *plan.withKept(shape, layer, {4, 5, 6, 7});

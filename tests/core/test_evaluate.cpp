@@ -65,7 +65,7 @@ void expectSameBits(const std::vector<WindowLoss>& a, const std::vector<WindowLo
 
 CompressionPlan without(const CompressionPlan& plan, const ModelShape& shape, int layer, int expert)
 {
-    ExpertSet kept = plan.layer(layer).kept;
+    ExpertSet kept = plan.layer(layer).kept();
     kept.erase(std::remove(kept.begin(), kept.end(), expert), kept.end());
     return take(plan.withKept(shape, layer, kept));
 }

@@ -174,7 +174,7 @@ TEST_F(Export, StockKeepsEverythingThatThePlanDoesNotTouch)
         EXPECT_TRUE(std::ranges::equal(there->bytes, stored.view.bytes)) << stored.view.name;
     }
     for (int l = 0; l < 4; ++l) {
-        const ExpertSet& kept = plan.layer(l).kept;
+        const ExpertSet& kept = plan.layer(l).kept();
         const TensorView before = source->router(l), after = exported->router(l);
         const std::size_t row = before.bytes.size() / 12;
         for (std::size_t j = 0; j < kept.size(); ++j) {
@@ -876,7 +876,7 @@ TEST_P(SharedSource, EveryFlavourHolds)
             if (e % size != 0) kept.push_back(e);
         uniform = take(uniform.withKept(shape, layer.index, kept));
         if (layer.index % 2 == 1) irregular = take(irregular.withKept(shape, layer.index, kept));
-        std::vector<RankTriple> ranks(irregular.layer(layer.index).kept.size(), RankTriple{5, 0, 7});
+        std::vector<RankTriple> ranks(irregular.layer(layer.index).kept().size(), RankTriple{5, 0, 7});
         irregular = take(irregular.withRanks(shape, layer.index, ranks));
     }
     write(*source, uniform, "stock", "stock");
@@ -906,8 +906,8 @@ TEST_P(SharedSource, EveryFlavourHolds)
         CompressionPlan plan = uniform;
         for (const LayerShape& layer : shape.layers)
             if (layer.moe)
-                plan = take(
-                    plan.withRanks(shape, layer.index, std::vector<RankTriple>(plan.layer(layer.index).kept.size(), RankTriple{5, 6, 0})));
+                plan = take(plan.withRanks(shape, layer.index,
+                                           std::vector<RankTriple>(plan.layer(layer.index).kept().size(), RankTriple{5, 6, 0})));
         return plan;
     }();
     write(*source, ranked, "reconstructed", "reconstructed");

@@ -383,7 +383,7 @@ TEST(NllEstimate, EditsEqualAFreshStart)
     for (int edit = 0; edit < 40; ++edit) {
         const int layer = static_cast<int>(random.below(3));
         const int expert = static_cast<int>(random.below(10));
-        std::vector<int> kept = plan.layer(layer).kept;
+        std::vector<int> kept = plan.layer(layer).kept();
         const auto at = std::find(kept.begin(), kept.end(), expert);
         if (at == kept.end())
             kept.insert(std::lower_bound(kept.begin(), kept.end(), expert), expert);

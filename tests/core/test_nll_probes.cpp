@@ -190,7 +190,7 @@ TEST(NllProbesRun, PlansAreThoseTheRouterAllows)
         EXPECT_FALSE(plan.isIdentity(shape));
         for (int l = 1; l < 3; ++l) {
             int inGroup[4] = {};
-            for (const int e : plan.layer(l).kept)
+            for (const int e : plan.layer(l).kept())
                 ++inGroup[e / 4];
             for (const int count : inGroup)
                 EXPECT_EQ(count, inGroup[0]);
@@ -198,7 +198,7 @@ TEST(NllProbesRun, PlansAreThoseTheRouterAllows)
         }
     }
     EXPECT_TRUE(fewer);
-    EXPECT_EQ(plans.front().layer(1).kept.front(), 1) << "the least important expert goes first";
+    EXPECT_EQ(plans.front().layer(1).kept().front(), 1) << "the least important expert goes first";
 }
 
 }  // namespace

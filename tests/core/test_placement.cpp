@@ -48,7 +48,7 @@ CompressionPlan compressed(const ModelShape& shape)
         std::vector<int> kept;
         for (int e = 0; e < layer.experts; ++e)
             if (e % 4 != 1) kept.push_back(e);
-        if (layer.router.groups > 1) kept = plan.layer(layer.index).kept;
+        if (layer.router.groups > 1) kept = plan.layer(layer.index).kept();
         plan = take(plan.withKept(shape, layer.index, kept));
         std::vector<RankTriple> ranks(kept.size());
         for (std::size_t i = 0; i < ranks.size(); i += 2)
@@ -128,7 +128,7 @@ TEST_P(OnDevice, CompressedModelAndWhatItsObserversSee)
         // The halves of a layer are the layer.
         const at::Tensor start = take(model->embed(ids()));
         const PreparedPlan prepared = take(model->prepare(plan));
-        const at::Tensor halves = take(model->feedForward(0, take(model->attend(0, start)), prepared));
+        const at::Tensor halves = take(model->feedForward(0, take(model->attend(0, start, prepared)), prepared));
         EXPECT_TRUE(at::equal(halves, take(model->layer(0, start, prepared))));
     }
 }

@@ -62,7 +62,7 @@ TEST(Plan, HashSaysWhatDecidesTheNumbersAndNothingElse)
     const CompressionPlan pruned = *dense.withKept(shape, 1, {0, 1, 2, 3});
     EXPECT_NE(pruned.hash(), dense.hash());
     EXPECT_EQ(pruned.withFactors({"svd", ""}).hash(), pruned.hash());  // no ranks: the method decides nothing
-    EXPECT_EQ(pruned.withKept(shape, 1, dense.layer(1).kept)->hash(), dense.hash());
+    EXPECT_EQ(pruned.withKept(shape, 1, dense.layer(1).kept())->hash(), dense.hash());
 }
 
 TEST(Plan, RanksWithoutANamedMethodArePlainSvd)
@@ -73,15 +73,18 @@ TEST(Plan, RanksWithoutANamedMethodArePlainSvd)
     EXPECT_EQ(plan.hash(), plan.withFactors({"svd", ""}).hash());
 }
 
-TEST(Plan, PrefixHashDependsOnLayersBelowOnly)
+TEST(Plan, WhatReachesALayerDependsOnLayersBelowOnly)
 {
     const ModelShape shape = evenShape(4, 8, 2);
     const CompressionPlan dense = CompressionPlan::identity(shape);
     const CompressionPlan pruned = *dense.withKept(shape, 2, {1, 2, 3, 4});
+    using Half = CompressionPlan::Half;
     for (int layer = 0; layer <= 2; ++layer)
-        EXPECT_EQ(pruned.prefixHash(layer), dense.prefixHash(layer));
-    for (int layer = 3; layer <= 4; ++layer)
-        EXPECT_NE(pruned.prefixHash(layer), dense.prefixHash(layer));
+        for (const Half half : {Half::Attention, Half::Experts})
+            EXPECT_EQ(pruned.entryDigest(layer, half), dense.entryDigest(layer, half));
+    EXPECT_NE(pruned.entryDigest(3, Half::Attention), dense.entryDigest(3, Half::Attention));
+    EXPECT_NE(pruned.entryDigest(3, Half::Experts), dense.entryDigest(3, Half::Experts));
+    EXPECT_NE(pruned.entryDigest(4, Half::Attention), dense.entryDigest(4, Half::Attention));
     EXPECT_EQ(pruned.firstDifference(dense), 2);
     EXPECT_EQ(dense.firstDifference(dense), 4);
 }
@@ -104,7 +107,7 @@ TEST(Plan, RefusesWhatNoModelCouldRun)
     EXPECT_EQ(code(R"({"version":1,"layers":[{"layer":0,"kept":[0,1],"ranks":[[1,0,0]]}]})"), "plan.invalid");
     EXPECT_EQ(code(R"({"version":1,"layers":[{"layer":0,"kept":[0,1],"ranks":[[1,0],[1,0]]}]})"), "plan.invalid");
     EXPECT_EQ(code(R"({"version":1,"layers":[{"layer":0,"kept":"all"}]})"), "plan.invalid");
-    EXPECT_EQ(code(R"({"version":2,"layers":[]})"), "plan.version");
+    EXPECT_EQ(code(R"({"version":3,"layers":[]})"), "plan.version");
     EXPECT_EQ(code(R"({"layers":[]})"), "plan.version");
     EXPECT_EQ(code(R"({"version":1})"), "plan.invalid");
     EXPECT_EQ(code(R"([])"), "plan.invalid");
@@ -117,7 +120,7 @@ TEST(Plan, RanksStayWithTheirExpert)
     CompressionPlan plan = CompressionPlan::identity(shape);
     plan = *plan.withRanks(shape, 0, {{1, 1, 1}, {2, 2, 2}, {3, 3, 3}, {4, 4, 4}});
     plan = *plan.withKept(shape, 0, {1, 3});
-    EXPECT_EQ(plan.layer(0).ranks, (std::vector<RankTriple>{{2, 2, 2}, {4, 4, 4}}));
+    EXPECT_EQ(plan.layer(0).ranks(), (std::vector<RankTriple>{{2, 2, 2}, {4, 4, 4}}));
     plan = *plan.withKept(shape, 0, {0, 1, 3});
-    EXPECT_EQ(plan.layer(0).ranks, (std::vector<RankTriple>{{0, 0, 0}, {2, 2, 2}, {4, 4, 4}}));
+    EXPECT_EQ(plan.layer(0).ranks(), (std::vector<RankTriple>{{0, 0, 0}, {2, 2, 2}, {4, 4, 4}}));
 }

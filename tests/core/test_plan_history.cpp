@@ -14,7 +14,7 @@ CompressionPlan toggled(const ModelShape& shape, const CompressionPlan& plan, Ra
 {
     const int layer = static_cast<int>(random.below(shape.layers.size()));
     const int expert = static_cast<int>(random.below(static_cast<std::uint64_t>(shape.layers[0].experts)));
-    ExpertSet kept = plan.layer(layer).kept;
+    ExpertSet kept = plan.layer(layer).kept();
     const auto it = std::lower_bound(kept.begin(), kept.end(), expert);
     if (it != kept.end() && *it == expert)
         kept.erase(it);

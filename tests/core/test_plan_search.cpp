@@ -61,7 +61,7 @@ struct World {
     {
         std::vector<int> counts;
         for (int l = 0; l < layers; ++l)
-            counts.push_back(experts - static_cast<int>(plan.layer(l).kept.size()));
+            counts.push_back(experts - static_cast<int>(plan.layer(l).kept().size()));
         return counts;
     }
     ModelShape shape() const { return test::evenShape(layers, experts, 2); }
@@ -110,7 +110,7 @@ struct World {
             }
             problem.options.push_back(options);
         }
-        problem.cost = [](const CompressionPlan& p, int layer) { return static_cast<std::int64_t>(p.layer(layer).kept.size()); };
+        problem.cost = [](const CompressionPlan& p, int layer) { return static_cast<std::int64_t>(p.layer(layer).kept().size()); };
         const auto changed = [this](CompressionPlan p, const std::vector<LayerChange>& changes) {
             for (const auto& [layer, option] : changes)
                 p = p.withKept(shape(), static_cast<int>(layer), bestSet(static_cast<int>(layer), option.count)).value();
@@ -205,7 +205,7 @@ TEST(PlanSearch, SensitivitiesAreMeasuredOnTheWholeModel)
         auto plan = inner(change);
         int whole = 0;
         for (int l = 0; l < 4; ++l)
-            whole += static_cast<int>(plan->layer(l).kept.size()) == 8 ? 1 : 0;
+            whole += static_cast<int>(plan->layer(l).kept().size()) == 8 ? 1 : 0;
         EXPECT_EQ(whole, 3) << "everything else is whole";
         return plan;
     };
@@ -266,7 +266,7 @@ TEST(PlanSearch, SamePathEveryTimeAndTheBudgetHolds)
         planned += plan.keptExperts() == 6 * 8 - 12 ? 1 : 0;
         int whole = 0;
         for (int l = 0; l < 6; ++l)
-            whole += static_cast<int>(plan.layer(l).kept.size()) == 8 ? 1 : 0;
+            whole += static_cast<int>(plan.layer(l).kept().size()) == 8 ? 1 : 0;
         EXPECT_TRUE(plan.keptExperts() == 6 * 8 - 12 || whole >= 5);
         return inner(plan, windows);
     };
@@ -483,9 +483,9 @@ TEST(PlanSearch, RanksBelongToTheAnswer)
     problem.measure = [&](const CompressionPlan& plan, std::span<const int> windows) -> Result<std::vector<WindowLoss>> {
         double loss = 0;
         for (int l = 0; l < 3; ++l) {
-            const double gone = 1 - static_cast<double>(plan.layer(l).kept.size()) / 6;
+            const double gone = 1 - static_cast<double>(plan.layer(l).kept().size()) / 6;
             double low = 0;
-            for (const RankTriple& triple : plan.layer(l).ranks)
+            for (const RankTriple& triple : plan.layer(l).ranks())
                 for (const int rank : triple)
                     low += rank > 0 ? std::exp(-rank / 100.0) : 0;
             loss += (l == 0 ? 0.02 : l == 1 ? 2.0 : 0.1) * gone + (l == 0 ? 1.0 : l == 1 ? 0.01 : 0.05) * low;
@@ -505,15 +505,15 @@ TEST(PlanSearch, RanksBelongToTheAnswer)
     const PlanSearchResult result = searched(problem);
     EXPECT_LE(planCost(shape, result.plan).bytes, bytes);
     EXPECT_GT(planCost(shape, result.plan).bytes, 0.97 * static_cast<double>(bytes));
-    EXPECT_LT(result.plan.layer(0).kept.size(), 6u);
-    EXPECT_TRUE(result.plan.layer(0).ranks.empty());
-    EXPECT_EQ(result.plan.layer(1).kept.size(), 6u);
-    EXPECT_FALSE(result.plan.layer(1).ranks.empty());
+    EXPECT_LT(result.plan.layer(0).kept().size(), 6u);
+    EXPECT_TRUE(result.plan.layer(0).ranks().empty());
+    EXPECT_EQ(result.plan.layer(1).kept().size(), 6u);
+    EXPECT_FALSE(result.plan.layer(1).ranks().empty());
     EXPECT_LT(result.againstFirst->high, 1);
     problem.uniformCount = true;
     const PlanSearchResult even = searched(problem);
-    EXPECT_EQ(even.plan.layer(0).kept.size(), even.plan.layer(1).kept.size());
-    EXPECT_EQ(even.plan.layer(2).kept.size(), even.plan.layer(1).kept.size());
+    EXPECT_EQ(even.plan.layer(0).kept().size(), even.plan.layer(1).kept().size());
+    EXPECT_EQ(even.plan.layer(2).kept().size(), even.plan.layer(1).kept().size());
     EXPECT_GE(perplexity(even.losses).nll, perplexity(result.losses).nll - 1e-12);
 }
 
@@ -669,7 +669,7 @@ TEST(RankBudget, RanksAreHandedOn)
     EXPECT_EQ(rankOf(changed->layer(0), 2), (RankTriple{102, 50, 60}));
     EXPECT_EQ(rankOf(changed->layer(0), 4), (RankTriple{101, 50, 60})) << "the larger one of those that left";
     EXPECT_EQ(rankOf(changed->layer(1), 5), (RankTriple{100, 50, 60}));
-    EXPECT_EQ(changed->layer(2).ranks, base.layer(2).ranks);
+    EXPECT_EQ(changed->layer(2).ranks(), base.layer(2).ranks());
     EXPECT_EQ(planCost(shape, *changed).bytes, planCost(shape, base).bytes);
     // More experts than ranks: the middle one of the plan.
     const auto more = withSetsHandingRanksOn(shape, base, {{0, 1, 2, 3, 4}, {}, {}});
@@ -688,7 +688,7 @@ TEST(RankBudget, RanksAreHandedOn)
         return layer == 1 && expert == 1 && matrix == 0 ? 0.0 : 1.0;
     });
     EXPECT_EQ(rankOf((*least)->plan.layer(1), 1), (RankTriple{201 - 15, 50, 60}));
-    EXPECT_EQ((*least)->plan.layer(0).ranks, base.layer(0).ranks);
+    EXPECT_EQ((*least)->plan.layer(0).ranks(), base.layer(0).ranks());
     EXPECT_FALSE(heldToBytes(shape, base, bytes / 100)->has_value());
 }
 

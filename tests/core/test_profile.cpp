@@ -576,7 +576,7 @@ TEST_P(ProfileFactors, PassOnThePrunedModel)
     for (const auto& [key, experts] : entry.at("experts").items()) {
         const int l = std::stoi(key);
         const LayerProfile& layer = data.layers[static_cast<std::size_t>(l)];
-        EXPECT_EQ(data.kept[static_cast<std::size_t>(l)], plan.layer(l).kept);
+        EXPECT_EQ(data.kept[static_cast<std::size_t>(l)], plan.layer(l).kept());
         const double norm = std::sqrt(layer.outputEnergy);
         for (std::size_t i = 0; i < experts.size(); ++i) {
             const int expert = experts[i].at("expert");
@@ -614,7 +614,7 @@ TEST_P(ProfileFactors, PassOnThePrunedModel)
     EXPECT_EQ(back->layers, data.layers);
     EXPECT_EQ(back->kept, data.kept);
     // Ranks of the plan do not change what is measured.
-    plan = *plan.withRanks(model->shape(), 3, std::vector<RankTriple>(plan.layer(3).kept.size(), {4, 4, 4}));
+    plan = *plan.withRanks(model->shape(), 3, std::vector<RankTriple>(plan.layer(3).kept().size(), {4, 4, 4}));
     EXPECT_EQ(take(*model, calibration(name), {.collect = {"counts", "ean"}, .plan = plan}).layers[3].norm, data.layers[3].norm);
 }
 

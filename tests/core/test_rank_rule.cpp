@@ -57,10 +57,10 @@ double lossOf(const CompressionPlan& plan, const RankCurves& curves)
     double loss = 0;
     for (int l = 0; l < plan.layerCount(); ++l) {
         const LayerPlan& layer = plan.layer(l);
-        for (std::size_t i = 0; i < layer.ranks.size(); ++i)
+        for (std::size_t i = 0; i < layer.ranks().size(); ++i)
             for (std::size_t k = 0; k < 3; ++k)
-                if (const int rank = layer.ranks[i][k]; rank > 0) {
-                    const MatrixCurve& curve = curves.layers[static_cast<std::size_t>(l)][static_cast<std::size_t>(layer.kept[i])][k];
+                if (const int rank = layer.ranks()[i][k]; rank > 0) {
+                    const MatrixCurve& curve = curves.layers[static_cast<std::size_t>(l)][static_cast<std::size_t>(layer.kept()[i])][k];
                     loss += curve.weight * curve.error[static_cast<std::size_t>(rank)];
                 }
     }
@@ -199,7 +199,7 @@ TEST(MoeI2, RanksOfTheReference)
                 for (std::size_t i = 0; i < ranks.size(); ++i) {
                     // A rank that is exactly break-even costs what the dense matrix costs: the plan says dense.
                     const int rank = ranks[i] > breakEvenRank(a, b) ? 0 : ranks[i];
-                    const RankTriple triple = layerPlan.ranks.empty() ? RankTriple{} : layerPlan.ranks[i];
+                    const RankTriple triple = layerPlan.ranks().empty() ? RankTriple{} : layerPlan.ranks()[i];
                     EXPECT_EQ(triple, (RankTriple{rank, rank, rank})) << name << " " << average << " " << layer;
                 }
             }
@@ -231,7 +231,7 @@ TEST(RankRules, TotalsOfThePaper)
         RankRequest request;  // auto: 512
         request.importance = importanceOf(deepseek);
         const CompressionPlan plan = *assignRanks(deepseek, pruned(deepseek, 48), rule, request, {});
-        EXPECT_EQ(plan.layer(3).ranks.front(), (RankTriple{512, 512, 512}));
+        EXPECT_EQ(plan.layer(3).ranks().front(), (RankTriple{512, 512, 512}));
         EXPECT_NEAR(planCost(deepseek, plan).expertParametersRemoved(), 0.539773, 5e-7);
         EXPECT_NEAR(static_cast<double>(planCost(deepseek, plan).bytes) / kGib, 14.78, 0.01);
     }
@@ -258,12 +258,12 @@ TEST(RankRules, LockedLayersAndFactorsOfThePlan)
     request.importance = importanceOf(shape);
     request.factors = {"whitened-svd", "abc"};
     const CompressionPlan ranked = *assignRanks(shape, plan, "moe-i2", request, {});
-    EXPECT_EQ(ranked.layer(0).ranks.front(), (RankTriple{10, 10, 10}));
-    EXPECT_EQ(ranked.layer(1).ranks.front(), (RankTriple{5, 6, 7}));
-    EXPECT_TRUE(ranked.layer(1).locked);
+    EXPECT_EQ(ranked.layer(0).ranks().front(), (RankTriple{10, 10, 10}));
+    EXPECT_EQ(ranked.layer(1).ranks().front(), (RankTriple{5, 6, 7}));
+    EXPECT_TRUE(ranked.isLocked(1));
     EXPECT_EQ(ranked.factors().method, "whitened-svd");
     request.averageRank = 25;
-    EXPECT_TRUE(assignRanks(shape, plan, "uniform", request, {})->layer(0).ranks.empty()) << "beyond break-even: dense";
+    EXPECT_TRUE(assignRanks(shape, plan, "uniform", request, {})->layer(0).ranks().empty()) << "beyond break-even: dense";
 }
 
 TEST(RankRules, RefuseWhatMakesNoSense)
@@ -409,7 +409,7 @@ TEST(ExactRanks, BeatTheOtherRulesAtEqualBudget)
     request.averageRank = 12;
     const CompressionPlan eights = *assignRanks(shape, plan, "exact", request, {{"multiple_of", 8}});
     for (int l = 0; l < 4; ++l)
-        for (const RankTriple& triple : eights.layer(l).ranks)
+        for (const RankTriple& triple : eights.layer(l).ranks())
             for (const int rank : triple)
                 EXPECT_EQ(rank % 8, 0);
 }

@@ -201,7 +201,7 @@ TEST_P(SearchParity, AllTrialsEqualTheReference)
         EXPECT_EQ(*fieldBlockFromJson(job.partials[b]), block);
     }
     for (const auto& [key, kept] : tiny.golden.at("chain").at("kept").items())
-        EXPECT_EQ(field.plan.layer(std::stoi(key)).kept, kept.get<ExpertSet>());
+        EXPECT_EQ(field.plan.layer(std::stoi(key)).kept(), kept.get<ExpertSet>());
     // 3 + 9 + 27 runs for three layers of three sets, not 81.
     EXPECT_EQ(field.blocks[0].trialRuns, 39);
     EXPECT_EQ(field.blocks[0].referenceRuns, field.blocks[0].lastLayer - field.blocks[0].firstLayer + 1);
@@ -375,7 +375,7 @@ TEST(ReceptiveField, LockedLayersHaveNoChoice)
     const ReceptiveField field = must(chooseByBlocks(*tiny.model, tiny.windows, selections, base, {}, job));
     EXPECT_EQ(field.blocks[0].trials.size(), 9u);
     EXPECT_EQ(field.blocks[0].trialRuns, 3 + 3 + 9);
-    EXPECT_EQ(field.plan.layer(1).kept, (ExpertSet{0, 1, 2}));
+    EXPECT_EQ(field.plan.layer(1).kept(), (ExpertSet{0, 1, 2}));
 }
 
 TEST(ReceptiveField, Errors)

@@ -252,7 +252,7 @@ TEST(Select, TopKOfThePlanDecides)
     const ExpertSet all = {0, 1, 2, 3, 4, 5, 6, 7, 8};
     const auto base = planFromJson({{"version", 1}, {"layers", {{{"layer", 0}, {"kept", all}, {"top_k", 1}}}}}, profile.shape);
     ASSERT_TRUE(base.ok());
-    ASSERT_EQ(base->layer(0).topK, 1);
+    ASSERT_EQ(base->layer(0).topK(), 1);
     for (const int keep : {2, 5}) {  // 2: below the model's own top-k
         KeptSet best;
         best.loss = HUGE_VAL;

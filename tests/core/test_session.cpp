@@ -32,7 +32,7 @@ TEST(Session, RoundTripKeepsEverything)
     ASSERT_EQ(back->history.entries().size(), 3u);
     EXPECT_EQ(back->history.currentId(), data.history.currentId());
     EXPECT_EQ(back->history.entries()[2].plan, data.history.entries()[2].plan);
-    EXPECT_TRUE(back->history.current().plan.layer(2).locked);
+    EXPECT_TRUE(back->history.current().plan.isLocked(2));
     EXPECT_EQ(back->runs[0].losses[1].nll, 1.0 / 3.0);
     ASSERT_EQ(back->texts.size(), 2u);
     EXPECT_EQ(back->texts[1].firstWindow, 96);

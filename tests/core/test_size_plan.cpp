@@ -60,12 +60,12 @@ double lossOf(const CompressionPlan& plan, const SizeRequest& request)
     double loss = 0;
     for (int l = 0; l < plan.layerCount(); ++l) {
         const LayerPlan& layer = plan.layer(l);
-        if (layer.locked) continue;
-        loss += request.lossCurves[static_cast<std::size_t>(l)][layer.kept.size()];
-        for (std::size_t i = 0; i < layer.ranks.size(); ++i)
+        if (plan.isLocked(l)) continue;
+        loss += request.lossCurves[static_cast<std::size_t>(l)][layer.kept().size()];
+        for (std::size_t i = 0; i < layer.ranks().size(); ++i)
             for (std::size_t k = 0; k < 3; ++k)
-                if (const int rank = layer.ranks[i][k]; rank > 0)
-                    loss += request.curves->layers[static_cast<std::size_t>(l)][static_cast<std::size_t>(layer.kept[i])][k]
+                if (const int rank = layer.ranks()[i][k]; rank > 0)
+                    loss += request.curves->layers[static_cast<std::size_t>(l)][static_cast<std::size_t>(layer.kept()[i])][k]
                                 .error[static_cast<std::size_t>(rank)];
     }
     return loss;
@@ -78,11 +78,10 @@ SolverLayer allOptions(const ModelShape& shape, const SizeRequest& request, int 
     const LayerShape& layer = shape.layers[static_cast<std::size_t>(l)];
     const int most = breakEvenRank(shape.hiddenSize, layer.expertWidth);
     for (int kept = 1; kept <= layer.experts; ++kept) {
-        const ExpertSet set = *rankedExperts(layer, request.plan.layer(l), kept, request.scores);
+        const ExpertSet set = *rankedExperts(layer, request.plan.protectedExperts(l), kept, request.scores);
         std::vector<int> digits(static_cast<std::size_t>(3 * kept), 0);
         while (true) {
-            LayerPlan plan;
-            plan.kept = set;
+            std::vector<RankTriple> ranks;
             double loss = request.lossCurves[static_cast<std::size_t>(l)][static_cast<std::size_t>(kept)];
             for (int i = 0; i < kept; ++i) {
                 RankTriple triple{};
@@ -93,9 +92,9 @@ SolverLayer allOptions(const ModelShape& shape, const SizeRequest& request, int 
                                     ->layers[static_cast<std::size_t>(l)][static_cast<std::size_t>(set[static_cast<std::size_t>(i)])][k]
                                     .error[static_cast<std::size_t>(triple[k])];
                 }
-                plan.ranks.push_back(triple);
+                ranks.push_back(triple);
             }
-            options.push_back({layerBytes(layer, shape.hiddenSize, plan), loss, 0});
+            options.push_back({layerBytes(layer, shape.hiddenSize, LayerPlan(set, ranks)), loss, 0});
             std::size_t d = 0;
             while (d < digits.size() && ++digits[d] > most)
                 digits[d++] = 0;
@@ -203,10 +202,10 @@ TEST(SizePlan, LocksProtectionMultiplesAndOneCount)
     EXPECT_EQ(sized.plan.layer(1), request.plan.layer(1));
     EXPECT_TRUE(sized.plan.keeps(2, 7));
     EXPECT_TRUE(sized.plan.keeps(2, 3));
-    EXPECT_GE(sized.plan.layer(0).kept.size(), 5u);
-    EXPECT_LE(sized.plan.layer(3).kept.size(), 3u);
+    EXPECT_GE(sized.plan.layer(0).kept().size(), 5u);
+    EXPECT_LE(sized.plan.layer(3).kept().size(), 3u);
     for (const int l : {0, 2, 3})
-        for (const RankTriple& triple : sized.plan.layer(l).ranks)
+        for (const RankTriple& triple : sized.plan.layer(l).ranks())
             for (const int rank : triple)
                 EXPECT_EQ(rank % 4, 0);
     request.floor.clear();
@@ -214,7 +213,7 @@ TEST(SizePlan, LocksProtectionMultiplesAndOneCount)
     request.uniformCount = true;
     const SizedPlan equal = *planForBytes(shape, request);
     for (const int l : {0, 1, 2, 3})
-        EXPECT_EQ(equal.plan.layer(l).kept.size(), 4u) << "the locked layer decides";
+        EXPECT_EQ(equal.plan.layer(l).kept().size(), 4u) << "the locked layer decides";
     EXPECT_GE(equal.loss, equal.dualBound);
     request.bytes = shape.bytes() / 1000;
     const Error error = planForBytes(shape, request).error();
@@ -230,11 +229,11 @@ TEST(SizePlan, KeptSetsOfASearchAreTaken)
     request.keptSets = {{{}, {}, {1, 3}, {}, {}}, {}};
     request.bytes = shape.bytes() - 2 * (shape.layers[0].bytesPerExpert + shape.layers[0].routerBytesPerExpert);
     const SizedPlan sized = *planForBytes(shape, request);
-    EXPECT_EQ(sized.plan.layer(0).kept, (ExpertSet{1, 3}));
-    EXPECT_EQ(sized.plan.layer(1).kept.size(), 4u);
+    EXPECT_EQ(sized.plan.layer(0).kept(), (ExpertSet{1, 3}));
+    EXPECT_EQ(sized.plan.layer(1).kept().size(), 4u);
     EXPECT_EQ(sized.loss, 1);
     request.layerWeight = {10, 0.5};
-    EXPECT_EQ(planForBytes(shape, request)->plan.layer(1).kept.size(), 2u) << "a layer that matters more keeps more";
+    EXPECT_EQ(planForBytes(shape, request)->plan.layer(1).kept().size(), 2u) << "a layer that matters more keeps more";
     request.lossCurves[0].assign(5, NAN);
     EXPECT_EQ(planForBytes(shape, request).error().code, "allocate.no_curves");
 }

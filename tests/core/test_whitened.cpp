@@ -296,7 +296,7 @@ TEST(Whitened, ExportIsThePreviewToTheBit)
         const auto source = profiled(*model, calibration(name), folder / (name + ".h5"), kept);
         CompressionPlan plan = rankedOf(golden, shape, kept);
         // Dense matrices, unequal ranks, and an odd number of factored ones.
-        std::vector<RankTriple> ranks = plan.layer(2).ranks;
+        std::vector<RankTriple> ranks = plan.layer(2).ranks();
         ranks[0] = {0, 5, 0};
         ranks[1] = {15, 0, 3};
         ranks[3] = {0, 0, 0};

@@ -63,9 +63,9 @@ private slots:
         CompressionPlan plan = shell.plans().plan();
         for (int i = 0; i < history; ++i) {
             Result<CompressionPlan> next = plan.withKept(shape, i % layers, [&] {
-                ExpertSet kept = plan.layer(i % layers).kept;
+                ExpertSet kept = plan.layer(i % layers).kept();
                 kept.erase(kept.begin() + (i / layers) % static_cast<int>(kept.size() - 4));
-                return kept.size() > 5 ? kept : shell.plans().history().entries().front().plan.layer(i % layers).kept;
+                return kept.size() > 5 ? kept : shell.plans().history().entries().front().plan.layer(i % layers).kept();
             }());
             if (next.ok()) plan = std::move(next).value();
             shell.plans().addBranch(shell.plans().history().currentId(), plan, QStringLiteral("entry %1").arg(i));

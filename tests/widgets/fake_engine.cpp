@@ -460,7 +460,7 @@ private:
     {
         double lost = 0;
         for (int layer = 0; layer < m_layers; ++layer)
-            for (const int expert : plan.layer(layer).kept) {
+            for (const int expert : plan.layer(layer).kept()) {
                 const double level = levelOf(m_shape, plan, layer, expert);
                 lost += 1 - level / denseLevel(m_shape, layer);
             }
@@ -593,7 +593,8 @@ private:
         int searched = 0;
         for (int layer = 0; layer < m_layers; ++layer) {
             const LayerPlan& now = found->layer(layer);
-            if (now.locked) continue;
+            const ExpertSet& pinned = found->protectedExperts(layer);
+            if (found->isLocked(layer)) continue;
             std::vector<double> trace;
             for (int generation = 0; generation < 4; ++generation) {
                 trace.push_back(12.0 - layer - 0.7 * generation);
@@ -601,11 +602,11 @@ private:
             }
             layersSearched(searched);
             if (held && searched == 1) return;
-            ExpertSet kept = now.kept;
+            ExpertSet kept = now.kept();
             for (int e = 0; e < m_experts && static_cast<int>(kept.size()) < m_experts; ++e)
                 if (!found->keeps(layer, e)) {
                     for (int& old : kept)
-                        if (!std::binary_search(now.protectedExperts.begin(), now.protectedExperts.end(), old)) {
+                        if (!std::binary_search(pinned.begin(), pinned.end(), old)) {
                             old = e;
                             break;
                         }

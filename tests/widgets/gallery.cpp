@@ -122,7 +122,7 @@ SearchState someSearch(const ModelShape& shape, const CompressionPlan& base, con
         search.generation = generations;
         search.finished = generations == 60;
         search.evaluated = 6100;
-        if (search.finished) search.kept = base.layer(layer).kept;
+        if (search.finished) search.kept = base.layer(layer).kept();
     }
     s.currentLayer = until - 1;
     if (kind == QLatin1StringView("blocks"))

@@ -57,8 +57,8 @@ private slots:
         QVERIFY(recipe["rank"].is_null());
         QCOMPARE(recipe["seed"].get<int>(), 11);
         // The plan that it started from goes along with its locks, and the layer that was locked is as it was.
-        QVERIFY(shell.plans().plan().layer(3).locked);
-        QCOMPARE(shell.plans().plan().layer(3).kept.size(), std::size_t(8));
+        QVERIFY(shell.plans().plan().isLocked(3));
+        QCOMPARE(shell.plans().plan().layer(3).kept().size(), std::size_t(8));
     }
 
     void search_isOneEntryThatUndoTakesBack()
@@ -239,7 +239,7 @@ private slots:
         QPushButton* unlock = shell.bannerButton(QStringLiteral("Unlock layer 3"));
         QVERIFY(unlock);
         unlock->click();
-        QVERIFY(!shell.plans().plan().layer(3).locked);
+        QVERIFY(!shell.plans().plan().isLocked(3));
         QCOMPARE(shell.window.banners()->count(), 0);
     }
 
@@ -306,10 +306,10 @@ private slots:
         shell.plans().setKeep(1, 4);
         QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
         QVERIFY(shell.plans().inGesture());
-        QCOMPARE(shell.plans().plan().layer(1).kept.size(), std::size_t(4));
+        QCOMPARE(shell.plans().plan().layer(1).kept().size(), std::size_t(4));
         shell.plans().finishGesture();
         QCOMPARE(planner.entries(), std::size_t(3));
-        QCOMPARE(shell.plans().plan().layer(1).kept.size(), std::size_t(4));
+        QCOMPARE(shell.plans().plan().layer(1).kept().size(), std::size_t(4));
     }
 
     void search_stopKeepsTheBestSoFar()
@@ -327,8 +327,8 @@ private slots:
         QCOMPARE(planner.entries(), std::size_t(2));
         QCOMPARE(planner.current(), QStringLiteral("Genetic search, stopped after 1 of 4 layers"));
         // Layer 0 as searched, the others as the score chooses.
-        QCOMPARE(shell.plans().plan().layer(0).kept, searched);
-        QCOMPARE(shell.plans().plan().layer(1).kept.size(), std::size_t(6));
+        QCOMPARE(shell.plans().plan().layer(0).kept(), searched);
+        QCOMPARE(shell.plans().plan().layer(1).kept().size(), std::size_t(6));
         QVERIFY(planner.search().text().contains(QStringLiteral("best so far kept")));
     }
 

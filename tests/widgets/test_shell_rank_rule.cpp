@@ -78,9 +78,9 @@ private slots:
         QVERIFY(ranks.bytes() < ranks.bar().mostBytes() && ranks.bytes() > ranks.bar().leastBytes());
         QVERIFY2(std::abs(static_cast<double>(ranks.bytes() - wanted)) < 0.02 * static_cast<double>(wanted), "the size asked for");
         for (int layer = 0; layer < 4; ++layer)
-            QCOMPARE(after.layer(layer).kept, before.layer(layer).kept);
-        QCOMPARE(after.layer(3).ranks, before.layer(3).ranks);
-        QVERIFY(!after.layer(0).ranks.empty());
+            QCOMPARE(after.layer(layer).kept(), before.layer(layer).kept());
+        QCOMPARE(after.layer(3).ranks(), before.layer(3).ranks());
+        QVERIFY(!after.layer(0).ranks().empty());
         shell.plans().undo();
         QVERIFY(shell.plans().plan() == before);
 
@@ -123,7 +123,7 @@ private slots:
             assignRanks(shell.plans().shape(), CompressionPlan::identity(shell.plans().shape()), "moe-i2", request, {});
         QVERIFY(expected.ok());
         for (int layer = 0; layer < 4; ++layer)
-            QCOMPARE(shell.plans().plan().layer(layer).ranks, expected->layer(layer).ranks);
+            QCOMPARE(shell.plans().plan().layer(layer).ranks(), expected->layer(layer).ranks());
         // Its parameter, from the registry.
         auto* alpha = ranks.bar().findChild<QDoubleSpinBox*>();
         QVERIFY(alpha);

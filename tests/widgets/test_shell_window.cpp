@@ -155,7 +155,7 @@ private slots:
         QVERIFY(equalise && equalise->isVisible() && !stock->isEnabled());
         equalise->click();
         for (int layer = 0; layer < 4; ++layer)
-            QCOMPARE(shell.plans().plan().layer(layer).kept.size(), std::size_t(7));
+            QCOMPARE(shell.plans().plan().layer(layer).kept().size(), std::size_t(7));
         QVERIFY(stock->isEnabled());
         QVERIFY(!equalise->isVisible());
         // What was reached, not what was asked for.
@@ -241,7 +241,7 @@ private slots:
         // Twice on the lock's place is meant.
         const QPoint lock(pixelsOf(8), shell.window.heatmap()->cellRect({1, 0}).center().toPoint().y());
         QTest::mouseDClick(canvas, Qt::LeftButton, {}, lock);
-        QVERIFY(shell.plans().plan().layer(1).locked);
+        QVERIFY(shell.plans().plan().isLocked(1));
     }
 
     // A hand that trembles while it clicks.
@@ -343,7 +343,7 @@ private slots:
         const std::size_t entries = shell.plans().history().entries().size();
         unlock->click();
         QCOMPARE(shell.plans().plan().keptExperts(), 9);
-        QVERIFY(!shell.plans().plan().layer(1).locked);
+        QVERIFY(!shell.plans().plan().isLocked(1));
         QCOMPARE(shell.plans().history().entries().size(), entries + 1);
         QVERIFY(!unlock->isVisible());
         QVERIFY2(!told().contains(QStringLiteral("asked")), qPrintable(told()));
@@ -379,7 +379,7 @@ private slots:
         QVERIFY(unlock->isVisible());
         unlock->click();
         for (int layer = 0; layer < 4; ++layer)
-            QCOMPARE(shell.plans().plan().layer(layer).kept.size(), std::size_t(6));
+            QCOMPARE(shell.plans().plan().layer(layer).kept().size(), std::size_t(6));
         QVERIFY(!unlock->isVisible());
         QVERIFY(dialog->findChild<QRadioButton*>(QStringLiteral("export.stock"))->isEnabled());
         QCOMPARE(dialog->height(), height);
@@ -410,7 +410,7 @@ private slots:
             while (shell.plans().canUndo())
                 shell.plans().undo();
             shell.plans().setKeep(0, 2);
-            shell.plans().setKept({{0, shell.plans().plan().layer(0).kept.front()}}, false);
+            shell.plans().setKept({{0, shell.plans().plan().layer(0).kept().front()}}, false);
             QVERIFY(red());
             if (edit == 0) shell.plans().toggleLocked(2);
             if (edit == 1) shell.plans().toggleProtected(1, 1);
@@ -565,7 +565,7 @@ private slots:
         shell.window.selection()->setCurrent({2, 3});
         auto* box = shell.window.findChild<KeepBox*>();
         QVERIFY(box && box->isEnabled());
-        const auto kept = [&] { return static_cast<int>(shell.plans().plan().layer(2).kept.size()); };
+        const auto kept = [&] { return static_cast<int>(shell.plans().plan().layer(2).kept().size()); };
         const auto type = [&](const char* text) {
             box->setFocus();
             box->selectAll();

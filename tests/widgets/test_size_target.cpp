@@ -17,7 +17,7 @@ CompressionPlan keeping(const ModelShape& shape, int dropped)
     CompressionPlan plan = CompressionPlan::identity(shape);
     for (int i = 0; i < dropped; ++i) {
         const int layer = i % static_cast<int>(shape.layers.size());
-        ExpertSet kept = plan.layer(layer).kept;
+        ExpertSet kept = plan.layer(layer).kept();
         kept.pop_back();
         plan = plan.withKept(shape, layer, kept).value();
     }

@@ -86,7 +86,7 @@ void EstimateController::refreshCell()
     if (m_plan.layerCount() != static_cast<int>(m_shape.layers.size()) || m_cell.layer < 0 || m_cell.layer >= m_plan.layerCount() ||
         m_cell.expert < 0 || m_cell.expert >= m_shape.layers[static_cast<std::size_t>(m_cell.layer)].experts)
         return;
-    ExpertSet kept = m_plan.layer(m_cell.layer).kept;
+    ExpertSet kept = m_plan.layer(m_cell.layer).kept();
     const auto at = std::lower_bound(kept.begin(), kept.end(), m_cell.expert);
     const bool isKept = at != kept.end() && *at == m_cell.expert;
     Result<CompressionPlan> other = m_plan;

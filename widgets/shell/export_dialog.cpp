@@ -54,7 +54,7 @@ bool countsDiffer(const ModelShape& shape, const CompressionPlan& plan)
     std::size_t first = 0;
     for (const LayerShape& layer : shape.layers) {
         if (!layer.moe) continue;
-        const std::size_t kept = plan.layer(layer.index).kept.size();
+        const std::size_t kept = plan.layer(layer.index).kept().size();
         if (first == 0) first = kept;
         if (kept != first) return true;
     }

@@ -221,7 +221,7 @@ void MainWindow::connectViews()
         plans->setKept({CellId{layer, expert}}, keep);
     });
     connect(m_inspector, &InspectorPanel::protectRequested, this, [plans](int layer, int expert, bool on) {
-        const ExpertSet& set = plans->plan().layer(layer).protectedExperts;
+        const ExpertSet& set = plans->plan().protectedExperts(layer);
         if (std::binary_search(set.begin(), set.end(), expert) != on) plans->toggleProtected(layer, expert);
     });
     connect(m_inspector, &InspectorPanel::lockRequested, plans, &PlanController::toggleLocked);

@@ -230,7 +230,7 @@ void MainWindow::showRanks()
     } else {
         shown.kept = plan.keeps(cell.layer, cell.expert);
         shown.ranks = ranksOf(plan, cell.layer, cell.expert);
-        shown.locked = plan.layer(cell.layer).locked;
+        shown.locked = plan.isLocked(cell.layer);
     }
     if (shown.curves && shown.curves->empty()) {
         shown.curves.reset();

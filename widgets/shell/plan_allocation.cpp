@@ -57,11 +57,11 @@ std::vector<int> locksOf(const ModelShape& shape, const CompressionPlan& plan)
 {
     std::vector<int> locked;
     for (const LayerShape& layer : shape.layers)
-        if (layer.moe && plan.layer(layer.index).locked) locked.push_back(layer.index);
+        if (layer.moe && plan.isLocked(layer.index)) locked.push_back(layer.index);
     return locked;
 }
 
-int keptIn(const CompressionPlan& plan, int layer) { return static_cast<int>(plan.layer(layer).kept.size()); }
+int keptIn(const CompressionPlan& plan, int layer) { return static_cast<int>(plan.layer(layer).kept().size()); }
 
 QString listOf(const std::vector<int>& numbers)
 {
@@ -120,8 +120,8 @@ Met nearest(const ModelShape& shape, const CompressionPlan& plan, int asked)
         bool pinned = false;
         for (const LayerShape& layer : shape.layers) {
             if (!layer.moe) continue;
-            topK = std::max(topK, plan.layer(layer.index).topK.value_or(layer.router.topK));
-            pinned = pinned || static_cast<int>(plan.layer(layer.index).protectedExperts.size()) > layer.router.topK;
+            topK = std::max(topK, plan.layer(layer.index).topK().value_or(layer.router.topK));
+            pinned = pinned || static_cast<int>(plan.protectedExperts(layer.index).size()) > layer.router.topK;
         }
         reasons << PlanController::tr("the router picks %1 in each layer").arg(topK);
         if (pinned) reasons << PlanController::tr("protected experts stay");
@@ -159,7 +159,7 @@ std::vector<double> PlanController::orderOf(const CompressionPlan& start, const 
     std::vector<double> score(experts, 0.0);
     if (m_scores && l < m_scores->values.rows.size() && m_scores->values.rows[l].size() == experts) score = m_scores->values.rows[l];
     std::vector<char> kept(experts, 0);
-    for (const int expert : start.layer(layer.index).kept)
+    for (const int expert : start.layer(layer.index).kept())
         kept[static_cast<std::size_t>(expert)] = 1;
     std::vector<std::size_t> byScore(experts);
     std::iota(byScore.begin(), byScore.end(), std::size_t{0});
@@ -184,9 +184,9 @@ Result<CompressionPlan> PlanController::withCounts(const CompressionPlan& start,
     for (const LayerShape& layer : m_shape.layers) {
         const auto l = static_cast<std::size_t>(layer.index);
         const LayerPlan& now = start.layer(layer.index);
-        if (!layer.moe || now.locked || counts[l] == static_cast<int>(now.kept.size())) continue;
+        if (!layer.moe || start.isFixed(layer.index) || counts[l] == static_cast<int>(now.kept().size())) continue;
         order.values.rows[l] = orderOf(start, layer);
-        Result<ExpertSet> kept = rankedExperts(layer, now, counts[l], order);
+        Result<ExpertSet> kept = rankedExperts(layer, start.protectedExperts(layer.index), counts[l], order);
         if (!kept.ok()) return kept.error();
         next = next->withKept(m_shape, layer.index, std::move(kept).value());
         if (!next.ok()) return next;
@@ -199,7 +199,7 @@ QString PlanController::whyUnchanged(const AllocationIntent& intent, const Compr
     using Change = AllocationIntent::Change;
     const Reach reach = reachOf(m_shape, start);
     const bool allLocked = std::all_of(m_shape.layers.begin(), m_shape.layers.end(),
-                                       [&](const LayerShape& layer) { return !layer.moe || start.layer(layer.index).locked; });
+                                       [&](const LayerShape& layer) { return !layer.moe || start.isLocked(layer.index); });
     if (intent.change == Change::Target) return {};
     if (intent.change == Change::Equality)
         return intent.equalCounts ? tr("Nothing changes: all layers keep the same number already.") : QString();
@@ -290,7 +290,7 @@ QString PlanController::lockedText(const std::vector<int>& layers) const
 
 void PlanController::refusesKeep(int layer)
 {
-    if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || !plan().layer(layer).locked) return;
+    if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || !plan().isLocked(layer)) return;
     say(tr("Layer %1 is locked at %2.").arg(layer).arg(keptIn(plan(), layer)), true, {layer});
     m_offer = Offer{std::nullopt, {layer}};
 }

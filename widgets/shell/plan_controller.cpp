@@ -1,4 +1,5 @@
 #include "shell/plan_controller.h"
+#include "plan/plan_rules.h"
 
 #include <QDateTime>
 
@@ -98,8 +99,8 @@ void PlanController::setKeep(int layer, int keep)
     // Moves of one gesture start from the plan before it, so that dragging there and back gives the same experts again.
     const CompressionPlan start = base();
     const LayerPlan& now = start.layer(layer);
-    const int pinned = static_cast<int>(now.protectedExperts.size());
-    const int floor = std::max(now.topK.value_or(shape.router.topK), pinned);
+    const int pinned = static_cast<int>(start.protectedExperts(layer).size());
+    const int floor = fewestExperts(shape, now, start.protectedExperts(layer));
     QString note;
     if (keep < floor)
         note = pinned > shape.router.topK ? tr("at least %1: that many experts of layer %2 are protected").arg(floor).arg(layer)
@@ -109,18 +110,18 @@ void PlanController::setKeep(int layer, int keep)
     keep = std::clamp(keep, floor, shape.experts);
     std::vector<int> counts(m_shape.layers.size());
     for (const LayerShape& l : m_shape.layers)
-        counts[static_cast<std::size_t>(l.index)] = static_cast<int>(start.layer(l.index).kept.size());
+        counts[static_cast<std::size_t>(l.index)] = static_cast<int>(start.layer(l.index).kept().size());
     counts[static_cast<std::size_t>(layer)] = keep;
     // The layer's own lock does not hold it back, since it is the user's hand that moves it.
     Result<CompressionPlan> chosen = withCounts(start.withLocked(layer, false), counts);
-    if (chosen.ok()) chosen = start.withKept(m_shape, layer, chosen->layer(layer).kept);
-    apply(std::move(chosen), tr("Layer %1: keep %2 → %3 of %4").arg(layer).arg(now.kept.size()).arg(keep).arg(shape.experts), note);
+    if (chosen.ok()) chosen = start.withKept(m_shape, layer, chosen->layer(layer).kept());
+    apply(std::move(chosen), tr("Layer %1: keep %2 → %3 of %4").arg(layer).arg(now.kept().size()).arg(keep).arg(shape.experts), note);
 }
 
 void PlanController::stepKeep(int layer, int delta)
 {
     if (!isOpen() || layer < 0) return;
-    setKeep(layer, static_cast<int>(plan().layer(layer).kept.size()) + delta);
+    setKeep(layer, static_cast<int>(plan().layer(layer).kept().size()) + delta);
 }
 
 void PlanController::toggleExpert(int layer, int expert)
@@ -134,7 +135,7 @@ void PlanController::setKept(const std::set<CellId>& cells, bool kept)
     if (!isOpen() || cells.empty()) return;
     Result<CompressionPlan> next = plan();
     for (const LayerShape& layer : m_shape.layers) {
-        ExpertSet set = next->layer(layer.index).kept;
+        ExpertSet set = next->layer(layer.index).kept();
         bool touched = false;
         for (const CellId& cell : cells) {
             if (cell.layer != layer.index || cell.expert < 0 || cell.expert >= layer.experts) continue;
@@ -157,12 +158,12 @@ void PlanController::setKept(const std::set<CellId>& cells, bool kept)
 void PlanController::toggleProtected(int layer, int expert)
 {
     if (!isOpen() || expert < 0) return;
-    const ExpertSet& set = plan().layer(layer).protectedExperts;
+    const ExpertSet& set = plan().protectedExperts(layer);
     const bool was = std::binary_search(set.begin(), set.end(), expert);
     CompressionPlan next = plan().withProtected(layer, expert, !was);
     // A protected expert is there: protecting a dropped one brings it back.
     if (!was && !next.keeps(layer, expert)) {
-        ExpertSet kept = next.layer(layer).kept;
+        ExpertSet kept = next.layer(layer).kept();
         kept.insert(std::lower_bound(kept.begin(), kept.end(), expert), expert);
         Result<CompressionPlan> back = next.withKept(m_shape, layer, std::move(kept));
         if (back.ok()) next = std::move(back).value();
@@ -174,7 +175,7 @@ void PlanController::toggleProtected(int layer, int expert)
 void PlanController::toggleLocked(int layer)
 {
     if (!isOpen() || layer < 0) return;
-    const bool was = plan().layer(layer).locked;
+    const bool was = plan().isLocked(layer);
     apply(plan().withLocked(layer, !was), was ? tr("Unlock layer %1").arg(layer) : tr("Lock layer %1").arg(layer));
 }
 

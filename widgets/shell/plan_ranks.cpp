@@ -21,7 +21,7 @@ QString levelText(const ModelShape& shape, int layer, int level)
 bool PlanController::refusesRank(int layer)
 {
     if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || breakEvenOf(m_shape, layer) < 1) return true;
-    if (!plan().layer(layer).locked) return false;
+    if (!plan().isLocked(layer)) return false;
     say(tr("Layer %1 is locked: unlock it to change its ranks (L).").arg(layer), true, {layer});
     m_offer = Offer{std::nullopt, {layer}};
     return true;
@@ -37,7 +37,7 @@ void PlanController::setExpertRank(int layer, int expert, int rank)
     const QString note = rank > breakEven ? tr("beyond %1 the factors save nothing: dense").arg(breakEven) : QString();
     Result<CompressionPlan> next = start;
     if (before == 0) {
-        ExpertSet kept = start.layer(layer).kept;
+        ExpertSet kept = start.layer(layer).kept();
         kept.insert(std::lower_bound(kept.begin(), kept.end(), expert), expert);
         next = start.withKept(m_shape, layer, std::move(kept));
     }
@@ -79,8 +79,8 @@ void PlanController::setAllDense()
     CompressionPlan next = plan();
     int lockedLayers = 0;
     for (const LayerShape& layer : m_shape.layers) {
-        if (plan().layer(layer.index).ranks.empty()) continue;
-        if (plan().layer(layer.index).locked) {
+        if (plan().layer(layer.index).ranks().empty()) continue;
+        if (plan().isLocked(layer.index)) {
             ++lockedLayers;
             continue;
         }

@@ -1,4 +1,4 @@
-// The ways a plan can be written to disk (formats.md 9), and which of them a given plan allows.
+// The ways a plan can be written to disk and which of them a given plan allows.
 #pragma once
 
 #include "base/error.h"
@@ -21,7 +21,8 @@ std::string_view flavorName(ExportFlavor flavor);
 Result<ExportFlavor> parseFlavor(std::string_view name);
 
 // Ok, or why the plan cannot be written that way: export.unequal_counts (names the layers and the ways out),
-// export.ranks_not_dense, export.unsupported_architecture. plan/cost_model.h has the short list for a view.
+// export.ranks_not_dense, export.constants, export.nothing_factored, export.form, export.unsupported_architecture. The one rule: views
+// (plan/cost_model.h), exporter and verification ask it.
 Status checkFlavor(const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor);
 // The first that fits: stock, then factored, then plan.
 ExportFlavor bestFlavor(const ModelShape& shape, const CompressionPlan& plan);

@@ -1,0 +1,195 @@
+#include "plan/flavors.h"
+
+#include "plan/plan_rules.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+namespace
+{
+
+constexpr std::array<std::pair<ExportFlavor, std::string_view>, 4> kNames = {{{ExportFlavor::Stock, "stock"},
+                                                                              {ExportFlavor::Factored, "factored"},
+                                                                              {ExportFlavor::Reconstructed, "reconstructed"},
+                                                                              {ExportFlavor::Plan, "plan"}}};
+// What modeling_espalier.py can build.
+constexpr std::array<std::string_view, 6> kFactoredBases = {"mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3"};
+constexpr std::string_view kOwnPrefix = "espalier_";
+
+std::string layerList(const std::vector<int>& layers)
+{
+    std::string text;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+        const bool last = i + 1 == layers.size();
+        text += fmt::format("{}{}", i == 0 ? "" : last ? " and " : ", ", layers[i]);
+    }
+    return (layers.size() == 1 ? "layer " : "layers ") + text;
+}
+
+// "layers 0 and 4 (12 experts), layer 3 (9)" for all values but the most frequent one, and that one.
+struct Spread {
+    std::map<int, std::vector<int>> layersOf;  // value -> layers
+    int common = 0;
+
+    void add(int layer, int value) { layersOf[value].push_back(layer); }
+    bool equal() const { return layersOf.size() <= 1; }
+    std::string exceptions(std::string_view unit)
+    {
+        std::size_t most = 0;
+        for (const auto& [value, layers] : layersOf)
+            if (layers.size() >= most) most = layers.size(), common = value;
+        std::string text;
+        for (const auto& [value, layers] : layersOf)
+            if (value != common) text += fmt::format("{}{} ({} {})", text.empty() ? "" : ", ", layerList(layers), value, unit);
+        return text;
+    }
+};
+
+// Layers by what stock checkpoints cannot hold.
+struct Forms {
+    std::vector<int> constants;
+    std::vector<int> notStock;                        // of factors, the plan's or the source's
+    bool planned = false;                             // some of them are the plan's
+    std::vector<std::pair<int, std::string>> unheld;  // no export but the plan alone: layer and what
+};
+
+Forms formsOf(const ModelShape& shape, const CompressionPlan& plan)
+{
+    Forms forms;
+    for (const LayerShape& layer : shape.layers) {
+        const LayerPlan& part = plan.layer(layer.index);
+        const LayerPlan::Content& content = part.content();
+        if (!part.constants().empty()) forms.constants.push_back(layer.index);
+        if (content.run == LayerRun::AttentionOnly || content.run == LayerRun::ExpertsOnly)
+            forms.unheld.emplace_back(layer.index, "half a layer");
+        if (content.mergedFrom) forms.unheld.emplace_back(layer.index, "a merged layer");
+        if (!content.linears.empty()) forms.unheld.emplace_back(layer.index, content.linears.front().first);
+        if (content.skip) forms.unheld.emplace_back(layer.index, "a skip rule");
+        bool stock = true;
+        for (const Body& body : content.bodies) {
+            const auto* expert = std::get_if<ExpertBody>(&body);
+            if (!expert) continue;
+            if (expert->sources.size() > 1 || !expert->channels.empty())
+                forms.unheld.emplace_back(layer.index, "merged experts or channels");
+            for (int m = 0; m < 3; ++m) {
+                const MatrixForm& form = expert->matrices[static_cast<std::size_t>(m)];
+                const FlavourSet fits = rulesOf(form).fits(form);
+                if (!fits.factored) forms.unheld.emplace_back(layer.index, std::string(rulesOf(form).title));
+                const bool source = slotOf(layer, shape.hiddenSize, expert->sources.front(), m).sourceRank > 0;
+                forms.planned = forms.planned || !fits.stock;
+                stock = stock && fits.stock && !(source && form.isSource());
+            }
+        }
+        if (!stock) forms.notStock.push_back(layer.index);
+    }
+    return forms;
+}
+
+constexpr std::string_view kWaysOut =
+    "Export as \"factored\" (loads in transformers with trust_remote_code and in Espalier) or as \"plan\", or give every layer the same "
+    "count (plan --uniform).";
+
+}  // namespace
+
+std::string_view flavorName(ExportFlavor flavor)
+{
+    return std::find_if(kNames.begin(), kNames.end(), [&](const auto& entry) { return entry.first == flavor; })->second;
+}
+
+Result<ExportFlavor> parseFlavor(std::string_view name)
+{
+    for (const auto& [flavor, text] : kNames)
+        if (text == name) return flavor;
+    return usageError(fmt::format("\"{}\" is not an export flavour.", name), "Use stock, factored, reconstructed or plan.");
+}
+
+namespace
+{
+
+// One count of experts and one top-k for all layers that run.
+Status checkUniform(const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor)
+{
+    Spread counts, topKs;
+    for (const LayerShape& layer : shape.layers) {
+        const LayerPlan& part = plan.layer(layer.index);
+        if (!layer.moe || part.run() == LayerRun::Skipped) continue;
+        counts.add(layer.index, static_cast<int>(part.columns().size()));
+        topKs.add(layer.index, part.topK().value_or(layer.router.topK));
+    }
+    const std::string_view name = flavorName(flavor);
+    if (!counts.equal()) {
+        const std::string exceptions = counts.exceptions("experts");
+        return badInput("export.unequal_counts", exceptions,
+                        fmt::format("A {} checkpoint has one expert count for all layers; most layers keep {}, but {}.", name,
+                                    counts.common, exceptions),
+                        std::string(kWaysOut));
+    }
+    if (!topKs.equal()) {
+        const std::string exceptions = topKs.exceptions("per token");
+        return badInput(
+            "export.unequal_counts", exceptions,
+            fmt::format("A {} checkpoint has one number of experts per token; most layers use {}, but {}.", name, topKs.common, exceptions),
+            std::string(kWaysOut));
+    }
+    return {};
+}
+
+}  // namespace
+
+Status checkFlavor(const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor)
+{
+    if (flavor == ExportFlavor::Plan) return {};
+    if (const Forms forms = formsOf(shape, plan); !forms.unheld.empty())
+        return unsupported(
+            "export.form", fmt::format("layer {}", forms.unheld.front().first),
+            fmt::format("No checkpoint is written of {} (layer {}) yet.", forms.unheld.front().second, forms.unheld.front().first),
+            "Export as \"plan\".");
+    if (flavor == ExportFlavor::Factored) {
+        const std::string_view base = baseModelType(shape.modelType);
+        if (std::find(kFactoredBases.begin(), kFactoredBases.end(), base) == kFactoredBases.end())
+            return unsupported("export.unsupported_architecture", shape.modelType,
+                               fmt::format("Factored exports are not made of {} models: nothing could load them.", shape.modelType),
+                               "Export as \"stock\" (equal counts, no ranks) or as \"plan\".");
+        return {};
+    }
+
+    ESPALIER_CHECK_OK(checkUniform(shape, plan, flavor));
+    const Forms forms = formsOf(shape, plan);
+    if (!forms.constants.empty())
+        return badInput("export.constants", layerList(forms.constants),
+                        fmt::format("A {} checkpoint has an expert behind every row of the router; the plan has constants in {}.",
+                                    flavorName(flavor), layerList(forms.constants)),
+                        "Export as \"factored\" (loads in transformers with trust_remote_code and in Espalier) or as \"plan\".");
+    if (flavor == ExportFlavor::Stock && !forms.notStock.empty())
+        return badInput("export.ranks_not_dense", layerList(forms.notStock),
+                        fmt::format("A stock checkpoint holds whole matrices; experts of {} are {}.", layerList(forms.notStock),
+                                    forms.planned ? "factored by the plan" : "stored as factors"),
+                        "Export as \"factored\" (saves memory), as \"reconstructed\" (runs everywhere, ranks save nothing), or as "
+                        "\"plan\".");
+    if (flavor == ExportFlavor::Reconstructed && forms.notStock.empty())
+        return badInput("export.nothing_factored", "plan", "Nothing is factored: this would be the stock form.", "Export as \"stock\".");
+    return {};
+}
+
+ExportFlavor bestFlavor(const ModelShape& shape, const CompressionPlan& plan)
+{
+    if (checkFlavor(shape, plan, ExportFlavor::Stock).ok()) return ExportFlavor::Stock;
+    if (checkFlavor(shape, plan, ExportFlavor::Factored).ok()) return ExportFlavor::Factored;
+    return ExportFlavor::Plan;
+}
+
+std::string_view baseModelType(std::string_view modelType)
+{
+    if (modelType.starts_with(kOwnPrefix)) modelType.remove_prefix(kOwnPrefix.size());
+    return modelType;
+}
+
+}  // namespace espalier

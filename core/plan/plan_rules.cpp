@@ -1,0 +1,185 @@
+#include "plan/plan_rules.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace espalier
+{
+
+namespace
+{
+
+Error invalid(std::string_view what, int layer, std::string message, std::string action = {})
+{
+    return badInput(fmt::format("plan.{}", what), fmt::format("layer {}", layer), std::move(message), std::move(action));
+}
+
+std::string fewerHint(int topK)
+{
+    return fmt::format("let the layer's router pick fewer: \"top_k\": {} beside \"kept\" in the plan file.", topK);
+}
+
+Status checkColumns(int index, const LayerShape& shape, const ExpertSet& columns)
+{
+    int previous = -1;
+    for (const int expert : columns) {
+        if (expert < 0 || expert >= shape.experts)
+            return invalid("unknown_expert", index,
+                           fmt::format("Layer {} has experts 0 to {}; the plan keeps expert {}.", index, shape.experts - 1, expert));
+        if (expert <= previous)
+            return invalid(
+                "invalid", index,
+                fmt::format("The kept experts of layer {} must be ascending and distinct ({} after {}).", index, expert, previous));
+        previous = expert;
+    }
+    return {};
+}
+
+Status checkRouter(int index, const LayerShape& shape, const LayerPlan& plan)
+{
+    const ExpertSet& columns = plan.columns();
+    const int topK = plan.topK().value_or(shape.router.topK);
+    if (topK < 1 || topK > shape.router.topK)
+        return invalid("invalid", index, fmt::format("top_k {} of layer {} must lie between 1 and {}.", topK, index, shape.router.topK));
+    if (static_cast<int>(columns.size()) < topK)
+        return invalid("kept_below_top_k", index,
+                       fmt::format("Layer {} would keep {} experts, but the router picks {}.", index, columns.size(), topK),
+                       columns.empty() ? fmt::format("Keep at least one, better {}.", topK)
+                                       : fmt::format("Keep at least {}, or {}", topK, fewerHint(static_cast<int>(columns.size()))));
+    if (plan.kept().empty())
+        return invalid("invalid", index, fmt::format("Layer {} would have constants only.", index), "Keep at least one expert.");
+    if (shape.router.groups <= 1) return {};
+    const int size = shape.experts / shape.router.groups;
+    std::vector<int> perGroup(static_cast<std::size_t>(shape.router.groups), 0);
+    for (const int expert : columns)
+        ++perGroup[static_cast<std::size_t>(expert / size)];
+    if (std::any_of(perGroup.begin(), perGroup.end(), [&](int count) { return count != perGroup[0]; }))
+        return invalid("groups", index,
+                       fmt::format("Layer {} routes in {} groups: each must keep the same number of experts.", index, shape.router.groups));
+    const int reach = shape.router.topGroups * perGroup[0];
+    if (topK > reach)
+        return invalid(
+            "groups", index,
+            fmt::format("Layer {}: {} groups of {} kept experts cannot serve top-k {}.", index, shape.router.topGroups, perGroup[0], topK),
+            perGroup[0] == 0 ? std::string() : fmt::format("Keep more, or {}", fewerHint(reach)));
+    return {};
+}
+
+// Columns and bodies refer to each other as LayerPlan::Content says.
+Status checkCanonical(int index, const LayerPlan::Content& content)
+{
+    int next = 0;
+    for (const RouterColumn& column : content.columns) {
+        if (column.body < 0 || column.body > next || column.body >= static_cast<int>(content.bodies.size()))
+            return invalid("invalid", index,
+                           fmt::format("Expert {} of layer {} leads to body {}; bodies are numbered as experts first lead to them.",
+                                       column.expert, index, column.body));
+        next = std::max(next, column.body + 1);
+    }
+    if (next != static_cast<int>(content.bodies.size()))
+        return invalid("invalid", index, fmt::format("Layer {} lists a body that no expert leads to.", index));
+    return {};
+}
+
+Status checkBodies(int index, const ModelShape& model, const LayerPlan& plan)
+{
+    const LayerShape& shape = model.layers[static_cast<std::size_t>(index)];
+    for (const RouterColumn& column : plan.content().columns) {
+        const auto* body = std::get_if<ExpertBody>(&plan.content().bodies[static_cast<std::size_t>(column.body)]);
+        if (!body) continue;
+        ESPALIER_CHECK_OK(checkColumns(index, shape, body->sources));
+        if (body->sources.empty())
+            return invalid("invalid", index, fmt::format("Expert {} of layer {} has no source.", column.expert, index));
+        for (std::size_t i = 0; i < body->channels.size(); ++i)
+            if (body->channels[i] < 0 || body->channels[i] >= shape.expertWidth || (i > 0 && body->channels[i] <= body->channels[i - 1]))
+                return invalid("invalid", index,
+                               fmt::format("Channels of expert {} of layer {} must be ascending, 0 to {}.", column.expert, index,
+                                           shape.expertWidth - 1));
+        for (int matrix = 0; matrix < 3; ++matrix) {
+            const MatrixForm& form = body->matrices[static_cast<std::size_t>(matrix)];
+            if (form.isSource()) continue;
+            if (shape.isSourceConstant(body->sources.front()))
+                return invalid(
+                    "invalid", index,
+                    fmt::format("Expert {} of layer {} is a constant in the checkpoint: it has no matrices.", column.expert, index));
+            ESPALIER_CHECK_OK(rulesOf(form).check(
+                slotOf(shape, model.hiddenSize, body->sources.front(), matrix), form,
+                fmt::format("layer {}, expert {}, {}", index, column.expert, kMatrixNames[static_cast<std::size_t>(matrix)])));
+        }
+    }
+    return {};
+}
+
+Status checkSkipRule(int index, const LayerPlan& plan)
+{
+    const auto& skip = plan.content().skip;
+    if (skip && (skip->thresholdMillionths < 0 || skip->thresholdMillionths > 1'000'000))
+        return invalid("invalid", index, fmt::format("The skip threshold of layer {} must lie between 0 and 1.", index));
+    return {};
+}
+
+}  // namespace
+
+Status checkRankTriples(const ModelShape& model, int index, std::size_t kept, const std::vector<RankTriple>& ranks)
+{
+    const LayerShape& shape = model.layers[static_cast<std::size_t>(index)];
+    if (!ranks.empty() && ranks.size() != kept)
+        return invalid("invalid", index, fmt::format("Layer {} keeps {} experts and lists ranks for {}.", index, kept, ranks.size()));
+    const int breakEven = breakEvenRank(model.hiddenSize, shape.expertWidth);
+    for (const RankTriple& triple : ranks)
+        for (const int rank : triple)
+            if (rank < 0 || rank > breakEven)
+                return invalid(
+                    "rank_beyond_break_even", index,
+                    fmt::format("Rank {} in layer {} is not between 1 and {}, beyond which factors save nothing.", rank, index, breakEven),
+                    "Use 0 for a dense matrix.");
+    return {};
+}
+
+Status checkLayerPlan(const ModelShape& model, int index, const LayerPlan& plan)
+{
+    const LayerShape& shape = model.layers[static_cast<std::size_t>(index)];
+    const LayerPlan::Content& content = plan.content();
+    ESPALIER_CHECK_OK(checkCanonical(index, content));
+    if (!plan.runsAttention() && std::any_of(content.linears.begin(), content.linears.end(),
+                                             [](const auto& linear) { return linear.first.starts_with("self_attn."); }))
+        return invalid("invalid", index, fmt::format("The attention of layer {} does not run and has forms.", index));
+    if (!shape.moe || !plan.runsExperts()) {
+        if (content.columns.empty()) return {};
+        return shape.moe ? invalid("invalid", index, fmt::format("The experts of layer {} do not run; the plan lists some.", index))
+                         : invalid("unknown_layer", index, fmt::format("Layer {} is dense and has no experts to keep.", index));
+    }
+    ESPALIER_CHECK_OK(checkColumns(index, shape, plan.columns()));
+    ESPALIER_CHECK_OK(checkRouter(index, shape, plan));
+    ESPALIER_CHECK_OK(checkSkipRule(index, plan));
+    return checkBodies(index, model, plan);
+}
+
+int fewestExperts(const LayerShape& shape, const LayerPlan& plan, const ExpertSet& pinned)
+{
+    if (!shape.moe || !plan.runsExperts()) return 0;
+    const int topK = plan.topK().value_or(shape.router.topK);
+    const int groups = shape.router.groups;
+    if (groups <= 1) return std::max({1, topK, static_cast<int>(pinned.size())});
+    const int size = shape.experts / groups;
+    const int topGroups = std::max(1, shape.router.topGroups);
+    int perGroup = std::max(1, (topK + topGroups - 1) / topGroups);
+    // The group score of a sigmoid router is the sum of its two best.
+    if (shape.router.rule == RoutingRule::SigmoidBias) perGroup = std::max(perGroup, std::min(2, size));
+    std::vector<int> held(static_cast<std::size_t>(groups), 0);
+    for (const int expert : pinned)
+        perGroup = std::max(perGroup, ++held[static_cast<std::size_t>(expert / size)]);
+    return perGroup * groups;
+}
+
+SlotShape slotOf(const LayerShape& shape, int hiddenSize, int expert, int matrix)
+{
+    SlotShape slot = {.out = shape.expertWidth, .in = hiddenSize, .sourceRank = 0};
+    if (matrix == 2) std::swap(slot.out, slot.in);
+    if (static_cast<std::size_t>(expert) < shape.sourceRanks.size())
+        slot.sourceRank = shape.sourceRanks[static_cast<std::size_t>(expert)][static_cast<std::size_t>(matrix)];
+    return slot;
+}
+
+}  // namespace espalier
