@@ -107,6 +107,15 @@ struct ProfileParts::Impl {
     ProfileData data;  // without layers' content but their routed counts
     std::string sha256;
     std::optional<h5::OpenedContainer> container;
+    // Of the layer that constants were last asked for.
+    struct Outputs {
+        int layer = -1;
+        ConstantKind kind = ConstantKind::Mean;
+        std::size_t width = 0;
+        std::vector<double> mass;  // [n]
+        std::vector<double> sum;   // [n][H]
+    };
+    Outputs outputs;
 };
 
 ProfileParts::ProfileParts(std::unique_ptr<Impl> impl) : m_impl(std::move(impl)) {}
@@ -199,6 +208,42 @@ Result<FactorBasis> ProfileParts::basis(int layer, int expert, int matrix, int r
     } catch (const std::exception& failure) {
         return unreadProfile(m_impl->path, failure);
     }
+}
+
+Result<std::vector<float>> ProfileParts::constant(int layer, int expert, ConstantKind kind) const
+{
+    const auto lock = h5::exclusive();
+    Impl::Outputs& held = m_impl->outputs;
+    try {
+        if (held.layer != layer || held.kind != kind) {
+            held = {};
+            const h5::Group layers = m_impl->container->root.open("layers");
+            if (!layers.has(layerName(layer))) return FactorSource::constant(layer, expert, kind);
+            const h5::Group mine = layers.open(layerName(layer));
+            if (!mine.has("outputs")) return FactorSource::constant(layer, expert, kind);
+            const OutputWeight weight = kind == ConstantKind::Mean ? OutputWeight::Plain : OutputWeight::RoutingSquared;
+            const h5::Group own = mine.open("outputs").open(std::string(outputWeightName(weight)));
+            h5::Shape shape(2);
+            held.sum = own.read<double>("sum", &shape);
+            held.mass = own.read<double>("mass");
+            if (shape[0] != held.mass.size() || shape[0] != m_impl->data.layers.at(static_cast<std::size_t>(layer)).count.size() ||
+                held.sum.size() != shape[0] * shape[1])
+                throw h5::Failure("the mean outputs do not fit");
+            held.width = static_cast<std::size_t>(shape[1]);
+            held.layer = layer;
+            held.kind = kind;
+        }
+    } catch (const std::exception& failure) {
+        held = {};
+        return unreadProfile(m_impl->path, failure);
+    }
+    if (expert < 0 || static_cast<std::size_t>(expert) >= held.mass.size()) return FactorSource::constant(layer, expert, kind);
+    // An expert that no token chose gives nothing on average.
+    std::vector<float> values(held.width, 0.0F);
+    const double mass = held.mass[static_cast<std::size_t>(expert)];
+    for (std::size_t i = 0; i < held.width && mass > 0; ++i)
+        values[i] = static_cast<float>(held.sum[static_cast<std::size_t>(expert) * held.width + i] / mass);
+    return values;
 }
 
 Result<std::vector<double>> ProfileParts::moment(int layer, int expert, bool hidden) const

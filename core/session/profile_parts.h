@@ -49,6 +49,7 @@ public:
     Json calibration() const override;
     FactorRule rule(int layer, int expert, int rank, int matrix) const override;
     Result<FactorBasis> basis(int layer, int expert, int matrix, int rank) const override;
+    Result<std::vector<float>> constant(int layer, int expert, ConstantKind kind) const override;
 
     bool hasFactors() const;
     bool hasMoments() const;

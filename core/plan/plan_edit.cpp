@@ -1,0 +1,91 @@
+#include "plan/plan_edit.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace espalier
+{
+
+namespace
+{
+
+// The same layer with another body behind each column; null drops the column.
+template <typename Choose>
+LayerPlan rebuilt(const LayerPlan& now, int experts, Choose&& choose)
+{
+    LayerPlan::Content next = now.content();
+    next.columns.clear();
+    next.bodies.clear();
+    for (int expert = 0; expert < experts; ++expert) {
+        std::optional<Body> body = choose(expert, now.bodyOf(expert));
+        if (!body) continue;
+        next.columns.push_back({.expert = expert, .body = static_cast<int>(next.bodies.size())});
+        next.bodies.push_back(std::move(*body));
+    }
+    return LayerPlan(std::move(next));
+}
+
+Body asItIs(int expert) { return ExpertBody{.sources = {expert}, .channels = {}, .matrices = {}}; }
+
+Status checkHasExperts(const ModelShape& shape, const CompressionPlan& plan, int layer)
+{
+    if (layer >= 0 && layer < static_cast<int>(shape.layers.size()) && shape.layers[static_cast<std::size_t>(layer)].moe &&
+        plan.layer(layer).runsExperts())
+        return {};
+    return badInput("plan.unknown_layer", fmt::format("layer {}", layer), fmt::format("Layer {} has no experts.", layer));
+}
+
+}  // namespace
+
+Result<CompressionPlan> withKeptAnd(const ModelShape& shape, const CompressionPlan& plan, int layer, const ExpertSet& kept,
+                                    std::optional<ConstantKind> rest)
+{
+    ESPALIER_CHECK_OK(checkHasExperts(shape, plan, layer));
+    const int experts = shape.layers[static_cast<std::size_t>(layer)].experts;
+    return plan.with(shape, layer, rebuilt(plan.layer(layer), experts, [&](int expert, const Body* body) -> std::optional<Body> {
+                         if (std::binary_search(kept.begin(), kept.end(), expert))
+                             return body && std::holds_alternative<ExpertBody>(*body) ? *body : asItIs(expert);
+                         if (!rest) return std::nullopt;
+                         return Body(ConstantBody{.kind = *rest, .values = {}});
+                     }));
+}
+
+Result<CompressionPlan> withConstant(const ModelShape& shape, const CompressionPlan& plan, int layer, int expert, ConstantKind kind)
+{
+    ESPALIER_CHECK_OK(checkHasExperts(shape, plan, layer));
+    const int experts = shape.layers[static_cast<std::size_t>(layer)].experts;
+    return plan.with(shape, layer, rebuilt(plan.layer(layer), experts, [&](int e, const Body* body) -> std::optional<Body> {
+                         if (e == expert) return Body(ConstantBody{.kind = kind, .values = {}});
+                         return body ? std::optional<Body>(*body) : std::nullopt;
+                     }));
+}
+
+Result<CompressionPlan> withDroppedAs(const ModelShape& shape, const CompressionPlan& plan, std::optional<ConstantKind> kind)
+{
+    CompressionPlan next = plan;
+    for (const LayerShape& layer : shape.layers) {
+        if (!layer.moe || plan.isFixed(layer.index)) continue;
+        ESPALIER_TRY(next, withKeptAnd(shape, next, layer.index, next.layer(layer.index).kept(), kind));
+    }
+    return next;
+}
+
+Result<CompressionPlan> withRun(const ModelShape& shape, const CompressionPlan& plan, int layer, LayerRun run)
+{
+    if (layer < 0 || layer >= static_cast<int>(shape.layers.size()))
+        return badInput("plan.unknown_layer", fmt::format("layer {}", layer),
+                        fmt::format("The model has layers 0 to {}.", shape.layers.size() - 1));
+    const LayerPlan& now = plan.layer(layer);
+    if (now.run() == run) return plan;
+    LayerPlan::Content next;
+    next.run = run;
+    if (run == LayerRun::Whole || run == LayerRun::ExpertsOnly) {
+        const LayerPlan& from = now.runsExperts() ? now : LayerPlan::allOf(shape.layers[static_cast<std::size_t>(layer)].experts);
+        next = from.content();
+        next.run = run;
+    }
+    return plan.with(shape, layer, LayerPlan(std::move(next)));
+}
+
+}  // namespace espalier

@@ -1,0 +1,26 @@
+// Edits of a plan beyond counts and ranks, as pure functions plan -> plan: what the window's gestures, the command line and the pipeline are
+// made of. Checked by plan_rules; errors plan.*. Any thread.
+#pragma once
+
+#include "base/error.h"
+#include "plan/compression_plan.h"
+
+namespace espalier
+{
+
+// Keeps these experts of a layer; with `rest`, all others become constants of that kind (the router is unchanged, so that its top-k is no
+// floor), without it they are dropped. Forms stay with the experts that stay.
+[[nodiscard]] Result<CompressionPlan> withKeptAnd(const ModelShape& shape, const CompressionPlan& plan, int layer, const ExpertSet& kept,
+                                                  std::optional<ConstantKind> rest);
+
+// One expert becomes a constant, whether it was kept or dropped. Errors also: plan.invalid where it is the last that computes.
+[[nodiscard]] Result<CompressionPlan> withConstant(const ModelShape& shape, const CompressionPlan& plan, int layer, int expert,
+                                                   ConstantKind kind);
+
+// In every layer that is not fixed: all experts that were dropped become constants, or with nothing the constants are dropped.
+[[nodiscard]] Result<CompressionPlan> withDroppedAs(const ModelShape& shape, const CompressionPlan& plan, std::optional<ConstantKind> kind);
+
+// Which halves of the layer run. One that comes back to running its experts is whole; one whose experts do not run says nothing of them.
+[[nodiscard]] Result<CompressionPlan> withRun(const ModelShape& shape, const CompressionPlan& plan, int layer, LayerRun run);
+
+}  // namespace espalier
