@@ -60,6 +60,10 @@ struct Checkpoint::Data {
         // transformers renames Mixtral's block when it fuses.
         return fused[static_cast<std::size_t>(layer)] ? std::string_view("mlp") : adapter->names().block;
     }
+    std::string constantName(int layer, int expert) const
+    {
+        return fmt::format("model.layers.{}.{}.experts.{}.constant", layer, adapter->names().block, expert);
+    }
     std::string expertBase(int layer, int expert, Matrix matrix) const
     {
         return fmt::format("model.layers.{}.{}.experts.{}.{}", layer, adapter->names().block, expert,
@@ -154,6 +158,11 @@ TensorRole Checkpoint::Data::parse(std::string_view name) const
         } else if (rest == "down_proj") {
             role.kind = TensorRole::Kind::FusedDown;
         } else if (const int expert = takeNumber(rest); expert >= 0) {
+            if (rest == ".constant") {
+                role.kind = TensorRole::Kind::ExpertConstant;
+                role.expert = expert;
+                return role;
+            }
             for (const Matrix matrix : kMatrices) {
                 std::string_view end = rest;
                 if (!takePrefix(end, adapter->names().matrix[static_cast<int>(matrix)])) continue;
@@ -211,6 +220,10 @@ Status Checkpoint::Data::verify()
             continue;
         }
         for (int e = 0; going && e < l.experts; ++e) {
+            if (l.isConstant(e)) {
+                going = expect(constantName(i, e), std::array{hidden});
+                continue;
+            }
             for (const Matrix matrix : kMatrices) {
                 const std::int64_t rows = matrix == Matrix::Down ? hidden : l.expertWidth;
                 const std::int64_t columns = matrix == Matrix::Down ? l.expertWidth : hidden;
@@ -313,6 +326,7 @@ void Checkpoint::Data::measure()
             const auto index = static_cast<std::size_t>(role.layer);
             switch (role.kind) {
                 case TensorRole::Kind::Expert:
+                case TensorRole::Kind::ExpertConstant:
                 case TensorRole::Kind::FusedGateUp:
                 case TensorRole::Kind::FusedDown:
                     sums[index].experts += bytes;
@@ -435,7 +449,7 @@ std::optional<TensorView> Checkpoint::routerBias(int layer) const
 LinearView Checkpoint::expert(int layer, int expert, Matrix matrix) const
 {
     const LayerConfig& l = m_data->layer(layer);
-    assert(l.moe && expert >= 0 && expert < l.experts);
+    assert(l.moe && expert >= 0 && expert < l.experts && !l.isConstant(expert));
     LinearView linear;
     if (m_data->fused[static_cast<std::size_t>(layer)]) {
         // A row range of dim 1 of one expert's slab is contiguous: a slice, no copy.
@@ -490,6 +504,15 @@ bool Checkpoint::fusedExperts(int layer) const noexcept { return m_data->fused[s
 std::string Checkpoint::expertTensorName(int layer, int expert, Matrix matrix) const
 {
     return m_data->expertBase(layer, expert, matrix) + ".weight";
+}
+
+std::string Checkpoint::expertConstantName(int layer, int expert) const { return m_data->constantName(layer, expert); }
+
+std::optional<TensorView> Checkpoint::expertConstant(int layer, int expert) const
+{
+    const LayerConfig& l = m_data->layer(layer);
+    if (!l.moe || !l.isConstant(expert)) return std::nullopt;
+    return m_data->mustView(m_data->constantName(layer, expert));
 }
 
 std::string Checkpoint::routerTensorName(int layer) const

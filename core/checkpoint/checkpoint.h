@@ -41,13 +41,14 @@ struct LinearView {
 
 struct TensorRole {
     enum class Kind {
-        Other,        // embedding, head, norms, attention, shared expert, dense MLP
-        Expert,       // one matrix of one routed expert; `factor` says whether it is W, U or V
-        FusedGateUp,  // [E, 2I, H], gate rows first
-        FusedDown,    // [E, H, I]
-        Router,       // [E, H]
-        RouterBias,   // [E], selection bias
-        Ignored,      // not part of the model as configured: rotary inv_freq, MTP layers
+        Other,           // embedding, head, norms, attention, shared expert, dense MLP
+        Expert,          // one matrix of one routed expert; `factor` says whether it is W, U or V
+        ExpertConstant,  // [H], in place of a routed expert (our own exports)
+        FusedGateUp,     // [E, 2I, H], gate rows first
+        FusedDown,       // [E, H, I]
+        Router,          // [E, H]
+        RouterBias,      // [E], selection bias
+        Ignored,         // not part of the model as configured: rotary inv_freq, MTP layers
     };
     enum class Factor { None, U, V };
     Kind kind = Kind::Other;
@@ -107,12 +108,15 @@ public:
     std::optional<TensorView> routerBias(int layer) const;
     // Gate, up [I, H]; down [H, I], whatever the layout on disk.
     LinearView expert(int layer, int expert, Matrix matrix) const;
+    // The vector [H] that this checkpoint holds in place of the expert, if it does; expert() may not be called then.
+    std::optional<TensorView> expertConstant(int layer, int expert) const;
     std::optional<LinearView> sharedExpert(int layer, Matrix matrix) const;
     std::optional<TensorView> sharedGate(int layer) const;  // [1, H]
     LinearView denseMlp(int layer, Matrix matrix) const;    // of a layer that is not MoE
     bool fusedExperts(int layer) const noexcept;
     // Name of one expert matrix in the per-expert layout, also for a fused source: what an un-fused export writes, with ".weight".
     std::string expertTensorName(int layer, int expert, Matrix matrix) const;
+    std::string expertConstantName(int layer, int expert) const;
     std::string routerTensorName(int layer) const;  // per-expert layout
 
     // All tensors, by shard, then offset.

@@ -217,8 +217,14 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
     if (!object.is_object()) return reader.wrongType("espalier", "an object");
     const ConfigReader inner(object, reader.subject(), "espalier.");
     ESPALIER_TRY(const int version, inner.integer("version", 0, std::numeric_limits<int>::max()));
-    if (version != 1)
-        return reader.valueUnsupported("espalier.version", fmt::format("the export has version {}, this program reads version 1", version));
+    if (version != 1 && version != 2)
+        return reader.valueUnsupported("espalier.version",
+                                       fmt::format("the export has version {}, this program reads versions 1 and 2", version));
+    for (const auto& item : object.items())
+        if (item.key() != "version" && item.key() != "base_model_type" && item.key() != "kept_experts" && item.key() != "ranks" &&
+            !(version == 2 && item.key() == "constants"))
+            return reader.valueUnsupported("espalier." + item.key(),
+                                           fmt::format("the export holds \"{}\", which this program does not know", item.key()));
     ESPALIER_TRY(const std::string base, inner.string("base_model_type"));
     if (base != config.baseModelType)
         return reader.conflict("espalier.base_model_type", fmt::format("espalier.base_model_type is {}, but model_type is \"{}\"",
@@ -231,6 +237,7 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
     };
     ESPALIER_TRY(const Json* const kept, lists("kept_experts"));
     ESPALIER_TRY(const Json* const ranks, lists("ranks"));
+    ESPALIER_TRY(const Json* const constants, lists("constants"));
     if (ranks == nullptr) return inner.missing("ranks");
     for (std::size_t i = 0; i < config.layers.size(); ++i) {
         LayerConfig& layer = config.layers[i];
@@ -253,6 +260,14 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
                                                    ConfigReader::shown(triple), most));
             layer.ranks.push_back(values);
         }
+        if (constants != nullptr)
+            for (const Json& id : (*constants)[i]) {
+                const std::optional<int> number = wholeNumber(id, layer.experts - 1);
+                if (!number || (!layer.constants.empty() && *number <= layer.constants.back()))
+                    return reader.conflict("espalier.constants",
+                                           fmt::format("espalier.constants of layer {} is not an ascending list of its experts", i));
+                layer.constants.push_back(*number);
+            }
         if (kept == nullptr || (*kept)[i].empty()) continue;
         if (!(*kept)[i].is_array() || (*kept)[i].size() != experts)
             return reader.conflict("espalier.kept_experts",
@@ -386,6 +401,13 @@ ModelShape modelShape(const ModelConfig& config)
                     if (rank > 0) expertSum += rank * (hidden + from.expertWidth) - hidden * from.expertWidth;
             if (std::any_of(from.ranks.begin(), from.ranks.end(), [](const auto& triple) { return triple != std::array<int, 3>{}; }))
                 layer.sourceRanks = from.ranks;
+            layer.sourceConstants = from.constants;
+            for (const int e : from.constants) {
+                expertSum -= 3 * hidden * from.expertWidth - hidden;
+                if (!from.ranks.empty())
+                    for (const int rank : from.ranks[static_cast<std::size_t>(e)])
+                        if (rank > 0) expertSum -= rank * (hidden + from.expertWidth) - hidden * from.expertWidth;
+            }
             layer.expertParameters = expertSum / from.experts;
             layer.otherParameters += expertSum % from.experts;
         }
@@ -406,7 +428,7 @@ std::int64_t expectedTensorCount(const ModelConfig& config)
     for (int i = 0; i < config.layerCount; ++i) {
         const LayerConfig& layer = config.layers[static_cast<std::size_t>(i)];
         forEachLayerTensor(adapter, config, i, adapter.names().block, add);
-        count += std::int64_t(3) * layer.experts;
+        count += std::int64_t(3) * layer.experts - 2 * std::ssize(layer.constants);
         for (const auto& triple : layer.ranks)
             count += std::count_if(triple.begin(), triple.end(), [](int rank) { return rank > 0; });
     }

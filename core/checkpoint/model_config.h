@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "plan/model_shape.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -59,6 +60,9 @@ struct LayerConfig {
     // Factored exports only. ranks: gate, up, down per expert, 0 = dense; empty = all dense. keptExperts: original ids.
     std::vector<std::array<int, 3>> ranks;
     std::vector<int> keptExperts;
+    std::vector<int> constants;  // experts that are stored as one vector, ascending
+
+    bool isConstant(int expert) const { return std::binary_search(constants.begin(), constants.end(), expert); }
 };
 
 struct ModelConfig {

@@ -1,6 +1,8 @@
 #include "export/config_edit.h"
 
 #include "checkpoint/departures.h"
+#include "export/layer_numbers.h"
+#include "export/layout.h"
 
 #include <fmt/format.h>
 
@@ -26,6 +28,36 @@ void put(OrderedJson& config, const std::string& key, OrderedJson value, bool& c
     changed = true;
 }
 
+// Ranks of every column's matrices, and which columns are constants, by layer of the export. `before`: ranks that the source itself has.
+void describeBodies(OrderedJson& exported, const ModelShape& shape, const CompressionPlan& plan, const LayerNumbers& numbers,
+                    const OrderedJson& before)
+{
+    OrderedJson ranks = OrderedJson::array();
+    OrderedJson constants = OrderedJson::array();
+    for (const int index : numbers.kept()) {
+        const LayerShape& layer = shape.layers[static_cast<std::size_t>(index)];
+        const LayerPlan& part = plan.layer(index);
+        OrderedJson rows = OrderedJson::array();
+        OrderedJson numbersOfConstants = OrderedJson::array();
+        for (std::size_t i = 0; layer.moe && i < part.columns().size(); ++i) {
+            const int expert = part.columns()[i];
+            RankTriple triple = part.ranksOf(expert);
+            const bool constant = part.isConstant(expert) || layer.isSourceConstant(expert);
+            if (constant) numbersOfConstants.push_back(i);
+            // What the source already holds as factors stays so.
+            if (!constant && static_cast<std::size_t>(index) < before.size())
+                for (std::size_t m = 0; m < 3; ++m)
+                    if (triple[m] == 0)
+                        triple[m] = before[static_cast<std::size_t>(index)].at(static_cast<std::size_t>(expert)).at(m).get<int>();
+            rows.push_back(triple);
+        }
+        ranks.push_back(std::move(rows));
+        constants.push_back(std::move(numbersOfConstants));
+    }
+    exported["ranks"] = std::move(ranks);
+    if (exported["version"] != 1) exported["constants"] = std::move(constants);
+}
+
 void drop(OrderedJson& config, const std::string& key, bool& changed) { changed = config.erase(key) > 0 || changed; }
 
 }  // namespace
@@ -48,13 +80,17 @@ Result<std::string> editConfig(std::string_view source, const Checkpoint& checkp
     // A source that is itself an export numbers its experts anew: the ids of the first model are what is recorded.
     const OrderedJson own = config.value("espalier", OrderedJson::object());
     const OrderedJson before = own.value("kept_experts", OrderedJson::array());
-    for (const LayerShape& layer : shape.layers) {
+    const LayerNumbers numbers(shape, plan);
+    if (numbers.kept().empty())
+        return badInput("export.layers", "plan", "The plan skips every layer: nothing is left to export.", "Keep some layers.");
+    for (const int index : numbers.kept()) {
+        const LayerShape& layer = shape.layers[static_cast<std::size_t>(index)];
         const LayerPlan& part = plan.layer(layer.index);
-        const int count = layer.moe ? static_cast<int>(part.kept().size()) : 0;
+        const int count = layer.moe ? static_cast<int>(part.columns().size()) : 0;
         const int topK = layer.moe ? part.topK().value_or(layer.router.topK) : 0;
         counts.push_back(count);
         topKs.push_back(topK);
-        std::vector<int> ids = layer.moe ? part.kept() : std::vector<int>{};
+        std::vector<int> ids = layer.moe ? part.columns() : std::vector<int>{};
         if (static_cast<std::size_t>(layer.index) < before.size())
             for (int& id : ids)
                 id = before[static_cast<std::size_t>(layer.index)].at(static_cast<std::size_t>(id)).get<int>();
@@ -71,8 +107,10 @@ Result<std::string> editConfig(std::string_view source, const Checkpoint& checkp
         if (config.contains(key) && !config[key].is_null()) countKeys.emplace_back(key);
     if (countKeys.empty() && most > 0)
         return badInput("config.missing_key", "config.json", "The source's config.json states no number of experts.");
-    for (const std::string& key : countKeys)
-        put(config, key, most, changed);
+    if (most > 0)
+        for (const std::string& key : countKeys)
+            put(config, key, most, changed);
+    ESPALIER_CHECK_OK(renumberConfig(config, checkpoint, numbers, changed));
 
     const std::string base(baseModelType(shape.modelType));
     if (flavor == ExportFlavor::Factored) {
@@ -84,41 +122,24 @@ Result<std::string> editConfig(std::string_view source, const Checkpoint& checkp
         put(config, "num_experts_per_layer", counts, changed);
         put(config, "num_experts_per_tok", globalTopK, changed);
         OrderedJson perLayer = OrderedJson::object();
-        for (const LayerShape& layer : shape.layers) {
+        for (const int index : numbers.kept()) {
+            const LayerShape& layer = shape.layers[static_cast<std::size_t>(index)];
             if (!layer.moe) continue;
-            const auto l = static_cast<std::size_t>(layer.index);
+            const auto l = static_cast<std::size_t>(numbers.of(index));
             OrderedJson overrides = OrderedJson::object();
             if (counts[l] != most)
                 for (const std::string& key : countKeys)
                     overrides[key] = counts[l];
             if (topKs[l] != globalTopK) overrides["num_experts_per_tok"] = topKs[l];
-            if (!overrides.empty()) perLayer[std::to_string(layer.index)] = std::move(overrides);
+            if (!overrides.empty()) perLayer[std::to_string(numbers.of(index))] = std::move(overrides);
         }
         if (perLayer.empty())
             drop(config, "per_layer_config", changed);
         else
             put(config, "per_layer_config", std::move(perLayer), changed);
-        OrderedJson ranks = OrderedJson::array();
-        for (const LayerShape& layer : shape.layers) {
-            const LayerPlan& part = plan.layer(layer.index);
-            OrderedJson rows = OrderedJson::array();
-            const OrderedJson beforeRanks = own.value("ranks", OrderedJson::array());
-            for (std::size_t i = 0; layer.moe && i < part.kept().size(); ++i) {
-                RankTriple triple = part.ranks().empty() ? RankTriple{} : part.ranks()[i];
-                // What the source already holds as factors stays so.
-                if (static_cast<std::size_t>(layer.index) < beforeRanks.size())
-                    for (std::size_t m = 0; m < 3; ++m)
-                        if (triple[m] == 0)
-                            triple[m] = beforeRanks[static_cast<std::size_t>(layer.index)]
-                                            .at(static_cast<std::size_t>(part.kept()[i]))
-                                            .at(m)
-                                            .get<int>();
-                rows.push_back(triple);
-            }
-            ranks.push_back(std::move(rows));
-        }
-        put(config, "espalier", {{"version", 1}, {"base_model_type", base}, {"kept_experts", originals}, {"ranks", std::move(ranks)}},
-            changed);
+        OrderedJson exported = {{"version", exportVersion(checkpoint, plan)}, {"base_model_type", base}, {"kept_experts", originals}};
+        describeBodies(exported, shape, plan, numbers, own.value("ranks", OrderedJson::array()));
+        put(config, "espalier", std::move(exported), changed);
     } else {
         if (largestTopK != globalTopK) put(config, "num_experts_per_tok", largestTopK, changed);
         if (config.contains("espalier")) {

@@ -138,7 +138,8 @@ struct Exporter {
     std::map<std::string, std::pair<std::uint64_t, std::string>> written = {};  // name -> bytes, SHA-256
     std::uint64_t done = 0;
     std::uint64_t total = 0;
-    std::shared_ptr<const FactorSource> factors = {};  // null: plain, or not needed
+    std::shared_ptr<const FactorSource> factors = {};    // null: plain, or not needed
+    std::shared_ptr<const FactorSource> constants = {};  // null: the plan has none
 
     Status prepare(ExportFlavor flavor);
     Status checkPlaces() const;
@@ -147,6 +148,13 @@ struct Exporter {
     Status writeShards(std::vector<bool>& finished, ExportReport& report);
     Status writeTogether(std::vector<bool>& finished, ExportReport& report);
     Status writePart(ExportReport& report);
+    // What a plan-only export brings along of a profile: bases of factors and constants, where both come from one.
+    const std::shared_ptr<const FactorSource>& broughtFrom() const
+    {
+        static const std::shared_ptr<const FactorSource> none;
+        if (factors && constants) return factors == constants ? factors : none;
+        return factors ? factors : constants;
+    }
     Status takeUp(const std::string& key, std::vector<bool>& finished);
     Status copyCompanion(const std::string& name, const fs::path& from);
     Status digestFiles();
@@ -163,6 +171,11 @@ Status Exporter::prepare(ExportFlavor flavor)
         factors = *profile;
     else if (flavor != ExportFlavor::Plan && !(options.dryRun && profile.error().code == "plan.profile_needed"))
         return profile.error();
+    auto means = constantSourceFor(plan, options.profiles, checkpoint.fingerprint());
+    if (means.ok())
+        constants = *means;
+    else if (flavor != ExportFlavor::Plan && !(options.dryRun && means.error().code == "plan.profile_needed"))
+        return means.error();
     ESPALIER_TRY(layout, layoutExport(checkpoint, plan, flavor, options.unfuse, options.shardSize));
     const fs::path& source = checkpoint.folder();
 
@@ -181,13 +194,14 @@ Status Exporter::prepare(ExportFlavor flavor)
         texts.insert(texts.end(), companions.edited.begin(), companions.edited.end());
     }
     ReadmeFacts facts;
-    if (flavor == ExportFlavor::Plan && factors) planFactors = planFactorBytes(checkpoint.shape(), plan, *factors);
+    const auto& values = broughtFrom();
+    if (flavor == ExportFlavor::Plan && values) planFactors = planFactorBytes(checkpoint.shape(), plan, *values);
     facts.factors = planFactors == 0 ? ReadmeFacts::Factors::None : ReadmeFacts::Factors::Brought;
-    if (planFactors > kMaxPlanFactorBytes || (flavor == ExportFlavor::Plan && !profile.ok())) {
+    if (planFactors > kMaxPlanFactorBytes || (flavor == ExportFlavor::Plan && (!profile.ok() || !means.ok()))) {
         planFactors = 0;
         facts.factors = ReadmeFacts::Factors::OfProfile;
     }
-    facts.profileSha256 = plan.factors().profileSha256;
+    facts.profileSha256 = plan.factors().profileSha256.empty() ? plan.constantsProfile() : plan.factors().profileSha256;
     facts.sourcePath = relativeTo(out, resolved(source));
     facts.leftOut = layout.dropped;
     facts.code = companions.code;
@@ -314,7 +328,7 @@ Result<std::string> Exporter::planText(bool withFiles) const
 // The shards that are this process's and not finished.
 Status Exporter::writeShards(std::vector<bool>& finished, ExportReport& report)
 {
-    TensorProducer producer(checkpoint, factors.get());
+    TensorProducer producer(checkpoint, factors.get(), constants.get());
     for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
         const bool own = shard % static_cast<std::size_t>(options.parts) == static_cast<std::size_t>(options.part);
         if (finished[shard] || !own) {
@@ -471,7 +485,7 @@ Status Exporter::write(ExportReport& report)
         if (!status.ok()) return interrupted(status.error());
     }
     if (planFactors > 0) {
-        const Status status = writePlanFactors(partial / kPlanFactorsName, checkpoint.shape(), plan, *factors, job);
+        const Status status = writePlanFactors(partial / kPlanFactorsName, checkpoint.shape(), plan, *broughtFrom(), job);
         if (!status.ok()) return interrupted(status.error());
     }
     const Status digested = digestFiles();

@@ -1,6 +1,7 @@
 #include "export/layout.h"
 
 #include "checkpoint/tensor_names.h"
+#include "export/layer_numbers.h"
 #include "model/factor_store.h"
 #include "model/layer_weights.h"
 
@@ -80,6 +81,7 @@ std::string stem(std::string name)
 struct Builder {
     const Checkpoint& checkpoint;
     const CompressionPlan& plan;
+    const LayerNumbers& numbers;
     ExportLayout& layout;
     bool perExpert = true;  // write experts one by one whatever the source does
 
@@ -89,15 +91,38 @@ struct Builder {
         layout.tensors.push_back(std::move(tensor));
     }
 
-    // All tensors that stand for one matrix of one kept expert.
+    void addConstant(int layer, int expert, int number, ConstantKind kind)
+    {
+        OutputTensor tensor;
+        tensor.name = numbers.renamed(checkpoint.expertConstantName(layer, number), layer);
+        tensor.origin = OutputTensor::Origin::Constant;
+        if (const auto source = checkpoint.expertConstant(layer, expert)) {
+            tensor.dtype = source->dtype;
+        } else {
+            const LinearView linear = checkpoint.expert(layer, expert, Matrix::Down);
+            tensor.dtype = linear.factored ? linear.u.dtype : linear.dense.dtype;
+        }
+        tensor.shape = {checkpoint.shape().hiddenSize};
+        tensor.bytes = byteCount(tensor.dtype, tensor.shape);
+        tensor.layer = layer;
+        tensor.expert = expert;
+        tensor.constant = kind;
+        add(std::move(tensor));
+    }
+
+    // All tensors that stand for one matrix of one column's expert.
     Status addExpert(int layer, int expert, Matrix matrix)
     {
         const LayerPlan& part = plan.layer(layer);
         const int number = newNumber(part, expert);
         if (number < 0) return {};
-        const int rank = part.ranks().empty() ? 0 : part.ranks()[static_cast<std::size_t>(number)][static_cast<std::size_t>(matrix)];
+        const int rank = part.ranks().empty() ? 0 : part.ranksOf(expert)[static_cast<std::size_t>(matrix)];
+        const std::string name = numbers.renamed(checkpoint.expertTensorName(layer, number, matrix), layer);
+        if (const auto* constant = std::get_if<ConstantBody>(part.bodyOf(expert))) {
+            if (matrix == Matrix::Gate) addConstant(layer, expert, number, constant->kind);
+            return {};
+        }
         const LinearView linear = checkpoint.expert(layer, expert, matrix);
-        const std::string name = checkpoint.expertTensorName(layer, number, matrix);
         const bool whole = layout.flavor == ExportFlavor::Reconstructed;
         if (rank == 0 && !linear.factored) {
             OutputTensor tensor = copyOf(linear.dense, name);
@@ -144,7 +169,9 @@ struct Builder {
         using Kind = TensorRole::Kind;
         const TensorRole& role = stored.role;
         const TensorView& view = stored.view;
-        const std::string name = standardTensorName(checkpoint, view.name);
+        if (role.kind != Kind::Ignored && role.layer >= 0 && numbers.of(role.layer) < 0) return {};
+        const std::string name =
+            role.kind == Kind::Ignored ? view.name : numbers.renamed(standardTensorName(checkpoint, view.name), role.layer);
         switch (role.kind) {
             case Kind::Other:
                 add(copyOf(view, name));
@@ -153,10 +180,19 @@ struct Builder {
                 layout.dropped.push_back(view.name);
                 return {};
             case Kind::Router:
-                add(rowsOf(view, perExpert ? checkpoint.routerTensorName(role.layer) : name, plan.layer(role.layer).kept()));
+                add(rowsOf(view, perExpert ? numbers.renamed(checkpoint.routerTensorName(role.layer), role.layer) : name,
+                           plan.layer(role.layer).columns()));
                 return {};
             case Kind::RouterBias:
-                add(rowsOf(view, name, plan.layer(role.layer).kept()));
+                add(rowsOf(view, name, plan.layer(role.layer).columns()));
+                return {};
+            case Kind::ExpertConstant:
+                if (const int number = newNumber(plan.layer(role.layer), role.expert); number < 0)
+                    return {};
+                else if (const auto* constant = std::get_if<ConstantBody>(plan.layer(role.layer).bodyOf(role.expert)))
+                    addConstant(role.layer, role.expert, number, constant->kind);
+                else
+                    add(copyOf(view, numbers.renamed(checkpoint.expertConstantName(role.layer, number), role.layer)));
                 return {};
             case Kind::Expert:
                 // U and V of a factored source are one matrix: it is handled when U comes by.
@@ -168,7 +204,7 @@ struct Builder {
                     layout.fused = true;
                     return {};
                 }
-                for (const int expert : plan.layer(role.layer).kept()) {
+                for (const int expert : plan.layer(role.layer).columns()) {
                     if (role.kind == Kind::FusedDown) {
                         ESPALIER_CHECK_OK(addExpert(role.layer, expert, Matrix::Down));
                     } else {
@@ -190,6 +226,13 @@ std::string ExportLayout::shardName(std::size_t shard) const
     return fmt::format("model-{:05d}-of-{:05d}.safetensors", shard + 1, shards.size());
 }
 
+int exportVersion(const Checkpoint& checkpoint, const CompressionPlan& plan)
+{
+    const auto& layers = checkpoint.shape().layers;
+    const bool source = std::any_of(layers.begin(), layers.end(), [](const LayerShape& layer) { return !layer.sourceConstants.empty(); });
+    return plan.hasConstants() || source ? 2 : 1;
+}
+
 Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const CompressionPlan& plan, ExportFlavor flavor, bool unfuse,
                                   std::int64_t shardSize)
 {
@@ -197,12 +240,13 @@ Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const Compressio
     layout.flavor = flavor;
     layout.metadata = {{"format", "pt"}};
     if (flavor == ExportFlavor::Plan) return layout;
-    if (flavor == ExportFlavor::Factored) layout.metadata.emplace("espalier.version", "1");
+    if (flavor == ExportFlavor::Factored) layout.metadata.emplace("espalier.version", exportVersion(checkpoint, plan) == 1 ? "1" : "2");
 
     // A fused tensor cannot hold matrices of reduced rank multiplied back one by one without being put together again; such a
     // source is written per expert.
     const bool perExpert = flavor == ExportFlavor::Factored || unfuse || (flavor == ExportFlavor::Reconstructed && plan.hasRanks());
-    Builder builder{checkpoint, plan, layout, perExpert};
+    const LayerNumbers numbers(checkpoint.shape(), plan);
+    Builder builder{checkpoint, plan, numbers, layout, perExpert};
     for (const StoredTensor& stored : checkpoint.tensorsInOrder())
         ESPALIER_CHECK_OK(builder.addTensor(stored));
 
@@ -243,9 +287,10 @@ struct TensorProducer::State {
         MatrixFactors factors;
     };
 
-    State(const Checkpoint& c, const FactorSource* f) : checkpoint(c), source(f) {}
+    State(const Checkpoint& c, const FactorSource* f, const FactorSource* k) : checkpoint(c), source(f), constants(k) {}
     const Checkpoint& checkpoint;
     const FactorSource* source;
+    const FactorSource* constants;
     std::vector<const OutputTensor*> upcoming;
     std::map<Key, Entry> entries;  // the current batch
 
@@ -293,8 +338,8 @@ struct TensorProducer::State {
     }
 };
 
-TensorProducer::TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors)
-    : m_state(std::make_unique<State>(checkpoint, factors))
+TensorProducer::TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors, const FactorSource* constants)
+    : m_state(std::make_unique<State>(checkpoint, factors, constants))
 {
 }
 TensorProducer::~TensorProducer() = default;
@@ -321,9 +366,18 @@ Status TensorProducer::produce(const OutputTensor& tensor, const Sink& sink)
         return {};
     }
     const c10::InferenceMode inference;
-    ESPALIER_TRY(const State::Entry* entry, m_state->entry(tensor));
     const at::ScalarType type = scalarType(tensor.dtype);
     at::Tensor result;
+    if (tensor.origin == Origin::Constant) {
+        if (!m_state->constants) return internalError(fmt::format("{} has no source of constants", tensor.name));
+        ESPALIER_TRY(const std::vector<float> values, m_state->constants->constant(tensor.layer, tensor.expert, tensor.constant));
+        if (static_cast<std::int64_t>(values.size()) != tensor.shape[0])
+            return badInput("profile.invalid", "profile", fmt::format("The constant for {} has {} numbers.", tensor.name, values.size()),
+                            "Take the profile of this model again.");
+        result = at::tensor(values, at::kFloat).to(type).contiguous();
+        return pieces({static_cast<const std::byte*>(result.const_data_ptr()), static_cast<std::size_t>(tensor.bytes)}, false);
+    }
+    ESPALIER_TRY(const State::Entry* entry, m_state->entry(tensor));
     if (tensor.origin == Origin::Product) {
         if (tensor.rank > 0) {
             // Of the rounded factors: the same matrix that the factored flavour stands for, rounded once more.

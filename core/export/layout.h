@@ -27,7 +27,8 @@ struct OutputTensor {
         Matrix,   // one matrix of one expert, out of a fused tensor
         FactorU,  // of the truncated SVD of an expert matrix
         FactorV,
-        Product,  // U V multiplied back, rounded once
+        Product,   // U V multiplied back, rounded once
+        Constant,  // in place of an expert
     };
     std::string name;
     DType dtype = DType::F32;
@@ -36,10 +37,11 @@ struct OutputTensor {
     Origin origin = Origin::Copy;
     TensorView source;      // Copy, Rows, Matrix
     std::vector<int> rows;  // Rows
-    int layer = -1;         // the factor origins
+    int layer = -1;         // the factor origins and Constant
     int expert = -1;        // ... in the source
     Matrix matrix = Matrix::Gate;
     int rank = 0;  // ... 0 in a Product: of the factors that the source holds
+    ConstantKind constant = ConstantKind::Mean;
 };
 
 struct ExportLayout {
@@ -54,6 +56,9 @@ struct ExportLayout {
     std::string shardName(std::size_t shard) const;  // model-00001-of-00003.safetensors; model.safetensors for a single one
 };
 
+// Of the "espalier" object of a factored export: 1, or 2 where it holds constants.
+int exportVersion(const Checkpoint& checkpoint, const CompressionPlan& plan);
+
 // `plan` must be valid for the checkpoint and fit the flavour (checkFlavor). Flavor Plan has no tensors.
 // Errors: export.ranks_not_dense (the source itself is factored and the flavour is stock).
 Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const CompressionPlan& plan, ExportFlavor flavor, bool unfuse,
@@ -64,8 +69,9 @@ Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const Compressio
 class TensorProducer
 {
 public:
-    // `factors`: where the factors come from, null for plain ones (plan/factor_source.h). Both must outlive the producer.
-    explicit TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors = nullptr);
+    // `factors`: where the factors come from, null for plain ones; `constants`: where constants come from, null where there are none
+    // (plan/factor_source.h). All must outlive the producer.
+    explicit TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors = nullptr, const FactorSource* constants = nullptr);
     ~TensorProducer();
     TensorProducer(const TensorProducer&) = delete;
     TensorProducer& operator=(const TensorProducer&) = delete;

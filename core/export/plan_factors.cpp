@@ -17,7 +17,8 @@ namespace espalier
 namespace
 {
 
-constexpr const char* kMatrix[] = {"gate", "up", "down"};
+constexpr const char* kMatrix[] = {"gate", "up", "down", "constant"};
+constexpr int kConstant = 3;  // in place of a matrix: the vector that stands for the expert
 constexpr std::array<FactorRule, 4> kRules = {FactorRule::Own, FactorRule::Ridge, FactorRule::Pooled, FactorRule::Plain};
 constexpr const char* kVersionKey = "espalier.factors";
 
@@ -25,15 +26,19 @@ std::string basisName(int layer, int expert, int matrix) { return fmt::format("l
 
 struct Wanted {
     int layer = 0, expert = 0, matrix = 0, rank = 0, rows = 0;
+    ConstantKind kind = ConstantKind::Mean;
 };
 
 std::vector<Wanted> wantedOf(const ModelShape& shape, const CompressionPlan& plan)
 {
     std::vector<Wanted> all;
+    const bool whitened = plan.factors().method == "whitened-svd";
     for (const LayerShape& layer : shape.layers) {
         if (!layer.moe) continue;
         const LayerPlan& part = plan.layer(layer.index);
-        for (std::size_t i = 0; i < part.ranks().size(); ++i)
+        for (const int expert : part.constants())
+            all.push_back({layer.index, expert, kConstant, 1, shape.hiddenSize, std::get<ConstantBody>(*part.bodyOf(expert)).kind});
+        for (std::size_t i = 0; whitened && i < part.ranks().size(); ++i)
             for (int matrix = 0; matrix < 3; ++matrix)
                 if (const int rank = part.ranks()[i][static_cast<std::size_t>(matrix)]; rank > 0)
                     all.push_back({layer.index, part.kept()[i], matrix, rank, matrix == 2 ? shape.hiddenSize : layer.expertWidth});
@@ -53,7 +58,8 @@ std::map<std::string, std::string> metadataOf(const std::vector<Wanted>& wanted,
 {
     Json rules = Json::object();
     for (const Wanted& one : wanted)
-        rules[basisName(one.layer, one.expert, one.matrix)] = factorRuleName(source.rule(one.layer, one.expert, one.rank, one.matrix));
+        if (one.matrix != kConstant)
+            rules[basisName(one.layer, one.expert, one.matrix)] = factorRuleName(source.rule(one.layer, one.expert, one.rank, one.matrix));
     return {{"format", "pt"},
             {kVersionKey, "1"},
             {"profile_sha256", source.profileSha256()},
@@ -115,6 +121,17 @@ public:
         return basis;
     }
 
+    // Of the kind that the plan it came with asks for.
+    Result<std::vector<float>> constant(int layer, int expert, ConstantKind kind) const override
+    {
+        const TensorInfo* info = m_file.find(basisName(layer, expert, kConstant));
+        if (info == nullptr || info->dtype != DType::F32) return FactorSource::constant(layer, expert, kind);
+        const auto bytes = m_file.bytes(*info);
+        std::vector<float> values(bytes.size() / sizeof(float));
+        std::memcpy(values.data(), bytes.data(), bytes.size());
+        return values;
+    }
+
 private:
     SafetensorsFile m_file;
     std::string m_profile;
@@ -156,6 +173,14 @@ Status writePlanFactors(const std::filesystem::path& path, const ModelShape& sha
     for (const TensorInfo& info : writer.order()) {
         if (job.stopRequested()) return cancelledError();
         const Wanted& one = *byName.at(info.name);
+        if (one.matrix == kConstant) {
+            ESPALIER_TRY(const std::vector<float> values, source.constant(one.layer, one.expert, one.kind));
+            if (static_cast<int>(values.size()) != one.rows)
+                return badInput("profile.invalid", "profile", fmt::format("{} has {} numbers.", info.name, values.size()),
+                                "Take the profile of this model again.");
+            ESPALIER_CHECK_OK(writer.write(std::as_bytes(std::span(values))));
+            continue;
+        }
         ESPALIER_TRY(const FactorBasis basis, source.basis(one.layer, one.expert, one.matrix, one.rank));
         if (basis.rows != one.rows || basis.columns < one.rank)
             return badInput(

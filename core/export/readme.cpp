@@ -146,12 +146,39 @@ std::string planLoading(const ReadmeFacts& facts)
 
 }  // namespace
 
+namespace
+{
+
+std::string skippedText(const CompressionPlan& plan)
+{
+    std::vector<int> skipped;
+    for (int l = 0; l < plan.layerCount(); ++l)
+        if (plan.layer(l).run() == LayerRun::Skipped) skipped.push_back(l);
+    if (skipped.empty()) return {};
+    return fmt::format("{} of {} decoder layers are gone (numbered as in the original): {}. The others are numbered anew.\n\n",
+                       skipped.size(), plan.layerCount(), fmt::join(skipped, ", "));
+}
+
+std::string constantsText(const CompressionPlan& plan)
+{
+    std::size_t constants = 0;
+    for (int l = 0; l < plan.layerCount(); ++l)
+        constants += plan.layer(l).constants().size();
+    if (constants == 0) return {};
+    return fmt::format(
+        "{} routed experts are replaced by constants, their mean output on the calibration text; the router still chooses "
+        "them.\n\n",
+        constants);
+}
+
+}  // namespace
+
 std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, const ReadmeFacts& facts)
 {
     std::vector<LayerFacts> layers;
     int experts = 0, kept = 0, factored = 0;
     for (const LayerShape& layer : shape.layers) {
-        if (!layer.moe) continue;
+        if (!layer.moe || !plan.layer(layer.index).runsExperts()) continue;
         const LayerPlan& part = plan.layer(layer.index);
         LayerFacts row{layer.index, layer.experts, static_cast<int>(part.kept().size()), 0, part.topK().value_or(layer.router.topK)};
         row.factored = static_cast<int>(std::count_if(part.ranks().begin(), part.ranks().end(), [](const RankTriple& triple) {
@@ -168,12 +195,14 @@ std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, c
     text += fmt::format("Made from `{}` ({}) by Espalier {}, flavour `{}`.\n\n", facts.sourceName, shape.modelType, ESPALIER_VERSION,
                         flavorName(facts.flavor));
 
-    text += "## What was removed\n\n";
+    text += "## What was removed\n\n" + skippedText(plan) + constantsText(plan);
     if (kept == experts)
         text += fmt::format("All {} routed experts are kept.", experts);
     else
-        text += fmt::format("{} of {} routed experts are gone ({:.1f} %); the router no longer has rows for them.", experts - kept, experts,
-                            100.0 * (experts - kept) / std::max(experts, 1));
+        text += fmt::format("{} of {} routed experts are gone ({:.1f} %); {}.", experts - kept, experts,
+                            100.0 * (experts - kept) / std::max(experts, 1),
+                            plan.hasConstants() ? "those that are no constants have no row of the router any more"
+                                                : "the router no longer has rows for them");
     if (factored > 0) {
         text += fmt::format(" {} of the {} kept experts hold matrices of reduced rank ({}).", factored, kept,
                             plan.factors().method.empty() ? "svd" : plan.factors().method);

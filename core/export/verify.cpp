@@ -69,6 +69,7 @@ struct Verifier {
     CompressionPlan plan = {};
     ExportLayout layout = {};
     std::shared_ptr<const FactorSource> factorSource = {};
+    std::shared_ptr<const FactorSource> constantSource = {};
 
     bool check(std::string name, bool holds, std::string detail)
     {
@@ -140,7 +141,7 @@ Status Verifier::checkTensors()
     const c10::InferenceMode inference;
     Differences untouched, sliced, factors;
     std::size_t untouchedCount = 0, slicedCount = 0, factorCount = 0, rounded = 0;
-    TensorProducer producer(*source, factorSource.get());
+    TensorProducer producer(*source, factorSource.get(), constantSource.get());
     std::vector<const OutputTensor*> order;
     for (const OutputTensor& tensor : layout.tensors)
         order.push_back(&tensor);
@@ -267,7 +268,7 @@ Status Verifier::checkForward()
     }
     // One model after the other, so that each may use the whole memory budget; then the heads of both.
     const auto groups = windowGroups(windows.rows);
-    const std::int64_t steps = 2 * static_cast<std::int64_t>(groups.size()) * before.layerCount();
+    const std::int64_t steps = 2 * static_cast<std::int64_t>(groups.size()) * (before.layerCount() + after.layerCount()) / 2;
     std::int64_t done = 0;
     const auto run = [&](MoeModel& model, const PreparedPlan& prepared) -> Result<RanModel> {
         RanModel ran;
@@ -405,6 +406,7 @@ Result<VerifyReport> Verifier::run()
     if (*flavor == ExportFlavor::Plan) return finish();
 
     ESPALIER_TRY(factorSource, factorSourceFor(plan, options.profiles, source->fingerprint()));
+    ESPALIER_TRY(constantSource, constantSourceFor(plan, options.profiles, source->fingerprint()));
     const Status fits = checkFlavor(source->shape(), plan, *flavor);
     const bool unfuse = made.contains("unfuse") && made["unfuse"].is_boolean() && made["unfuse"].get<bool>();
     const std::int64_t shardSize = made.contains("shard_size") && made["shard_size"].is_number_integer()

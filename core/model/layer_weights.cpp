@@ -389,6 +389,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     weights->experts.resize(static_cast<std::size_t>(layerConfig.experts));
     std::vector<ExpertViews> experts;
     for (int e = 0; e < layerConfig.experts; ++e) {
+        if (layerConfig.isConstant(e)) continue;
         experts.push_back({e, checkpoint.expert(layer, e, Matrix::Gate), checkpoint.expert(layer, e, Matrix::Up),
                            checkpoint.expert(layer, e, Matrix::Down)});
         for (const LinearView* view : {&experts.back().gate, &experts.back().up, &experts.back().down})
@@ -408,10 +409,23 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     return std::shared_ptr<const LayerWeights>(std::move(weights));
 }
 
-at::ScalarType storedType(const LinearView& view)
+at::ScalarType storedType(const TensorView& view)
 {
-    const DType dtype = view.factored ? view.u.dtype : view.dense.dtype;
-    return dtype == DType::BF16 ? at::kBFloat16 : dtype == DType::F16 ? at::kHalf : at::kFloat;
+    return view.dtype == DType::BF16 ? at::kBFloat16 : view.dtype == DType::F16 ? at::kHalf : at::kFloat;
+}
+
+at::ScalarType storedType(const LinearView& view) { return storedType(view.factored ? view.u : view.dense); }
+
+Result<at::Tensor> loadVector(const TensorView& view)
+{
+    ESPALIER_CHECK_OK(checkDtype(view));
+    std::string bad;
+    Loader loader(at::kFloat);
+    at::Tensor values = loader.loadOnHost(view, bad, at::kFloat);
+    if (!bad.empty())
+        return badInput("model.not_finite", bad, fmt::format("The tensor {} holds values that are not finite (NaN or infinity).", bad),
+                        "Get the checkpoint again, or prune the expert the tensor belongs to.");
+    return values.clone();
 }
 
 Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, int expert, int matrix)

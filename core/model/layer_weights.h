@@ -22,6 +22,7 @@ namespace espalier
 
 class Checkpoint;
 struct LinearView;
+struct TensorView;
 class DeviceStaging;
 
 // y = W x + b, with W dense or W = U V.
@@ -114,7 +115,10 @@ struct LayerLoading {
 Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, const LayerLoading& loading);
 
 // What the numbers of a matrix are stored in: bf16, fp16, or fp32 for everything else.
+at::ScalarType storedType(const TensorView& view);
 at::ScalarType storedType(const LinearView& view);
+// A copy in fp32. Errors: model.unsupported_dtype, model.not_finite.
+Result<at::Tensor> loadVector(const TensorView& view);
 
 // One matrix in fp32 (dense; a factored one multiplied out), and the dtype it is stored in: what a decomposition starts from.
 struct StoredMatrix {

@@ -281,12 +281,17 @@ Result<PlannedLayer> MoeModel::Impl::planned(int index, const LayerPlan& plan, c
     std::vector<at::Tensor> rows;
     for (const int expert : layer.columns) {
         const auto* body = std::get_if<ConstantBody>(plan.bodyOf(expert));
-        layer.constantOf.push_back(body ? static_cast<int>(rows.size()) : -1);
-        if (!body) continue;
-        ESPALIER_TRY(const std::vector<float> values, constants->constant(index, expert, body->kind));
-        // As an export stores it: rounded to the dtype of the checkpoint's experts.
-        const at::Tensor row = at::tensor(values, at::kFloat);
-        rows.push_back(row.to(storedType(checkpoint->expert(index, expert, Matrix::Down))).to(compute).unsqueeze(0));
+        const auto stored = checkpoint->expertConstant(index, expert);
+        layer.constantOf.push_back(body || stored ? static_cast<int>(rows.size()) : -1);
+        if (body) {
+            ESPALIER_TRY(const std::vector<float> values, constants->constant(index, expert, body->kind));
+            // As an export stores it: rounded to the dtype of the checkpoint's experts.
+            const at::ScalarType rounded = stored ? storedType(*stored) : storedType(checkpoint->expert(index, expert, Matrix::Down));
+            rows.push_back(at::tensor(values, at::kFloat).to(rounded).to(compute).unsqueeze(0));
+        } else if (stored) {
+            ESPALIER_TRY(const at::Tensor row, loadVector(*stored));
+            rows.push_back(row.to(compute).unsqueeze(0));
+        }
     }
     if (rows.empty())
         layer.constantOf.clear();
@@ -599,6 +604,10 @@ Result<at::Tensor> MoeModel::expertOutput(int layer, int expert, const at::Tenso
     ESPALIER_TRY(const auto weights, m_impl->weights(layer));
     if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
         return internalError(fmt::format("expertOutput: layer {} has no expert {}", layer, expert));
+    if (const auto constant = m_impl->checkpoint->expertConstant(layer, expert)) {
+        ESPALIER_TRY(const at::Tensor values, loadVector(*constant));
+        return values.to(m_impl->compute).expand({x.size(0), values.size(0)}).contiguous();
+    }
     const PortableScope scope(m_impl->placement.portable);
     const auto mlp = weights->expert(expert);
     return (*mlp)(padded(m_impl->placed(x))).narrow(0, 0, x.size(0)).to(at::kCPU);
@@ -610,6 +619,10 @@ Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at
     ESPALIER_TRY(const auto weights, m_impl->weights(layer));
     if (expert < 0 || expert >= static_cast<int>(weights->experts.size()))
         return internalError(fmt::format("expertPreActivation: layer {} has no expert {}", layer, expert));
+    if (m_impl->checkpoint->expertConstant(layer, expert))
+        return unsupported("model.constant_expert", fmt::format("layer {}", layer),
+                           fmt::format("Expert {} of layer {} is a constant in this checkpoint and has no activations.", expert, layer),
+                           "Leave out what looks at activations of experts, or profile the original.");
     const PortableScope scope(m_impl->placement.portable);
     const auto mlp = weights->expert(expert);
     const at::Tensor in = padded(m_impl->placed(x));

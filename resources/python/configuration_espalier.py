@@ -21,7 +21,7 @@ try:
 except ImportError:  # transformers 4
     from transformers.configuration_utils import PretrainedConfig as PreTrainedConfig
 
-SUPPORTED_VERSION = 1
+SUPPORTED_VERSIONS = (1, 2)
 SUPPORTED_BASES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3")
 LATENT_BASES = ("deepseek_v2", "deepseek_v3")  # multi-head latent attention, shared experts as one MLP
 PREFIX = "espalier_"
@@ -77,8 +77,11 @@ class EspalierConfig(PreTrainedConfig):
             return
 
         version = espalier.get("version")
-        if version != SUPPORTED_VERSION:
-            raise ValueError(f"This export has format version {version!r}; this file reads version {SUPPORTED_VERSION}.")
+        if version not in SUPPORTED_VERSIONS:
+            raise ValueError(f"This export has format version {version!r}; this file reads versions {SUPPORTED_VERSIONS}.")
+        unknown = set(espalier) - {"version", "base_model_type", "kept_experts", "ranks", "constants"}
+        if unknown:
+            raise ValueError(f"This export holds {sorted(unknown)}, which this file does not know.")
         base = espalier.get("base_model_type")
         if base not in SUPPORTED_BASES:
             raise ValueError(f"Base architecture {base!r} is not supported; supported are {', '.join(SUPPORTED_BASES)}.")

@@ -6,7 +6,8 @@
 # in writing, software distributed under the License is distributed on an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND.
 #
 # Why not the licence of Espalier itself: see configuration_espalier.py.
-"""Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE and DeepSeek-V2 with any number of experts per layer and factored expert matrices.
+"""Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE and DeepSeek-V2 with any number of experts per layer, factored expert
+matrices, and constants in place of experts.
 
 Self-contained: of transformers only the base classes, the caches and `generate` are used, so that it does not depend on how a release
 of transformers stores experts. Parameter names are those of the files. Orders and number types follow the eager code of transformers 5:
@@ -81,6 +82,17 @@ class EspalierExpert(nn.Module):
 
     def forward(self, x):
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+class EspalierConstant(nn.Module):
+    """In place of an expert: the same vector for every token."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.constant = nn.Parameter(torch.zeros(config.hidden_size))
+
+    def forward(self, x):
+        return self.constant.expand(x.shape[0], -1)
 
 
 class EspalierMixtralExpert(nn.Module):
@@ -376,7 +388,10 @@ class EspalierMoe(nn.Module):
             width, kind = config.intermediate_size, EspalierMixtralExpert
         else:
             width, kind = (config.intermediate_size if base == "olmoe" else config.moe_intermediate_size), EspalierExpert
-        self.experts = nn.ModuleList([kind(config, width, ranks[expert]) for expert in range(experts)])
+        constants = set((config.espalier.get("constants") or [[]] * config.num_hidden_layers)[layer])
+        self.experts = nn.ModuleList(
+            [EspalierConstant(config) if expert in constants else kind(config, width, ranks[expert]) for expert in range(experts)]
+        )
         self.shared = None
         if base == "qwen2_moe":
             self.shared = "gated"
@@ -442,6 +457,8 @@ class EspalierPreTrainedModel(PreTrainedModel):
                 module.bias.zero_()
         elif isinstance(module, EspalierRMSNorm):
             module.weight.fill_(1.0)
+        elif isinstance(module, EspalierConstant):
+            module.constant.zero_()
         elif isinstance(module, EspalierFactoredLinear):
             module.U.normal_(0.0, deviation)
             module.V.normal_(0.0, deviation)
