@@ -46,6 +46,7 @@ inline Status bindProfile(CompressionPlan& plan, const FactorSources& sources, c
 {
     plan = withGivenProfile(plan, sources);
     ESPALIER_TRY(const auto source, factorSourceFor(plan, sources, fingerprint));
+    ESPALIER_TRY([[maybe_unused]] const auto constants, constantSourceFor(plan, sources, fingerprint));
     for (std::string& warning : factorWarnings(plan, source.get()))
         warnings.push_back(std::move(warning));
     return {};

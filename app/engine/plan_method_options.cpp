@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 namespace espalier
@@ -90,6 +91,17 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
         ->type_name("RULE");
     verb->add_option("--factors", options.factors, "How ranks become factors (default: whitened-svd where the profile has what it needs)")
         ->check(CLI::IsMember({"whitened-svd", "svd"}));
+    verb->add_option("--dropped", options.dropped,
+                     "What becomes of dropped experts: none (their router rows go too), constant (their mean output on the calibration "
+                     "text; the router is unchanged), weighted-constant (their mean by the square of the routing weight)")
+        ->check(CLI::IsMember({"none", "constant", "weighted-constant"}));
+    verb->add_option("--drop-layers", options.dropLayers, "Decoder layers that are left out; their experts count as removed")
+        ->delimiter(',')
+        ->type_name("L");
+    verb->add_option("--drop-similar-layers", options.dropSimilar,
+                     "Leave out so many decoder layers: those that change the hidden state least")
+        ->check(CLI::PositiveNumber)
+        ->type_name("N");
     verb->add_option("--lock", options.lock, "Layers that stay as they are")->delimiter(',')->type_name("L");
     verb->add_option("--protect", options.protect, "Experts that are never removed, LAYER:EXPERT")->delimiter(',')->type_name("L:E");
     verb->add_flag("--uniform", options.uniform, "The same count in every layer");
@@ -106,6 +118,12 @@ Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& 
     choose(recipe.allocate, options.allocate);
     choose(recipe.select, options.select);
     recipe.uniformCount = options.uniform;
+    if (options.dropped == "constant") recipe.dropped = ConstantKind::Mean;
+    if (options.dropped == "weighted-constant") recipe.dropped = ConstantKind::Weighted;
+    recipe.dropLayers = options.dropLayers;
+    std::sort(recipe.dropLayers.begin(), recipe.dropLayers.end());
+    recipe.dropLayers.erase(std::unique(recipe.dropLayers.begin(), recipe.dropLayers.end()), recipe.dropLayers.end());
+    recipe.dropSimilar = options.dropSimilar;
     recipe.seed = invocation.options.seed;
     recipe.threads = invocation.options.threads;
     ESPALIER_TRY(recipe.receptiveField, parseReceptiveField(options.receptiveField));
@@ -118,6 +136,10 @@ Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, Pla
 {
     const int total = static_cast<int>(shape.totalExperts());
     const int given = !options.prune.empty() + !options.keep.empty() + !options.size.empty();
+    if (given == 0 && (!options.dropLayers.empty() || options.dropSimilar > 0)) {
+        recipe.keepTotal = total;
+        return {};
+    }
     if (given != 1) return usageError("One of --prune, --keep and --size is needed.", "For example --prune 25%.");
     if (!options.prune.empty()) {
         ESPALIER_TRY(const int removed, parseKeep(options.prune, total));

@@ -27,12 +27,15 @@ struct PlanMethodOptions {
     std::vector<std::string> protect;
     std::vector<std::string> params;
     bool uniform = false;
+    std::string dropped;
+    std::vector<int> dropLayers;
+    int dropSimilar = 0;
 };
 void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options);
 
 // Everything but the target. Errors: usage.arguments.
 Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& invocation);
-// One of --prune, --keep and --size. Error: usage.arguments.
+// One of --prune, --keep and --size; all experts where layers are left out and none is given. Error: usage.arguments.
 Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, PlanRecipe& recipe);
 Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const ModelShape& shape, const PlanMethodOptions& options);
 

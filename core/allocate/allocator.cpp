@@ -28,14 +28,26 @@ const std::vector<LayerAllocator>& methods()
 
 int roundedUp(int value, int step) { return (value + step - 1) / step * step; }
 
-// Of one expert with its router row.
-std::int64_t expertCost(const LayerShape& shape, BudgetUnit unit)
+std::int64_t constantBytes(const LayerShape& layer, const ModelShape& shape) { return bodyBytes(layer, shape.hiddenSize, ConstantBody{}); }
+
+// Where dropped experts stay as constants the router has all its columns whatever is kept.
+int floorOf(const LayerShape& layer, const AllocationRequest& request)
 {
-    switch (unit) {
+    const ExpertSet& pinned = request.plan.protectedExperts(layer.index);
+    if (request.dropped) return std::max(layer.router.groups, static_cast<int>(pinned.size()));
+    return fewestExperts(layer, request.plan.layer(layer.index), pinned);
+}
+
+// Of one expert with its router row; over what a constant in its place takes, where dropped experts stay as constants.
+std::int64_t expertCost(const LayerShape& layer, const ModelShape& shape, const AllocationRequest& request)
+{
+    const std::int64_t bytes = layer.bytesPerExpert + (request.dropped ? -constantBytes(layer, shape) : layer.routerBytesPerExpert);
+    const std::int64_t parameters = layer.expertParameters + (request.dropped ? -shape.hiddenSize : layer.routerParametersPerExpert);
+    switch (request.unit) {
         case BudgetUnit::Bytes:
-            return std::max<std::int64_t>(1, shape.bytesPerExpert + shape.routerBytesPerExpert);
+            return std::max<std::int64_t>(1, bytes);
         case BudgetUnit::Parameters:
-            return std::max<std::int64_t>(1, shape.expertParameters + shape.routerParametersPerExpert);
+            return std::max<std::int64_t>(1, parameters);
         case BudgetUnit::Experts:
             break;
     }
@@ -58,17 +70,27 @@ Result<AllocationProblem> allocationProblem(const ModelShape& shape, const Alloc
     if (request.unit == BudgetUnit::Bytes) budget.total -= shape.embeddingBytes;
     if (request.unit == BudgetUnit::Parameters) budget.total -= shape.embeddingParameters;
     for (const LayerShape& layer : shape.layers) {
-        if (request.unit == BudgetUnit::Bytes) budget.total -= layer.otherBytes;
-        if (request.unit == BudgetUnit::Parameters) budget.total -= layer.otherParameters;
-        if (!layer.moe) continue;
         const LayerPlan& plan = request.plan.layer(layer.index);
+        // What the layer takes without a routed expert; nothing where it is left out.
+        const LayerPlan bare = plan.run() == LayerRun::Whole ? LayerPlan() : plan;
+        const std::int64_t bareBytes = layerBytes(layer, shape.hiddenSize, bare);
+        const std::int64_t bareParameters = layerParameters(layer, shape.hiddenSize, bare);
+        if (request.unit == BudgetUnit::Bytes) budget.total -= bareBytes;
+        if (request.unit == BudgetUnit::Parameters) budget.total -= bareParameters;
+        if (!layer.moe || !plan.runsExperts()) continue;
         const int kept = static_cast<int>(plan.kept().size());
+        if (request.dropped && !request.plan.isFixed(layer.index)) {
+            if (request.unit == BudgetUnit::Bytes)
+                budget.total -= layer.experts * (layer.routerBytesPerExpert + constantBytes(layer, shape));
+            if (request.unit == BudgetUnit::Parameters)
+                budget.total -= layer.experts * (layer.routerParametersPerExpert + shape.hiddenSize);
+        }
         problem.layers.push_back(layer.index);
         problem.experts.push_back(layer.experts);
         if (request.plan.isFixed(layer.index)) {
             std::int64_t cost = kept;
-            if (request.unit == BudgetUnit::Bytes) cost = layerBytes(layer, shape.hiddenSize, plan) - layer.otherBytes;
-            if (request.unit == BudgetUnit::Parameters) cost = layerParameters(layer, shape.hiddenSize, plan) - layer.otherParameters;
+            if (request.unit == BudgetUnit::Bytes) cost = layerBytes(layer, shape.hiddenSize, plan) - bareBytes;
+            if (request.unit == BudgetUnit::Parameters) cost = layerParameters(layer, shape.hiddenSize, plan) - bareParameters;
             problem.step.push_back(kept);
             budget.limits.low.push_back(1);
             budget.limits.high.push_back(1);
@@ -76,9 +98,7 @@ Result<AllocationProblem> allocationProblem(const ModelShape& shape, const Alloc
             continue;
         }
         const int step = std::lcm(std::max(1, layer.router.groups), std::max(1, request.multipleOf));
-        const int low = roundedUp(
-            std::max({1, fewestExperts(layer, plan, request.plan.protectedExperts(layer.index)), valueOr(request.floor, layer.index, 0)}),
-            step);
+        const int low = roundedUp(std::max({1, floorOf(layer, request), valueOr(request.floor, layer.index, 0)}), step);
         const int high = std::min(layer.experts, valueOr(request.cap, layer.index, layer.experts)) / step * step;
         if (low > high)
             return badInput("allocate.infeasible", fmt::format("layer {}", layer.index),
@@ -88,7 +108,7 @@ Result<AllocationProblem> allocationProblem(const ModelShape& shape, const Alloc
         problem.step.push_back(step);
         budget.limits.low.push_back(low / step);
         budget.limits.high.push_back(high / step);
-        budget.cost.push_back(expertCost(layer, request.unit) * step);
+        budget.cost.push_back(expertCost(layer, shape, request) * step);
     }
     if (problem.layers.empty()) return badInput("allocate.no_experts", shape.modelType, "The model has no expert layers.");
     return problem;

@@ -24,6 +24,9 @@ struct AllocationRequest {
     CompressionPlan plan;                 // locks, protected experts and current counts
     std::vector<double> layerImportance;  // per decoder layer; needed by importance and inverse
 
+    // Set: dropped experts stay as constants, so that their router columns stay, top-k is no floor, and a constant has its price.
+    std::optional<ConstantKind> dropped;
+
     ExpertScores scores;  // needed by coverage and global
     // Loss of layer l when its best m experts stay: [decoder layer][m], NaN or infinite where not known; one unit for all layers.
     // Needed by exact.
@@ -60,9 +63,9 @@ struct UniformityPrice {
 Result<UniformityPrice> priceOfUniformity(const ModelShape& shape, const AllocationRequest& request);
 
 // Selection by ranking: the plan with `keep[l]` experts in layer l, best scores kept, ties to the lower id; protected experts first;
-// locked layers unchanged; ranks of experts that stay are kept.
+// locked layers unchanged; ranks of experts that stay are kept. With `dropped` the others become constants.
 Result<CompressionPlan> selectByRanking(const ModelShape& shape, const CompressionPlan& plan, const std::vector<int>& keep,
-                                        const ExpertScores& scores);
+                                        const ExpertScores& scores, std::optional<ConstantKind> dropped = {});
 const std::vector<MethodInfo>& selectors();
 // The same for one layer: its `count` best experts, ascending. Unlike selectByRanking it does not look at the layer's lock.
 Result<ExpertSet> rankedExperts(const LayerShape& layer, const ExpertSet& pinned, int count, const ExpertScores& scores);

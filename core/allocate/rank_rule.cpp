@@ -150,7 +150,7 @@ Result<CompressionPlan> assignRanks(const ModelShape& shape, const CompressionPl
     ESPALIER_CHECK_OK(checkTarget(request));
     RankProblem problem{shape, plan, request, {}, {}, {}};
     for (const LayerShape& layer : shape.layers) {
-        if (!layer.moe || plan.isLocked(layer.index)) continue;
+        if (!layer.moe || plan.isFixed(layer.index)) continue;
         problem.layers.push_back(layer.index);
         double rank = autoAverageRank(shape.hiddenSize, layer.expertWidth);
         if (request.averageRank) rank = *request.averageRank;

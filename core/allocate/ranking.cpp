@@ -1,6 +1,7 @@
 // Selection by ranking: the m best experts of each layer by one score.
 #include "allocate/allocator.h"
 #include "allocate/layer_allocator.h"
+#include "plan/plan_edit.h"
 
 #include <fmt/format.h>
 
@@ -66,14 +67,18 @@ Result<ExpertSet> rankedExperts(const LayerShape& layer, const ExpertSet& pinned
 }
 
 Result<CompressionPlan> selectByRanking(const ModelShape& shape, const CompressionPlan& plan, const std::vector<int>& keep,
-                                        const ExpertScores& scores)
+                                        const ExpertScores& scores, std::optional<ConstantKind> dropped)
 {
     CompressionPlan selected = plan;
     for (const LayerShape& layer : shape.layers) {
         const auto l = static_cast<std::size_t>(layer.index);
         if (!layer.moe || plan.isFixed(layer.index) || l >= keep.size()) continue;
         ESPALIER_TRY(ExpertSet kept, rankedExperts(layer, plan.protectedExperts(layer.index), keep[l], scores));
-        ESPALIER_TRY(selected, selected.withKept(shape, layer.index, std::move(kept)));
+        if (dropped) {
+            ESPALIER_TRY(selected, withKeptAnd(shape, selected, layer.index, kept, dropped));
+        } else {
+            ESPALIER_TRY(selected, selected.withKept(shape, layer.index, kept));
+        }
     }
     return selected;
 }

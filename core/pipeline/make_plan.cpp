@@ -6,6 +6,7 @@
 #include "base/work_share.h"
 #include "evaluate/evaluator.h"
 #include "model/moe_model.h"
+#include "pipeline/drop_layers.h"
 #include "pipeline/model_match.h"
 #include "pipeline/profile_rank_curves.h"
 #include "pipeline/result_json.h"
@@ -14,6 +15,7 @@
 #include "pipeline/verified_search.h"
 #include "pipeline/window_losses.h"
 #include "plan/cost_model.h"
+#include "plan/plan_edit.h"
 #include "profile/profile_pass.h"
 #include "score/scorer.h"
 #include "search/rank_budget.h"
@@ -65,6 +67,7 @@ public:
         if (runsModel && (!m_inputs.model || !m_inputs.windows))
             return textNeeded(m_recipe.receptiveField ? "The receptive field" : "The verified allocator");
         ESPALIER_CHECK_OK(checkRecipeNeeds(m_recipe, m_inputs.profile));
+        ESPALIER_CHECK_OK(dropLayers());
         ESPALIER_TRY(m_scores, score(m_inputs.profile, m_recipe.score, m_recipe.paramsOf("score")));
         begin(Part::Curves);
         ESPALIER_CHECK_OK(prepareRequest());
@@ -83,6 +86,7 @@ public:
             ESPALIER_CHECK_OK(chooseSets());
             ESPALIER_CHECK_OK(assign());
         }
+        ESPALIER_TRY(m_outcome.plan, completed(m_outcome.plan));
         if (runsModel && !m_inputs.missingWindows.empty())
             m_outcome.warnings.push_back(
                 fmt::format("The profile holds a part of its text; the windows {} are missing and were not run.", m_inputs.missingWindows));
@@ -124,9 +128,34 @@ private:
         m_part.begin(before / all, (before + weightOf(part)) / all);
     }
 
+    Status dropLayers()
+    {
+        std::vector<int> layers = m_recipe.dropLayers;
+        if (m_recipe.dropSimilar > 0) {
+            ESPALIER_TRY(const std::vector<int> similar, mostSimilarLayers(m_inputs.profile, m_base, m_recipe.dropSimilar));
+            layers.insert(layers.end(), similar.begin(), similar.end());
+        }
+        if (layers.empty()) return {};
+        ESPALIER_TRY(m_base, withoutLayers(m_shape, m_base, layers));
+        // Their experts count among those that are removed.
+        if (m_recipe.keepTotal) m_recipe.keepTotal = std::min(*m_recipe.keepTotal, m_base.keptExperts());
+        stage("layers", Clock::now(), {{"dropped", layers}});
+        return {};
+    }
+
+    // With constants where they are asked for.
+    Result<CompressionPlan> completed(const CompressionPlan& plan) const
+    {
+        if (!m_recipe.dropped) return plan;
+        ESPALIER_TRY(const CompressionPlan next, withDroppedAs(m_shape, plan, m_recipe.dropped));
+        return next.hasConstants() ? next.withConstantsProfile(m_inputs.profileSha256) : next;
+    }
+
     Status prepareRequest()
     {
         m_request.plan = m_base;
+        // A ranking alone may go below top-k: the router goes on choosing among all columns.
+        m_request.dropped = m_recipe.select == "ranking" ? m_recipe.dropped : std::nullopt;
         m_request.uniformCount = m_recipe.uniformCount;
         m_request.scores = m_scores;
         m_request.layerImportance = m_scores.layerImportance;
@@ -230,7 +259,7 @@ private:
         ESPALIER_CHECK_OK(reportStart(job));
         ESPALIER_TRY(m_outcome.selections, search("select", m_inputs.profile, m_base, options, job));
         ESPALIER_CHECK_OK(searchUncoveredAgain(options, job));
-        ESPALIER_TRY(m_outcome.plan, applySelections(m_shape, m_base, m_outcome.selections));
+        ESPALIER_TRY(m_outcome.plan, applySelections(m_shape, m_base, m_outcome.selections, {}, m_request.dropped));
         Json layers = Json::array();
         for (const Selection& selection : m_outcome.selections) {
             if (selection.best.empty()) continue;
@@ -251,7 +280,7 @@ private:
         if (m_outcome.search) {
             start = m_outcome.search->plan;
         } else {
-            ESPALIER_TRY(start, selectByRanking(m_shape, m_base, m_outcome.keep, m_scores));
+            ESPALIER_TRY(start, selectByRanking(m_shape, m_base, m_outcome.keep, m_scores, m_request.dropped));
         }
         job.partial({{"plan", toJson(start)}, {"keep", m_outcome.keep}});
         return {};
@@ -427,7 +456,7 @@ private:
         const PlanSearchResult& found = *m_outcome.search;
         std::vector<ExpertSet> sets(m_shape.layers.size());
         for (const LayerShape& layer : m_shape.layers)
-            if (layer.moe && !m_base.isLocked(layer.index))
+            if (layer.moe && !m_base.isFixed(layer.index))
                 sets[static_cast<std::size_t>(layer.index)] = m_outcome.plan.layer(layer.index).kept();
         ESPALIER_TRY(const auto chosen, m_withSets(found.plan, sets));
         m_outcome.plan = found.plan;
@@ -540,11 +569,12 @@ private:
                 low = middle + 1;
                 continue;
             }
-            ESPALIER_TRY(CompressionPlan plan, selectByRanking(m_shape, m_base, *keep, m_scores));
+            ESPALIER_TRY(CompressionPlan plan, selectByRanking(m_shape, m_base, *keep, m_scores, m_request.dropped));
             ESPALIER_TRY(plan, ranksHandedOn(plan));
             if (m_recipe.ranks) {
                 ESPALIER_TRY(plan, ranked(plan));
             }
+            ESPALIER_TRY(plan, completed(plan));
             if (planCost(m_shape, plan).bytes > *m_recipe.bytes) {
                 high = middle - 1;
             } else {
@@ -564,7 +594,8 @@ private:
             ESPALIER_CHECK_OK(selectSets());
             ESPALIER_CHECK_OK(chooseSets());
             ESPALIER_CHECK_OK(assign());
-            if (planCost(m_shape, m_outcome.plan).bytes <= *m_recipe.bytes) return {};
+            ESPALIER_TRY(const CompressionPlan whole, completed(m_outcome.plan));
+            if (planCost(m_shape, whole).bytes <= *m_recipe.bytes) return {};
         }
         return badInput("plan.size_infeasible", formatBytes(*m_recipe.bytes),
                         fmt::format("No plan of this model fits {}: experts can be removed down to top-k per layer only.",

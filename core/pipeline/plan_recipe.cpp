@@ -3,8 +3,8 @@
 #include "allocate/allocator.h"
 #include "allocate/rank_rule.h"
 #include "score/scorer.h"
-#include "search/plan_search.h"
 #include "search/field_block.h"
+#include "search/plan_search.h"
 #include "search/selector.h"
 
 #include <fmt/format.h>
@@ -77,6 +77,9 @@ Json toJson(const PlanRecipe& recipe)
     json["budget"] = recipe.bytes ? Json{{"bytes", *recipe.bytes}} : Json{{"experts", recipe.keepTotal.value_or(0)}};
     if (recipe.receptiveField)
         json["receptive_field"] = {{"sets", recipe.receptiveField->sets}, {"block_size", recipe.receptiveField->blockSize}};
+    if (recipe.dropped) json["dropped"] = *recipe.dropped == ConstantKind::Mean ? "constant" : "weighted-constant";
+    if (!recipe.dropLayers.empty()) json["drop_layers"] = recipe.dropLayers;
+    if (recipe.dropSimilar > 0) json["drop_similar_layers"] = recipe.dropSimilar;
     if (recipe.ranks) {
         Json rank = {{"method", recipe.rankRule}, {"parameters", settingsJson(recipe, "rank")}};
         rank["average"] = recipe.averageRank ? Json(fmt::format("{}", *recipe.averageRank)) : Json("auto");
@@ -109,6 +112,10 @@ Status checkRecipe(const PlanRecipe& recipe)
         options.blockSize = recipe.receptiveField->blockSize;
         ESPALIER_CHECK_OK(checkFieldOptions(options));
     }
+    const bool joint = recipe.allocate == "exact" && recipe.ranks && recipe.rankRule == "exact";
+    if (recipe.dropped && recipe.bytes && (joint || recipe.allocate == "verified"))
+        return usageError("Constants cannot take part in a search for counts and ranks at one size.",
+                          "Give a number of experts (--keep, --prune), or choose counts by another method.");
     if (!recipe.keepTotal && !recipe.bytes) return usageError("A target is needed: a number of experts or a size.");
     return {};
 }
@@ -121,6 +128,12 @@ Status checkRecipeNeeds(const PlanRecipe& recipe, const ProfileData& profile)
         whitened.id = recipe.factors;
         whitened.needs = {"factors"};
         methods.emplace_back(std::move(whitened), "factors");
+    }
+    if (recipe.dropped) {
+        MethodInfo constants;
+        constants.id = "constant";
+        constants.needs = {"outputs"};
+        methods.emplace_back(std::move(constants), "dropped");
     }
     for (const auto& [method, setting] : methods)
         for (const std::string& need : method.needs)

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/method_registry.h"
+#include "plan/layer_plan.h"
 #include "statistics/profile_data.h"
 
 #include <cstdint>
@@ -33,6 +34,9 @@ struct PlanRecipe {
     std::optional<double> averageRank;     // ranks without either: autoAverageRank of the layer's shape
     std::optional<double> decomposeShare;  // in [0, 1)
     std::string factors;                   // "whitened-svd", "svd"; empty: whitened where the profile has bases
+    std::optional<ConstantKind> dropped;   // dropped experts become constants of this kind; otherwise they go
+    std::vector<int> dropLayers;           // decoder layers that are left out, and
+    int dropSimilar = 0;                   // so many of those that change the hidden state least
     std::map<std::string, Params> params;  // by slot: score, allocate, select, rank
     std::uint64_t seed = 0;
     int threads = 0;

@@ -55,7 +55,7 @@ Result<CompressionPlan> unlockedWhole(const ModelShape& shape, const Compression
     bool ranks = false;
     for (const LayerShape& layer : shape.layers) {
         if (!layer.moe) continue;
-        if (base.isLocked(layer.index)) {
+        if (base.isFixed(layer.index)) {
             ranks = ranks || !base.layer(layer.index).ranks().empty();
             continue;
         }

@@ -121,7 +121,7 @@ Result<std::vector<LayerCurve>> layerCurves(const ProfileData& profile, const Co
     ESPALIER_TRY(const Params geneticParams, checkParams(genetic.info, options.genetic.value_or(Params())));
     std::vector<int> open;
     for (const LayerShape& shape : profile.shape.layers) {
-        if (!shape.moe || base.isLocked(shape.index)) continue;
+        if (!shape.moe || base.isFixed(shape.index)) continue;
         if (profile.layers[static_cast<std::size_t>(shape.index)].gram.listLength == 0)
             return badInput("profile.missing_statistics", fmt::format("layer {}", shape.index),
                             fmt::format("The profile has no products of expert outputs for layer {}.", shape.index),

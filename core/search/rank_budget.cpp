@@ -128,7 +128,7 @@ Result<CompressionPlan> withSetsHandingRanksOn(const ModelShape& shape, const Co
 {
     const auto setOf = [&](int layer) -> const ExpertSet& {
         const auto l = static_cast<std::size_t>(layer);
-        const bool changes = l < sets.size() && !sets[l].empty() && !base.isLocked(layer);
+        const bool changes = l < sets.size() && !sets[l].empty() && !base.isFixed(layer);
         return changes ? sets[l] : base.layer(layer).kept();
     };
     struct Entering {

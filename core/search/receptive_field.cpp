@@ -110,7 +110,7 @@ private:
     int choices(int layer) const
     {
         const auto l = static_cast<std::size_t>(layer);
-        if (m_base.isLocked(layer) || m_selections[l].best.empty()) return 1;
+        if (m_base.isFixed(layer) || m_selections[l].best.empty()) return 1;
         return std::min(m_options.sets, static_cast<int>(m_selections[l].best.size()));
     }
 

@@ -1,5 +1,7 @@
 #include "search/selector.h"
 
+#include "plan/plan_edit.h"
+
 #include "search/layer_pool.h"
 #include "search/layer_search.h"
 
@@ -143,7 +145,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
     for (const LayerShape& shape : profile.shape.layers) {
         const auto l = static_cast<std::size_t>(shape.index);
         selections[l].layer = shape.index;
-        if (!shape.moe) continue;
+        if (!shape.moe || !base.layer(shape.index).runsExperts()) continue;
         if (const auto it = options.finished.find(shape.index); it != options.finished.end()) {
             selections[l] = it->second;
             ++already;
@@ -154,7 +156,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
             return badInput("profile.missing_statistics", fmt::format("layer {}", shape.index),
                             fmt::format("The profile has no products of expert outputs for layer {}, which \"{}\" needs.", shape.index, id),
                             "Take the profile again and collect \"gram\".");
-        if (options.scores && !base.isLocked(shape.index)) {
+        if (options.scores && !base.isFixed(shape.index)) {
             ESPALIER_TRY(worth[l], worthOf(*options.scores, shape));
         }
         open.push_back(shape.index);
@@ -210,15 +212,19 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
 }
 
 Result<CompressionPlan> applySelections(const ModelShape& shape, const CompressionPlan& base, const std::vector<Selection>& selections,
-                                        const std::vector<int>& choice)
+                                        const std::vector<int>& choice, std::optional<ConstantKind> dropped)
 {
     CompressionPlan plan = base;
     for (const Selection& selection : selections) {
         const auto l = static_cast<std::size_t>(selection.layer);
-        if (selection.best.empty() || base.isLocked(selection.layer)) continue;
+        if (selection.best.empty() || base.isFixed(selection.layer)) continue;
         const int wanted = l < choice.size() ? choice[l] : 0;
         const std::size_t at = std::min(static_cast<std::size_t>(std::max(wanted, 0)), selection.best.size() - 1);
-        ESPALIER_TRY(plan, plan.withKept(shape, selection.layer, selection.best[at].kept));
+        if (dropped) {
+            ESPALIER_TRY(plan, withKeptAnd(shape, plan, selection.layer, selection.best[at].kept, dropped));
+        } else {
+            ESPALIER_TRY(plan, plan.withKept(shape, selection.layer, selection.best[at].kept));
+        }
     }
     return plan;
 }

@@ -80,9 +80,10 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
                                             const std::vector<int>& keepPerLayer, const CompressionPlan& base, const SelectOptions& options,
                                             JobContext& job);
 
-// `base` with the set at `choice[layer]` of every selection (the best one where `choice` is empty).
+// `base` with the set at `choice[layer]` of every selection (the best one where `choice` is empty). With `dropped` the others become
+// constants.
 Result<CompressionPlan> applySelections(const ModelShape& shape, const CompressionPlan& base, const std::vector<Selection>& selections,
-                                        const std::vector<int>& choice = {});
+                                        const std::vector<int>& choice = {}, std::optional<ConstantKind> dropped = {});
 
 // What one layer loses at every count: the input of the exact allocators (methods.md 4.4, 6.8).
 struct LayerCurve {
