@@ -156,18 +156,18 @@ std::vector<Sha256Digest> CompressionPlan::Data::chain() const
     entries.reserve(2 * layers.size() + 1);
     Sha256Digest state{};
     std::string link;
-    const auto step = [&](const Sha256Digest& digest, const LayerPlan& layer) {
+    const auto step = [&](const Sha256Digest& digest, bool needsFactors, bool needsConstants) {
         link.assign(bytesOf(state));
         link += bytesOf(digest);
-        if (layer.needsFactors()) link += settings.text();
-        if (layer.needsConstants()) link += constantsProfile;
+        if (needsFactors) link += settings.text();
+        if (needsConstants) link += constantsProfile;
         state = sha256(link);
     };
     for (const auto& layer : layers) {
         entries.push_back(state);
-        step(layer->attentionDigest(), *layer);
+        step(layer->attentionDigest(), layer->attentionNeedsFactors(), false);
         entries.push_back(state);
-        step(layer->expertsDigest(), *layer);
+        step(layer->expertsDigest(), layer->expertsNeedFactors(), layer->needsConstants());
     }
     entries.push_back(state);
     return entries;

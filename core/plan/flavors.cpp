@@ -73,15 +73,20 @@ Forms formsOf(const ModelShape& shape, const CompressionPlan& plan)
         if (content.mergedFrom) forms.unheld.emplace_back(layer.index, "a merged layer");
         if (!content.linears.empty()) forms.unheld.emplace_back(layer.index, content.linears.front().first);
         if (content.skip) forms.unheld.emplace_back(layer.index, "a skip rule");
+        if (!content.router.empty()) forms.unheld.emplace_back(layer.index, "router rows of its own");
         bool stock = true;
         for (const Body& body : content.bodies) {
             const auto* expert = std::get_if<ExpertBody>(&body);
-            if (!expert) continue;
+            if (!expert) {
+                if (!std::get<ConstantBody>(body).values.empty()) forms.unheld.emplace_back(layer.index, "stored constants");
+                continue;
+            }
             if (expert->sources.size() > 1 || !expert->channels.empty())
                 forms.unheld.emplace_back(layer.index, "merged experts or channels");
             for (int m = 0; m < 3; ++m) {
                 const MatrixForm& form = expert->matrices[static_cast<std::size_t>(m)];
                 const FlavourSet fits = rulesOf(form).fits(form);
+                if (!form.values.empty()) forms.unheld.emplace_back(layer.index, "stored values");
                 if (!fits.factored) forms.unheld.emplace_back(layer.index, std::string(rulesOf(form).title));
                 const bool source = slotOf(layer, shape.hiddenSize, expert->sources.front(), m).sourceRank > 0;
                 forms.planned = forms.planned || !fits.stock;

@@ -184,14 +184,16 @@ void LayerPlan::derive()
         RankTriple ranks{};
         for (std::size_t m = 0; m < 3; ++m) {
             ranks[m] = body->matrices[m].plainRank();
-            m_factors = m_factors || derivedByFactors(body->matrices[m]);
+            m_expertFactors = m_expertFactors || derivedByFactors(body->matrices[m]);
         }
         ranked = ranked || ranks != RankTriple{};
         m_ranks.push_back(ranks);
     }
     if (!ranked) m_ranks.clear();
-    for (const auto& [name, form] : c.linears)
-        m_factors = m_factors || derivedByFactors(form);
+    for (const auto& [name, form] : c.linears) {
+        bool& half = onAttention(name) ? m_attentionFactors : m_expertFactors;
+        half = half || derivedByFactors(form);
+    }
     m_attentionDigest = attentionDigestOf(c, runsAttention());
     m_expertsDigest = expertsDigestOf(c, runsExperts());
 }

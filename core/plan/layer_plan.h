@@ -118,7 +118,9 @@ public:
     bool isPlain() const noexcept { return m_plain; }  // version 1 can say it
     bool isWhole(int experts) const;                   // nothing happens to a layer with so many experts
     // Numbers beyond the checkpoint's are read from a profile or a values file.
-    bool needsFactors() const noexcept { return m_factors; }
+    bool needsFactors() const noexcept { return m_attentionFactors || m_expertFactors; }
+    bool attentionNeedsFactors() const noexcept { return m_attentionFactors; }
+    bool expertsNeedFactors() const noexcept { return m_expertFactors; }
     bool needsConstants() const noexcept;
 
     // SHA-256 (32 bytes) of a canonical binary encoding of the two halves: what reaches attention, and what reaches the experts.
@@ -135,7 +137,8 @@ private:
     ExpertSet m_kept;
     std::vector<RankTriple> m_ranks;
     bool m_plain = true;
-    bool m_factors = false;
+    bool m_attentionFactors = false;
+    bool m_expertFactors = false;
     Sha256Digest m_attentionDigest{};
     Sha256Digest m_expertsDigest{};
 };

@@ -1,5 +1,5 @@
-// Edits of a plan beyond counts and ranks, as pure functions plan -> plan: what the window's gestures, the command line and the pipeline are
-// made of. Checked by plan_rules; errors plan.*. Any thread.
+// Edits of a plan beyond counts and ranks, as pure functions plan -> plan: what the window's gestures, the command line and the pipeline
+// are made of. Checked by plan_rules; errors plan.*. Any thread.
 #pragma once
 
 #include "base/error.h"

@@ -1,1 +1,2 @@
 espalier_test(test_export SOURCES core/test_export.cpp LIBS espalier::export espalier::evaluate TIMEOUT 300)
+espalier_test(test_forms_run SOURCES core/test_forms_run.cpp LIBS espalier::export espalier::evaluate TIMEOUT 300)
