@@ -4,6 +4,7 @@
 #include "profile/profile_pass.h"
 #include "score/scorer.h"
 #include "session/profile_file.h"
+#include "statistics/statistic.h"
 #include "terminal.h"
 #include "text_options.h"
 #include "verb_inputs.h"
@@ -11,6 +12,7 @@
 #include "base/text.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <charconv>
 #include <chrono>
@@ -227,15 +229,20 @@ Result<Json> scoreVerb(const ScoreOptions& options, Invocation& invocation)
 void addProfile(Verbs& verbs)
 {
     auto options = std::make_shared<ProfileVerbOptions>();
+    std::vector<std::string_view> names;
+    for (const StatisticInfo& statistic : statistics())
+        names.push_back(statistic.id);
     CLI::App* verb = verbs.add(
         "profile", "One pass over the calibration text: what every expert does",
         [options](Invocation& invocation) { return profile(*options, invocation); }, Processes::Many);
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
     addTextOptions(verb, options->text);
     verb->add_option("--out", options->profile.out, "Profile to write")->required()->type_name("P.h5");
-    verb->add_option("--collect", options->profile.collect,
-                     "Statistics, of counts, ean, reap, gram, outputs, similarity, gradients, curvature, curves, factors, moments; +NAME "
-                     "adds to the default (the first six, and gradients, curves and factors where they are small)")
+    verb->add_option(
+            "--collect", options->profile.collect,
+            fmt::format("Statistics, of {}; +NAME adds to the default (the first six, and gradients, curves and factors where they "
+                        "are small)",
+                        fmt::join(names, ", ")))
         ->delimiter(',')
         ->type_name("NAMES");
     verb->add_option("--plan", options->plan, "Run with the experts that this plan keeps, to measure an already pruned model")

@@ -141,7 +141,7 @@ Status checkRecipeNeeds(const PlanRecipe& recipe, const ProfileData& profile)
                 return badInput(
                     "profile.missing_statistics", need,
                     fmt::format("The profile was taken without \"{}\", which the {} method \"{}\" needs.", need, setting, method.id),
-                    fmt::format("Take the profile again and collect \"{}\".", need));
+                    fmt::format("Take the profile with --collect +{}.", need));
     return {};
 }
 

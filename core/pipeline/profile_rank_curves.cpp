@@ -83,7 +83,7 @@ Result<Json> rankCurvesJson(const ProfileData& profile, int layer, int expert)
                         fmt::format("Layer {} of the profile has {} experts, and no expert {}.", layer, data.experts, expert));
     if (!profile.has("curves") || data.spectrumLength == 0)
         return badInput("profile.missing_statistics", "curves", "The profile was taken without rank curves.",
-                        "Take the profile again and collect \"curves\".");
+                        "Take the profile with --collect +curves.");
     const int hidden = static_cast<int>(profile.shape.hiddenSize);
     const int width = static_cast<int>(profile.shape.layers[static_cast<std::size_t>(layer)].expertWidth);
     return Json{{"layer", layer},

@@ -2,6 +2,7 @@
 
 #include "score/gram_loss.h"
 #include "score/score_method.h"
+#include "statistics/statistic.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -44,11 +45,8 @@ Result<const ScoreMethod*> findMethod(const std::string& id)
 
 bool hasStatistic(const LayerProfile& layer, const std::string& need)
 {
-    if (need == "gram") return layer.gram.listLength > 0;
-    if (need == "ean") return !layer.norm.empty();
-    if (need == "reap") return !layer.weightedNormRaw.empty();
-    if (need == "outputs") return !layer.outputs.empty();
-    return !layer.softMass.empty();
+    const StatisticInfo* info = findStatistic(need);
+    return info && info->there(layer);
 }
 
 Status checkNeeds(const LayerProfile& layer, const ScoreMethod& method)

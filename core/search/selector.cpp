@@ -155,7 +155,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
         if (profile.layers[l].gram.listLength == 0 && !(ranks && options.scores))
             return badInput("profile.missing_statistics", fmt::format("layer {}", shape.index),
                             fmt::format("The profile has no products of expert outputs for layer {}, which \"{}\" needs.", shape.index, id),
-                            "Take the profile again and collect \"gram\".");
+                            "Take the profile with --collect +gram.");
         if (options.scores && !base.isFixed(shape.index)) {
             ESPALIER_TRY(worth[l], worthOf(*options.scores, shape));
         }

@@ -1,6 +1,7 @@
 #include "session/profile_file.h"
 
 #include "base/sha256.h"
+#include "statistics/statistic.h"
 
 #include <fmt/format.h>
 
@@ -27,68 +28,17 @@ std::string describeShard(const ProfileData& data)
                        data.ranges.back().firstWindow + data.ranges.back().windowCount - 1);
 }
 
-template <typename T>
-void add(std::vector<T>& sum, const std::vector<T>& part)
+bool sameForm(const LayerProfile& a, const LayerProfile& b)
 {
-    for (std::size_t i = 0; i < sum.size(); ++i)
-        sum[i] += part[i];
+    const std::vector<StatisticStore>& stores = statisticStores();
+    return std::all_of(stores.begin(), stores.end(), [&](const StatisticStore& store) { return store.sameForm(a, b); });
 }
 
-// `offset` moves the token positions of the part's text behind those of the texts before it; `windows` were in the parts before.
-void addLayer(LayerProfile& sum, const LayerProfile& part, std::int64_t offset, int windows)
-{
-    sum.tokens += part.tokens;
-    add(sum.count, part.count);
-    add(sum.softMass, part.softMass);
-    add(sum.routedMassRaw, part.routedMassRaw);
-    add(sum.routedMassRenormalised, part.routedMassRenormalised);
-    add(sum.routedMassApplied, part.routedMassApplied);
-    add(sum.norm, part.norm);
-    add(sum.normSquared, part.normSquared);
-    add(sum.weightedNormRaw, part.weightedNormRaw);
-    add(sum.weightedNormRenormalised, part.weightedNormRenormalised);
-    add(sum.weightedNormApplied, part.weightedNormApplied);
-    for (std::size_t i = 0; i < sum.maxActivation.size(); ++i)
-        sum.maxActivation[i] = std::max(sum.maxActivation[i], part.maxActivation[i]);
-    add(sum.weightSquared, part.weightSquared);
-    add(sum.gateGain, part.gateGain);
-    add(sum.upGain, part.upGain);
-    add(sum.gainTokens, part.gainTokens);
-    sum.outputs.add(part.outputs);
-    sum.similarity.add(part.similarity);
-    sum.outputEnergy += part.outputEnergy;
-    sum.routedEnergy += part.routedEnergy;
-    for (const std::int64_t token : part.gram.tokens)
-        sum.gram.tokens.push_back(token + offset);
-    sum.gram.list.insert(sum.gram.list.end(), part.gram.list.begin(), part.gram.list.end());
-    sum.gram.products.insert(sum.gram.products.end(), part.gram.products.begin(), part.gram.products.end());
-    sum.gram.logits.insert(sum.gram.logits.end(), part.gram.logits.begin(), part.gram.logits.end());
-    sum.gram.outputEnergy += part.gram.outputEnergy;
-    GradientStore& gradients = sum.gradients;
-    gradients.products.insert(gradients.products.end(), part.gradients.products.begin(), part.gradients.products.end());
-    gradients.drawnProducts.insert(gradients.drawnProducts.end(), part.gradients.drawnProducts.begin(), part.gradients.drawnProducts.end());
-    for (const std::int32_t window : part.gradients.window)
-        gradients.window.push_back(window + windows);
-    gradients.squared += part.gradients.squared;
-    gradients.drawnSquared += part.gradients.drawnSquared;
-    gradients.tokens += part.gradients.tokens;
-}
-
-bool sameArrays(const LayerProfile& a, const LayerProfile& b)
-{
-    return a.experts == b.experts && a.softMass.size() == b.softMass.size() && a.norm.size() == b.norm.size() &&
-           a.weightedNormRaw.size() == b.weightedNormRaw.size() && a.weightSquared.size() == b.weightSquared.size() &&
-           a.outputs.width == b.outputs.width && a.similarity.empty() == b.similarity.empty() && a.gram.listLength == b.gram.listLength &&
-           a.gradients.products.empty() == b.gradients.products.empty() &&
-           a.gradients.drawnProducts.empty() == b.gradients.drawnProducts.empty();
-}
-
-// What adds up. Spectra do not: they are eigenvalues.
 std::vector<std::string> summable(const std::vector<std::string>& collected)
 {
     std::vector<std::string> result;
     for (const std::string& name : collected)
-        if (name != "curves" && name != "factors") result.push_back(name);
+        if (const StatisticInfo* info = findStatistic(name); !info || info->sums) result.push_back(name);
     return result;
 }
 
@@ -124,7 +74,7 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
         bool same = summable(shard.collected) == summable(first.collected) && shard.kept == first.kept &&
                     shard.layers.size() == first.layers.size();
         for (std::size_t i = 0; same && i < shard.layers.size(); ++i)
-            same = sameArrays(shard.layers[i], first.layers[i]);
+            same = sameForm(shard.layers[i], first.layers[i]);
         if (!same)
             return cannotMerge("profile.other_statistics", name,
                                fmt::format("The profile of {} holds other statistics than the first one.", name),
@@ -160,10 +110,9 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
 
     ProfileData sum = *parts.front().shard;
     sum.collected = summable(sum.collected);
-    for (LayerProfile& layer : sum.layers) {
-        layer.spectrumLength = 0;
-        layer.spectra.clear();
-    }
+    for (LayerProfile& layer : sum.layers)
+        for (const StatisticStore& store : statisticStores())
+            if (store.beginSum) store.beginSum(layer);
     // An estimate fitted to the probes of some shards would stand for their windows alone.
     const bool probed = std::all_of(shards.begin(), shards.end(), [](const ProfileData& shard) { return !shard.probes.empty(); });
     if (!probed) sum.probes.clear();
@@ -174,7 +123,8 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
             for (const LayerProfile& layer : sum.layers)
                 if (!layer.gram.tokens.empty()) offset = std::max(offset, layer.gram.tokens.back() + 1);
         for (std::size_t l = 0; l < sum.layers.size(); ++l)
-            addLayer(sum.layers[l], part.layers[l], offset, sum.windows);
+            for (const StatisticStore& store : statisticStores())
+                store.add(sum.layers[l], part.layers[l], {.tokens = offset, .windows = sum.windows});
         for (NllProbeSet set : probed ? part.probes : std::vector<NllProbeSet>()) {
             for (std::int32_t& window : set.windows)
                 window += sum.windows;

@@ -1,6 +1,7 @@
 #include "session/profile_file.h"
 
 #include "base/exception.h"
+#include "session/hdf5_arrays.h"
 #include "session/profile_content.h"
 
 #include <fmt/format.h>
@@ -19,93 +20,29 @@ namespace
 
 constexpr h5::Format kStateFormat = {"profile-state", "profile", 1, 2};  // 1.2: outputs, similarity
 
+bool holds(const StatisticStore& store, const LayerProfile& layer)
+{
+    return (layer.experts > 0 || store.denseLayers) && store.there(layer);
+}
+
+bool holdsAny(const LayerProfile& layer)
+{
+    const std::vector<StatisticStore>& stores = statisticStores();
+    return std::any_of(stores.begin(), stores.end(), [&](const StatisticStore& store) { return holds(store, layer); });
+}
+
 std::int64_t bytesOf(const LayerProfile& layer)
 {
-    const GramStore& gram = layer.gram;
-    return static_cast<std::int64_t>(layer.count.size() * 11 * sizeof(double) + gram.tokens.size() * sizeof(std::int64_t) +
-                                     gram.list.size() * sizeof(std::uint16_t) + gram.products.size() * sizeof(double) +
-                                     gram.logits.size() * sizeof(float) + layer.spectra.size() * sizeof(float) +
-                                     (layer.gradients.products.size() + layer.gradients.drawnProducts.size()) * sizeof(float) +
-                                     layer.gradients.window.size() * sizeof(std::int32_t) +
-                                     layer.outputs.of(OutputWeight::Plain).sum.size() * kOutputWeights.size() * sizeof(double)) +
-           8192;
+    std::int64_t bytes = 4096;
+    for (const StatisticStore& store : statisticStores())
+        if (holds(store, layer)) bytes += store.bytes(layer);
+    return bytes;
 }
 
-// The per-expert sums under the names they have in the file.
-template <typename Layer, typename Visit>
-void visitSums(Layer& layer, Visit visit)
+void writeLayer(GroupWriter& writer, const LayerProfile& layer)
 {
-    visit("soft_mass", layer.softMass);
-    visit("routed_mass_raw", layer.routedMassRaw);
-    visit("routed_mass_renormalised", layer.routedMassRenormalised);
-    visit("routed_mass_applied", layer.routedMassApplied);
-    visit("norm", layer.norm);
-    visit("norm_squared", layer.normSquared);
-    visit("weighted_norm_raw", layer.weightedNormRaw);
-    visit("weighted_norm_renormalised", layer.weightedNormRenormalised);
-    visit("weighted_norm_applied", layer.weightedNormApplied);
-    visit("max_activation", layer.maxActivation);
-    visit("weight_squared", layer.weightSquared);
-    visit("gate_gain", layer.gateGain);
-    visit("up_gain", layer.upGain);
-}
-
-void writeOutputs(const h5::Group& group, const OutputMoments& outputs)
-{
-    if (outputs.empty()) return;
-    const h5::Group store = group.create("outputs");
-    for (const OutputWeight weight : kOutputWeights) {
-        const OutputMoments::Weighted& moment = outputs.of(weight);
-        const h5::Group own = store.create(std::string(outputWeightName(weight)));
-        own.write("mass", moment.mass);
-        own.write<double>("sum", moment.sum, {moment.mass.size(), static_cast<std::uint64_t>(outputs.width)});
-        own.write("scatter", moment.scatter);
-    }
-}
-
-void writeSimilarity(const h5::Group& group, const LayerSimilarity& similarity)
-{
-    if (similarity.empty()) return;
-    const h5::Group store = group.create("similarity");
-    store.write("cosine", std::vector<double>{similarity.cosine});
-    store.write("tokens", std::vector<std::int64_t>{similarity.tokens});
-}
-
-void writeLayer(const h5::Group& group, const LayerProfile& layer)
-{
-    writeSimilarity(group, layer.similarity);
-    if (layer.experts == 0) return;
-    group.write("tokens", std::vector<std::int64_t>{layer.tokens});
-    group.write("count", layer.count);
-    visitSums(layer, [&](const char* name, const std::vector<double>& values) {
-        if (!values.empty()) group.write(name, values);
-    });
-    group.write("energy", std::vector<double>{layer.outputEnergy, layer.routedEnergy});
-    if (!layer.gainTokens.empty()) group.write("gain_tokens", layer.gainTokens);
-    if (layer.spectrumLength > 0) {
-        group.write<float>("spectra", layer.spectra,
-                           {static_cast<std::uint64_t>(layer.experts), 3, static_cast<std::uint64_t>(layer.spectrumLength)});
-    }
-    writeOutputs(group, layer.outputs);
-    const GramStore& gram = layer.gram;
-    if (gram.listLength == 0) return;
-    const h5::Group store = group.create("gram");
-    const std::uint64_t tokens = gram.tokens.size();
-    store.write("tokens", gram.tokens);
-    store.write<std::uint16_t>("list", gram.list, {tokens, static_cast<std::uint64_t>(gram.listLength)});
-    store.write<double>("products", gram.products, {tokens, gram.triangle()});
-    store.write<float>("logits", gram.logits, {tokens, static_cast<std::uint64_t>(layer.experts)});
-    if (!gram.selectionBias.empty()) store.write("selection_bias", gram.selectionBias);
-    store.write("output_energy", std::vector<double>{gram.outputEnergy});
-    const GradientStore& gradients = layer.gradients;
-    if (gradients.products.empty()) return;
-    const h5::Group sweep = group.create("gradients");
-    const h5::Shape shape = {tokens, static_cast<std::uint64_t>(gram.listLength)};
-    sweep.write<float>("products", gradients.products, shape);
-    sweep.write("window", gradients.window);
-    sweep.write("squared", std::vector<double>{gradients.squared, gradients.drawnSquared});
-    sweep.write("tokens", std::vector<std::int64_t>{gradients.tokens});
-    if (!gradients.drawnProducts.empty()) sweep.write<float>("drawn_products", gradients.drawnProducts, shape);
+    for (const StatisticStore& store : statisticStores())
+        if (holds(store, layer)) store.write(writer, layer);
 }
 
 void writeWindowIds(const h5::Group& root, const WindowIds& windows)
@@ -136,134 +73,15 @@ WindowIds readWindowIds(const h5::Group& root, const ProfileData& data)
     return windows;
 }
 
-void expect(bool condition, int layer, const char* what)
-{
-    if (!condition) throw h5::Failure(fmt::format("layer {}: {} does not fit", layer, what));
-}
-
-bool finite(const std::vector<double>& values)
-{
-    return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
-}
-
-OutputMoments readOutputs(const h5::Group& group, int index, std::size_t experts)
-{
-    OutputMoments outputs;
-    if (!group.has("outputs")) return outputs;
-    const h5::Group store = group.open("outputs");
-    for (const OutputWeight weight : kOutputWeights) {
-        const h5::Group own = store.open(std::string(outputWeightName(weight)));
-        OutputMoments::Weighted& moment = outputs.byWeight[static_cast<std::size_t>(weight)];
-        h5::Shape shape(2);
-        moment.sum = own.read<double>("sum", &shape);
-        moment.mass = own.read<double>("mass");
-        moment.scatter = own.read<double>("scatter");
-        if (weight == OutputWeight::Plain && shape[1] >= 1 && shape[1] <= (1u << 24)) outputs.width = static_cast<int>(shape[1]);
-        expect(shape[0] == experts && shape[1] == static_cast<std::uint64_t>(outputs.width) && moment.mass.size() == experts &&
-                   moment.scatter.size() == experts && finite(moment.sum) && finite(moment.mass) && finite(moment.scatter),
-               index, "outputs");
-        for (std::size_t e = 0; e < experts; ++e)
-            expect(moment.mass[e] >= 0 && moment.scatter[e] >= 0, index, "outputs");
-    }
-    return outputs;
-}
-
-LayerSimilarity readSimilarity(const h5::Group& group, int index)
-{
-    LayerSimilarity similarity;
-    if (!group.has("similarity")) return similarity;
-    const h5::Group store = group.open("similarity");
-    const auto cosine = store.read<double>("cosine");
-    const auto tokens = store.read<std::int64_t>("tokens");
-    // Rounding may carry a sum of ones a little beyond the number of tokens.
-    expect(cosine.size() == 1 && tokens.size() == 1 && tokens[0] > 0 && std::abs(cosine[0]) <= static_cast<double>(tokens[0]) * (1 + 1e-9),
-           index, "similarity");
-    similarity.cosine = cosine[0];
-    similarity.tokens = tokens[0];
-    return similarity;
-}
-
 // `experts` of the model's layer; 0 for a dense one.
-LayerProfile readLayer(const h5::Group& group, int index, int experts)
+LayerProfile readLayer(h5::Group group, int index, int experts)
 {
     LayerProfile layer;
     layer.layer = index;
     layer.experts = experts;
-    const auto n = static_cast<std::size_t>(experts);
-    layer.similarity = readSimilarity(group, index);
-    if (experts == 0) return layer;
-    const auto tokens = group.read<std::int64_t>("tokens");
-    expect(tokens.size() == 1 && tokens[0] >= 0, index, "tokens");
-    layer.tokens = tokens[0];
-    layer.count = group.read<std::int64_t>("count");
-    expect(layer.count.size() == n, index, "count");
-    visitSums(layer, [&](const char* name, std::vector<double>& values) {
-        if (!group.has(name)) return;
-        values = group.read<double>(name);
-        expect(values.size() == n && finite(values), index, name);
-    });
-    const auto energy = group.read<double>("energy");
-    expect(energy.size() == 2 && finite(energy), index, "energy");
-    layer.outputEnergy = energy[0];
-    layer.routedEnergy = energy[1];
-    if (group.has("spectra")) {
-        h5::Shape shape(3);
-        layer.spectra = group.read<float>("spectra", &shape);
-        expect(shape[0] == n && shape[1] == 3 && shape[2] >= 1 && shape[2] <= (1u << 20), index, "spectra");
-        layer.spectrumLength = static_cast<int>(shape[2]);
-        for (const float energy : layer.spectra)
-            expect(std::isfinite(energy) && energy >= 0, index, "spectra");
-    }
-    if (group.has("gain_tokens")) layer.gainTokens = group.read<std::int64_t>("gain_tokens");
-    const std::size_t gains = layer.gainTokens.size();
-    expect((gains == 0 || gains == n) && layer.weightSquared.size() == gains && layer.gateGain.size() == gains &&
-               layer.upGain.size() == gains && (layer.spectrumLength == 0 || gains == n),
-           index, "gains");
-    layer.outputs = readOutputs(group, index, n);
-    if (!group.has("gram")) return layer;
-
-    const h5::Group store = group.open("gram");
-    GramStore& gram = layer.gram;
-    gram.tokens = store.read<std::int64_t>("tokens");
-    h5::Shape shape(2);
-    gram.list = store.read<std::uint16_t>("list", &shape);
-    expect(shape[0] == gram.tokens.size() && shape[1] >= 1 && shape[1] <= n, index, "expert list");
-    gram.listLength = static_cast<int>(shape[1]);
-    for (const std::uint16_t expert : gram.list)
-        expect(expert < n, index, "expert list");
-    gram.products = store.read<double>("products", &shape);
-    expect(shape[0] == gram.tokens.size() && shape[1] == gram.triangle() && finite(gram.products), index, "products");
-    gram.logits = store.read<float>("logits", &shape);
-    expect(shape[0] == gram.tokens.size() && shape[1] == n, index, "logits");
-    if (store.has("selection_bias")) gram.selectionBias = store.read<float>("selection_bias");
-    expect(gram.selectionBias.empty() || gram.selectionBias.size() == n, index, "selection bias");
-    const auto outputEnergy = store.read<double>("output_energy");
-    expect(outputEnergy.size() == 1 && finite(outputEnergy), index, "output energy");
-    gram.outputEnergy = outputEnergy[0];
-    if (!group.has("gradients")) return layer;
-
-    const h5::Group sweep = group.open("gradients");
-    GradientStore& gradients = layer.gradients;
-    const auto products = [&](const char* name) {
-        h5::Shape size(2);
-        std::vector<float> values = sweep.read<float>(name, &size);
-        expect(size[0] == gram.tokens.size() && size[1] == static_cast<std::uint64_t>(gram.listLength), index, name);
-        for (const float value : values)
-            expect(std::isfinite(value), index, name);
-        return values;
-    };
-    gradients.products = products("products");
-    if (sweep.has("drawn_products")) gradients.drawnProducts = products("drawn_products");
-    gradients.window = sweep.read<std::int32_t>("window");
-    expect(gradients.window.size() == gram.tokens.size() && std::is_sorted(gradients.window.begin(), gradients.window.end()) &&
-               (gradients.window.empty() || gradients.window.front() >= 0),
-           index, "windows of the gradients");
-    const auto squared = sweep.read<double>("squared");
-    const auto swept = sweep.read<std::int64_t>("tokens");
-    expect(squared.size() == 2 && finite(squared) && swept.size() == 1 && swept[0] > 0, index, "squared gradients");
-    gradients.squared = squared[0];
-    gradients.drawnSquared = squared[1];
-    gradients.tokens = swept[0];
+    const GroupReader reader(std::move(group));
+    for (const StatisticStore& store : statisticStores())
+        if (experts > 0 || store.denseLayers) store.read(reader, layer);
     return layer;
 }
 
@@ -271,8 +89,10 @@ LayerProfile readLayer(const h5::Group& group, int index, int experts)
 h5::Format formatOf(const ProfileData& data)
 {
     h5::Format format = kProfileFormat;
-    const auto newer = [](const LayerProfile& layer) { return !layer.outputs.empty() || !layer.similarity.empty(); };
-    if (std::none_of(data.layers.begin(), data.layers.end(), newer)) format.minor = kMinorBeforeOutputs;
+    format.minor = kOldestMinor;
+    for (const LayerProfile& layer : data.layers)
+        for (const StatisticStore& store : statisticStores())
+            if (holds(store, layer)) format.minor = std::max(format.minor, store.minor);
     return format;
 }
 
@@ -389,9 +209,10 @@ Status writeProfile(const std::filesystem::path& path, const ProfileData& data, 
         if (!data.probes.empty()) root.writeJson("probes", probesToJson(data.probes));
         const h5::Group layers = root.create("layers");
         for (const LayerProfile& layer : data.layers) {
-            if (layer.experts == 0 && layer.similarity.empty()) continue;
-            const h5::Group group = layers.create(layerName(layer.layer));
-            writeLayer(group, layer);
+            if (!holdsAny(layer)) continue;
+            GroupWriter writer(layers.create(layerName(layer.layer)));
+            writeLayer(writer, layer);
+            const h5::Group& group = writer.inner();
             for (const char* kind : {kFactorsGroup, kMomentsGroup}) {
                 std::optional<h5::Group> target;
                 for (const h5::OpenedContainer& part : partsOfLayer[layer.layer]) {
@@ -428,7 +249,7 @@ Result<ProfileData> readProfile(const std::filesystem::path& path)
                 continue;
             }
             LayerProfile layer = readLayer(layers.open(layerName(shape.index)), shape.index, shape.experts);
-            expect(layer.gram.listLength == 0 || layer.gram.listLength >= shape.router.topK, shape.index, "list length");
+            expectFit(layer.gram.listLength == 0 || layer.gram.listLength >= shape.router.topK, layer, "list length");
             data.layers.push_back(std::move(layer));
         }
         return data;
@@ -447,7 +268,8 @@ Status writeProfileState(const std::filesystem::path& path, const ProfileState& 
 {
     return h5::writeContainer(path, kStateFormat, bytesOf(state.profile), [&](const h5::Group& root) {
         root.writeJson("state", {{"key", state.key}, {"layer", state.profile.layer}, {"experts", state.profile.experts}});
-        writeLayer(root.create("layer"), state.profile);
+        GroupWriter writer(root.create("layer"));
+        writeLayer(writer, state.profile);
         if (!state.probes.empty()) root.writeJson("probes", probesToJson(state.probes));
     });
 }

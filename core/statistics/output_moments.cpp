@@ -1,4 +1,9 @@
+// "outputs": the moments, how they merge, and where they lie in the file.
 #include "statistics/output_moments.h"
+
+#include "statistics/statistic.h"
+
+#include <string>
 
 namespace espalier
 {
@@ -74,6 +79,49 @@ void OutputMoments::add(const OutputMoments& part)
         for (std::size_t e = 0; e < other.mass.size(); ++e)
             add(static_cast<int>(e), weight, other.mass[e], std::span(other.sum).subspan(e * length, length), other.scatter[e]);
     }
+}
+
+StatisticStore outputMomentStore()
+{
+    StatisticStore store;
+    store.minor = 5;
+    store.there = [](const LayerProfile& layer) { return !layer.outputs.empty(); };
+    store.bytes = [](const LayerProfile& layer) {
+        return static_cast<std::int64_t>(layer.outputs.of(OutputWeight::Plain).sum.size() * kOutputWeights.size() * sizeof(double)) + 4096;
+    };
+    store.write = [](ArrayWriter& writer, const LayerProfile& layer) {
+        const auto all = writer.group("outputs");
+        for (const OutputWeight weight : kOutputWeights) {
+            const OutputMoments::Weighted& moment = layer.outputs.of(weight);
+            const auto own = all->group(std::string(outputWeightName(weight)));
+            own->write("mass", moment.mass);
+            own->write("sum", std::span(moment.sum), {moment.mass.size(), static_cast<std::uint64_t>(layer.outputs.width)});
+            own->write("scatter", moment.scatter);
+        }
+    };
+    store.read = [](const ArrayReader& reader, LayerProfile& layer) {
+        if (!reader.has("outputs")) return;
+        const auto all = reader.group("outputs");
+        const auto n = static_cast<std::size_t>(layer.experts);
+        OutputMoments& outputs = layer.outputs;
+        for (const OutputWeight weight : kOutputWeights) {
+            const auto own = all->group(std::string(outputWeightName(weight)));
+            OutputMoments::Weighted& moment = outputs.byWeight[static_cast<std::size_t>(weight)];
+            ArrayShape shape(2);
+            own->read("sum", moment.sum, &shape);
+            own->read("mass", moment.mass);
+            own->read("scatter", moment.scatter);
+            if (weight == OutputWeight::Plain && shape[1] >= 1 && shape[1] <= (1u << 24)) outputs.width = static_cast<int>(shape[1]);
+            expectFit(shape[0] == n && shape[1] == static_cast<std::uint64_t>(outputs.width) && moment.mass.size() == n &&
+                          moment.scatter.size() == n && allFinite(moment.sum) && allFinite(moment.mass) && allFinite(moment.scatter),
+                      layer, "outputs");
+            for (std::size_t e = 0; e < n; ++e)
+                expectFit(moment.mass[e] >= 0 && moment.scatter[e] >= 0, layer, "outputs");
+        }
+    };
+    store.sameForm = [](const LayerProfile& a, const LayerProfile& b) { return a.outputs.width == b.outputs.width; };
+    store.add = [](LayerProfile& sum, const LayerProfile& part, const MergePlace&) { sum.outputs.add(part.outputs); };
+    return store;
 }
 
 }  // namespace espalier

@@ -16,8 +16,8 @@
 #include "model/moe_model.h"
 #include "model/moe_model_torch.h"
 #include "profile/factor_builder.h"
-#include "profile/profile_collector.h"
 #include "profile/profile_pass.h"
+#include "profile/statistics/statistic_collector.h"
 #include "score/gram_loss.h"
 #include "search/selector.h"
 #include "tokenizer/windows.h"
@@ -276,24 +276,38 @@ struct Bench {
         std::vector<at::Tensor> hidden = embedded();
         for (int l = 0; l < model->layerCount(); ++l) {
             const LayerShape& layer = shape.layers[static_cast<std::size_t>(l)];
-            CollectorSettings collect{.norms = false, .weighted = false, .gram = true, .listLength = layer.router.topK + 5};
-            ProfileCollector collector(*model, layer, collect);
-            Watch with(&collector);
+            const auto collectors = makeCollectors({.model = *model,
+                                                    .shape = layer,
+                                                    .hiddenSize = shape.hiddenSize,
+                                                    .listLength = layer.router.topK + 5,
+                                                    .wants = [](std::string_view id) { return id == "counts" || id == "gram"; }});
+            ObserverGroup group;
+            for (const auto& collector : collectors)
+                group.add(collector.get());
+            Watch with(&group);
             Watch without(nullptr);
             std::int64_t position = 0;
             for (at::Tensor& state : hidden) {
                 const std::int64_t rows = state.size(0) * state.size(1);
-                std::vector<std::int64_t> positions(static_cast<std::size_t>(rows)), sampled(static_cast<std::size_t>(rows));
-                std::iota(positions.begin(), positions.end(), position);
-                std::iota(sampled.begin(), sampled.end(), 0);
+                WindowBatch batch;
+                batch.positions.resize(static_cast<std::size_t>(rows));
+                batch.sampledRows.resize(static_cast<std::size_t>(rows));
+                std::iota(batch.positions.begin(), batch.positions.end(), position);
+                std::iota(batch.sampledRows.begin(), batch.sampledRows.end(), 0);
                 position += rows;
-                collector.beginBatch(std::move(positions), std::move(sampled));
+                for (const auto& collector : collectors)
+                    collector->beginBatch(batch);
                 require(model->layer(l, state, identity, &with));
                 state = require(model->layer(l, state, identity, &without));
             }
             plain.push_back(without.seconds);
             built.push_back(with.seconds);
-            data.layers.push_back(collector.takeResult());
+            LayerProfile profile;
+            profile.layer = layer.index;
+            profile.experts = layer.experts;
+            for (const auto& collector : collectors)
+                collector->finish(profile);
+            data.layers.push_back(std::move(profile));
         }
         const LayerProfile& layer = data.layers.front();
         const RouterShape& router = shape.layers.front().router;

@@ -38,6 +38,9 @@ private:
 
 }  // namespace
 
-std::unique_ptr<StatisticCollector> layerSimilarityCollector() { return std::make_unique<LayerSimilarityCollector>(); }
+std::unique_ptr<StatisticCollector> layerSimilarityCollector(const CollectorContext&)
+{
+    return std::make_unique<LayerSimilarityCollector>();
+}
 
 }  // namespace espalier

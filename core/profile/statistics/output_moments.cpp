@@ -73,9 +73,9 @@ private:
 
 }  // namespace
 
-std::unique_ptr<StatisticCollector> outputMomentsCollector(const LayerShape& shape, int hiddenSize)
+std::unique_ptr<StatisticCollector> outputMomentsCollector(const CollectorContext& context)
 {
-    return std::make_unique<OutputMomentsCollector>(shape.experts, hiddenSize);
+    return std::make_unique<OutputMomentsCollector>(context.shape.experts, context.hiddenSize);
 }
 
 }  // namespace espalier

@@ -1,7 +1,8 @@
 // What measures one statistic while a layer runs. Private to core/profile.
 //
-// One object per statistic and layer. Sums run in the order of the tokens whatever the number of threads: the same text gives the same
-// bytes.
+// One object per statistic and layer; statistics that share their work share one. Sums run in the order of the tokens whatever the number
+// of threads: the same text gives the same bytes. Under a plan the experts that do not exist take part as ones without probability and
+// output: logit -infinity, product 0.
 #pragma once
 
 #include "base/error.h"
@@ -9,8 +10,9 @@
 #include "profile/window_batches.h"
 #include "statistics/profile_data.h"
 
+#include <functional>
 #include <memory>
-#include <utility>
+#include <string_view>
 #include <vector>
 
 namespace espalier
@@ -58,7 +60,26 @@ private:
     std::vector<LayerObserver*> m_observers;
 };
 
-std::unique_ptr<StatisticCollector> outputMomentsCollector(const LayerShape& shape, int hiddenSize);
-std::unique_ptr<StatisticCollector> layerSimilarityCollector();
+// What a collector is made with. References live as long as it.
+struct CollectorContext {
+    MoeModel& model;
+    const LayerShape& shape;
+    int hiddenSize = 0;
+    int listLength = 0;                           // K of the Gram store of this layer
+    std::function<bool(std::string_view)> wants;  // a statistic, by its name
+};
+
+// Those that the layer has use for, by the table in collectors.cpp.
+std::vector<std::unique_ptr<StatisticCollector>> makeCollectors(const CollectorContext& context);
+
+// One per file of this folder.
+std::unique_ptr<StatisticCollector> routingSumCollector(const CollectorContext& context);
+std::unique_ptr<StatisticCollector> gramCollector(const CollectorContext& context);
+std::unique_ptr<StatisticCollector> outputMomentsCollector(const CollectorContext& context);
+std::unique_ptr<StatisticCollector> layerSimilarityCollector(const CollectorContext& context);
+
+// Router logits [N,n] of all experts of the layer, fp32: -infinity where one does not exist under the plan.
+at::Tensor allLogits(const MoeBatch& batch, int experts);
+at::Tensor indexTensor(const std::vector<std::int64_t>& values);  // int64, a copy
 
 }  // namespace espalier
