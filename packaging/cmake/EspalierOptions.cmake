@@ -4,6 +4,7 @@ option(ESPALIER_WITH_ENGINE "Build the engine (libtorch)" ON)
 option(ESPALIER_WITH_CUDA "Build CUDA kernels (nvcc)" OFF)
 option(ESPALIER_WITH_MPI "Let the processes of one mpirun share the work of a verb" OFF)
 option(ESPALIER_BUILD_TESTS "Build the tests" ON)
+option(ESPALIER_INCLUDE_ROOTS "A target sees the headers of the folders of core that it links, and no others" OFF)
 option(ESPALIER_WERROR "Warnings of our own code are errors" OFF)
 set(ESPALIER_SANITIZE "" CACHE STRING "Sanitizers, e.g. address,undefined or thread")
 
@@ -58,11 +59,20 @@ endif()
 
 # espalier_library(<name> SOURCES ... [PUBLIC libs...] [PRIVATE libs...])
 # A static library espalier_<name> with the alias espalier::<name>, headers included as "<folder>/<file>.h" from core/ or widgets/.
+# With ESPALIER_INCLUDE_ROOTS a folder of core is found through a root of its own, a folder of the build that holds a link to it alone, and
+# who does not link the library does not have the root.
 function(espalier_library name)
     cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
     add_library(espalier_${name} STATIC ${ARG_SOURCES})
     add_library(espalier::${name} ALIAS espalier_${name})
-    target_include_directories(espalier_${name} PUBLIC ${PROJECT_SOURCE_DIR}/core)
+    file(RELATIVE_PATH folder ${PROJECT_SOURCE_DIR}/core ${CMAKE_CURRENT_SOURCE_DIR})
+    if(NOT ESPALIER_INCLUDE_ROOTS)
+        target_include_directories(espalier_${name} PUBLIC ${PROJECT_SOURCE_DIR}/core)
+    elseif(NOT folder MATCHES "^\\.\\.")
+        file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/include-roots/${folder})
+        file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/include-roots/${folder}/${folder} SYMBOLIC)
+        target_include_directories(espalier_${name} PUBLIC ${PROJECT_BINARY_DIR}/include-roots/${folder})
+    endif()
     target_link_libraries(espalier_${name} PUBLIC ${ARG_PUBLIC} PRIVATE espalier::options ${ARG_PRIVATE})
 endfunction()
 
