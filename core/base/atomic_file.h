@@ -1,4 +1,4 @@
-// Output that is never half there: written to a temporary sibling, flushed, renamed (cli.md 2).
+// Output that is never half there: written to a temporary sibling, flushed, renamed.
 #pragma once
 
 #include "base/error.h"

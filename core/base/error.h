@@ -1,5 +1,5 @@
 // Errors that are the user's or the world's: a value with a stable code, carried to the person who can act on it.
-// A programmer's mistake asserts instead. Codes are lower case `area.what` (cli.md 2) and never change once released.
+// A programmer's mistake asserts instead. Codes are lower case `area.what` and never change once released.
 #pragma once
 
 #include <optional>
@@ -11,7 +11,7 @@
 namespace espalier
 {
 
-// The process exit code that an error leads to (cli.md 2).
+// The process exit code that an error leads to (core/base/README.md).
 enum class ErrorKind {
     Usage = 2,
     BadInput = 3,

@@ -1,4 +1,4 @@
-// The registry of methods: what the command line lists, the JSON messages accept and the window's choosers show (methods.md 1.3).
+// The registry of methods: what the command line lists, the JSON messages accept and the window's choosers show.
 // A new method is one file in its slot's folder, one line in that slot's table, one test.
 #pragma once
 
@@ -30,7 +30,7 @@ struct ParamSpec {
 };
 
 struct MethodInfo {
-    std::string id;  // stable, cli.md "Method ids"
+    std::string id;  // stable: in recipes, sessions and files
     std::string title;
     Slot slot = Slot::Score;
     std::string help;

@@ -1,4 +1,4 @@
-// Counter-based random numbers that are the same on every machine and standard library (methods.md 1.5).
+// Counter-based random numbers that are the same on every machine and standard library.
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,7 @@ struct Ratio {
     double tokens = 0;
 };
 
-// Ratio estimator over windows: SE = sqrt(W/(W-1) * sum (d_w - value N_w)^2) / sum N_w   (methods.md 7.1)
+// Ratio estimator over windows: SE = sqrt(W/(W-1) * sum (d_w - value N_w)^2) / sum N_w   (Cochran, Sampling Techniques, 6.3)
 Ratio ratioOverWindows(const std::vector<std::pair<double, double>>& lossAndTokens)
 {
     Ratio ratio;

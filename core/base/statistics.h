@@ -1,4 +1,4 @@
-// Perplexity and its error, exactly as methods.md 7.1. fp64, order of windows irrelevant up to rounding.
+// Perplexity and its error, a ratio estimator over windows (core/base/README.md). fp64, order of windows irrelevant up to rounding.
 #pragma once
 
 #include <span>

@@ -21,7 +21,7 @@ std::optional<std::size_t> invalidUtf8Offset(std::string_view text);
 
 // "4GiB", "512MiB", "1.5GB", "1000" (bytes) -> bytes. Error: usage.arguments.
 Result<std::int64_t> parseByteSize(std::string_view text);
-// 15380088 -> "14.7 MiB" (binary units, one decimal below 1 GiB as in look.md 10).
+// 15380088 -> "14.7 MiB" (binary units, one decimal below 1 GiB).
 std::string formatBytes(std::int64_t bytes);
 // 14315784192 -> "14.3 B", 8650752 -> "8.65 M".
 std::string formatCount(std::int64_t count);

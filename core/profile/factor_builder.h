@@ -1,5 +1,5 @@
 // Second moments of the experts' inputs, and what is made of them while they are there: error curves of all ranks and bases for factors
-// of any rank (methods.md 2.2, 3.5). Private to core/profile.
+// of any rank (SVD-LLM, arXiv 2403.07378). Private to core/profile.
 #pragma once
 
 #include "base/error.h"

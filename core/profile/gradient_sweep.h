@@ -1,4 +1,4 @@
-// The reverse sweep (methods.md 2.6): from the states at the layer boundaries, head first and then layers in descending order, the gradient
+// The reverse sweep: from the states at the layer boundaries, head first and then layers in descending order, the gradient
 // g_t of the NLL at every routed output, and its products with the outputs of the experts in the lists of the Gram store. Private to
 // core/profile.
 //

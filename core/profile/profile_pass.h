@@ -1,4 +1,4 @@
-// The streaming pass over the calibration text (methods.md 2): decoder layer by decoder layer over all windows, sums in fp64. The
+// The streaming pass over the calibration text: decoder layer by decoder layer over all windows, sums in fp64. The
 // hidden states between two layers lie in files beside the profile that is written (profile/hidden_states.h), in memory where none is. The
 // model never has to be resident as a whole.
 //
@@ -35,7 +35,7 @@ struct ProfileOptions {
     int gramExtra = -1;   // m of the list length K = k + m; -1 = n for at most 10 experts, else k + 1 more
     int shard = 0;        // this run's part of the windows, 0 <= shard < shards (the command line counts from 1)
     int shards = 1;
-    // Experts that exist during the pass (ranks of the plan do not count): statistics of an already pruned model, from which methods.md 3.5
+    // Experts that exist during the pass (ranks of the plan do not count): statistics of an already pruned model, from which MoE-I2
     // takes importance and second moments for the ranks. Absent: all.
     std::optional<CompressionPlan> plan = {};
     std::int64_t momentBudget = 0;    // bytes for the second moments of a layer; 0 = a quarter of MoeModel::spareBytes(), but at least

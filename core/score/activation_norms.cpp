@@ -1,4 +1,4 @@
-// Scores from the norms of expert outputs (methods.md 5.10): EAN, MAN, MSAN, and the largest activation.
+// Scores from the norms of expert outputs (arXiv 2606.15716): EAN, MAN, MSAN, and the largest activation.
 #include "score/score_method.h"
 
 namespace espalier

@@ -1,4 +1,4 @@
-// Heavy-hitters counting of SEER-MoE (methods.md 5.3): hard and soft counts of a router's choices.
+// Heavy-hitters counting of SEER-MoE (arXiv 2404.05089): hard and soft counts of a router's choices.
 #include "score/score_method.h"
 
 namespace espalier

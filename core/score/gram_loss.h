@@ -1,4 +1,4 @@
-// The exact layer loss of a kept set, from the Gram store, without a forward pass (methods.md 4.1 - 4.5):
+// The exact layer loss of a kept set, from the Gram store, without a forward pass (core/score/README.md):
 //     || Z - Z(C) ||_F^2 = sum_t a_t' G_t a_t,   a_t = w_t(C) - w_t(all).
 // w_t(all) always is the unpruned layer at the model's own top-k; w_t(C) may use fewer experts per token (a plan's top_k).
 // Routing is plan/routing.h's, in fp64 from the stored logits. "Exact" means: for this layer, on the inputs at which it was collected.
@@ -40,7 +40,7 @@ public:
 
     // `kept`: ascending original ids, at least as many as a candidate uses per token.
     GramLoss evaluate(std::span<const int> kept) const;
-    // Loss of all \ {e} for every expert e; equal to evaluate() of each, at a fraction of the cost (methods.md 4.3).
+    // Loss of all \ {e} for every expert e; equal to evaluate() of each, at a fraction of the cost.
     std::vector<GramLoss> leaveOneOut() const;
 
     // What a search builds its own tables from (search/set_loss.h).

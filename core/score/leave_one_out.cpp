@@ -1,4 +1,4 @@
-// Leave-one-out importance of MoE-I2 (methods.md 3.1): distance of the layer's output without the expert, from the Gram store.
+// Leave-one-out importance of MoE-I2 (arXiv 2411.01016, eq. 1): distance of the layer's output without the expert, from the Gram store.
 #include "score/gram_loss.h"
 #include "score/score_method.h"
 

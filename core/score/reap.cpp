@@ -1,4 +1,4 @@
-// Router-weighted activation norms (methods.md 5.10): REAP is the mean over the expert's tokens, the weighted sum is beside it.
+// Router-weighted activation norms (arXiv 2510.13999): REAP is the mean over the expert's tokens, the weighted sum is beside it.
 #include "score/score_method.h"
 
 namespace espalier

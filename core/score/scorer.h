@@ -1,4 +1,4 @@
-// Slot S: how much does each routed expert matter? Scores are computed from a profile alone (methods.md 5.3, 5.10, 3.1).
+// Slot S: how much does each routed expert matter? Scores are computed from a profile alone (core/score/README.md).
 // A new scorer is one file in this folder and one line in scorer.cpp.
 #pragma once
 
@@ -17,7 +17,7 @@ namespace espalier
 const std::vector<MethodInfo>& scorers();
 
 // Values for all layers; rows of dense layers are empty. An expert that was never routed scores 0 where the score is a mean over its
-// tokens (see profileWarnings). layerImportance is filled by leave-one-out only: sum over the experts (methods.md 3.1 eq. 2).
+// tokens (see profileWarnings). layerImportance is filled by leave-one-out only: sum over the experts (MoE-I2, eq. 2).
 // Errors: method.unknown, method.bad_parameter (Usage), profile.missing_statistics (the profile was taken without them).
 Result<ExpertScores> score(const ProfileData& profile, const std::string& method, const Params& params = {});
 

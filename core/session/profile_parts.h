@@ -1,5 +1,5 @@
 // The bulky parts of a profile, which are read layer by layer or expert by expert and never as a whole: bases of the factors
-// ("factors") and second moments ("moments", methods.md 2.2). No torch, no HDF5 in this header.
+// ("factors") and second moments ("moments"). No torch, no HDF5 in this header.
 #pragma once
 
 #include "base/error.h"

@@ -1,4 +1,4 @@
-// Session files (.espalier): everything the window shows, in one HDF5 file that is replaced as a whole (ux.md 13).
+// Session files (.espalier): everything the window shows, in one HDF5 file that is replaced as a whole.
 //
 // Saving writes a new file beside the old one, flushes, fsyncs and renames it: a kill leaves the old or the new file. The engine's
 // profile stays outside and is referred to by path and fingerprint; the small score matrices are inside, so that every heatmap opens

@@ -1,4 +1,4 @@
-// ProfileData: what one streaming pass over the calibration text measured on the dense model (methods.md 2). Sums, counts and maxima
+// ProfileData: what one streaming pass over the calibration text measured on the dense model. Sums, counts and maxima
 // only, never means, so that profiles of disjoint shards add up. A plain value: no HDF5, no torch; scorers and losses work on it alone.
 #pragma once
 
@@ -14,7 +14,7 @@
 namespace espalier
 {
 
-// Products of expert outputs for a sample of tokens, in the top-(k+m) form of methods.md 2.5. Row t of every array is one token.
+// Products of expert outputs for a sample of tokens, lists of the top k+m. Row t of every array is one token.
 // The list of a token holds the first K experts in the order in which the router prefers them; the packed lower triangle holds
 // <y_a, y_b> for list positions a >= b at a(a+1)/2 + b, so that a shorter list is a prefix of a longer one. K = n is the dense form.
 struct GramStore {
@@ -31,7 +31,7 @@ struct GramStore {
     bool operator==(const GramStore&) const = default;
 };
 
-// What the reverse sweep left for the tokens of the Gram store (methods.md 2.6): g_t is the gradient of the NLL, in nats summed over a
+// What the reverse sweep left for the tokens of the Gram store: g_t is the gradient of the NLL, in nats summed over a
 // window, at the routed output o_t of the layer.
 struct GradientStore {
     std::vector<float> products;       // [T][K] c_te = g_t . f_e(x_t), token and list position as in the Gram store
@@ -69,7 +69,7 @@ struct LayerProfile {
     OutputMoments outputs;       // "outputs"; empty without
     LayerSimilarity similarity;  // "similarity", of dense layers too; empty without
 
-    // Rank curves ("curves", methods.md 3.5 and 4.8). A factored matrix of rank r has the squared error E(r) = sum of its spectrum from r
+    // Rank curves ("curves"). A factored matrix of rank r has the squared error E(r) = sum of its spectrum from r
     // on, in its own output, over the tokens routed to the expert. An expert without tokens has a spectrum of zeros.
     int spectrumLength = 0;             // R = min(hidden size, expert width); 0 = not collected
     std::vector<float> spectra;         // [n][3][R]: gate, up, down; descending up to the ridge

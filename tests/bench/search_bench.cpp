@@ -1,5 +1,5 @@
 // What a candidate costs. Synthetic layer of 60 experts, 4 per token, lists of 9, 4,096 tokens: the figures of a Qwen1.5-MoE layer
-// (methods.md 2.5, 3.3, 4.3). Not a test: build target search_bench, run it alone on a quiet machine.
+// Not a test: build target search_bench, run it alone on a quiet machine.
 #include "core/profile_fixture.h"
 #include "score/gram_loss.h"
 #include "search/cuda/batched_set_loss.h"

@@ -1,4 +1,4 @@
-// Model shapes for tests, from the figures of formats.md 1.1; no files.
+// Model shapes for tests, from the published config.json files; no files.
 #pragma once
 
 #include "plan/model_shape.h"

@@ -94,7 +94,7 @@ TEST(Budget, InfeasibleTargetNamesTheRange)
     EXPECT_NE(result.error().message.find("6 to 16"), std::string::npos) << result.error().message;
 }
 
-// The worked example of methods.md 3.2: n = 8, k = 2, I = (1, 2, 4, 8), prune 25 %.
+// Worked by hand: n = 8, k = 2, I = (1, 2, 4, 8), prune 25 %.
 TEST(Allocate, WorkedExampleOfBothForms)
 {
     const ModelShape shape = evenShape(4, 8, 2);
@@ -262,7 +262,7 @@ AllocationRequest scored(const ModelShape& shape, int keep, std::vector<std::vec
 ModelShape freeShape(int layers, int experts) { return evenShape(layers, experts, 1); }
 }  // namespace
 
-// methods.md 6.6.
+// Coverage.
 TEST(Coverage, WorkedExample)
 {
     const ModelShape shape = freeShape(2, 4);
@@ -300,7 +300,7 @@ TEST(GlobalSort, RemovesTheWorstOfAllLayers)
     EXPECT_EQ(*allocate("global", shape, counts, {}), (std::vector<int>{1, 3}));
 }
 
-// methods.md 6.8: three layers of three, loss after removing 0, 1, 2.
+// Three layers of three, loss after removing 0, 1, 2.
 TEST(ExactAllocator, WorkedExample)
 {
     const ModelShape shape = freeShape(3, 3);
@@ -390,7 +390,7 @@ TEST(Allocate, UnknownOrContradictoryLimitsAreReported)
     EXPECT_EQ(allocate("uniform", shape, r, {}).error().code, "allocate.infeasible");
 }
 
-// methods.md 6.10: groups keep equal numbers; the group score of a sigmoid router sums two; top-k must fit into the best groups.
+// Groups keep equal numbers; the group score of a sigmoid router sums two; top-k must fit into the best groups.
 TEST(Allocate, RouterGroupsKeepEqualNumbers)
 {
     ModelShape shape = evenShape(2, 16, 4, 2048, 1408, RoutingRule::GroupLimitedSoftmax);

@@ -18,7 +18,7 @@ TEST(CostModel, BreakEvenRanksOfThePublishedShapes)
     EXPECT_EQ(breakEvenRank(2, 2), 0);  // rank 1 of 2 x 2 has four parameters: saves nothing
 }
 
-// methods.md 3.8: 25 % of the experts and average rank 512 remove 53.98 % of DeepSeek-V2-Lite's expert parameters.
+// By arithmetic on the published shapes: 25 % of the experts and average rank 512 remove 53.98 % of DeepSeek-V2-Lite's expert parameters.
 TEST(CostModel, PapersShareOfRemovedExpertParameters)
 {
     const ModelShape shape = evenShape(26, 64, 6, 2048, 1408);

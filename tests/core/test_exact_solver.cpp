@@ -12,7 +12,7 @@ using namespace espalier;
 
 namespace
 {
-// methods.md 6.8: loss after removing 0, 1, 2 of three; the cost is what stays.
+// Loss after removing 0, 1, 2 of three; the cost is what stays.
 std::vector<SolverLayer> example()
 {
     std::vector<SolverLayer> layers;

@@ -137,7 +137,7 @@ TEST(PlainSvd, RefusesValuesThatAreNotFinite)
     EXPECT_EQ(svd.error().code, "lowrank.not_finite");
 }
 
-// The example of methods.md 3.5: W = diag(2,1), sum x x^T = diag(1,9).
+// By hand: W = diag(2,1), sum x x^T = diag(1,9).
 TEST(WhitenedSvd, KeepsWhatTheTokensUse)
 {
     const c10::InferenceMode guard;
@@ -302,7 +302,7 @@ class ReferenceFactors : public testing::TestWithParam<const char*>
 {
 };
 
-// One expert of each fixture model, moments and errors by brute force (fixtures README 3).
+// One expert of each fixture model, moments and errors by brute force.
 TEST_P(ReferenceFactors, ErrorsByRank)
 {
     const c10::InferenceMode guard;

@@ -10,7 +10,7 @@ using testing::HasSubstr;
 namespace
 {
 
-// config.json of the published checkpoints, as far as it decides shapes and routing (formats.md 1.1).
+// config.json of the published checkpoints, as far as it decides shapes and routing.
 Json published(const std::string& name)
 {
     if (name == "Mixtral-8x7B-v0.1")

@@ -133,7 +133,7 @@ const RouterShape kSoftmax{.rule = RoutingRule::Softmax, .topK = 3};
 const RouterShape kScaled{.rule = RoutingRule::Softmax, .topK = 2, .scaling = 2.5};
 const RouterShape kGrouped{.rule = RoutingRule::GroupLimitedSoftmax, .topK = 2, .groups = 4, .topGroups = 2, .scaling = 2.0};
 
-// Two logits o = w1 (1,0) + w2 (0,1), label 0, w = (.6, .4): methods.md 4.9.
+// Two logits o = w1 (1,0) + w2 (0,1), label 0, w = (.6, .4), by hand.
 TEST(NllEstimate, WorkedExample)
 {
     ProfileData data;

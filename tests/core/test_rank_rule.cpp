@@ -116,7 +116,7 @@ ModelShape mixtral()
 }
 }  // namespace
 
-// methods.md 3.5.
+// The rank rule of MoE-I2 (arXiv 2411.01016, eq. 5).
 TEST(MoeI2, WorkedExamples)
 {
     EXPECT_EQ(moeI2Ranks(std::vector<double>{1, 10, 100, 1000}, 512, 2048, 1408), (std::vector<int>{283, 400, 565, 798}));
@@ -221,7 +221,7 @@ TEST(AverageRank, ShareAndAutomaticRank)
     EXPECT_EQ(autoAverageRank(2, 2), 1);
 }
 
-// methods.md 3.8, from shapes alone.
+// From shapes alone.
 TEST(RankRules, TotalsOfThePaper)
 {
     const ModelShape deepseek = deepseekV2Lite();
@@ -318,7 +318,7 @@ TEST(RankRules, SizeIsMetFromBelow)
     }
 }
 
-// Without the dense form the best split takes singular values in descending weighted square (methods.md 6.8).
+// Without the dense form the best split takes singular values in descending weighted square.
 TEST(RankSplit, TakesTheLargestValuesFirst)
 {
     Random random(19);

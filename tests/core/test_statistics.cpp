@@ -19,7 +19,7 @@ std::vector<WindowLoss> losses(std::initializer_list<double> values)
 }
 }  // namespace
 
-// The worked example of methods.md 7.1.
+// A worked example.
 TEST(Statistics, PairedDifferenceOfTheWorkedExample)
 {
     const auto dense = losses({200, 250, 180, 230});
