@@ -139,7 +139,8 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
         if (role == Qt::ToolTipRole)
             return QString::fromStdString(entry.text) + QLatin1Char('\n') + unreadText(*entry.unread) + QLatin1Char('\n') +
                    QString::fromStdString(entry.unread->reason.message) + QLatin1Char('\n') + tr("It is kept when the session is saved.");
-        if (role == Qt::AccessibleTextRole) return QString::fromStdString(entry.text) + QStringLiteral(", ") + unreadText(*entry.unread);
+        if (role == Qt::AccessibleTextRole)
+            return QString(QString::fromStdString(entry.text) + QStringLiteral(", ") + unreadText(*entry.unread));
         if (role == ReadableRole) return false;
         if (role == LossRole) return {};
     }
