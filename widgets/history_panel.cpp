@@ -137,8 +137,9 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
     if (row.id < 0) return runningData(index.row(), role);
     if (!entry.readable()) {
         if (role == Qt::ToolTipRole)
-            return QString::fromStdString(entry.text) + QLatin1Char('\n') + unreadText(*entry.unread) + QLatin1Char('\n') +
-                   QString::fromStdString(entry.unread->reason.message) + QLatin1Char('\n') + tr("It is kept when the session is saved.");
+            return QStringList{QString::fromStdString(entry.text), unreadText(*entry.unread),
+                               QString::fromStdString(entry.unread->reason.message), tr("It is kept when the session is saved.")}
+                .join(QLatin1Char('\n'));
         if (role == Qt::AccessibleTextRole)
             return QString(QString::fromStdString(entry.text) + QStringLiteral(", ") + unreadText(*entry.unread));
         if (role == ReadableRole) return false;
