@@ -47,7 +47,7 @@ plan() { # NAME TARGET.. : a plan, and its perplexity on the locked text
 plan moe-i2 --prune "$prune" "${text[@]}" "${paper[@]}"
 bytes=$(jq .bytes "$out/plan-moe-i2.json")
 size=(--size "$bytes")
-names=(moe-i2 uniform plain-svd no-kt no-ga no-ranks-uniform exact verified search)
+names=(moe-i2 uniform plain-svd no-kt no-ga no-ranks-uniform exact verified search dropped constants weighted-constants mone mone-constants layer)
 titles=(
   "MoE-I² (damped budgets, genetic search, KT 3,3, ranks by importance, whitened)"
   "uniform counts, ranking by REAP, uniform ranks, plain SVD"
@@ -58,6 +58,12 @@ titles=(
   "exact solver: counts and ranks from one byte budget"
   "verified counts, genetic search, ranks by importance, whitened"
   "search for the size: counts and ranks together, measured"
+  "no ranks: dropped, by leave-one-out"
+  "no ranks: constants in place of the dropped, by leave-one-out"
+  "no ranks: weighted constants, by leave-one-out"
+  "no ranks: dropped, by MoNE's score"
+  "no ranks: weighted constants, by MoNE's score"
+  "no ranks: the most similar decoder layer left out, the rest dropped by leave-one-out"
 )
 plan uniform "${size[@]}" --allocate uniform --score reap --select ranking "${ranks[@]}" --rank-rule uniform --factors svd
 plan plain-svd "${size[@]}" "${text[@]}" "${paper[@]}" --factors svd
@@ -66,6 +72,13 @@ plan no-ga "${size[@]}" --allocate importance --select ranking "${ranks[@]}"
 plan no-ranks-uniform "${size[@]}" "${text[@]}" "${paper[@]}" --rank-rule uniform
 plan exact "${size[@]}" --allocate exact "${ranks[@]}" --rank-rule exact
 plan verified "${size[@]}" "${text[@]}" --allocate verified --select genetic "${ranks[@]}"
+ranked=("${size[@]}" --select ranking)
+plan dropped "${ranked[@]}"
+plan constants "${ranked[@]}" --dropped constant
+plan weighted-constants "${ranked[@]}" --dropped weighted-constant
+plan mone "${ranked[@]}" --score mone
+plan mone-constants "${ranked[@]}" --score mone --dropped weighted-constant
+plan layer "${ranked[@]}" --drop-similar-layers 1
 plan search "${size[@]}" "${text[@]}" --allocate verified --select genetic
 
 for name in "${names[@]}"; do
