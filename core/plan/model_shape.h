@@ -12,12 +12,6 @@
 namespace espalier
 {
 
-// Index of a decoder layer in the model (dense layers counted), and of a routed expert in its layer of the uncompressed model.
-enum class LayerIndex : int {};
-enum class ExpertIndex : int {};
-constexpr int index(LayerIndex layer) noexcept { return static_cast<int>(layer); }
-constexpr int index(ExpertIndex expert) noexcept { return static_cast<int>(expert); }
-
 // How a router turns scores into weights (methods.md 4.2). The one place that implements them is plan/routing.h.
 enum class RoutingRule {
     SoftmaxRenormalised,  // A: p / sum of the selected p          Mixtral, Qwen3-MoE, Qwen2-MoE with norm_topk_prob
