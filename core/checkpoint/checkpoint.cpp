@@ -273,20 +273,23 @@ void Checkpoint::Data::describeExtras()
 {
     std::vector<std::string> others;
     std::size_t beyond = 0;
+    bool prediction = promisesPrediction(config);
     for (std::size_t f = 0; f < source.files.size(); ++f) {
         const auto& tensors = source.files[f].tensors();
         for (std::size_t t = 0; t < tensors.size(); ++t) {
             if (used[f][t]) continue;
-            if (parse(names[f][t]).kind == TensorRole::Kind::Ignored)
+            if (parse(names[f][t]).kind == TensorRole::Kind::Ignored) {
                 ++beyond;
-            else
+                // What joins the hidden state with the next token's embedding.
+                prediction = prediction || names[f][t].ends_with(".eh_proj.weight");
+            } else {
                 others.push_back(tensors[t].name);
+            }
         }
     }
     if (beyond > 0)
-        warnings.push_back(
-            fmt::format("{} tensors of layers from {} on (multi-token prediction) are not part of the model and are ignored.", beyond,
-                        config.layerCount));
+        warnings.push_back(fmt::format("{} tensors of layers from {} on ({}) are not part of the model and are ignored.", beyond,
+                                       config.layerCount, prediction ? "multi-token prediction" : "beyond num_hidden_layers"));
     std::sort(others.begin(), others.end());
     if (others.size() == 1)
         warnings.push_back(fmt::format("The tensor {} is not part of the model and is ignored.", others.front()));

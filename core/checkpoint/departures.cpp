@@ -16,6 +16,11 @@ constexpr std::array<const char*, 3> kQuantisationKeys = {"quantization_config",
 constexpr std::array<const char*, 4> kPredictionKeys = {"num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules",
                                                         "mtp_num_hidden_layers"};
 constexpr std::array<const char*, 2> kTypeKeys = {"torch_dtype", "dtype"};
+// Lists with an entry per layer, which transformers holds against num_hidden_layers in every family, read or not.
+constexpr std::array<const char*, 2> kLayerLists = {"layer_types", "mlp_layer_types"};
+// Where null means what absent means here, and transformers takes no null.
+constexpr std::array<const char*, 7> kNeverNull = {"attention_bias",          "mlp_bias",          "qkv_bias", "use_sliding_window",
+                                                   "max_position_embeddings", "intermediate_size", "auto_map"};
 
 bool stated(const Json& config, const char* key)
 {
@@ -32,12 +37,67 @@ std::string typeName(std::string_view stored)
     return stored == "F64" ? "float64" : "float32";
 }
 
-// A program that converts to the stated type loses digits or range.
+std::string_view withoutTorch(std::string_view type)
+{
+    if (type.starts_with("torch.")) type.remove_prefix(6);
+    return type;
+}
+
+// A program that converts to the stated type loses digits or range: every type but those that hold all of the stored one.
 bool losesBy(std::string_view statedType, std::string_view stored)
 {
-    if (statedType.starts_with("torch.")) statedType.remove_prefix(6);
-    return (statedType == "bfloat16" && stored != "BF16") || (statedType == "float16" && stored != "F16") ||
-           (statedType == "float32" && stored == "F64");
+    const std::string_view type = withoutTorch(statedType);
+    if (type == "float64" || type == "double" || type == "auto") return false;
+    if (type == "float32" || type == "float") return stored == "F64";
+    return type != typeName(stored);
+}
+
+// What torch has under its name and nothing is lost by.
+bool keepsType(const std::string& statedType, std::string_view stored)
+{
+    return (statedType == "float32" || statedType == "float64" || statedType == typeName(stored)) && !losesBy(statedType, stored);
+}
+
+// Whether `architectures` says something else than the one class. Absent, null and empty say nothing.
+bool namesOtherClasses(const ModelConfig& config)
+{
+    if (!stated(config.raw, "architectures")) return false;
+    const Json& names = config.raw["architectures"];
+    return !(names.is_array() && names.empty()) && names != Json::array({stockClassName(config.architecture)});
+}
+
+bool promises(const Json& config, const char* key) { return stated(config, key) && config[key] != 0; }
+
+// A padding token that the embedding has no row for: transformers' embedding is then not made at all.
+bool padsBeyond(const ModelConfig& config)
+{
+    const auto pad = config.raw.find("pad_token_id");
+    return pad != config.raw.end() && pad->is_number_integer() && pad->get<std::int64_t>() >= config.vocabularySize;
+}
+
+bool listsOtherLayers(const ModelConfig& config, const char* key)
+{
+    if (!stated(config.raw, key)) return false;
+    const Json& list = config.raw[key];
+    return !list.is_array() || list.size() != config.layers.size();
+}
+
+// What the reading filled in and transformers would fill in otherwise: its classes have numbers of their own for what is absent.
+void addFilledIn(const ModelConfig& config, std::vector<ConfigDeparture>& departures)
+{
+    const Json& raw = config.raw;
+    const bool headsByDefault = config.architecture == Architecture::DeepseekV2 || config.architecture == Architecture::Olmoe;
+    if (!headsByDefault && !stated(raw, "num_key_value_heads")) departures.push_back({"num_key_value_heads", config.kvHeads});
+    // Its yarn multiplies head_dim, which its Mixtral leaves empty.
+    if (config.architecture == Architecture::Mixtral && config.rope.type != RopeScaling::Type::None && !stated(raw, "head_dim"))
+        departures.push_back({"head_dim", config.headDim});
+    if (config.rope.type == RopeScaling::Type::None) return;
+    for (const char* key : {"rope_parameters", "rope_scaling"}) {
+        if (!stated(raw, key) || !raw[key].is_object() || raw[key].empty() || raw[key].contains("factor")) continue;
+        Json scaling = raw[key];
+        scaling["factor"] = config.rope.factor;
+        departures.push_back({key, std::move(scaling)});
+    }
 }
 
 std::string quantisationMethod(const Json& value)
@@ -75,6 +135,11 @@ void addClass(const Json& value, std::vector<std::string>& files)
 
 }  // namespace
 
+bool promisesPrediction(const ModelConfig& config)
+{
+    return std::any_of(kPredictionKeys.begin(), kPredictionKeys.end(), [&](const char* key) { return promises(config.raw, key); });
+}
+
 std::string stockClassName(Architecture architecture)
 {
     switch (architecture) {
@@ -100,20 +165,27 @@ std::vector<ConfigDeparture> configDepartures(const Checkpoint& checkpoint)
     const Json& raw = config.raw;
     std::vector<ConfigDeparture> departures;
     const bool tied = checkpoint.shape().tiedEmbeddings;
-    if (flag(raw, "tie_word_embeddings") != tied) departures.push_back({"tie_word_embeddings", tied});
+    if (flag(raw, "tie_word_embeddings") != tied || (raw.contains("tie_word_embeddings") && !raw["tie_word_embeddings"].is_boolean()))
+        departures.push_back({"tie_word_embeddings", tied});
     for (const char* key : kQuantisationKeys)
         if (stated(raw, key)) departures.push_back({key, nullptr});
     for (const char* key : kPredictionKeys)
-        if (stated(raw, key) && raw[key] != 0) departures.push_back({key, 0});
+        if (promises(raw, key)) departures.push_back({key, 0});
     for (const char* key : kTypeKeys)
-        if (stated(raw, key) && raw[key].is_string() && losesBy(raw[key].get_ref<const std::string&>(), checkpoint.shape().dtype))
+        if (stated(raw, key) && raw[key].is_string() && !keepsType(raw[key].get_ref<const std::string&>(), checkpoint.shape().dtype))
             departures.push_back({key, typeName(checkpoint.shape().dtype)});
     // transformers' own class does not read it, the code published with the model and other runtimes do.
     if (config.architecture == Architecture::DeepseekV2 && flag(raw, "norm_topk_prob")) departures.push_back({"norm_topk_prob", false});
+    for (const char* key : kNeverNull)
+        if (raw.contains(key) && raw[key].is_null()) departures.push_back({key, nullptr});
+    for (const char* key : kLayerLists)
+        if (listsOtherLayers(config, key)) departures.push_back({key, nullptr});
+    if (padsBeyond(config)) departures.push_back({"pad_token_id", nullptr});
+    if (raw.contains("text_config")) departures.push_back({"text_config", nullptr});
+    addFilledIn(config, departures);
     // A factored export names its own class and code; what becomes of them depends on what it is exported as.
     if (config.factored) return departures;
-    if (!config.architectureName.empty() && config.architectureName != stockClassName(config.architecture))
-        departures.push_back({"architectures", Json::array({stockClassName(config.architecture)})});
+    if (namesOtherClasses(config)) departures.push_back({"architectures", Json::array({stockClassName(config.architecture)})});
     for (const char* key : {"auto_map", "custom_pipelines"})
         if (stated(raw, key)) departures.push_back({key, nullptr});
     return departures;
@@ -140,7 +212,7 @@ std::vector<std::string> departureWarnings(const ModelConfig& config, const Stor
                                        key, method.empty() ? "" : fmt::format(" ({})", method), facts.dtype));
     }
     for (const char* key : kPredictionKeys)
-        if (stated(raw, key) && raw[key] != 0 && facts.layersBeyond == 0)
+        if (promises(raw, key) && facts.layersBeyond == 0)
             warnings.push_back(fmt::format(
                 "config.json promises layers for multi-token prediction ({} {}) that are not in the files; they are no part of the model.",
                 key, raw[key].dump()));
@@ -148,6 +220,18 @@ std::vector<std::string> departureWarnings(const ModelConfig& config, const Stor
         if (stated(raw, key) && raw[key].is_string() && losesBy(raw[key].get_ref<const std::string&>(), facts.dtype))
             warnings.push_back(fmt::format("config.json says {} {}, but most weights are stored as {} and read as that.", key,
                                            raw[key].get_ref<const std::string&>(), facts.dtype));
+    if (!config.factored && namesOtherClasses(config) && config.architectureName != stockClassName(config.architecture))
+        warnings.push_back(
+            fmt::format("config.json names the class {}: the model is computed as {}, which transformers has for model_type {}.",
+                        config.architectureName, stockClassName(config.architecture), config.modelType));
+    for (const char* key : kLayerLists)
+        if (listsOtherLayers(config, key))
+            warnings.push_back(fmt::format("{} of config.json is not a list of {} entries, one per layer; this family does not read it.",
+                                           key, config.layerCount));
+    if (padsBeyond(config))
+        warnings.push_back(fmt::format("pad_token_id {} of config.json is beyond the {} rows of the embedding and is ignored.",
+                                       raw["pad_token_id"].dump(), config.vocabularySize));
+    if (stated(raw, "text_config")) warnings.emplace_back("config.json has a text_config; the model is read from the keys beside it.");
     return warnings;
 }
 

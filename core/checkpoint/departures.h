@@ -30,6 +30,9 @@ struct StoredFacts {
 };
 std::vector<std::string> departureWarnings(const ModelConfig& config, const StoredFacts& facts);
 
+// Whether config.json promises layers for multi-token prediction behind the last one.
+bool promisesPrediction(const ModelConfig& config);
+
 // "Qwen2MoeForCausalLM": the class of transformers that computes what Espalier computes.
 std::string stockClassName(Architecture architecture);
 // Why the weights of a checkpoint whose config.json states a quantisation cannot be read; ok where they are not quantised, whatever

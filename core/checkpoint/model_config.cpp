@@ -1,6 +1,7 @@
 #include "checkpoint/model_config.h"
 
 #include "checkpoint/adapter.h"
+#include "checkpoint/departures.h"
 #include "checkpoint/safetensors.h"
 
 #include <fmt/format.h>
@@ -28,10 +29,14 @@ std::optional<int> wholeNumber(const Json& value, int high)
 Status readCommon(const ConfigReader& reader, const ArchitectureAdapter& adapter, ModelConfig& config)
 {
     if (reader.has("architectures")) {
+        // The family is known by model_type; of several names the one that belongs to it counts.
         const Json& names = reader.at("architectures");
-        if (!names.is_array() || (!names.empty() && !names.front().is_string()))
-            return reader.wrongType("architectures", "a list of names");
-        if (!names.empty()) config.architectureName = names.front().get<std::string>();
+        if (!names.is_array()) return reader.wrongType("architectures", "a list of names");
+        for (const Json& name : names) {
+            if (!name.is_string()) return reader.wrongType("architectures", "a list of names");
+            if (config.architectureName.empty() || name == stockClassName(config.architecture))
+                config.architectureName = name.get<std::string>();
+        }
     }
     for (const char* key : {"torch_dtype", "dtype"}) {
         ESPALIER_TRY(const std::optional<std::string> dtype, reader.optionalString(key));
@@ -109,6 +114,7 @@ Status readRope(const ConfigReader& reader, ModelConfig& config)
         for (const auto& [name, value] : object.items())
             if (value.is_object())
                 return reader.valueUnsupported(key, fmt::format("{} differs by layer type (\"{}\")", key, name), "config.rope_unsupported");
+        if (object.empty()) continue;  // no scaling
         const ConfigReader inner(object, reader.subject(), std::string(key) + ".");
         if (inner.has("rope_theta")) {
             ESPALIER_TRY(const double stated, inner.number("rope_theta", 1, 1e12));
@@ -134,6 +140,10 @@ Status readRope(const ConfigReader& reader, ModelConfig& config)
             return reader.conflict("rope_scaling",
                                    fmt::format("rope_parameters has the type \"{}\", but rope_scaling has \"{}\"", *type, *statedType));
         if (*statedType == "yarn") {
+            if (inner.has("partial_rotary_factor") && inner.at("partial_rotary_factor") != 1.0)
+                return reader.valueUnsupported(
+                    key, fmt::format("{}.partial_rotary_factor is {}", key, ConfigReader::shown(inner.at("partial_rotary_factor"))),
+                    "config.rope_unsupported");
             RopeScaling rope;
             ESPALIER_CHECK_OK(readYarn(inner, config, rope));
             if (details != nullptr && (rope.factor != config.rope.factor || rope.originalPositions != config.rope.originalPositions ||

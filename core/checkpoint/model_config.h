@@ -69,7 +69,7 @@ struct ModelConfig {
     Architecture architecture = Architecture::Mixtral;
     std::string modelType;         // as written: "qwen2_moe", "espalier_qwen2_moe"
     std::string baseModelType;     // "qwen2_moe" in both cases
-    std::string architectureName;  // architectures[0], may be empty
+    std::string architectureName;  // of architectures the class that belongs to modelType, else the first; may be empty
     std::string dtype;             // as stated, "bfloat16"; may be empty
     bool factored = false;         // one of our own exports (formats.md 9.3)
 

@@ -42,6 +42,7 @@ private:
         ESPALIER_TRY(const bool used, reader.boolean("use_sliding_window", false));
         std::optional<int> window;
         if (used) {
+            ESPALIER_CHECK_OK(reader.present("sliding_window"));  // null: none; the class default is a number
             ESPALIER_TRY(window, reader.optionalInteger("sliding_window", 1, kMaxPositions));
         }
         if (reader.has("layer_types")) {

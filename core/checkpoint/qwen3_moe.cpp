@@ -33,7 +33,8 @@ public:
         ESPALIER_CHECK_OK(setLayers(reader, config, experts, width, 0, [&](int i) { return moe[static_cast<std::size_t>(i)]; }));
         ESPALIER_TRY(const bool windowed, reader.boolean("use_sliding_window", false));
         if (!windowed) return {};
-        // On all layers; max_window_layers is not read by this family.
+        // On all layers; max_window_layers is not read by this family. Null: no window; the class default is a number.
+        ESPALIER_CHECK_OK(reader.present("sliding_window"));
         ESPALIER_TRY(const std::optional<int> window, reader.optionalInteger("sliding_window", 1, kMaxPositions));
         for (LayerConfig& layer : config.layers)
             layer.window = window.value_or(0);

@@ -40,28 +40,46 @@ struct Index {
     std::vector<std::string> shards;
 };
 
+// Of a name in an index, what lies below the model folder: "./a" is "a", "weights/a" stays. Empty where the name leads out of the folder
+// or is no name at all.
+std::string nameInFolder(std::string_view name)
+{
+    if (name.empty() || name.size() > 255 ||
+        std::any_of(name.begin(), name.end(), [](unsigned char c) { return c == '\\' || c < 0x20 || c == 0x7F; }))
+        return {};
+    std::string inside;
+    for (;;) {
+        const std::size_t slash = name.find('/');
+        const std::string_view part = name.substr(0, slash);
+        if (part.empty() || part.find("..") != std::string_view::npos) return {};
+        if (part != ".") inside.append(inside.empty() ? "" : "/").append(part);
+        if (slash == std::string_view::npos) return part == "." ? std::string() : inside;
+        name.remove_prefix(slash + 1);
+    }
+}
+
 Result<Index> readIndex(const fs::path& folder, const std::string& text)
 {
     Index index;
     ESPALIER_TRY(index.value, parseJson(text, kIndex, "checkpoint"));
     if (!index.value.is_object()) return indexError("it is not a JSON object");
-    const auto map = index.value.find("weight_map");
+    const auto map = index.value.find("weight_map");  // names become those within the folder
     if (map == index.value.end() || !map->is_object() || map->empty()) return indexError("weight_map is missing, empty or no object");
     std::set<std::string> shards;
-    for (const auto& [tensor, shard] : map->items()) {
+    for (auto& [tensor, shard] : map->items()) {
         if (!shard.is_string()) return indexError(fmt::format("weight_map of {} is not a file name", tensor));
-        shards.insert(shard.get<std::string>());
+        std::string inside = nameInFolder(shard.get_ref<const std::string&>());
+        if (inside.empty())
+            return badInput(
+                "checkpoint.shard_name", kIndex,
+                fmt::format("{} names the file {}, which is not a name within the model folder.", kIndex, Json(shard).dump(-1, ' ', true)),
+                "Shards must lie in the model folder itself: do not open this checkpoint unless you know its origin.");
+        shards.insert(inside);
+        shard = std::move(inside);
     }
     if (shards.size() > kMaxShards) return indexError(fmt::format("weight_map names {} files, more than {}", shards.size(), kMaxShards));
     std::vector<std::string> missing;
     for (const std::string& shard : shards) {
-        const bool plain =
-            !shard.empty() && shard != "." && shard.size() <= 255 && shard.find("..") == std::string::npos &&
-            std::none_of(shard.begin(), shard.end(), [](unsigned char c) { return c == '/' || c == '\\' || c < 0x20 || c == 0x7F; });
-        if (!plain)
-            return badInput("checkpoint.shard_name", kIndex,
-                            fmt::format("{} names the file {}, which is not a plain file name.", kIndex, Json(shard).dump(-1, ' ', true)),
-                            "Shards must lie in the model folder itself: do not open this checkpoint unless you know its origin.");
         if (!isFile(folder / shard)) missing.push_back(shard);
     }
     for (const std::string& shard : missing)
@@ -111,7 +129,9 @@ Status checkIndex(const Index& index, TensorFiles& result)
                                               kIndex, unlisted.size(), unlisted.front()));
     }
     const auto metadata = index.value.find("metadata");
-    if (metadata == index.value.end() || !metadata->is_object() || !metadata->contains("total_size")) return {};
+    if (metadata == index.value.end() || !metadata->is_object() || !metadata->contains("total_size") ||
+        metadata->at("total_size").is_null())
+        return {};
     const Json& total = metadata->at("total_size");
     const std::uint64_t bytes = result.tensorBytes();
     // Some writers give a float; a float that is the right number is not worth a word.
@@ -235,6 +255,29 @@ Result<TensorFiles> openEither(const fs::path& folder)
     return single;
 }
 
+// Says what there is instead: files under other names are read by nobody.
+Error noWeights(const fs::path& folder)
+{
+    const bool pickled = isFile(folder / "pytorch_model.bin") || isFile(folder / "pytorch_model.bin.index.json");
+    std::vector<std::string> others;
+    std::error_code failure;
+    for (fs::directory_iterator it(folder, failure), end; !failure && it != end; it.increment(failure))
+        if (it->path().extension() == ".safetensors") others.push_back(it->path().filename().string());
+    std::sort(others.begin(), others.end());
+    std::string there;
+    if (!others.empty())
+        there = fmt::format("; it holds {}{}", others.front(), others.size() > 1 ? fmt::format(" and {} more", others.size() - 1) : "");
+    const char* action = "Choose the folder that holds config.json and the safetensors files.";
+    if (pickled)
+        action = "pytorch_model.bin can execute code when read and is not opened: convert it to safetensors.";
+    else if (others.size() == 1)
+        action = "Where that file holds the whole model, rename it to model.safetensors.";
+    else if (!others.empty())
+        action = "Fetch model.safetensors.index.json as well: it says which tensor lies in which file.";
+    return badInput("checkpoint.no_weights", folder.filename().string(),
+                    fmt::format("{} has neither {} nor {}{}.", folder.string(), kSingle, kIndex, there), action);
+}
+
 }  // namespace
 
 Result<TensorFiles> openTensorFiles(const fs::path& folder)
@@ -247,11 +290,7 @@ Result<TensorFiles> openTensorFiles(const fs::path& folder)
     if (indexed) return openIndexed(folder);
     for (const char* name : {kSingle, kIndex})
         ESPALIER_CHECK_OK(checkLink(folder / name));
-    const bool pickled = isFile(folder / "pytorch_model.bin") || isFile(folder / "pytorch_model.bin.index.json");
-    return badInput("checkpoint.no_weights", folder.filename().string(),
-                    fmt::format("{} has neither {} nor {}.", folder.string(), kSingle, kIndex),
-                    pickled ? "pytorch_model.bin can execute code when read and is not opened: convert it to safetensors."
-                            : "Choose the folder that holds config.json and the safetensors files.");
+    return noWeights(folder);
 }
 
 Result<ConfigFile> readConfigFile(const fs::path& folder)

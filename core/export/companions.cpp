@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <fstream>
 #include <optional>
 #include <set>
 
@@ -61,6 +62,16 @@ std::optional<std::string> withoutCode(const std::string& text)
     return json.dump(2) + "\n";
 }
 
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+constexpr std::size_t kMaxMarked = 256u << 20;
+
+bool beginsWithMark(const fs::path& path)
+{
+    std::ifstream stream(path, std::ios::binary);
+    std::string first(kByteOrderMark.size(), '\0');
+    return stream.read(first.data(), static_cast<std::streamsize>(first.size())) && first == kByteOrderMark;
+}
+
 struct Collector {
     fs::path source;
     Companions found = {};
@@ -75,9 +86,32 @@ struct Collector {
         if (name == "tokenizer.json") found.tokenizerFile = true;
     }
 
+    void edit(const std::string& name, std::string content);
     Status settings(const std::string& name);
+    Status withoutMark(const std::string& name);
     Status folder();
 };
+
+// Instead of a copy, this.
+void Collector::edit(const std::string& name, std::string content)
+{
+    names.insert(name);
+    std::erase_if(found.copies, [&](const auto& copy) { return copy.first == name; });
+    const auto before = std::find_if(found.edited.begin(), found.edited.end(), [&](const auto& file) { return file.first == name; });
+    if (before != found.edited.end())
+        before->second = std::move(content);
+    else
+        found.edited.emplace_back(name, std::move(content));
+}
+
+// A byte order mark before JSON is what some editors leave; the libraries that read an export stop there.
+Status Collector::withoutMark(const std::string& name)
+{
+    if (!name.ends_with(".json") || !beginsWithMark(source / name)) return {};
+    ESPALIER_TRY(std::string text, readTextFile(source / name, "checkpoint", kMaxMarked));
+    edit(name, text.substr(kByteOrderMark.size()));
+    return {};
+}
 
 // A JSON file of the tokenizer, the processor or the generation: what it names goes along or is left out of it.
 Status Collector::settings(const std::string& name)
@@ -101,11 +135,7 @@ Status Collector::settings(const std::string& name)
     namedFiles(json, others);
     for (const std::string& other : others)
         if (isFile(source / other) && maybeCompanionFile(other)) take(other);
-    if (auto edited = withoutCode(text)) {
-        names.insert(name);
-        std::erase_if(found.copies, [&](const auto& copy) { return copy.first == name; });
-        found.edited.emplace_back(name, std::move(*edited));
-    }
+    if (auto edited = withoutCode(text)) edit(name, std::move(*edited));
     return {};
 }
 
@@ -124,6 +154,8 @@ Status Collector::folder()
         if (isCompanionFile(name) && fs::is_symlink(source / name, ignored) && !fs::exists(source / name, ignored))
             found.warnings.push_back(fmt::format("{} of the source is a link to a file that is not there; the export lacks it.", name));
     }
+    for (const auto& [name, path] : std::vector(found.copies))
+        ESPALIER_CHECK_OK(withoutMark(name));
     for (const std::string& name : entries)
         if (isSettings(name) && (name == "config.json" || isCompanionFile(name)) && isFile(source / name))
             ESPALIER_CHECK_OK(settings(name));

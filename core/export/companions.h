@@ -16,7 +16,8 @@ namespace espalier
 
 struct Companions {
     std::vector<std::pair<std::string, std::filesystem::path>> copies;  // name in the export, file; byte for byte
-    std::vector<std::pair<std::string, std::string>> edited;            // name in the export, content without names of code
+    std::vector<std::pair<std::string, std::string>>
+        edited;                              // name in the export, content without names of code, or without a byte order mark
     std::vector<std::string> code;           // Python files that config.json and the JSON files name, or that lie in the folder
     std::vector<std::string> tokenizerCode;  // those of them that the tokenizer is made of
     bool tokenizerFile = false;              // tokenizer.json is among the copies

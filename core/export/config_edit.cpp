@@ -150,7 +150,8 @@ Result<std::string> editConfig(std::string_view source, const Checkpoint& checkp
                 drop(config, key, changed);
         }
     }
-    if (!changed) return std::string(source);
+    constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // which transformers does not read
+    if (!changed) return std::string(source.substr(source.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0));
     return config.dump(2) + "\n";
 }
 

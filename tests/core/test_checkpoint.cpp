@@ -1,4 +1,3 @@
-#include "checkpoint/departures.h"
 #include "checkpoint/tensor_names.h"
 #include "checkpoint_fixture.h"
 #include "counting_allocator.h"
@@ -294,9 +293,13 @@ TEST(Checkpoint, TensorsBesideTheModel)
     const auto mtp = openWith(
         {{"model.layers.1.eh_proj.weight", DType::F32, {16, 32}}, {"model.layers.1.mlp.experts.0.w1.weight", DType::F32, {8, 16}}});
     ASSERT_TRUE(mtp.ok()) << mtp.error().describe();
-    EXPECT_THAT((*mtp)->warnings(), ElementsAre(HasSubstr("2 tensors of layers from 1 on")));
+    EXPECT_THAT((*mtp)->warnings(), ElementsAre(HasSubstr("2 tensors of layers from 1 on (multi-token prediction)")));
     EXPECT_EQ((*mtp)->roleOf("model.layers.1.eh_proj.weight").kind, TensorRole::Kind::Ignored);
     EXPECT_EQ((*mtp)->shape().bytes(), (*mtp)->shape().parameters() * 4) << "what is ignored is not counted";
+    // Layers of a model that was cut short are called what they are.
+    const auto cut = openWith({{"model.layers.1.mlp.experts.0.w1.weight", DType::F32, {8, 16}}});
+    ASSERT_TRUE(cut.ok()) << cut.error().describe();
+    EXPECT_THAT((*cut)->warnings(), ElementsAre(HasSubstr("beyond num_hidden_layers")));
     // What would take part in the MLP if the configuration were right is an error.
     for (const char* name : {"model.layers.0.block_sparse_moe.experts.4.w1.weight", "model.layers.0.block_sparse_moe.experts.00.w1.weight",
                              "model.layers.0.mlp.gate_proj.weight", "model.layers.0.block_sparse_moe.gate.e_score_correction_bias"}) {
@@ -305,48 +308,6 @@ TEST(Checkpoint, TensorsBesideTheModel)
         EXPECT_EQ(unexpected.error().code, "checkpoint.tensor_unexpected");
         EXPECT_THAT(unexpected.error().message, HasSubstr(name));
     }
-}
-
-// What is read otherwise than config.json says is an edit of config.json, and nothing else is.
-TEST(Checkpoint, DeparturesFromTheConfiguration)
-{
-    const TempFolder folder;
-    const Json config = Json::parse(readBytes(kFixtures / "bad/good/config.json"));
-    const auto departures = [&](const Json& changes, DType dtype) {
-        Json changed = config;
-        changed.update(changes);
-        EXPECT_TRUE(writeModel(folder.path(), changed, dtype).ok());
-        const auto opened = Checkpoint::open(folder.path());
-        EXPECT_TRUE(opened.ok()) << opened.error().describe();
-        Json edits = Json::object();
-        if (opened.ok())
-            for (const ConfigDeparture& departure : configDepartures(**opened))
-                edits[departure.key] = departure.value;
-        return edits;
-    };
-    EXPECT_EQ(departures({{"torch_dtype", "bfloat16"}}, DType::BF16), Json::object());
-    EXPECT_EQ(departures({{"torch_dtype", "float32"}}, DType::BF16), Json::object()) << "nothing is lost";
-    EXPECT_EQ(departures({{"torch_dtype", "float16"}, {"dtype", "float16"}}, DType::BF16),
-              (Json{{"torch_dtype", "bfloat16"}, {"dtype", "bfloat16"}}));
-    EXPECT_EQ(departures({{"torch_dtype", "bfloat16"}}, DType::F32), (Json{{"torch_dtype", "float32"}}));
-    EXPECT_EQ(departures({{"torch_dtype", nullptr},
-                          {"quantization_config", {{"quant_method", "fp8"}}},
-                          {"num_nextn_predict_layers", 1},
-                          {"architectures", {"MixtralModel"}},
-                          {"auto_map", {{"AutoConfig", "configuration_x.X"}}},
-                          {"custom_pipelines", {{"text", {{"impl", "pipeline_x.P"}}}}}},
-                         DType::BF16),
-              (Json{{"quantization_config", nullptr},
-                    {"num_nextn_predict_layers", 0},
-                    {"architectures", {"MixtralForCausalLM"}},
-                    {"auto_map", nullptr},
-                    {"custom_pipelines", nullptr}}));
-    EXPECT_EQ(departures({{"torch_dtype", nullptr}, {"num_nextn_predict_layers", 0}, {"quantization_config", nullptr}}, DType::F16),
-              Json::object());
-    EXPECT_THAT(pythonFilesNamedBy({{"auto_map", {{"AutoTokenizer", {"tokenization_x.Slow", nullptr}}, {"AutoModel", "a/b--model_x.M"}}},
-                                    {"custom_pipelines", {{"text", {{"impl", "pipeline_x.P"}}}}}}),
-                testing::UnorderedElementsAre("tokenization_x.py", "a/b--model_x.py", "pipeline_x.py"));
-    EXPECT_THAT(pythonFilesNamedBy({{"auto_map", {"tokenization_x.Slow", "tokenization_x.Fast"}}}), ElementsAre("tokenization_x.py"));
 }
 
 TEST(Checkpoint, TiedEmbeddingFollowsTheFile)

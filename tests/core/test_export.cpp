@@ -18,6 +18,7 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -728,6 +729,34 @@ TEST_F(Export, TheConfigSaysWhatWasRead)
     text.replace(at, 27, "\"tie_word_embeddings\": false");
     std::ofstream(folder / "stock" / "config.json", std::ios::trunc) << text;
     EXPECT_THAT(failing(verify("stock")), HasSubstr("runtime: config.json says that embeddings are not tied, but lm_head.weight is not"));
+}
+
+// The libraries that read an export stop at a byte order mark before JSON; one in the source does not travel.
+TEST_F(Export, ByteOrderMarksStayBehind)
+{
+    const fs::path model = folder / "model";
+    fs::copy(tiny("mixtral-tiny"), model);
+    const std::string mark = "\xEF\xBB\xBF";
+    for (const auto& [name, text] : std::map<std::string, std::string>{
+             {"generation_config.json", R"({"eos_token_id": 2})"},
+             {"tokenizer_config.json", R"({"auto_map": {"AutoTokenizer": ["tokenization_x.X", null]}, "bos_token": "<s>"})"},
+             {"vocab.json", R"({"a": 0})"}})
+        std::ofstream(model / name) << mark << text;
+    std::ofstream(model / "merges.txt") << mark << "a b";
+    const std::string config = contents(model / "config.json");
+    std::ofstream(model / "config.json") << mark << config;
+    const auto source = take(Checkpoint::open(model));
+    write(*source, uniformPlan(source->shape(), 2), "stock");
+    for (const char* name : {"config.json", "generation_config.json", "tokenizer_config.json", "vocab.json"}) {
+        const std::string written = contents(folder / "out" / name);
+        EXPECT_TRUE(written.starts_with("{")) << name;
+        EXPECT_TRUE(Json::accept(written)) << name;
+    }
+    EXPECT_EQ(contents(folder / "out" / "vocab.json"), R"({"a": 0})");
+    EXPECT_FALSE(take(readJsonFile(folder / "out" / "tokenizer_config.json", "tokenizer")).contains("auto_map"));
+    EXPECT_EQ(contents(folder / "out" / "merges.txt"), mark + "a b") << "what is no JSON is copied byte for byte";
+    const VerifyReport verified = verify("out");
+    EXPECT_TRUE(verified.holds) << failing(verified);
 }
 
 // Vocabularies under any name, templates, settings; what JSON names is there, and code is named where it is missed.

@@ -212,6 +212,13 @@ TEST(ModelConfig, WindowsByFamily)
     Json qwen3 = changed("Qwen3-30B-A3B", "use_sliding_window", true);
     qwen3["sliding_window"] = 100;
     EXPECT_THAT(windows(parsed(qwen3)), testing::Each(100));
+    // Where it is absent the families have different numbers; null is none.
+    qwen3["sliding_window"] = nullptr;
+    EXPECT_THAT(windows(parsed(qwen3)), testing::Each(0));
+    for (Json* config : {&qwen, &qwen3}) {
+        config->erase("sliding_window");
+        EXPECT_EQ(refused(*config).subject, "sliding_window");
+    }
 }
 
 TEST(ModelConfig, DenseLayersByFamily)
@@ -289,6 +296,13 @@ TEST(ModelConfig, KnownVariantsThatAreNotComputedAreRefusedByName)
     expectUnsupported(refused(changed("Mixtral-8x7B-v0.1", "rope_scaling", {{"type", "linear"}, {"factor", 2.0}})),
                       "config.rope_unsupported", "linear");
     expectUnsupported(refused(changed("Qwen3-30B-A3B", "partial_rotary_factor", 0.5)), "config.value_unsupported", "0.5");
+    Json partial = without("Qwen3-30B-A3B", "rope_theta");
+    partial["rope_parameters"] = {{"rope_theta", 1e6},
+                                  {"rope_type", "yarn"},
+                                  {"factor", 4.0},
+                                  {"original_max_position_embeddings", 32768},
+                                  {"partial_rotary_factor", 0.5}};
+    expectUnsupported(refused(partial), "config.rope_unsupported", "partial_rotary_factor is 0.5");
     expectUnsupported(refused(changed("DeepSeek-V2-Lite", "topk_method", "noaux_tc")), "config.value_unsupported", "noaux_tc");
     expectUnsupported(refused(changed("DeepSeek-V2-Lite", "scoring_func", "sigmoid")), "config.value_unsupported", "sigmoid");
     for (const char* type : {"glm4_moe", "gpt_oss", "mixtrall", "espalier_mixtrall", "llama"}) {
