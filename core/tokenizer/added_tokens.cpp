@@ -174,7 +174,7 @@ Result<AddedTokens> AddedTokens::withMatchers(const Normalizer& normalizer)
             m_raw.add(token.content, static_cast<int>(i));
             continue;
         }
-        const std::string pattern = normalizer.apply(token.content);
+        ESPALIER_TRY(const std::string pattern, normalizer.apply(token.content));
         if (!patterns.insert(pattern).second)
             return damagedComponent("added_tokens", fmt::format("has two tokens that both read \"{}\" once they are normalised", pattern));
         m_normalized.add(pattern, static_cast<int>(i));

@@ -17,7 +17,8 @@ class Normalizer
 {
 public:
     virtual ~Normalizer() = default;
-    virtual std::string apply(std::string text) const = 0;
+    // Errors: tokenizer.regex_limit, tokenizer.unsupported (a pattern that matches nothing at the start of the text).
+    virtual Result<std::string> apply(std::string text) const = 0;
 };
 // null gives a normalizer that changes nothing.
 Result<std::unique_ptr<const Normalizer>> parseNormalizer(const Json& value);
@@ -40,6 +41,7 @@ class Decoder
 {
 public:
     virtual ~Decoder() = default;
+    // What a pattern runs into its limit on stays as it is.
     virtual std::vector<std::string> apply(std::vector<std::string> tokens) const = 0;
 };
 Result<std::unique_ptr<const Decoder>> parseDecoder(const Json& value);

@@ -110,7 +110,7 @@ public:
     Tokens apply(Tokens tokens) const override
     {
         for (std::string& token : tokens)
-            token = m_replace->apply(std::move(token));
+            if (Result<std::string> replaced = m_replace->apply(token)) token = std::move(*replaced);
         return tokens;
     }
 

@@ -1,4 +1,6 @@
 #include "tokenizer/components.h"
+#include "tokenizer/oniguruma.h"
+#include "tokenizer/regex.h"
 
 #include <fmt/format.h>
 #include <unicode/bytestream.h>
@@ -34,7 +36,7 @@ namespace
 class Unchanged final : public Normalizer
 {
 public:
-    std::string apply(std::string text) const override { return text; }
+    Result<std::string> apply(std::string text) const override { return text; }
 };
 
 class UnicodeForm final : public Normalizer
@@ -42,14 +44,14 @@ class UnicodeForm final : public Normalizer
 public:
     // Both outlive this.
     UnicodeForm(const icu::Normalizer2& form, const icu::UnicodeSet& known) : m_form(form, known) {}
-    std::string apply(std::string text) const override
+    Result<std::string> apply(std::string text) const override
     {
         UErrorCode status = U_ZERO_ERROR;
         std::string out;
         out.reserve(text.size());
         icu::StringByteSink<std::string> sink(&out);
         m_form.normalizeUTF8(0, text, sink, nullptr, status);
-        return U_SUCCESS(status) ? out : text;
+        return U_SUCCESS(status) ? std::move(out) : std::move(text);
     }
 
 private:
@@ -60,7 +62,7 @@ class Prepend final : public Normalizer
 {
 public:
     explicit Prepend(std::string prefix) : m_prefix(std::move(prefix)) {}
-    std::string apply(std::string text) const override { return text.empty() ? text : m_prefix + text; }
+    Result<std::string> apply(std::string text) const override { return text.empty() ? text : m_prefix + text; }
 
 private:
     std::string m_prefix;
@@ -70,7 +72,7 @@ class ReplaceString final : public Normalizer
 {
 public:
     ReplaceString(std::string pattern, std::string content) : m_pattern(std::move(pattern)), m_content(std::move(content)) {}
-    std::string apply(std::string text) const override
+    Result<std::string> apply(std::string text) const override
     {
         std::string out;
         std::size_t from = 0;
@@ -86,14 +88,44 @@ private:
     std::string m_content;
 };
 
+// The content is put in as it is written: the reference knows no "$1" there. On an empty match at the start of a text it panics or puts
+// the content in twice, so that there is nothing to be equal to.
+class ReplaceRegex final : public Normalizer
+{
+public:
+    ReplaceRegex(std::string pattern, TokenizerRegex regex, std::string content)
+        : m_pattern(std::move(pattern)), m_regex(std::move(regex)), m_content(std::move(content))
+    {
+    }
+    Result<std::string> apply(std::string text) const override
+    {
+        ESPALIER_TRY(const std::vector<TextSpan> spans, m_regex.find(text));
+        if (!spans.empty() && spans.front().end == 0) return unsupportedPattern(m_pattern, "an empty match at the start of a text");
+        std::string out;
+        for (const TextSpan& span : spans) {
+            if (span.match)
+                out += m_content;
+            else
+                out.append(text, span.begin, span.end - span.begin);
+        }
+        return out;
+    }
+
+private:
+    std::string m_pattern;
+    TokenizerRegex m_regex;
+    std::string m_content;
+};
+
 class NormalizerSequence final : public Normalizer
 {
 public:
     explicit NormalizerSequence(std::vector<std::unique_ptr<const Normalizer>> steps) : m_steps(std::move(steps)) {}
-    std::string apply(std::string text) const override
+    Result<std::string> apply(std::string text) const override
     {
-        for (const auto& step : m_steps)
-            text = step->apply(std::move(text));
+        for (const auto& step : m_steps) {
+            ESPALIER_TRY(text, step->apply(std::move(text)));
+        }
         return text;
     }
 
@@ -142,7 +174,13 @@ Result<std::unique_ptr<const Normalizer>> parseNormalizer(const Json& value)
         const Json pattern = value.value("pattern", Json());
         if (!pattern.is_object() || !value.contains("content") || !value["content"].is_string())
             return damagedComponent(kSlot, "replaces nothing");
-        if (!pattern.contains("String") || !pattern["String"].is_string()) return unsupportedComponent(kSlot, "Replace with a regex");
+        if (const Json regex = pattern.value("Regex", Json()); regex.is_string()) {
+            const auto& text = regex.get_ref<const std::string&>();
+            ESPALIER_TRY(TokenizerRegex compiled, TokenizerRegex::compile(text));
+            return std::unique_ptr<const Normalizer>(
+                std::make_unique<ReplaceRegex>(text, std::move(compiled), value["content"].get<std::string>()));
+        }
+        if (!pattern.contains("String") || !pattern["String"].is_string()) return damagedComponent(kSlot, "replaces nothing");
         if (pattern["String"].get_ref<const std::string&>().empty()) return damagedComponent(kSlot, "replaces an empty string");
         return std::unique_ptr<const Normalizer>(
             std::make_unique<ReplaceString>(pattern["String"].get<std::string>(), value["content"].get<std::string>()));

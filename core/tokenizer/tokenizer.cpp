@@ -156,7 +156,11 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
     std::optional<int> named;
     for (const AddedToken& token : data->added.all()) {
         // The reference decodes a normalised added token to what it matches, not to what the file says.
-        data->tokenOfId.insert_or_assign(token.id, token.normalized ? data->normalizer->apply(token.content) : token.content);
+        std::string shown = token.content;
+        if (token.normalized) {
+            ESPALIER_TRY(shown, data->normalizer->apply(std::move(shown)));
+        }
+        data->tokenOfId.insert_or_assign(token.id, std::move(shown));
         if (token.special) data->specialIds.insert(token.id);
         highest = std::max(highest, token.id);
         if (token.id >= data->embeddingRows) beyond.push_back(fmt::format("\"{}\" ({})", token.content, token.id));
@@ -194,7 +198,7 @@ Result<std::vector<int>> Tokenizer::encode(std::string_view text, bool addSpecia
             atStart = false;
             continue;
         }
-        const std::string normalized = m_data->normalizer->apply(std::string(raw.text));
+        ESPALIER_TRY(const std::string normalized, m_data->normalizer->apply(std::string(raw.text)));
         for (const Segment& segment : m_data->added.split(normalized, true)) {
             if (segment.tokenId >= 0) {
                 ids.push_back(segment.tokenId);

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <set>
 #include <thread>
 
 using namespace espalier;
@@ -418,6 +419,74 @@ TEST(Tokenizer, AddedTokensGiveTheReferencesIds)
     }
     EXPECT_GT(number, 100);
     fs::remove_all(folder);
+}
+
+// Replace with a pattern, alone and in sequences, with added tokens that are normalised by it; and as a decoder.
+TEST(Tokenizer, PatternsInNormalizersGiveTheReferencesIds)
+{
+    const fs::path fixtures = fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers";
+    const Json golden = Json::parse(*readTextFile(fixtures / "normalizers" / "golden.json", "x", 1u << 30));
+    std::string pattern = (fs::temp_directory_path() / "espalier-XXXXXX").string();
+    const fs::path folder = ::mkdtemp(pattern.data());
+    const auto load = [&](const Json& item, const char* slot) {
+        Json json = Json::parse(*readTextFile(fixtures / item["base"].get<std::string>() / "tokenizer.json", "x", 1u << 30));
+        json[slot] = item[slot];
+        for (const Json& token : item.value("added", Json::array()))
+            json["added_tokens"].push_back(token);
+        std::ofstream(folder / "tokenizer.json", std::ios::trunc) << json.dump();
+        return Tokenizer::load(folder);
+    };
+    const std::set<std::string> emptyAtStart = {"x*", "", "^", "\\b", "(?=b)"};
+    int compared = 0;
+    int refused = 0;
+    for (const Json& item : golden.at("cases")) {
+        SCOPED_TRACE(item["base"].dump() + " " + item["normalizer"].dump());
+        const bool sequence = item["normalizer"]["type"] == "Sequence";  // one of them begins with an empty match as well
+        const auto tokenizer = load(item, "normalizer");
+        if (item.contains("error")) {  // the reference does not load it either
+            EXPECT_FALSE(tokenizer.ok()) << item["error"];
+            continue;
+        }
+        ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+        for (std::size_t i = 0; i < item["texts"].size(); ++i) {
+            const auto ids = tokenizer->encode(item["texts"][i].get<std::string>(), false);
+            if (!ids.ok()) {  // an empty match at the start, on which the reference fails or errs
+                EXPECT_EQ(ids.error().code, "tokenizer.unsupported");
+                EXPECT_TRUE(sequence || emptyAtStart.contains(item["normalizer"]["pattern"]["Regex"].get<std::string>()))
+                    << ids.error().message;
+                ++refused;
+                continue;
+            }
+            EXPECT_EQ(*ids, idsOf(item["ids"][i])) << item["texts"][i];
+            ++compared;
+        }
+    }
+    for (const Json& item : golden.at("decoders")) {
+        SCOPED_TRACE(item["decoder"].dump());
+        const auto tokenizer = load(item, "decoder");
+        ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+        for (std::size_t i = 0; i < item["ids"].size(); ++i)
+            EXPECT_EQ(tokenizer->decode(idsOf(item["ids"][i])), item["texts"][i].get<std::string>());
+    }
+    EXPECT_GT(compared, 1500);
+    EXPECT_GT(refused, 20);
+    EXPECT_LT(refused, 300);
+    fs::remove_all(folder);
+}
+
+TEST_F(Damaged, APatternOfANormalizerIsCheckedLikeOthers)
+{
+    Json json = base;
+    json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"Regex", "(a"}}}, {"content", "x"}};
+    EXPECT_EQ(errorOf(json.dump()).code, "tokenizer.regex");
+    json["normalizer"]["pattern"] = Json::object();
+    EXPECT_EQ(errorOf(json.dump()).code, "tokenizer.invalid");
+    // What would take for ever says so instead.
+    json["normalizer"]["pattern"] = {{"Regex", "(?:a|aa)+(?=b)|(?:x+x+)+y"}};
+    std::ofstream(folder / "tokenizer.json", std::ios::trunc) << json.dump();
+    const auto tokenizer = Tokenizer::load(folder);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+    EXPECT_EQ(tokenizer->encode(std::string(4000, 'x'), false).error().code, "tokenizer.regex_limit");
 }
 
 TEST_F(Damaged, NormalFormsAreThoseOfTheReferencesUnicode)
