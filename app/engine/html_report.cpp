@@ -192,6 +192,11 @@ std::string perplexitySection(const ReportFacts& facts)
         html +=
             "<p class=\"note\">This is the text that the plan was made on, so the numbers flatter it. Give a text of its own with "
             "<code>--validation</code>.</p>\n";
+    else
+        html +=
+            "<p class=\"note\">Looks at a text from the command line are not counted as openings of a locked one in any session: numbers "
+            "on a "
+            "text that many plans were compared on flatter the plan that was chosen.</p>\n";
     return html;
 }
 

@@ -55,6 +55,7 @@ Result<Json> runProfileRequest(OpenModels& models, const ProfileRequest& request
     Json result = profileJson(request.options.out.string(), *held);
     for (const std::string& warning : warnings)
         result["warnings"].push_back(warning);
+    result["text_warnings"] = warnings;
     result["windows_asked"] = windowsAsked(request.text);
     result["tokens_per_second"] = numberJson(static_cast<double>(held->tokens) / seconds);
     result["seconds"] = seconds;

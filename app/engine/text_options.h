@@ -31,6 +31,9 @@ struct TextOptions {
     std::string field;            // of JSON texts
 };
 void addTextOptions(CLI::App* verb, TextOptions& options);
+// Below the help of the verbs that measure a text: no session keeps count of it.
+inline constexpr const char* kOpeningsNotCounted =
+    "The command line knows no sessions: measuring a text that a session of the window keeps locked is not counted there as an opening.";
 Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint);
 // The same; what is worth saying about the text and its windows is added to `warnings` (tokenizer/text_windows.h).
 Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint, std::vector<std::string>& warnings);

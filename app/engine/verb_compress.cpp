@@ -389,6 +389,7 @@ void addCompress(Verbs& verbs)
     addPlanMethodOptions(verb, options->plan);
     verb->add_flag("--resume", options->resume, "Go on with an interrupted compression");
     verb->add_flag("--force", options->force, "Begin again and replace existing outputs");
+    verb->footer(kOpeningsNotCounted);
 }
 
 }  // namespace espalier

@@ -193,6 +193,7 @@ void addEvaluate(Verbs& verbs)
     verb->add_flag("--kl", options->kl, "Also the divergence of the next-token distributions: KL, ESAP, agreement of the top token");
     verb->add_flag("--resume", options->resume, "Use the windows that an earlier run measured");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a plan made for another model");
+    verb->footer(kOpeningsNotCounted);
 }
 
 }  // namespace espalier

@@ -165,7 +165,9 @@ void addPlan(Verbs& verbs)
     verb->add_option("--out", options->out, "Plan to write")->required()->type_name("PLAN.json");
     addPlanMethodOptions(verb, options->methods);
     addTextOptions(verb, options->text);
-    verb->add_option("--locked", options->locked, "Text that no search sees; the verified allocator measures its gain there once")
+    verb->add_option(
+            "--locked", options->locked,
+            "Text that no search sees; the verified allocator measures its gain there once (not counted as an opening in any session)")
         ->type_name("FILE");
     verb->add_option("--from", options->from, "Start from this plan's locks, protection and ranks")->type_name("FILE");
     verb->add_flag("--resume", options->resume, "Go on with an interrupted search: what it finished is in OUT.search");
