@@ -2,6 +2,7 @@
 
 #include "allocate/allocator.h"
 #include "controls.h"
+#include "flow_row.h"
 #include "format.h"
 #include "icon.h"
 #include "keep_box.h"
@@ -150,17 +151,22 @@ BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
     d->slider->setAccessibleName(tr("Experts kept"));
     layout->addWidget(d->slider);
 
-    auto* second = new QHBoxLayout;
-    second->setSpacing(8);
+    // Beside each other where there is room for whole words, else in lines of their own.
+    const auto filler = [this] {
+        auto* space = new QWidget(this);
+        space->setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Fixed);
+        return space;
+    };
+    auto* second = new FlowRow(pixelsOf(8));
     d->methodBox = new QComboBox(this);
     d->methodBox->setAccessibleName(tr("How layers share the target"));
     d->methodBox->setSizeAdjustPolicy(QComboBox::AdjustToContents);
     d->equal = new Switch(tr("Equal counts"), this);
     d->equal->setTextLeft(true);
     d->equal->setToolTip(tr("One count for all layers, as a stock export needs"));
-    second->addWidget(d->methodBox);
-    second->addStretch(1);
-    second->addWidget(d->equal);
+    second->add(d->methodBox);
+    second->add(filler(), 1);
+    second->add(d->equal);
     layout->addLayout(second);
 
     d->paramArea = new QWidget(this);
@@ -171,9 +177,7 @@ BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
     layout->addWidget(d->paramArea);
 
     d->rankLine = new QWidget(this);
-    auto* third = new QHBoxLayout(d->rankLine);
-    third->setContentsMargins(0, 0, 0, 0);
-    third->setSpacing(8);
+    auto* third = new FlowRow(pixelsOf(8), d->rankLine);
     auto* rankLabel = new QLabel(tr("ranked by"), d->rankLine);
     rankLabel->setProperty("role", QStringLiteral("muted"));
     d->rankBox = new QComboBox(d->rankLine);
@@ -190,10 +194,9 @@ BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
     d->anew->setAutoRaise(true);
     d->anew->setToolTip(tr("Choose the experts of all unlocked layers anew by this score; the counts stay"));
     d->anew->setAccessibleName(tr("Choose the experts anew"));
-    third->addWidget(rankLabel);
-    third->addWidget(d->rankBox);
-    third->addWidget(d->anew);
-    third->addStretch(1);
+    third->add(rankLabel);
+    third->add(d->rankBox);
+    third->add(d->anew);
     d->rankLine->hide();
     layout->addWidget(d->rankLine);
 

@@ -1,6 +1,7 @@
 #include "inspector_panel.h"
 
 #include "controls.h"
+#include "field_note.h"
 #include "flow_row.h"
 #include "format.h"
 #include "icon.h"
@@ -128,6 +129,7 @@ public:
     RankBox* rankBox = nullptr;
     QToolButton* locked = nullptr;
     bool filling = false;
+    QWidget* asking = nullptr;  // the box whose number is on its way
 
     // Half of what costs as much as the matrix, on a round step.
     int firstRank(int layer) const
@@ -277,9 +279,11 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     connect(d->rankSlider, &Slider::gestureCancelled, this, &InspectorPanel::gestureCancelled);
     connect(d->rankBox, &QSpinBox::valueChanged, this, [this, layer](int value) {
         if (d->filling) return;
+        d->asking = d->rankBox;
         emit gestureStarted();
         emit layerRankMoved(layer(), value);
         emit gestureFinished();
+        d->asking = nullptr;
         d->refresh();
     });
     connect(d->protect, &QToolButton::clicked, this, [this](bool on) {
@@ -294,9 +298,11 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     connect(d->slider, &Slider::gestureCancelled, this, &InspectorPanel::gestureCancelled);
     connect(d->spin, &QSpinBox::valueChanged, this, [this, layer](int value) {
         if (d->filling) return;
+        d->asking = d->spin;
         emit gestureStarted();
         emit layerKeepMoved(layer(), value);
         emit gestureFinished();
+        d->asking = nullptr;
         d->refresh();  // a number that was not taken goes back, also when the plan stays the same
     });
     connect(selection, &SelectionModel::currentChanged, this, [this] { d->refresh(); });
@@ -312,6 +318,13 @@ void InspectorPanel::setLow(bool low)
 }
 
 QWidget* InspectorPanel::firstControl() const { return d->keep; }
+
+void InspectorPanel::explain(const QString& text, bool isError)
+{
+    QWidget* box = d->asking != nullptr ? d->asking : d->ranks->asking();
+    // What is beyond a rank's end the box says itself.
+    if (box != nullptr && !text.isEmpty() && (isError || box == d->spin)) FieldNote::say(box, text);
+}
 
 void InspectorPanel::setShape(const ModelShape& shape)
 {

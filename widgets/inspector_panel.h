@@ -35,6 +35,8 @@ public slots:
     // empty `what`: no row.
     void setCellEstimate(const QString& what, double deltaPpl);
     void setCurves(const std::optional<espalier::ExpertSpectra>& curves);  // of the current cell, or none
+    // Why a number was not taken, or what was taken instead: stands below the box that asks, and is nothing of ours where none does.
+    void explain(const QString& text, bool isError);
 
 signals:
     void keepRequested(int layer, int expert, bool keep);

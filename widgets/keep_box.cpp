@@ -2,28 +2,10 @@
 
 #include "allocate/allocator.h"
 
-#include <QLocale>
-
 namespace espalier
 {
 
-std::string plainNumber(QString text)
-{
-    const QLocale locale;
-    text = text.trimmed();
-    for (const QString& group : {locale.groupSeparator(), QString(QChar(0x00A0)), QString(QChar(0x202F))}) {
-        if (!group.isEmpty()) text.remove(group);
-    }
-    if (locale.decimalPoint() != QLatin1StringView(".")) text.replace(locale.decimalPoint(), QStringLiteral("."));
-    return text.toStdString();
-}
-
-KeepBox::KeepBox(QWidget* parent) : QSpinBox(parent)
-{
-    setKeyboardTracking(false);
-    setCorrectionMode(QAbstractSpinBox::CorrectToPreviousValue);
-    setToolTip(tr("Experts kept: a number, 75%, 0.75 or 96/128"));
-}
+KeepBox::KeepBox(QWidget* parent) : NumberBox(parent) { setToolTip(tr("Experts kept: a number, 75%, 0.75 or 96/128")); }
 
 void KeepBox::setExperts(int floor, int total)
 {
@@ -40,6 +22,15 @@ int KeepBox::valueFromText(const QString& text) const
 {
     const Result<int> keep = parseKeep(plainNumber(text), maximum());
     return keep.ok() ? *keep : value();
+}
+
+QString KeepBox::refusal(const QString& text) const
+{
+    bool whole = false;
+    const int number = QString::fromStdString(plainNumber(text)).toInt(&whole);
+    if (whole && number > maximum()) return tr("%1 asked, %2 kept as before: the layer has %3.").arg(number).arg(value()).arg(maximum());
+    if (whole) return tr("%1 asked, %2 kept as before: at least 1.").arg(number).arg(value());
+    return tr("\"%1\" is no number of experts: write 96, 75%, 0.75 or 96/128.").arg(text.trimmed());
 }
 
 QAbstractSpinBox::StepEnabled KeepBox::stepEnabled() const

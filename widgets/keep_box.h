@@ -1,17 +1,12 @@
 // The number field for kept experts: takes a count, 75%, 0.75 or 96/128, in the user's locale.
 #pragma once
 
-#include <QSpinBox>
-
-#include <string>
+#include "number_box.h"
 
 namespace espalier
 {
 
-// What people type in their locale, as parseKeep reads it: no grouping, decimal point.
-std::string plainNumber(QString text);
-
-class KeepBox final : public QSpinBox
+class KeepBox final : public NumberBox
 {
     Q_OBJECT
 public:
@@ -23,6 +18,7 @@ protected:
     QValidator::State validate(QString& text, int& position) const override;
     int valueFromText(const QString& text) const override;
     StepEnabled stepEnabled() const override;
+    QString refusal(const QString& text) const override;
 
 private:
     int m_floor = 0;

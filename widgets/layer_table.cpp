@@ -1,6 +1,7 @@
 #include "layer_table.h"
 
 #include "controls.h"
+#include "field_note.h"
 #include "format.h"
 #include "gesture.h"
 #include "icon.h"
@@ -336,6 +337,7 @@ public:
     QPoint pressed;
     bool moving = false;  // the hand went far enough to mean it
     bool mibVisible = true;
+    int asking = -1;  // the row whose number was typed and is on its way
 
     void refresh() { model->set(shape, plan, scores, before); }
 };
@@ -367,9 +369,11 @@ LayerTable::LayerTable(SelectionModel* selection, HoverModel* hover, QWidget* pa
     connect(d->steps, &StepGesture::started, this, &LayerTable::gestureStarted);
     connect(d->steps, &StepGesture::finished, this, &LayerTable::gestureFinished);
     connect(d->model, &LayerModel::valueEntered, this, [this](int layer, int value) {
+        d->asking = layer;
         emit gestureStarted();
         emit layerMoved(layer, value);
         emit gestureFinished();
+        d->asking = -1;
     });
     connect(selectionModel(), &QItemSelectionModel::currentRowChanged, this, [this](const QModelIndex& now) {
         if (now.isValid() && d->selection->currentLayer() != now.row()) d->selection->setCurrentLayer(now.row());
@@ -415,6 +419,13 @@ void LayerTable::setReference(const std::optional<CompressionPlan>& before)
 {
     d->before = before;
     d->refresh();
+}
+
+void LayerTable::explain(const QString& text, bool isError)
+{
+    // What is beyond a rank's end the box says itself.
+    if (d->asking < 0 || text.isEmpty() || (d->model->quantity() == LayerQuantity::Rank && !isError)) return;
+    FieldNote::say(viewport(), text, visualRect(d->model->index(d->asking, LayerModel::Value)));
 }
 
 void LayerTable::setMibVisible(bool visible)

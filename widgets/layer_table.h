@@ -65,6 +65,8 @@ public slots:
     void setScores(const espalier::ExpertScores& scores);  // for the removed share
     void setReference(const std::optional<espalier::CompressionPlan>& before);
     void setMibVisible(bool visible);
+    // Why a number that was just typed was not taken, or what was taken instead: stands below its cell.
+    void explain(const QString& text, bool isError);
 
 signals:
     void gestureStarted();

@@ -279,6 +279,7 @@ void PipelinePanel::Private::buildFooter(QVBoxLayout* column)
         collect();
         emit q->recipeChanged();  // also where what was typed is no target, which changes what can start
     });
+    QObject::connect(target, &PipelineTarget::unlockRequested, q, &PipelinePanel::unlockRequested);
     QObject::connect(run, &QPushButton::clicked, q, &PipelinePanel::runRequested);
     QObject::connect(find, &QPushButton::clicked, q, &PipelinePanel::findRequested);
 }
@@ -433,7 +434,14 @@ void PipelinePanel::setShape(const ModelShape& shape)
     setRecipe(start);
 }
 
-void PipelinePanel::setPlan(const CompressionPlan& plan) { d->target->setPlan(plan); }
+void PipelinePanel::setPlan(const CompressionPlan& plan)
+{
+    const QString before = d->target->problem();
+    d->target->setPlan(plan);
+    if (d->target->problem() == before) return;
+    d->refreshButtons();
+    emit recipeChanged();  // what can start
+}
 
 bool PipelinePanel::canFind() const { return d->find->isEnabled(); }
 

@@ -45,7 +45,8 @@ public slots:
 signals:
     void recipeChanged();
     void runRequested();
-    void findRequested();  // "Find a plan for this size"
+    void unlockRequested(const std::vector<int>& layers);  // that stand in the way of the target
+    void findRequested();                                  // "Find a plan for this size"
 
 protected:
     void changeEvent(QEvent* event) override;

@@ -1,6 +1,7 @@
 #include "pipeline_target.h"
 
 #include "allocate/allocator.h"
+#include "budget_bar.h"
 #include "controls.h"
 #include "format.h"
 #include "icon.h"
@@ -14,6 +15,7 @@
 #include <QHBoxLayout>
 #include <QLabel>
 #include <QLineEdit>
+#include <QPushButton>
 #include <QSignalBlocker>
 #include <QStyle>
 #include <QToolButton>
@@ -87,6 +89,10 @@ PipelineTarget::PipelineTarget(QWidget* parent) : QWidget(parent)
     m_note->setWordWrap(true);
     m_note->hide();
     rows->addWidget(m_note);
+    m_unlock = new QPushButton(this);
+    m_unlock->setObjectName(QStringLiteral("target.unlock"));
+    m_unlock->hide();
+    rows->addWidget(m_unlock, 0, Qt::AlignLeft);
 
     connect(m_field, &QLineEdit::returnPressed, this, &PipelineTarget::enter);
     connect(m_field, &QLineEdit::editingFinished, this, [this] {
@@ -96,6 +102,7 @@ PipelineTarget::PipelineTarget(QWidget* parent) : QWidget(parent)
             [this](int index) { setUnit(static_cast<TargetUnit>(m_units->itemData(index).toInt())); });
     connect(m_take, &QToolButton::clicked, this, &PipelineTarget::takeSizeOfPlan);
     connect(m_equal, &QAbstractButton::clicked, this, &PipelineTarget::changed);
+    connect(m_unlock, &QPushButton::clicked, this, [this] { emit unlockRequested(std::vector(m_locks)); });
 }
 
 void PipelineTarget::setShape(const ModelShape& shape)
@@ -112,6 +119,34 @@ void PipelineTarget::setPlan(const CompressionPlan& plan)
 {
     m_plan = plan;
     m_take->setEnabled(!planIsDense());
+    checkReach();
+}
+
+// A target below what locks, protection and the routers leave: what stands in the way is named before anything runs.
+void PipelineTarget::checkReach()
+{
+    m_beyond.clear();
+    m_locks.clear();
+    const bool known = m_plan.layerCount() > 0 && m_plan.layerCount() == static_cast<int>(m_shape.layers.size());
+    if (known && m_experts > 0) {
+        const LeastSize least = leastSize(m_shape, m_plan);
+        const bool experts = inExperts();
+        if (experts ? m_experts < least.experts : m_bytes < least.bytes) {
+            const QString asked = experts ? format::count(m_experts) : format::bytes(m_bytes);
+            const bool free = experts ? m_experts >= least.freeExperts : m_bytes >= least.freeBytes;
+            m_locks = experts ? least.countLocks : least.locks;
+            QStringList reasons;
+            for (const int layer : m_locks)
+                reasons << tr("layer %1 is locked at %2").arg(layer).arg(m_plan.layer(layer).kept.size());
+            if (reasons.size() > 3) reasons = {tr("%n layer(s) are locked", nullptr, static_cast<int>(m_locks.size()))};
+            if (!free) reasons << tr("the routers need their experts");
+            m_beyond =
+                experts ? tr("%1 asked, at least %2 stay: %3.").arg(asked, format::count(least.experts), reasons.join(tr(", and ")))
+                        : tr("%1 asked, the model has at least %2: %3.").arg(asked, format::bytes(least.bytes), reasons.join(tr(", and ")));
+        }
+    }
+    m_unlock->setText(unlockText(m_locks));
+    m_unlock->setVisible(!m_locks.empty());
 }
 
 void PipelineTarget::show(const PipelineRecipe& recipe)
@@ -147,7 +182,7 @@ void PipelineTarget::write(PipelineRecipe& recipe) const
 
 QString PipelineTarget::problem() const
 {
-    if (!m_bad) return {};
+    if (!m_bad) return m_beyond;
     switch (m_unit) {
         case TargetUnit::Experts:
             return tr("The target is a number of experts, 75%, 0.75 or 96/128.");
@@ -300,6 +335,7 @@ void PipelineTarget::refresh()
     m_field->setFixedWidth(std::max(pixelsOf(64), m_field->fontMetrics().horizontalAdvance(text) + pixelsOf(22)));
     const QSignalBlocker blocker(m_units);
     m_units->setCurrentIndex(m_units->findData(static_cast<int>(m_unit)));
+    checkReach();
 }
 
 void PipelineTarget::changeEvent(QEvent* event)

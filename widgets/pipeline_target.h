@@ -12,6 +12,7 @@
 class QComboBox;
 class QLabel;
 class QLineEdit;
+class QPushButton;
 class QToolButton;
 
 namespace espalier
@@ -29,11 +30,12 @@ public:
     void setPlan(const CompressionPlan& plan);
     void show(const PipelineRecipe& recipe);  // its target; emits nothing
     void write(PipelineRecipe& recipe) const;
-    QString problem() const;  // what was typed is no target; empty: it is one
+    QString problem() const;  // what was typed is no target, or one below what locks and routers leave; empty: it is one
     void takeSizeOfPlan();    // of the plan on screen, in the unit that is chosen; nothing for the dense model
 
 signals:
     void changed();
+    void unlockRequested(const std::vector<int>& layers);  // that stand in the way of the target
 
 protected:
     void changeEvent(QEvent* event) override;
@@ -47,6 +49,7 @@ private:
     void setBad(bool bad);
     void refresh();
     void note(const QString& text);
+    void checkReach();
 
     ModelShape m_shape;
     CompressionPlan m_plan;
@@ -56,10 +59,13 @@ private:
     int m_experts = 0;
     std::int64_t m_bytes = 0;
     bool m_bad = false;
+    QString m_beyond;          // why the target cannot be reached; empty: it can
+    std::vector<int> m_locks;  // that stand in its way
     QLineEdit* m_field = nullptr;
     QComboBox* m_units = nullptr;
     QLabel* m_of = nullptr;
     QLabel* m_note = nullptr;  // what was asked for and is not possible
+    QPushButton* m_unlock = nullptr;
     QToolButton* m_take = nullptr;
     Switch* m_equal = nullptr;
 };

@@ -2,12 +2,12 @@
 // Its value lies on the scale of plan/rank_edit.h: one above break-even is dense.
 #pragma once
 
-#include <QSpinBox>
+#include "number_box.h"
 
 namespace espalier
 {
 
-class RankBox final : public QSpinBox
+class RankBox final : public NumberBox
 {
     Q_OBJECT
 public:
@@ -20,9 +20,12 @@ protected:
     QValidator::State validate(QString& text, int& position) const override;
     int valueFromText(const QString& text) const override;
     QString textFromValue(int value) const override;
+    QString refusal(const QString& text) const override;
+    QString correction(const QString& text) const override;
 
 private:
-    int parse(const QString& text) const;  // 0: not a rank
+    double asked(const QString& text) const;  // 0: not a rank; infinite: dense
+    int parse(const QString& text) const;     // 0: not a rank
 };
 
 }  // namespace espalier

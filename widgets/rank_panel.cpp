@@ -1,5 +1,6 @@
 #include "rank_panel.h"
 
+#include "budget_bar.h"
 #include "controls.h"
 #include "rank_rule_bar.h"
 #include "rank_table.h"
@@ -57,6 +58,9 @@ RankPanel::RankPanel(SelectionModel* selection, HoverModel* hover, QWidget* pare
     m_note->setWordWrap(true);
     m_note->setObjectName(QStringLiteral("rank.note"));
     column->addWidget(m_note);
+    m_unlock = new QPushButton;
+    m_unlock->setObjectName(QStringLiteral("rank.unlock"));
+    column->addWidget(m_unlock, 0, Qt::AlignLeft);
     m_measure = new QPushButton(tr("Measure ranks and gradients"));
     m_measure->setObjectName(QStringLiteral("rank.measure"));
     auto* buttonRow = new QHBoxLayout;
@@ -81,6 +85,7 @@ RankPanel::RankPanel(SelectionModel* selection, HoverModel* hover, QWidget* pare
         emit factorsChosen(index == 0);
         refresh();  // the plan decides
     });
+    connect(m_unlock, &QPushButton::clicked, this, &RankPanel::unlockRequested);
     connect(m_measure, &QPushButton::clicked, this, &RankPanel::measureRequested);
     const auto pass = [this](auto* view) {
         using View = std::remove_pointer_t<decltype(view)>;
@@ -133,10 +138,11 @@ void RankPanel::setMeasured(bool measured, const QString& note, bool measure)
     refresh();
 }
 
-void RankPanel::setMessage(const QString& text, bool isError)
+void RankPanel::setMessage(const QString& text, bool isError, const std::vector<int>& locks)
 {
     m_message = text;
     m_messageIsError = isError;
+    m_locks = locks;
     refresh();
 }
 
@@ -166,6 +172,8 @@ void RankPanel::refresh()
     QPalette palette = m_note->palette();
     palette.setColor(QPalette::WindowText, !m_message.isEmpty() && m_messageIsError ? t.error : t.muted);
     m_note->setPalette(palette);
+    m_unlock->setText(unlockText(m_locks));
+    m_unlock->setVisible(!text.isEmpty() && !m_locks.empty());
     m_measure->setVisible(m_offer);
 }
 

@@ -6,6 +6,8 @@
 
 #include <QWidget>
 
+#include <vector>
+
 class QComboBox;
 class QLabel;
 class QPushButton;
@@ -36,7 +38,8 @@ public slots:
     void setReference(const std::optional<espalier::CompressionPlan>& before);
     // Whether the profile holds bases for whitened factors; `measure`: the button that measures them is offered; `note` says how it stands.
     void setMeasured(bool measured, const QString& note, bool measure);
-    void setMessage(const QString& text, bool isError);  // clamp or refusal in place of the note; empty: the note
+    // Clamp or refusal in place of the note; empty: the note. `locks`: those that stand in the way, which a button gives up.
+    void setMessage(const QString& text, bool isError, const std::vector<int>& locks = {});
     void setCompact(bool compact);
 
 signals:
@@ -48,6 +51,7 @@ signals:
     void lockedTouched(int layer);
     void factorsChosen(bool whitened);
     void measureRequested();
+    void unlockRequested();
 
 protected:
     void changeEvent(QEvent* event) override;
@@ -62,6 +66,7 @@ private:
     QStackedLayout* m_tables = nullptr;
     RankTable* m_matrices = nullptr;
     QLabel* m_note = nullptr;
+    QPushButton* m_unlock = nullptr;
     QPushButton* m_measure = nullptr;
     LayerTable* m_table = nullptr;
     ModelShape m_shape;
@@ -71,6 +76,7 @@ private:
     bool m_messageIsError = false;
     QString m_noteText;
     QString m_message;
+    std::vector<int> m_locks;
 };
 
 }  // namespace espalier

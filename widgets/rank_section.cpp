@@ -139,6 +139,7 @@ public:
     MatrixTable* table = nullptr;
     int dense = 2;
     bool filling = false;
+    QWidget* asking = nullptr;
     int rankAt(int level) const { return level >= dense ? 0 : level; }
 };
 
@@ -172,15 +173,19 @@ RankSection::RankSection(QWidget* parent) : QWidget(parent), d(std::make_unique<
     connect(d->slider, &Slider::gestureCancelled, this, &RankSection::gestureCancelled);
     connect(d->box, &QSpinBox::valueChanged, this, [this](int level) {
         if (d->filling) return;
+        d->asking = d->box;
         emit gestureStarted();
         emit rankMoved(d->rankAt(level));
         emit gestureFinished();
+        d->asking = nullptr;
     });
 }
 
 RankSection::~RankSection() = default;
 
 QString RankSection::tableText() const { return d->table->text(); }
+
+QWidget* RankSection::asking() const { return d->asking; }
 
 bool RankSection::inGesture() const { return d->slider->inGesture(); }
 

@@ -23,6 +23,8 @@ public:
 
     bool inGesture() const;  // of its slider: the section stays while it is moved to dense
 
+    QWidget* asking() const;  // the box whose number is on its way, or none
+
     // `cell` is a kept expert of the plan. Curves of another cell count as none.
     void set(const ModelShape& shape, const CompressionPlan& plan, CellId cell, const std::optional<ExpertSpectra>& curves);
 

@@ -1,6 +1,5 @@
 #include "size_target.h"
 
-#include "plan/compression_plan.h"
 #include "plan/cost_model.h"
 
 #include <algorithm>
@@ -123,6 +122,37 @@ std::optional<std::int64_t> parseSize(const QString& typed, TargetUnit unit, con
     const double value = number.trimmed().toDouble(&read);
     if (!read || !std::isfinite(value) || value <= 0) return {};
     return bytesOf(value * factor, unit, scale);
+}
+
+LeastSize leastSize(const ModelShape& shape, const CompressionPlan& plan)
+{
+    LeastSize least;
+    CompressionPlan held = plan;
+    CompressionPlan open = plan;
+    for (const LayerShape& layer : shape.layers) {
+        if (layer.experts == 0) continue;
+        const LayerPlan& now = plan.layer(layer.index);
+        ExpertSet kept = now.protectedExperts;
+        const int floor = std::max({1, now.topK.value_or(layer.router.topK), static_cast<int>(kept.size())});
+        for (int e = 0; static_cast<int>(kept.size()) < floor && e < layer.experts; ++e)
+            if (!std::binary_search(kept.begin(), kept.end(), e)) kept.insert(std::lower_bound(kept.begin(), kept.end(), e), e);
+        const std::vector<RankTriple> ranks(kept.size(), RankTriple{1, 1, 1});
+        const auto shrink = [&](CompressionPlan& into) {
+            Result<CompressionPlan> next = into.withKept(shape, layer.index, kept);
+            if (next.ok()) next = next->withRanks(shape, layer.index, ranks);
+            if (next.ok()) into = std::move(next).value();
+        };
+        const int here = static_cast<int>(now.kept.size());
+        shrink(open);
+        if (!now.locked) shrink(held);
+        least.experts += now.locked ? here : floor;
+        least.freeExperts += floor;
+        if (now.locked) least.locks.push_back(layer.index);
+        if (now.locked && here > floor) least.countLocks.push_back(layer.index);
+    }
+    least.bytes = planCost(shape, held).bytes;
+    least.freeBytes = planCost(shape, open).bytes;
+    return least;
 }
 
 std::optional<int> rankForActive(std::int64_t target, const ModelShape& shape)

@@ -2,12 +2,14 @@
 // runs. Everything but the last is one line in the number of experts kept, so all of them say the same size. Pure functions.
 #pragma once
 
+#include "plan/compression_plan.h"
 #include "plan/model_shape.h"
 
 #include <QString>
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace espalier
 {
@@ -34,6 +36,18 @@ int expertsWithin(std::int64_t bytes, const SizeScale& scale);
 
 // "10.4 MiB", "20.9gib", "75 %", "12.1 M parameters", "0.5b", or a number alone in `unit`. Nothing where it is none of these.
 std::optional<std::int64_t> parseSize(const QString& typed, TargetUnit unit, const SizeScale& scale);
+
+// The smallest plan that the locks of `plan` allow, and the one without them: as many experts as the router picks and protection keeps,
+// in bytes with every unlocked matrix at rank 1.
+struct LeastSize {
+    int experts = 0;
+    std::int64_t bytes = 0;
+    int freeExperts = 0;  // without the locks
+    std::int64_t freeBytes = 0;
+    std::vector<int> locks;       // layers whose bytes their lock holds
+    std::vector<int> countLocks;  // those that it holds at more experts
+};
+LeastSize leastSize(const ModelShape& shape, const CompressionPlan& plan);
 
 // Active parameters depend on ranks, not on how many experts there are. The largest mean rank, the same for all three matrices of every
 // expert, with which a token runs at most `target` parameters: 0 where even rank 1 is more, nothing where dense is not more.

@@ -4,6 +4,7 @@
 #include "panel.h"
 #include "search_facts.h"
 #include "search_plots.h"
+#include "size_target.h"
 #include "widgets/planner_fixture.h"
 
 #include <QAccessible>
@@ -241,6 +242,53 @@ private slots:
         unlock->click();
         QVERIFY(!shell.plans().plan().isLocked(3));
         QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    void target_belowWhatLocksLeaveNamesThem()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        auto* target = planner.control<QLineEdit>(QStringLiteral("Target"));
+        const auto enter = [&](const QString& text) {
+            target->setText(text);
+            target->setModified(true);
+            emit target->returnPressed();
+        };
+        auto* unlock = planner.panel().findChild<QPushButton*>(QStringLiteral("target.unlock"));
+        auto* run = planner.panel().findChild<QPushButton*>(QStringLiteral("pipeline.run"));
+        auto* find = planner.panel().findChild<QPushButton*>(QStringLiteral("pipeline.find"));
+        QVERIFY(unlock && unlock->isHidden());
+        enter(QStringLiteral("12"));
+        QVERIFY2(planner.panel().problem().isEmpty(), qPrintable(planner.panel().problem()));
+        // 4 layers of 8, the router picks 2: with layer 3 locked at 8 at least 14 stay.
+        shell.plans().toggleLocked(3);
+        QVERIFY2(planner.panel().problem().contains(QStringLiteral("12 asked, at least 14 stay: layer 3 is locked at 8")),
+                 qPrintable(planner.panel().problem()));
+        QVERIFY(!run->isEnabled() && !find->isEnabled());
+        QVERIFY(!shell.window.action(QStringLiteral("plan.run"))->isEnabled());
+        QVERIFY(!unlock->isHidden());
+        QCOMPARE(unlock->text(), QStringLiteral("Unlock layer 3"));
+        enter(QStringLiteral("14"));
+        QVERIFY(planner.panel().problem().isEmpty() && run->isEnabled() && unlock->isHidden());
+        enter(QStringLiteral("5"));
+        QVERIFY2(planner.panel().problem().contains(QStringLiteral("and the routers need their experts")),
+                 qPrintable(planner.panel().problem()));
+        enter(QStringLiteral("12"));
+        unlock->click();
+        QVERIFY(!shell.plans().plan().layer(3).locked);
+        QVERIFY(planner.panel().problem().isEmpty() && run->isEnabled() && find->isEnabled() && unlock->isHidden());
+        // A size in bytes: what a locked layer holds, and everything else at rank 1.
+        auto* unit = planner.control<QComboBox>(QStringLiteral("Target, unit"));
+        unit->setCurrentIndex(1);
+        emit unit->activated(1);
+        shell.plans().toggleLocked(0);
+        const LeastSize least = leastSize(shell.plans().shape(), shell.plans().plan());
+        enter(QString::number(static_cast<double>(least.bytes) / (1 << 20) * 0.98, 'f', 6));
+        QVERIFY2(planner.panel().problem().contains(QStringLiteral("layer 0 is locked at 8")), qPrintable(planner.panel().problem()));
+        enter(QString::number(static_cast<double>(least.bytes) / (1 << 20) * 1.02, 'f', 6));
+        QVERIFY2(planner.panel().problem().isEmpty(), qPrintable(planner.panel().problem()));
     }
 
     void target_thatIsClampedSaysSo()

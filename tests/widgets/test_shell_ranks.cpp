@@ -2,10 +2,13 @@
 #include "widgets/shell_fixture.h"
 
 #include "controls.h"
+#include "field_note.h"
 #include "heatmap_table.h"
 #include "inspector_panel.h"
+#include "keep_box.h"
 #include "kept_curve.h"
 #include "layer_table.h"
+#include "layers_panel.h"
 #include "plan/rank_edit.h"
 #include "rank_box.h"
 #include "rank_panel.h"
@@ -15,6 +18,7 @@
 #include "shell/estimate_controller.h"
 #include "status_bar.h"
 
+#include <QDir>
 #include <QLabel>
 
 using namespace espalier;
@@ -236,7 +240,167 @@ private slots:
         QCOMPARE(shell.plans().history().entries().size(), std::size_t(3));
     }
 
+    // ---- numbers that are not taken
+
+    void typed_numbersThatAreNotTakenSayWhy()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.window.heatmap()->setFocus();
+        auto* inspector = shell.window.findChild<InspectorPanel*>();
+        auto* kept = inspector->findChild<KeepBox*>();
+        QVERIFY(kept && kept->isVisible());
+        const auto note = [&shell] {
+            const auto* label = shell.window.findChild<FieldNote*>();
+            return label && label->isVisible() ? label->text() : QString();
+        };
+        const auto type = [](QSpinBox* box, const char* text) {
+            box->setFocus();
+            box->selectAll();
+            QTest::keyClicks(box, QString::fromLatin1(text));
+            QTest::keyClick(box, Qt::Key_Return);
+            QApplication::processEvents();
+        };
+        // 8 experts, the router picks 2.
+        const std::string before = shell.hash();
+        type(kept, "9");
+        QCOMPARE(kept->value(), 8);
+        QVERIFY2(note().contains(QStringLiteral("9 asked")), qPrintable(note()));
+        QTest::keyClick(kept, Qt::Key_Home);
+        QCOMPARE(note(), QString());  // the next key takes it away
+        type(kept, "many");
+        QVERIFY2(note().contains(QStringLiteral("\"many\" is no number of experts")), qPrintable(note()));
+        QCOMPARE(shell.hash(), before);
+        type(kept, "1");
+        QCOMPARE(kept->value(), 2);
+        QVERIFY2(note().contains(QStringLiteral("at least 2: the router picks 2")), qPrintable(note()));
+        type(kept, "5");
+        QCOMPARE(kept->value(), 5);
+        QCOMPARE(note(), QString());
+        // Given up with Escape: nobody asks why.
+        kept->selectAll();
+        QTest::keyClicks(kept, QStringLiteral("many"));
+        QTest::keyClick(kept, Qt::Key_Escape);
+        shell.window.heatmap()->setFocus();
+        QApplication::processEvents();
+        QCOMPARE(note(), QString());
+        QSpinBox* rank = nullptr;
+        for (RankBox* box : inspector->findChildren<RankBox*>())
+            if (box->accessibleName().startsWith(QStringLiteral("mean rank"))) rank = box;
+        QVERIFY(rank);
+        type(rank, "5x");
+        QVERIFY2(note().contains(QStringLiteral("\"5x\" is no rank")), qPrintable(note()));
+        type(rank, "4");
+        QCOMPARE(note(), QString());
+        type(rank, "9999");
+        QVERIFY2(note().contains(QStringLiteral("9999 asked, dense taken")), qPrintable(note()));
+        QCOMPARE(rank->value(), rank->maximum());
+        type(rank, "dense");
+        QCOMPARE(note(), QString());
+        shell.plans().toggleLocked(0);
+        type(rank, "4");
+        QVERIFY2(note().contains(QStringLiteral("locked")), qPrintable(note()));
+    }
+
+    void table_numbersThatAreNotTakenSayWhy()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        auto* table = shell.window.findChild<LayersPanel*>()->table();
+        const QModelIndex cell = table->model()->index(1, LayerModel::Value);
+        const auto type = [&](const char* text) {
+            table->setCurrentIndex(cell);
+            table->edit(cell);
+            auto* box = table->viewport()->findChild<KeepBox*>();
+            QVERIFY(box);
+            box->selectAll();
+            QTest::keyClicks(box, QString::fromLatin1(text));
+            QTest::keyClick(box, Qt::Key_Return);
+            QApplication::processEvents();
+            QTRY_VERIFY_WITH_TIMEOUT(!table->viewport()->findChild<KeepBox*>(), kLimit);
+        };
+        const auto note = [&shell] {
+            const auto* label = shell.window.findChild<FieldNote*>();
+            return label && label->isVisible() ? label->text() : QString();
+        };
+        type("1");
+        QCOMPARE(static_cast<int>(shell.plans().plan().layer(1).kept.size()), 2);
+        QVERIFY2(note().contains(QStringLiteral("at least 2")), qPrintable(note()));
+        type("80");
+        QCOMPARE(static_cast<int>(shell.plans().plan().layer(1).kept.size()), 2);
+        QVERIFY2(note().contains(QStringLiteral("80 asked, 2 kept as before")), qPrintable(note()));
+        type("6");
+        QCOMPARE(static_cast<int>(shell.plans().plan().layer(1).kept.size()), 6);
+        QCOMPARE(note(), QString());
+    }
+
+    void locks_thePageAboutRanksOffersToUnlock()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        showRankView(shell);
+        auto* panel = shell.window.findChild<RankPanel*>();
+        auto* unlock = panel->findChild<QPushButton*>(QStringLiteral("rank.unlock"));
+        QVERIFY(unlock && !unlock->isVisible());
+        shell.plans().toggleLocked(2);
+        emit panel->lockedTouched(2);
+        QVERIFY2(panel->text().contains(QStringLiteral("Layer 2 is locked")), qPrintable(panel->text()));
+        QVERIFY(unlock->isVisible());
+        QCOMPARE(unlock->text(), QStringLiteral("Unlock layer 2"));
+        unlock->click();
+        QVERIFY(!shell.plans().plan().layer(2).locked);
+        QVERIFY(!unlock->isVisible());
+    }
+
     // ---- the deep profile
+
+    void deep_theFirstProfileGoesOnceNothingRefersToIt()
+    {
+        Home home;
+        const auto profiles = [&home] { return QDir(home.path("data/profiles")).entryList({QStringLiteral("*.h5")}); };
+        const QString file = home.path("plan.espalier");
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+            const QStringList first = profiles();
+            QCOMPARE(first.size(), 1);
+            shell.plans().setKeep(0, 5);
+            SAVE(shell, file);  // which refers to the first one
+            shell.workbench.setDeepRest(0);
+            QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.deep()->ready(), kLimit);
+            QCOMPARE(profiles().size(), 2);
+            QVERIFY(profiles().contains(first.first()));
+            SAVE(shell, file);
+            QCOMPARE(profiles(), QStringList{QFileInfo(shell.workbench.deep()->file()).fileName()});
+            QCOMPARE(shell.workbench.planningProblem(), QString());
+            // Measured again it is there again, beside the other one.
+            const int before = home.logLines(QStringLiteral("profile")).size();
+            shell.workbench.profileAgain();
+            QTRY_VERIFY_WITH_TIMEOUT(home.logLines(QStringLiteral("profile")).size() > before && !shell.workbench.profiling(), kLimit);
+            QCOMPARE(profiles().size(), 2);
+            QVERIFY(shell.workbench.profileComplete());
+        }
+        {
+            Shell shell(home);
+            shell.engine().start();
+            shell.workbench.openSession(file);
+            QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.deep()->ready(), kLimit);
+            QTRY_COMPARE_WITH_TIMEOUT(profiles().size(), 1, kLimit);
+            QVERIFY(shell.workbench.profileComplete());
+        }
+        // The model alone is as complete with the one file, and measures nothing.
+        const int measured = home.logLines(QStringLiteral("profile")).size();
+        Shell shell(home);
+        OPEN_DEEP(shell);
+        QVERIFY(shell.workbench.profileComplete());
+        QVERIFY(!shell.workbench.scores().empty());
+        QCOMPARE(home.logLines(QStringLiteral("profile")).size(), measured);
+        QCOMPARE(home.logLines(QStringLiteral("deep-profile")).size(), 1);
+        QCOMPARE(profiles().size(), 1);
+    }
 
     void deep_startsByItselfAfterTheQuickTier()
     {

@@ -67,6 +67,33 @@ private slots:
             QVERIFY2(!mib(text), text);
     }
 
+    void theLeastSizeKeepsWhatLocksProtectionAndRoutersHold()
+    {
+        const ModelShape shape = test::evenShape(4, 8, 2);
+        CompressionPlan plan = CompressionPlan::identity(shape);
+        const LeastSize free = leastSize(shape, plan);
+        QCOMPARE(free.experts, 8);
+        QCOMPARE(free.freeExperts, 8);
+        QVERIFY(free.locks.empty());
+        // What it names can be made, and nothing smaller.
+        CompressionPlan smallest = plan;
+        for (int l = 0; l < 4; ++l) {
+            smallest = smallest.withKept(shape, l, {0, 1}).value();
+            smallest = smallest.withRanks(shape, l, std::vector<RankTriple>(2, RankTriple{1, 1, 1})).value();
+        }
+        QCOMPARE(free.bytes, planCost(shape, smallest).bytes);
+        plan = plan.withProtected(1, 3, true).withProtected(1, 4, true).withProtected(1, 7, true);
+        QCOMPARE(leastSize(shape, plan).experts, 9);
+        plan = plan.withKept(shape, 2, {0, 1}).value().withLocked(2, true).withLocked(3, true);
+        const LeastSize held = leastSize(shape, plan);
+        QCOMPARE(held.experts, 2 + 3 + 2 + 8);
+        QCOMPARE(held.freeExperts, 9);
+        QCOMPARE(held.locks, (std::vector<int>{2, 3}));
+        QCOMPARE(held.countLocks, std::vector<int>{3});  // layer 2 is as small as it gets without its lock, but dense
+        QVERIFY(held.bytes > held.freeBytes);
+        QVERIFY(held.bytes < planCost(shape, plan).bytes);
+    }
+
     void activeParametersNameTheLargestRankThatFits()
     {
         const ModelShape shape = test::evenShape(4, 8, 2);

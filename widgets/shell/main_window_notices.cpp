@@ -133,6 +133,10 @@ void MainWindow::explain(const QString& text, bool isError, const std::vector<in
 {
     BudgetBar* budget = m_layers->budget();
     budget->setMessage(text, isError, locks);
+    // At the box as well, where the number was typed.
+    m_inspector->explain(text, isError);
+    m_layers->table()->explain(text, isError);
+    m_ranks->table()->explain(text, isError);
     const QString id = QStringLiteral("plan-refused");
     // Where no panel that says it is in sight it is a banner, which goes with its cause too.
     const bool seen = budget->isVisible() || m_ranks->isVisible() || (m_export && m_export->isVisible());

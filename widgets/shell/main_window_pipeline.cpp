@@ -103,6 +103,7 @@ void MainWindow::connectPipeline()
             [this](qint64 bytes, const MethodChoice& rule) { rankToSize(*m_workbench, *m_ranks, bytes, rule); });
     connect(m_pipeline, &PipelinePanel::runRequested, this, &MainWindow::runPipeline);
     connect(m_pipeline, &PipelinePanel::findRequested, this, [this] { findPlan(false); });
+    connect(m_pipeline, &PipelinePanel::unlockRequested, plans, &PlanController::unlock);
     connect(m_search, &SearchPanel::stopRequested, planning, &PlanningController::stopAndKeep);
     connect(m_search, &SearchPanel::keepRequested, planning, &PlanningController::keepBest);
     connect(m_search, &SearchPanel::pipelineRequested, this, [this] { openPipeline(); });

@@ -116,6 +116,7 @@ void MainWindow::connectRanks()
     // What a search finds stands where the perplexity is.
     connect(m_workbench->planning(), &PlanningController::started, this, [this] { setRankView(false); });
     connect(plans, &PlanController::explained, m_ranks, &RankPanel::setMessage);
+    connect(m_ranks, &RankPanel::unlockRequested, plans, &PlanController::retryUnlocked);
     connect(plans, &PlanController::shapeChanged, this, [this, plans] { m_estimates->setShape(plans->shape()); });
     connect(&m_selection, &SelectionModel::currentChanged, this, [this](CellId cell) {
         m_rankCurves->setCell(cell);
