@@ -18,6 +18,7 @@
 //   --note-plan        plan answers with two remarks
 //   --same-plan        plan answers with the plan that it was given
 //   --short-text       every text has nine windows
+//   --warn-text        profiles and evaluations bring two warnings about the text
 //   --log FILE         appends one line per request: method, tier, plan hash, recipe, "profile" where an evaluation names one
 //
 // A profile that collects factors counts as the method "deep-profile". It writes a real profile file, though an empty one.
@@ -300,8 +301,11 @@ private:
         } else if (method == "estimate") {
             if (!held) estimate(request);
         } else if (method == "load_profile") {
-            fail(request.id, badInput("profile.unreadable", params.value("profile", std::string()), "The profile file cannot be read.",
-                                      "Measure the profile again."));
+            if (const auto data = readProfile(params.value("profile", std::string())); data.ok())
+                reply(request.id, profileReply(params["profile"].get<std::string>(), data->collected));
+            else
+                fail(request.id, badInput("profile.unreadable", params.value("profile", std::string()), "The profile file cannot be read.",
+                                          "Measure the profile again."));
         } else if (method == "evaluate") {
             evaluate(request, held);
         } else if (method == "plan") {
@@ -433,6 +437,18 @@ private:
         } else if (!out.empty()) {
             std::ofstream(out) << "not a profile\n";
         }
+        reply(request.id, profileReply(out.string(), {"counts", "ean", "reap", "gram"}));
+    }
+
+    Json textWarnings() const
+    {
+        if (!m_script.has("--warn-text")) return Json::array();
+        return {"The text has 9 windows of 256 tokens; 128 were asked for.",
+                "Windows of 4096 tokens are longer than the model's 2048 positions."};
+    }
+
+    Json profileReply(const std::string& file, const std::vector<std::string>& collected) const
+    {
         Json scores = Json::object();
         for (const std::string& method : methodIds()) {
             Json values = Json::array();
@@ -446,13 +462,8 @@ private:
                 for (int layer = 0; layer < m_layers; ++layer)
                     scores[method]["layer_importance"].push_back(0.4 - 0.3 * layer / m_layers);
         }
-        reply(request.id, {{"profile", out.string()},
-                           {"tokens", 96 * 256},
-                           {"tokens_per_second", 1000.0},
-                           {"layers_done", m_layers},
-                           {"uncovered_fraction", 0.0},
-                           {"collected", {"counts", "ean", "reap", "gram"}},
-                           {"scores", scores}});
+        return {{"profile", file},           {"tokens", 96 * 256},     {"tokens_per_second", 1000.0},     {"layers_done", m_layers},
+                {"uncovered_fraction", 0.0}, {"collected", collected}, {"text_warnings", textWarnings()}, {"scores", scores}};
     }
 
     // Mean over the experts of how far their ranks lie below break-even.
@@ -523,6 +534,7 @@ private:
                            {"window_count_total", there},
                            {"text_sha256", sha256Hex(request.params.value("text", Json()).dump() + std::to_string(first))},
                            {"tokenizer_sha256", std::string(64, 'b')},
+                           {"warnings", textWarnings()},
                            {"dtype", "fp32"},
                            {"seconds", 0.01}});
     }

@@ -49,6 +49,28 @@ class ShellTextsTest final : public ShellTestBase
     Q_OBJECT
 
 private slots:
+    void warnings_ofTheEngineAboutTextsAreBannersOfTheModel()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--warn-text")});
+        OPEN_AND_SETTLE(shell);
+        const auto count = [&shell](const char* part) { return shell.banners().count(QString::fromLatin1(part)); };
+        QTRY_COMPARE_WITH_TIMEOUT(count("128 were asked for"), 1, kLimit);
+        QCOMPARE(count("longer than the model's 2048 positions"), 1);
+        // Every reply brings them again: they are told once, also when they were put away.
+        shell.plans().setKeep(0, 5);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        QCOMPARE(count("128 were asked for"), 1);
+        QVERIFY2(!shell.banners().contains(QStringLiteral("×")), qPrintable(shell.banners()));
+        // They go with the model, and come with the next one that has them.
+        shell.workbench.closeModel();
+        QApplication::processEvents();
+        QCOMPARE(count("128 were asked for"), 0);
+        shell.workbench.openModel(home.path("demo/espalier-demo-moe"));
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QTRY_COMPARE_WITH_TIMEOUT(count("128 were asked for"), 1, kLimit);
+    }
+
     void quickWindows_areSpreadOverTheLiveText()
     {
         Home home;

@@ -262,6 +262,7 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
                         run.losses[item.at("window").get<int>()] = {item.at("window").get<int>(), item.at("nll").get<double>(),
                                                                     item.at("tokens").get<int>()};
                     run.time = QDateTime::currentSecsSinceEpoch();
+                    if (result.contains("warnings")) emit warned(result["warnings"]);
                 }
                 m_job.reset();
                 emit jobChanged(std::nullopt);

@@ -86,6 +86,7 @@ signals:
     void runsChanged();  // something new is worth saving
     void jobChanged(const std::optional<espalier::JobState>& job);
     void failed(const espalier::Error& error);
+    void warned(const espalier::Json& sentences);  // about the text, of an evaluation that ran
 
 private:
     struct Running {

@@ -115,6 +115,7 @@ void LockedController::run(const CompressionPlan& plan, const QString& name, con
                                                                  item.at("tokens").get<int>()};
             measured.time = QDateTime::currentSecsSinceEpoch();
             m_runs[hash] = std::move(measured);
+            if (reply.result.contains("warnings")) emit warned(reply.result["warnings"]);
             next();
         },
         [this, epoch = m_epoch](const EngineProgress& progress) {

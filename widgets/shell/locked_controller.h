@@ -53,6 +53,7 @@ signals:
     void opened(const espalier::SessionOpening& opening);  // something worth saving
     void jobChanged(const std::optional<espalier::JobState>& job);
     void failed(const espalier::Error& error);
+    void warned(const espalier::Json& sentences);  // about the text, of an evaluation that ran
 
 private:
     struct Wanted {

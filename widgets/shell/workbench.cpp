@@ -82,8 +82,11 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
     connect(&m_plans, &PlanController::historyChanged, this, &Workbench::committed);
     connect(&m_evaluation, &EvaluationController::failed, this, [this](const Error& error) {
         if (error.code.starts_with("profile.")) {
+            const bool had = m_deep.ready();
             m_rankProfiles.clear();
             m_deep.discard();
+            // The first profile went when that one was complete.
+            if (had && !QFileInfo::exists(profileOnDisk())) profile();
         }
         emit notice(error, problemId(error));
     });
@@ -99,6 +102,8 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
         if (!job) considerDeep();
     });
     connect(&m_locked, &LockedController::failed, this, [this](const Error& error) { emit notice(error, problemId(error)); });
+    connect(&m_evaluation, &EvaluationController::warned, this, &Workbench::warnOfText);
+    connect(&m_locked, &LockedController::warned, this, &Workbench::warnOfText);
     connect(&m_locked, &LockedController::opened, this, [this] {
         // Every look counts, also the one before a crash.
         ++m_editsSinceSave;
@@ -297,6 +302,8 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, cons
     m_planNames.clear();
     m_proposedNames.clear();
     m_sessionFile.clear();
+    m_savedProfile.clear();
+    m_toldWarnings.clear();
     m_readOnly.clear();
     m_savedAt = 0;
     m_view = Json::object();
@@ -328,7 +335,7 @@ void Workbench::forgetProfile()
     m_calibrationSha256.clear();
 }
 
-bool Workbench::profileComplete() const { return m_profiled && m_profileRequest == 0 && QFileInfo::exists(profileFile()); }
+bool Workbench::profileComplete() const { return m_profiled && m_profileRequest == 0 && QFileInfo::exists(profileOnDisk()); }
 
 void Workbench::profileAgain()
 {
@@ -350,6 +357,18 @@ void Workbench::openedReadOnly(const QString& why)
     emit sessionChanged();
 }
 
+// What the engine says about a text comes with every reply: told once.
+void Workbench::warnOfText(const Json& sentences)
+{
+    for (const Json& sentence : sentences) {
+        if (!sentence.is_string() || !m_toldWarnings.insert(sentence.get<std::string>()).second) continue;
+        Error note;
+        note.code = "text.warning";
+        note.message = sentence.get<std::string>();
+        emit notice(note, problemId(note));
+    }
+}
+
 QString Workbench::profileFile() const { return profileFileOf(""); }
 
 QString Workbench::profileFileOf(const char* kind) const
@@ -369,7 +388,8 @@ void Workbench::profile()
 {
     const bool again = std::exchange(m_profileAgain, false);
     if (!isOpen() || !m_engine.usable() || m_profileRequest != 0 || !m_forwardSupported) return;
-    const QString file = profileFile();
+    // The deep one holds all that the first one does, which goes once it is there.
+    const QString file = again ? profileFile() : profileOnDisk();
     QDir().mkpath(QFileInfo(file).path());
     auto clock = std::make_shared<QElapsedTimer>();
     clock->start();
@@ -384,6 +404,7 @@ void Workbench::profile()
             m_collected.clear();
             for (const Json& name : reply.result.value("collected", Json::array()))
                 if (name.is_string()) m_collected.insert(name.get<std::string>());
+            warnOfText(reply.result.value("text_warnings", Json::array()));
             if (fresh) measuredIn(static_cast<double>(clock->elapsed()) / 1000.0);
             takeScores(reply.result.value("scores", Json::object()));
         } else if (reply.outcome == EngineReply::Outcome::Failed) {
@@ -396,6 +417,7 @@ void Workbench::profile()
         if (reply.ok()) {
             m_evaluation.setPlan(m_plans.plan(), planName());
             emit sessionChanged();
+            if (!again) dropFirstProfile();
             considerDeep();
         }
     };
@@ -409,6 +431,7 @@ void Workbench::profile()
                                                 if (epoch != m_profileEpoch) return;
                                                 // A file of an older version or a damaged one is measured again, not complained about.
                                                 if (reply.outcome == EngineReply::Outcome::Failed && QFile::remove(file)) {
+                                                    if (file == m_deep.file()) m_deep.discard();
                                                     m_profileRequest = 0;
                                                     profile();
                                                     return;
@@ -561,7 +584,7 @@ std::optional<std::set<std::string>> Workbench::statistics() const
     return m_collected.empty() ? kAssumed : m_collected;
 }
 
-QString Workbench::planningProfile() const { return m_deep.ready() ? m_deep.file() : profileFile(); }
+QString Workbench::planningProfile() const { return m_deep.ready() ? m_deep.file() : profileOnDisk(); }
 
 QString Workbench::planningProblem() const
 {
@@ -657,7 +680,7 @@ SessionData Workbench::snapshot() const
             data.scores.push_back(scores);
     data.usage = usage();
     // The profile that plans name; where there is none, the one that the scores came from.
-    data.profile = m_deep.ready() ? m_deep.file().toStdString() : m_profiled ? profileFile().toStdString() : std::string();
+    data.profile = m_deep.ready() ? m_deep.file().toStdString() : m_profiled ? profileOnDisk().toStdString() : std::string();
     data.profileFingerprint = m_deep.sha256();
     if (!m_deep.ready() && !m_kept.profileFingerprint.empty()) {
         data.profile = m_kept.profile;
@@ -701,7 +724,8 @@ void Workbench::saveSession(const QString& file)
 {
     SessionData data = snapshot();
     const std::string hash = sessionContentHash(data);
-    m_store.write(file, std::move(data), [this, file, hash](const Status& status) {
+    const QString savedProfile = QString::fromStdString(data.profile.string());
+    m_store.write(file, std::move(data), [this, file, hash, savedProfile](const Status& status) {
         if (!status.ok()) {
             emit notice(status.error(), QStringLiteral("save"));
             return;
@@ -711,6 +735,8 @@ void Workbench::saveSession(const QString& file)
         m_savedHash = hash;
         m_savedAt = QDateTime::currentSecsSinceEpoch();
         m_editsSinceSave = 0;
+        m_savedProfile = savedProfile;
+        dropFirstProfile();
         m_store.clearRecovery();
         emit recentChanged(file);
         emit sessionChanged();
@@ -742,6 +768,8 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_windowLength = data.runs.empty() ? 0 : data.runs.front().windowLength;
     adoptTexts(data);
     m_sessionFile = file;
+    m_savedProfile = QString::fromStdString(data.profile.string());
+    m_toldWarnings.clear();
     m_readOnly.clear();
     m_rankProfiles.clear();
     forgetProfile();

@@ -136,6 +136,9 @@ private:
     void openedReadOnly(const QString& why);
     QString profileFile() const;
     QString profileFileOf(const char* kind) const;
+    QString profileOnDisk() const;  // the first one, or where that has gone the deep one; where neither is there, the first one's place
+    void dropFirstProfile();        // once the deep one is there, and what refers to a profile refers to that
+    void warnOfText(const Json& sentences);
     QString planningProfile() const;  // the one that holds most
     void lookForDeep();
     void keepDeep();  // before another text is taken
@@ -202,7 +205,9 @@ private:
     std::optional<JobState> m_profileJob;
     bool m_profiled = false;
     bool m_profileAgain = false;
-    std::set<std::string> m_collected;  // what the profile holds
+    std::set<std::string> m_collected;     // what the profile holds
+    QString m_savedProfile;                // that the session's file refers to
+    std::set<std::string> m_toldWarnings;  // of the engine about the texts of this model
     std::string m_savedHash;
     std::int64_t m_savedAt = 0;
     int m_editsSinceSave = 0;

@@ -80,6 +80,23 @@ void Workbench::measuredIn(double seconds)
     if (note.open(QIODevice::WriteOnly)) note.write(QByteArray::number(seconds, 'f', 1));
 }
 
+QString Workbench::profileOnDisk() const
+{
+    const QString first = profileFile();
+    if (QFile::exists(first)) return first;
+    const QString deep = profileFileOf("ranks");
+    return QFile::exists(deep) ? deep : first;
+}
+
+// Two files of one measurement are one too many. The deep one is complete where it is there at all, for it is renamed into its place; a
+// session that refers to the first one is written anew first.
+void Workbench::dropFirstProfile()
+{
+    if (!m_deep.ready() || m_profileRequest != 0 || m_deep.file() != profileFileOf("ranks")) return;
+    if (!m_sessionFile.isEmpty() && m_savedProfile == profileFile()) return;
+    QFile::remove(profileFile());
+}
+
 void Workbench::deepChanged()
 {
     const bool ready = m_deep.ready();
@@ -87,6 +104,7 @@ void Workbench::deepChanged()
     m_evaluation.setProfiles(m_rankProfiles);
     m_plans.setRankFactors(ready ? FactorSettings{"whitened-svd", m_deep.sha256()} : FactorSettings{"svd", {}});
     emit profileChanged();
+    dropFirstProfile();
     considerDeep();
 }
 
