@@ -4,6 +4,7 @@
 // "random" for a text: random token ids, for checkpoints without a tokenizer. Plans are measured on CHECK_TEXT, or on the calibration text.
 #include "base/json.h"
 #include "base/random.h"
+#include "bench_common.h"
 #include "checkpoint/checkpoint.h"
 #include "evaluate/evaluator.h"
 #include "model/moe_model.h"
@@ -17,7 +18,6 @@
 #include "tokenizer/windows.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -29,19 +29,10 @@
 #include <vector>
 
 using namespace espalier;
+using namespace espalier::bench;
 
 namespace
 {
-
-template <typename T>
-T require(Result<T> result)
-{
-    if (result.ok()) return std::move(result).value();
-    std::fprintf(stderr, "%s\n", result.error().describe().c_str());
-    std::exit(1);
-}
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // When how much of the profile was done.
 struct TimedJob final : JobContext {

@@ -1,6 +1,7 @@
 // How good the instant estimate of the change of NLL is, and how fast: estimates beside exact evaluations of the same plans on the
 // calibration windows. Run: estimate_bench MODEL TEXT [WINDOWS] [WINDOW_LENGTH] [--curvature]
 #include "base/random.h"
+#include "bench_common.h"
 #include "checkpoint/checkpoint.h"
 #include "evaluate/evaluator.h"
 #include "model/moe_model.h"
@@ -12,7 +13,6 @@
 #include "tokenizer/windows.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -22,25 +22,10 @@
 #include <vector>
 
 using namespace espalier;
+using namespace espalier::bench;
 
 namespace
 {
-
-template <typename T>
-T require(Result<T> result)
-{
-    if (result.ok()) return std::move(result).value();
-    std::fprintf(stderr, "%s\n", result.error().describe().c_str());
-    std::exit(1);
-}
-
-template <typename Work>
-double seconds(Work work)
-{
-    const auto started = std::chrono::steady_clock::now();
-    work();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-}
 
 struct Case {
     std::string family;

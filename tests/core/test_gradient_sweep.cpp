@@ -1,10 +1,8 @@
 // The reverse sweep of the profile pass, and the estimate made of it, on tiny models.
-#include "checkpoint/checkpoint.h"
 #include "core/session_samples.h"
+#include "core/tiny_profile_fixture.h"
 #include "model/moe_model_torch.h"
-#include "profile/profile_pass.h"
 #include "score/nll_estimate.h"
-#include "tokenizer/windows.h"
 
 #include <gtest/gtest.h>
 
@@ -19,37 +17,11 @@ namespace
 {
 
 namespace fs = std::filesystem;
+using test::calibration;
 using test::Folder;
+using test::profileOf;
 using test::readBytes;
-
-const fs::path kFixtures = ESPALIER_TEST_FIXTURES;
-
-std::unique_ptr<MoeModel> tinyModel(const std::string& name)
-{
-    auto checkpoint = Checkpoint::open(kFixtures / "model" / "checkpoints" / name);
-    if (!checkpoint.ok()) throw std::runtime_error(checkpoint.error().describe());
-    ModelOptions options;
-    options.residency = Residency::Stream;
-    options.threads = 1;
-    auto model = MoeModel::create(*checkpoint, options);
-    if (!model.ok()) throw std::runtime_error(model.error().describe());
-    return std::move(model).value();
-}
-
-TokenWindows calibration(const std::string& name)
-{
-    auto windows = windowsFromIds((kFixtures / "profile" / (name + ".json")).string(), {.windowLength = 64}, 100000);
-    if (!windows.ok()) throw std::runtime_error(windows.error().describe());
-    return std::move(windows).value();
-}
-
-ProfileData take(MoeModel& model, const TokenWindows& windows, const ProfileOptions& options)
-{
-    SilentJob job;
-    auto data = runProfile(model, windows, options, job);
-    if (!data.ok()) throw std::runtime_error(data.error().describe());
-    return std::move(data).value();
-}
+using test::tinyModel;
 
 at::Tensor idsOf(const TokenWindows& windows)
 {
@@ -107,9 +79,9 @@ class GradientSweep : public testing::TestWithParam<const char*>
 TEST_P(GradientSweep, ProductsAreSlopes)
 {
     const c10::InferenceMode guard;
-    const auto model = tinyModel(GetParam());
+    const auto model = tinyModel(GetParam(), Residency::Stream);
     const TokenWindows windows = calibration(GetParam());
-    const ProfileData data = take(*model, windows, {.collect = {"gram", "gradients"}});
+    const ProfileData data = profileOf(*model, windows, {.collect = {"gram", "gradients"}});
     EXPECT_EQ(data.collected, (std::vector<std::string>{"counts", "gram", "gradients"}));
     const at::Tensor ids = idsOf(windows);
     for (const int l : {0, 2, 3}) {
@@ -161,9 +133,9 @@ TEST_P(GradientSweep, ProductsAreSlopes)
 TEST_P(GradientSweep, EstimateIsTheSlopeOfThePlan)
 {
     const c10::InferenceMode guard;
-    const auto model = tinyModel(GetParam());
+    const auto model = tinyModel(GetParam(), Residency::Stream);
     const TokenWindows windows = calibration(GetParam());
-    const ProfileData data = take(*model, windows, {.collect = {"gram", "gradients"}, .gramExtra = 100});
+    const ProfileData data = profileOf(*model, windows, {.collect = {"gram", "gradients"}, .gramExtra = 100});
     const at::Tensor ids = idsOf(windows);
     const auto estimator = NllEstimator::create(data);
     ASSERT_TRUE(estimator.ok()) << estimator.error().describe();
@@ -198,8 +170,8 @@ TEST_P(GradientSweep, EstimateIsTheSlopeOfThePlan)
 // With labels from the model's own distribution the slope is noise around zero, and the squared slope the curvature.
 TEST_P(GradientSweep, DrawnLabelsHaveNoSlope)
 {
-    const auto model = tinyModel(GetParam());
-    const ProfileData data = take(*model, calibration(GetParam()), {.collect = {"gram", "curvature"}, .gramExtra = 100});
+    const auto model = tinyModel(GetParam(), Residency::Stream);
+    const ProfileData data = profileOf(*model, calibration(GetParam()), {.collect = {"gram", "curvature"}, .gramExtra = 100});
     EXPECT_EQ(data.collected, (std::vector<std::string>{"counts", "gram", "gradients", "curvature"}));
     ProfileData drawn = data;
     for (LayerProfile& layer : drawn.layers) {
@@ -228,22 +200,22 @@ INSTANTIATE_TEST_SUITE_P(Tiny, GradientSweep, testing::Values("mixtral-tiny", "q
 TEST(GradientSweepFile, RoomForStatesChangesNothing)
 {
     const Folder folder;
-    const auto model = tinyModel("qwen2moe-tiny");
+    const auto model = tinyModel("qwen2moe-tiny", Residency::Stream);
     const TokenWindows windows = calibration("qwen2moe-tiny");
     const ProfileOptions all{.out = folder / "all.h5", .collect = {"gram", "curvature"}};
-    (void)take(*model, windows, all);
+    (void)profileOf(*model, windows, all);
     // One batch of windows at a time, its states computed again.
     ProfileOptions tight = all;
     tight.out = folder / "tight.h5";
     tight.boundaryBudget = 1;
-    (void)take(*model, windows, tight);
+    (void)profileOf(*model, windows, tight);
     EXPECT_EQ(readBytes(folder / "all.h5"), readBytes(folder / "tight.h5"));
     // On a pruned model too.
     const CompressionPlan plan = *CompressionPlan::identity(model->shape()).withKept(model->shape(), 1, {0, 1, 2, 4, 5, 7, 8, 9});
     ProfileOptions pruned = all;
     pruned.out = folder / "pruned.h5";
     pruned.plan = plan;
-    const ProfileData data = take(*model, windows, pruned);
+    const ProfileData data = profileOf(*model, windows, pruned);
     const LayerProfile& layer = data.layers[1];
     for (std::size_t i = 0; i < layer.gram.list.size(); ++i)
         if (!plan.keeps(1, layer.gram.list[i])) {
@@ -259,10 +231,10 @@ TEST(GradientSweepFile, RoomForStatesChangesNothing)
 TEST(GradientSweepFile, SamplesAndShardsAreThoseOfTheWholePass)
 {
     const Folder folder;
-    const auto model = tinyModel("mixtral-tiny");
+    const auto model = tinyModel("mixtral-tiny", Residency::Stream);
     const TokenWindows windows = calibration("mixtral-tiny");
-    const ProfileData whole = take(*model, windows, {.out = folder / "whole.h5", .collect = {"gram", "curvature"}});
-    const ProfileData some = take(*model, windows, {.out = folder / "some.h5", .collect = {"gram", "curvature"}, .gramTokens = 100});
+    const ProfileData whole = profileOf(*model, windows, {.out = folder / "whole.h5", .collect = {"gram", "curvature"}});
+    const ProfileData some = profileOf(*model, windows, {.out = folder / "some.h5", .collect = {"gram", "curvature"}, .gramTokens = 100});
     for (std::size_t l = 0; l < whole.layers.size(); ++l) {
         const LayerProfile& all = whole.layers[l];
         const LayerProfile& part = some.layers[l];
@@ -282,7 +254,7 @@ TEST(GradientSweepFile, SamplesAndShardsAreThoseOfTheWholePass)
     std::vector<fs::path> parts;
     for (int shard = 0; shard < 3; ++shard) {
         parts.push_back(folder / ("part" + std::to_string(shard) + ".h5"));
-        (void)take(*model, windows, {.out = parts.back(), .collect = {"gram", "curvature"}, .shard = shard, .shards = 3});
+        (void)profileOf(*model, windows, {.out = parts.back(), .collect = {"gram", "curvature"}, .shard = shard, .shards = 3});
     }
     const auto sum = mergeProfiles({parts[1], parts[2], parts[0]}, folder / "sum.h5");
     ASSERT_TRUE(sum.ok()) << sum.error().describe();
@@ -313,7 +285,7 @@ struct StoppingJob final : JobContext {
 TEST(GradientSweepFile, StoppedSweepResumes)
 {
     const Folder folder;
-    const auto model = tinyModel("qwen2moe-tiny");
+    const auto model = tinyModel("qwen2moe-tiny", Residency::Stream);
     const TokenWindows windows = calibration("qwen2moe-tiny");
     ProfileOptions options{.out = folder / "whole.h5"};
     StoppingJob job;
@@ -341,13 +313,13 @@ TEST(GradientSweepFile, StoppedSweepResumes)
 
 TEST(GradientSweepFile, OptionsThatDoNotFit)
 {
-    const auto model = tinyModel("mixtral-tiny");
+    const auto model = tinyModel("mixtral-tiny", Residency::Stream);
     const TokenWindows windows = calibration("mixtral-tiny");
     SilentJob job;
     EXPECT_EQ(runProfile(*model, windows, {.collect = {"gradients"}}, job).error().code, "profile.bad_option");
     EXPECT_EQ(runProfile(*model, windows, {.collect = {"+gradients"}, .gramTokens = 0}, job).error().code, "profile.bad_option");
     // Nothing is written: not by itself.
-    EXPECT_FALSE(take(*model, windows, {}).has("gradients"));
+    EXPECT_FALSE(profileOf(*model, windows, {}).has("gradients"));
 }
 
 }  // namespace

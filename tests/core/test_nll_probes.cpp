@@ -1,15 +1,13 @@
 // Probes of a profile: what they measure is what a pass with their plan measures, however it is cut up.
 #include "profile/nll_probes.h"
 
-#include "checkpoint/checkpoint.h"
 #include "core/session_samples.h"
+#include "core/tiny_profile_fixture.h"
 #include "model/moe_model_torch.h"
-#include "profile/profile_pass.h"
 #include "score/nll_estimate.h"
 #include "score/scorer.h"
 #include "session/profile_file.h"
 #include "session/profile_parts.h"
-#include "tokenizer/windows.h"
 
 #include <gtest/gtest.h>
 
@@ -22,37 +20,10 @@ namespace espalier
 namespace
 {
 
-namespace fs = std::filesystem;
+using test::calibration;
 using test::Folder;
-
-const fs::path kFixtures = ESPALIER_TEST_FIXTURES;
-
-std::unique_ptr<MoeModel> tinyModel(const std::string& name, Residency residency = Residency::Resident)
-{
-    auto checkpoint = Checkpoint::open(kFixtures / "model" / "checkpoints" / name);
-    if (!checkpoint.ok()) throw std::runtime_error(checkpoint.error().describe());
-    ModelOptions options;
-    options.residency = residency;
-    options.threads = 1;
-    auto model = MoeModel::create(*checkpoint, options);
-    if (!model.ok()) throw std::runtime_error(model.error().describe());
-    return std::move(model).value();
-}
-
-TokenWindows calibration(const std::string& name)
-{
-    auto windows = windowsFromIds((kFixtures / "profile" / (name + ".json")).string(), {.windowLength = 64}, 100000);
-    if (!windows.ok()) throw std::runtime_error(windows.error().describe());
-    return std::move(windows).value();
-}
-
-ProfileData take(MoeModel& model, const TokenWindows& windows, const ProfileOptions& options)
-{
-    SilentJob job;
-    auto data = runProfile(model, windows, options, job);
-    if (!data.ok()) throw std::runtime_error(data.error().describe());
-    return std::move(data).value();
-}
+using test::profileOf;
+using test::tinyModel;
 
 CompressionPlan planOf(const NllProbe& probe, const ModelShape& shape, const FactorSettings& factors)
 {
@@ -73,7 +44,7 @@ TEST_P(NllProbes, AreWhatAPassMeasures)
     const Folder folder;
     const auto model = tinyModel(GetParam());
     const TokenWindows windows = calibration(GetParam());
-    const ProfileData data = take(*model, windows, {.out = folder / "p.h5", .collect = {"gram", "gradients", "factors"}});
+    const ProfileData data = profileOf(*model, windows, {.out = folder / "p.h5", .collect = {"gram", "gradients", "factors"}});
     const ModelShape& shape = model->shape();
     ASSERT_EQ(data.probes.size(), 1u);
     const NllProbeSet& set = data.probes.front();
@@ -112,7 +83,7 @@ TEST(NllProbesRun, HoweverTheyAreCutUp)
 {
     const auto model = tinyModel("mixtral-tiny");
     const TokenWindows windows = calibration("mixtral-tiny");
-    const ProfileData data = take(*model, windows, {.collect = {"gram"}});
+    const ProfileData data = profileOf(*model, windows, {.collect = {"gram"}});
     const ExpertScores scores = *score(data, "leave-one-out");
     std::int64_t steps = 0;
     ProbeRun run{.rows = windows.rows,
