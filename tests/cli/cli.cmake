@@ -6,6 +6,14 @@ if(TARGET test_cli)
         ESPALIER_MANUAL_TEMPLATE="${PROJECT_SOURCE_DIR}/packaging/man/espalier-engine.1.in")
 endif()
 
+# Searches of the demo from several starts take minutes.
+espalier_test(test_find SOURCES cli/test_find.cpp cli/engine_process.cpp LIBS espalier::base espalier::rpc espalier::session LABELS cli TIMEOUT 1800)
+if(TARGET test_find)
+    add_dependencies(test_find espalier-engine espalier-engine-compute)
+    target_compile_definitions(test_find PRIVATE ESPALIER_ENGINE="$<TARGET_FILE:espalier-engine>")
+    set_tests_properties(test_find PROPERTIES LABELS "cli;slow")
+endif()
+
 # Two processes under mpirun.
 if(ESPALIER_WITH_MPI)
     find_package(MPI REQUIRED COMPONENTS C)
