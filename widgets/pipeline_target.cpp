@@ -137,7 +137,7 @@ void PipelineTarget::checkReach()
             m_locks = experts ? least.countLocks : least.locks;
             QStringList reasons;
             for (const int layer : m_locks)
-                reasons << tr("layer %1 is locked at %2").arg(layer).arg(m_plan.layer(layer).kept.size());
+                reasons << tr("layer %1 is locked at %2").arg(layer).arg(m_plan.layer(layer).kept().size());
             if (reasons.size() > 3) reasons = {tr("%n layer(s) are locked", nullptr, static_cast<int>(m_locks.size()))};
             if (!free) reasons << tr("the routers need their experts");
             m_beyond =

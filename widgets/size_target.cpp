@@ -1,6 +1,7 @@
 #include "size_target.h"
 
 #include "plan/cost_model.h"
+#include "plan/plan_rules.h"
 
 #include <algorithm>
 #include <cmath>
@@ -132,8 +133,11 @@ LeastSize leastSize(const ModelShape& shape, const CompressionPlan& plan)
     for (const LayerShape& layer : shape.layers) {
         if (layer.experts == 0) continue;
         const LayerPlan& now = plan.layer(layer.index);
-        ExpertSet kept = now.protectedExperts;
-        const int floor = std::max({1, now.topK.value_or(layer.router.topK), static_cast<int>(kept.size())});
+        const int here = static_cast<int>(now.kept().size());
+        const bool locked = plan.isLocked(layer.index) && here > 0;
+        if (plan.isFixed(layer.index) && !locked) continue;  // none of its experts runs
+        ExpertSet kept = plan.protectedExperts(layer.index);
+        const int floor = fewestExperts(layer, now, kept);
         for (int e = 0; static_cast<int>(kept.size()) < floor && e < layer.experts; ++e)
             if (!std::binary_search(kept.begin(), kept.end(), e)) kept.insert(std::lower_bound(kept.begin(), kept.end(), e), e);
         const std::vector<RankTriple> ranks(kept.size(), RankTriple{1, 1, 1});
@@ -142,13 +146,12 @@ LeastSize leastSize(const ModelShape& shape, const CompressionPlan& plan)
             if (next.ok()) next = next->withRanks(shape, layer.index, ranks);
             if (next.ok()) into = std::move(next).value();
         };
-        const int here = static_cast<int>(now.kept.size());
         shrink(open);
-        if (!now.locked) shrink(held);
-        least.experts += now.locked ? here : floor;
+        if (!locked) shrink(held);
+        least.experts += locked ? here : floor;
         least.freeExperts += floor;
-        if (now.locked) least.locks.push_back(layer.index);
-        if (now.locked && here > floor) least.countLocks.push_back(layer.index);
+        if (locked) least.locks.push_back(layer.index);
+        if (locked && here > floor) least.countLocks.push_back(layer.index);
     }
     least.bytes = planCost(shape, held).bytes;
     least.freeBytes = planCost(shape, open).bytes;

@@ -277,7 +277,7 @@ private slots:
                  qPrintable(planner.panel().problem()));
         enter(QStringLiteral("12"));
         unlock->click();
-        QVERIFY(!shell.plans().plan().layer(3).locked);
+        QVERIFY(!shell.plans().plan().isLocked(3));
         QVERIFY(planner.panel().problem().isEmpty() && run->isEnabled() && find->isEnabled() && unlock->isHidden());
         // A size in bytes: what a locked layer holds, and everything else at rank 1.
         auto* unit = planner.control<QComboBox>(QStringLiteral("Target, unit"));

@@ -326,13 +326,13 @@ private slots:
             return label && label->isVisible() ? label->text() : QString();
         };
         type("1");
-        QCOMPARE(static_cast<int>(shell.plans().plan().layer(1).kept.size()), 2);
+        QCOMPARE(static_cast<int>(shell.plans().plan().layer(1).kept().size()), 2);
         QVERIFY2(note().contains(QStringLiteral("at least 2")), qPrintable(note()));
         type("80");
-        QCOMPARE(static_cast<int>(shell.plans().plan().layer(1).kept.size()), 2);
+        QCOMPARE(static_cast<int>(shell.plans().plan().layer(1).kept().size()), 2);
         QVERIFY2(note().contains(QStringLiteral("80 asked, 2 kept as before")), qPrintable(note()));
         type("6");
-        QCOMPARE(static_cast<int>(shell.plans().plan().layer(1).kept.size()), 6);
+        QCOMPARE(static_cast<int>(shell.plans().plan().layer(1).kept().size()), 6);
         QCOMPARE(note(), QString());
     }
 
@@ -351,7 +351,7 @@ private slots:
         QVERIFY(unlock->isVisible());
         QCOMPARE(unlock->text(), QStringLiteral("Unlock layer 2"));
         unlock->click();
-        QVERIFY(!shell.plans().plan().layer(2).locked);
+        QVERIFY(!shell.plans().plan().isLocked(2));
         QVERIFY(!unlock->isVisible());
     }
 
