@@ -5,6 +5,7 @@
 #include "export/exporter.h"
 #include "export/verify.h"
 #include "html_report.h"
+#include "pipeline/checkpoint_weights.h"
 #include "pipeline/make_plan.h"
 #include "pipeline/result_json.h"
 #include "pipeline/search_journal.h"
@@ -258,7 +259,8 @@ private:
         facts.model = fs::absolute(m_options.model).lexically_normal().filename().string();
         facts.shape = m_checkpoint->shape();
         facts.profile = &profile;
-        ESPALIER_TRY(facts.importance, score(profile, recipe.score));
+        const CheckpointWeights weights(m_checkpoint);
+        ESPALIER_TRY(facts.importance, score(profile, recipe.score, {}, &weights));
         facts.plan = outcome.plan;
         facts.recipe = toJson(recipe);
         facts.stages = outcome.stages;

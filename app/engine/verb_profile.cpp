@@ -1,4 +1,5 @@
 #include "gram_store_note.h"
+#include "pipeline/checkpoint_weights.h"
 #include "pipeline/model_match.h"
 #include "pipeline/result_json.h"
 #include "profile/profile_pass.h"
@@ -193,6 +194,7 @@ Result<Json> merge(const MergeOptions& options, Invocation& invocation)
 
 struct ScoreOptions {
     std::filesystem::path profile;
+    std::filesystem::path model;
     std::string method = "leave-one-out";
     std::vector<std::string> params;
 };
@@ -215,7 +217,16 @@ Result<Json> scoreVerb(const ScoreOptions& options, Invocation& invocation)
 {
     ESPALIER_TRY(auto params, parseParams(options.params, {}));
     ESPALIER_TRY(const ProfileData data, readProfile(options.profile));
-    ESPALIER_TRY(const ExpertScores scores, score(data, options.method, params[""]));
+    std::optional<CheckpointWeights> weights;
+    if (!options.model.empty()) {
+        ESPALIER_TRY(auto checkpoint, openCheckpoint(options.model, invocation));
+        if (checkpoint->fingerprint() != data.fingerprint)
+            return badInput("profile.other_model", options.profile.string(),
+                            fmt::format("{} belongs to another model than {}.", options.profile.string(), options.model.string()),
+                            "Name the model the profile was taken of.");
+        weights.emplace(std::move(checkpoint));
+    }
+    ESPALIER_TRY(const ExpertScores scores, score(data, options.method, params[""], weights ? &*weights : nullptr));
     invocation.warnings = profileWarnings(data);
     invocation.text = scoresText(scores);
     Json result = scoresJson(scores);
@@ -274,6 +285,7 @@ void addProfile(Verbs& verbs)
     CLI::App* scoreApp = verbs.add("score", "Importance of every expert, from a profile",
                                    [scoreOptions](Invocation& invocation) { return scoreVerb(*scoreOptions, invocation); });
     scoreApp->add_option("PROFILE", scoreOptions->profile, "Profile file")->required();
+    scoreApp->add_option("--model", scoreOptions->model, "Checkpoint folder, for scores that read the weights")->type_name("FOLDER");
     scoreApp->add_option("--method", scoreOptions->method, "Scoring method (see `methods --slot score`)");
     scoreApp->add_option("--param", scoreOptions->params, "Parameter of the method, key=value")->type_name("K=V");
 }

@@ -6,6 +6,7 @@
 #include "base/work_share.h"
 #include "evaluate/evaluator.h"
 #include "model/moe_model.h"
+#include "pipeline/checkpoint_weights.h"
 #include "pipeline/drop_layers.h"
 #include "pipeline/model_match.h"
 #include "pipeline/profile_rank_curves.h"
@@ -68,7 +69,8 @@ public:
             return textNeeded(m_recipe.receptiveField ? "The receptive field" : "The verified allocator");
         ESPALIER_CHECK_OK(checkRecipeNeeds(m_recipe, m_inputs.profile));
         ESPALIER_CHECK_OK(dropLayers());
-        ESPALIER_TRY(m_scores, score(m_inputs.profile, m_recipe.score, m_recipe.paramsOf("score")));
+        const CheckpointWeights weights(m_inputs.checkpoint);
+        ESPALIER_TRY(m_scores, score(m_inputs.profile, m_recipe.score, m_recipe.paramsOf("score"), &weights));
         begin(Part::Curves);
         ESPALIER_CHECK_OK(prepareRequest());
         const bool joint = m_recipe.allocate == "exact" && m_recipe.ranks && m_recipe.rankRule == "exact";

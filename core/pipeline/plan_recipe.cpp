@@ -137,7 +137,7 @@ Status checkRecipeNeeds(const PlanRecipe& recipe, const ProfileData& profile)
     }
     for (const auto& [method, setting] : methods)
         for (const std::string& need : method.needs)
-            if (!profile.has(need))
+            if (need != "weights" && !profile.has(need))  // the model is at hand
                 return badInput(
                     "profile.missing_statistics", need,
                     fmt::format("The profile was taken without \"{}\", which the {} method \"{}\" needs.", need, setting, method.id),

@@ -2,6 +2,7 @@
 // scorer.cpp.
 #pragma once
 
+#include "base/error.h"
 #include "base/method_registry.h"
 #include "plan/expert_grid.h"
 #include "statistics/profile_data.h"
@@ -13,12 +14,16 @@
 namespace espalier
 {
 
+class ExpertWeights;
+
 struct ScoreMethod {
     MethodInfo info;
     Better better = Better::Higher;
     std::function<std::string(const Params&)> unit;
-    // One value per expert of a MoE layer. The statistics in info.needs are there, params are checked and complete.
+    // One value per expert of a MoE layer. What info.needs names is there, params are checked and complete. A score reads the statistics
+    // (row), or the weights where it needs "weights" (fromWeights): one of the two is set.
     std::function<std::vector<double>(const LayerProfile&, const RouterShape&, const Params&)> row;
+    std::function<Result<std::vector<double>>(const LayerShape&, const ExpertWeights&, const Params&)> fromWeights;
     bool sumIsLayerImportance = false;
 };
 
@@ -33,6 +38,7 @@ ScoreMethod weightedEanSumMethod();
 ScoreMethod reapMethod();
 ScoreMethod maxActivationMethod();
 ScoreMethod moneMethod();
+ScoreMethod aimerMethod();
 
 // sum / count per expert, 0 for an expert that was never routed.
 std::vector<double> meanPerToken(const std::vector<double>& sum, const std::vector<std::int64_t>& count);

@@ -22,8 +22,8 @@ namespace
 const std::vector<ScoreMethod>& methods()
 {
     static const std::vector<ScoreMethod> table = {
-        leaveOneOutMethod(),     expertFrequencyMethod(), eanMeanMethod(), reapMethod(),           moneMethod(),          softCountMethod(),
-        routedSoftCountMethod(), eanSumMethod(),          msanMethod(),    weightedEanSumMethod(), maxActivationMethod(),
+        leaveOneOutMethod(), expertFrequencyMethod(), eanMeanMethod(), reapMethod(), moneMethod(),           aimerMethod(),
+        softCountMethod(),   routedSoftCountMethod(), eanSumMethod(),  msanMethod(), weightedEanSumMethod(), maxActivationMethod(),
     };
     return table;
 }
@@ -49,8 +49,15 @@ bool hasStatistic(const LayerProfile& layer, const std::string& need)
     return info && info->there(layer);
 }
 
-Status checkNeeds(const LayerProfile& layer, const ScoreMethod& method)
+Status checkNeeds(const LayerProfile& layer, const ScoreMethod& method, const ExpertWeights* weights)
 {
+    if (method.fromWeights && !weights) {
+        Error error = usageError(fmt::format("The score \"{}\" reads the weights of the model, and no model was named.", method.info.id),
+                                 "Name it with --model, or use a score that reads the profile alone.");
+        error.code = "score.no_weights";
+        return error;
+    }
+    if (method.fromWeights) return {};
     for (const std::string& need : method.info.needs)
         if (!hasStatistic(layer, need))
             return badInput("profile.missing_statistics", need,
@@ -99,7 +106,7 @@ const std::vector<MethodInfo>& scorers()
     return infos;
 }
 
-Result<ExpertScores> score(const ProfileData& profile, const std::string& id, const Params& params)
+Result<ExpertScores> score(const ProfileData& profile, const std::string& id, const Params& params, const ExpertWeights* weights)
 {
     ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
     ESPALIER_TRY(const Params complete, checkParams(method->info, params));
@@ -111,8 +118,13 @@ Result<ExpertScores> score(const ProfileData& profile, const std::string& id, co
     for (const LayerProfile& layer : profile.layers) {
         std::vector<double> row;
         if (layer.experts > 0) {
-            ESPALIER_CHECK_OK(checkNeeds(layer, *method));
-            row = method->row(layer, profile.shape.layers[static_cast<std::size_t>(layer.layer)].router, complete);
+            const LayerShape& shape = profile.shape.layers[static_cast<std::size_t>(layer.layer)];
+            ESPALIER_CHECK_OK(checkNeeds(layer, *method, weights));
+            if (method->fromWeights) {
+                ESPALIER_TRY(row, method->fromWeights(shape, *weights, complete));
+            } else {
+                row = method->row(layer, shape.router, complete);
+            }
         }
         if (method->sumIsLayerImportance)
             scores.layerImportance.push_back(layer.experts > 0 ? std::accumulate(row.begin(), row.end(), 0.0)
@@ -127,7 +139,7 @@ Result<std::vector<double>> scoreLayer(const LayerProfile& layer, const RouterSh
     ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
     ESPALIER_TRY(const Params complete, checkParams(method->info, params));
     if (layer.experts == 0) return std::vector<double>();
-    ESPALIER_CHECK_OK(checkNeeds(layer, *method));
+    ESPALIER_CHECK_OK(checkNeeds(layer, *method, nullptr));
     return method->row(layer, router, complete);
 }
 

@@ -13,13 +13,18 @@
 namespace espalier
 {
 
+class ExpertWeights;
+
 // In the order in which choosers show them.
 const std::vector<MethodInfo>& scorers();
 
 // Values for all layers; rows of dense layers are empty. An expert that was never routed scores 0 where the score is a mean over its
 // tokens (see profileWarnings). layerImportance is filled by leave-one-out only: sum over the experts (MoE-I2, eq. 2).
-// Errors: method.unknown, method.bad_parameter (Usage), profile.missing_statistics (the profile was taken without them).
-Result<ExpertScores> score(const ProfileData& profile, const std::string& method, const Params& params = {});
+// `weights`: of the same model, for methods that need "weights"; may be null.
+// Errors: method.unknown, method.bad_parameter (Usage), profile.missing_statistics (the profile was taken without them),
+// score.no_weights (Usage), those of reading weights.
+Result<ExpertScores> score(const ProfileData& profile, const std::string& method, const Params& params = {},
+                           const ExpertWeights* weights = nullptr);
 
 // The same for one layer, for rows that are shown while the pass still runs.
 Result<std::vector<double>> scoreLayer(const LayerProfile& layer, const RouterShape& router, const std::string& method,

@@ -1,3 +1,4 @@
+#include "score/expert_weights.h"
 #include "score/gram_loss.h"
 #include "score/scorer.h"
 
@@ -370,6 +371,22 @@ TEST(Scorers, MoneOfTheWorkedExample)
     using testing::ElementsAre;
     EXPECT_THAT(row({}), ElementsAre(DoubleNear(std::sqrt(8.0 / 3) * 1.580882 / 3, 1e-12), 0, 0, 0));
     EXPECT_THAT(row({{"weights", "raw"}}), ElementsAre(DoubleNear(std::sqrt(8.0 / 3) * 1.23 / 3, 1e-12), 0, 0, 0));
+}
+
+// Four weights an expert, the same in each of its matrices.
+struct MadeWeights final : ExpertWeights {
+    std::vector<std::vector<float>> experts;
+    Result<std::vector<float>> matrix(int, int expert, int) const override { return experts[static_cast<std::size_t>(expert)]; }
+};
+
+TEST(Scorers, AimerOfTheWorkedExample)
+{
+    MadeWeights weights;
+    weights.experts = {{1, 1, 1, 1}, {2, 0, 0, 0}, {-3, 3, -3, 3}, {0, 0, 0, 0}};
+    const auto scores = score(exampleProfile(), "aimer", {}, &weights);
+    ASSERT_TRUE(scores.ok()) << scores.error().describe();
+    EXPECT_THAT(scores->values.rows[0], testing::ElementsAre(1, 2, 1, 0)) << "scale and sign do not matter; all zeros go first";
+    EXPECT_EQ(score(exampleProfile(), "aimer").error().code, "score.no_weights");
 }
 
 TEST(Scorers, ErrorsAndWarnings)
