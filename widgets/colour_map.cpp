@@ -22,7 +22,7 @@ std::vector<QColor> colours(std::initializer_list<QRgb> values)
     return list;
 }
 
-// viridis, magma, cividis: matplotlib, CC0; sampled (look.md 8). Difference: equal lightness on both sides of zero.
+// viridis, magma, cividis: matplotlib, CC0; sampled. Difference: equal lightness on both sides of zero.
 const std::vector<QColor>& viridis()
 {
     static const auto stops = colours({0x440154, 0x48186A, 0x472D7B, 0x424086, 0x3B528B, 0x33638D, 0x2C728E, 0x26828E, 0x21918C, 0x1FA088,

@@ -1,4 +1,4 @@
-// Perceptually uniform colour maps as equally spaced stops (look.md 8), and the norms that bring values to [0, 1].
+// Perceptually uniform colour maps as equally spaced stops, and the norms that bring values to [0, 1].
 #pragma once
 
 #include "plan/expert_grid.h"

@@ -1,4 +1,4 @@
-// Numbers and words on screen (look.md 10), in the user's locale. Files never use these.
+// Numbers and words on screen, in the user's locale. Files never use these.
 #pragma once
 
 #include "base/statistics.h"

@@ -1,4 +1,4 @@
-// Wheel and key steps on one control within 600 ms form one gesture (ux.md 3): views call step() before each move they emit.
+// Wheel and key steps on one control within 600 ms form one gesture (one history entry): views call step() before each move they emit.
 #pragma once
 
 #include <QObject>

@@ -1,4 +1,4 @@
-// Base of our plots: QCustomPlot with the frame of look.md 6 and one overlay layer. The only header that includes qcustomplot.h.
+// Base of our plots: QCustomPlot with one frame for all (hairlines) and one overlay layer. The only header that includes qcustomplot.h.
 #pragma once
 
 #include "colour_map.h"

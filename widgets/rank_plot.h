@@ -1,4 +1,4 @@
-// Spectrum and energy of the current expert's matrices over rank (look.md 6, "Rank plots"): beyond break-even a factor saves nothing,
+// Spectrum and energy of the current expert's matrices over rank: beyond break-even a factor saves nothing,
 // the rank of the plan is the accent line with a chip at its foot. The line is dragged; arrow keys move it.
 #pragma once
 

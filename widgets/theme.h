@@ -79,7 +79,7 @@ const Theme& theme();
 enum class FontRole { Small, SmallStrong, Body, Head, Title, Number, Display };
 // Sizes follow from the application's font (mocks: 13 px body), in points.
 QFont fontFor(FontRole role);
-int pixelsOf(double units);  // look.md's pixels at 13 px body, scaled with the body font
+int pixelsOf(double units);  // pixels at 13 px body, scaled with the body font
 
 // Whether the digits 0-9 have one width in `font`. If not, number cells set each digit in the width of the widest (drawNumber).
 bool digitsAlign(const QFont& font);

@@ -22,7 +22,7 @@ struct ForwardRequest {
     std::filesystem::path out;
 };
 
-// Writes logits [B,T,V], nll [B,T-1], hidden.L [B,T,H], router.L.ids and router.L.weights [B,T,k] (cli.md 3) and returns their names and
+// Writes logits [B,T,V], nll [B,T-1], hidden.L [B,T,H], router.L.ids and router.L.weights [B,T,k] and returns their names and
 // shapes. Everything is held in memory until it is written: meant for a few rows. Errors: model.*, output.*.
 Result<Json> forwardDump(MoeModel& model, const ForwardRequest& request, JobContext& job);
 

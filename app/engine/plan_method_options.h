@@ -39,7 +39,7 @@ Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& 
 Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, PlanRecipe& recipe);
 Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const ModelShape& shape, const PlanMethodOptions& options);
 
-// espalier_plan.json with budget, methods and seed (cli.md 6), canonical.
+// espalier_plan.json with budget, methods and seed (core/plan/README.md), canonical.
 std::string planFileText(const CompressionPlan& plan, const PlanRecipe& recipe, const std::string& profileSha256);
 
 }  // namespace espalier

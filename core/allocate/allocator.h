@@ -1,4 +1,4 @@
-// Layer allocators: how many experts each layer keeps (methods.md 1.4, 3.2, 6.1-6.8, 6.10). Pure arithmetic, any thread.
+// Layer allocators: how many experts each layer keeps. Pure arithmetic, any thread.
 // A new allocator is one file in this folder and one line in allocator.cpp (layer_allocator.h).
 #pragma once
 
@@ -52,7 +52,7 @@ Result<std::vector<int>> allocate(const std::string& method, const ModelShape& s
 // uniform, importance, inverse, coverage, global, exact.
 const std::vector<MethodInfo>& allocators();
 
-// What one count for all layers costs (methods.md 6.10): the loss of the uniform answer and of the best one with no more cost, from
+// What one count for all layers costs: the loss of the uniform answer and of the best one with no more cost, from
 // request.lossCurves. Errors as allocate.
 struct UniformityPrice {
     int count = 0;

@@ -1,4 +1,4 @@
-// The budget contract of methods.md 1.4: integers per slot that meet a total, from real utilities. A slot is a layer (units are experts
+// The budget contract: integers per slot that meet a total, from real utilities. A slot is a layer (units are experts
 // or multiples of experts) or anything else with a floor, a cap and a price. Pure arithmetic in double, any thread.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Coverage (methods.md 6.6): every layer keeps the fewest experts that hold the same share of its total score.
+// Coverage (MoE-Slimming, arXiv 2606.18304): every layer keeps the fewest experts that hold the same share of its total score.
 #include "allocate/layer_allocator.h"
 
 #include <fmt/format.h>
@@ -97,7 +97,7 @@ LayerAllocator coverageAllocator()
     method.info.id = "coverage";
     method.info.title = "Coverage";
     method.info.help = "Every layer keeps the fewest experts that hold the same share of its total score.";
-    method.info.source = "methods.md 6.6";
+    method.info.source = "MoE-Slimming, arXiv 2606.18304";
     method.units = coverageUnits;
     return method;
 }

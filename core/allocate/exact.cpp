@@ -1,4 +1,4 @@
-// Counts that minimise the sum of the layers' loss curves under the budget (methods.md 6.7, 6.8).
+// Counts that minimise the sum of the layers' loss curves under the budget.
 #include "allocate/exact_solver.h"
 #include "allocate/layer_allocator.h"
 
@@ -69,7 +69,7 @@ LayerAllocator exactAllocator()
     method.info.id = "exact";
     method.info.title = "Exact";
     method.info.help = "The counts with the least sum of layer losses, proven by dynamic programming.";
-    method.info.source = "methods.md 6.8";
+    method.info.source = "Multiple-choice knapsack, Sinha and Zoltners, Operations Research 1979";
     method.info.needs = {"gram"};
     method.units = exactUnits;
     return method;

@@ -1,4 +1,4 @@
-// Ranks that minimise the sum of the matrices' error curves under one budget (methods.md 6.8, inner split): gate, up and down of every
+// Ranks that minimise the sum of the matrices' error curves under one budget: gate, up and down of every
 // expert on their own, dense where that pays.
 #include "allocate/rank_rules.h"
 #include "allocate/rank_split.h"
@@ -113,7 +113,7 @@ RankRule exactRankRule()
     rule.info.id = "exact";
     rule.info.title = "Exact";
     rule.info.help = "Every matrix its own rank, so that the sum of the measured errors is least.";
-    rule.info.source = "methods.md 6.8";
+    rule.info.source = "Multiple-choice knapsack over squared errors of every rank (SVD-LLM, arXiv 2403.07378)";
     rule.info.needs = {"curves"};
     ParamSpec scope;
     scope.key = "scope";

@@ -1,5 +1,5 @@
-// Multiple-choice knapsack (methods.md 6.8): one option per layer, the least sum of losses within a budget. A "layer" is anything that
-// offers a choice. Pure arithmetic, deterministic, any thread.
+// Multiple-choice knapsack (Sinha and Zoltners 1979): one option per layer, the least sum of losses within a budget. A "layer" is
+// anything that offers a choice. Pure arithmetic, deterministic, any thread.
 #pragma once
 
 #include "base/error.h"
@@ -48,7 +48,7 @@ struct SolverAnswer {
 // Dominated options pruned, options fixed by their reduced cost, then dynamic programming over the sums that are left.
 Result<SolverAnswer> solveExact(const std::vector<SolverLayer>& layers, std::int64_t budget, const SolverSettings& settings = {});
 
-// methods.md 6.7: from the best options downwards, always the step that loses least per unit of cost, until the budget is met. Optimal
+// Greedy: from the best options downwards, always the step that loses least per unit of cost, until the budget is met. Optimal
 // where every curve is convex and steps are equal.
 Result<SolverAnswer> solveGreedy(const std::vector<SolverLayer>& layers, std::int64_t budget);
 

@@ -1,4 +1,4 @@
-// Global sort (methods.md 6.5): the scores of all layers in one list, the worst removed until the budget is met.
+// Global sort: the scores of all layers in one list, the worst removed until the budget is met.
 #include "allocate/layer_allocator.h"
 
 #include <algorithm>
@@ -95,7 +95,7 @@ LayerAllocator globalAllocator()
     method.info.id = "global";
     method.info.title = "Global sort";
     method.info.help = "Sorts the experts of all layers by score and removes the worst.";
-    method.info.source = "methods.md 6.5";
+    method.info.source = "One sort over all layers, floors per layer";
     ParamSpec scale;
     scale.key = "scale";
     scale.type = ParamType::Choice;

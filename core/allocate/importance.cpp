@@ -1,4 +1,4 @@
-// Kept counts proportional to (layer importance + eps)^alpha (methods.md 3.2 (b), 6.2). alpha 0 is uniform counts, 1 proportional.
+// Kept counts proportional to (layer importance + eps)^alpha. alpha 0 is uniform counts, 1 proportional.
 #include "allocate/importance_exponent.h"
 #include "allocate/layer_allocator.h"
 
@@ -27,7 +27,7 @@ LayerAllocator importanceAllocator()
     method.info.id = "importance";
     method.info.title = "By importance";
     method.info.help = "Kept experts grow with layer importance to the power alpha.";
-    method.info.source = "MoE-I² (arXiv 2411.01016), methods.md 3.2 (b)";
+    method.info.source = "MoE-I², arXiv 2411.01016: more important layers lose fewer; the power is ours";
     method.info.needs = {"gram"};
     method.info.params = {importanceExponent("counts")};
     method.units = importanceUnits;

@@ -1,4 +1,4 @@
-// (I + eps)^alpha, the damping that MoE-I² puts on importance in both stages (methods.md 3.2 (b), 3.5 eq. 5, 3.7).
+// (I + eps)^alpha, the damping that MoE-I² puts on importance in both stages (arXiv 2411.01016, eq. 5; for counts the form is ours).
 #pragma once
 
 #include "base/method_registry.h"

@@ -1,4 +1,4 @@
-// Pruned counts proportional to 1 / layer importance, without damping (methods.md 3.2 (a), 6.3). Kept for comparison with public code.
+// Pruned counts proportional to 1 / layer importance, without damping. Kept for comparison with public code.
 #include "allocate/layer_allocator.h"
 
 namespace espalier
@@ -7,7 +7,7 @@ namespace espalier
 namespace
 {
 
-constexpr double kEpsilon = 1e-12;  // methods.md 3.2
+constexpr double kEpsilon = 1e-12;  // as public code for MoE-I2 has it
 
 Result<std::vector<int>> inverseUnits(const AllocationProblem& problem, const Params&)
 {
@@ -52,7 +52,7 @@ LayerAllocator inverseAllocator()
     method.info.id = "inverse";
     method.info.title = "Inverse importance";
     method.info.help = "Pruned experts are proportional to 1 / layer importance, without damping.";
-    method.info.source = "methods.md 3.2 (a)";
+    method.info.source = "Public code for MoE-I2 (github.com/Jyk-122/MoE-Compressors)";
     method.info.needs = {"gram"};
     method.units = inverseUnits;
     return method;

@@ -1,4 +1,4 @@
-// MoE-I², equation 5 (methods.md 3.5): ranks grow with expert importance to a small power; every layer keeps its mean.
+// MoE-I² (arXiv 2411.01016), equation 5: ranks grow with expert importance to a small power; every layer keeps its mean.
 #include "allocate/budget.h"
 #include "allocate/importance_exponent.h"
 #include "allocate/rank_rules.h"
@@ -108,7 +108,7 @@ RankRule moeI2RankRule()
     rule.info.id = "moe-i2";
     rule.info.title = "MoE-I²";
     rule.info.help = "One rank per expert, growing with its importance to the power alpha; every layer keeps the average.";
-    rule.info.source = "MoE-I² (arXiv 2411.01016) eq. 5, methods.md 3.5";
+    rule.info.source = "MoE-I², arXiv 2411.01016, eq. 5";
     rule.info.needs = {"gram"};
     rule.info.params = {importanceExponent("ranks")};
     rule.ranks = ranks;

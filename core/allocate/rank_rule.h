@@ -1,4 +1,4 @@
-// Rank rules: which rank each matrix of each surviving expert gets (methods.md 3.5, 3.7, 3.8, 6.8). Pure arithmetic, any thread.
+// Rank rules: which rank each matrix of each surviving expert gets. Pure arithmetic, any thread.
 // A new rule is one file in this folder and one line in rank_rule.cpp (rank_rules.h).
 #pragma once
 
@@ -19,7 +19,7 @@
 namespace espalier
 {
 
-// What factors of every rank would lose (methods.md 4.8). Plain numbers: whoever holds a profile fills them in.
+// What factors of every rank would lose. Plain numbers: whoever holds a profile fills them in.
 struct MatrixCurve {
     std::vector<double> error;  // E(r), r = 0..min(a, b): squared output error of rank r; E(0) the energy. Falls, ever more slowly.
     double weight = 1;          // weight * E(r) is in the unit of the whole: comparable between matrices, experts and layers
@@ -56,7 +56,7 @@ double shareForAverageRank(int hiddenSize, int expertWidth, double averageRank);
 // the nearest multiple of the largest power of two that is not above half of it. At least 1.
 int autoAverageRank(int hiddenSize, int expertWidth);
 
-// methods.md 3.5 (5) for one layer: one rank per expert for its three rows x columns matrices, 0 = dense. The cap is
+// MoE-I2 (arXiv 2411.01016), eq. 5, for one layer: one rank per expert for its three rows x columns matrices, 0 = dense. The cap is
 // floor(rows columns / (rows + columns)), break-even itself included. An expert whose floored share exceeds it is dense, is charged
 // rows columns, and the rest of averageRank * m * (rows + columns) is shared out again, by largest remainder in whole ranks, until no
 // floored share exceeds the cap. Ranks are at least 1.

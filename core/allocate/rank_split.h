@@ -1,4 +1,4 @@
-// One rank budget over many matrices (methods.md 6.8, inner split). Pure arithmetic, deterministic, any thread.
+// One rank budget over many matrices. Pure arithmetic, deterministic, any thread.
 #pragma once
 
 #include "base/error.h"

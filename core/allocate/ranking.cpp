@@ -20,7 +20,7 @@ const std::vector<MethodInfo>& selectors()
         ranking.title = "Ranking";
         ranking.slot = Slot::Select;
         ranking.help = "Keeps the experts with the best score in each layer.";
-        ranking.source = "methods.md 1.2";
+        ranking.source = "The order of the scores; each names its own paper";
         return std::vector<MethodInfo>{ranking};
     }();
     return methods;

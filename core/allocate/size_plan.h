@@ -1,4 +1,4 @@
-// One byte budget over expert counts and ranks together (methods.md 6.8). Pure arithmetic, any thread.
+// One byte budget over expert counts and ranks together. Pure arithmetic, any thread.
 #pragma once
 
 #include "allocate/allocator.h"

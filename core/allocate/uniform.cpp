@@ -1,4 +1,4 @@
-// Every layer keeps the same share of its experts (methods.md 6.1): the baseline of every comparison.
+// Every layer keeps the same share of its experts: the baseline of every comparison.
 #include "allocate/layer_allocator.h"
 
 namespace espalier
@@ -24,7 +24,7 @@ LayerAllocator uniformAllocator()
     method.info.id = "uniform";
     method.info.title = "Uniform";
     method.info.help = "Every layer keeps the same share.";
-    method.info.source = "methods.md 6.1";
+    method.info.source = "Baseline: kept_l = n_l * (1 - ratio), largest remainder";
     method.units = uniformUnits;
     return method;
 }

@@ -29,7 +29,7 @@ RankRule uniformRankRule()
     rule.info.id = "uniform";
     rule.info.title = "Uniform";
     rule.info.help = "Every matrix gets the average rank.";
-    rule.info.source = "methods.md 3.5 with alpha 0";
+    rule.info.source = "MoE-I², arXiv 2411.01016, eq. 5 with alpha 0";
     rule.ranks = ranks;
     return rule;
 }

@@ -12,7 +12,7 @@
 namespace espalier
 {
 
-// Names within `model.layers.{i}.`, formats.md 2.1.
+// Names within `model.layers.{i}.`, as transformers saves them.
 struct MoeNames {
     std::string_view block;            // "mlp" or "block_sparse_moe"
     std::string_view matrix[3];        // gate, up, down: "gate_proj", ...

@@ -1,5 +1,5 @@
 // A Hugging Face checkpoint folder, opened read-only: configuration, headers of all shards, data mapped. Opening checks everything
-// that can be checked without reading weights (formats.md 7.2) and allocates nothing in proportion to what a file merely claims.
+// that can be checked without reading weights and allocates nothing in proportion to what a file merely claims.
 #pragma once
 
 #include "base/error.h"
@@ -85,7 +85,7 @@ public:
     const std::vector<std::string>& warnings() const noexcept;
 
     // SHA-256, hex. configSha256: bytes of config.json. weightsSha256: bytes of the index, or the header JSON of the single file
-    // (formats.md 9.5). fingerprint: both, the headers of all shards, and 8 KiB of data per shard, so that a fine-tuned copy with
+    // (safetensors' own). fingerprint: both, the headers of all shards, and 8 KiB of data per shard, so that a fine-tuned copy with
     // the same shapes is another model.
     const std::string& fingerprint() const noexcept;
     const std::string& configSha256() const noexcept;
@@ -194,7 +194,7 @@ struct Inspection {
 // the tensor names, and a warning names the model_type and lists what is supported. Other errors as Checkpoint::open.
 Result<Inspection> inspect(const std::filesystem::path& folder);
 Inspection inspect(const Checkpoint& checkpoint);
-// The fields of cli.md 3; `tensors` adds tensors[] {name, dtype, shape, bytes, shard}.
+// What `inspect --json` answers; `tensors` adds tensors[] {name, dtype, shape, bytes, shard}.
 Json toJson(const Inspection& inspection, bool tensors = false);
 
 }  // namespace espalier

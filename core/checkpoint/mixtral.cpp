@@ -1,4 +1,4 @@
-// Mixtral: every layer is MoE, no shared expert, weights always renormalised. w1 = gate, w3 = up, w2 = down (formats.md 0).
+// Mixtral: every layer is MoE, no shared expert, weights always renormalised. w1 = gate, w3 = up, w2 = down.
 #include "checkpoint/adapter.h"
 
 namespace espalier

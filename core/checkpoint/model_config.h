@@ -1,5 +1,5 @@
-// config.json read into one canonical form (formats.md 1.3): every spelling of transformers 4 and 5, and of our own factored
-// exports, ends up in the same fields. What is missing or contradictory is an error, never a default, except where 1.4 permits one.
+// config.json read into one canonical form: every spelling of transformers 4 and 5, and of our own factored exports, ends up in the
+// same fields. What is missing or contradictory is an error, never a default, except those that README.md here lists.
 #pragma once
 
 #include "base/error.h"
@@ -28,7 +28,7 @@ enum class QkNorm {
 struct RopeScaling {
     enum class Type { None, Yarn };
     Type type = Type::None;
-    // YaRN (formats.md 3.5). `factor` is the effective one: max_position_embeddings / original where the file says null.
+    // YaRN (arXiv 2309.00071). `factor` is the effective one: max_position_embeddings / original where the file says null.
     double factor = 1.0;
     int originalPositions = 0;
     double betaFast = 32.0;
@@ -39,7 +39,7 @@ struct RopeScaling {
     bool truncate = true;
 };
 
-// Multi-head latent attention (formats.md 3.7).
+// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
 struct MlaConfig {
     int qLoraRank = 0;  // 0: q_proj instead of q_a_proj, q_b_proj
     int kvLoraRank = 0;
@@ -71,7 +71,7 @@ struct ModelConfig {
     std::string baseModelType;     // "qwen2_moe" in both cases
     std::string architectureName;  // of architectures the class that belongs to modelType, else the first; may be empty
     std::string dtype;             // as stated, "bfloat16"; may be empty
-    bool factored = false;         // one of our own exports (formats.md 9.3)
+    bool factored = false;         // one of our own exports (core/export/README.md)
 
     int hiddenSize = 0;
     int layerCount = 0;
@@ -94,7 +94,7 @@ struct ModelConfig {
 
     RouterShape router;                        // topK as stated for the whole model
     bool routerFp32 = false;                   // router product in fp32 (DeepSeek)
-    bool routerWeightsInDtype = false;         // weights cast to the compute type after normalising (Qwen2, Qwen3, OLMoE; formats.md 0)
+    bool routerWeightsInDtype = false;         // weights cast to the compute type after normalising (Qwen2, Qwen3, OLMoE)
     bool sharedGate = false;                   // sigmoid gate on the shared expert (Qwen2-MoE)
     int sharedExperts = 0;                     // how many the shared width stands for; 0 = none
     std::vector<std::string> expertCountKeys;  // spellings of the expert count that are in the file, for the exporter to edit

@@ -36,7 +36,7 @@ public:
     }
 
 private:
-    // Only with use_sliding_window: by layer_types where given, else on layers with even index below max_window_layers (formats.md 1.3).
+    // Only with use_sliding_window: by layer_types where given, else on layers with even index below max_window_layers.
     static Status readWindows(const ConfigReader& reader, ModelConfig& config)
     {
         ESPALIER_TRY(const bool used, reader.boolean("use_sliding_window", false));

@@ -1,5 +1,5 @@
-// safetensors files: a reader that believes nothing it has not checked against the file (formats.md 7.2), and a writer whose output
-// is byte for byte what safetensors.torch.save_file writes (7.1).
+// safetensors files: a reader that believes nothing it has not checked against the file, and a writer whose output
+// is byte for byte what safetensors.torch.save_file writes.
 #pragma once
 
 #include "base/atomic_file.h"

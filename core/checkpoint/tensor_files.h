@@ -1,4 +1,4 @@
-// The safetensors files of a folder, with their index (formats.md 2.4): which file holds which tensor, and nothing about the model.
+// The safetensors files of a folder, with their index: which file holds which tensor, and nothing about the model.
 #pragma once
 
 #include "base/error.h"

@@ -1,4 +1,4 @@
-// How far the next-token distribution under a plan is from the one under another plan, usually the dense model's (methods.md 7.2 - 7.4).
+// How far the next-token distribution under a plan is from the one under another plan, usually the dense model's (README.md here).
 // Over the whole vocabulary, from the logits of both: exact where an estimate from cached top candidates would be a bound.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Perplexity of a plan on a fixed set of windows, with as much of earlier work reused as is exact (methods.md 4.7, 7.1).
+// Perplexity of a plan on a fixed set of windows, with as much of earlier work reused as is exact.
 //
 // What enters the MoE module of layer l, attention done, depends only on what the plan does below l. The evaluator keeps the residual
 // streams there under (prefix hash of the plan, group of windows), so an edit at layer l re-runs that module and the layers above only,

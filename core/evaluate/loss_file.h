@@ -12,7 +12,7 @@
 namespace espalier
 {
 
-// Everything that decides a loss besides the plan and the window (formats.md 6.6). Two files with different keys never mix.
+// Everything that decides a loss besides the plan and the window. Two files with different keys never mix.
 struct LossKey {
     std::string fingerprint;  // of the model
     std::string textSha256;   // of the token windows

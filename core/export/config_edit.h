@@ -1,4 +1,4 @@
-// config.json of an export (formats.md 9.2, 9.3): the source's keys in the source's order, with as few edits as the flavour needs.
+// config.json of an export (keys: README.md here): the source's keys in the source's order, with as few edits as the flavour needs.
 #pragma once
 
 #include "base/error.h"

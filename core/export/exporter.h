@@ -1,4 +1,4 @@
-// Writes a plan as a checkpoint (formats.md 8, 9). The result stands complete under its name or not at all: everything goes to
+// Writes a plan as a checkpoint (layouts: README.md here). The result stands complete under its name or not at all: everything goes to
 // `<out>.partial`, is flushed, and the folder is renamed. The source is only ever read.
 #pragma once
 
@@ -64,6 +64,6 @@ struct ExportReport {
 Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const CompressionPlan& plan, const ExportOptions& options,
                                       JobContext& job);
 
-Json toJson(const ExportReport& report);  // files[] {name, bytes}, bytes, flavor, ... (cli.md)
+Json toJson(const ExportReport& report);  // files[] {name, bytes}, bytes, flavor, ...: what `export --json` answers
 
 }  // namespace espalier

@@ -1,4 +1,4 @@
-// Which tensors an export holds, where each comes from, and in which shard it lies (formats.md 8, 9.1, 9.3). The exporter writes what
+// Which tensors an export holds, where each comes from, and in which shard it lies (README.md here). The exporter writes what
 // is planned here, verification reads it again: both see one list.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Proves an export (formats.md 9.7): reopened, compared tensor by tensor with the source under the plan, then both are run on the
+// Proves an export: reopened, compared tensor by tensor with the source under the plan, then both are run on the
 // same windows. Any difference means holds = false, which is a result, not an error.
 #pragma once
 

@@ -1,7 +1,7 @@
 // Plain truncated SVD of a weight matrix: W [out,in] ~ U V with U [out,r], V [r,in] and the singular values split evenly over both
-// (formats.md 9.3, 3.10). The model's preview and the exporter both call this, so that what is measured is what is written.
+// (Eckart and Young 1936). The model's preview and the exporter both call this, so that what is measured is what is written.
 //
-// Computed in fp64 by an eigen-decomposition of the Gram matrix of the smaller side (methods.md 3.5: several times faster than an
+// Computed in fp64 by an eigen-decomposition of the Gram matrix of the smaller side (several times faster than an
 // SVD; singular values are then taken as norms of the projected rows, which keeps them to about 1e-8 of the largest one).
 #pragma once
 

@@ -1,12 +1,12 @@
-// Whitened truncated SVD of a weight matrix (MoE-I2 stage 2 after SVD-LLM, methods.md 3.5 (6)-(8)): of all W' of rank r the one with the
+// Whitened truncated SVD of a weight matrix (stage 2 of MoE-I2, after SVD-LLM, arXiv 2403.07378): of all W' of rank r the one with the
 // smallest squared error || (W - W') X ||^2 on the calibration tokens, which are known by their second moment C = X X^T alone.
 //
-// Form (methods.md 3.5, 4.8, 5.8): with the orthonormal Q whose columns are the left singular vectors of W C^(1/2), W' = Q_r (Q_r^T W).
-// This is the product of (8), U_r Sigma_r V_r^T S^-1, without the inverse: U_r^T W S = Sigma_r V_r^T. Subspaces are nested, so one
+// Form: with the orthonormal Q whose columns are the left singular vectors of W C^(1/2), W' = Q_r (Q_r^T W).
+// This is SVD-LLM's product U_r Sigma_r V_r^T S^-1, without the inverse: U_r^T W S = Sigma_r V_r^T. Subspaces are nested, so one
 // decomposition serves every rank, and because W' is an orthogonal projection of W, E(r) is a sum of one number per direction. Q is found
 // by an fp64 eigen-decomposition on the smaller side of W: of W C W^T, or of S^T W^T W S with the Cholesky factor S of C.
 //
-// The ridge of 3.5 (a share of C's mean diagonal added to its diagonal) decides directions that the tokens leave open and keeps S
+// The ridge (a share of C's mean diagonal added to its diagonal) decides directions that the tokens leave open and keeps S
 // well defined; errors are always reported without it.
 #pragma once
 
@@ -20,7 +20,7 @@
 namespace espalier
 {
 
-// Share of the mean diagonal of the second moment (methods.md 3.5).
+// Share of the mean diagonal of the second moment: C + ridge * trace(C) / n * I.
 inline constexpr double kRidge = 1e-6;
 // For experts with fewer than twice as many tokens as the rank.
 inline constexpr double kThinRidge = 1e-2;
@@ -42,7 +42,7 @@ public:
     // [min(out,in)] fp64, descending up to the ridge: squared output error on the tokens that each direction saves, so that
     // E(r) = sum of energies from r on. Never negative.
     const at::Tensor& energies() const { return m_energies; }
-    // [min(out,in)] fp64, descending: singular values of W S, ridge included (Sigma of (7)).
+    // [min(out,in)] fp64, descending: singular values of W S, ridge included (Sigma of the product above).
     const at::Tensor& singularValues() const { return m_sigma; }
     // Orthonormal columns in order, [out, columns] fp64; columns <= maxRank().
     at::Tensor basis(int columns) const;

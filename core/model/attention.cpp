@@ -130,7 +130,7 @@ namespace
 constexpr std::int64_t kQueryRows = 128;
 
 // Head after head, each on one thread, in fp32 whatever the compute type: scaled_dot_product_attention multiplies these small matrices
-// at a fraction of the speed (methods.md 1.7), and computes the keys behind a query too when a window fits one of its blocks.
+// at a fraction of the speed, and computes the keys behind a query too when a window fits one of its blocks.
 at::Tensor headByHead(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window, double scale)
 {
     const std::int64_t batch = q.size(0);
@@ -267,7 +267,7 @@ at::Tensor Attention::portableQuery(const at::Tensor& qkv, const LayerWeights& w
 namespace
 {
 
-// Adjacent pairs as complex numbers times s e^{i angle}, in fp32, cast back (route (b) of formats.md 3.4).
+// Adjacent pairs as complex numbers times s e^{i angle}, in fp32, cast back (native DeepSeek-V2 of transformers 5).
 // x [B,T,heads,d], cos and sin [T,d/2] fp32.
 at::Tensor ropePairs(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin)
 {

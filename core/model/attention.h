@@ -1,4 +1,4 @@
-// Attention of the supported families (formats.md 3.4 - 3.7): grouped-query attention with optional biases, q/k norms, clamp and
+// Attention of the supported families (formulas: README.md here): grouped-query attention with optional biases, q/k norms, clamp and
 // sliding window, and multi-head latent attention with YaRN (DeepSeek-V2).
 #pragma once
 
@@ -35,7 +35,7 @@ struct AttentionShape {
     double rotaryScale = 1;                 // of cos and sin
 };
 
-// YaRN or plain frequencies, and the factors that go with them (formats.md 3.5).
+// YaRN (arXiv 2309.00071) or plain frequencies, and the factors that go with them (README.md here).
 struct RotarySetup {
     std::vector<float> inverseFrequencies;
     double cosSinScale = 1;

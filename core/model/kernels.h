@@ -12,7 +12,7 @@ namespace espalier::kernels
 void rmsNorm(const float* x, std::int64_t stride, const float* weight, float* out, std::int64_t rows, std::int64_t width, float eps);
 
 // Rotary embedding in place, half-split form: heads x rotary dims of every row; row r sits at position r % length.
-// x: first rotary element of head 0 of row 0. cos, sin: [length, dim] as in formats.md 3.4.
+// x: first rotary element of head 0 of row 0. cos, sin: [length, dim] of angle p theta^(-2j/dim), both halves alike.
 void ropeHalf(float* x, std::int64_t rowStride, std::int64_t headStride, std::int64_t rows, std::int64_t heads, std::int64_t dim,
               std::int64_t length, const float* cos, const float* sin);
 

@@ -1,5 +1,5 @@
-// The reverse pass of a decoder layer and of the output head: what flows from the gradient of a layer's output to that of its input
-// (methods.md 2.6). Weights are constants; the router's selection is one too, its weights are differentiable. Gradients are fp32 whatever
+// The reverse pass of a decoder layer and of the output head: what flows from the gradient of a layer's output to that of its
+// input. Weights are constants; the router's selection is one too, its weights are differentiable. Gradients are fp32 whatever
 // the compute type, so that the residual stream does not round them layer by layer.
 //
 // Attention runs under ATen's autograd; the MoE module, whose experts each see a few tokens, is written out: its products g . f_e(x) are

@@ -1,4 +1,4 @@
-// The MoE module: router, selected experts, shared experts (formats.md 3.8 - 3.10) under what a plan does in one layer.
+// The MoE module: router, selected experts, shared experts (formulas: README.md here) under what a plan does in one layer.
 #pragma once
 
 #include "base/error.h"

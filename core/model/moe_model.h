@@ -1,4 +1,4 @@
-// The forward pass of a Mixture-of-Experts decoder under a compression plan, one decoder layer at a time (formats.md 3).
+// The forward pass of a Mixture-of-Experts decoder under a compression plan, one decoder layer at a time (formulas: README.md here).
 //
 // Weights come from mapped safetensors: the unit of residency is a decoder layer, read and converted by a reader thread while the
 // layer before it computes. In stream mode a layer's weights are freed after use; in resident mode they stay, as far as the memory
@@ -39,7 +39,7 @@ struct MoeGradient;
 
 enum class ComputeType {
     Fp32,  // the reference: stored weights are converted to fp32, products are true fp32 (never TF32 or bf16 inside)
-    Bf16,  // weights and activations in bf16 with the fp32 islands of formats.md 3 (norms, softmax, router)
+    Bf16,  // weights and activations in bf16 with fp32 islands (norms, softmax, router)
 };
 enum class Residency {
     Auto,      // resident when everything fits the budget, else resident up to the budget and streamed beyond it
@@ -142,7 +142,7 @@ public:
     // Errors: model.not_finite, model.token_out_of_range.
     Result<at::Tensor> tokenNll(const at::Tensor& hidden, const at::Tensor& ids);
 
-    // The reverse pass (methods.md 2.6): gradients are fp32, of an NLL in nats summed over a window; the router's selection is constant.
+    // The reverse pass: gradients are fp32, of an NLL in nats summed over a window; the router's selection is constant.
     // d sum / d hidden for hidden [B,T,H] after the last layer and targets [B,T-1] int64, the token that is scored at each position but
     // the last -> [B,T,H] fp32. Errors: as tokenNll.
     Result<at::Tensor> headGradient(const at::Tensor& hidden, const at::Tensor& targets);

@@ -1,4 +1,4 @@
-// RMS norm as formats.md 3.2: normalise in fp32, round to the compute type, then multiply by the weight in the compute type.
+// RMS norm, w dt(x rsqrt(mean x^2 + eps)): normalise in fp32, round to the compute type, then multiply by the weight in the compute type.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -368,7 +368,7 @@ private:
     Status stopped() const { return m_job.stopRequested() ? Status(cancelledError()) : Status(); }
 
     // Charging uncovered tokens keeps a search honest but coarse. Above 1 % the layers are searched again on products of all experts,
-    // taken from the calibration text (methods.md 2.5, 4.5). Without the model the warning of the selection stands.
+    // taken from the calibration text. Without the model the warning of the selection stands.
     Status searchUncoveredAgain(const SelectOptions& options, JobContext& job)
     {
         std::vector<Selection>& selections = m_outcome.selections;

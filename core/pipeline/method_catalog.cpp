@@ -23,7 +23,7 @@ std::vector<MethodInfo> allMethods()
     svd.title = "Truncated SVD";
     svd.slot = Slot::Factors;
     svd.help = "Best approximation of the weights for each rank, without calibration data; singular values are shared by both factors.";
-    svd.source = "methods.md 3.10";
+    svd.source = "Eckart and Young, Psychometrika 1936";
     methods.push_back(std::move(svd));
     MethodInfo whitened;
     whitened.id = "whitened-svd";
@@ -34,7 +34,7 @@ std::vector<MethodInfo> allMethods()
         "Smallest output error on the calibration tokens of each expert, for each rank. Experts with fewer tokens than twice the rank lean "
         "more "
         "on the weights; those without tokens use the inputs of the whole layer.";
-    whitened.source = "methods.md 3.5, after SVD-LLM (arXiv 2403.07378)";
+    whitened.source = "SVD-LLM, arXiv 2403.07378; MoE-I2, arXiv 2411.01016";
     methods.push_back(std::move(whitened));
     return methods;
 }

@@ -15,7 +15,7 @@
 namespace espalier
 {
 
-// What the second moment behind a basis is (methods.md 3.5, "Conditioning").
+// What the second moment behind a basis is, by how many tokens it was taken of.
 enum class FactorRule {
     Own,     // of the expert's own tokens, ridge 1e-6
     Ridge,   // of the expert's own tokens, fewer than twice the rank: ridge 1e-2
@@ -41,7 +41,7 @@ public:
     virtual ~FactorSource() = default;
     virtual const std::string& profileSha256() const = 0;  // what FactorSettings::profileSha256 names
     virtual const std::string& fingerprint() const = 0;    // of the model the profile belongs to
-    // What was measured: {"text", "text_sha256", "tokens", "window_length", "dtype", "engine"} (formats.md 9.5).
+    // What was measured: {"text", "text_sha256", "tokens", "window_length", "dtype", "engine"}.
     virtual Json calibration() const = 0;
     virtual FactorRule rule(int layer, int expert, int rank, int matrix) const = 0;
     // The basis for factors of this rank (it has at least so many columns); the same for all ranks under one rule.

@@ -187,7 +187,7 @@ int breakEvenRank(std::int64_t rows, std::int64_t columns)
 {
     if (rows <= 0 || columns <= 0) return 0;
     const std::int64_t rank = rows * columns / (rows + columns);
-    // At equality the factors are exactly as large as the dense matrix and save nothing (formats.md 9.3).
+    // At equality the factors are exactly as large as the dense matrix and save nothing.
     return static_cast<int>(rank * (rows + columns) == rows * columns ? rank - 1 : rank);
 }
 

@@ -12,7 +12,7 @@
 namespace espalier
 {
 
-// How a router turns scores into weights (methods.md 4.2). The one place that implements them is plan/routing.h.
+// How a router turns scores into weights. The one place that implements them is plan/routing.h.
 enum class RoutingRule {
     SoftmaxRenormalised,  // A: p / sum of the selected p          Mixtral, Qwen3-MoE, Qwen2-MoE with norm_topk_prob
     Softmax,              // B: scaling * p over the kept experts  Qwen1.5/2-MoE, OLMoE, DeepSeek-V2 greedy
@@ -82,7 +82,7 @@ Json toJson(const ModelShape& shape);
 Result<ModelShape> modelShapeFromJson(const Json& value);
 
 // Largest rank of an [a, b] matrix that is still smaller than the dense matrix: floor(ab / (a + b)), 1 less where it is equal
-// (methods.md 1.1: 834 for 2048 x 1408).
+// (834 for 2048 x 1408).
 int breakEvenRank(std::int64_t rows, std::int64_t columns);
 
 }  // namespace espalier

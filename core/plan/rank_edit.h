@@ -1,4 +1,4 @@
-// Edits of matrix ranks by hand (methods.md 3.5): a rank that saves nothing is no rank, the matrix stays dense. Pure; any thread.
+// Edits of matrix ranks by hand: a rank that saves nothing is no rank, the matrix stays dense. Pure; any thread.
 #pragma once
 
 #include "base/error.h"

@@ -30,7 +30,7 @@ std::vector<int> largest(const std::vector<double>& values, int count)
 }
 
 // Group masking: `masked` for members of groups that are not among the topGroups best. Groups are equal consecutive runs of the
-// experts that are left (formats.md 9.2 demands equal survivors per group).
+// experts that are left (plan_rules demands equal survivors per group).
 void maskGroups(const RouterShape& router, std::vector<double>& score, int bestOfGroup, double masked)
 {
     if (router.groups <= 1 || router.topGroups >= router.groups) return;

@@ -1,4 +1,4 @@
-// The single place where a routing rule lives: Gram losses, counts and masks call it (methods.md 1.3, 4.2). fp64, one token.
+// The single place where a routing rule lives: Gram losses, counts and masks call it. fp64, one token.
 // The torch forward pass has a batched twin; a test holds the two together.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Every set of the wanted size (methods.md 4.4).
+// Every set of the wanted size, as NAEE does (arXiv 2402.14800), by the exact loss.
 #include "search/layer_search.h"
 
 #include <fmt/format.h>
@@ -88,7 +88,7 @@ SelectMethod exhaustiveMethod()
                                .unit = "sets",
                                .help = "Refuse a layer that has more sets than this."}},
                    .needs = {"gram"},
-                   .source = "methods.md 4.4"};
+                   .source = "NAEE, arXiv 2402.14800; loss: score/gram_loss.h (ours)"};
     method.run = [](LayerSearch& search, const Params& params) -> Status {
         const auto limit = params.at("limit").get<double>();
         if (const double sets = search.combinations(); sets > limit) {

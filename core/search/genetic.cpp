@@ -1,4 +1,4 @@
-// The layer-wise genetic search of MoE-I2 (methods.md 3.3): individuals are removed sets, children are drawn from the union of two
+// The layer-wise genetic search of MoE-I2 (arXiv 2411.01016): individuals are removed sets, children are drawn from the union of two
 // elites, mutation replaces one expert, every loss comes from the Gram store and is computed once.
 #include "search/layer_search.h"
 
@@ -183,7 +183,7 @@ SelectMethod geneticMethod()
                    swapParameter()},
         .needs = {"gram"},
         .stochastic = true,
-        .source = "MoE-I2, arXiv 2411.01016"};
+        .source = "MoE-I2, arXiv 2411.01016, eq. 3"};
     method.run = [](LayerSearch& search, const Params& params) -> Status {
         if (search.combinations() <= params.at("enumerate_below").get<double>()) {
             return enumerate(search);

@@ -1,4 +1,4 @@
-// Backward elimination: one expert after the other, always the one that is missed least (methods.md 4.4).
+// Backward elimination: one expert after the other, always the one that is missed least.
 #include "search/layer_search.h"
 
 namespace espalier
@@ -72,7 +72,7 @@ SelectMethod greedyMethod()
                    .help = "Removes one expert after the other, always the one whose loss then is smallest.",
                    .params = {swapParameter()},
                    .needs = {"gram"},
-                   .source = "methods.md 4.4"};
+                   .source = "Backward elimination by the exact layer loss (ours)"};
     method.run = [](LayerSearch& search, const Params& params) -> Status {
         eliminate(search);
         if (search.stopped()) return {};

@@ -1,4 +1,4 @@
-// D_l(m): the best loss a layer is known to have with m experts (methods.md 4.4).
+// D_l(m): the best loss a layer is known to have with m experts.
 #include "plan/plan_rules.h"
 #include "search/layer_pool.h"
 #include "search/layer_search.h"

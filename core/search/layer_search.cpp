@@ -13,7 +13,7 @@ namespace espalier
 namespace
 {
 
-constexpr double kShownUncovered = 0.01;  // methods.md 4.5: above this share a longer list is called for
+constexpr double kShownUncovered = 0.01;  // above this share a longer list is called for
 
 Error searchError(std::string code, int layer, std::string message, std::string action)
 {

@@ -119,7 +119,7 @@ SelectMethod geneticMethod();
 
 // Evaluates every set of the search space. Errors: those of the batch.
 Status enumerate(LayerSearch& search);
-// Backward elimination (methods.md 4.4): drops the expert whose loss hurts least until `keep` are left.
+// Backward elimination: drops the expert whose loss hurts least until `keep` are left.
 void eliminate(LayerSearch& search);
 // One expert of every group leaves at once, for grouped routers; `last`: the sets reached have `keep` experts.
 void eliminateRound(LayerSearch& search, ExpertBits& kept, bool last);

@@ -13,7 +13,7 @@ SelectMethod rankingMethod()
                    .help = "Keeps the experts with the best score in each layer.",
                    .params = {swapParameter()},
                    .needs = {},
-                   .source = "methods.md 1.2"};
+                   .source = "The order of the scores; each names its own paper"};
     method.needsGram = false;
     method.run = [](LayerSearch& search, const Params& params) -> Status {
         const std::vector<double> worth = search.request().worth.empty() ? search.leaveOneOutWorth() : search.request().worth;

@@ -1,10 +1,10 @@
-// Block-wise KT receptive field of MoE-I2 (methods.md 3.4): which of the K best sets of each layer work together. Blocks of T
+// Block-wise KT receptive field of MoE-I2 (arXiv 2411.01016, eq. 4): which of the K best sets of each layer work together. Blocks of T
 // consecutive MoE layers run as real decoder layers, with attention, residual and norms, front to back on what the already chosen
 // layers below put out; the combination whose output is nearest to the unpruned block's wins. Layer counts stay as they are.
 //
 //   (k_1 .. k_T)* = argmin || g_b(X) - g_b(X; S_{1,k1}, .., S_{T,kT}) ||_F
 //
-// Combinations that begin alike share their layer runs (4.6): K + K^2 + .. + K^T instead of T K^T, depth first, so that T residual
+// Combinations that begin alike share their layer runs: K + K^2 + .. + K^T instead of T K^T, depth first, so that T residual
 // streams are alive. No ATen in this header; runs on the model's compute thread.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Slot X: which experts of a layer stay, given how many (methods.md 3.3, 4.4). Every method works on the exact layer loss from the Gram
+// Slot X: which experts of a layer stay, given how many. Every method works on the exact layer loss from the Gram
 // store of a profile, so that a candidate costs no forward pass. A new selector is one file in this folder and one line in selector.cpp.
 #pragma once
 
@@ -29,7 +29,7 @@ using BatchFactory = std::function<Result<std::unique_ptr<BatchedSetLoss>>(const
 struct KeptSet {
     ExpertSet kept;
     double loss = 0;            // || Z - Z(kept) ||_F on the stored tokens; NaN without a Gram store (ranking only)
-    double uncoveredShare = 0;  // of the tokens: charged their whole routed output (methods.md 4.5)
+    double uncoveredShare = 0;  // of the tokens: charged their whole routed output
 
     bool operator==(const KeptSet&) const = default;
 };
@@ -85,7 +85,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
 Result<CompressionPlan> applySelections(const ModelShape& shape, const CompressionPlan& base, const std::vector<Selection>& selections,
                                         const std::vector<int>& choice = {}, std::optional<ConstantKind> dropped = {});
 
-// What one layer loses at every count: the input of the exact allocators (methods.md 4.4, 6.8).
+// What one layer loses at every count: the input of the exact allocators.
 struct LayerCurve {
     int layer = 0;
     int lowest = 0;                 // smallest count; element i belongs to count lowest + i, the last one to the whole layer

@@ -1,4 +1,4 @@
-// The loss of score/gram_loss.h, laid out for searches that evaluate thousands of kept sets of one layer (methods.md 4.3).
+// The loss of score/gram_loss.h, laid out for searches that evaluate thousands of kept sets of one layer.
 //
 // Per token a word says which positions of its list are kept: the k lowest set bits are its selection (k of the candidates, which may
 // use fewer experts per token than the unpruned layer they are compared with). Removing an expert clears one
@@ -75,7 +75,7 @@ private:
     std::vector<double> m_rest;          // scratch
 };
 
-// One kept set with its per-token terms, and the losses of its neighbours at a fraction of the price (methods.md 4.3). They agree with
+// One kept set with its per-token terms, and the losses of its neighbours at a fraction of the price. They agree with
 // SetLoss::evaluate up to rounding (about 1e-13 of the layer's energy); a search that accepts a neighbour evaluates it again.
 // Copies are cheap (five arrays over tokens).
 class LossState

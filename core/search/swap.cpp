@@ -1,4 +1,4 @@
-// Swap improvement: first improvement until no exchange of two experts helps (methods.md 4.4).
+// Swap improvement: first improvement until no exchange of two experts helps.
 #include "search/layer_search.h"
 
 #include <optional>

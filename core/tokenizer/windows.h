@@ -1,4 +1,4 @@
-// Texts and id files as rows of token ids: what profile and evaluate run on (formats.md 6, cli.md 5).
+// Texts and id files as rows of token ids: what profile and evaluate run on.
 #pragma once
 
 #include "base/error.h"

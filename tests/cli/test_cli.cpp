@@ -226,8 +226,14 @@ TEST(Cli, methods)
         for (const char* field : {"id", "title", "slot", "parameters"})
             EXPECT_TRUE(method.contains(field)) << field;
         importance = importance || method["id"] == "importance";
+        // A paper or a sentence that stands by itself: files that a reader does not have say nothing.
+        const std::string source = method.value("source", "");
+        EXPECT_FALSE(source.empty()) << method["id"];
+        EXPECT_EQ(source.find(".md"), std::string::npos) << method["id"] << ": " << source;
     }
     EXPECT_TRUE(importance);
+    // The table for people has it too.
+    EXPECT_NE(run({"methods", "--slot", "rank-rule"}).output.find("arXiv 2411.01016, eq. 5"), std::string::npos);
     const Json allocate = json({"methods", "--slot", "allocate"}).json();
     for (const Json& method : allocate["methods"])
         EXPECT_EQ(method["slot"], "allocate");

@@ -171,7 +171,7 @@ TEST(Kernels, AgreeWithAten)
 
 TEST(Rotary, YarnHasTheFrequenciesOfTheReference)
 {
-    // DeepSeek-V2-Lite (formats.md 3.5).
+    // DeepSeek-V2-Lite: d 64, theta 1e4; corr(n) = d ln(4096 / (2 pi n)) / (2 ln theta) gives low 10, high 23.
     RopeScaling yarn;
     yarn.type = RopeScaling::Type::Yarn;
     yarn.factor = 40;

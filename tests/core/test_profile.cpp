@@ -103,7 +103,7 @@ ProfileData take(MoeModel& model, const TokenWindows& windows, const ProfileOpti
     return std::move(data).value();
 }
 
-// README tolerances: 1e-5 relative + 1e-6 of the layer's output norm.
+// Tolerances: 1e-5 relative + 1e-6 of the layer's output norm.
 void expectNear(const std::vector<double>& actual, const Json& expected, double norm, const std::string& what)
 {
     ASSERT_EQ(actual.size(), expected.size()) << what;
@@ -226,7 +226,7 @@ TEST_P(ProfileParity, ShortListsGiveTheSameImportance)
             EXPECT_NEAR(a->values.rows[l][e], b->values.rows[l][e], 1e-9);
     EXPECT_GT(uncoveredFraction(lists), 0);
     EXPECT_EQ(uncoveredFraction(dense), 0);
-    // A prefix of the dense triangle (methods.md 2.5), up to the rounding of another batch of the same expert.
+    // A prefix of the dense triangle (router order), up to the rounding of another batch of the same expert.
     const GramStore& full = dense.layers.back().gram;
     const GramStore& part = lists.layers.back().gram;
     for (std::size_t t = 0; t < part.tokenCount(); ++t)
@@ -559,7 +559,7 @@ TEST_P(ProfileFactors, MomentsAreThoseOfTheReference)
     }
 }
 
-// The pass on the pruned model: importance, routed tokens and output errors of the factors made from its moments (methods.md 3.5).
+// The pass on the pruned model: importance, routed tokens and output errors of the factors made from its moments.
 TEST_P(ProfileFactors, PassOnThePrunedModel)
 {
     const c10::InferenceMode guard;
@@ -735,7 +735,7 @@ TEST(ProfileFactorFile, SmallBudgetChangesNothing)
     }
 }
 
-// Eight tokens: some experts see few, some none (methods.md 3.5, "Conditioning").
+// Eight tokens: some experts see few, some none: ridges and moments as core/plan/factor_source.h says.
 TEST(ProfileFactorFile, ThinExperts)
 {
     const c10::InferenceMode guard;

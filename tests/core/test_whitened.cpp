@@ -115,7 +115,7 @@ class WhitenedParity : public ::testing::TestWithParam<const char*>
 {
 };
 
-// Moments of the pruned model, factors of the ranks of (5), perplexity on three texts and logits (fixtures README 3).
+// Moments of the pruned model, factors of ranks by eq. 5, perplexity on three texts and logits.
 TEST_P(WhitenedParity, PerplexityAndLogitsAreReached)
 {
     const c10::InferenceMode guard;

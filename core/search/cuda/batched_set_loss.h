@@ -1,4 +1,4 @@
-// Losses of many kept sets of one layer at once: what SetLoss says of each (search/set_loss.h, methods.md 4.1 - 4.5), for searches that
+// Losses of many kept sets of one layer at once: what SetLoss says of each (search/set_loss.h), for searches that
 // know a whole batch of candidates before they need the first loss. Two implementations with one interface: CUDA, and a CPU twin that runs
 // the same arithmetic token by token and is what the tests compare with. The twin has none of SetLoss's short cuts: use SetLoss on a CPU.
 //
