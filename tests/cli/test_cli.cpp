@@ -233,7 +233,7 @@ TEST(Cli, methods)
     }
     EXPECT_TRUE(importance);
     // The table for people has it too.
-    EXPECT_NE(run({"methods", "--slot", "rank-rule"}).output.find("arXiv 2411.01016, eq. 5"), std::string::npos);
+    EXPECT_THAT(runEngine({"methods", "--slot", "rank-rule"}).output, HasSubstr("arXiv 2411.01016, eq. 5"));
     const Json allocate = json({"methods", "--slot", "allocate"}).json();
     for (const Json& method : allocate["methods"])
         EXPECT_EQ(method["slot"], "allocate");
