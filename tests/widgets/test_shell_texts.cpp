@@ -53,7 +53,9 @@ private slots:
     {
         Home home;
         Shell shell(home, {QStringLiteral("--warn-text")});
-        OPEN_AND_SETTLE(shell);
+        shell.engine().start();
+        shell.workbench.openDemo();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
         const auto count = [&shell](const char* part) { return shell.banners().count(QString::fromLatin1(part)); };
         QTRY_COMPARE_WITH_TIMEOUT(count("128 were asked for"), 1, kLimit);
         QCOMPARE(count("longer than the model's 2048 positions"), 1);
@@ -66,7 +68,7 @@ private slots:
         shell.workbench.closeModel();
         QApplication::processEvents();
         QCOMPARE(count("128 were asked for"), 0);
-        shell.workbench.openModel(home.path("demo/espalier-demo-moe"));
+        shell.workbench.openDemo();
         QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
         QTRY_COMPARE_WITH_TIMEOUT(count("128 were asked for"), 1, kLimit);
     }
