@@ -1,0 +1,139 @@
+// Constants in place of dropped experts and left-out layers, from the profile to the proof.
+#include "cli/engine_process.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace espalier::testing
+{
+namespace
+{
+
+using ::testing::HasSubstr;
+
+const std::string kModel = std::string(ESPALIER_TEST_FIXTURES) + "/model/checkpoints/qwen2moe-tiny";
+const std::string kIds = std::string(ESPALIER_TEST_FIXTURES) + "/profile/qwen2moe-tiny.json";
+
+Outcome json(std::vector<std::string> arguments)
+{
+    arguments.insert(arguments.end(), {"--json", "--threads", "1"});
+    return runEngine(arguments);
+}
+
+Outcome onText(std::vector<std::string> arguments)
+{
+    arguments.insert(arguments.end(), {"--ids", kIds, "--window-length", "64"});
+    return json(std::move(arguments));
+}
+
+std::string readAll(const std::filesystem::path& path)
+{
+    std::ifstream in(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+}
+
+std::string error(const Outcome& outcome) { return outcome.json()["error"]["code"].get<std::string>(); }
+
+class CliForms : public ::testing::Test
+{
+protected:
+    void SetUp() override { ASSERT_EQ(onText({"profile", kModel, "--out", profile}).code, 0); }
+
+    // A plan made with these options, its perplexity, and that of its export, which must be the same.
+    Json follow(const std::string& name, std::vector<std::string> options, const std::string& flavor)
+    {
+        const std::string plan = (scratch / (name + ".json")).string();
+        const std::string out = (scratch / name).string();
+        std::vector<std::string> make = {"plan", kModel, "--profile", profile, "--out", plan};
+        make.insert(make.end(), options.begin(), options.end());
+        const Outcome made = json(make);
+        EXPECT_EQ(made.code, 0) << made.output;
+        const Outcome evaluated = onText({"evaluate", kModel, "--plan", plan, "--profile", profile});
+        EXPECT_EQ(evaluated.code, 0) << evaluated.output;
+        const Outcome exported = json({"export", kModel, "--plan", plan, "--profile", profile, "--flavor", flavor, "--out", out});
+        EXPECT_EQ(exported.code, 0) << exported.output;
+        const Outcome verified = json({"verify", out, "--source", kModel, "--profile", profile});
+        EXPECT_EQ(verified.code, 0) << verified.output;
+        const Outcome reopened = onText({"evaluate", out});
+        EXPECT_EQ(reopened.code, 0) << reopened.output;
+        EXPECT_EQ(reopened.json()["ppl"], evaluated.json()["ppl"]);
+        const Outcome sizes = json({"estimate", kModel, "--plan", plan});
+        EXPECT_EQ(sizes.code, 0) << sizes.output;
+        return {{"ppl", evaluated.json()["ppl"]}, {"plan", Json::parse(readAll(plan))}, {"sizes", sizes.json()}, {"file", plan}};
+    }
+
+    const Scratch scratch;
+    const std::string profile = (scratch / "p.h5").string();
+};
+
+TEST_F(CliForms, droppedExpertsBecomeConstants)
+{
+    const Json dropped = follow("dropped", {"--prune", "40%"}, "factored");
+    const Json mean = follow("mean", {"--prune", "40%", "--dropped", "constant"}, "factored");
+    const Json weighted = follow("weighted", {"--prune", "40%", "--dropped", "weighted-constant"}, "factored");
+    EXPECT_NE(mean["ppl"], dropped["ppl"]);
+    EXPECT_NE(mean["ppl"], weighted["ppl"]);
+    EXPECT_EQ(dropped["plan"]["version"], 1);
+    EXPECT_EQ(mean["plan"]["version"], 2);
+    // The plan names its profile, and is asked for it.
+    const std::string plan = mean["file"];
+    EXPECT_EQ(error(onText({"evaluate", kModel, "--plan", plan})), "plan.profile_needed");
+    EXPECT_EQ(
+        error(json({"export", kModel, "--plan", plan, "--profile", profile, "--flavor", "stock", "--out", (scratch / "no").string()})),
+        "export.constants");
+}
+
+// The router goes on choosing among all columns, so that fewer experts than it picks may compute.
+TEST_F(CliForms, constantsGoBelowTopK)
+{
+    EXPECT_EQ(error(json({"plan", kModel, "--profile", profile, "--keep", "1%", "--out", (scratch / "a.json").string()})),
+              "allocate.infeasible");
+    const Json few = follow("few", {"--keep", "3", "--dropped", "constant", "--score", "mone"}, "factored");
+    EXPECT_EQ(few["plan"]["version"], 2);
+}
+
+TEST_F(CliForms, layersAreLeftOut)
+{
+    const Json one = follow("one", {"--drop-layers", "1"}, "stock");
+    EXPECT_EQ(one["plan"]["layers"], Json::parse(R"([{"layer": 1, "run": "skipped"}])"));
+    const Json similar = follow("similar", {"--drop-similar-layers", "1", "--prune", "50%"}, "factored");
+    EXPECT_EQ(similar["plan"]["version"], 2);
+    EXPECT_EQ(error(json({"plan", kModel, "--profile", profile, "--drop-layers", "9", "--out", (scratch / "a.json").string()})),
+              "plan.unknown_layer");
+}
+
+TEST_F(CliForms, aPlanAloneBringsItsConstants)
+{
+    const std::string plan = (scratch / "plan.json").string();
+    const std::string out = (scratch / "alone").string();
+    ASSERT_EQ(json({"plan", kModel, "--profile", profile, "--prune", "40%", "--dropped", "constant", "--out", plan}).code, 0);
+    const Outcome before = onText({"evaluate", kModel, "--plan", plan, "--profile", profile});
+    ASSERT_EQ(json({"export", kModel, "--plan", plan, "--profile", profile, "--flavor", "plan", "--out", out}).code, 0);
+    const Outcome after =
+        onText({"evaluate", kModel, "--plan", out + "/espalier_plan.json", "--profile", out + "/espalier_factors.safetensors"});
+    ASSERT_EQ(after.code, 0) << after.output;
+    EXPECT_EQ(after.json()["ppl"], before.json()["ppl"]);
+}
+
+TEST_F(CliForms, whatThisProgramDoesNotKnowIsRefused)
+{
+    const std::string plan = (scratch / "newer.json").string();
+    for (const char* text :
+         {R"({"version":1,"layers":[],"constants":{"1":[0]}})", R"({"version":1,"layers":[{"layer":1,"kept":[0,1,2],"bits":4}]})",
+          R"({"version":2,"layers":[{"layer":1,"run":"skipped","lora":"x"}]})"}) {
+        writeFile(plan, text);
+        for (const char* verb : {"evaluate", "estimate", "export"}) {
+            std::vector<std::string> arguments = {verb, kModel, "--plan", plan};
+            if (std::string(verb) == "export") arguments.insert(arguments.end(), {"--out", (scratch / "out").string()});
+            const Outcome outcome = std::string(verb) == "evaluate" ? onText(arguments) : json(arguments);
+            EXPECT_EQ(outcome.code, 6) << verb << " " << text;
+            EXPECT_EQ(error(outcome), "plan.unknown_content") << verb << " " << text;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace espalier::testing
