@@ -3,6 +3,7 @@
 
 #include "budget_bar.h"
 #include "format.h"
+#include "inspector_panel.h"
 #include "layers_panel.h"
 #include "rank_panel.h"
 #include "shell/export_dialog.h"
