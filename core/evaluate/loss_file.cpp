@@ -74,7 +74,7 @@ Result<LossFile> LossFile::open(const std::filesystem::path& path, const LossKey
 {
     const std::string header = canonicalJson(keyJson(key));
     std::error_code ignored;
-    if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), ignored);
+    if (path.has_parent_path()) ESPALIER_CHECK_OK(makeFolder(path.parent_path()));
 
     LossFile file;
     file.m_path = path;

@@ -185,7 +185,10 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     if (residence.holding.experts >= 0) mallopt(M_MMAP_THRESHOLD, 4 << 20);
     impl->warnings = std::move(residence.warnings);
     impl->streams = residence.holding.layers < static_cast<int>(shape.layers.size());
-    const std::int64_t factorBudget = std::max(residence.spare / 4, std::int64_t{64} << 20);
+    // In proportion to the model: the decompositions of all its experts take about twice what they do in fp32, and a large memory is no
+    // reason to keep those of every rule beside them.
+    constexpr std::int64_t kFactors = std::int64_t{64} << 20;
+    const std::int64_t factorBudget = std::max(std::min(residence.spare / 4, 4 * shape.bytes()), kFactors);
     impl->store = std::make_unique<WeightStore>(impl->checkpoint, impl->compute, impl->placement, static_cast<int>(shape.layers.size()),
                                                 residence.holding, impl->options.threads);
     impl->factors = std::make_unique<FactorStore>(impl->checkpoint, impl->compute, impl->placement, factorBudget);
