@@ -311,6 +311,14 @@ void HeatmapView::Private::key(QKeyEvent* event)
             if (control) break;
             if (cell.valid() && !event->isAutoRepeat()) emit q->lockRequested(cell.layer);
             return;
+        case Qt::Key_C:
+            if (control) break;
+            if (validCell(cell) && !event->isAutoRepeat()) requestConstant(cell);
+            return;
+        case Qt::Key_S:
+            if (control) break;
+            if (cell.valid() && cell.layer < rowCount() && !event->isAutoRepeat()) emit q->skipRequested(cell.layer, !skipped(cell.layer));
+            return;
         case Qt::Key_F: {
             if (control || selection->selected().empty()) break;
             QRect around;
@@ -349,10 +357,61 @@ void HeatmapView::Private::key(QKeyEvent* event)
     event->ignore();
 }
 
+// Constants again where they are constants already: they compute again.
+void HeatmapView::Private::requestConstant(CellId c)
+{
+    const std::set<CellId>& chosen = selection->selected();
+    const std::set<CellId> cells = chosen.size() > 1 && chosen.contains(c) ? chosen : std::set<CellId>{c};
+    if (stateOf(c) == ExpertState::Constant && hasPlan() && plan.layer(c.layer).isConstant(c.expert))
+        emit q->setKeptRequested(cells, true);
+    else
+        emit q->constantRequested(cells, ConstantKind::Mean);
+}
+
+void HeatmapView::Private::addConstantActions(QMenu& menu, CellId cell)
+{
+    const bool many = selection->selected().size() > 1 && selection->isSelected(cell);
+    const std::set<CellId> cells = many ? selection->selected() : std::set<CellId>{cell};
+    const QString why = many ? constantsProblem : whyNoConstant(shape, plan, cell, constantsProblem);
+    for (const ConstantKind kind : {ConstantKind::Mean, ConstantKind::Weighted}) {
+        QAction* action =
+            menu.addAction(many ? HeatmapView::tr("Constants in place of %n expert(s), %1", nullptr, static_cast<int>(cells.size()))
+                                      .arg(constantTitle(kind))
+                                : HeatmapView::tr("Constant in place of the expert, %1").arg(constantTitle(kind)));
+        if (kind == ConstantKind::Mean) action->setShortcut(Qt::Key_C);
+        action->setEnabled(why.isEmpty());
+        action->setToolTip(why);
+        QObject::connect(action, &QAction::triggered, q, [this, cells, kind] { emit q->constantRequested(cells, kind); });
+    }
+}
+
+void HeatmapView::Private::addLayerActions(QMenu& menu, int layer)
+{
+    if (expertsOf(layer) > 0) {
+        QAction* lock = menu.addAction(lockedLayer(layer) ? HeatmapView::tr("Unlock layer %1").arg(layer)
+                                                          : HeatmapView::tr("Lock layer %1").arg(layer));
+        lock->setShortcut(Qt::Key_L);
+        QObject::connect(lock, &QAction::triggered, q, [this, layer] { emit q->lockRequested(layer); });
+    }
+    const bool off = hasPlan() && plan.layer(layer).run() == LayerRun::Skipped;
+    QAction* skip = menu.addAction(off ? HeatmapView::tr("Run layer %1").arg(layer) : HeatmapView::tr("Skip layer %1").arg(layer));
+    const QString why = whyNoSkip(shape, plan, layer);
+    skip->setShortcut(Qt::Key_S);
+    skip->setEnabled(why.isEmpty());
+    skip->setToolTip(why);
+    QObject::connect(skip, &QAction::triggered, q, [this, layer, off] { emit q->skipRequested(layer, !off); });
+}
+
 void HeatmapView::Private::contextMenu(const QPoint& at, const QPoint& global)
 {
     QMenu menu(q);
+    menu.setToolTipsVisible(true);
     const CellId cell = q->cellAt(at);
+    if (const int row = labelAt(at); row >= 0) {
+        selection->setCurrentLayer(row);
+        addLayerActions(menu, row);
+        menu.addSeparator();
+    }
     if (validCell(cell)) {
         if (!selection->isSelected(cell)) selection->setCurrent(cell);
         const bool many = selection->selected().size() > 1 && selection->isSelected(cell);
@@ -368,13 +427,11 @@ void HeatmapView::Private::contextMenu(const QPoint& at, const QPoint& global)
             toggle->setShortcut(Qt::Key_Space);
             QObject::connect(toggle, &QAction::triggered, q, [this, cell] { emit q->toggleRequested(cell.layer, cell.expert); });
         }
+        addConstantActions(menu, cell);
         QAction* guard = menu.addAction(isProtected(cell) ? HeatmapView::tr("Stop protecting expert") : HeatmapView::tr("Protect expert"));
         guard->setShortcut(Qt::Key_P);
         QObject::connect(guard, &QAction::triggered, q, [this, cell] { emit q->protectRequested(cell.layer, cell.expert); });
-        QAction* lock = menu.addAction(lockedLayer(cell.layer) ? HeatmapView::tr("Unlock layer %1").arg(cell.layer)
-                                                               : HeatmapView::tr("Lock layer %1").arg(cell.layer));
-        lock->setShortcut(Qt::Key_L);
-        QObject::connect(lock, &QAction::triggered, q, [this, cell] { emit q->lockRequested(cell.layer); });
+        addLayerActions(menu, cell.layer);
         menu.addSeparator();
     }
     QMenu* maps = menu.addMenu(HeatmapView::tr("Colours"));

@@ -71,7 +71,8 @@ void HeatmapView::Private::rebuildRanks()
         std::vector<double>& row = ranks.values.rows[static_cast<std::size_t>(layer)];
         const int breakEven = breakEvenOf(shape, layer);
         for (int e = 0; e < expertsOf(layer); ++e)
-            row.push_back(!kept({layer, e}) ? kNaN : hasPlan() ? std::min(levelOf(shape, plan, layer, e), breakEven) : breakEven);
+            row.push_back(!computes({layer, e}) ? kNaN : hasPlan() ? std::min(levelOf(shape, plan, layer, e), breakEven) : breakEven);
+        if (skipped(layer)) continue;
         ranks.layerImportance[static_cast<std::size_t>(layer)] =
             hasPlan() ? std::min(meanLevelOf(shape, plan, layer), breakEven) : breakEven;
     }

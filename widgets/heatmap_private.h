@@ -16,6 +16,7 @@
 #include <vector>
 
 class QComboBox;
+class QMenu;
 class QStackedLayout;
 
 namespace espalier
@@ -65,6 +66,7 @@ public:
     bool compact = false;
     bool hasScores = false;
     std::vector<int> searching;  // layers, ascending
+    QString constantsProblem;
 
     // Derived from scores, usage, options.
     NormedGrid normed;
@@ -139,25 +141,16 @@ public:
         const ExpertSet& set = plan.protectedExperts(c.layer);
         return std::binary_search(set.begin(), set.end(), c.expert);
     }
-    bool kept(CellId c) const { return !hasPlan() || plan.keeps(c.layer, c.expert); }
-    int lowRank(CellId c) const
+    ExpertState stateOf(CellId c) const { return expertState(shape, plan, c); }
+    bool computes(CellId c) const
     {
-        if (!hasPlan()) return 0;
-        const LayerPlan& layer = plan.layer(c.layer);
-        if (layer.ranks().empty()) return 0;
-        const auto at = std::lower_bound(layer.kept().begin(), layer.kept().end(), c.expert);
-        if (at == layer.kept().end() || *at != c.expert) return 0;
-        const auto index = static_cast<std::size_t>(at - layer.kept().begin());
-        if (index >= layer.ranks().size()) return 0;
-        int smallest = 0;
-        for (const int rank : layer.ranks()[index]) {
-            if (rank > 0 && (smallest == 0 || rank < smallest)) smallest = rank;
-        }
-        return smallest;
+        const ExpertState state = stateOf(c);
+        return state == ExpertState::Kept || state == ExpertState::LowRank;
     }
-
+    bool kept(CellId c) const { return !hasPlan() || plan.keeps(c.layer, c.expert); }
     bool rankFree() const { return !hasPlan() || !plan.hasRanks(); }
-    bool dense(CellId c) const { return kept(c) && lowRank(c) == 0; }
+    bool dense(CellId c) const { return stateOf(c) == ExpertState::Kept; }
+    bool skipped(int layer) const { return hasPlan() && layer >= 0 && layer < rowCount() && !plan.layer(layer).runsExperts(); }
 
     void rebuildOrder();
     void rebuildStatistics();
@@ -169,6 +162,7 @@ public:
     void refreshReadout();
     void rankParts(const CellFacts& facts);  // of the readout
     QString rankText(const CellFacts& facts) const;
+    QString sizeText(const CellFacts& facts) const;
     void announce();
     void replot();
     void replotOverlay();
@@ -201,12 +195,21 @@ public:
     QString valueUnit() const { return scores.unit.empty() ? QString() : QChar(0x00A0) + QString::fromStdString(scores.unit); }
     QString scoreName() const { return QString::fromStdString(scores.method); }
     QString shownName() const { return QString::fromStdString(shown().method); }
-    QStringList legendTexts() const;
+    // What the legend can explain: the states of experts, and what is beside them.
+    struct LegendEntry {
+        enum class Kind { State, Protected, Whole, Missing, BelowFloor, Locked, Searching };
+        Kind kind = Kind::State;
+        ExpertState state = ExpertState::Kept;
+        QString text;
+    };
+    std::vector<LegendEntry> legendEntries() const;
 
     void drawMarks(QCPPainter* painter);
     void drawFrame(QCPPainter* painter);
     void drawOverlay(QCPPainter* painter);
+    void drawSkippedRows(QCPPainter* painter);
     void drawLegend(QCPPainter* painter, int top);
+    void drawLegendBox(QCPPainter* painter, const LegendEntry& entry, const QRect& box) const;
     void drawColourBar(QCPPainter* painter);
 
     void moveCursor(int columnStep, int rowStep, bool extend);
@@ -215,6 +218,9 @@ public:
     void userChanged();
     void key(QKeyEvent* event);
     void contextMenu(const QPoint& at, const QPoint& global);
+    void addConstantActions(QMenu& menu, CellId cell);
+    void addLayerActions(QMenu& menu, int layer);
+    void requestConstant(CellId cell);
     QString tooltip(CellId c) const;
     void requestToggle(CellId c);
 };

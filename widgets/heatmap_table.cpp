@@ -23,12 +23,15 @@ enum TableColumn { Layer, Expert, Value, Place, Percentile, Usage, State, Rank, 
 
 QString stateText(const CellFacts& facts)
 {
-    QString text = facts.state == CellState::Dropped ? HeatmapTable::tr("dropped") : HeatmapTable::tr("kept");
+    // The rank has a column of its own.
+    QString text = facts.view.state == ExpertState::LowRank ? titleOf(ExpertState::Kept) : facts.view.text;
     if (facts.isProtected) text += QStringLiteral(", ") + HeatmapTable::tr("protected");
     if (facts.locked) text += QStringLiteral(", ") + HeatmapTable::tr("locked");
     if (facts.searching) text += QStringLiteral(", ") + HeatmapTable::tr("being searched");
     return text;
 }
+
+bool computes(const CellFacts& facts) { return facts.view.state == ExpertState::Kept || facts.view.state == ExpertState::LowRank; }
 
 class FactsModel final : public QAbstractTableModel
 {
@@ -49,7 +52,7 @@ public:
         if (orientation != Qt::Horizontal || role != Qt::DisplayRole) return {};
         const QString heads[] = {HeatmapTable::tr("layer"), HeatmapTable::tr("expert"),     HeatmapTable::tr("score"),
                                  HeatmapTable::tr("place"), HeatmapTable::tr("percentile"), HeatmapTable::tr("usage"),
-                                 HeatmapTable::tr("state"), HeatmapTable::tr("rank"),       HeatmapTable::tr("MiB if dropped")};
+                                 HeatmapTable::tr("state"), HeatmapTable::tr("rank"),       HeatmapTable::tr("MiB if dropped, or saved")};
         return heads[section];
     }
     QVariant data(const QModelIndex& index, int role) const override
@@ -75,7 +78,7 @@ public:
                     return stateText(f);
                 case Rank:
                     // 0 is dense, as in a plan's file; nothing where there is no expert any more.
-                    return f.state == CellState::Dropped ? QVariant(std::nan("")) : QVariant(f.rank);
+                    return computes(f) ? QVariant(f.rank) : QVariant(std::nan(""));
                 default:
                     return QVariant::fromValue(static_cast<qlonglong>(f.bytes));
             }
@@ -97,7 +100,7 @@ public:
             case State:
                 return stateText(f);
             case Rank:
-                return f.state == CellState::Dropped ? QString() : f.rank > 0 ? format::count(f.rank) : HeatmapTable::tr("dense");
+                return !computes(f) ? QString() : f.rank > 0 ? format::count(f.rank) : HeatmapTable::tr("dense");
             default:
                 return format::number(static_cast<double>(f.bytes) / (1024.0 * 1024.0), 2);
         }

@@ -2,6 +2,7 @@
 #include "heatmap_private.h"
 
 #include "format.h"
+#include "plan/cost_model.h"
 #include "plan/rank_edit.h"
 
 #include <QPainter>
@@ -64,44 +65,52 @@ void HeatmapView::Private::refreshReadout()
         if (std::isfinite(f->percentile))
             readout->parts.push_back(Part{HeatmapView::tr("percentile %1").arg(format::number(f->percentile, 0)), {}, 4});
         if (std::isfinite(f->usage)) readout->parts.push_back(Part{HeatmapView::tr("usage %1").arg(format::share(f->usage)), {}, 6});
-        QString state = f->state == CellState::Dropped ? HeatmapView::tr("dropped") : HeatmapView::tr("kept");
+        QString state = f->view.text;
+        if (f->view.state == ExpertState::LowRank) state = titleOf(ExpertState::Kept) + QStringLiteral(", ") + state;
         if (f->isProtected) state += QStringLiteral(", ") + HeatmapView::tr("protected");
-        if (f->rank > 0) state += QStringLiteral(", ") + HeatmapView::tr("rank %1").arg(f->rank);
         readout->parts.push_back(Part{state, {}, 2});
         if (f->locked) readout->parts.push_back(Part{HeatmapView::tr("layer locked"), {}, 7});
         if (f->searching) readout->parts.push_back(Part{HeatmapView::tr("layer being searched"), {}, 5});
-        const QString size = format::bytes(f->bytes);
-        readout->parts.push_back(Part{
-            f->state == CellState::Dropped ? HeatmapView::tr("%1 saved").arg(size) : HeatmapView::tr("%1 if dropped").arg(size), size, 3});
+        readout->parts.push_back(Part{sizeText(*f), format::bytes(f->bytes), 3});
     } else if (cell.valid() && cell.layer < rowCount()) {
         readout->name = format::layerExpert(cell.layer, -1);
-        readout->parts.push_back(
-            {expertsOf(cell.layer) == 0
-                 ? HeatmapView::tr("dense layer, no experts")
-                 : HeatmapView::tr("%1 kept").arg(format::keptOf(
-                       hasPlan() ? static_cast<int>(plan.layer(cell.layer).kept().size()) : expertsOf(cell.layer), expertsOf(cell.layer))),
-             {},
-             0});
+        const QString run = hasPlan() ? runText(plan.layer(cell.layer)) : QString();
+        QString text =
+            expertsOf(cell.layer) == 0
+                ? HeatmapView::tr("dense layer, no experts")
+                : HeatmapView::tr("%1 kept").arg(format::keptOf(
+                      hasPlan() ? static_cast<int>(plan.layer(cell.layer).kept().size()) : expertsOf(cell.layer), expertsOf(cell.layer)));
+        if (!run.isEmpty()) text = skipped(cell.layer) ? run : QString(text + QStringLiteral(", ") + run);
+        readout->parts.push_back({text, {}, 0});
     }
     readout->update();
+}
+
+// Of a constant the vector itself is left; of a skipped layer nothing.
+QString HeatmapView::Private::sizeText(const CellFacts& f) const
+{
+    const QString size = format::bytes(f.bytes);
+    if (f.view.state == ExpertState::Skipped) return HeatmapView::tr("%1 saved with the layer").arg(size);
+    if (f.view.state == ExpertState::Constant && f.saved)
+        return HeatmapView::tr("%1 left, %2 saved").arg(format::bytes(f.view.bytes), size);
+    return f.saved ? HeatmapView::tr("%1 saved").arg(size) : HeatmapView::tr("%1 if dropped").arg(size);
 }
 
 void HeatmapView::Private::rankParts(const CellFacts& f)
 {
     using Part = HeatmapReadout::Part;
     const QString score = std::isfinite(f.value) ? QString(scoreName() + QLatin1Char(' ') + format::score(f.value)) : QString();
-    if (f.state == CellState::Dropped) {
-        readout->parts.push_back(Part{HeatmapView::tr("dropped"), {}, 0});
-        readout->parts.push_back(Part{HeatmapView::tr("%1 saved").arg(format::bytes(f.bytes)), {}, 2});
+    if (f.view.state != ExpertState::Kept && f.view.state != ExpertState::LowRank) {
+        readout->parts.push_back(Part{f.view.text, {}, 0});
+        readout->parts.push_back(Part{sizeText(f), format::bytes(f.bytes), 2});
     } else {
         readout->parts.push_back(Part{rankText(f), {}, 0});
         readout->parts.push_back(Part{HeatmapView::tr("break-even %1").arg(format::count(f.breakEven)), {}, 3});
         if (f.rank > 0) {
-            const double share = static_cast<double>(f.factorBytes) / static_cast<double>(std::max<std::int64_t>(1, f.denseBytes));
-            const QString percent = format::number(100 * share, 0) + QChar(0x00A0) + QLatin1Char('%');
+            const QString percent = format::number(100 * f.view.share, 0) + QChar(0x00A0) + QLatin1Char('%');
             readout->parts.push_back(Part{HeatmapView::tr("%1 of the dense bytes").arg(percent), {}, 1});
             readout->parts.push_back(
-                Part{HeatmapView::tr("%1 of %2").arg(format::bytes(f.factorBytes), format::bytes(f.denseBytes)), {}, 2});
+                Part{HeatmapView::tr("%1 of %2").arg(format::bytes(f.view.bytes), format::bytes(f.denseBytes)), {}, 2});
         } else {
             readout->parts.push_back(Part{format::bytes(f.denseBytes), {}, 2});
         }
@@ -123,7 +132,8 @@ QString HeatmapView::Private::tooltip(CellId c) const
     if (!f) return {};
     const bool measured = std::isfinite(f->value) || !options.ranks();
     QString second = measured ? QString(scoreName() + QLatin1Char(' ') + format::score(f->value) + valueUnit()) : QString();
-    if (options.ranks() && f->state != CellState::Dropped) {
+    const bool computing = f->view.state == ExpertState::Kept || f->view.state == ExpertState::LowRank;
+    if (options.ranks() && computing) {
         const QString rank = rankText(*f) + format::kDot + HeatmapView::tr("break-even %1").arg(format::count(f->breakEven));
         second = second.isEmpty() ? rank : rank + format::kDot + second;
     }
@@ -132,13 +142,12 @@ QString HeatmapView::Private::tooltip(CellId c) const
     if (std::isfinite(f->percentile)) third += HeatmapView::tr("percentile %1").arg(format::number(f->percentile, 0));
     if (std::isfinite(f->usage)) third += HeatmapView::tr("usage %1").arg(format::share(f->usage));
     QStringList fourth;
-    fourth += f->state == CellState::Dropped ? HeatmapView::tr("dropped") : HeatmapView::tr("kept");
+    fourth += f->view.state == ExpertState::LowRank ? titleOf(ExpertState::Kept) : f->view.text;
     if (f->isProtected) fourth += HeatmapView::tr("protected");
     if (f->locked) fourth += HeatmapView::tr("layer locked");
     if (f->searching) fourth += HeatmapView::tr("layer being searched");
-    if (f->rank > 0 && !options.ranks()) fourth += HeatmapView::tr("rank %1").arg(format::count(f->rank));
-    fourth += f->state == CellState::Dropped ? HeatmapView::tr("%1 saved").arg(format::bytes(f->bytes))
-                                             : HeatmapView::tr("%1 if dropped").arg(format::bytes(f->bytes));
+    if (f->view.state == ExpertState::LowRank && !options.ranks()) fourth += f->view.text;
+    fourth += sizeText(*f);
     QString text = QStringLiteral("<b>%1</b><br>%2").arg(format::layerExpert(c.layer, c.expert), second.toHtmlEscaped());
     if (!third.isEmpty()) text += QStringLiteral("<br>") + third.join(format::kDot).toHtmlEscaped();
     return text + QStringLiteral("<br>") + fourth.join(format::kDot).toHtmlEscaped();
@@ -168,18 +177,18 @@ std::optional<CellFacts> HeatmapView::facts(CellId cell) const
         f.place = d->places[l][static_cast<std::size_t>(cell.expert)];
     f.percentile = Private::gridValue(d->percentiles, cell);
     f.usage = Private::gridValue(d->usage, cell);
-    f.bytes = layer.bytesPerExpert + layer.routerBytesPerExpert;
-    f.rank = d->lowRank(cell) > 0 ? rankOfLevel(d->shape, cell.layer, levelOf(d->shape, d->plan, cell.layer, cell.expert)) : 0;
+    f.view = expertView(d->shape, d->plan, cell);
+    f.rank =
+        f.view.state == ExpertState::LowRank ? rankOfLevel(d->shape, cell.layer, levelOf(d->shape, d->plan, cell.layer, cell.expert)) : 0;
     f.fullRank = fullRankOf(d->shape, cell.layer);
     f.breakEven = breakEvenOf(d->shape, cell.layer);
     f.denseBytes = layer.bytesPerExpert;
-    f.factorBytes = !d->kept(cell) ? 0 : d->hasPlan() ? expertBytes(d->shape, d->plan, cell.layer, cell.expert) : layer.bytesPerExpert;
-    // What goes with it when it is dropped: its matrices as they are now. Of a dropped one: what dropping it saved.
-    if (f.factorBytes > 0) f.bytes = f.factorBytes + layer.routerBytesPerExpert;
-    f.state = !d->kept(cell)        ? CellState::Dropped
-              : f.isProtected       ? CellState::Protected
-              : std::isnan(f.value) ? CellState::Missing
-                                    : CellState::Kept;
+    // What goes with it when it is dropped: its matrices as they are now. Of one that is gone: what that saved.
+    f.saved = !d->kept(cell);
+    f.bytes = f.saved ? layer.bytesPerExpert - f.view.bytes + layer.routerBytesPerExpert - f.view.router : f.view.bytes + f.view.router;
+    if (f.view.state == ExpertState::Skipped)
+        f.bytes = layerBytes(layer, d->shape.hiddenSize, LayerPlan::allOf(layer.experts)) -
+                  layerBytes(layer, d->shape.hiddenSize, d->plan.layer(cell.layer));
     return f;
 }
 

@@ -212,7 +212,14 @@ QWidget* HeatmapView::choosers() const { return d->chooserRow; }
 const HeatmapOptions& HeatmapView::options() const { return d->options; }
 QCustomPlot* HeatmapView::plot() const { return d->canvas; }
 QWidget* HeatmapView::focusTarget() const { return d->canvas; }
-QStringList HeatmapView::legend() const { return d->legendTexts(); }
+QStringList HeatmapView::legend() const
+{
+    QStringList texts;
+    for (const Private::LegendEntry& entry : d->legendEntries())
+        texts << entry.text;
+    return texts;
+}
+void HeatmapView::setConstantsProblem(const QString& why) { d->constantsProblem = why; }
 
 CellId HeatmapView::cellAt(const QPointF& position) const
 {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "colour_map.h"
+#include "expert_view.h"
 #include "plan/compression_plan.h"
 #include "plan/expert_grid.h"
 #include "plan/model_shape.h"
@@ -42,12 +43,10 @@ struct HeatmapOptions {
     bool operator==(const HeatmapOptions&) const = default;
 };
 
-enum class CellState { Kept, Dropped, Protected, Missing };
-
 // Everything that is known about one cell; tooltip, readout, table twin and accessibility are made from it.
 struct CellFacts {
     CellId cell;
-    CellState state = CellState::Missing;
+    ExpertView view;
     bool isProtected = false;
     bool locked = false;     // its layer
     bool searching = false;  // a search works on its layer
@@ -56,12 +55,12 @@ struct CellFacts {
     int experts = 0;         // in its layer
     double percentile = 0;   // over the whole model, 100 = most valuable; NaN unknown
     double usage = 0;        // share of the layer's selections in [0, 1]; NaN unknown
-    std::int64_t bytes = 0;  // saved if dropped
+    bool saved = false;      // what `bytes` are: saved already, or by dropping it
+    std::int64_t bytes = 0;  // of a skipped layer: all that it had
     int rank = 0;            // mean of its matrices, 0 = dense
     int fullRank = 0;        // of a dense matrix
     int breakEven = 0;
-    std::int64_t denseBytes = 0;   // of the expert's matrices in the checkpoint
-    std::int64_t factorBytes = 0;  // as the plan has them; 0 where it is dropped
+    std::int64_t denseBytes = 0;  // of the expert's matrices in the checkpoint; as the plan has them: view.bytes
 };
 
 class HeatmapCanvas;
@@ -99,6 +98,7 @@ public slots:
     void setUsage(const espalier::ExpertGrid& usage);      // share per layer, or empty
     void clearScores();
     bool setSearching(const std::vector<int>& layers);  // that a running search works on: marked. True where others than before
+    void setConstantsProblem(const QString& why);       // why no profile offers constants; empty: one does
     void setScoreChoices(const QStringList& ids, const QStringList& titles);
     void setOptions(const espalier::HeatmapOptions& options);  // emits nothing
     void setZoom(const QRect& columnsRows);                    // null: all
@@ -115,6 +115,8 @@ signals:
     void keepStepRequested(int layer, int delta);                   // within gestureStarted ... gestureFinished
     void rankStepRequested(int layer, int direction, bool coarse);  // likewise
     void setKeptRequested(const std::set<espalier::CellId>& cells, bool kept);
+    void constantRequested(const std::set<espalier::CellId>& cells, espalier::ConstantKind kind);
+    void skipRequested(int layer, bool skip);
     void gestureStarted();
     void gestureFinished();
     void profileRequested();

@@ -2,6 +2,7 @@
 
 #include "controls.h"
 #include "field_note.h"
+#include "expert_view.h"
 #include "flow_row.h"
 #include "format.h"
 #include "icon.h"
@@ -13,6 +14,7 @@
 #include "rank_section.h"
 #include "theme.h"
 
+#include <QCheckBox>
 #include <QEvent>
 #include <QGridLayout>
 #include <QHBoxLayout>
@@ -35,7 +37,11 @@ constexpr int kMostMinimumHeight = 380;
 constexpr int kMostNameWidth = 110;
 constexpr int kLeastPadding = 8;  // beside a word of the segment
 
-// The experts of one layer by score, best first: kept in the accent, dropped in neutral, the current one in the text colour.
+// Of the segment, in its order.
+enum Form { Dense, LowRankForm, Drop, ConstantForm, FormCount };
+
+// The experts of one layer by score, best first: kept in the accent, constants hollow, dropped in neutral, the current one in the text
+// colour.
 class SortedBars final : public QWidget
 {
 public:
@@ -44,6 +50,7 @@ public:
     struct Bar {
         double value;
         bool kept;
+        bool constant;
         bool current;
     };
     void set(std::vector<Bar> bars, const QString& caption, const QString& counts)
@@ -51,6 +58,7 @@ public:
         m_bars = std::move(bars);
         m_caption = caption;
         m_kept = static_cast<int>(std::count_if(m_bars.begin(), m_bars.end(), [](const Bar& bar) { return bar.kept; }));
+        m_constants = static_cast<int>(std::count_if(m_bars.begin(), m_bars.end(), [](const Bar& bar) { return bar.constant; }));
         setAccessibleName(caption + QStringLiteral(", ") + counts);
         update();
     }
@@ -74,6 +82,12 @@ protected:
             const Bar& bar = m_bars[i];
             const double h = std::isfinite(bar.value) ? std::max(1.0, bar.value / most * area.height()) : 1.0;
             const QRectF rect(area.left() + static_cast<double>(i) * step, area.bottom() - h, std::max(1.0, step - 1), h);
+            if (bar.constant && !bar.current && rect.width() >= 3 && rect.height() >= 3) {
+                painter.setPen(QPen(t.muted, 1));
+                painter.setBrush(Qt::NoBrush);
+                painter.drawRect(rect.adjusted(0.5, 0.5, -0.5, -0.5));
+                continue;
+            }
             painter.fillRect(rect, bar.current ? t.text : bar.kept ? t.keptBar() : mixed(t.muted, t.base, 0.45));
         }
         // The cut stands after as many bars as are kept; its two counts beside it where they fit.
@@ -82,7 +96,10 @@ protected:
         painter.drawLine(QLineF(cut, 1, cut, area.bottom()));
         painter.setPen(t.muted);
         const QString left = InspectorPanel::tr("%1 kept").arg(m_kept);
-        const QString right = InspectorPanel::tr("%1 dropped").arg(static_cast<int>(m_bars.size()) - m_kept);
+        const int gone = static_cast<int>(m_bars.size()) - m_kept - m_constants;
+        QString right = InspectorPanel::tr("%1 dropped").arg(gone);
+        if (m_constants > 0)
+            right = InspectorPanel::tr("%1 constant").arg(m_constants) + (gone > 0 ? QStringLiteral(", ") + right : QString());
         if (painter.fontMetrics().horizontalAdvance(left) + 5 < cut)
             painter.drawText(QRectF(0, 0, cut - 4, line), Qt::AlignRight | Qt::AlignTop, left);
         if (painter.fontMetrics().horizontalAdvance(right) + 5 < width() - cut)
@@ -95,6 +112,7 @@ private:
     std::vector<Bar> m_bars;
     QString m_caption;
     int m_kept = 0;
+    int m_constants = 0;
 };
 
 }  // namespace
@@ -107,6 +125,7 @@ public:
     CompressionPlan plan;
     ExpertScores scores;
     ExpertGrid usage;
+    QString constantsProblem;
     QString estimateWhat;
     double estimate = std::nan("");
     std::optional<ExpertSpectra> curves;
@@ -116,6 +135,13 @@ public:
     QLabel* title = nullptr;
     Segment* keep = nullptr;
     QToolButton* protect = nullptr;
+    QWidget* constantRow = nullptr;
+    Segment* constant = nullptr;    // how it is made
+    QLabel* whyNot = nullptr;       // a form that cannot be chosen
+    QWidget* expertPart = nullptr;  // what a layer without experts has not
+    QWidget* layerPart = nullptr;
+    QCheckBox* skip = nullptr;
+    QLabel* whyNoSkipping = nullptr;
     QLabel* names[4] = {};
     QLabel* values[4] = {};
     RankSection* ranks = nullptr;
@@ -138,8 +164,73 @@ public:
         const int step = rankStep(breakEven, false);
         return std::max(1, breakEven / 2 / step * step);
     }
+    void makeForms(QVBoxLayout* column);
+    void makeSkip(QVBoxLayout* column);
     void refresh();
+    void refreshForm(CellId cell);
+    void refreshLayer(int layer);
 };
+
+namespace
+{
+
+QLabel* mutedNote(const QString& name)
+{
+    auto* label = new QLabel;
+    label->setObjectName(name);
+    label->setFont(fontFor(FontRole::Small));
+    label->setWordWrap(true);
+    label->setProperty("role", QStringLiteral("muted"));
+    return label;
+}
+
+}  // namespace
+
+// What stands in the expert's place, whether it is protected, how a constant is made, and why one cannot be.
+void InspectorPanel::Private::makeForms(QVBoxLayout* column)
+{
+    auto* state = new FlowRow(pixelsOf(8));
+    keep = new Segment(
+        {InspectorPanel::tr("Dense"), InspectorPanel::tr("Low rank"), InspectorPanel::tr("Drop"), InspectorPanel::tr("Constant")});
+    keep->setObjectName(QStringLiteral("inspector.form"));
+    keep->setAccessibleName(InspectorPanel::tr("keep the expert dense, keep it at low rank, drop it, or put a constant in its place"));
+    keep->setSizePolicy(QSizePolicy::Maximum, QSizePolicy::Fixed);
+    protect = new QToolButton;
+    protect->setCheckable(true);
+    protect->setAutoRaise(true);
+    protect->setIconSize({pixelsOf(16), pixelsOf(16)});
+    protect->setAccessibleName(InspectorPanel::tr("Protect"));
+    protect->setToolTip(InspectorPanel::tr("Allocators and searches never drop a protected expert (P)"));
+    state->add(keep);
+    state->add(protect);
+    column->addLayout(state);
+    constantRow = new QWidget;
+    auto* row = new FlowRow(pixelsOf(8));
+    constantRow->setLayout(row);
+    auto* name = new QLabel(InspectorPanel::tr("Mean of outputs"));
+    name->setProperty("role", QStringLiteral("muted"));
+    constant = new Segment({InspectorPanel::tr("plain"), InspectorPanel::tr("weighted")});
+    constant->setObjectName(QStringLiteral("inspector.constant"));
+    constant->setAccessibleName(
+        InspectorPanel::tr("the constant is the plain mean of the expert's outputs, or weighted by the squared routing weight"));
+    constant->setToolTip(InspectorPanel::tr("Weighted by the squared routing weight: the least squared error in the layer's output"));
+    constant->setSizePolicy(QSizePolicy::Maximum, QSizePolicy::Fixed);
+    row->add(name);
+    row->add(constant);
+    column->addWidget(constantRow);
+    whyNot = mutedNote(QStringLiteral("inspector.whyNot"));
+    column->addWidget(whyNot);
+}
+
+void InspectorPanel::Private::makeSkip(QVBoxLayout* column)
+{
+    skip = new QCheckBox(InspectorPanel::tr("S&kip this layer"));
+    skip->setObjectName(QStringLiteral("inspector.skip"));
+    skip->setToolTip(InspectorPanel::tr("Nothing of the layer runs: what comes in goes on unchanged (S)"));
+    column->addWidget(skip);
+    whyNoSkipping = mutedNote(QStringLiteral("inspector.whyNoSkip"));
+    column->addWidget(whyNoSkipping);
+}
 
 InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QScrollArea(parent), d(std::make_unique<Private>())
 {
@@ -167,22 +258,18 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     d->title->setFont(fontFor(FontRole::Title));
     d->title->setWordWrap(true);
     column->addWidget(d->title);
-    auto* state = new FlowRow(pixelsOf(8));
-    d->keep = new Segment({tr("Dense"), tr("Low rank"), tr("Drop")});
-    d->keep->setObjectName(QStringLiteral("inspector.form"));
-    d->keep->setAccessibleName(tr("keep the expert dense, keep it at low rank, or drop it"));
-    d->keep->setSizePolicy(QSizePolicy::Maximum, QSizePolicy::Fixed);
-    d->protect = new QToolButton;
-    d->protect->setCheckable(true);
-    d->protect->setAutoRaise(true);
-    d->protect->setIconSize({pixelsOf(16), pixelsOf(16)});
-    d->protect->setAccessibleName(tr("Protect"));
-    d->protect->setToolTip(tr("Allocators and searches never drop a protected expert (P)"));
-    state->add(d->keep);
-    state->add(d->protect);
-    column->addLayout(state);
+    const auto part = [column](QWidget*& widget) {
+        widget = new QWidget;
+        auto* inner = new QVBoxLayout(widget);
+        inner->setContentsMargins(0, 0, 0, 0);
+        inner->setSpacing(8);
+        column->addWidget(widget);
+        return inner;
+    };
+    QVBoxLayout* ofExpert = part(d->expertPart);
+    d->makeForms(ofExpert);
     d->ranks = new RankSection;
-    column->addWidget(d->ranks);
+    ofExpert->addWidget(d->ranks);
     auto* grid = new QGridLayout;
     grid->setVerticalSpacing(4);
     grid->setHorizontalSpacing(12);
@@ -199,9 +286,9 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     }
     grid->setColumnMinimumWidth(0, std::min(pixelsOf(96), kMostNameWidth));
     grid->setColumnStretch(1, 1);
-    column->addLayout(grid);
+    ofExpert->addLayout(grid);
     d->bars = new SortedBars;
-    column->addWidget(d->bars);
+    ofExpert->addWidget(d->bars);
     auto* layerHead = new QHBoxLayout;
     d->layerTitle = new QLabel;
     d->layerTitle->setFont(fontFor(FontRole::Head));
@@ -217,6 +304,8 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     layerHead->addStretch();
     layerHead->addWidget(d->layerSize);
     column->addLayout(layerHead);
+    d->makeSkip(column);
+    QVBoxLayout* ofLayer = part(d->layerPart);
     auto* row = new FlowRow(pixelsOf(6));
     auto* keptLabel = new QLabel(tr("Kept"));
     keptLabel->setProperty("role", QStringLiteral("muted"));
@@ -234,7 +323,7 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     row->add(keptLabel);
     row->add(d->slider, 1);
     row->add(number);
-    column->addLayout(row);
+    ofLayer->addLayout(row);
     auto* rankRow = new FlowRow(pixelsOf(6));
     auto* rankLabel = new QLabel(tr("Rank"));
     rankLabel->setProperty("role", QStringLiteral("muted"));
@@ -249,7 +338,7 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     rankRow->add(rankLabel);
     rankRow->add(d->rankSlider, 1);
     rankRow->add(d->rankBox);
-    column->addLayout(rankRow);
+    ofLayer->addLayout(rankRow);
     column->addStretch();
 
     const auto layer = [this] { return d->selection->currentLayer(); };
@@ -258,12 +347,24 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
         const bool was = d->plan.keeps(cell.layer, cell.expert);
         d->refresh();  // the plan decides: it comes back through setPlan
         if (!cell.valid() || cell.expert < 0) return;
-        if (index == 2)
+        if (index == Form::Drop)
             emit keepRequested(cell.layer, cell.expert, false);
-        else if (index == 0 && !was)
+        else if (index == Form::ConstantForm)
+            emit constantRequested(cell.layer, cell.expert, ConstantKind::Mean);
+        else if (index == Form::Dense && !was)
             emit keepRequested(cell.layer, cell.expert, true);
         else
-            emit rankRequested(cell.layer, cell.expert, index == 0 ? 0 : d->firstRank(cell.layer));
+            emit rankRequested(cell.layer, cell.expert, index == Form::Dense ? 0 : d->firstRank(cell.layer));
+    });
+    connect(d->constant, &Segment::chosen, this, [this](int index) {
+        const CellId cell = d->selection->current();
+        d->refresh();
+        if (cell.valid() && cell.expert >= 0)
+            emit constantRequested(cell.layer, cell.expert, index == 0 ? ConstantKind::Mean : ConstantKind::Weighted);
+    });
+    connect(d->skip, &QCheckBox::clicked, this, [this, layer](bool on) {
+        d->refresh();
+        emit skipRequested(layer(), on);
     });
     connect(d->ranks, &RankSection::gestureStarted, this, &InspectorPanel::gestureStarted);
     connect(d->ranks, &RankSection::rankMoved, this, [this](int rank) {
@@ -366,6 +467,12 @@ void InspectorPanel::setCurves(const std::optional<ExpertSpectra>& curves)
     d->refresh();
 }
 
+void InspectorPanel::setConstantsProblem(const QString& why)
+{
+    d->constantsProblem = why;
+    d->refresh();
+}
+
 void InspectorPanel::changeEvent(QEvent* event)
 {
     if (event->type() == QEvent::StyleChange || event->type() == QEvent::PaletteChange) d->refresh();
@@ -375,23 +482,21 @@ void InspectorPanel::changeEvent(QEvent* event)
 void InspectorPanel::Private::refresh()
 {
     const CellId cell = selection->current();
-    const bool valid = cell.valid() && cell.layer < static_cast<int>(shape.layers.size()) &&
-                       plan.layerCount() == static_cast<int>(shape.layers.size()) && shape.layers[static_cast<std::size_t>(cell.layer)].moe;
+    const bool valid =
+        cell.valid() && cell.layer < static_cast<int>(shape.layers.size()) && plan.layerCount() == static_cast<int>(shape.layers.size());
     empty->setVisible(!valid);
     page->setVisible(valid);
     if (!valid) return;
     filling = true;
     const LayerShape& layer = shape.layers[static_cast<std::size_t>(cell.layer)];
-    const LayerPlan& layerPlan = plan.layer(cell.layer);
-    const int kept = static_cast<int>(layerPlan.kept().size());
     const bool expert = cell.expert >= 0 && cell.expert < layer.experts;
     title->setText(expert ? format::layerExpert(cell.layer, cell.expert) : InspectorPanel::tr("Layer %1").arg(cell.layer));
-    keep->setEnabled(expert);
-    protect->setEnabled(expert);
+    expertPart->setVisible(layer.moe);
+    layerPart->setVisible(layer.moe);
+    refreshForm(cell);
+    const ExpertView view = expertView(shape, plan, cell);
     const bool isKept = expert && plan.keeps(cell.layer, cell.expert);
-    const bool lowRank = isKept && ranksOf(plan, cell.layer, cell.expert) != RankTriple{};
-    keep->setCurrent(expert && !isKept ? 2 : lowRank ? 1 : 0);
-    keep->setItemEnabled(1, !plan.isLocked(cell.layer));
+    const bool lowRank = expert && view.state == ExpertState::LowRank;
     const bool showRanks = lowRank || (isKept && ranks->inGesture());
     ranks->setVisible(showRanks);
     if (showRanks) ranks->set(shape, plan, cell, curves);
@@ -399,11 +504,6 @@ void InspectorPanel::Private::refresh()
     const bool isPinned = std::binary_search(pinned.begin(), pinned.end(), cell.expert);
     protect->setChecked(expert && isPinned);
     protect->setIcon(icon(QStringLiteral("shield")));
-    locked->setChecked(plan.isLocked(cell.layer));
-    locked->setIcon(icon(plan.isLocked(cell.layer) ? QStringLiteral("lock") : QStringLiteral("lock-open"), QStringLiteral("muted")));
-    slider->setEnabled(!plan.isLocked(cell.layer));
-    spin->setEnabled(!plan.isLocked(cell.layer));
-
     const auto l = static_cast<std::size_t>(cell.layer);
     const bool haveScores = l < scores.values.rows.size() && static_cast<int>(scores.values.rows[l].size()) == layer.experts;
     const bool higher = scores.better == Better::Higher;
@@ -424,8 +524,8 @@ void InspectorPanel::Private::refresh()
     for (QLabel* label : values)
         label->clear();
     title->setFont(fontFor(FontRole::Title));
-    // The three words in a narrow panel stand closer.
-    keep->setMinimumWidth(keep->sizeHint().width() - 3 * (pixelsOf(24) - kLeastPadding));
+    // The words in a narrow panel stand closer.
+    keep->setMinimumWidth(keep->sizeHint().width() - Form::FormCount * (pixelsOf(24) - kLeastPadding));
     layerTitle->setFont(fontFor(FontRole::Head));
     if (expert) {
         const auto e = static_cast<std::size_t>(cell.expert);
@@ -445,9 +545,9 @@ void InspectorPanel::Private::refresh()
         }
         names[2]->setText(InspectorPanel::tr("size"));
         values[2]->setText(
-            lowRank ? InspectorPanel::tr("%1 of %2")
-                          .arg(format::bytes(expertBytes(shape, plan, cell.layer, cell.expert)), format::bytes(layer.bytesPerExpert))
-                    : QString(format::bytes(layer.bytesPerExpert) + format::kDot + QString::fromStdString(shape.dtype).toLower()));
+            lowRank || view.state == ExpertState::Constant
+                ? InspectorPanel::tr("%1 of %2").arg(format::bytes(view.bytes), format::bytes(layer.bytesPerExpert))
+                : QString(format::bytes(layer.bytesPerExpert) + format::kDot + QString::fromStdString(shape.dtype).toLower()));
         if (!estimateWhat.isEmpty()) {
             names[3]->setText(estimateWhat);
             // The row stays while a newer estimate is on its way: nothing below it moves.
@@ -465,11 +565,66 @@ void InspectorPanel::Private::refresh()
     std::vector<SortedBars::Bar> sorted;
     if (haveScores)
         for (const int e : order)
-            sorted.push_back({scores.values.rows[l][static_cast<std::size_t>(e)], plan.keeps(cell.layer, e), e == cell.expert});
+            sorted.push_back({scores.values.rows[l][static_cast<std::size_t>(e)], plan.keeps(cell.layer, e),
+                              expertState(shape, plan, {cell.layer, e}) == ExpertState::Constant, e == cell.expert});
     bars->setVisible(haveScores && !showRanks);
     bars->set(std::move(sorted),
               InspectorPanel::tr("experts of layer %1, by %2").arg(cell.layer).arg(QString::fromStdString(scores.method)),
-              InspectorPanel::tr("%1 kept, %2 dropped").arg(kept).arg(layer.experts - kept));
+              countsText(shape, plan, cell.layer));
+    refreshLayer(cell.layer);
+    filling = false;
+}
+
+void InspectorPanel::Private::refreshForm(CellId cell)
+{
+    const LayerShape& layer = shape.layers[static_cast<std::size_t>(cell.layer)];
+    const bool runs = runsExperts(shape, plan, cell.layer);
+    const bool expert = runs && cell.expert >= 0 && cell.expert < layer.experts;
+    const ExpertState state = expertState(shape, plan, cell);
+    keep->setEnabled(expert);
+    protect->setEnabled(expert);
+    keep->setCurrent(!expert                          ? Form::Dense
+                     : state == ExpertState::LowRank  ? Form::LowRankForm
+                     : state == ExpertState::Constant ? Form::ConstantForm
+                     : state == ExpertState::Dropped  ? Form::Drop
+                                                      : Form::Dense);
+    keep->setItemEnabled(Form::LowRankForm, !plan.isLocked(cell.layer) && !layer.isSourceConstant(cell.expert));
+    const bool isConstant = expert && plan.layer(cell.layer).isConstant(cell.expert);
+    const QString profile = plan.hasConstants() && !plan.constantsProfile().empty() ? QString() : constantsProblem;
+    const QString why = expert && !isConstant ? whyNoConstant(shape, plan, cell, profile) : QString();
+    keep->setItemEnabled(Form::ConstantForm, why.isEmpty());
+    constantRow->setVisible(isConstant);
+    if (isConstant) {
+        const auto* body = std::get_if<ConstantBody>(plan.layer(cell.layer).bodyOf(cell.expert));
+        constant->setCurrent(body->kind == ConstantKind::Weighted ? 1 : 0);
+        constant->setEnabled(!plan.isLocked(cell.layer) && body->values.empty());
+    }
+    whyNot->setFont(fontFor(FontRole::Small));
+    const QString text = layer.moe && !runs ? InspectorPanel::tr("The layer is skipped: its experts do not run.")
+                         : why.isEmpty()    ? QString()
+                                            : InspectorPanel::tr("No constant: %1").arg(why);
+    whyNot->setText(text);
+    whyNot->setVisible(!text.isEmpty());
+}
+
+void InspectorPanel::Private::refreshLayer(int index)
+{
+    const CellId cell{index, -1};
+    const LayerShape& layer = shape.layers[static_cast<std::size_t>(index)];
+    const LayerPlan& layerPlan = plan.layer(index);
+    const int kept = static_cast<int>(layerPlan.kept().size());
+    const bool movable = runsExperts(shape, plan, index) && !plan.isLocked(index);
+    locked->setVisible(layer.moe);
+    locked->setChecked(plan.isLocked(index));
+    locked->setIcon(icon(plan.isLocked(index) ? QStringLiteral("lock") : QStringLiteral("lock-open"), QStringLiteral("muted")));
+    slider->setEnabled(movable);
+    spin->setEnabled(movable);
+    const QString why = whyNoSkip(shape, plan, index);
+    skip->setChecked(layerPlan.run() == LayerRun::Skipped);
+    skip->setEnabled(why.isEmpty());
+    whyNoSkipping->setFont(fontFor(FontRole::Small));
+    whyNoSkipping->setText(why.isEmpty() ? QString() : InspectorPanel::tr("Cannot be changed: %1").arg(why));
+    whyNoSkipping->setVisible(!why.isEmpty());
     layerTitle->setText(InspectorPanel::tr("Layer %1").arg(cell.layer));
     layerSize->setText(format::bytes(layerBytes(layer, shape.hiddenSize, layerPlan)));
     const int floor = fewestExperts(layer, layerPlan, plan.protectedExperts(cell.layer));
@@ -487,9 +642,8 @@ void InspectorPanel::Private::refresh()
     rankSlider->setValue(level);
     rankBox->setBreakEven(breakEven);
     rankBox->setValue(level);
-    rankSlider->setEnabled(!plan.isLocked(cell.layer));
-    rankBox->setEnabled(!plan.isLocked(cell.layer));
-    filling = false;
+    rankSlider->setEnabled(movable);
+    rankBox->setEnabled(movable);
 }
 
 }  // namespace espalier

@@ -37,12 +37,15 @@ public slots:
     void setCurves(const std::optional<espalier::ExpertSpectra>& curves);  // of the current cell, or none
     // Why a number was not taken, or what was taken instead: stands below the box that asks, and is nothing of ours where none does.
     void explain(const QString& text, bool isError);
+    void setConstantsProblem(const QString& why);                          // why no profile offers constants; empty: one does
 
 signals:
     void keepRequested(int layer, int expert, bool keep);
     void protectRequested(int layer, int expert, bool isProtected);
     void lockRequested(int layer);
     void rankRequested(int layer, int expert, int rank);  // 0 = dense; a dropped expert comes back
+    void constantRequested(int layer, int expert, espalier::ConstantKind kind);
+    void skipRequested(int layer, bool skip);
     void gestureStarted();
     void rankMoved(int layer, int expert, int rank);
     void layerKeepMoved(int layer, int keep);

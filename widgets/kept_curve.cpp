@@ -1,5 +1,6 @@
 #include "kept_curve.h"
 
+#include "expert_view.h"
 #include "format.h"
 #include "gesture.h"
 #include "icon.h"
@@ -51,6 +52,8 @@ public:
     int layerCount() const { return static_cast<int>(shape.layers.size()); }
     bool valid() const { return layerCount() > 0 && plan.layerCount() == layerCount(); }
     bool moe(int layer) const { return layer >= 0 && layer < layerCount() && shape.layers[static_cast<std::size_t>(layer)].experts > 0; }
+    // Whether there is a number to move: not in layers whose experts do not run.
+    bool moves(int layer) const { return moe(layer) && runsExperts(shape, plan, layer); }
     bool ranks() const { return quantity == LayerQuantity::Rank; }
     int valueIn(const CompressionPlan& of, int layer) const { return quantityOf(quantity, shape, of, layer); }
     int value(int layer) const { return valueIn(plan, layer); }
@@ -67,6 +70,7 @@ public:
     void draw(QCPPainter* painter);
     void drawKept(QCPPainter* painter);
     void drawDenseBand(QCPPainter* painter);
+    void drawSkipped(QCPPainter* painter);
     void drawOverlay(QCPPainter* painter);
     QPointF point(int layer, double value) const;
     int layerNear(const QPointF& p, double reach) const;
@@ -94,7 +98,7 @@ public:
     QString tableCellValue(int row, int) const override { return d->words(row); }
     QRect tableCellRect(int row, int) const override
     {
-        if (!d->moe(row)) return {};
+        if (!d->moves(row)) return {};
         const QPoint at = d->point(row, d->value(row)).toPoint();
         return QRect(at, QSize(1, 1)).adjusted(-pixelsOf(6), -pixelsOf(6), pixelsOf(6), pixelsOf(6));
     }
@@ -206,7 +210,7 @@ int KeptCurve::Private::layerNear(const QPointF& p, double reach) const
     int best = -1;
     double bestDistance = reach;
     for (int layer = 0; layer < layerCount(); ++layer) {
-        if (!moe(layer)) continue;
+        if (!moves(layer)) continue;
         const QPointF delta = point(layer, value(layer)) - p;
         const double distance = std::hypot(delta.x(), delta.y());
         if (distance <= bestDistance) {
@@ -288,7 +292,7 @@ void KeptCurve::Private::draw(QCPPainter* painter)
         QPainterPath path;
         bool open = false;
         for (int layer = 0; layer < layerCount(); ++layer) {
-            if (!moe(layer)) {
+            if (!moe(layer) || !runsExperts(shape, of, layer)) {
                 open = false;
                 continue;
             }
@@ -313,8 +317,9 @@ void KeptCurve::Private::draw(QCPPainter* painter)
         ringEvery = candidate;
         if (candidate * perLayer >= pixelsOf(20)) break;
     }
+    drawSkipped(painter);
     for (int layer = 0; layer < layerCount(); ++layer) {
-        if (!moe(layer)) continue;
+        if (!moves(layer)) continue;
         const QPointF p = point(layer, value(layer));
         if (locked(layer)) {
             painter->setPen(Qt::NoPen);
@@ -336,6 +341,29 @@ void KeptCurve::Private::draw(QCPPainter* painter)
             painter->setBrush(t.accent);
             painter->drawEllipse(p, 2, 2);
         }
+    }
+}
+
+// Where nothing runs the curve has a gap: a struck-out column says that it is one.
+void KeptCurve::Private::drawSkipped(QCPPainter* painter)
+{
+    const Theme& t = theme();
+    const QRect frame = canvas->axisRect()->rect();
+    const double perLayer = frame.width() / static_cast<double>(layerCount());
+    const double width = std::max(4.0, std::floor(perLayer * 0.72));
+    for (int layer = 0; layer < layerCount(); ++layer) {
+        if (plan.layer(layer).run() != LayerRun::Skipped && (!moe(layer) || moves(layer))) continue;
+        const double x = std::round(canvas->xAxis->coordToPixel(layer) - width / 2);
+        const QRectF column(x, frame.top(), width, frame.height());
+        painter->save();
+        painter->setClipRect(column);
+        painter->setAntialiasing(true);
+        QColor hatch = t.muted;
+        hatch.setAlphaF(t.moreContrast ? 1.0F : 0.45F);
+        painter->setPen(QPen(hatch, 1));
+        for (double y = column.top() - column.width(); y < column.bottom(); y += 6)
+            painter->drawLine(QLineF(column.left(), y, column.right(), y + column.width()));
+        painter->restore();
     }
 }
 
@@ -367,7 +395,7 @@ void KeptCurve::Private::drawKept(QCPPainter* painter)
     painter->setAntialiasing(false);
     for (int layer = 0; layer < layerCount(); ++layer) {
         const double x = canvas->xAxis->coordToPixel(layer);
-        if (!moe(layer)) continue;
+        if (!moves(layer)) continue;
         const QPointF p = point(layer, value(layer));
         QColor bar = locked(layer) ? t.baseline : t.accent;
         bar.setAlphaF(0.20F);
@@ -376,7 +404,7 @@ void KeptCurve::Private::drawKept(QCPPainter* painter)
     // Below top-k the router has no choice.
     int fewest = 0;
     for (int layer = 0; layer < layerCount(); ++layer) {
-        if (moe(layer)) fewest = std::max(fewest, least(layer));
+        if (moves(layer)) fewest = std::max(fewest, least(layer));
     }
     const QRectF floor(frame.left(), canvas->yAxis->coordToPixel(fewest), frame.width(), zero - canvas->yAxis->coordToPixel(fewest));
     painter->fillRect(floor, t.base);
@@ -400,7 +428,7 @@ void KeptCurve::Private::drawKept(QCPPainter* painter)
     int total = 0;
     int count = 0;
     for (int layer = 0; layer < layerCount(); ++layer) {
-        if (!moe(layer)) continue;
+        if (!moves(layer)) continue;
         total += value(layer);
         ++count;
     }
@@ -425,12 +453,12 @@ void KeptCurve::Private::drawOverlay(QCPPainter* painter)
     const int current = selection->currentLayer();
     const int hovered = hover->hovered().layer;
     painter->setAntialiasing(true);
-    if (moe(hovered) && hovered != current && !locked(hovered)) {
+    if (moves(hovered) && hovered != current && !locked(hovered)) {
         painter->setPen(QPen(t.accent, 1.75));
         painter->setBrush(t.base);
         painter->drawEllipse(point(hovered, value(hovered)), 5, 5);
     }
-    if (moe(current)) {
+    if (moves(current)) {
         const QPointF p = point(current, value(current));
         if (!locked(current)) {
             QColor halo = t.accent;
@@ -445,9 +473,10 @@ void KeptCurve::Private::drawOverlay(QCPPainter* painter)
         }
     }
     const int told = held >= 0 ? held : moe(hovered) ? hovered : current;
-    const bool differs = moe(told) && before && before->layerCount() == layerCount() && valueIn(*before, told) != value(told);
+    const bool differs = moves(told) && before && before->layerCount() == layerCount() && runsExperts(shape, *before, told) &&
+                         valueIn(*before, told) != value(told);
     if (moe(told) && (held >= 0 || moe(hovered) || differs)) {
-        const QString first = KeptCurve::tr("Layer %1: %2").arg(told).arg(text(told));
+        const QString first = KeptCurve::tr("Layer %1: %2").arg(told).arg(moves(told) ? text(told) : runText(plan.layer(told)));
         QString second;
         if (differs) {
             const LayerShape& layer = shape.layers[static_cast<std::size_t>(told)];
@@ -457,7 +486,7 @@ void KeptCurve::Private::drawOverlay(QCPPainter* painter)
                      format::bytesChange(change);
         } else if (locked(told)) {
             second = KeptCurve::tr("locked");
-        } else if (!ranks() && value(told) <= least(told)) {
+        } else if (moves(told) && !ranks() && value(told) <= least(told)) {
             second = KeptCurve::tr("at least %1: the router picks %1").arg(least(told));
         }
         const QFont strong = fontFor(FontRole::SmallStrong);
@@ -507,7 +536,10 @@ QString KeptCurve::Private::words(int layer) const
 {
     if (!valid() || layer < 0 || layer >= layerCount()) return {};
     if (!moe(layer)) return KeptCurve::tr("dense layer, no experts");
+    if (!moves(layer)) return runText(plan.layer(layer));
     QString words = text(layer);
+    if (const int constants = ranks() ? 0 : static_cast<int>(plan.layer(layer).constants().size()); constants > 0)
+        words += QStringLiteral(", ") + KeptCurve::tr("%1 constant").arg(constants);
     if (locked(layer)) words += QStringLiteral(", ") + KeptCurve::tr("locked");
     return words;
 }
@@ -527,7 +559,7 @@ void KeptCurve::Private::key(QKeyEvent* event)
     };
     const auto change = [&](int direction, bool far) {
         if (!moe(layer)) return;
-        if (locked(layer)) {
+        if (locked(layer) || !moves(layer)) {
             emit q->lockedTouched(layer);
             return;
         }
@@ -570,6 +602,10 @@ void KeptCurve::Private::key(QKeyEvent* event)
         case Qt::Key_L:
             if (event->modifiers() & Qt::ControlModifier) break;
             if (moe(layer) && !event->isAutoRepeat()) emit q->lockRequested(layer);
+            return;
+        case Qt::Key_S:
+            if (event->modifiers() & Qt::ControlModifier) break;
+            if (moe(layer) && !event->isAutoRepeat()) emit q->skipRequested(layer, plan.layer(layer).run() != LayerRun::Skipped);
             return;
         case Qt::Key_Escape:
             if (held < 0) break;
@@ -617,7 +653,7 @@ KeptCurve::~KeptCurve()
 QCustomPlot* KeptCurve::plot() const { return d->canvas; }
 QWidget* KeptCurve::focusTarget() const { return d->canvas; }
 
-QPointF KeptCurve::pointPosition(int layer) const { return d->valid() && d->moe(layer) ? d->point(layer, d->value(layer)) : QPointF(); }
+QPointF KeptCurve::pointPosition(int layer) const { return d->valid() && d->moves(layer) ? d->point(layer, d->value(layer)) : QPointF(); }
 
 void KeptCurve::setShape(const ModelShape& shape)
 {

@@ -41,6 +41,7 @@ signals:
     void gestureCancelled();
     void resetRequested(int layer);  // double click on a point
     void lockRequested(int layer);
+    void skipRequested(int layer, bool skip);
     void lockedTouched(int layer);  // somebody tried to move a locked layer
 
 protected:

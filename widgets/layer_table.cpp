@@ -2,6 +2,7 @@
 
 #include "controls.h"
 #include "field_note.h"
+#include "expert_view.h"
 #include "format.h"
 #include "gesture.h"
 #include "icon.h"
@@ -68,7 +69,8 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
     const int layer = index.row();
     const LayerShape& shape = m_shape.layers[static_cast<std::size_t>(layer)];
     const bool hasPlan = m_plan.layerCount() == rowCount();
-    const bool moe = shape.experts > 0;
+    const QString run = hasPlan ? runText(m_plan.layer(layer)) : QString();
+    const bool moe = runsExperts(m_shape, m_plan, layer);  // and they run: there is a number
     const int value = !moe ? 0 : hasPlan ? quantityOf(m_quantity, m_shape, m_plan, layer) : mostOf(m_quantity, m_shape, layer);
     const int most = moe ? mostOf(m_quantity, m_shape, layer) : 0;
     const bool ranks = m_quantity == LayerQuantity::Rank;
@@ -79,7 +81,9 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
                 case Layer:
                     return QString::number(layer);
                 case Value:
-                    return moe ? quantityNumber(m_quantity, m_shape, layer, value) : ranks ? tr("none") : tr("dense");
+                    if (moe) return quantityNumber(m_quantity, m_shape, layer, value);
+                    if (!run.isEmpty()) return tr("skipped");
+                    return ranks ? tr("none") : tr("dense");
                 case Second:
                     return moe ? secondText(layer) : QString();
                 case Mib:
@@ -98,9 +102,13 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
             return static_cast<int>(Qt::AlignRight | Qt::AlignVCenter);
         case Qt::ToolTipRole:
         case Qt::AccessibleDescriptionRole: {
+            if (!moe && !run.isEmpty()) return tr("Layer %1: %2").arg(layer).arg(run);
             if (!moe) return tr("Layer %1: dense, no experts").arg(layer);
             const int kept = hasPlan ? static_cast<int>(m_plan.layer(layer).kept().size()) : shape.experts;
             QString text = tr("Layer %1: %2 kept").arg(layer).arg(format::keptOf(kept, shape.experts));
+            if (const int constants = hasPlan ? static_cast<int>(m_plan.layer(layer).constants().size()) : 0; constants > 0)
+                text += format::kDot + tr("%1 constant").arg(constants);
+            if (!run.isEmpty()) text += format::kDot + run;
             if (ranks) text += format::kDot + quantityText(m_quantity, m_shape, layer, value);
             if (!ranks && std::isfinite(removed)) text += format::kDot + tr("%1 of its importance removed").arg(format::share(removed));
             if (hasPlan && m_plan.isLocked(layer)) text += format::kDot + tr("locked");
@@ -116,7 +124,7 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
             // A dense layer fills the bar as one at break-even does.
             return moe ? static_cast<double>(value) / most : 0.0;
         case BeforeRole: {
-            if (!moe || !m_before || m_before->layerCount() != rowCount()) return -1.0;
+            if (!moe || !m_before || m_before->layerCount() != rowCount() || !m_before->layer(layer).runsExperts()) return -1.0;
             const int before = quantityOf(m_quantity, m_shape, *m_before, layer);
             return before == value ? -1.0 : static_cast<double>(before) / most;
         }
@@ -126,6 +134,10 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
             return hasPlan && moe ? leastOf(m_quantity, m_shape, m_plan, layer) : 1;
         case MaximumRole:
             return most;
+        case SkippedRole:
+            return hasPlan && m_plan.layer(layer).run() == LayerRun::Skipped;
+        case WhyNoSkipRole:
+            return whyNoSkip(m_shape, m_plan, layer);
         case RawRole:
             switch (index.column()) {
                 case Layer:
@@ -405,6 +417,7 @@ void LayerTable::setPlan(const CompressionPlan& plan)
 {
     d->plan = plan;
     d->refresh();
+    layoutColumns();  // a word may stand where only numbers did
     const int layer = d->selection->currentLayer();
     if (layer >= 0 && currentIndex().row() != layer) setCurrentIndex(d->model->index(layer, LayerModel::Value));
 }
@@ -467,6 +480,10 @@ void LayerTable::layoutColumns()
     // Words stand in the same column: a rank may be dense, and so may a whole layer.
     const bool anyDenseLayer =
         std::any_of(d->shape.layers.begin(), d->shape.layers.end(), [](const LayerShape& layer) { return layer.experts == 0; });
+    const bool anySkipped = std::any_of(d->shape.layers.begin(), d->shape.layers.end(), [this](const LayerShape& layer) {
+        return d->plan.layerCount() > layer.index && !runText(d->plan.layer(layer.index)).isEmpty();
+    });
+    if (anySkipped) kept = std::max(kept, QFontMetrics(body).horizontalAdvance(tr("skipped")) + gap);
     for (const QString& word : {tr("dense"), tr("none")})
         if (ranks || anyDenseLayer) kept = std::max(kept, QFontMetrics(body).horizontalAdvance(word) + gap);
     const int removed =
@@ -550,7 +567,8 @@ void LayerTable::keyPressEvent(QKeyEvent* event)
 {
     const QModelIndex current = currentIndex();
     const auto step = [&](int direction) {
-        if (current.isValid() && current.data(LayerModel::LockedRole).toBool()) emit lockedTouched(current.row());
+        if (current.isValid() && (current.data(LayerModel::LockedRole).toBool() || current.data(LayerModel::SkippedRole).toBool()))
+            emit lockedTouched(current.row());
         if (!current.isValid() || !current.data(LayerModel::EditableRole).toBool()) return;
         const bool far = event->modifiers() & Qt::ShiftModifier;
         const QModelIndex kept = d->model->index(current.row(), LayerModel::Value);
@@ -595,6 +613,10 @@ void LayerTable::keyPressEvent(QKeyEvent* event)
             if (control || !current.isValid()) break;
             if (!event->isAutoRepeat()) emit lockRequested(current.row());
             return;
+        case Qt::Key_S:
+            if (control || !current.isValid()) break;
+            if (!event->isAutoRepeat()) emit skipRequested(current.row(), !current.data(LayerModel::SkippedRole).toBool());
+            return;
         case Qt::Key_Return:
         case Qt::Key_Enter:
             if (control || !current.isValid()) break;
@@ -624,6 +646,14 @@ void LayerTable::contextMenuEvent(QContextMenuEvent* event)
                                                                                : tr("Lock layer %1").arg(index.row()));
     lock->setShortcut(Qt::Key_L);
     connect(lock, &QAction::triggered, this, [this, row = index.row()] { emit lockRequested(row); });
+    const bool skipped = index.data(LayerModel::SkippedRole).toBool();
+    QAction* skip = menu.addAction(skipped ? tr("Run layer %1").arg(index.row()) : tr("Skip layer %1").arg(index.row()));
+    skip->setShortcut(Qt::Key_S);
+    const QString why = index.data(LayerModel::WhyNoSkipRole).toString();
+    skip->setToolTip(why);
+    skip->setEnabled(why.isEmpty());
+    menu.setToolTipsVisible(true);
+    connect(skip, &QAction::triggered, this, [this, row = index.row(), skipped] { emit skipRequested(row, !skipped); });
     menu.exec(event->globalPos());
 }
 

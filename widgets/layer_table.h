@@ -22,7 +22,17 @@ class LayerModel final : public QAbstractTableModel
     Q_OBJECT
 public:
     enum Column { Layer, Bar, Value, Second, Mib, ColumnCount };  // Second: removed share, or the experts kept beside a rank
-    enum Role { RawRole = Qt::UserRole, LockedRole, FractionRole, BeforeRole, EditableRole, MinimumRole, MaximumRole };
+    enum Role {
+        RawRole = Qt::UserRole,
+        LockedRole,
+        FractionRole,
+        BeforeRole,
+        EditableRole,
+        MinimumRole,
+        MaximumRole,
+        SkippedRole,
+        WhyNoSkipRole
+    };
 
     explicit LayerModel(LayerQuantity quantity, QObject* parent = nullptr) : QAbstractTableModel(parent), m_quantity(quantity) {}
     LayerQuantity quantity() const { return m_quantity; }
@@ -74,6 +84,7 @@ signals:
     void gestureFinished();
     void gestureCancelled();
     void lockRequested(int layer);
+    void skipRequested(int layer, bool skip);
     void lockedTouched(int layer);  // somebody tried to move a locked layer
 
 protected:

@@ -30,6 +30,8 @@ LayersPanel::LayersPanel(SelectionModel* selection, HoverModel* hover, QWidget* 
     connect(m_table, &LayerTable::gestureFinished, this, &LayersPanel::gestureFinished);
     connect(m_table, &LayerTable::gestureCancelled, this, &LayersPanel::gestureCancelled);
     connect(m_table, &LayerTable::lockRequested, this, &LayersPanel::lockRequested);
+    connect(m_curve, &KeptCurve::skipRequested, this, &LayersPanel::skipRequested);
+    connect(m_table, &LayerTable::skipRequested, this, &LayersPanel::skipRequested);
     connect(m_curve, &KeptCurve::lockedTouched, this, &LayersPanel::lockedTouched);
     connect(m_table, &LayerTable::lockedTouched, this, &LayersPanel::lockedTouched);
 }

@@ -35,6 +35,7 @@ signals:
     void gestureFinished();
     void gestureCancelled();
     void lockRequested(int layer);
+    void skipRequested(int layer, bool skip);
     void lockedTouched(int layer);  // somebody tried to move a locked layer
 
 private:

@@ -315,7 +315,7 @@ void PerplexityPanel::Private::refreshText()
     switch (h.kind) {
         case Kind::None:
             big = tr("not evaluated");
-            line = state.refusal;
+            line = state.refusal.isEmpty() ? state.notEstimated : state.refusal;
             colour = t.muted;
             break;
         case Kind::Full:
@@ -394,10 +394,22 @@ void PerplexityPanel::Private::refreshText()
     tier(rows[1], state.quick);
     Row& est = rows[2];
     const bool hasEstimate = state.estimatedDelta.has_value() && state.estimateBase > 0;
+    const bool refused = !hasEstimate && !state.notEstimated.isEmpty() && (h.kind == Kind::None || h.kind == Kind::Stale);
     for (QLabel* label : {est.name, est.value, est.delta, est.note})
         label->setVisible(hasEstimate);
+    if (refused) {
+        est.name->setVisible(true);
+        est.value->setVisible(true);
+        est.value->setText(tr("not covered"));
+        est.value->setToolTip(state.notEstimated);
+        est.note->setVisible(!compact);
+        est.note->setText(state.notEstimated);
+        est.note->setFont(fontFor(FontRole::Small));
+        paintLabel(est.value, t.muted);
+    }
     if (hasEstimate) {
         est.value->setText(format::estimate(state.estimateBase + *state.estimatedDelta));
+        est.value->setToolTip({});
         est.delta->setText(format::delta(*state.estimatedDelta));
         est.note->setText(state.estimateNote);
         est.note->setFont(fontFor(FontRole::Small));

@@ -47,6 +47,7 @@ struct PerplexityState {
     double estimateBase = 0;               // perplexity of the dense model that it is added to
     int estimateWindows = 0;               // windows that both are of
     QString estimateNote;                  // "likely 44.1 to 47.9"
+    QString notEstimated;                  // what the plan does that no estimate covers; empty: nothing
     int windowLength = 0;                  // tokens
     double wideLimit = 0.02;               // relative standard error above which a number says little by itself
     QString age;                           // of the stale number in short: "before the last change"

@@ -94,6 +94,7 @@ RankPanel::RankPanel(SelectionModel* selection, HoverModel* hover, QWidget* pare
         connect(view, &View::gestureFinished, this, &RankPanel::gestureFinished);
         connect(view, &View::gestureCancelled, this, &RankPanel::gestureCancelled);
         connect(view, &View::lockRequested, this, &RankPanel::lockRequested);
+        connect(view, &View::skipRequested, this, &RankPanel::skipRequested);
         connect(view, &View::lockedTouched, this, &RankPanel::lockedTouched);
     };
     pass(m_curve);

@@ -48,6 +48,7 @@ signals:
     void gestureFinished();
     void gestureCancelled();
     void lockRequested(int layer);
+    void skipRequested(int layer, bool skip);
     void lockedTouched(int layer);
     void factorsChosen(bool whitened);
     void measureRequested();

@@ -1,5 +1,6 @@
 #include "rank_table.h"
 
+#include "expert_view.h"
 #include "format.h"
 #include "number.h"
 #include "plan/cost_model.h"
@@ -149,7 +150,7 @@ void RankTable::setPlan(const ModelShape& shape, const CompressionPlan& plan)
         for (const LayerShape& layer : shape.layers) {
             const LayerPlan& of = plan.layer(layer.index);
             RankTableModel::Row row;
-            row.moe = layer.moe;
+            row.moe = runsExperts(shape, plan, layer.index);
             row.kept = static_cast<int>(of.kept().size());
             row.bytes = layerBytes(layer, shape.hiddenSize, of);
             for (std::size_t m = 0; m < 3; ++m) {

@@ -53,11 +53,28 @@ Result<CompressionPlan> withKeptAnd(const ModelShape& shape, const CompressionPl
 
 Result<CompressionPlan> withConstant(const ModelShape& shape, const CompressionPlan& plan, int layer, int expert, ConstantKind kind)
 {
+    return withConstants(shape, plan, layer, {expert}, kind);
+}
+
+Result<CompressionPlan> withConstants(const ModelShape& shape, const CompressionPlan& plan, int layer, const ExpertSet& experts,
+                                      ConstantKind kind)
+{
     ESPALIER_CHECK_OK(checkHasExperts(shape, plan, layer));
-    const int experts = shape.layers[static_cast<std::size_t>(layer)].experts;
-    return plan.with(shape, layer, rebuilt(plan.layer(layer), experts, [&](int e, const Body* body) -> std::optional<Body> {
-                         if (e == expert) return Body(ConstantBody{.kind = kind, .values = {}});
+    const int all = shape.layers[static_cast<std::size_t>(layer)].experts;
+    return plan.with(shape, layer, rebuilt(plan.layer(layer), all, [&](int expert, const Body* body) -> std::optional<Body> {
+                         if (std::binary_search(experts.begin(), experts.end(), expert))
+                             return Body(ConstantBody{.kind = kind, .values = {}});
                          return body ? std::optional<Body>(*body) : std::nullopt;
+                     }));
+}
+
+Result<CompressionPlan> withDropped(const ModelShape& shape, const CompressionPlan& plan, int layer, const ExpertSet& experts)
+{
+    ESPALIER_CHECK_OK(checkHasExperts(shape, plan, layer));
+    const int all = shape.layers[static_cast<std::size_t>(layer)].experts;
+    return plan.with(shape, layer, rebuilt(plan.layer(layer), all, [&](int expert, const Body* body) -> std::optional<Body> {
+                         if (!body || std::binary_search(experts.begin(), experts.end(), expert)) return std::nullopt;
+                         return *body;
                      }));
 }
 

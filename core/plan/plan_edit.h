@@ -17,6 +17,12 @@ namespace espalier
 [[nodiscard]] Result<CompressionPlan> withConstant(const ModelShape& shape, const CompressionPlan& plan, int layer, int expert,
                                                    ConstantKind kind);
 
+// Several experts of a layer at once, all others as they are: constants, or gone from router and layer, constants too.
+[[nodiscard]] Result<CompressionPlan> withConstants(const ModelShape& shape, const CompressionPlan& plan, int layer,
+                                                    const ExpertSet& experts, ConstantKind kind);
+[[nodiscard]] Result<CompressionPlan> withDropped(const ModelShape& shape, const CompressionPlan& plan, int layer,
+                                                  const ExpertSet& experts);
+
 // In every layer that is not fixed: all experts that were dropped become constants, or with nothing the constants are dropped.
 [[nodiscard]] Result<CompressionPlan> withDroppedAs(const ModelShape& shape, const CompressionPlan& plan, std::optional<ConstantKind> kind);
 

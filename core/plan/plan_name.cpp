@@ -20,8 +20,18 @@ std::string proposedPlanName(const ModelShape& shape, const CompressionPlan& pla
                     ++factors;
                 }
     std::string name;
-    if (plan.keptExperts() < shape.totalExperts()) name = fmt::format("{} of {} experts", plan.keptExperts(), shape.totalExperts());
-    if (factors > 0) name += fmt::format("{}mean rank {}", name.empty() ? "" : ", ", std::lround(rankSum / factors));
+    const auto add = [&name](const std::string& text) { name += (name.empty() ? "" : ", ") + text; };
+    // Experts are counted in the layers that run.
+    std::int64_t experts = 0;
+    std::size_t constants = 0;
+    for (const LayerShape& layer : shape.layers) {
+        if (plan.layer(layer.index).runsExperts()) experts += layer.experts;
+        constants += plan.layer(layer.index).constants().size();
+    }
+    if (plan.runningLayers() < plan.layerCount()) add(fmt::format("{} of {} layers", plan.runningLayers(), plan.layerCount()));
+    if (plan.keptExperts() < experts) add(fmt::format("{} of {} experts", plan.keptExperts(), experts));
+    if (constants > 0) add(fmt::format("{} constant{}", constants, constants == 1 ? "" : "s"));
+    if (factors > 0) add(fmt::format("mean rank {}", std::lround(rankSum / factors)));
     return name.empty() ? "fewer experts a token" : name;
 }
 

@@ -510,6 +510,25 @@ Result<std::unique_ptr<NllEstimator>> NllEstimator::create(const ProfileData& pr
 const ProbeFit* NllEstimator::probeFit() const { return m_state->fit ? &*m_state->fit : nullptr; }
 int NllEstimator::probeWindows() const { return m_state->probeWindows; }
 
+Status estimateCovers(const CompressionPlan& plan)
+{
+    if (plan.isPlain()) return {};
+    std::string what;
+    const auto add = [&what](const char* text) { what += (what.empty() ? "" : " and ") + std::string(text); };
+    bool partial = false;
+    bool other = false;
+    for (int l = 0; l < plan.layerCount(); ++l) {
+        const LayerPlan& layer = plan.layer(l);
+        partial = partial || layer.run() != LayerRun::Whole;
+        other = other || (!layer.isPlain() && layer.run() == LayerRun::Whole && layer.constants().empty());
+    }
+    if (plan.hasConstants()) add("constants");
+    if (partial) add("skipped layers");
+    if (other) add("forms other than ranks");
+    return unsupported("estimate.not_covered", what,
+                       fmt::format("The estimate covers dropped experts and ranks; this plan has {} as well.", what), "Evaluate the plan.");
+}
+
 Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan, Curvature curvature)
 {
     State& state = *m_state;
@@ -518,6 +537,7 @@ Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan, Curvatur
         return badInput("plan.unknown_layer", "plan",
                         fmt::format("The plan has {} layers, the profile's model {}.", plan.layerCount(), layers),
                         "Use a plan that was made for this model.");
+    ESPALIER_CHECK_OK(estimateCovers(plan));
     NllEstimate estimate;
     std::vector<double> byWindow;
     std::vector<double> together;  // [T] sum over layers of u_t

@@ -26,6 +26,10 @@
 namespace espalier
 {
 
+// Whether the expansion says anything of this plan: kept sets and ranks move it, and nothing else. Error: estimate.not_covered, which names
+// what the plan does beside; only a measurement tells what that costs.
+Status estimateCovers(const CompressionPlan& plan);
+
 enum class Curvature { Separable, Coupled };
 
 // Nats per scored token, summed over layers.
@@ -61,8 +65,8 @@ public:
     NllEstimator(const NllEstimator&) = delete;
     NllEstimator& operator=(const NllEstimator&) = delete;
 
-    // A plan that keeps everything gives exactly 0. Errors: plan.unknown_layer (another number of layers), profile.missing_statistics (the
-    // plan has ranks, the profile no curves).
+    // A plan that keeps everything gives exactly 0. Errors: plan.unknown_layer (another number of layers), estimate.not_covered,
+    // profile.missing_statistics (the plan has ranks, the profile no curves).
     Result<NllEstimate> estimate(const CompressionPlan& plan, Curvature curvature = Curvature::Separable);
 
     const ModelShape& shape() const;

@@ -12,6 +12,7 @@
 //   --once FILE        --die-on and --hold only while FILE is not there; it is made when they take effect
 //   --fail METHOD      answers requests of that name with an error
 //   --foreign-estimate estimates are answered for another plan than the one that was asked about
+//   --outputs          the first profile is a real file that holds mean outputs of experts: constants can be made of it
 //   --no-probes        profiles hold no measured plans: estimates are of the expansion alone
 //   --large            a model of 24 layers of 60 experts, 2048 x 1408
 //   --refuse-plan      plan fails with allocate.infeasible
@@ -424,12 +425,20 @@ private:
             if (held && layer == 1) return;
         }
         const std::filesystem::path out = request.params.value("out", std::string());
-        if (deep) {
+        if (deep || m_script.has("--outputs")) {
             ProfileData data;
             data.shape = m_shape;
             data.fingerprint = std::string(64, 'f');
             data.collected = request.params["collect"].get<std::vector<std::string>>();
             data.layers.resize(m_shape.layers.size());
+            for (const LayerShape& layer : m_shape.layers) {
+                if (deep) break;
+                LayerProfile& filled = data.layers[static_cast<std::size_t>(layer.index)];
+                filled.layer = layer.index;
+                filled.experts = layer.experts;
+                filled.count.assign(static_cast<std::size_t>(layer.experts), 1);
+                filled.outputs = OutputMoments::zeros(layer.experts, m_shape.hiddenSize);
+            }
             if (const Status written = writeProfile(out, data); !written.ok()) {
                 fail(request.id, written.error());
                 return;

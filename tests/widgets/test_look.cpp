@@ -271,7 +271,7 @@ private slots:
         map.key(Qt::Key_Right);
         QCOMPARE(map.selection.current(), (CellId{2, 6}));
         // Showing is not editing: the plan was not touched by any of this.
-        QCOMPARE(map.view.facts({2, 5})->state, CellState::Kept);
+        QCOMPARE(map.view.facts({2, 5})->view.state, ExpertState::Kept);
     }
 
     void everyCellHasFactsAndAPlace()

@@ -48,7 +48,7 @@ private slots:
         shell.window.selection()->setCurrent({2, 3});
         QTest::keyClick(shell.window.heatmap()->focusTarget(), Qt::Key_Space);
         QVERIFY(!shell.plans().plan().keeps(2, 3));
-        QCOMPARE(shell.window.heatmap()->facts({2, 3})->state, CellState::Dropped);
+        QCOMPARE(shell.window.heatmap()->facts({2, 3})->view.state, ExpertState::Dropped);
         QTest::keyClick(shell.window.heatmap()->focusTarget(), Qt::Key_Space);
         QVERIFY(shell.plans().plan().keeps(2, 3));
     }

@@ -2,6 +2,7 @@
 
 #include "format.h"
 #include "plan/rank_edit.h"
+#include "score/nll_estimate.h"
 #include "shell/evaluation_controller.h"
 
 #include <algorithm>
@@ -102,8 +103,8 @@ void EstimateController::refreshCell()
         kept.insert(at, m_cell.expert);
         other = m_plan.withKept(m_shape, m_cell.layer, std::move(kept));
     }
-    // The router needs it: there is nothing to say.
-    if (other.ok())
+    // The router needs it, or no estimate covers it: there is nothing to say.
+    if (other.ok() && estimateCovers(*other).ok() && estimateCovers(m_plan).ok())
         m_cellPlan = std::move(other).value();
     else
         m_cellWhat.clear();
@@ -132,7 +133,8 @@ void EstimateController::setMeasured(const std::map<std::string, PlanRun>& runs,
     }
     m_unpaired.clear();
     for (const HistoryEntry& entry : history.entries())
-        if (const std::string& hash = entry.plan.hash(); (m_quick.contains(hash) || m_full.contains(hash)) && !m_known.contains(hash))
+        if (const std::string& hash = entry.plan.hash();
+            (m_quick.contains(hash) || m_full.contains(hash)) && !m_known.contains(hash) && estimateCovers(entry.plan).ok())
             m_unpaired.emplace(hash, entry.plan);
     ask();
 }
@@ -162,7 +164,8 @@ void EstimateController::ask()
     // The answer of the request that runs asks again, for whatever is wanted then.
     if (m_request != 0 || m_file.isEmpty() || m_refused || !m_engine->usable() || m_plan.layerCount() == 0) return;
     const CompressionPlan* wanted = nullptr;
-    if (!m_known.contains(m_plan.hash()))
+    const bool covered = estimateCovers(m_plan).ok();
+    if (covered && !m_known.contains(m_plan.hash()))
         wanted = &m_plan;
     else if (const auto next =
                  std::find_if(m_unpaired.begin(), m_unpaired.end(), [this](const auto& item) { return !m_known.contains(item.first); });
@@ -172,7 +175,7 @@ void EstimateController::ask()
         wanted = &*m_cellPlan;
     const Json known = pairs();
     // A run was measured since: the same estimates, fitted anew. What is fitted to measured plans is refined here.
-    if (!wanted && m_probes == 0 && known.size() != m_sentPairs) wanted = &m_plan;
+    if (!wanted && covered && m_probes == 0 && known.size() != m_sentPairs) wanted = &m_plan;
     if (!wanted) return;
     m_sentPairs = known.size();
     const std::string hash = wanted->hash();
@@ -253,6 +256,20 @@ std::optional<EstimateController::Estimate> EstimateController::estimateOf(const
         estimate.note =
             estimate.runs > 0 ? tr("rough: fitted to %n measured plan(s)", nullptr, estimate.runs) : tr("rough: no plan was measured yet");
     return estimate;
+}
+
+QString EstimateController::notCovered() const
+{
+    if (!available() || m_plan.layerCount() == 0) return {};
+    if (estimateCovers(m_plan).ok()) return {};
+    bool constants = false, skipped = false;
+    for (int layer = 0; layer < m_plan.layerCount(); ++layer) {
+        constants = constants || !m_plan.layer(layer).constants().empty();
+        skipped = skipped || m_plan.layer(layer).run() != LayerRun::Whole;
+    }
+    if (constants && skipped) return tr("constants and skipped layers are measured, not estimated");
+    if (constants) return tr("constants are measured, not estimated");
+    return skipped ? tr("skipped layers are measured, not estimated") : tr("this plan's forms are measured, not estimated");
 }
 
 double EstimateController::cellDelta(double densePpl, Tier tier) const

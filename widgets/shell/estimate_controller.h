@@ -59,6 +59,9 @@ public:
     // Of this plan; nothing while its answer is not there. `densePpl` as measured on the windows of the tier.
     std::optional<Estimate> estimateOf(const std::string& planHash, double densePpl, Tier tier = Tier::Quick) const;
 
+    // What the plan on screen does that no estimate covers, in words; empty: all of it is covered, or there are no estimates.
+    QString notCovered() const;
+
     // What a session keeps, so that it opens with the same estimates: those of the plans that were measured.
     Json record() const;
     void restoreRecord(const Json& record);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 namespace espalier
 {
@@ -115,16 +116,37 @@ void EvaluationController::setProfiles(std::map<std::string, std::string> files)
     emit changed();
 }
 
-std::string EvaluationController::profileFor(const CompressionPlan& plan) const
+namespace
 {
-    if (!plan.hasRanks() || plan.factors().method != "whitened-svd") return {};
-    const auto it = m_profiles.find(plan.factors().profileSha256);
-    return it == m_profiles.end() ? std::string() : it->second;
+
+// Contents of the profiles without which a plan says nothing that can run.
+std::set<std::string> profilesOf(const CompressionPlan& plan)
+{
+    std::set<std::string> contents;
+    if (plan.hasRanks() && plan.factors().method == "whitened-svd") contents.insert(plan.factors().profileSha256);
+    for (int layer = 0; layer < plan.layerCount(); ++layer)
+        if (plan.layer(layer).needsConstants()) {
+            contents.insert(plan.constantsProfile());
+            break;
+        }
+    return contents;
+}
+
+}  // namespace
+
+Json EvaluationController::profilesFor(const CompressionPlan& plan) const
+{
+    Json files = Json::array();
+    for (const std::string& content : profilesOf(plan))
+        if (const auto it = m_profiles.find(content); it != m_profiles.end()) files.push_back(it->second);
+    if (files.empty()) return std::string();
+    return files.size() == 1 ? files.front() : files;
 }
 
 bool EvaluationController::measurable(const CompressionPlan& plan) const
 {
-    return !plan.hasRanks() || plan.factors().method != "whitened-svd" || !profileFor(plan).empty();
+    const std::set<std::string> contents = profilesOf(plan);
+    return std::all_of(contents.begin(), contents.end(), [this](const std::string& content) { return m_profiles.contains(content); });
 }
 
 void EvaluationController::rest()
@@ -223,7 +245,7 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
                    {"tier", full ? "full" : "quick"},
                    {"tag", full ? "full" : "quick"},
                    {"lane", full ? "full" : "interactive"}});
-    if (const std::string profile = profileFor(plan); !profile.empty()) params["profile"] = profile;
+    if (const Json profiles = profilesFor(plan); profiles != "") params["profile"] = profiles;
     // How many windows the text has is known with the first answer.
     if (m_totalWindows >= 0)
         params["windows"] = windows;
@@ -318,7 +340,10 @@ PerplexityState EvaluationController::state() const
     state.textName = textName(m_text);
     if (!isOpen()) return state;
     state.planIsDense = m_plan.hash() == m_identity.hash();
-    if (!measurable(m_plan)) state.refusal = tr("its factors need a profile that is not here");
+    if (!measurable(m_plan))
+        state.refusal = m_plan.hasConstants() && !m_profiles.contains(m_plan.constantsProfile())
+                            ? tr("its constants need a profile that is not here")
+                            : tr("its factors need a profile that is not here");
     const std::vector<int> quick = tierWindows(false);
     const std::vector<int> full = tierWindows(true);
     if (const auto dense = m_runs.find(m_identity.hash()); dense != m_runs.end()) state.dense = listOf(dense->second, full);

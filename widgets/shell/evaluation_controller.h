@@ -45,8 +45,11 @@ public:
     void setAutomatic(bool on);
     // Files that whitened factors come from, by their content. Plans whose factors come from another one are not evaluated.
     void setProfiles(std::map<std::string, std::string> files);
-    std::string profileFor(const CompressionPlan& plan) const;  // file; empty: none needed, or not here
-    bool measurable(const CompressionPlan& plan) const;         // as far as its factors go
+    // Files that a plan's factors and constants come from, as the engine takes them: a path, a list of them, or "" where none is needed or
+    // one is not here.
+    Json profilesFor(const CompressionPlan& plan) const;
+    bool holds(const std::string& profileSha256) const { return m_profiles.contains(profileSha256); }
+    bool measurable(const CompressionPlan& plan) const;  // as far as its factors and constants go
     bool runsFull() const { return m_job && m_job->full; }
     void evaluateFull();
     void cancel();

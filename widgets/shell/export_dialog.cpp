@@ -1,6 +1,7 @@
 #include "shell/export_dialog.h"
 
 #include "budget_bar.h"
+#include "expert_view.h"
 #include "format.h"
 #include "plan/plan_name.h"
 #include "theme.h"
@@ -53,8 +54,8 @@ bool countsDiffer(const ModelShape& shape, const CompressionPlan& plan)
 {
     std::size_t first = 0;
     for (const LayerShape& layer : shape.layers) {
-        if (!layer.moe) continue;
-        const std::size_t kept = plan.layer(layer.index).kept().size();
+        if (!runsExperts(shape, plan, layer.index)) continue;
+        const std::size_t kept = plan.layer(layer.index).columns().size();
         if (first == 0) first = kept;
         if (kept != first) return true;
     }
@@ -335,7 +336,7 @@ void ExportDialog::dryRun()
         "export",
         {{"path", m_workbench->modelPath().toStdString()},
          {"plan", toJson(plan)},
-         {"profile", m_workbench->evaluation()->profileFor(plan)},
+         {"profile", m_workbench->evaluation()->profilesFor(plan)},
          {"flavor", flavour().toStdString()},
          {"out", QString(m_folder->text() + QStringLiteral(".dry-run")).toStdString()},
          {"dry_run", true},
@@ -384,7 +385,7 @@ void ExportDialog::startExport()
     Json params = textParams(text);
     params.update({{"path", m_workbench->modelPath().toStdString()},
                    {"plan", toJson(m_exporting)},
-                   {"profile", m_workbench->evaluation()->profileFor(m_exporting)},
+                   {"profile", m_workbench->evaluation()->profilesFor(m_exporting)},
                    {"flavor", flavour().toStdString()},
                    {"out", folder.toStdString()},
                    {"force", m_replace->isChecked()},

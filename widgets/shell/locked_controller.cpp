@@ -57,10 +57,10 @@ int LockedController::plansOpened() const
     return static_cast<int>(plans.size());
 }
 
-void LockedController::measure(const CompressionPlan& plan, const QString& name, const std::string& profile)
+void LockedController::measure(const CompressionPlan& plan, const QString& name, const Json& profiles)
 {
     if (m_path.empty() || busy() || measured(plan.hash()) || !m_engine->usable()) return;
-    m_wanted = Wanted{plan, name, profile};
+    m_wanted = Wanted{plan, name, profiles};
     next();
 }
 
@@ -68,14 +68,14 @@ void LockedController::next()
 {
     if (!m_wanted) return;
     if (!complete(m_identity.hash()))
-        run(m_identity, tr("dense"), {});
+        run(m_identity, tr("dense"), std::string());
     else if (!complete(m_wanted->plan.hash()))
-        run(m_wanted->plan, m_wanted->name, m_wanted->profile);
+        run(m_wanted->plan, m_wanted->name, m_wanted->profiles);
     else
         finish();
 }
 
-void LockedController::run(const CompressionPlan& plan, const QString& name, const std::string& profile)
+void LockedController::run(const CompressionPlan& plan, const QString& name, const Json& profiles)
 {
     Json params = textParams(m_text);
     params.update({{"path", m_path},
@@ -85,7 +85,7 @@ void LockedController::run(const CompressionPlan& plan, const QString& name, con
                    {"tier", "full"},
                    {"tag", "locked"},
                    {"lane", "full"}});
-    if (!profile.empty()) params["profile"] = profile;
+    if (profiles != "") params["profile"] = profiles;
     JobState job;
     job.what = tr("Locked text · %1").arg(name);
     m_job = job;

@@ -32,9 +32,9 @@ public:
     const EvaluationText& text() const { return m_text; }
     const std::string& textSha256() const { return m_textSha256; }
 
-    // Measures the plan, and the dense model where it was not yet. `profile`: file that its factors come from, or empty. Nothing happens
-    // while it measures; a plan that was measured is not opened again.
-    void measure(const CompressionPlan& plan, const QString& name, const std::string& profile);
+    // Measures the plan, and the dense model where it was not yet. `profiles`: files that its factors and constants come from, or "".
+    // Nothing happens while it measures; a plan that was measured is not opened again.
+    void measure(const CompressionPlan& plan, const QString& name, const Json& profiles);
     bool measured(const std::string& planHash) const;
     void cancel();
     bool busy() const { return m_job.has_value(); }
@@ -59,10 +59,10 @@ private:
     struct Wanted {
         CompressionPlan plan;
         QString name;
-        std::string profile;
+        Json profiles;
     };
     void next();
-    void run(const CompressionPlan& plan, const QString& name, const std::string& profile);
+    void run(const CompressionPlan& plan, const QString& name, const Json& profiles);
     void finish();
     bool complete(const std::string& planHash) const;
 

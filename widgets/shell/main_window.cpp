@@ -197,6 +197,8 @@ void MainWindow::connectViews()
     connect(m_heatmap, &HeatmapView::lockRequested, plans, &PlanController::toggleLocked);
     connect(m_heatmap, &HeatmapView::keepStepRequested, plans, &PlanController::stepKeep);
     connect(m_heatmap, &HeatmapView::setKeptRequested, plans, &PlanController::setKept);
+    connect(m_heatmap, &HeatmapView::constantRequested, plans, &PlanController::setConstants);
+    connect(m_heatmap, &HeatmapView::skipRequested, plans, &PlanController::setSkipped);
     connect(m_heatmap, &HeatmapView::profileRequested, m_workbench, &Workbench::profile);
     connect(m_heatmap, &HeatmapView::optionsChanged, this, [this](const HeatmapOptions& options) {
         if (!options.ranks() && options.score.toStdString() != m_workbench->chosenScore())
@@ -207,6 +209,7 @@ void MainWindow::connectViews()
     connectRanks();
     connect(m_layers, &LayersPanel::layerKeepMoved, plans, &PlanController::setKeep);
     connect(m_layers, &LayersPanel::lockRequested, plans, &PlanController::toggleLocked);
+    connect(m_layers, &LayersPanel::skipRequested, plans, &PlanController::setSkipped);
     connect(m_layers, &LayersPanel::lockedTouched, plans, &PlanController::refusesKeep);
     connect(m_layers->budget(), &BudgetBar::allocationRequested, plans, &PlanController::allocateTo);
     connect(m_layers->budget(), &BudgetBar::rankAnewRequested, m_actions.value(QStringLiteral("plan.rank")), &QAction::trigger);
@@ -220,6 +223,10 @@ void MainWindow::connectViews()
     connect(m_inspector, &InspectorPanel::keepRequested, this, [plans](int layer, int expert, bool keep) {
         plans->setKept({CellId{layer, expert}}, keep);
     });
+    connect(m_inspector, &InspectorPanel::constantRequested, this, [plans](int layer, int expert, ConstantKind kind) {
+        plans->setConstants({CellId{layer, expert}}, kind);
+    });
+    connect(m_inspector, &InspectorPanel::skipRequested, plans, &PlanController::setSkipped);
     connect(m_inspector, &InspectorPanel::protectRequested, this, [plans](int layer, int expert, bool on) {
         const ExpertSet& set = plans->plan().protectedExperts(layer);
         if (std::binary_search(set.begin(), set.end(), expert) != on) plans->toggleProtected(layer, expert);
@@ -252,6 +259,7 @@ void MainWindow::connectViews()
         m_problems.clear();
         m_evaluationProblems.clear();
         m_rankRefusal.clear();
+        m_constantsRefusal.clear();
         showOpen(true);
         const ModelShape& shape = m_workbench->plans()->shape();
         m_heatmap->clearScores();
@@ -330,6 +338,7 @@ void MainWindow::connectViews()
     connect(m_start, &StartPage::engineRestartRequested, m_actions.value(QStringLiteral("engine.restart")), &QAction::trigger);
     connect(m_start, &StartPage::recentRequested, this, &MainWindow::openPath);
     connect(&m_selection, &SelectionModel::currentChanged, this, [this] { m_workbench->setViewState(viewState()); });
+    connect(&m_selection, &SelectionModel::currentChanged, this, &MainWindow::updateFormActions);
 }
 
 // ---- showing
@@ -393,6 +402,9 @@ void MainWindow::showHistory()
 void MainWindow::showScores()
 {
     if (!m_workbench->isOpen()) return;
+    const QString noConstants = m_workbench->plans()->constantsProblem();
+    m_heatmap->setConstantsProblem(noConstants);
+    m_inspector->setConstantsProblem(noConstants);
     QStringList ids, titles;
     for (const MethodInfo& method : m_workbench->methods(Slot::Score)) {
         ids << QString::fromStdString(method.id);

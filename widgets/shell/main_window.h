@@ -96,6 +96,7 @@ private:
     void arrangeRankDocks();
     void showRanks();
     void showRankRefusal();
+    void showConstantsRefusal();
     void addEstimate(PerplexityState& state) const;
     void showCellEstimate();
     QHash<QString, PlanLoss> planLosses() const;  // measured, and the estimate of the plan on screen
@@ -127,6 +128,7 @@ private:
     void offerToGoOn();
     void applyLayout();  // once, when the panels have their size
     void updateActions();
+    void updateFormActions();  // constants and skipped layers
     void updateCompact();
     void askModel();
     void askSession();
@@ -198,6 +200,7 @@ private:
     bool m_rankView = false;
     bool m_rankDocksSet = false;  // their widths, since they are on screen
     QString m_rankRefusal;        // which one is told
+    QString m_constantsRefusal;
     StatusBar* m_status = nullptr;
     Switch* m_auto = nullptr;
     QPushButton* m_evaluate = nullptr;

@@ -3,6 +3,7 @@
 
 #include "budget_bar.h"
 #include "controls.h"
+#include "expert_view.h"
 #include "heatmap_table.h"
 #include "heatmap_view.h"
 #include "history_panel.h"
@@ -117,6 +118,18 @@ void MainWindow::makeActions()
         m_workbench->plans()->cancelGesture();
         m_workbench->plans()->rankAnew();
     });
+    addAction(QStringLiteral("plan.constants"), tr("&Dropped experts become constants"), {}, {},
+              [this] { m_workbench->plans()->setDroppedAs(ConstantKind::Mean); });
+    addAction(QStringLiteral("plan.constantsWeighted"), tr("Dropped experts become &weighted constants"), {}, {},
+              [this] { m_workbench->plans()->setDroppedAs(ConstantKind::Weighted); });
+    addAction(QStringLiteral("plan.dropConstants"), tr("C&onstants become dropped"), {}, {},
+              [this] { m_workbench->plans()->setDroppedAs({}); });
+    addAction(QStringLiteral("plan.skipLayer"), tr("S&kip the current layer"), {}, {}, [this] {
+        const int layer = m_selection.currentLayer();
+        if (layer < 0 || layer >= m_workbench->plans()->plan().layerCount()) return;
+        m_workbench->plans()->setSkipped(layer, m_workbench->plans()->plan().layer(layer).run() != LayerRun::Skipped);
+        updateFormActions();  // a refusal leaves it as it was
+    })->setCheckable(true);
     makePipelineActions();
     makeRankActions();
     addAction(QStringLiteral("evaluate.full"), tr("&Evaluate all windows"), QStringLiteral("play"),
@@ -215,6 +228,11 @@ void MainWindow::makeMenus()
                                            QStringLiteral("plan.equal"),
                                            QStringLiteral("plan.rank"),
                                            {},
+                                           QStringLiteral("plan.constants"),
+                                           QStringLiteral("plan.constantsWeighted"),
+                                           QStringLiteral("plan.dropConstants"),
+                                           QStringLiteral("plan.skipLayer"),
+                                           {},
                                            QStringLiteral("plan.matricesDense"),
                                            QStringLiteral("plan.measureRanks")});
     fill(menuBar()->addMenu(tr("Eva&luate")), {QStringLiteral("evaluate.full"),
@@ -288,6 +306,7 @@ void MainWindow::updateActions()
     enable("plan.dense", open);
     enable("plan.equal", open);
     enable("plan.rank", open);
+    updateFormActions();
     enable("plan.pipeline", open);
     updatePipelineActions();
     enable("evaluate.full", open && engine);
@@ -317,6 +336,26 @@ void MainWindow::updateActions()
         m_evaluate->style()->polish(m_evaluate);
     }
     m_perplexity->setEvaluateEnabled(open && engine, engine ? QString() : tr("The engine is not running."));
+}
+
+void MainWindow::updateFormActions()
+{
+    PlanController* plans = m_workbench->plans();
+    const bool open = m_workbench->isOpen();
+    const bool hasConstants = open && plans->plan().hasConstants();
+    const bool source = open && (plans->constantsProblem().isEmpty() || (hasConstants && !plans->plan().constantsProfile().empty()));
+    const QString why = open && !source ? tr("No constants: %1").arg(plans->constantsProblem()) : QString();
+    for (const char* id : {"plan.constants", "plan.constantsWeighted"}) {
+        QAction* action = m_actions[QString::fromLatin1(id)];
+        action->setEnabled(source && (plans->hasDropped() || hasConstants));
+        action->setStatusTip(why);
+    }
+    m_actions[QStringLiteral("plan.dropConstants")]->setEnabled(hasConstants);
+    const int layer = m_selection.currentLayer();
+    QAction* skip = m_actions[QStringLiteral("plan.skipLayer")];
+    const bool there = open && layer >= 0 && layer < plans->plan().layerCount();
+    skip->setEnabled(there && whyNoSkip(plans->shape(), plans->plan(), layer).isEmpty());
+    skip->setChecked(there && plans->plan().layer(layer).run() == LayerRun::Skipped);
 }
 
 // Whether the keyboard is in a field that takes text.

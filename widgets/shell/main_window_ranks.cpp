@@ -1,4 +1,5 @@
 // Ranks in the main window: page, plots, map and inspector about matrix ranks, the deep profile they need, and the instant estimate.
+#include "expert_view.h"
 #include "format.h"
 #include "heatmap_view.h"
 #include "inspector_panel.h"
@@ -98,6 +99,7 @@ void MainWindow::connectRanks()
     gestures(m_ranks);
     connect(m_ranks, &RankPanel::layerRankMoved, plans, &PlanController::setMeanRank);
     connect(m_ranks, &RankPanel::lockRequested, plans, &PlanController::toggleLocked);
+    connect(m_ranks, &RankPanel::skipRequested, plans, &PlanController::setSkipped);
     connect(m_ranks, &RankPanel::lockedTouched, plans, &PlanController::refusesRank);
     connect(m_ranks, &RankPanel::measureRequested, m_workbench, &Workbench::measureRanks);
     connect(m_ranks, &RankPanel::factorsChosen, this, [this, plans](bool whitened) {
@@ -229,7 +231,8 @@ void MainWindow::showRanks()
         shown.curves.reset();
         if (deep->ready()) shown.what = tr("Nothing selected");
     } else {
-        shown.kept = plan.keeps(cell.layer, cell.expert);
+        const ExpertView view = expertView(plans->shape(), plan, cell);
+        shown.kept = view.state == ExpertState::Kept || view.state == ExpertState::LowRank;
         shown.ranks = ranksOf(plan, cell.layer, cell.expert);
         shown.locked = plan.isLocked(cell.layer);
     }
@@ -258,7 +261,11 @@ void MainWindow::showRankRefusal()
     const CompressionPlan& plan = m_workbench->plans()->plan();
     const bool settled = deep->state() == State::Missing || deep->state() == State::Failed || deep->ready();
     QString refusal;
-    if (settled && !m_workbench->evaluation()->measurable(plan)) refusal = deep->ready() ? QStringLiteral("other") : QStringLiteral("none");
+    const EvaluationController& evaluation = *m_workbench->evaluation();
+    const bool factorsMissing =
+        plan.hasRanks() && plan.factors().method == "whitened-svd" && !evaluation.holds(plan.factors().profileSha256);
+    if (settled && factorsMissing) refusal = deep->ready() ? QStringLiteral("other") : QStringLiteral("none");
+    showConstantsRefusal();
     if (std::exchange(m_rankRefusal, refusal) == refusal) return;
     m_banners->dismiss(QStringLiteral("rank-profile"));
     if (refusal.isEmpty()) return;
@@ -278,6 +285,35 @@ void MainWindow::showRankRefusal()
     m_banners->show(banner);
 }
 
+// The same of constants whose profile is not here.
+void MainWindow::showConstantsRefusal()
+{
+    PlanController* plans = m_workbench->plans();
+    const CompressionPlan& plan = plans->plan();
+    const bool here = !plans->constantsProfile().empty();
+    const bool settled = here || (!plans->constantsProblem().isEmpty() && !m_workbench->profiling());
+    QString refusal;
+    if (settled && !m_workbench->evaluation()->measurable(plan) && plan.hasConstants() &&
+        !m_workbench->evaluation()->holds(plan.constantsProfile()))
+        refusal = here ? QStringLiteral("other") : QStringLiteral("none");
+    if (std::exchange(m_constantsRefusal, refusal) == refusal) return;
+    m_banners->dismiss(QStringLiteral("constants-profile"));
+    if (refusal.isEmpty()) return;
+    Banner banner;
+    banner.id = QStringLiteral("constants-profile");
+    banner.kind = Banner::Kind::Warning;
+    if (here) {
+        banner.cause = tr("The constants of this plan come from another profile than the one measured here.");
+        banner.actions.push_back({tr("Use this profile"), [plans] { plans->setConstantsFrom(plans->constantsProfile()); }, true});
+    } else {
+        banner.cause = tr("The constants of this plan come from a profile that is not on this computer.");
+        banner.actions.push_back({tr("Measure the profile"), [this] { measureProfile(); }, true});
+    }
+    banner.consequence = tr("It cannot be evaluated or exported. Plan and history are kept.");
+    banner.actions.push_back({tr("Drop these experts"), [plans] { plans->setDroppedAs({}); }});
+    m_banners->show(banner);
+}
+
 // ---- the estimate
 
 namespace
@@ -293,6 +329,7 @@ EstimateController::Tier tierOf(const EvaluationController::DenseBase& base)
 void MainWindow::addEstimate(PerplexityState& state) const
 {
     const auto base = m_workbench->evaluation()->denseBase();
+    state.notEstimated = m_estimates->notCovered();
     if (state.planIsDense || !base) return;
     if (const auto estimate = m_estimates->estimateOf(m_workbench->plans()->plan().hash(), base->ppl, tierOf(*base))) {
         state.estimatedDelta = estimate->deltaPpl;

@@ -57,7 +57,7 @@ std::vector<int> locksOf(const ModelShape& shape, const CompressionPlan& plan)
 {
     std::vector<int> locked;
     for (const LayerShape& layer : shape.layers)
-        if (layer.moe && plan.isLocked(layer.index)) locked.push_back(layer.index);
+        if (layer.moe && plan.layer(layer.index).runsExperts() && plan.isLocked(layer.index)) locked.push_back(layer.index);
     return locked;
 }
 
@@ -126,7 +126,10 @@ Met nearest(const ModelShape& shape, const CompressionPlan& plan, int asked)
         reasons << PlanController::tr("the router picks %1 in each layer").arg(topK);
         if (pinned) reasons << PlanController::tr("protected experts stay");
     }
-    if (!low && asked > free.most) reasons << PlanController::tr("the model has %1").arg(format::count(free.most));
+    if (!low && asked > free.most)
+        reasons << (free.most < shape.totalExperts() ? PlanController::tr("layers that run have %1")
+                                                     : PlanController::tr("the model has %1"))
+                       .arg(format::count(free.most));
     met.note = PlanController::tr("%1 asked, %2 taken: %3.")
                    .arg(format::count(asked), format::count(met.target), reasons.join(PlanController::tr(", and ")));
     return met;
@@ -188,7 +191,7 @@ Result<CompressionPlan> PlanController::withCounts(const CompressionPlan& start,
         order.values.rows[l] = orderOf(start, layer);
         Result<ExpertSet> kept = rankedExperts(layer, start.protectedExperts(layer.index), counts[l], order);
         if (!kept.ok()) return kept.error();
-        next = next->withKept(m_shape, layer.index, std::move(kept).value());
+        next = withKeptAs(*next, layer.index, *kept);
         if (!next.ok()) return next;
     }
     return next;
@@ -199,7 +202,7 @@ QString PlanController::whyUnchanged(const AllocationIntent& intent, const Compr
     using Change = AllocationIntent::Change;
     const Reach reach = reachOf(m_shape, start);
     const bool allLocked = std::all_of(m_shape.layers.begin(), m_shape.layers.end(),
-                                       [&](const LayerShape& layer) { return !layer.moe || start.isLocked(layer.index); });
+                                       [&](const LayerShape& layer) { return !layer.moe || start.isFixed(layer.index); });
     if (intent.change == Change::Target) return {};
     if (intent.change == Change::Equality)
         return intent.equalCounts ? tr("Nothing changes: all layers keep the same number already.") : QString();
@@ -290,7 +293,8 @@ QString PlanController::lockedText(const std::vector<int>& layers) const
 
 void PlanController::refusesKeep(int layer)
 {
-    if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || !plan().isLocked(layer)) return;
+    if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || refusesSkipped(layer)) return;
+    if (!plan().isLocked(layer)) return;
     say(tr("Layer %1 is locked at %2.").arg(layer).arg(keptIn(plan(), layer)), true, {layer});
     m_offer = Offer{std::nullopt, {layer}};
 }
@@ -305,7 +309,16 @@ void PlanController::rankAnew()
     std::vector<int> counts(m_shape.layers.size());
     for (const LayerShape& layer : m_shape.layers)
         counts[static_cast<std::size_t>(layer.index)] = keptIn(committed(), layer.index);
-    Result<CompressionPlan> chosen = selectByRanking(m_shape, committed(), counts, *m_scores);
+    Result<CompressionPlan> ranked = selectByRanking(m_shape, committed(), counts, *m_scores);
+    // The ranking says who is kept; what stands in the place of the others stays the layer's.
+    Result<CompressionPlan> chosen = ranked;
+    if (ranked.ok()) {
+        chosen = committed();
+        for (const LayerShape& layer : m_shape.layers)
+            if (chosen.ok() && layer.moe && !committed().isFixed(layer.index) &&
+                ranked->layer(layer.index).kept() != committed().layer(layer.index).kept())
+                chosen = withKeptAs(*chosen, layer.index, ranked->layer(layer.index).kept());
+    }
     const QString score = QString::fromStdString(m_scores->method);
     const bool same = chosen.ok() && *chosen == committed();
     apply(std::move(chosen), tr("Experts chosen anew by %1").arg(score),

@@ -1,4 +1,5 @@
 #include "shell/plan_controller.h"
+#include "plan/plan_edit.h"
 #include "plan/plan_rules.h"
 
 #include <QDateTime>
@@ -78,6 +79,8 @@ void PlanController::apply(Result<CompressionPlan> plan, const QString& text, co
         return;
     }
     say(note, false, locks);
+    // Without constants a plan names no profile for them.
+    if (!plan->hasConstants() && !plan->constantsProfile().empty()) plan = plan->withConstantsProfile({});
     if (inGesture()) {
         m_live = std::move(plan).value();
         m_gestureText = text;
@@ -95,6 +98,7 @@ void PlanController::setKeep(int layer, int keep)
 {
     if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || !m_shape.layers[static_cast<std::size_t>(layer)].moe)
         return;
+    if (refusesSkipped(layer)) return;
     const LayerShape& shape = m_shape.layers[static_cast<std::size_t>(layer)];
     // Moves of one gesture start from the plan before it, so that dragging there and back gives the same experts again.
     const CompressionPlan start = base();
@@ -114,7 +118,7 @@ void PlanController::setKeep(int layer, int keep)
     counts[static_cast<std::size_t>(layer)] = keep;
     // The layer's own lock does not hold it back, since it is the user's hand that moves it.
     Result<CompressionPlan> chosen = withCounts(start.withLocked(layer, false), counts);
-    if (chosen.ok()) chosen = start.withKept(m_shape, layer, chosen->layer(layer).kept());
+    if (chosen.ok()) chosen = withKeptAs(start, layer, chosen->layer(layer).kept());
     apply(std::move(chosen), tr("Layer %1: keep %2 → %3 of %4").arg(layer).arg(now.kept().size()).arg(keep).arg(shape.experts), note);
 }
 
@@ -133,25 +137,27 @@ void PlanController::toggleExpert(int layer, int expert)
 void PlanController::setKept(const std::set<CellId>& cells, bool kept)
 {
     if (!isOpen() || cells.empty()) return;
+    // A single cell of a skipped layer says why; of many those that run are taken.
+    if (cells.size() == 1 && refusesSkipped(cells.begin()->layer)) return;
     Result<CompressionPlan> next = plan();
     for (const LayerShape& layer : m_shape.layers) {
+        if (!next->layer(layer.index).runsExperts()) continue;
         ExpertSet set = next->layer(layer.index).kept();
+        ExpertSet gone;
         bool touched = false;
         for (const CellId& cell : cells) {
             if (cell.layer != layer.index || cell.expert < 0 || cell.expert >= layer.experts) continue;
             const auto it = std::lower_bound(set.begin(), set.end(), cell.expert);
             const bool present = it != set.end() && *it == cell.expert;
             if (kept && !present) set.insert(it, cell.expert);
-            if (!kept && present) set.erase(it);
-            touched = touched || present != kept;
+            if (!kept) gone.push_back(cell.expert);
+            touched = touched || (kept ? !present : next->layer(layer.index).bodyOf(cell.expert) != nullptr);
         }
         if (!touched) continue;
-        next = next->withKept(m_shape, layer.index, std::move(set));
+        next = kept ? next->withKept(m_shape, layer.index, set) : withDropped(m_shape, *next, layer.index, gone);
         if (!next.ok()) break;
     }
-    const CellId first = *cells.begin();
-    const QString what = cells.size() == 1 ? tr("expert %1 of layer %2").arg(first.expert).arg(first.layer)
-                                           : tr("%n expert(s)", nullptr, static_cast<int>(cells.size()));
+    const QString what = cellsText(cells);
     apply(std::move(next), kept ? tr("Keep %1").arg(what) : tr("Drop %1").arg(what));
 }
 

@@ -77,6 +77,22 @@ public:
     void setPlanFactors(const FactorSettings& factors);
     bool refusesRank(int layer);  // a locked layer, say, and says why
 
+    // What stands in an expert's place, and which layers run (plan_forms.cpp). New constants are made of the profile with this hash; where
+    // there is none, `problem` says why and what measures it. A plan that has constants keeps its profile.
+    void setConstantsSource(std::string profileSha256, QString problem)
+    {
+        m_constantsProfile = std::move(profileSha256);
+        m_constantsProblem = std::move(problem);
+    }
+    const QString& constantsProblem() const { return m_constantsProblem; }
+    const std::string& constantsProfile() const { return m_constantsProfile; }
+    void setConstants(const std::set<CellId>& cells, ConstantKind kind);
+    void setDroppedAs(std::optional<ConstantKind> kind);  // of all layers that are not fixed; nothing: constants become dropped
+    bool hasDropped() const;                              // in such a layer
+    void setConstantsFrom(const std::string& profileSha256);
+    void setSkipped(int layer, bool skip);
+    bool refusesSkipped(int layer);  // says that nothing of it runs
+
     void undo();
     void redo();
     void jumpTo(int id);
@@ -98,6 +114,9 @@ private:
     void say(const QString& text, bool isError = false, const std::vector<int>& locks = {});
     // Kept experts first, then by score: as scores of one layer's experts, higher is better.
     std::vector<double> orderOf(const CompressionPlan& start, const LayerShape& layer) const;
+    // Who leaves a layer whose others all are constants becomes one too; elsewhere it is dropped.
+    Result<CompressionPlan> withKeptAs(const CompressionPlan& start, int layer, const ExpertSet& kept) const;
+    QString cellsText(const std::set<CellId>& cells) const;
     Result<CompressionPlan> withCounts(const CompressionPlan& start, const std::vector<int>& counts) const;
     QString whyUnchanged(const AllocationIntent& intent, const CompressionPlan& start) const;
 
@@ -108,6 +127,8 @@ private:
     std::optional<ExpertScores> m_scores;
     std::vector<double> m_layerImportance;
     FactorSettings m_rankFactors = {"svd", {}};
+    std::string m_constantsProfile;
+    QString m_constantsProblem;
     struct Offer {
         std::optional<AllocationIntent> intent;  // none: the layers are unlocked and that is all
         std::vector<int> locks;

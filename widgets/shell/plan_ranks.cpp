@@ -21,6 +21,7 @@ QString levelText(const ModelShape& shape, int layer, int level)
 bool PlanController::refusesRank(int layer)
 {
     if (!isOpen() || layer < 0 || layer >= static_cast<int>(m_shape.layers.size()) || breakEvenOf(m_shape, layer) < 1) return true;
+    if (refusesSkipped(layer)) return true;
     if (!plan().isLocked(layer)) return false;
     say(tr("Layer %1 is locked: unlock it to change its ranks (L).").arg(layer), true, {layer});
     m_offer = Offer{std::nullopt, {layer}};

@@ -1,6 +1,7 @@
 #include "shell/session_store.h"
 
 #include "session/profile_file.h"
+#include "session/profile_parts.h"
 
 #include <QSemaphore>
 
@@ -162,6 +163,20 @@ void SessionStore::profileHash(const QString& file, std::function<void(Result<st
 {
     post([this, path = std::filesystem::path(file.toStdString()), done = std::move(done)] {
         auto result = std::make_shared<Result<std::string>>(profileSha256(path));
+        QMetaObject::invokeMethod(
+            this, [result, done] { done(std::move(*result)); }, Qt::QueuedConnection);
+    });
+}
+
+void SessionStore::constantsIn(const QString& file, int layer, std::function<void(Result<std::string>)> done)
+{
+    post([this, path = std::filesystem::path(file.toStdString()), layer, done = std::move(done)] {
+        const auto found = [&]() -> Result<std::string> {
+            ESPALIER_TRY(const auto parts, ProfileParts::open(path));
+            ESPALIER_TRY(const std::vector<float> constant, parts->constant(layer, 0, ConstantKind::Mean));
+            return parts->profileSha256();
+        };
+        auto result = std::make_shared<Result<std::string>>(found());
         QMetaObject::invokeMethod(
             this, [result, done] { done(std::move(*result)); }, Qt::QueuedConnection);
     });

@@ -36,6 +36,9 @@ public:
     void discard(const RecoveryEntry& entry);
     // SHA-256 of a profile's content, from its header.
     void profileHash(const QString& file, std::function<void(Result<std::string>)> done);
+    // The same of a profile that constants can be made of, "outputs" of this layer's experts. Errors: profile.*,
+    // plan.profile_without_constants.
+    void constantsIn(const QString& file, int layer, std::function<void(Result<std::string>)> done);
     // Waits until everything asked for is on disk (closing, tests).
     void flush();
 

@@ -283,7 +283,10 @@ void Workbench::modelOpened(const QString& folder, const Json& result, const std
     }
     tellWarnings();
     if (!reconnected || m_deep.state() == DeepProfile::State::None) lookForDeep();
-    if (!m_profiled) profile();
+    if (!m_profiled)
+        profile();
+    else if (!reconnected)
+        lookForConstants();
 }
 
 void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, const TextChoice& texts, const TextShares& shares)
@@ -333,6 +336,7 @@ void Workbench::forgetProfile()
     m_profiled = false;
     m_collected.clear();
     m_calibrationSha256.clear();
+    lookForConstants();
 }
 
 bool Workbench::profileComplete() const { return m_profiled && m_profileRequest == 0 && QFileInfo::exists(profileOnDisk()); }
@@ -413,6 +417,7 @@ void Workbench::profile()
         // Rows that had arrived give way to those of the profile that is still there.
         if (again && (reply.outcome == EngineReply::Outcome::Cancelled || reply.outcome == EngineReply::Outcome::Failed)) profile();
         if (!m_evaluation.busy()) tellJob(backgroundJob());
+        lookForConstants();
         emit profileChanged();
         if (reply.ok()) {
             m_evaluation.setPlan(m_plans.plan(), planName());
@@ -464,6 +469,7 @@ void Workbench::profile()
             if (epoch == m_profileEpoch) takePartial(partial);
         });
     tellJob(m_profileJob);
+    if (!m_profiled) lookForConstants();
     emit profileChanged();
 }
 

@@ -144,6 +144,7 @@ private:
     void keepDeep();  // before another text is taken
     void considerDeep();
     void deepChanged();
+    void lookForConstants();                        // in the first profile
     std::optional<JobState> backgroundJob() const;  // one of the profiles
     void measuredIn(double seconds);                // the first pass
     int windowLengthFor(const ModelShape& shape) const;
@@ -208,6 +209,7 @@ private:
     std::set<std::string> m_collected;     // what the profile holds
     QString m_savedProfile;                // that the session's file refers to
     std::set<std::string> m_toldWarnings;  // of the engine about the texts of this model
+    int m_constantsEpoch = 0;              // counts looks for constants: the answer to an earlier one is dropped
     std::string m_savedHash;
     std::int64_t m_savedAt = 0;
     int m_editsSinceSave = 0;

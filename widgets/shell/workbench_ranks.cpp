@@ -3,6 +3,8 @@
 
 #include <QFile>
 
+#include <algorithm>
+
 namespace espalier
 {
 
@@ -94,7 +96,43 @@ void Workbench::dropFirstProfile()
 {
     if (!m_deep.ready() || m_profileRequest != 0 || m_deep.file() != profileFileOf("ranks")) return;
     if (!m_sessionFile.isEmpty() && m_savedProfile == profileFile()) return;
-    QFile::remove(profileFile());
+    // Constants of a plan are read from the profile it names.
+    const auto& entries = m_plans.history().entries();
+    if (std::any_of(entries.begin(), entries.end(), [](const HistoryEntry& entry) { return entry.plan.hasConstants(); })) return;
+    if (QFile::remove(profileFile())) lookForConstants();
+}
+
+// Constants are made of the mean outputs that the profile holds.
+void Workbench::lookForConstants()
+{
+    const int epoch = ++m_constantsEpoch;
+    const auto missing = [this](const QString& why) {
+        m_plans.setConstantsSource({}, why);
+        emit profileChanged();
+    };
+    if (!m_profiled) {
+        m_plans.setConstantsSource({}, m_profileRequest != 0 ? tr("the profile is being measured.")
+                                                             : tr("it is the mean of the expert's outputs, and there is no profile yet: "
+                                                                  "Evaluate > Measure the profile."));
+        return;
+    }
+    const auto& layers = m_plans.shape().layers;
+    const auto first = std::find_if(layers.begin(), layers.end(), [](const LayerShape& layer) { return layer.moe; });
+    if (first == layers.end()) return;
+    const QString file = profileOnDisk();
+    m_store.constantsIn(file, first->index, [this, epoch, file, missing](const Result<std::string>& sha256) {
+        if (epoch != m_constantsEpoch || !isOpen()) return;
+        if (!sha256.ok()) {
+            missing(sha256.error().code == "profile.missing"
+                        ? tr("the profile's file is gone: Evaluate > Measure the profile.")
+                        : tr("the profile holds no mean outputs of the experts (\"outputs\"): Evaluate > Measure the profile takes them."));
+            return;
+        }
+        m_rankProfiles[*sha256] = file.toStdString();
+        m_evaluation.setProfiles(m_rankProfiles);
+        m_plans.setConstantsSource(*sha256, {});
+        emit profileChanged();
+    });
 }
 
 void Workbench::deepChanged()

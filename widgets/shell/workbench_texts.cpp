@@ -275,7 +275,7 @@ void Workbench::measureLocked()
     const CompressionPlan plan = m_plans.committed();
     if (!m_evaluation.measurable(plan)) return;
     m_locked.measure(plan, plan.isIdentity(m_plans.shape()) ? tr("dense") : QString::fromStdString(m_plans.history().current().text),
-                     m_evaluation.profileFor(plan));
+                     m_evaluation.profilesFor(plan));
 }
 
 // ---- sessions
