@@ -23,7 +23,7 @@ struct EvaluateRequest {
     std::string path;
     TextOptions text;
     Json plan;
-    std::string profile;
+    std::vector<std::filesystem::path> profiles;
     std::vector<int> indices;
     bool listed = false;  // `indices` is meant
     int first = 0;        // otherwise so many windows; 0 = all
@@ -59,11 +59,7 @@ Result<Json> runEvaluation(OpenModels& models, const EvaluateRequest& request, J
         ESPALIER_TRY(compression, planFromJson(request.plan, open->checkpoint->shape()));
         ESPALIER_CHECK_OK(checkPlanModel(compression, *open->checkpoint, false));
     }
-    // A profile that is gone matters to plans that need it only.
-    FactorSources profiles;
-    if (compression.hasRanks() && compression.factors().method == "whitened-svd") {
-        ESPALIER_TRY(profiles, models.factorSources(request.profile));
-    }
+    ESPALIER_TRY(const FactorSources profiles, models.factorSourcesOf(compression, request.profiles));
     compression = withGivenProfile(compression, profiles);
     ESPALIER_TRY(const auto evaluator, models.evaluator(*open, request.text));
     const std::shared_ptr<MoeModel> model = open->model;
@@ -104,7 +100,7 @@ void evaluate(RequestCall& call)
     request.text.windows = params.count("max_windows", 0, 0);
     if (request.text.text.empty() && request.text.ids.empty()) params.fail("text", "is missing");
     request.plan = params.value("plan", false);
-    request.profile = params.text("profile", false);
+    request.profiles = params.paths("profile");
     const bool full = params.text("tier", false) == "full";
     readWindows(params, request);
     if (call.refused()) return;

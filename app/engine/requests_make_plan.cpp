@@ -12,6 +12,7 @@
 #include "tokenizer/text_windows.h"
 #include "verb_inputs.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace espalier
@@ -70,6 +71,7 @@ PlanRecipe readRecipe(RequestParams& params)
 struct PlanRequest {
     std::string path;
     std::string profile;
+    std::vector<std::filesystem::path> baseProfiles;  // of the plan it starts from, where they are others
     Json base;
     PlanRecipe recipe;
     TextOptions text;    // calibration; none: the profile's own windows
@@ -109,14 +111,14 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
     if (!request.base.is_null()) {
         ESPALIER_TRY(base, planFromJson(request.base, shape));
         ESPALIER_CHECK_OK(checkPlanModel(base, *checkpoint, false));
-        if (base.hasRanks() && base.factors().method == "whitened-svd") {
-            ESPALIER_TRY(sources, models.factorSources(request.profile));
-            base = withGivenProfile(base, sources);
-        }
+        std::vector<std::filesystem::path> paths = request.baseProfiles;
+        if (std::find(paths.begin(), paths.end(), std::filesystem::path(request.profile)) == paths.end()) paths.push_back(request.profile);
+        ESPALIER_TRY(sources, models.factorSourcesOf(base, paths));
+        base = withGivenProfile(base, sources);
     }
     // The verified allocator measures plans with ranks of its own.
     if (sources.empty() && request.recipe.allocate == "verified" && profile->has("factors")) {
-        ESPALIER_TRY(sources, models.factorSources(request.profile));
+        ESPALIER_TRY(sources, models.factorSources({request.profile}));
     }
     PlanInputs inputs{checkpoint, *profile, profileHash, base};
     inputs.batch = batchFactoryFor(models.options().device);
@@ -192,6 +194,7 @@ void plan(RequestCall& call)
     PlanRequest request;
     request.path = params.text("path", true);
     request.profile = params.text("profile", true);
+    request.baseProfiles = params.paths("base_profiles");
     request.base = params.value("plan", false);
     request.recipe = readRecipe(params);
     request.text = params.textOptions();

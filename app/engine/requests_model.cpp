@@ -59,7 +59,7 @@ void openModel(RequestCall& call)
 struct ExportRequest {
     std::string path;
     Json plan;
-    std::string profile;
+    std::vector<std::filesystem::path> profiles;
     ExportOptions options;
     bool verify = true;
     TextOptions text;  // for the verification
@@ -71,9 +71,7 @@ Result<Json> runExport(OpenModels& models, ExportRequest request, JobContext& jo
     const std::shared_ptr<const Checkpoint> checkpoint = open->checkpoint;
     ESPALIER_TRY(CompressionPlan compression, planFromJson(request.plan, checkpoint->shape()));
     ESPALIER_CHECK_OK(checkPlanModel(compression, *checkpoint, false));
-    if (compression.hasRanks() && compression.factors().method == "whitened-svd") {
-        ESPALIER_TRY(request.options.profiles, models.factorSources(request.profile));
-    }
+    ESPALIER_TRY(request.options.profiles, models.factorSourcesOf(compression, request.profiles));
     compression = withGivenProfile(compression, request.options.profiles);
     ESPALIER_TRY(const ExportReport report, exportCheckpoint(*checkpoint, compression, request.options, job));
     Json result = toJson(report);
@@ -115,7 +113,7 @@ void exportModel(RequestCall& call)
         else
             params.fail("measured", parsed.error().message);
     }
-    request.profile = params.text("profile", false);
+    request.profiles = params.paths("profile");
     request.verify = params.flag("verify", true);
     request.text = params.textOptions();
     request.text.windows = params.count("windows", 2, 1);

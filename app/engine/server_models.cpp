@@ -127,17 +127,32 @@ Result<std::shared_ptr<Evaluator>> OpenModels::addEvaluator(OpenModel& open, con
     return held.back().second;
 }
 
-Result<FactorSources> OpenModels::factorSources(const std::string& path)
+Result<FactorSources> OpenModels::factorSources(const std::vector<std::filesystem::path>& paths)
 {
-    if (path.empty()) return FactorSources();
-    ESPALIER_TRY(const std::string sha256, profileSha256(path));
-    const auto it = std::find_if(m_parts.begin(), m_parts.end(),
-                                 [&](const auto& held) { return held->path() == path && held->profileSha256() == sha256; });
-    if (it != m_parts.end()) return FactorSources{*it};
-    ESPALIER_TRY(auto parts, ProfileParts::open(path));
-    if (m_parts.size() >= kPartsHeld) m_parts.erase(m_parts.begin());
-    m_parts.push_back(parts);
-    return FactorSources{std::move(parts)};
+    FactorSources sources;
+    for (const std::filesystem::path& path : paths) {
+        if (path.empty()) continue;
+        ESPALIER_TRY(const std::string sha256, profileSha256(path));
+        const auto it = std::find_if(m_parts.begin(), m_parts.end(),
+                                     [&](const auto& held) { return held->path() == path && held->profileSha256() == sha256; });
+        if (it != m_parts.end()) {
+            sources.push_back(*it);
+            continue;
+        }
+        ESPALIER_TRY(auto parts, ProfileParts::open(path));
+        if (m_parts.size() >= kPartsHeld) m_parts.erase(m_parts.begin());
+        m_parts.push_back(parts);
+        sources.push_back(std::move(parts));
+    }
+    return sources;
+}
+
+Result<FactorSources> OpenModels::factorSourcesOf(const CompressionPlan& plan, const std::vector<std::filesystem::path>& paths)
+{
+    bool reads = plan.hasRanks() && plan.factors().method == "whitened-svd";
+    for (int layer = 0; layer < plan.layerCount() && !reads; ++layer)
+        reads = plan.layer(layer).needsConstants();
+    return reads ? factorSources(paths) : Result<FactorSources>(FactorSources());
 }
 
 std::shared_ptr<const ProfileData> OpenModels::heldProfile(const std::filesystem::path& path) const

@@ -53,8 +53,11 @@ public:
     // What was worth saying when the evaluator of this text was made.
     static std::vector<std::string> textWarnings(const OpenModel& open, const TextOptions& text);
 
-    // The profile that a plan's factors may come from, or nothing for an empty path. Held open while its content stays the same.
-    Result<FactorSources> factorSources(const std::string& path);
+    // The profiles that a plan's factors and constants may come from; empty paths are left out. Held open while their content stays the
+    // same.
+    Result<FactorSources> factorSources(const std::vector<std::filesystem::path>& paths);
+    // The same where the plan reads one; nothing where it does not, so that a profile that is gone matters to plans that need it only.
+    Result<FactorSources> factorSourcesOf(const CompressionPlan& plan, const std::vector<std::filesystem::path>& paths);
 
     // The statistics of the profile used last stay in memory. profileData reads what is not held; remember is told what was read or taken
     // anyway. Any thread. Errors: profile.*.

@@ -244,8 +244,11 @@ void ExportDialog::refresh()
     const PlanCost cost = m_workbench->cost();
     // What somebody typed stays; a proposal follows the plan.
     if (!m_folder->isModified() && !m_folderChosen) m_folder->setText(QDir::home().filePath(folderName()));
+    std::int64_t experts = 0;  // in the layers that are written
+    for (const LayerShape& layer : shape.layers)
+        experts += runsExperts(shape, plan, layer.index) ? layer.experts : 0;
     m_plan->setText(tr("%1: %2 experts kept, %3, %4 parameters")
-                        .arg(m_workbench->planName(), format::countOf(plan.keptExperts(), shape.totalExperts()), format::bytes(cost.bytes),
+                        .arg(m_workbench->planName(), format::countOf(plan.keptExperts(), experts), format::bytes(cost.bytes),
                              format::parameters(cost.parameters)));
     const std::vector<FlavourChoice> choices = flavoursFor(shape, plan);
     const QList<QAbstractButton*> buttons = m_flavours->buttons();

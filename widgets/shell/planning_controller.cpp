@@ -49,6 +49,7 @@ void PlanningController::start(const PipelineRecipe& recipe, const PlanningInput
                    {"resume", false},
                    {"tag", "plan"},
                    {"lane", "full"}});
+    if (inputs.baseProfiles != "") params["base_profiles"] = inputs.baseProfiles;
     send(std::move(params));
 }
 

@@ -24,7 +24,8 @@ struct PlanningInputs {
     EvaluationText text;
     int windows = 0;  // for stages that run the model
     std::vector<MethodInfo> methods;
-    std::string journal;  // file on the engine's side in which the search is kept while it runs; empty: nowhere
+    std::string journal;                // file on the engine's side in which the search is kept while it runs; empty: nowhere
+    Json baseProfiles = std::string();  // that the plan to start from is made of: a path, a list, or ""
 };
 
 class PlanningController final : public QObject

@@ -610,8 +610,9 @@ void Workbench::plan(const PipelineRecipe& recipe)
     const QString folder = m_paths.dataFolder + QStringLiteral("/searches");
     QDir().mkpath(folder);
     const QString journal = QStringLiteral("%1/%2.jsonl").arg(folder, QString::fromStdString(sha256Hex(m_fingerprint)).left(32));
-    m_planning.start(recipe, {m_modelPath.toStdString(), planningProfile().toStdString(), m_shares.calibration,
-                              m_shares.calibration.fullWindows, methods(), journal.toStdString()});
+    m_planning.start(recipe,
+                     {m_modelPath.toStdString(), planningProfile().toStdString(), m_shares.calibration, m_shares.calibration.fullWindows,
+                      methods(), journal.toStdString(), m_evaluation.profilesFor(m_plans.committed())});
 }
 
 void Workbench::tellJob(const std::optional<JobState>& job)
