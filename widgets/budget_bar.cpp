@@ -280,7 +280,8 @@ void BudgetBar::Private::enter()
     auto result = whole && number > total ? Result<int>(number) : parseKeep(text, total);
     // A size with its unit ("10.4 MiB", "12.1 M parameters") is as many experts as fit it.
     if (const SizeScale scale = sizeScale(shape); !result.ok())
-        if (const auto bytes = parseSize(QString::fromStdString(text), TargetUnit::Experts, scale)) result = expertsWithin(*bytes, scale);
+        if (const auto bytes = parseSize(QString::fromStdString(text), TargetUnit::Experts, scale))
+            result = plan.isPlain() ? expertsWithin(*bytes, scale) : expertsWithin(*bytes, shape, plan);
     if (!result.ok()) {
         mark(true);
         q->setMessage(BudgetBar::tr("Write a number of experts, 75%, 0.75, 96/128, or a size: 10.4 MiB, 12.1 M parameters."), true);

@@ -2,6 +2,7 @@
 
 #include "plan/cost_model.h"
 #include "plan/plan_rules.h"
+#include "plan/rank_edit.h"
 
 #include <algorithm>
 #include <cmath>
@@ -90,6 +91,25 @@ int expertsWithin(std::int64_t bytes, const SizeScale& scale)
     const std::int64_t over = std::max<std::int64_t>(0, scale.denseBytes - bytes);
     const std::int64_t dropped = (over + scale.bytesEach - 1) / scale.bytesEach;
     return static_cast<int>(std::clamp<std::int64_t>(scale.experts - dropped, 0, scale.experts));
+}
+
+int expertsWithin(std::int64_t bytes, const ModelShape& shape, const CompressionPlan& plan)
+{
+    const std::int64_t now = planCost(shape, withoutRanks(shape, plan)).bytes;
+    std::int64_t each = 0;
+    std::int64_t running = 0;
+    for (const LayerShape& layer : shape.layers) {
+        if (layer.experts == 0 || !plan.layer(layer.index).runsExperts()) continue;
+        running += layer.experts;
+        // What comes may have had no constant; what goes may leave one and its row of the router.
+        const bool leaves = now > bytes && plan.hasConstants();
+        const std::int64_t one =
+            layer.bytesPerExpert + (leaves ? -bodyBytes(layer, shape.hiddenSize, ConstantBody{}) : layer.routerBytesPerExpert);
+        each = each == 0 ? one : now > bytes ? std::min(each, one) : std::max(each, one);
+    }
+    if (each <= 0) return plan.keptExperts();
+    const std::int64_t change = now > bytes ? -((now - bytes + each - 1) / each) : (bytes - now) / each;
+    return static_cast<int>(std::clamp<std::int64_t>(plan.keptExperts() + change, 0, running));
 }
 
 std::optional<std::int64_t> parseSize(const QString& typed, TargetUnit unit, const SizeScale& scale)

@@ -33,6 +33,8 @@ std::optional<std::int64_t> bytesOf(double value, TargetUnit unit, const SizeSca
 double valueOf(std::int64_t bytes, TargetUnit unit, const SizeScale& scale);
 // The most experts whose model, all of them dense, is not larger than this; at least 0.
 int expertsWithin(std::int64_t bytes, const SizeScale& scale);
+// The same from this plan on: layers that do not run take nothing, and what goes leaves its constant where the plan has constants.
+int expertsWithin(std::int64_t bytes, const ModelShape& shape, const CompressionPlan& plan);
 
 // "10.4 MiB", "20.9gib", "75 %", "12.1 M parameters", "0.5b", or a number alone in `unit`. Nothing where it is none of these.
 std::optional<std::int64_t> parseSize(const QString& typed, TargetUnit unit, const SizeScale& scale);

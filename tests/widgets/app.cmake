@@ -26,6 +26,7 @@ espalier_shell_test(test_shell_session)
 espalier_shell_test(test_shell_window)
 espalier_shell_test(test_shell_ranks)
 espalier_shell_test(test_shell_forms)
+target_link_libraries(test_shell_forms PRIVATE QCustomPlotQt6::QCustomPlotQt6)
 
 # What an edit costs the GUI thread. Not part of a build by default.
 add_executable(edit_bench EXCLUDE_FROM_ALL widgets/edit_bench.cpp widgets/shell_fixture.h)

@@ -12,6 +12,7 @@
 #include "plan/plan_edit.h"
 #include "rank_panel.h"
 #include "shell/estimate_controller.h"
+#include "size_target.h"
 #include "widgets/shell_fixture.h"
 
 #include <qcustomplot.h>
@@ -361,6 +362,29 @@ private slots:
         QVERIFY(edited.layer(1).isWhole(8));
         edited.plans.undo();
         QCOMPARE(edited.layer(1).run(), LayerRun::Skipped);
+    }
+
+    // "10 MiB" typed as a target: what is left of a skipped layer is nothing, so more experts fit than in the whole model.
+    void plan_aSizeCountsWhatRuns()
+    {
+        const ModelShape shape = smallShape();
+        const LayerShape& layer = shape.layers[0];
+        CompressionPlan plan = *withRun(shape, CompressionPlan::identity(shape), 2, LayerRun::Skipped);
+        const std::int64_t all = planCost(shape, plan).bytes;
+        const std::int64_t each = layer.bytesPerExpert + layer.routerBytesPerExpert;
+        QCOMPARE(expertsWithin(all, shape, plan), 24);
+        QCOMPARE(expertsWithin(all + 5 * each, shape, plan), 24);
+        QCOMPARE(expertsWithin(all - 1, shape, plan), 23);
+        QCOMPARE(expertsWithin(all - 5 * each, shape, plan), 19);
+        // With constants the plan of so many experts is not larger than asked for.
+        plan = plan.withConstantsProfile(kProfile);
+        plan = *withConstants(shape, plan, 0, {6, 7}, ConstantKind::Mean);
+        const std::int64_t asked = planCost(shape, plan).bytes - 2 * layer.bytesPerExpert;
+        const int kept = expertsWithin(asked, shape, plan);
+        QCOMPARE(kept, 19);
+        plan = *withConstants(shape, plan, 0, {3, 4, 5}, ConstantKind::Mean);
+        QCOMPARE(plan.keptExperts(), kept);
+        QVERIFY(planCost(shape, plan).bytes <= asked);
     }
 
     void plan_refusesToSkipWithTheReason()
