@@ -438,8 +438,8 @@ std::optional<CompressionPlan> planOf(const NllProbe& probe, const ModelShape& s
 {
     CompressionPlan plan = CompressionPlan::identity(shape);
     for (const NllProbe::Layer& layer : probe.layers) {
-        Result<CompressionPlan> next = plan.withKept(shape, layer.layer, layer.kept);
-        if (next.ok() && !layer.ranks.empty()) next = next->withRanks(shape, layer.layer, layer.ranks);
+        Result<CompressionPlan> next = plan.withKept(shape, layer.layer, layer.kept());
+        if (next.ok() && !layer.ranks().empty()) next = next->withRanks(shape, layer.layer, layer.ranks());
         if (!next.ok()) return {};
         plan = std::move(next).value();
     }
