@@ -20,7 +20,7 @@ namespace espalier::test
 namespace fs = std::filesystem;
 
 inline const fs::path kFixtures = ESPALIER_TEST_FIXTURES;
-inline const fs::path kShared = ESPALIER_SHARED_FIXTURES;
+inline const fs::path kModels = kFixtures / "model" / "checkpoints";
 
 // Removed with everything in it.
 class TempFolder

@@ -17,7 +17,6 @@ namespace espalier::test
 {
 
 inline const std::filesystem::path kFixtures = std::filesystem::path(ESPALIER_TEST_FIXTURES) / "model";
-inline const std::filesystem::path kShared = ESPALIER_SHARED_FIXTURES;
 
 template <typename T>
 T take(Result<T> result)

@@ -483,9 +483,8 @@ TEST(Checkpoint, FusedExpertsAreSlicedInPlace)
 
 TEST(Checkpoint, ParityFixturesOpenWithTheRightCounts)
 {
-    if (!fs::exists(kShared / "checkpoints")) GTEST_SKIP() << "no parity fixtures at " << kShared;
     int opened = 0;
-    for (const auto& entry : fs::directory_iterator(kShared / "checkpoints")) {
+    for (const auto& entry : fs::directory_iterator(kModels)) {
         SCOPED_TRACE(entry.path().filename());
         const auto inspected = inspect(entry.path());
         ASSERT_TRUE(inspected.ok()) << inspected.error().describe();
@@ -526,11 +525,10 @@ TEST(Checkpoint, ParityFixturesOpenWithTheRightCounts)
 
 TEST(Checkpoint, FusedParityFixturesHoldTheSameWeights)
 {
-    if (!fs::exists(kShared / "checkpoints")) GTEST_SKIP() << "no parity fixtures at " << kShared;
     for (const char* name : {"mixtral-tiny", "qwen3moe-tiny", "deepseekv2-lite-tiny"}) {
         SCOPED_TRACE(name);
-        const auto plain = Checkpoint::open(kShared / "checkpoints" / name);
-        const auto fused = Checkpoint::open(kShared / "checkpoints" / (std::string(name) + "-fused-v5"));
+        const auto plain = Checkpoint::open(kModels / name);
+        const auto fused = Checkpoint::open(kModels / (std::string(name) + "-fused-v5"));
         ASSERT_TRUE(plain.ok() && fused.ok());
         expectEqualExperts(**plain, **fused);
         EXPECT_EQ((*plain)->shape().parameters(), (*fused)->shape().parameters());

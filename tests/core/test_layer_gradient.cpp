@@ -16,7 +16,6 @@ namespace
 
 namespace fs = std::filesystem;
 
-const fs::path kShared = ESPALIER_SHARED_FIXTURES;
 const fs::path kOwn = fs::path(ESPALIER_TEST_FIXTURES) / "model";
 
 std::unique_ptr<MoeModel> openModel(const fs::path& folder, ComputeType compute = ComputeType::Fp32)
@@ -116,10 +115,8 @@ class LayerGradient : public testing::TestWithParam<const char*>
 TEST_P(LayerGradient, EqualsDifferences)
 {
     const std::string name = GetParam();
-    const fs::path root = fs::exists(kOwn / "checkpoints" / name) ? kOwn : kShared;
-    if (!fs::exists(root / "checkpoints" / name)) GTEST_SKIP() << "no parity fixtures in " << kShared;
-    const auto model = openModel(root / "checkpoints" / name);
-    const at::Tensor ids = test::Golden::read(root / "goldens" / name).tensor("input_ids").to(at::kLong);
+    const auto model = openModel(kOwn / "checkpoints" / name);
+    const at::Tensor ids = test::Golden::read(kOwn / "goldens" / name).tensor("input_ids").to(at::kLong);
     expectGradients(*model, ids, model->identity());
 }
 

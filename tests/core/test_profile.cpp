@@ -103,7 +103,7 @@ ProfileData take(MoeModel& model, const TokenWindows& windows, const ProfileOpti
     return std::move(data).value();
 }
 
-// Tolerances: 1e-5 relative + 1e-6 of the layer's output norm.
+// Tolerances of tests/fixtures/model/README.md: 1e-5 relative + 1e-6 of the layer's output norm.
 void expectNear(const std::vector<double>& actual, const Json& expected, double norm, const std::string& what)
 {
     ASSERT_EQ(actual.size(), expected.size()) << what;
@@ -269,25 +269,21 @@ TEST_P(ProfileParity, BestSetsOfAnExhaustiveSearch)
 INSTANTIATE_TEST_SUITE_P(Tiny, ProfileParity, testing::Values("mixtral-tiny", "qwen2moe-tiny"),
                          [](const auto& info) { return std::string(info.param, std::string(info.param).find('-')); });
 
-TEST(ProfileParityShared, DeepSeek)
+TEST(ProfileGolden, DeepSeek)
 {
-    const fs::path shared = ESPALIER_SHARED_FIXTURES;
     const std::string name = "deepseekv2-lite-tiny";
-    if (!fs::exists(shared / "method" / (name + ".json"))) GTEST_SKIP() << "no parity fixtures in " << shared;
-    const auto model = openModel(shared / "checkpoints" / name);
-    const auto windows =
-        windowsFromIds((shared / "method" / (name + ".safetensors:calibration_ids")).string(), {.windowLength = 64}, 100000);
+    const fs::path method = kFixtures / "model" / "method";
+    const auto model = tinyModel(name);
+    const auto windows = windowsFromIds((method / (name + ".safetensors:calibration_ids")).string(), {.windowLength = 64}, 100000);
     ASSERT_TRUE(windows.ok()) << windows.error().describe();
-    const auto golden = readJsonFile(shared / "method" / (name + ".json"), "golden");
+    const auto golden = readJsonFile(method / (name + ".json"), "golden");
     compareWithGolden(take(*model, *windows, {.out = {}, .collect = {}, .gramExtra = 100}), *golden);
 }
 
-TEST(ProfileParityShared, GramEqualsTheReference)
+TEST(ProfileGram, EqualsTheReference)
 {
-    const fs::path shared = ESPALIER_SHARED_FIXTURES;
-    if (!fs::exists(shared / "method")) GTEST_SKIP() << "no parity fixtures in " << shared;
     for (const std::string name : {"mixtral-tiny", "qwen2moe-tiny"}) {
-        const test::Golden golden = test::Golden::read(shared / "method" / name);
+        const test::Golden golden = test::Golden::read(kFixtures / "model" / "method" / name);
         const auto model = tinyModel(name);
         const ProfileData data = take(*model, calibration(name), {.out = {}, .collect = {}, .gramExtra = 100});
         for (const LayerProfile& layer : data.layers) {

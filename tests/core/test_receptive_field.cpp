@@ -41,18 +41,14 @@ T must(Result<T> result)
 Tiny openTiny(const std::string& name)
 {
     const fs::path own = fs::path(ESPALIER_TEST_FIXTURES);
-    const fs::path shared = fs::path(ESPALIER_SHARED_FIXTURES);
-    const bool isOwn = fs::exists(own / "model" / "checkpoints" / name);
     ModelOptions options;
     options.residency = Residency::Stream;
     options.threads = 1;
     Tiny tiny;
-    const auto checkpoint = must(Checkpoint::open(isOwn ? own / "model" / "checkpoints" / name : shared / "checkpoints" / name));
+    const auto checkpoint = must(Checkpoint::open(own / "model" / "checkpoints" / name));
     tiny.model = must(MoeModel::create(checkpoint, options));
-    const std::string ids =
-        isOwn ? (own / "profile" / (name + ".json")).string() : (shared / "method" / (name + ".safetensors:calibration_ids")).string();
-    tiny.windows = must(windowsFromIds(ids, {.windowLength = 64}, 100000));
-    tiny.golden = must(readJsonFile((isOwn ? own / "model" / "method" : shared / "method") / (name + ".json"), "golden"));
+    tiny.windows = must(windowsFromIds((own / "profile" / (name + ".json")).string(), {.windowLength = 64}, 100000));
+    tiny.golden = must(readJsonFile(own / "model" / "method" / (name + ".json"), "golden"));
     return tiny;
 }
 
@@ -95,19 +91,8 @@ void cutIntoGroups(TokenWindows& windows)
         windows.rows[i].resize(40 + 4 * (i / 4));
 }
 
-bool skipped(const std::string& name)
-{
-    return !fs::exists(fs::path(ESPALIER_TEST_FIXTURES) / "model" / "checkpoints" / name) &&
-           !fs::exists(fs::path(ESPALIER_SHARED_FIXTURES) / "checkpoints" / name);
-}
-
 class SearchParity : public testing::TestWithParam<const char*>
 {
-protected:
-    void SetUp() override
-    {
-        if (skipped(GetParam())) GTEST_SKIP() << "no parity fixtures in " << ESPALIER_SHARED_FIXTURES;
-    }
 };
 
 TEST_P(SearchParity, BestSetsAreThoseOfTheBruteForceSearch)

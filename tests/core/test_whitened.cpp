@@ -25,7 +25,6 @@ namespace
 
 namespace fs = std::filesystem;
 using test::kFixtures;
-using test::kShared;
 using test::method;
 using test::modelOf;
 using test::openTiny;
@@ -100,8 +99,7 @@ std::shared_ptr<const ProfileParts> profiled(MoeModel& model, const TokenWindows
 TokenWindows calibration(const std::string& name)
 {
     const fs::path ids = kFixtures.parent_path() / "profile" / (name + ".json");
-    if (fs::exists(ids)) return take(windowsFromIds(ids.string(), {.windowLength = 64}, 100000));
-    return take(windowsFromIds((kShared / "method" / (name + ".safetensors:calibration_ids")).string(), {.windowLength = 64}, 100000));
+    return take(windowsFromIds(ids.string(), {.windowLength = 64}, 100000));
 }
 
 std::vector<WindowLoss> losses(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan)
@@ -120,9 +118,7 @@ TEST_P(WhitenedParity, PerplexityAndLogitsAreReached)
 {
     const c10::InferenceMode guard;
     const std::string name = GetParam();
-    const bool here = fs::exists(tiny(name));
-    if (!here && !fs::exists(kShared / "method")) GTEST_SKIP() << "no parity fixtures in " << kShared;
-    const fs::path root = here ? kFixtures : kShared;
+    const fs::path root = kFixtures;
     const Json golden = take(readJsonFile(root / "method" / (name + ".json"), "golden", {.maxBytes = 64u << 20, .maxDepth = 64}));
     const Folder folder;
     auto model = modelOf(take(Checkpoint::open(root / "checkpoints" / name)));
@@ -145,16 +141,16 @@ TEST_P(WhitenedParity, PerplexityAndLogitsAreReached)
                 rows.emplace_back(id + first, id + first + length);
             windows = windowsOf(rows, length);
         }
-        const double margin = entry["smallest_selection_margins"][static_cast<std::size_t>(index++)];
+        // A nearer tie would be another choice in some correct program, and move the perplexity by 4e-4.
+        EXPECT_GE(entry["smallest_selection_margins"][static_cast<std::size_t>(index++)].get<double>(), 4e-5) << key;
         const double ppl = perplexity(losses(*model, windows, plan)).ppl;
-        EXPECT_NEAR(ppl / entry[key].get<double>(), 1.0, margin >= 5e-5 ? 2e-5 : 1e-3) << key;
+        EXPECT_NEAR(ppl / entry[key].get<double>(), 1.0, 2e-5) << key;
         // The plain factors of the same ranks are another model.
         const double plain = perplexity(losses(*model, windows, plan.withFactors({"svd", {}}))).ppl;
         EXPECT_NEAR(plain / golden["ppl"]["pruned_chain_plain_rank"][key].get<double>(), 1.0, 1e-3) << key;
     }
 
-    if (!fs::exists(kShared / "method" / (name + ".safetensors"))) return;
-    const test::Golden tensors = test::Golden::read(kShared / "method" / name);
+    const test::Golden tensors = test::Golden::read(root / "method" / name);
     const at::Tensor row = reference.tensor("input_ids").to(at::kLong).narrow(0, 0, 1);
     const PreparedPlan prepared = take(model->prepare(plan));
     const at::Tensor hidden = take(model->hiddenStates(row, prepared));

@@ -5,5 +5,5 @@ target_link_libraries(espalier_interop_tool
     PRIVATE espalier::export espalier::evaluate espalier::profile espalier::tokenizer espalier::model espalier::options)
 add_test(NAME interop_transformers
     COMMAND ${CMAKE_CURRENT_LIST_DIR}/run-interop.sh $<TARGET_FILE:espalier_interop_tool> ${PROJECT_SOURCE_DIR}/resources
-        ${PROJECT_SOURCE_DIR}/tests/fixtures/model/checkpoints ${ESPALIER_SHARED_FIXTURES}/checkpoints)
+        ${PROJECT_SOURCE_DIR}/tests/fixtures/model/checkpoints)
 set_tests_properties(interop_transformers PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)

@@ -1,4 +1,4 @@
-// Reads a reference result (transformers 5.23, fp32, eager) and compares with it.
+// Reads a reference result (tests/fixtures/model/README.md) and compares with it.
 #pragma once
 
 #include "base/json.h"
