@@ -88,8 +88,7 @@ public:
     }
     QString whyNot(const MethodInfo& method) const
     {
-        if ((method.id == "verified" || std::count(method.needs.begin(), method.needs.end(), "text") > 0) && !noText.isEmpty())
-            return noText;
+        if ((method.runsModel || std::count(method.needs.begin(), method.needs.end(), "text") > 0) && !noText.isEmpty()) return noText;
         if (!statistics) return {};
         for (const std::string& need : method.needs)
             if (need != "text" && !statistics->contains(need))
@@ -392,7 +391,7 @@ void PipelinePanel::Private::collect()
 void PipelinePanel::Private::refreshButtons()
 {
     const QString forRun = !blocked.isEmpty() ? blocked : q->problem();
-    const MethodInfo* verified = findMethod(methods, Slot::Allocate, "verified");
+    const MethodInfo* verified = findMethod(methods, Slot::Allocate, findRecipe(recipe).allocate.method);
     QString forFind = !blocked.isEmpty() ? blocked : target->problem();
     if (!verified) {
         if (forFind.isEmpty()) forFind = tr("This engine has no verified allocation.");

@@ -195,10 +195,28 @@ QString targetText(const PipelineRecipe& r, const ModelShape& shape)
     return format::share(static_cast<double>(r.experts) / static_cast<double>(std::max<std::int64_t>(1, shape.totalExperts())));
 }
 
+namespace
+{
+
+bool measures(const PipelineRecipe& r, const std::vector<MethodInfo>& methods)
+{
+    const MethodInfo* allocate = findMethod(methods, Slot::Allocate, r.allocate.method);
+    return allocate && allocate->runsModel;
+}
+
+// One that is not listed is taken for a search: its name says more than the allocator's.
+bool searches(const PipelineRecipe& r, const std::vector<MethodInfo>& methods)
+{
+    const MethodInfo* select = findMethod(methods, Slot::Select, r.select.method);
+    return !select || select->searches;
+}
+
+}  // namespace
+
 QString recipeName(const PipelineRecipe& r, const std::vector<MethodInfo>& methods)
 {
-    if (r.allocate.method == "verified") return tr("Verified plan");
-    if (r.select.method == "ranking") return methodTitle(methods, Slot::Allocate, r.allocate.method);
+    if (measures(r, methods)) return tr("Verified plan");
+    if (!searches(r, methods)) return methodTitle(methods, Slot::Allocate, r.allocate.method);
     return methodTitle(methods, Slot::Select, r.select.method);
 }
 
@@ -206,9 +224,9 @@ QString recipeTitle(const PipelineRecipe& r, const std::vector<MethodInfo>& meth
 {
     const QString name = recipeName(r, methods);
     QString title = name;
-    if (r.allocate.method == "verified")
+    if (measures(r, methods))
         title = tr("%1 for %2").arg(name, targetText(r, shape));
-    else if (r.select.method == "ranking")
+    else if (!searches(r, methods))
         title = tr("%1 for %2, ranked by %3").arg(name, targetText(r, shape), QString::fromStdString(r.score.method));
     if (r.field) title += QStringLiteral(", ") + tr("blocks of %n layer(s)", r.blockSize);
     if (r.ranks) title += QStringLiteral(", ") + tr("ranks");

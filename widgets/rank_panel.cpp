@@ -2,6 +2,7 @@
 
 #include "budget_bar.h"
 #include "controls.h"
+#include "plan/factor_methods.h"
 #include "rank_rule_bar.h"
 #include "rank_table.h"
 #include "theme.h"
@@ -159,7 +160,7 @@ void RankPanel::refresh()
 {
     const Theme& t = theme();
     const bool ranks = m_plan.hasRanks();
-    const bool plain = ranks ? m_plan.factors().method == "svd" : !m_measured;
+    const bool plain = ranks ? !factorsNeedProfile(m_plan) : !m_measured;
     const QSignalBlocker blocker(m_factors);
     m_factors->setCurrentIndex(plain ? 1 : 0);
     if (auto* items = qobject_cast<QStandardItemModel*>(m_factors->model())) items->item(0)->setEnabled(m_measured || !plain);

@@ -189,7 +189,7 @@ int SearchPanel::Private::shownBlock() const
 void SearchPanel::Private::refreshViews()
 {
     views.clear();
-    const bool verified = state.recipe.allocate.method == "verified";
+    const bool verified = state.measures;
     if (verified) views.push_back(Plans);
     if (!verified || !state.layers.empty()) views.push_back(Layers);
     if (!state.blocks.empty() || state.stage == "receptive-field") views.push_back(Blocks);

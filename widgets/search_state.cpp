@@ -180,6 +180,7 @@ SearchState searchFromViewJson(const Json& view, const ModelShape& shape)
                 search.take(item);
             }
     if (search.measured.empty()) return {};
+    search.measures = true;
     const auto text = [&](const char* key) {
         const Json value = view.value(key, Json());
         return value.is_string() ? QString::fromStdString(value.get<std::string>()) : QString();

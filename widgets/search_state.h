@@ -64,6 +64,7 @@ struct SearchState {
     QString scoreName;  // "reap"
     int generations = 0;
     bool stochastic = false;
+    bool measures = false;  // the allocator measures plans on the model
     ModelShape shape;
     CompressionPlan base;  // the plan it started from
 

@@ -1,6 +1,9 @@
 #include "plan_method_options.h"
 
+#include "allocate/allocator.h"
 #include "base/text.h"
+#include "pipeline/recipe_json.h"
+#include "plan/factor_methods.h"
 
 #include <fmt/format.h>
 
@@ -46,16 +49,47 @@ Result<double> parseShare(const std::string& text)
     return share;
 }
 
+// "8" for all layers, "3:8" for layer 3.
+Status readBounds(const std::vector<std::string>& given, std::string_view option, std::map<int, int>& bounds)
+{
+    for (const std::string& item : given) {
+        int layer = CountBounds::kAllLayers;
+        int count = -1;
+        const std::size_t colon = item.find(':');
+        const char* end = item.data() + item.size();
+        const char* number = item.data();
+        bool good = true;
+        if (colon != std::string::npos) {
+            const auto [rest, failure] = std::from_chars(item.data(), item.data() + colon, layer);
+            good = failure == std::errc() && rest == item.data() + colon && layer >= 0;
+            number = item.data() + colon + 1;
+        }
+        const auto [rest, failure] = std::from_chars(number, end, count);
+        if (!good || failure != std::errc() || rest != end || count < 0)
+            return usageError(fmt::format("{} \"{}\" is neither a count nor a layer and a count.", option, item),
+                              fmt::format("Write {0} 8 for all layers, {0} 3:8 for layer 3.", option));
+        bounds[layer] = count;
+    }
+    return {};
+}
+
 // Ranks are asked for by any of their options.
 Status readRanks(const PlanMethodOptions& options, PlanRecipe& recipe)
 {
-    recipe.ranks = !options.rankAverage.empty() || !options.decompose.empty() || !options.rankRule.empty();
-    if (!options.rankRule.empty()) recipe.rankRule = options.rankRule;
-    recipe.factors = options.factors;
+    if (!options.rankAverage.empty() || !options.decompose.empty() || !options.rankRule.empty()) recipe.ranks = true;
+    if (!options.rankRule.empty() && options.rankRule != recipe.rankRule) {
+        recipe.rankRule = options.rankRule;
+        recipe.params.erase("rank");
+    }
+    if (!options.factors.empty()) recipe.factors = options.factors;
+    if (!options.rankAverage.empty() || !options.decompose.empty()) {
+        recipe.averageRank.reset();
+        recipe.decomposeShare.reset();
+    }
     if (options.rankAverage == "off") {
         recipe.ranks = false;
         // Said in so many words, it also holds for the allocator that chooses ranks itself.
-        if (recipe.allocate == "verified") recipe.params["allocate"].emplace("ranks", "off");
+        if (choosesRanks(recipe)) recipe.params["allocate"].emplace("ranks", "off");
     } else if (!options.rankAverage.empty() && options.rankAverage != "auto") {
         ESPALIER_TRY(recipe.averageRank, parsePositive(options.rankAverage, "--rank-average"));
         if (*recipe.averageRank < 1) return usageError("An average rank below 1 leaves nothing of an expert.", "Choose at least 1.");
@@ -70,6 +104,9 @@ Status readRanks(const PlanMethodOptions& options, PlanRecipe& recipe)
 
 void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
 {
+    std::vector<std::string> factors;
+    for (auto method = factorMethods().rbegin(); method != factorMethods().rend(); ++method)
+        factors.push_back(method->id);
     CLI::Option* prune = verb->add_option("--prune", options.prune, "Experts to remove: 25%, 0.25, 32/128 or a number");
     CLI::Option* keep = verb->add_option("--keep", options.keep, "Experts to keep: 75%, 0.75, 96/128 or a number")->excludes(prune);
     verb->add_option("--size", options.size, "Largest size of the weights, for example 14GiB")->excludes(prune)->excludes(keep);
@@ -90,7 +127,7 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
     verb->add_option("--rank-rule", options.rankRule, "How ranks are spread (see `methods --slot rank-rule`; default: moe-i2)")
         ->type_name("RULE");
     verb->add_option("--factors", options.factors, "How ranks become factors (default: whitened-svd where the profile has what it needs)")
-        ->check(CLI::IsMember({"whitened-svd", "svd"}));
+        ->check(CLI::IsMember(factors));
     verb->add_option("--dropped", options.dropped,
                      "What becomes of dropped experts: none (their router rows go too), constant (their mean output on the calibration "
                      "text; the router is unchanged), weighted-constant (their mean by the square of the routing weight)")
@@ -104,30 +141,56 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
         ->type_name("N");
     verb->add_option("--lock", options.lock, "Layers that stay as they are")->delimiter(',')->type_name("L");
     verb->add_option("--protect", options.protect, "Experts that are never removed, LAYER:EXPERT")->delimiter(',')->type_name("L:E");
+    verb->add_option("--floor", options.floors, "Experts that layers keep at least: N for all, LAYER:N for one")
+        ->delimiter(',')
+        ->type_name("[L:]N");
+    verb->add_option("--cap", options.caps, "Experts that layers keep at most: N for all, LAYER:N for one")
+        ->delimiter(',')
+        ->type_name("[L:]N");
+    verb->add_option("--multiple-of", options.multipleOf, "Every layer keeps a multiple of N experts, for tensor or expert parallelism")
+        ->check(CLI::Range(1, 1 << 20))
+        ->type_name("N");
+    verb->add_option("--recipe", options.recipe,
+                     "Methods, target and seed that this plan file says it was made with; other options come before them")
+        ->type_name("PLAN.json");
     verb->add_flag("--uniform", options.uniform, "The same count in every layer");
     verb->add_option("--param", options.params, "Parameter of a method, as allocate.alpha=0.15")->type_name("SLOT.K=V");
 }
 
-Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& invocation)
+Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& invocation, PlanRecipe recipe)
 {
-    PlanRecipe recipe;
-    const auto choose = [](std::string& value, const std::string& given) {
-        if (!given.empty()) value = given;
+    if (!options.recipe.empty()) {
+        ESPALIER_TRY(recipe, recipeOfPlanFile(options.recipe));
+    }
+    // Parameters belong to the method they were given for.
+    const auto choose = [&recipe](std::string& value, const std::string& given, const char* slot) {
+        if (given.empty() || given == value) return;
+        value = given;
+        recipe.params.erase(slot);
     };
-    choose(recipe.score, options.score);
-    choose(recipe.allocate, options.allocate);
-    choose(recipe.select, options.select);
-    recipe.uniformCount = options.uniform;
+    choose(recipe.score, options.score, "score");
+    choose(recipe.allocate, options.allocate, "allocate");
+    choose(recipe.select, options.select, "select");
+    if (options.uniform) recipe.uniformCount = true;
+    if (options.dropped == "none") recipe.dropped.reset();
     if (options.dropped == "constant") recipe.dropped = ConstantKind::Mean;
     if (options.dropped == "weighted-constant") recipe.dropped = ConstantKind::Weighted;
-    recipe.dropLayers = options.dropLayers;
+    if (!options.dropLayers.empty()) recipe.dropLayers = options.dropLayers;
     std::sort(recipe.dropLayers.begin(), recipe.dropLayers.end());
     recipe.dropLayers.erase(std::unique(recipe.dropLayers.begin(), recipe.dropLayers.end()), recipe.dropLayers.end());
-    recipe.dropSimilar = options.dropSimilar;
-    recipe.seed = invocation.options.seed;
+    if (options.dropSimilar > 0) recipe.dropSimilar = options.dropSimilar;
+    if (options.recipe.empty() || invocation.options.seed != 0) recipe.seed = invocation.options.seed;
     recipe.threads = invocation.options.threads;
-    ESPALIER_TRY(recipe.receptiveField, parseReceptiveField(options.receptiveField));
-    ESPALIER_TRY(recipe.params, parseParams(options.params, {"score", "allocate", "select", "rank"}));
+    if (!options.receptiveField.empty()) {
+        ESPALIER_TRY(recipe.receptiveField, parseReceptiveField(options.receptiveField));
+    }
+    ESPALIER_TRY(const auto params, parseParams(options.params, {"score", "allocate", "select", "rank"}));
+    for (const auto& [slot, given] : params)
+        for (const auto& [key, value] : given)
+            recipe.params[slot][key] = value;
+    ESPALIER_CHECK_OK(readBounds(options.floors, "--floor", recipe.bounds.least));
+    ESPALIER_CHECK_OK(readBounds(options.caps, "--cap", recipe.bounds.most));
+    if (options.multipleOf > 0) recipe.bounds.multipleOf = options.multipleOf;
     ESPALIER_CHECK_OK(readRanks(options, recipe));
     return recipe;
 }
@@ -136,10 +199,18 @@ Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, Pla
 {
     const int total = static_cast<int>(shape.totalExperts());
     const int given = !options.prune.empty() + !options.keep.empty() + !options.size.empty();
-    if (given == 0 && (!options.dropLayers.empty() || options.dropSimilar > 0)) {
+    for (const auto* bounds : {&recipe.bounds.least, &recipe.bounds.most})
+        for (const auto& [layer, count] : *bounds)
+            if (layer != CountBounds::kAllLayers &&
+                (layer >= static_cast<int>(shape.layers.size()) || !shape.layers[static_cast<std::size_t>(layer)].moe))
+                return usageError(fmt::format("Layer {} has no experts to bound.", layer));
+    if (given == 0 && (recipe.keepTotal || recipe.bytes)) return {};
+    if (given == 0 && (!recipe.dropLayers.empty() || recipe.dropSimilar > 0)) {
         recipe.keepTotal = total;
         return {};
     }
+    recipe.keepTotal.reset();
+    recipe.bytes.reset();
     if (given != 1) return usageError("One of --prune, --keep and --size is needed.", "For example --prune 25%.");
     if (!options.prune.empty()) {
         ESPALIER_TRY(const int removed, parseKeep(options.prune, total));
@@ -174,18 +245,6 @@ Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const Model
         plan = plan.withProtected(layer, expert, true);
     }
     return plan;
-}
-
-std::string planFileText(const CompressionPlan& plan, const PlanRecipe& recipe, const std::string& profileSha256)
-{
-    Json settings = toJson(recipe);
-    Json file = toJson(plan);
-    file["budget"] = settings["budget"];
-    settings.erase("budget");
-    settings["profile_sha256"] = profileSha256;
-    file["method_settings"] = std::move(settings);
-    file["seed"] = recipe.seed;
-    return canonicalJson(file);
 }
 
 }  // namespace espalier

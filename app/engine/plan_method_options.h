@@ -1,9 +1,11 @@
-// The options that say how a plan is made, common to `plan` and `compress`, and the plan file they lead to.
+// The options that say how a plan is made, common to `plan` and `compress`.
 #pragma once
 
 #include "options.h"
-#include "pipeline/make_plan.h"
+#include "pipeline/plan_recipe.h"
+#include "plan/compression_plan.h"
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -26,6 +28,10 @@ struct PlanMethodOptions {
     std::vector<int> lock;
     std::vector<std::string> protect;
     std::vector<std::string> params;
+    std::vector<std::string> floors;
+    std::vector<std::string> caps;
+    int multipleOf = 0;
+    std::filesystem::path recipe;  // a plan file
     bool uniform = false;
     std::string dropped;
     std::vector<int> dropLayers;
@@ -33,13 +39,11 @@ struct PlanMethodOptions {
 };
 void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options);
 
-// Everything but the target. Errors: usage.arguments.
-Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& invocation);
-// One of --prune, --keep and --size; all experts where layers are left out and none is given. Error: usage.arguments.
+// Everything but the target, on top of `start`: a preset's recipe, or the defaults. Errors: usage.arguments, those of recipeOfPlanFile.
+Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& invocation, PlanRecipe start = {});
+// One of --prune, --keep and --size; none where the recipe has a target; all experts where layers are left out and none is
+// given. Error: usage.arguments.
 Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, PlanRecipe& recipe);
 Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const ModelShape& shape, const PlanMethodOptions& options);
-
-// espalier_plan.json with budget, methods and seed (core/plan/README.md), canonical.
-std::string planFileText(const CompressionPlan& plan, const PlanRecipe& recipe, const std::string& profileSha256);
 
 }  // namespace espalier

@@ -4,8 +4,8 @@
 
 #include "rpc/job_queue.h"
 #include "rpc/messages.h"
+#include "rpc/request_params.h"
 #include "server_models.h"
-#include "server_params.h"
 
 #include <functional>
 #include <memory>

@@ -6,6 +6,7 @@
 #include "pipeline/model_match.h"
 #include "pipeline/plan_estimates.h"
 #include "pipeline/result_json.h"
+#include "plan/factor_methods.h"
 #include "text_options.h"
 #include "tokenizer/text_windows.h"
 
@@ -96,7 +97,7 @@ void evaluate(RequestCall& call)
     RequestParams& params = call.params;
     EvaluateRequest request;
     request.path = params.text("path", true);
-    request.text = params.textOptions();
+    request.text = textOptionsOf(params);
     request.text.windows = params.count("max_windows", 0, 0);
     if (request.text.text.empty() && request.text.ids.empty()) params.fail("text", "is missing");
     request.plan = params.value("plan", false);

@@ -3,8 +3,10 @@
 
 #include "pipeline/make_plan.h"
 #include "pipeline/model_match.h"
+#include "pipeline/recipe_json.h"
 #include "pipeline/result_json.h"
 #include "pipeline/search_journal.h"
+#include "plan/factor_methods.h"
 #include "profile/profile_windows.h"
 #include "search_device.h"
 #include "session/profile_file.h"
@@ -20,53 +22,6 @@ namespace espalier
 
 namespace
 {
-
-// {"method": id, "params": {..}}; what is not said stays as the recipe has it.
-void readMethod(RequestParams& recipe, const char* slot, std::string& method, PlanRecipe& result)
-{
-    RequestParams given = recipe.object(slot, false);
-    if (const std::string id = given.text("method", false); !id.empty()) method = id;
-    (void)given.object("params", false);  // says what is wrong with it
-    const Json params = given.value("params", false);
-    if (!params.is_object()) return;
-    for (const auto& [key, value] : params.items())
-        result.params[slot][key] = value;
-}
-
-PlanRecipe readRecipe(RequestParams& params)
-{
-    RequestParams given = params.object("recipe", true);
-    PlanRecipe recipe;
-    RequestParams target = given.object("target", true);
-    const bool experts = target.find("experts") != nullptr;
-    const bool bytes = target.find("bytes") != nullptr;
-    if (experts) recipe.keepTotal = target.count("experts", 0, 0);
-    if (bytes) recipe.bytes = target.integer("bytes", 0, 0);
-    if (experts == bytes) given.fail("target", "is neither {\"experts\": n} nor {\"bytes\": n}");
-    recipe.uniformCount = given.flag("uniform_count", false);
-    readMethod(given, "score", recipe.score, recipe);
-    readMethod(given, "allocate", recipe.allocate, recipe);
-    readMethod(given, "select", recipe.select, recipe);
-    if (given.find("receptive_field")) {
-        RequestParams field = given.object("receptive_field", false);
-        ReceptiveFieldChoice choice;
-        choice.sets = field.count("sets", choice.sets, 1);
-        choice.blockSize = field.count("block_size", choice.blockSize, 1);
-        recipe.receptiveField = choice;
-    }
-    if (given.find("rank")) {
-        recipe.ranks = true;
-        readMethod(given, "rank", recipe.rankRule, recipe);
-        RequestParams rank = given.object("rank", false);
-        recipe.averageRank = rank.number("average");
-        recipe.decomposeShare = rank.number("share");
-        if (recipe.averageRank && !(*recipe.averageRank >= 1)) rank.fail("average", "is below 1");
-        if (recipe.decomposeShare && !(*recipe.decomposeShare >= 0 && *recipe.decomposeShare < 1)) rank.fail("share", "is not in [0, 1)");
-    }
-    recipe.factors = given.text("factors", false);
-    recipe.seed = static_cast<std::uint64_t>(given.integer("seed", 0, 0));
-    return recipe;
-}
 
 struct PlanRequest {
     std::string path;
@@ -117,7 +72,7 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
         base = withGivenProfile(base, sources);
     }
     // The verified allocator measures plans with ranks of its own.
-    if (sources.empty() && request.recipe.allocate == "verified" && profile->has("factors")) {
+    if (sources.empty() && measuresRanks(request.recipe) && profile->has("factors")) {
         ESPALIER_TRY(sources, models.factorSources({request.profile}));
     }
     PlanInputs inputs{checkpoint, *profile, profileHash, base};
@@ -137,7 +92,7 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
             inputs.missingWindows = own->missing;
             if (std::string fewer = fewerWindows(request.text.windows, own->windows); !fewer.empty()) warnings.push_back(std::move(fewer));
             // A plan that only reads the profile needs no model.
-            if (request.recipe.receptiveField || request.recipe.allocate == "verified") {
+            if (runsModel(request.recipe)) {
                 ESPALIER_TRY(evaluator, models.evaluator(*open, std::move(own->windows)));
             }
         }
@@ -159,20 +114,20 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
     }
     PlanRecipe recipe = request.recipe;
     recipe.threads = models.options().threads;
-    std::optional<SearchJournal> state;
+    std::optional<SearchJournal> journal;
     if (!request.state.empty()) {
         const bool bf16 = computeTypeFor(models.options().dtype, *checkpoint) == ComputeType::Bf16;
         Result<SearchJournal> opened =
             SearchJournal::open(request.state, searchKey(inputs, recipe, bf16 ? "bf16" : "fp32"), request.resume);
         // That it cannot be written costs the chance to resume, not the search.
         if (opened.ok())
-            state.emplace(std::move(opened).value());
+            journal.emplace(std::move(opened).value());
         else
             warnings.push_back(opened.error().describe());
-        inputs.journal = state ? &*state : nullptr;
+        inputs.journal = journal ? &*journal : nullptr;
     }
     ESPALIER_TRY(const PlanOutcome outcome, makePlan(inputs, recipe, job));
-    if (state) state->remove();
+    if (journal) journal->remove();
     warnings.insert(warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
     Json stages = Json::array();
     for (const PlanStage& stage : outcome.stages)
@@ -182,7 +137,7 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
                 {"keep", outcome.keep},
                 {"stages", std::move(stages)},
                 {"warnings", std::move(warnings)},
-                {"recovered", state ? state->recovered() : 0},
+                {"recovered", journal ? journal->recovered() : 0},
                 {"exchange", searchJson(outcome.search)},
                 {"cost", costJson(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape)))},
                 {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()}};
@@ -196,8 +151,8 @@ void plan(RequestCall& call)
     request.profile = params.text("profile", true);
     request.baseProfiles = params.paths("base_profiles");
     request.base = params.value("plan", false);
-    request.recipe = readRecipe(params);
-    request.text = params.textOptions();
+    request.recipe = recipeFromRequest(params.object("recipe", true));
+    request.text = textOptionsOf(params);
     request.text.windows = params.count("windows", 0, 0);
     request.locked = request.text;
     request.locked.firstWindow = request.locked.spread = 0;

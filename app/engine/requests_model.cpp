@@ -4,6 +4,7 @@
 #include "export/exporter.h"
 #include "export/verify.h"
 #include "pipeline/model_match.h"
+#include "plan/factor_methods.h"
 #include "text_options.h"
 
 namespace espalier
@@ -115,7 +116,7 @@ void exportModel(RequestCall& call)
     }
     request.profiles = params.paths("profile");
     request.verify = params.flag("verify", true);
-    request.text = params.textOptions();
+    request.text = textOptionsOf(params);
     request.text.windows = params.count("windows", 2, 1);
     request.text.windowsByDefault = params.find("windows") == nullptr;
     request.text.spread = params.count("spread", 0, 0);

@@ -70,7 +70,7 @@ void profile(RequestCall& call)
     RequestParams& params = call.params;
     ProfileRequest request;
     request.path = params.text("path", true);
-    request.text = params.textOptions();
+    request.text = textOptionsOf(params);
     request.text.windows = params.count("windows", 0, 0);
     if (request.text.text.empty() && request.text.ids.empty()) params.fail("text", "is missing");
     ProfileOptions& options = request.options;

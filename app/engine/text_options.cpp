@@ -127,4 +127,21 @@ Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& chec
 
 Json windowsAsked(const TextOptions& options) { return options.windows > 0 && !options.windowsByDefault ? Json(options.windows) : Json(); }
 
+TextOptions textOptionsOf(RequestParams& params)
+{
+    TextOptions options;
+    options.text = params.paths("text");
+    options.ids = params.text("ids", false);
+    options.firstWindow = params.count("first_window", 0, 0);
+    options.windowLength = params.count("window_length", 0, 2);
+    options.field = params.text("text_field", false);
+    if (const Json* bos = params.find("bos")) {
+        if (bos->is_boolean())
+            options.bos = bos->get<bool>() ? "yes" : "no";
+        else
+            options.bos = params.text("bos", false);
+    }
+    return options;
+}
+
 }  // namespace espalier

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
+#include "rpc/request_params.h"
 #include "statistics/profile_data.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/windows.h"
@@ -30,6 +31,8 @@ struct TextOptions {
     std::string format = "auto";  // of the files: text, jsonl, json
     std::string field;            // of JSON texts
 };
+// Of a request: "text", "ids", "first_window", "window_length", "bos"; the number of windows has another name in every request.
+TextOptions textOptionsOf(RequestParams& params);
 void addTextOptions(CLI::App* verb, TextOptions& options);
 // Below the help of the verbs that measure a text: no session keeps count of it.
 inline constexpr const char* kOpeningsNotCounted =

@@ -7,6 +7,8 @@
 #include "html_report.h"
 #include "pipeline/checkpoint_weights.h"
 #include "pipeline/make_plan.h"
+#include "pipeline/plan_presets.h"
+#include "pipeline/recipe_json.h"
 #include "pipeline/result_json.h"
 #include "pipeline/search_journal.h"
 #include "pipeline/window_losses.h"
@@ -22,6 +24,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cmath>
 
 namespace espalier
 {
@@ -56,6 +59,7 @@ public:
 
     Result<Json> run()
     {
+        ESPALIER_TRY(const PlanPreset preset, planPreset(m_options.preset));
         ESPALIER_CHECK_OK(checkOutput(m_options.out, m_options.force));
         if (!m_options.report.empty()) ESPALIER_CHECK_OK(checkOutput(m_options.report, m_options.force || m_options.resume));
         m_work = m_options.out;
@@ -68,8 +72,13 @@ public:
             error.subject = m_work.string();
             return error;
         }
-        ESPALIER_TRY(PlanRecipe recipe, recipeOf(m_options.plan, m_invocation));
+        ESPALIER_TRY(PlanRecipe recipe, recipeOf(m_options.plan, m_invocation, preset.recipe));
         ESPALIER_TRY(m_checkpoint, openCheckpoint(m_options.model, m_invocation));
+        if (const PlanMethodOptions& plan = m_options.plan;
+            plan.prune.empty() && plan.keep.empty() && plan.size.empty() && !recipe.keepTotal && !recipe.bytes) {
+            const auto total = static_cast<int>(m_checkpoint->shape().totalExperts());
+            recipe.keepTotal = total - static_cast<int>(std::lround((1 - preset.keepShare) * total));
+        }
         ESPALIER_CHECK_OK(readTarget(m_options.plan, m_checkpoint->shape(), recipe));
         ESPALIER_CHECK_OK(checkRecipe(recipe));
         ESPALIER_TRY(const TokenWindows windows, openText(m_options.text, *m_checkpoint, m_invocation.warnings));
@@ -160,13 +169,12 @@ private:
             inputs.windows = windows;
             inputs.batch = batchFactoryFor(m_invocation.options.device);
             inputs.model = [this]() -> Result<MoeModel*> { return m_model.get(); };
-            // The verified allocator measures plans with ranks of its own.
-            if (recipe.allocate == "verified" && profile.has("factors")) ESPALIER_CHECK_OK(openSources());
-            ESPALIER_TRY(SearchJournal state, openSearchJournal(m_work / "search.jsonl", m_options.resume, inputs, recipe, m_invocation));
-            inputs.journal = &state;
+            if (measuresRanks(recipe) && profile.has("factors")) ESPALIER_CHECK_OK(openSources());
+            ESPALIER_TRY(SearchJournal journal, openSearchJournal(m_work / "search.jsonl", m_options.resume, inputs, recipe, m_invocation));
+            inputs.journal = &journal;
             Result<PlanOutcome> made = makePlan(inputs, recipe, m_invocation.job);
-            if (!made.ok()) return withSearchKept(std::move(made).error(), state);
-            m_recovered = state.recovered();
+            if (!made.ok()) return withSearchKept(std::move(made).error(), journal);
+            m_recovered = journal.recovered();
             outcome = std::move(made).value();
             m_planPath = m_work / "plan.json";
             return writeFileAtomically(m_planPath, planFileText(outcome.plan, recipe, hash) + "\n");
@@ -340,42 +348,18 @@ private:
     std::vector<std::pair<std::string, double>> m_seconds;
 };
 
-// Presets fill what was not given.
-Status applyPreset(CompressOptions& options)
-{
-    PlanMethodOptions& plan = options.plan;
-    const auto set = [](std::string& value, const char* preset) {
-        if (value.empty()) value = preset;
-    };
-    if (options.preset == "moe-i2") {
-        set(plan.allocate, "importance");
-        set(plan.select, "genetic");
-        set(plan.receptiveField, "3,3");
-        set(plan.rankAverage, plan.decompose.empty() ? "auto" : "");
-    } else if (options.preset == "verified") {
-        set(plan.allocate, "verified");
-        set(plan.select, "genetic");
-        set(plan.receptiveField, "off");
-    } else {
-        return usageError(fmt::format("There is no preset \"{}\".", options.preset), "Presets: moe-i2, verified.");
-    }
-    if (plan.prune.empty() && plan.keep.empty() && plan.size.empty()) plan.prune = "25%";
-    return {};
-}
-
 }  // namespace
 
 void addCompress(Verbs& verbs)
 {
     auto options = std::make_shared<CompressOptions>();
-    CLI::App* verb = verbs.add("compress", "Profile, plan, export and verify in one go", [options](Invocation& invocation) -> Result<Json> {
-        ESPALIER_CHECK_OK(applyPreset(*options));
-        return Compression(*options, invocation).run();
-    });
+    CLI::App* verb = verbs.add("compress", "Profile, plan, export and verify in one go",
+                               [options](Invocation& invocation) -> Result<Json> { return Compression(*options, invocation).run(); });
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
-    verb->add_option("--preset", options->preset,
-                     "moe-i2 (both stages, the default) or verified (plans measured on the model; ranks with --size)")
-        ->type_name("NAME");
+    std::string presets;
+    for (const PlanPreset& preset : planPresets())
+        presets += fmt::format("{}{} ({})", presets.empty() ? "" : " or ", preset.id, preset.help);
+    verb->add_option("--preset", options->preset, presets)->type_name("NAME");
     addTextOptions(verb, options->text);
     verb->add_option("--validation", options->validation, "Text on which perplexity is reported (default: the calibration text)")
         ->type_name("FILE")

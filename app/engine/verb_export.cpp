@@ -41,9 +41,7 @@ Result<Json> exportVerb(ExportVerbOptions& verb, Invocation& invocation)
     ESPALIER_TRY(verb.options.profiles, openProfiles(verb.profiles));
     plan = withGivenProfile(plan, verb.options.profiles);
     ProcessGroup& processes = invocation.processes;
-    verb.options.part = processes.rank();
-    verb.options.parts = processes.size();
-    verb.options.exchange = [&](Result<Json> own) { return processes.exchange(std::move(own)); };
+    verb.options.share = &processes;
     ESPALIER_TRY(const ExportReport report, exportCheckpoint(*checkpoint, plan, verb.options, invocation.job));
     invocation.warnings.insert(invocation.warnings.end(), report.warnings.begin(), report.warnings.end());
     invocation.text = fmt::format("{}{}: {} in {} files, flavor {}\n", report.dryRun ? "would write " : "", report.out.string(),

@@ -3,6 +3,7 @@
 #include "terminal.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 namespace espalier
 {
@@ -38,8 +39,10 @@ void addMethods(Verbs& verbs)
     auto slot = std::make_shared<std::string>();
     CLI::App* verb = verbs.add("methods", "The methods of every slot, with their parameters",
                                [slot](Invocation& invocation) { return listMethods(*slot, invocation); });
-    verb->add_option("--slot", *slot, "Only this slot: score, allocate, select, factors, rank-rule")
-        ->check(CLI::IsMember({"score", "allocate", "select", "factors", "rank-rule"}));
+    std::vector<std::string> names;
+    for (const Slot each : allSlots())
+        names.emplace_back(slotName(each));
+    verb->add_option("--slot", *slot, fmt::format("Only this slot: {}", fmt::join(names, ", ")))->check(CLI::IsMember(names));
 }
 
 }  // namespace espalier

@@ -2,8 +2,10 @@
 #include "factor_profiles.h"
 #include "pipeline/make_plan.h"
 #include "pipeline/model_match.h"
+#include "pipeline/recipe_json.h"
 #include "pipeline/result_json.h"
 #include "pipeline/search_journal.h"
+#include "plan/factor_methods.h"
 #include "plan_method_options.h"
 #include "plan_summary.h"
 #include "profile/profile_windows.h"
@@ -70,12 +72,11 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     }
     ESPALIER_TRY(base, withLocksAndProtection(base, shape, options.methods));
     FactorSources sources;
-    if (base.hasRanks() && base.factors().method == "whitened-svd") {
+    if (factorsNeedProfile(base)) {
         ESPALIER_TRY(sources, openProfiles({options.profile}));
         base = withGivenProfile(base, sources);
     }
-    // The verified allocator measures plans with ranks of its own.
-    if (sources.empty() && recipe.allocate == "verified" && data.has("factors")) {
+    if (sources.empty() && measuresRanks(recipe) && data.has("factors")) {
         ESPALIER_TRY(sources, openProfiles({options.profile}));
     }
     std::unique_ptr<MoeModel> model;
@@ -115,12 +116,12 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     }
     // Under mpirun every process records what it finished itself.
     inputs.processes = &invocation.processes;
-    std::filesystem::path statePath = options.out;
-    statePath += invocation.processes.first() ? ".search" : fmt::format(".search.{}", invocation.processes.rank() + 1);
-    ESPALIER_TRY(SearchJournal state, openSearchJournal(statePath, options.resume, inputs, recipe, invocation));
-    inputs.journal = &state;
+    std::filesystem::path journalPath = options.out;
+    journalPath += invocation.processes.first() ? ".search" : fmt::format(".search.{}", invocation.processes.rank() + 1);
+    ESPALIER_TRY(SearchJournal journal, openSearchJournal(journalPath, options.resume, inputs, recipe, invocation));
+    inputs.journal = &journal;
     Result<PlanOutcome> made = makePlan(inputs, recipe, invocation.job);
-    if (!made.ok()) return withSearchKept(std::move(made).error(), state);
+    if (!made.ok()) return withSearchKept(std::move(made).error(), journal);
     const PlanOutcome& outcome = *made;
     const CompressionPlan& plan = outcome.plan;
     invocation.warnings.insert(invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
@@ -128,7 +129,7 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     ESPALIER_CHECK_OK(invocation.processes.meet({}));
     if (invocation.processes.first()) ESPALIER_CHECK_OK(writeFileAtomically(options.out, planFileText(plan, recipe, profileHash) + "\n"));
 
-    state.remove();
+    journal.remove();
 
     Json result = costJson(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape)));
     const Json losses = gramLossesJson(data, plan);
@@ -139,7 +140,7 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     result["kept_experts"] = plan.keptExperts();
     result["experts"] = shape.totalExperts();
     result["losses"] = losses;
-    result["recovered"] = state.recovered();
+    result["recovered"] = journal.recovered();
     result["trace"] = toJson(recipe);
     result["trace"]["profile_sha256"] = profileHash;
     result["trace"]["stages"] = Json::array();

@@ -88,10 +88,8 @@ Result<ProfileData> profileTogether(MoeModel& model, const TokenWindows& windows
     }
     ESPALIER_CHECK_OK(processes.meet({}));
     ESPALIER_TRY(const ProfileData own, readProfile(options.out));
-    const MergeShare share{
-        .part = processes.rank(), .parts = processes.size(), .meet = [&](const Status& status) { return processes.meet(status); }};
     ESPALIER_TRY(const ProfileData sum,
-                 mergeProfiles(parts, out, options.force, own.has("moments") ? &model.checkpoint() : nullptr, invocation.job, share));
+                 mergeProfiles(parts, out, options.force, own.has("moments") ? &model.checkpoint() : nullptr, invocation.job, processes));
     std::error_code ignored;
     std::filesystem::remove(options.out, ignored);
     return sum;

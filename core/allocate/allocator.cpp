@@ -207,6 +207,7 @@ const std::vector<MethodInfo>& allocators()
         for (const LayerAllocator& method : methods()) {
             list.push_back(method.info);
             list.back().slot = Slot::Allocate;
+            list.back().answers = {Answer::Counts};
         }
         return list;
     }();
@@ -232,22 +233,6 @@ Result<std::vector<int>> allocate(const std::string& method, const ModelShape& s
     ESPALIER_CHECK_OK(checkFeasible(problem.budget));
     ESPALIER_TRY(const std::vector<int> units, it->units(problem, checked));
     return spread(problem, units);
-}
-
-Result<UniformityPrice> priceOfUniformity(const ModelShape& shape, const AllocationRequest& request)
-{
-    ESPALIER_TRY(AllocationProblem problem, allocationProblem(shape, request));
-    UniformityPrice price;
-    ESPALIER_TRY(price.count, equalCount(problem));
-    const std::vector<int> units = equalUnits(problem, price.count);
-    problem.budget.total = 0;
-    for (std::size_t i = 0; i < units.size(); ++i)
-        problem.budget.total += problem.budget.cost[i] * units[i];
-    ESPALIER_TRY(price.uniformLoss, lossOf(problem, units));
-    ESPALIER_TRY(const SolverAnswer best, solveCounts(problem, SolverBudget::AtMost));
-    price.bestLoss = best.loss;
-    price.dualBound = best.dualBound;
-    return price;
 }
 
 Result<int> parseKeep(std::string_view text, int total)

@@ -52,16 +52,6 @@ Result<std::vector<int>> allocate(const std::string& method, const ModelShape& s
 // uniform, importance, inverse, coverage, global, exact.
 const std::vector<MethodInfo>& allocators();
 
-// What one count for all layers costs: the loss of the uniform answer and of the best one with no more cost, from
-// request.lossCurves. Errors as allocate.
-struct UniformityPrice {
-    int count = 0;
-    double uniformLoss = 0;
-    double bestLoss = 0;
-    double dualBound = 0;  // no plan of that cost is below it
-};
-Result<UniformityPrice> priceOfUniformity(const ModelShape& shape, const AllocationRequest& request);
-
 // Selection by ranking: the plan with `keep[l]` experts in layer l, best scores kept, ties to the lower id; protected experts first;
 // locked layers unchanged; ranks of experts that stay are kept. With `dropped` the others become constants.
 Result<CompressionPlan> selectByRanking(const ModelShape& shape, const CompressionPlan& plan, const std::vector<int>& keep,

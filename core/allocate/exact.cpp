@@ -70,6 +70,8 @@ LayerAllocator exactAllocator()
     method.info.title = "Exact";
     method.info.help = "The counts with the least sum of layer losses, proven by dynamic programming.";
     method.info.source = "Multiple-choice knapsack, Sinha and Zoltners, Operations Research 1979";
+    method.info.needsCurves = true;
+    method.info.solvesWith = {"exact"};
     method.info.needs = {"gram"};
     method.units = exactUnits;
     return method;

@@ -541,27 +541,4 @@ Result<SolverAnswer> solveExact(const std::vector<SolverLayer>& layers, std::int
     return best;
 }
 
-Result<std::vector<SolverAnswer>> paretoSweep(const std::vector<SolverLayer>& layers, int points)
-{
-    ESPALIER_CHECK_OK(check(layers));
-    const std::vector<Frontier> options = undominated(layers);
-    const std::vector<Step> steps = sweepSteps(options);
-    points = std::max(2, points);
-    const std::size_t count = std::min<std::size_t>(static_cast<std::size_t>(points), steps.size() + 1);
-    std::vector<SolverAnswer> front;
-    Pick pick;
-    pick.at.assign(options.size(), 0);
-    std::size_t done = 0;
-    for (std::size_t k = 0; k < count; ++k) {
-        const std::size_t until = count == 1 ? 0 : k * steps.size() / (count - 1);
-        for (; done < until; ++done)
-            pick.at[steps[done].layer] = steps[done].to;
-        SolverAnswer answer = answerOf(layers, options, pick, "lagrangian");
-        answer.dualBound = answer.loss;
-        answer.optimal = true;
-        front.push_back(std::move(answer));
-    }
-    return front;
-}
-
 }  // namespace espalier

@@ -61,8 +61,4 @@ struct LagrangianAnswer {
 };
 Result<LagrangianAnswer> solveLagrangian(const std::vector<SolverLayer>& layers, std::int64_t budget);
 
-// The front of cost against loss as the sweep of the multiplier finds it: hull solutions, ascending cost, thinned to `points` with both
-// ends kept. Each is optimal for its own cost.
-Result<std::vector<SolverAnswer>> paretoSweep(const std::vector<SolverLayer>& layers, int points = 64);
-
 }  // namespace espalier

@@ -28,6 +28,7 @@ LayerAllocator importanceAllocator()
     method.info.title = "By importance";
     method.info.help = "Kept experts grow with layer importance to the power alpha.";
     method.info.source = "MoE-I², arXiv 2411.01016: more important layers lose fewer; the power is ours";
+    method.info.baseline = true;
     method.info.needs = {"gram"};
     method.info.params = {importanceExponent("counts")};
     method.units = importanceUnits;

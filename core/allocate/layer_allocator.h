@@ -48,10 +48,9 @@ LayerAllocator coverageAllocator();
 LayerAllocator globalAllocator();
 LayerAllocator exactAllocator();
 
-// The multiple-choice problem of request.lossCurves, and the loss of a given answer. Options whose loss is not known are left out.
+// The multiple-choice problem of request.lossCurves. Options whose loss is not known are left out.
 // Error: allocate.no_curves.
 Result<SolverAnswer> solveCounts(const AllocationProblem& problem, SolverBudget meaning);
-Result<double> lossOf(const AllocationProblem& problem, const std::vector<int>& units);
 
 // Experts of a slot in the order in which they would be kept: protected ones first, then by score; ties to the lower id.
 std::vector<int> keepOrder(const ExpertSet& pinned, const std::vector<double>& scores, Better better);

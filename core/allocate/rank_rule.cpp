@@ -130,6 +130,7 @@ const std::vector<MethodInfo>& rankRules()
         for (const RankRule& rule : rules()) {
             list.push_back(rule.info);
             list.back().slot = Slot::RankRule;
+            list.back().answers = {Answer::Ranks};
         }
         return list;
     }();

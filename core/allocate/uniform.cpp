@@ -24,6 +24,7 @@ LayerAllocator uniformAllocator()
     method.info.id = "uniform";
     method.info.title = "Uniform";
     method.info.help = "Every layer keeps the same share.";
+    method.info.baseline = true;
     method.info.source = "Baseline: kept_l = n_l * (1 - ratio), largest remainder";
     method.units = uniformUnits;
     return method;

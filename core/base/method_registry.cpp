@@ -11,11 +11,12 @@ namespace espalier
 namespace
 {
 
-constexpr std::pair<Slot, std::string_view> kSlots[] = {{Slot::Score, "score"},
-                                                        {Slot::Allocate, "allocate"},
-                                                        {Slot::Select, "select"},
-                                                        {Slot::Factors, "factors"},
-                                                        {Slot::RankRule, "rank-rule"}};
+constexpr std::pair<Slot, std::string_view> kSlots[] = {{Slot::Score, "score"},     {Slot::Allocate, "allocate"},  {Slot::Select, "select"},
+                                                        {Slot::Factors, "factors"}, {Slot::RankRule, "rank-rule"}, {Slot::Layers, "layers"},
+                                                        {Slot::Recover, "recover"}, {Slot::Skip, "skip"}};
+constexpr std::pair<Answer, std::string_view> kAnswers[] = {{Answer::Counts, "counts"}, {Answer::Sets, "sets"},
+                                                            {Answer::Ranks, "ranks"},   {Answer::Layers, "layers"},
+                                                            {Answer::Forms, "forms"},   {Answer::Values, "values"}};
 constexpr std::pair<ParamType, std::string_view> kTypes[] = {
     {ParamType::Number, "number"}, {ParamType::Integer, "integer"}, {ParamType::Choice, "choice"}, {ParamType::Switch, "switch"}};
 
@@ -35,6 +36,26 @@ std::string_view slotName(Slot slot)
         if (value == slot) return name;
     return "";
 }
+
+const std::vector<Slot>& allSlots()
+{
+    static const std::vector<Slot> slots = [] {
+        std::vector<Slot> list;
+        for (const auto& [slot, name] : kSlots)
+            list.push_back(slot);
+        return list;
+    }();
+    return slots;
+}
+
+std::string_view answerName(Answer answer)
+{
+    for (const auto& [value, name] : kAnswers)
+        if (value == answer) return name;
+    return "";
+}
+
+bool MethodInfo::answersFor(Answer answer) const { return std::find(answers.begin(), answers.end(), answer) != answers.end(); }
 
 Result<Params> checkParams(const MethodInfo& method, const Params& given)
 {
@@ -84,8 +105,23 @@ Json toJson(const MethodInfo& method)
         if (spec.type == ParamType::Choice) item["choices"] = spec.choices;
         params.push_back(std::move(item));
     }
-    return {{"id", method.id},      {"title", method.title}, {"slot", slotName(method.slot)},   {"help", method.help},
-            {"parameters", params}, {"needs", method.needs}, {"stochastic", method.stochastic}, {"source", method.source}};
+    Json answers = Json::array();
+    for (const Answer answer : method.answers)
+        answers.push_back(answerName(answer));
+    return {{"id", method.id},
+            {"title", method.title},
+            {"slot", slotName(method.slot)},
+            {"help", method.help},
+            {"parameters", params},
+            {"needs", method.needs},
+            {"stochastic", method.stochastic},
+            {"source", method.source},
+            {"runs_model", method.runsModel},
+            {"needs_curves", method.needsCurves},
+            {"searches", method.searches},
+            {"baseline", method.baseline},
+            {"answers", answers},
+            {"solves_with", method.solvesWith}};
 }
 
 Result<MethodInfo> methodFromJson(const Json& value)
@@ -98,6 +134,14 @@ Result<MethodInfo> methodFromJson(const Json& value)
         method.needs = value.value("needs", std::vector<std::string>());
         method.stochastic = value.value("stochastic", false);
         method.source = value.value("source", "");
+        method.runsModel = value.value("runs_model", false);
+        method.needsCurves = value.value("needs_curves", false);
+        method.searches = value.value("searches", false);
+        method.baseline = value.value("baseline", false);
+        method.solvesWith = value.value("solves_with", std::vector<std::string>());
+        for (const std::string& text : value.value("answers", std::vector<std::string>()))
+            for (const auto& [answer, name] : kAnswers)
+                if (text == name) method.answers.push_back(answer);
         for (const auto& [slot, name] : kSlots)
             if (value.at("slot") == name) method.slot = slot;
         for (const Json& item : value.at("parameters")) {

@@ -1,4 +1,5 @@
-// The registry of methods: what the command line lists, the JSON messages accept and the window's choosers show.
+// The registry of methods: what the command line lists, the JSON messages accept and the window's choosers show. What a method can and
+// what it needs is said in its entry; nobody recognises a method by its id.
 // A new method is one file in its slot's folder, one line in that slot's table, one test.
 #pragma once
 
@@ -13,8 +14,16 @@
 namespace espalier
 {
 
-enum class Slot { Score, Allocate, Select, Factors, RankRule };
-std::string_view slotName(Slot slot);  // "score", "allocate", "select", "factors", "rank-rule"
+// What a plan is made in, in order: which experts matter, how many a layer keeps, which they are, how ranks become factors, which rank each
+// matrix gets, which decoder layers stay, how what was lost is tuned back, which experts a token may skip.
+enum class Slot { Score, Allocate, Select, Factors, RankRule, Layers, Recover, Skip };
+// "score", "allocate", "select", "factors", "rank-rule", "layers", "recover", "skip"
+std::string_view slotName(Slot slot);
+const std::vector<Slot>& allSlots();
+
+// What a method decides of a plan.
+enum class Answer { Counts, Sets, Ranks, Layers, Forms, Values };
+std::string_view answerName(Answer answer);  // "counts", "sets", "ranks", "layers", "forms", "values"
 
 enum class ParamType { Number, Integer, Choice, Switch };
 
@@ -38,6 +47,15 @@ struct MethodInfo {
     std::vector<std::string> needs;  // profile statistics: "counts", "ean", "reap", "gram"
     bool stochastic = false;
     std::string source;  // paper or equation
+
+    bool runsModel = false;                    // measures on the calibration text: needs the model and the text's windows
+    bool needsCurves = false;                  // needs what every layer loses at every count, which is found from the profile's products
+    bool searches = false;                     // tries many candidates: takes time, and has something to show meanwhile
+    bool baseline = false;                     // what every search for better answers is compared with
+    std::vector<Answer> answers = {};          // what it decides
+    std::vector<std::string> solvesWith = {};  // ids of methods of other slots with which it takes one decision over both, for a size
+
+    bool answersFor(Answer answer) const;
 };
 
 // Values for one method's parameters. Checked against the specs by checkParams.

@@ -19,6 +19,12 @@ class WorkShare
 {
 public:
     WorkShare() = default;
+    // For options that name none.
+    static WorkShare& none()
+    {
+        static WorkShare alone;
+        return alone;
+    }
     virtual ~WorkShare() = default;
 
     int rank() const noexcept { return m_rank; }  // of this process, 0 <= rank < size

@@ -73,7 +73,7 @@ Result<std::vector<WindowDivergence>> compare(MoeModel& model, const Run& run)
 }
 
 Result<std::vector<WindowDivergence>> measure(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
-                                              const CompressionPlan& reference, JobContext& job, const DivergenceShare& share)
+                                              const CompressionPlan& reference, JobContext& job, const WorkShare& share)
 {
     const c10::InferenceMode inference;
     ESPALIER_TRY(const PreparedPlan prepared, model.prepare(plan));
@@ -86,7 +86,7 @@ Result<std::vector<WindowDivergence>> measure(MoeModel& model, const TokenWindow
 
     std::vector<std::pair<int, int>> groups;
     const std::vector<std::pair<int, int>> all = windowGroups(windows.rows);
-    for (auto g = static_cast<std::size_t>(share.part); g < all.size(); g += static_cast<std::size_t>(share.parts))
+    for (auto g = static_cast<std::size_t>(share.rank()); g < all.size(); g += static_cast<std::size_t>(share.size()))
         groups.push_back(all[g]);
     const auto total = static_cast<std::int64_t>(groups.size()) * layers;
     std::int64_t done = 0;
@@ -143,7 +143,7 @@ at::Tensor rowDivergences(const at::Tensor& referenceLogits, const at::Tensor& p
 }
 
 Result<std::vector<WindowDivergence>> measureDivergence(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
-                                                        const CompressionPlan& reference, JobContext& job, const DivergenceShare& share)
+                                                        const CompressionPlan& reference, JobContext& job, const WorkShare& share)
 {
     try {
         return measure(model, windows, plan, reference, job, share);

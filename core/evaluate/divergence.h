@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/job.h"
+#include "base/work_share.h"
 #include "plan/compression_plan.h"
 #include "tokenizer/windows.h"
 
@@ -40,13 +41,9 @@ DivergenceEstimate divergence(std::span<const WindowDivergence> windows);
 // job.partial as {"window","kl","esap","agreement","tokens"}, a stop is honoured between layers. On the model's compute thread.
 // Errors: model.*, cancelled.
 //
-// Several processes can share a text: this one runs every `parts`-th group of windows (windowGroups), from group `part` on.
-struct DivergenceShare {
-    int part = 0;
-    int parts = 1;
-};
+// Several processes can share a text: this one runs the groups of windows (windowGroups) that are its own, and exchanges nothing.
 Result<std::vector<WindowDivergence>> measureDivergence(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
                                                         const CompressionPlan& reference, JobContext& job,
-                                                        const DivergenceShare& share = {});
+                                                        const WorkShare& share = WorkShare::none());
 
 }  // namespace espalier

@@ -3,10 +3,12 @@
 #pragma once
 
 #include "base/error.h"
+#include "base/journal_file.h"
 #include "base/statistics.h"
 
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace espalier
@@ -32,20 +34,20 @@ public:
     // Opens or creates. With `resume` false an existing file starts afresh. Errors: evaluate.other_run (the file belongs to another
     // model, text or mode), evaluate.invalid_losses (not such a file), output.unwritable.
     static Result<LossFile> open(const std::filesystem::path& path, const LossKey& key, bool resume);
-    LossFile(LossFile&& other) noexcept;
-    LossFile& operator=(LossFile&& other) noexcept;
-    ~LossFile();
 
     // Ascending by window; of a window written twice the first counts.
     std::vector<WindowLoss> known(const std::string& planHash) const;
     // Appends one line and flushes it to the disk.
     Status append(const std::string& planHash, const WindowLoss& loss);
-    const std::filesystem::path& path() const { return m_path; }
+    const std::filesystem::path& path() const { return m_file.path(); }
 
 private:
-    LossFile() = default;
-    std::filesystem::path m_path;
-    int m_descriptor = -1;
+    LossFile(JournalFile file, std::vector<std::pair<std::string, WindowLoss>> losses)
+        : m_file(std::move(file)), m_losses(std::move(losses))
+    {
+    }
+
+    JournalFile m_file;
     std::vector<std::pair<std::string, WindowLoss>> m_losses;
 };
 

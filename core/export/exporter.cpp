@@ -14,6 +14,7 @@
 #include "export/plan_factors.h"
 #include "export/python_files.h"
 #include "export/readme.h"
+#include "plan/factor_methods.h"
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
@@ -128,6 +129,7 @@ struct Exporter {
     const CompressionPlan& plan;
     const ExportOptions& options;
     JobContext& job;
+    WorkShare& share = options.share ? *options.share : WorkShare::none();
 
     ExportLayout layout = {};
     fs::path out = {};
@@ -330,7 +332,7 @@ Status Exporter::writeShards(std::vector<bool>& finished, ExportReport& report)
 {
     TensorProducer producer(checkpoint, factors.get(), constants.get());
     for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
-        const bool own = shard % static_cast<std::size_t>(options.parts) == static_cast<std::size_t>(options.part);
+        const bool own = share.owns(shard);
         if (finished[shard] || !own) {
             if (finished[shard]) ++report.resumedFiles;
             for (const std::size_t i : layout.shards[shard])
@@ -347,15 +349,15 @@ Status Exporter::writeShards(std::vector<bool>& finished, ExportReport& report)
 // Tells the others which shards are to be written, writes its own and takes over what is known of theirs.
 Status Exporter::writeTogether(std::vector<bool>& finished, ExportReport& report)
 {
-    if (options.parts == 1) return writeShards(finished, report);
-    Json own = options.part == 0 ? Json(finished) : Json();
-    ESPALIER_TRY(const std::vector<Json> states, options.exchange(std::move(own)));
+    if (share.alone()) return writeShards(finished, report);
+    Json own = share.first() ? Json(finished) : Json();
+    ESPALIER_TRY(const std::vector<Json> states, share.exchange(std::move(own)));
     finished = states.front().get<std::vector<bool>>();
     ESPALIER_CHECK_OK(writeShards(finished, report));
     Json digests = Json::object();
     for (const auto& [name, entry] : written)
         digests[name] = {entry.first, entry.second};
-    ESPALIER_TRY(const std::vector<Json> parts, options.exchange(std::move(digests)));
+    ESPALIER_TRY(const std::vector<Json> parts, share.exchange(std::move(digests)));
     for (const Json& part : parts)
         for (const auto& [name, entry] : part.items())
             written[name] = {entry[0].get<std::uint64_t>(), entry[1].get<std::string>()};
@@ -451,13 +453,13 @@ Status Exporter::digestFiles()
 
 Status Exporter::write(ExportReport& report)
 {
-    if (options.part > 0) return writePart(report);
+    if (!share.first()) return writePart(report);
     const std::string key = exportKey(checkpoint, plan, layout, options);
     std::vector<bool> finished(layout.shards.size(), false);
     ESPALIER_CHECK_OK(takeUp(key, finished));
     PartialFolder folder(partial);
     const auto interrupted = [&](Error error) {
-        if (options.parts > 1)
+        if (!share.alone())
             for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
                 finished[shard] = shardIsFinished(partial / layout.shardName(shard), layout, shard);
         const auto count = static_cast<std::size_t>(std::count(finished.begin(), finished.end(), true));
@@ -533,7 +535,7 @@ Result<ExportReport> Exporter::run()
         report.warnings.push_back(fmt::format("{} tensors that are no part of the model were left out, the first is {}.",
                                               layout.dropped.size(), layout.dropped.front()));
     report.warnings.insert(report.warnings.end(), companions.warnings.begin(), companions.warnings.end());
-    if (flavor == ExportFlavor::Plan && !factors && plan.hasRanks() && plan.factors().method == "whitened-svd")
+    if (flavor == ExportFlavor::Plan && !factors && factorsNeedProfile(plan))
         report.warnings.push_back("The plan's factors come from a profile that was not given: whoever uses the plan needs that profile.");
     if (flavor == ExportFlavor::Reconstructed && plan.hasRanks())
         report.warnings.push_back("Factors are multiplied back: reduced ranks save neither disk nor memory in this flavour.");
@@ -554,7 +556,7 @@ Result<ExportReport> Exporter::run()
         ESPALIER_TRY(const std::string text, planText(true));
         report.files.push_back({std::string(kPlanFileName), static_cast<std::int64_t>(text.size())});
     } else {
-        if (options.part == 0) ESPALIER_CHECK_OK(checkSpace());
+        if (share.first()) ESPALIER_CHECK_OK(checkSpace());
         job.progress(0, static_cast<std::int64_t>(total), "byte");
         ESPALIER_CHECK_OK(write(report));
     }

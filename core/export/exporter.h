@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/job.h"
 #include "base/json.h"
+#include "base/work_share.h"
 #include "export/measured.h"
 #include "plan/compression_plan.h"
 #include "plan/factor_source.h"
@@ -30,11 +31,9 @@ struct ExportOptions {
     bool dryRun = false;                     // report files and bytes, write nothing
     FactorSources profiles;                  // that the plan's whitened factors may come from
     bool unfuse = false;                     // stock and reconstructed: per-expert tensors from a fused source
-    // This process's part of an export that several write together: shard files whose number leaves `part` when divided by `parts`. The
-    // first prepares the folder and finishes it. `exchange` hands one value in and gives all, in order of part; all parts call it alike.
-    int part = 0;
-    int parts = 1;
-    std::function<Result<std::vector<Json>>(Result<Json>)> exchange;
+    // Several processes can write an export together: each the shard files that are its own; the first prepares the folder and finishes
+    // it. All call alike. Null: one.
+    WorkShare* share = nullptr;
     std::vector<Measurement> measured;  // for README.md and espalier_plan.json
 };
 

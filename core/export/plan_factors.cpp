@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 #include "checkpoint/safetensors.h"
+#include "plan/factor_methods.h"
 
 #include <fmt/format.h>
 
@@ -32,7 +33,7 @@ struct Wanted {
 std::vector<Wanted> wantedOf(const ModelShape& shape, const CompressionPlan& plan)
 {
     std::vector<Wanted> all;
-    const bool whitened = plan.factors().method == "whitened-svd";
+    const bool whitened = factorsNeedProfile(plan.factors());
     for (const LayerShape& layer : shape.layers) {
         if (!layer.moe) continue;
         const LayerPlan& part = plan.layer(layer.index);

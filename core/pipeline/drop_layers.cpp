@@ -9,6 +9,22 @@
 namespace espalier
 {
 
+const std::vector<MethodInfo>& layerMethods()
+{
+    static const std::vector<MethodInfo> methods = [] {
+        MethodInfo similarity;
+        similarity.id = "similarity";
+        similarity.title = "Most similar output";
+        similarity.slot = Slot::Layers;
+        similarity.help = "Leaves out the decoder layers that change the hidden state least.";
+        similarity.needs = {"similarity"};
+        similarity.source = "ShortGPT, arXiv 2403.03853";
+        similarity.answers = {Answer::Layers};
+        return std::vector<MethodInfo>{similarity};
+    }();
+    return methods;
+}
+
 Result<std::vector<int>> mostSimilarLayers(const ProfileData& profile, const CompressionPlan& plan, int count)
 {
     std::vector<std::pair<double, int>> order;

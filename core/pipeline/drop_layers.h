@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "base/method_registry.h"
 #include "plan/compression_plan.h"
 #include "statistics/profile_data.h"
 
@@ -9,6 +10,9 @@
 
 namespace espalier
 {
+
+// The slot "layers": similarity, which mostSimilarLayers is.
+const std::vector<MethodInfo>& layerMethods();
 
 // The layers that change the hidden state least: by the mean cosine between what enters and what leaves them, over all tokens of the
 // profile (ShortGPT, arXiv 2403.03853: block influence 1 - cosine), most similar first; ties to the upper layer. Locked layers stay.

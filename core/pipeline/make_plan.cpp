@@ -1,23 +1,27 @@
 #include "pipeline/make_plan.h"
 
+#include "allocate/layer_allocator.h"
 #include "allocate/size_plan.h"
 #include "base/sha256.h"
-#include "base/text.h"
 #include "base/work_share.h"
 #include "evaluate/evaluator.h"
 #include "model/moe_model.h"
 #include "pipeline/checkpoint_weights.h"
 #include "pipeline/drop_layers.h"
+#include "pipeline/method_catalog.h"
 #include "pipeline/model_match.h"
+#include "pipeline/plan_journal.h"
 #include "pipeline/profile_rank_curves.h"
+#include "pipeline/rank_stage.h"
+#include "pipeline/recipe_json.h"
 #include "pipeline/result_json.h"
-#include "pipeline/search_journal.h"
+#include "pipeline/select_stage.h"
+#include "pipeline/size_fit.h"
 #include "pipeline/stage_job.h"
 #include "pipeline/verified_search.h"
 #include "pipeline/window_losses.h"
 #include "plan/cost_model.h"
 #include "plan/plan_edit.h"
-#include "profile/profile_pass.h"
 #include "score/scorer.h"
 #include "search/rank_budget.h"
 
@@ -25,16 +29,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
 namespace espalier
 {
 
 namespace
 {
-
-// Sampled tokens for products of all experts: n(n+1)/2 numbers each.
-constexpr int kDenseTokens = 4096;
 
 Error textNeeded(std::string_view who)
 {
@@ -53,10 +53,12 @@ public:
           m_recipe(recipe),
           m_shape(inputs.checkpoint->shape()),
           m_base(inputs.base.withModel(planModelOf(*inputs.checkpoint))),
+          m_share(inputs.processes ? *inputs.processes : WorkShare::none()),
           m_journal(inputs.journal),
           m_part(job),
           m_job(m_part),
-          m_clock(sharedClock())
+          m_clock(sharedClock()),
+          m_ranks(m_shape, inputs.profile, inputs.profileSha256, m_recipe)
     {
         m_started = m_clock();
     }
@@ -64,8 +66,8 @@ public:
     Result<PlanOutcome> run()
     {
         ESPALIER_CHECK_OK(checkRecipe(m_recipe));
-        const bool runsModel = m_recipe.receptiveField || m_recipe.allocate == "verified";
-        if (runsModel && (!m_inputs.model || !m_inputs.windows))
+        const bool model = runsModel(m_recipe);
+        if (model && (!m_inputs.model || !m_inputs.windows))
             return textNeeded(m_recipe.receptiveField ? "The receptive field" : "The verified allocator");
         ESPALIER_CHECK_OK(checkRecipeNeeds(m_recipe, m_inputs.profile));
         ESPALIER_CHECK_OK(dropLayers());
@@ -73,11 +75,10 @@ public:
         ESPALIER_TRY(m_scores, score(m_inputs.profile, m_recipe.score, m_recipe.paramsOf("score"), &weights));
         begin(Part::Curves);
         ESPALIER_CHECK_OK(prepareRequest());
-        const bool joint = m_recipe.allocate == "exact" && m_recipe.ranks && m_recipe.rankRule == "exact";
-        if (m_recipe.bytes && joint) {
+        if (m_recipe.bytes && solvesJointly(m_recipe)) {
             ESPALIER_CHECK_OK(solveBytes());
-        } else if (m_recipe.bytes && m_recipe.allocate == "verified" && !m_recipe.ranks) {
-            ESPALIER_CHECK_OK(searchVerifiedPlan(std::nullopt));
+        } else if (m_recipe.bytes && choosesRanks(m_recipe) && !m_recipe.ranks) {
+            ESPALIER_CHECK_OK(allocateCounts(std::nullopt));
             ESPALIER_CHECK_OK(selectSets());
             ESPALIER_CHECK_OK(chooseSets());
         } else if (m_recipe.bytes) {
@@ -89,7 +90,8 @@ public:
             ESPALIER_CHECK_OK(assign());
         }
         ESPALIER_TRY(m_outcome.plan, completed(m_outcome.plan));
-        if (runsModel && !m_inputs.missingWindows.empty())
+        if (std::string warning = m_journal.takeWarning(); !warning.empty()) m_outcome.warnings.push_back(std::move(warning));
+        if (model && !m_inputs.missingWindows.empty())
             m_outcome.warnings.push_back(
                 fmt::format("The profile holds a part of its text; the windows {} are missing and were not run.", m_inputs.missingWindows));
         return std::move(m_outcome);
@@ -104,11 +106,11 @@ private:
     {
         switch (part) {
             case Part::Curves:
-                return m_recipe.allocate == "exact" || m_recipe.allocate == "verified" ? 2 : 0;
+                return needsCurves(m_recipe) ? 2 : 0;
             case Part::Allocate:
-                return m_recipe.allocate == "verified" ? 20 : 0;
+                return measures() ? 20 : 0;
             case Part::Select:
-                return m_recipe.select == "ranking" ? 0.1 : 5;
+                return searches() ? 5 : 0.1;
             case Part::Field:
                 return m_recipe.receptiveField ? 5 : 0;
             case Part::Rank:
@@ -129,6 +131,20 @@ private:
         }
         m_part.begin(before / all, (before + weightOf(part)) / all);
     }
+
+    // The allocator measures plans on the model.
+    bool measures() const
+    {
+        const MethodInfo* allocator = findMethod(Slot::Allocate, m_recipe.allocate);
+        return allocator && allocator->runsModel;
+    }
+    bool searches() const
+    {
+        const MethodInfo* select = findMethod(Slot::Select, m_recipe.select);
+        return select && select->searches;
+    }
+    bool shared() const { return !m_share.alone(); }
+    Status stopped() const { return m_job.stopRequested() ? Status(cancelledError()) : Status(); }
 
     Status dropLayers()
     {
@@ -157,15 +173,18 @@ private:
     {
         m_request.plan = m_base;
         // A ranking alone may go below top-k: the router goes on choosing among all columns.
-        m_request.dropped = m_recipe.select == "ranking" ? m_recipe.dropped : std::nullopt;
+        m_request.dropped = searches() ? std::nullopt : m_recipe.dropped;
         m_request.uniformCount = m_recipe.uniformCount;
+        m_request.floor = m_recipe.bounds.floors(m_shape);
+        m_request.cap = m_recipe.bounds.caps(m_shape);
+        m_request.multipleOf = m_recipe.bounds.multipleOf;
         m_request.scores = m_scores;
         m_request.layerImportance = m_scores.layerImportance;
         if (m_request.layerImportance.empty() && m_inputs.profile.has("gram")) {
             ESPALIER_TRY(const ExpertScores leaveOneOut, espalier::score(m_inputs.profile, "leave-one-out"));
             m_request.layerImportance = leaveOneOut.layerImportance;
         }
-        if (m_recipe.allocate == "exact" || m_recipe.allocate == "verified") {
+        if (needsCurves(m_recipe)) {
             StageJob job(m_job, "allocate");
             CurveOptions options;
             options.seed = m_recipe.seed;
@@ -180,22 +199,22 @@ private:
         return {};
     }
 
-    Result<std::vector<int>> counts(int total)
+    Result<std::vector<int>> counts(const std::string& allocator, int total)
     {
         m_request.keepTotal = total;
-        return espalier::allocate(m_recipe.allocate, m_shape, m_request, m_recipe.paramsOf("allocate"));
+        return espalier::allocate(allocator, m_shape, m_request, allocator == m_recipe.allocate ? m_recipe.paramsOf("allocate") : Params());
     }
 
-    Status allocateCounts(int total)
+    // So many experts; none said: the bytes of the recipe, by an allocator that decides ranks as well.
+    Status allocateCounts(std::optional<int> total)
     {
-        if (m_recipe.allocate == "verified") return searchVerifiedPlan(total);
+        if (measures()) return searchVerifiedPlan(total);
         const auto started = Clock::now();
-        ESPALIER_TRY(m_outcome.keep, counts(total));
+        ESPALIER_TRY(m_outcome.keep, counts(m_recipe.allocate, *total));
         stage("allocate", started, {{"method", m_recipe.allocate}, {"keep", m_outcome.keep}});
         return stopped();
     }
 
-    // So many experts, or the bytes of the recipe.
     Status searchVerifiedPlan(std::optional<int> total)
     {
         const auto started = Clock::now();
@@ -208,29 +227,34 @@ private:
             .keepTotal = total,
             .bytes = total ? std::nullopt : m_recipe.bytes,
             .uniformCount = m_recipe.uniformCount,
+            .bounds = m_recipe.bounds,
             .seed = m_recipe.seed,
             .request = m_request,
             .curves = m_curves,
-            .factors = factorSettings(),
+            .factors = m_ranks.factors(),
             .ranked = {},
             .measure = [this](const CompressionPlan& plan, std::span<const int> windows) { return measure(plan, windows); },
             .groups = raceOrder(evaluator->groups()),
             .spentSeconds = m_clock() - m_started,
             .clock = m_clock};
-        if (m_recipe.ranks) problem.ranked = [this](const CompressionPlan& plan) { return ranked(plan); };
+        if (m_recipe.ranks) problem.ranked = [this](const CompressionPlan& plan) { return m_ranks.ranked(plan); };
         ESPALIER_TRY(VerifiedAnswer verified, searchVerified(problem, m_recipe.paramsOf("allocate"), job));
         m_outcome.search = std::move(verified.search);
         m_withSets = std::move(verified.withSets);
-        m_outcome.keep.assign(m_shape.layers.size(), 0);
-        for (const LayerShape& layer : m_shape.layers)
-            if (layer.moe)
-                m_outcome.keep[static_cast<std::size_t>(layer.index)] =
-                    static_cast<int>(m_outcome.search->plan.layer(layer.index).kept().size());
+        m_outcome.keep = keptOf(m_outcome.search->plan);
         Json detail = {{"method", m_recipe.allocate}};
         detail.update(verified.detail);
         detail["keep"] = m_outcome.keep;
         stage("allocate", started, std::move(detail));
         return stopped();
+    }
+
+    std::vector<int> keptOf(const CompressionPlan& plan) const
+    {
+        std::vector<int> keep;
+        for (const LayerShape& layer : m_shape.layers)
+            keep.push_back(layer.moe ? static_cast<int>(plan.layer(layer.index).kept().size()) : 0);
+        return keep;
     }
 
     // Seconds, the same for all processes: they have to take every turn together.
@@ -240,7 +264,7 @@ private:
         if (!shared()) return now;
         return [this, now, last = 0.0]() mutable {
             const double own = now();
-            if (const auto all = m_inputs.processes->exchange(Json(own)); all.ok()) last = all->front().get<double>();
+            if (const auto all = m_share.exchange(Json(own)); all.ok()) last = all->front().get<double>();
             return last;
         };
     }
@@ -252,15 +276,27 @@ private:
         const auto started = Clock::now();
         begin(Part::Select);
         StageJob job(m_job, "select");
-        SelectOptions options;
-        options.bestSets = m_recipe.receptiveField ? m_recipe.receptiveField->sets : 3;
-        options.seed = m_recipe.seed;
-        options.threads = m_recipe.threads;
-        options.scores = m_scores;
-        options.batch = m_inputs.batch;
+        SelectRequest request{.shape = m_shape,
+                              .profile = m_inputs.profile,
+                              .base = m_base,
+                              .keep = m_outcome.keep,
+                              .method = m_recipe.select,
+                              .params = m_recipe.paramsOf("select"),
+                              .options = {},
+                              .journal = m_journal,
+                              .share = m_share,
+                              .model = m_inputs.model,
+                              .windows = m_inputs.windows ? &*m_inputs.windows : nullptr};
+        request.options.bestSets = m_recipe.receptiveField ? m_recipe.receptiveField->sets : 3;
+        request.options.seed = m_recipe.seed;
+        request.options.threads = m_recipe.threads;
+        request.options.scores = m_scores;
+        request.options.batch = m_inputs.batch;
         ESPALIER_CHECK_OK(reportStart(job));
-        ESPALIER_TRY(m_outcome.selections, search("select", m_inputs.profile, m_base, options, job));
-        ESPALIER_CHECK_OK(searchUncoveredAgain(options, job));
+        ESPALIER_TRY(SelectAnswer answer, espalier::selectSets(request, job));
+        m_outcome.selections = std::move(answer.selections);
+        if (std::string warning = m_journal.takeWarning(); !warning.empty()) m_outcome.warnings.push_back(std::move(warning));
+        m_outcome.warnings.insert(m_outcome.warnings.end(), answer.warnings.begin(), answer.warnings.end());
         ESPALIER_TRY(m_outcome.plan, applySelections(m_shape, m_base, m_outcome.selections, {}, m_request.dropped));
         Json layers = Json::array();
         for (const Selection& selection : m_outcome.selections) {
@@ -288,129 +324,6 @@ private:
         return {};
     }
 
-    // selectLayers for one stage: what an earlier run finished is taken, every layer is told and recorded as it ends.
-    Result<std::vector<Selection>> search(const std::string& stage, const ProfileData& profile, const CompressionPlan& base,
-                                          SelectOptions options, JobContext& job)
-    {
-        const auto tell = [&](const Selection& selection) {
-            if (selection.best.empty()) return;
-            const KeptSet& best = selection.best.front();
-            Json trace = Json::array();
-            for (const double value : selection.trace)
-                trace.push_back(numberJson(value));
-            job.partial({{"layer", selection.layer},
-                         {"finished", true},
-                         {"kept", best.kept},
-                         {"best_loss", numberJson(best.loss)},
-                         {"reference_loss", selection.referenceLoss ? numberJson(*selection.referenceLoss) : Json()},
-                         {"output_norm", numberJson(selection.outputNorm)},
-                         {"evaluated", selection.evaluated},
-                         {"trace", std::move(trace)}});
-        };
-        std::map<int, Selection> recorded;
-        if (m_journal) recorded = m_journal->selections(stage, m_outcome.keep);
-        ESPALIER_CHECK_OK(gatherFinished(recorded));
-        for (const auto& [layer, selection] : recorded)
-            if (options.finished.emplace(layer, selection).second) tell(selection);
-        CompressionPlan own = base;
-        if (shared())
-            for (const LayerShape& layer : m_shape.layers)
-                if (layer.moe && !m_inputs.processes->owns(static_cast<std::size_t>(layer.index)) &&
-                    !options.finished.contains(layer.index))
-                    own = own.withLocked(layer.index, true);
-        // Layers that are locked for this stage or this process alone are not its results.
-        const auto passedOver = [&](const Selection& selection) {
-            return own.isLocked(selection.layer) && !m_base.isLocked(selection.layer);
-        };
-        options.onLayer = [&](const Selection& selection) {
-            if (passedOver(selection)) return;
-            if (m_journal) record(m_journal->add(stage, selection));
-            tell(selection);
-        };
-        ESPALIER_TRY(std::vector<Selection> selections,
-                     selectLayers(profile, m_recipe.select, m_recipe.paramsOf("select"), m_outcome.keep, own, options, job));
-        if (!shared()) return selections;
-        std::map<int, Selection> searched;
-        for (const Selection& selection : selections)
-            if (!passedOver(selection)) searched.emplace(selection.layer, selection);
-        ESPALIER_CHECK_OK(gatherFinished(searched));
-        for (Selection& selection : selections)
-            if (passedOver(selection))
-                if (const auto it = searched.find(selection.layer); it != searched.end()) selection = it->second;
-        return selections;
-    }
-
-    bool shared() const { return m_inputs.processes && !m_inputs.processes->alone(); }
-
-    // Adds what the other processes have searched.
-    Status gatherFinished(std::map<int, Selection>& selections)
-    {
-        if (!shared()) return {};
-        Json own = Json::array();
-        for (const auto& [layer, selection] : selections)
-            own.push_back({layer, toJson(selection)});
-        ESPALIER_TRY(const std::vector<Json> parts, m_inputs.processes->exchange(std::move(own)));
-        for (const Json& part : parts)
-            for (const Json& each : part) {
-                ESPALIER_TRY(Selection selection, selectionFromJson(each[1]));
-                selections.emplace(each[0].get<int>(), std::move(selection));
-            }
-        return {};
-    }
-
-    // A state that cannot be written costs the chance to resume, not the search.
-    void record(const Status& written)
-    {
-        if (written.ok()) return;
-        m_outcome.warnings.push_back(written.error().describe());
-        m_journal = nullptr;
-    }
-    Status stopped() const { return m_job.stopRequested() ? Status(cancelledError()) : Status(); }
-
-    // Charging uncovered tokens keeps a search honest but coarse. Above 1 % the layers are searched again on products of all experts,
-    // taken from the calibration text. Without the model the warning of the selection stands.
-    Status searchUncoveredAgain(const SelectOptions& options, JobContext& job)
-    {
-        std::vector<Selection>& selections = m_outcome.selections;
-        std::vector<bool> open;
-        open.reserve(selections.size());
-        for (const Selection& selection : selections)
-            open.push_back(selection.uncoveredShare > 0.01);
-        const auto uncovered = [&](const Selection& selection) { return open[static_cast<std::size_t>(selection.layer)]; };
-        if (!m_inputs.model || !m_inputs.windows || std::none_of(selections.begin(), selections.end(), uncovered)) return {};
-        ProfileOptions dense;
-        dense.collect = {"counts", "gram"};
-        dense.gramTokens = kDenseTokens;
-        for (const LayerShape& layer : m_shape.layers)
-            if (layer.moe) dense.gramExtra = std::max(dense.gramExtra, layer.experts - layer.router.topK);
-        for (const Selection& selection : selections)
-            if (uncovered(selection)) dense.layers.push_back(selection.layer);
-        // One layer's products at a time: those of all experts and layers together would be larger than the profile.
-        dense.onLayer = [&](LayerProfile& layer) -> Status {
-            const int index = layer.layer;
-            const auto l = static_cast<std::size_t>(index);
-            if (!open[l]) return {};
-            ProfileData one;
-            one.shape = m_shape;
-            one.layers.resize(m_shape.layers.size());
-            one.layers[l] = std::move(layer);
-            SelectOptions alone = options;
-            for (const Selection& selection : selections)
-                if (selection.layer != index) alone.finished.emplace(selection.layer, selection);
-            ESPALIER_TRY(std::vector<Selection> again, search("select-again", one, m_base, alone, job));
-            m_outcome.warnings.push_back(
-                fmt::format("Layer {}: {:.1f} % of the tokens were not covered by their lists; it was searched again on the "
-                            "products of all experts.",
-                            index, selections[l].uncoveredShare * 100));
-            selections[l] = std::move(again[l]);
-            return {};
-        };
-        ESPALIER_TRY(MoeModel * model, m_inputs.model());
-        SilentPartials quiet(job);
-        ESPALIER_TRY(const ProfileData ran, runProfile(*model, *m_inputs.windows, dense, quiet));
-        return {};
-    }
-
     // The receptive field, and what the exchange measured: the plan that goes on is the one with the lower measured loss.
     Status chooseSets()
     {
@@ -418,37 +331,36 @@ private:
             m_outcome.plan = m_outcome.search->plan;
             return {};
         }
-        if (m_recipe.receptiveField) {
-            const auto started = Clock::now();
-            begin(Part::Field);
-            StageJob job(m_job, "receptive-field");
-            ReceptiveFieldOptions options;
-            options.sets = m_recipe.receptiveField->sets;
-            options.blockSize = m_recipe.receptiveField->blockSize;
-            Json choices = Json::array();
-            for (const Selection& selection : m_outcome.selections)
-                choices.push_back(toJson(selection));
-            const std::string choicesHash = sha256Hex(canonicalJson(choices));
-            if (m_journal) options.finished = m_journal->blocks(choicesHash);
-            options.onBlock = [&](const FieldBlock& block) {
-                if (m_journal) record(m_journal->add(choicesHash, block));
-            };
-            ESPALIER_TRY(MoeModel * model, m_inputs.model());
-            options.streamBytes = std::min(options.streamBytes, model->spareBytes() / 2);
-            if (shared())
-                options.share = {.part = m_inputs.processes->rank(),
-                                 .parts = m_inputs.processes->size(),
-                                 .exchange = [this](const Json& own) { return m_inputs.processes->exchange(own); }};
-            ESPALIER_TRY(m_outcome.receptiveField, chooseByBlocks(*model, *m_inputs.windows, m_outcome.selections, m_base, options, job));
-            m_outcome.plan = m_outcome.receptiveField->plan;
-            Json blocks = Json::array();
-            for (const FieldBlock& block : m_outcome.receptiveField->blocks)
-                blocks.push_back(toJson(block));
-            stage("receptive-field", started, {{"sets", options.sets}, {"block_size", options.blockSize}, {"blocks", std::move(blocks)}});
-        }
+        if (m_recipe.receptiveField) ESPALIER_CHECK_OK(chooseByField());
         ESPALIER_CHECK_OK(stopped());
         if (m_outcome.search) return chooseMeasured();
         ESPALIER_TRY(m_outcome.plan, ranksHandedOn(m_outcome.plan));
+        return {};
+    }
+
+    Status chooseByField()
+    {
+        const auto started = Clock::now();
+        begin(Part::Field);
+        StageJob job(m_job, "receptive-field");
+        ReceptiveFieldOptions options;
+        options.sets = m_recipe.receptiveField->sets;
+        options.blockSize = m_recipe.receptiveField->blockSize;
+        Json choices = Json::array();
+        for (const Selection& selection : m_outcome.selections)
+            choices.push_back(toJson(selection));
+        const std::string choicesHash = sha256Hex(canonicalJson(choices));
+        options.finished = m_journal.blocks(choicesHash);
+        options.onBlock = [&](const FieldBlock& block) { m_journal.add(choicesHash, block); };
+        ESPALIER_TRY(MoeModel * model, m_inputs.model());
+        options.streamBytes = std::min(options.streamBytes, model->spareBytes() / 2);
+        options.share = &m_share;
+        ESPALIER_TRY(m_outcome.receptiveField, chooseByBlocks(*model, *m_inputs.windows, m_outcome.selections, m_base, options, job));
+        m_outcome.plan = m_outcome.receptiveField->plan;
+        Json blocks = Json::array();
+        for (const FieldBlock& block : m_outcome.receptiveField->blocks)
+            blocks.push_back(toJson(block));
+        stage("receptive-field", started, {{"sets", options.sets}, {"block_size", options.blockSize}, {"blocks", std::move(blocks)}});
         return {};
     }
 
@@ -463,8 +375,10 @@ private:
         ESPALIER_TRY(const auto chosen, m_withSets(found.plan, sets));
         m_outcome.plan = found.plan;
         if (!chosen || chosen->hash() == found.plan.hash() || found.end == PlanSearchEnd::Cancelled) return {};
-        const auto finished = [this](const CompressionPlan& plan) { return m_recipe.ranks ? ranked(plan) : Result<CompressionPlan>(plan); };
-        ESPALIER_TRY(const CompressionPlan other, finished(*chosen));
+        CompressionPlan other = *chosen;
+        if (m_recipe.ranks) {
+            ESPALIER_TRY(other, m_ranks.ranked(*chosen));
+        }
         std::vector<int> windows;
         for (const WindowLoss& loss : found.losses)
             windows.push_back(loss.window);
@@ -474,7 +388,7 @@ private:
     }
 
     // Experts that come back into a plan with ranks take over those of the experts that leave, unless a rank rule follows.
-    Result<CompressionPlan> ranksHandedOn(const CompressionPlan& plan)
+    Result<CompressionPlan> ranksHandedOn(const CompressionPlan& plan) const
     {
         if (!m_base.hasRanks() || m_recipe.ranks) return plan;
         std::vector<ExpertSet> sets;
@@ -488,31 +402,14 @@ private:
         if (!m_recipe.ranks) return {};
         const auto started = Clock::now();
         begin(Part::Rank);
-        ESPALIER_TRY(m_outcome.plan, ranked(m_outcome.plan));
+        ESPALIER_TRY(m_outcome.plan, m_ranks.ranked(m_outcome.plan));
+        return reportRanks(started);
+    }
+    Status reportRanks(Clock::time_point started)
+    {
         stage("rank", started, {{"rule", m_recipe.rankRule}, {"factors", m_outcome.plan.factors().method}});
         StageJob(m_job, "rank").partial({{"plan", toJson(m_outcome.plan)}});
         return stopped();
-    }
-
-    FactorSettings factorSettings() const
-    {
-        FactorSettings factors;
-        factors.method = m_recipe.factors;
-        if (factors.method.empty()) factors.method = m_inputs.profile.has("factors") ? "whitened-svd" : "svd";
-        if (factors.method == "whitened-svd") factors.profileSha256 = m_inputs.profileSha256;
-        return factors;
-    }
-
-    Result<CompressionPlan> ranked(const CompressionPlan& plan)
-    {
-        RankRequest request;
-        request.averageRank = m_recipe.averageRank;
-        request.decomposeShare = m_recipe.decomposeShare;
-        ESPALIER_TRY(request.importance, espalier::score(m_inputs.profile, "leave-one-out", {{"normalise", "raw"}}));
-        if (!m_rankCurves) m_rankCurves = rankCurvesOf(m_inputs.profile);
-        request.curves = m_rankCurves;
-        request.factors = factorSettings();
-        return assignRanks(m_shape, plan, m_recipe.rankRule, request, m_recipe.paramsOf("rank"));
     }
 
     // Counts and ranks from one budget: the solver's own sets, one decision for both.
@@ -523,21 +420,17 @@ private:
         request.plan = m_base;
         request.bytes = *m_recipe.bytes;
         request.lossCurves = m_request.lossCurves;
-        request.keptSets.resize(m_shape.layers.size());
-        for (const LayerCurve& curve : m_curves) {
-            auto& sets = request.keptSets[static_cast<std::size_t>(curve.layer)];
-            sets.resize(static_cast<std::size_t>(m_shape.layers[static_cast<std::size_t>(curve.layer)].experts) + 1);
-            for (std::size_t i = 0; i < curve.sets.size(); ++i)
-                sets[static_cast<std::size_t>(curve.lowest) + i] = curve.sets[i];
-        }
+        request.keptSets = setsByCount(m_shape, m_curves);
         request.scores = m_scores;
         request.curves = rankCurvesOf(m_inputs.profile);
+        request.floor = m_request.floor;
+        request.cap = m_request.cap;
+        request.multipleOf = m_request.multipleOf;
         request.uniformCount = m_recipe.uniformCount;
-        request.factors = factorSettings();
+        request.factors = m_ranks.factors();
         ESPALIER_TRY(SizedPlan sized, planForBytes(m_shape, request));
         m_outcome.plan = std::move(sized.plan);
-        for (const LayerShape& layer : m_shape.layers)
-            m_outcome.keep.push_back(layer.moe ? static_cast<int>(m_outcome.plan.layer(layer.index).kept().size()) : 0);
+        m_outcome.keep = keptOf(m_outcome.plan);
         m_outcome.selections.resize(m_shape.layers.size());
         stage("allocate", started,
               {{"method", m_recipe.allocate},
@@ -550,59 +443,62 @@ private:
         return stopped();
     }
 
-    // The largest number of experts whose plan, ranks included, is not larger than the target. Sizes depend on counts and, through the
-    // rank rules, a little on who stays: counts are found with ranking, then the real selection is tried and lowered until it fits.
+    // The largest number of experts whose plan, ranks included, is not larger than the target, and the stages once for it.
     Status fitBytes()
     {
-        int low = 0;
-        int high = static_cast<int>(m_shape.totalExperts());
-        int best = -1;
-        std::optional<Error> failure;
-        const std::string allocator = m_recipe.allocate;
-        if (allocator == "verified") m_recipe.allocate = "importance";
-        while (low <= high) {
-            ESPALIER_CHECK_OK(stopped());
-            const int middle = low + (high - low) / 2;
-            Result<std::vector<int>> keep = counts(middle);
-            if (!keep.ok()) {
-                if (keep.error().code != "allocate.infeasible") return std::move(keep).error();
-                failure = keep.error();
-                if (middle == static_cast<int>(m_shape.totalExperts())) return *failure;
-                low = middle + 1;
-                continue;
-            }
-            ESPALIER_TRY(CompressionPlan plan, selectByRanking(m_shape, m_base, *keep, m_scores, m_request.dropped));
-            ESPALIER_TRY(plan, ranksHandedOn(plan));
-            if (m_recipe.ranks) {
-                ESPALIER_TRY(plan, ranked(plan));
-            }
-            ESPALIER_TRY(plan, completed(plan));
-            if (planCost(m_shape, plan).bytes > *m_recipe.bytes) {
-                high = middle - 1;
-            } else {
-                best = middle;
-                low = middle + 1;
-            }
+        // An allocator that measures says itself how many experts each layer keeps; how many there are in all does not depend on it.
+        const std::string counting = measures() ? PlanRecipe().allocate : m_recipe.allocate;
+        ESPALIER_TRY(const AllocationProblem limits, allocationProblem(m_shape, m_request));
+        int most = 0;
+        for (std::size_t i = 0; i < limits.slots(); ++i)
+            most += limits.budget.limits.high[i] * limits.step[i];
+        const SizeProblem problem{
+            .shape = m_shape,
+            .base = m_base,
+            .bytes = *m_recipe.bytes,
+            .scores = m_scores,
+            .dropped = m_request.dropped,
+            .most = most,
+            .counts = [&](int total) { return counts(counting, total); },
+            .finish = [this](const CompressionPlan& plan) -> Result<CompressionPlan> {
+                ESPALIER_TRY(CompressionPlan next, ranksHandedOn(plan));
+                if (m_recipe.ranks) {
+                    ESPALIER_TRY(next, m_ranks.ranked(next));
+                }
+                return completed(next);
+            },
+            .lowered = [this](const CompressionPlan& chosen, const CompressionPlan& finished) { return lowered(chosen, finished); }};
+        ESPALIER_TRY(const SizedCounts sized, mostExperts(problem, m_job));
+        ESPALIER_CHECK_OK(allocateCounts(sized.experts));
+        ESPALIER_CHECK_OK(selectSets());
+        ESPALIER_CHECK_OK(chooseSets());
+        const CompressionPlan chosen = m_outcome.plan;
+        ESPALIER_CHECK_OK(assign());
+        ESPALIER_TRY(const CompressionPlan whole, completed(m_outcome.plan));
+        const std::int64_t excess = planCost(m_shape, whole).bytes - *m_recipe.bytes;
+        if (excess <= 0) return {};
+        const auto started = Clock::now();
+        const int experts = chosen.keptExperts();
+        ESPALIER_TRY(m_outcome.plan, withinSize(problem, sized, chosen, m_job));
+        m_outcome.keep = keptOf(m_outcome.plan);
+        stage(
+            "size", started,
+            {{"excess", excess}, {"experts", m_outcome.plan.keptExperts() - experts}, {"bytes", planCost(m_shape, m_outcome.plan).bytes}});
+        StageJob(m_job, "rank").partial({{"plan", toJson(m_outcome.plan)}});
+        return stopped();
+    }
+
+    // The same experts with lower ranks: those of the rule for the size, or, where ranks are handed on, the least valuable units fewer.
+    Result<std::optional<CompressionPlan>> lowered(const CompressionPlan& chosen, const CompressionPlan& finished)
+    {
+        if (!m_recipe.ranks) {
+            ESPALIER_TRY(auto held, heldToBytes(m_shape, finished, *m_recipe.bytes, m_ranks.value()));
+            return held ? std::optional(std::move(held->plan)) : std::optional<CompressionPlan>();
         }
-        m_recipe.allocate = allocator;
-        for (; best >= 0; --best) {
-            m_outcome.stages.clear();
-            m_outcome.warnings.clear();
-            Status allocated = allocateCounts(best);
-            if (!allocated.ok()) {
-                if (allocated.error().code == "allocate.infeasible") break;
-                return allocated;
-            }
-            ESPALIER_CHECK_OK(selectSets());
-            ESPALIER_CHECK_OK(chooseSets());
-            ESPALIER_CHECK_OK(assign());
-            ESPALIER_TRY(const CompressionPlan whole, completed(m_outcome.plan));
-            if (planCost(m_shape, whole).bytes <= *m_recipe.bytes) return {};
-        }
-        return badInput("plan.size_infeasible", formatBytes(*m_recipe.bytes),
-                        fmt::format("No plan of this model fits {}: experts can be removed down to top-k per layer only.",
-                                    formatBytes(*m_recipe.bytes)),
-                        "Choose a larger size, or lower ranks.");
+        Result<CompressionPlan> ranked = m_ranks.ranked(chosen, *m_recipe.bytes);
+        if (ranked.ok()) return std::optional(std::move(ranked).value());
+        if (ranked.error().code == "allocate.infeasible") return std::optional<CompressionPlan>();
+        return std::move(ranked).error();
     }
 
     Result<Evaluator*> evaluator()
@@ -618,16 +514,14 @@ private:
         // Readies the model for the factors of these plans.
         ESPALIER_TRY([[maybe_unused]] MoeModel * model, m_inputs.model());
         ESPALIER_TRY(Evaluator * evaluator, this->evaluator());
-        const std::vector<WindowLoss> recorded = m_journal ? m_journal->losses(plan.hash()) : std::vector<WindowLoss>();
+        const std::vector<WindowLoss> recorded = m_journal.losses(plan.hash());
         SilentPartials job(m_job);
-        WorkShare one;
-        ESPALIER_TRY(std::vector<WindowLoss> losses,
-                     runShared(*evaluator, plan, windows, recorded, job, shared() ? *m_inputs.processes : one));
+        ESPALIER_TRY(std::vector<WindowLoss> losses, runShared(*evaluator, plan, windows, recorded, job, m_share));
         std::vector<WindowLoss> fresh;
         for (const WindowLoss& loss : losses)
             if (std::none_of(recorded.begin(), recorded.end(), [&](const WindowLoss& other) { return other.window == loss.window; }))
                 fresh.push_back(loss);
-        if (m_journal && !fresh.empty()) record(m_journal->add(plan.hash(), fresh));
+        if (!fresh.empty()) m_journal.add(plan.hash(), fresh);
         return losses;
     }
 
@@ -640,7 +534,8 @@ private:
     PlanRecipe m_recipe;
     const ModelShape& m_shape;
     CompressionPlan m_base;
-    SearchJournal* m_journal;  // may be null
+    WorkShare& m_share;
+    JournalKeeper m_journal;
     PartJob m_part;
     JobContext& m_job;
     std::function<double()> m_clock;  // seconds, the same for all processes
@@ -648,7 +543,7 @@ private:
     ExpertScores m_scores;
     AllocationRequest m_request;
     std::vector<LayerCurve> m_curves;
-    std::shared_ptr<const RankCurves> m_rankCurves;
+    RankStage m_ranks;
     std::function<Result<std::optional<CompressionPlan>>(const CompressionPlan&, const std::vector<ExpertSet>&)>
         m_withSets;  // of the search
     std::optional<Evaluator> m_evaluator;

@@ -1,5 +1,6 @@
-// From a profile to a plan: allocate, select, choose by blocks, rank. What `plan`, `compress` and the window's pipeline share. No ATen
-// here.
+// From a profile to a plan: allocate, select, choose by blocks, rank. What `plan`, `compress` and the window's pipeline share. Takes values
+// and gives values: progress, stop and partial results go through the job, what is finished through the journal. On the model's compute
+// thread.
 #pragma once
 
 #include "allocate/allocator.h"
@@ -27,7 +28,7 @@ namespace espalier
 
 class Evaluator;
 class MoeModel;
-class SearchJournal;
+class PlanJournal;
 class WorkShare;
 
 struct PlanInputs {
@@ -35,20 +36,20 @@ struct PlanInputs {
     const ProfileData& profile;
     std::string profileSha256;
     CompressionPlan base;  // locks, protection; ranks of experts that stay
-    // The model on the calibration text: for the receptive field and the verified allocator, called whenever it is needed, ready for the
-    // factors of `base`. May be empty.
+    // The model on the calibration text: for the receptive field and the allocators that measure, called whenever it is needed, ready for
+    // the factors of `base`. May be empty.
     std::function<Result<MoeModel*>()> model = {};
     std::optional<TokenWindows> windows = {};  // the text given, or the profile's own windows
     std::string missingWindows = {};           // of the profile's text, for people; empty when all are there
     Evaluator* evaluator = nullptr;            // of this model on these windows, where there is one
-    SearchJournal* journal = nullptr;          // what an earlier run finished, and where this one records; may be null
+    PlanJournal* journal = nullptr;            // what an earlier run finished, and where this one records; may be null
     std::optional<TokenWindows> locked = {};   // text that no search sees, measured once at the end
     BatchFactory batch = {};                   // of the searches, for SelectOptions
     WorkShare* processes = nullptr;            // that make the same plan and share layers and windows; null: one
 };
 
 struct PlanStage {
-    std::string name;  // "allocate", "select", "receptive-field", "rank"
+    std::string name;  // "allocate", "select", "receptive-field", "rank"; for some sizes "size" (below)
     double seconds = 0;
     Json detail;
 };
@@ -73,9 +74,11 @@ std::string searchKey(const PlanInputs& inputs, const PlanRecipe& recipe, const 
 //                      "best_loss","reference_loss","output_norm","evaluated","trace"} for every layer that ends
 //   "receptive-field"  those of chooseByBlocks
 //   "rank"             {"plan"}
-// Every "plan" is complete and valid. Progress counts thousandths of the whole (phase "search"). Errors: those of the parts and of
-// checkRecipe, profile.missing_statistics before anything runs, plan.text_needed (usage) where a stage runs the model and there are no
-// windows; cancelled.
+// For a size that counts and rank rule have to meet together, counts are found by arithmetic (pipeline/size_fit.h) and every stage runs
+// once. A stage "size" follows where what was searched turned out larger: {"excess","experts","bytes"}, what it gave back. Every "plan" is
+// complete and valid. Progress counts thousandths of the whole (phase "search"). Errors: those of the parts and of checkRecipe,
+// profile.missing_statistics before anything runs, plan.text_needed (usage) where a stage runs the model and there are no windows;
+// cancelled.
 Result<PlanOutcome> makePlan(const PlanInputs& inputs, const PlanRecipe& recipe, JobContext& job);
 
 Json toJson(const PlanStage& stage);

@@ -2,41 +2,69 @@
 
 #include "allocate/allocator.h"
 #include "allocate/rank_rule.h"
+#include "pipeline/drop_layers.h"
+#include "plan/factor_methods.h"
 #include "score/scorer.h"
 #include "search/plan_search.h"
 #include "search/selector.h"
 
-#include <utility>
-
 namespace espalier
 {
 
+namespace
+{
+
+// Those that count by arithmetic, and the one that measures.
+const std::vector<MethodInfo>& allAllocators()
+{
+    static const std::vector<MethodInfo> all = [] {
+        std::vector<MethodInfo> list = allocators();
+        list.push_back(verifiedInfo());
+        return list;
+    }();
+    return all;
+}
+
+}  // namespace
+
+const std::vector<MethodInfo>& methodsOf(Slot slot)
+{
+    static const std::vector<MethodInfo> none;
+    switch (slot) {
+        case Slot::Score:
+            return scorers();
+        case Slot::Allocate:
+            return allAllocators();
+        case Slot::Select:
+            return selectorMethods();
+        case Slot::RankRule:
+            return rankRules();
+        case Slot::Factors:
+            return factorMethods();
+        case Slot::Layers:
+            return layerMethods();
+        case Slot::Recover:
+        case Slot::Skip:
+            break;
+    }
+    return none;
+}
+
 std::vector<MethodInfo> allMethods()
 {
-    std::vector<MethodInfo> methods = scorers();
-    methods.insert(methods.end(), allocators().begin(), allocators().end());
-    methods.push_back(verifiedInfo());
-    methods.insert(methods.end(), selectorMethods().begin(), selectorMethods().end());
-    methods.insert(methods.end(), rankRules().begin(), rankRules().end());
-    MethodInfo svd;
-    svd.id = "svd";
-    svd.title = "Truncated SVD";
-    svd.slot = Slot::Factors;
-    svd.help = "Best approximation of the weights for each rank, without calibration data; singular values are shared by both factors.";
-    svd.source = "Eckart and Young, Psychometrika 1936";
-    methods.push_back(std::move(svd));
-    MethodInfo whitened;
-    whitened.id = "whitened-svd";
-    whitened.title = "Whitened SVD";
-    whitened.slot = Slot::Factors;
-    whitened.needs = {"factors"};
-    whitened.help =
-        "Smallest output error on the calibration tokens of each expert, for each rank. Experts with fewer tokens than twice the rank lean "
-        "more "
-        "on the weights; those without tokens use the inputs of the whole layer.";
-    whitened.source = "SVD-LLM, arXiv 2403.07378; MoE-I2, arXiv 2411.01016";
-    methods.push_back(std::move(whitened));
+    std::vector<MethodInfo> methods;
+    // People look for the rule before they look for how factors are made.
+    for (const Slot slot :
+         {Slot::Score, Slot::Allocate, Slot::Select, Slot::RankRule, Slot::Factors, Slot::Layers, Slot::Recover, Slot::Skip})
+        methods.insert(methods.end(), methodsOf(slot).begin(), methodsOf(slot).end());
     return methods;
+}
+
+const MethodInfo* findMethod(Slot slot, const std::string& id)
+{
+    for (const MethodInfo& method : methodsOf(slot))
+        if (method.id == id) return &method;
+    return nullptr;
 }
 
 }  // namespace espalier

@@ -1,11 +1,8 @@
 #include "pipeline/plan_recipe.h"
 
-#include "allocate/allocator.h"
-#include "allocate/rank_rule.h"
-#include "score/scorer.h"
+#include "pipeline/drop_layers.h"
+#include "pipeline/method_catalog.h"
 #include "search/field_block.h"
-#include "search/plan_search.h"
-#include "search/selector.h"
 
 #include <fmt/format.h>
 
@@ -27,40 +24,52 @@ Error unknownMethod(const std::string& id, std::string_view slot)
     return error;
 }
 
-Json settingsJson(const PlanRecipe& recipe, const std::string& slot)
-{
-    Json json = Json::object();
-    for (const auto& [key, value] : recipe.paramsOf(slot))
-        json[key] = value.is_number_float() ? Json(value.dump()) : value;
-    return json;
-}
+// Empty: the default of a slot that may stay empty.
+struct Chosen {
+    Slot slot;
+    std::string id;
+    std::string setting;  // as parameters name it
+};
 
 // The chosen methods, in the order in which they run.
-Result<std::vector<std::pair<MethodInfo, std::string>>> methodsOf(const PlanRecipe& recipe)
+std::vector<Chosen> chosenOf(const PlanRecipe& recipe)
 {
-    std::vector<MethodInfo> allocate = allocators();
-    allocate.push_back(verifiedInfo());
-    struct Chosen {
-        const std::vector<MethodInfo>& known;
-        const std::string& id;
-        std::string slot;     // as `methods` lists it
-        std::string setting;  // as parameters name it
-    };
-    std::vector<Chosen> chosen = {{scorers(), recipe.score, "score", "score"},
-                                  {allocate, recipe.allocate, "allocate", "allocate"},
-                                  {selectorMethods(), recipe.select, "select", "select"}};
-    if (recipe.ranks) chosen.push_back({rankRules(), recipe.rankRule, "rank-rule", "rank"});
-    std::vector<std::pair<MethodInfo, std::string>> methods;
-    for (const Chosen& choice : chosen) {
-        const auto it =
-            std::find_if(choice.known.begin(), choice.known.end(), [&](const MethodInfo& method) { return method.id == choice.id; });
-        if (it == choice.known.end()) return unknownMethod(choice.id, choice.slot);
-        methods.emplace_back(*it, choice.setting);
-    }
-    return methods;
+    std::vector<Chosen> chosen = {
+        {Slot::Score, recipe.score, "score"}, {Slot::Allocate, recipe.allocate, "allocate"}, {Slot::Select, recipe.select, "select"}};
+    if (recipe.ranks) chosen.push_back({Slot::RankRule, recipe.rankRule, "rank"});
+    if (!recipe.factors.empty()) chosen.push_back({Slot::Factors, recipe.factors, "factors"});
+    if (recipe.dropSimilar > 0) chosen.push_back({Slot::Layers, layerMethods().front().id, "layers"});
+    if (!recipe.recover.empty()) chosen.push_back({Slot::Recover, recipe.recover, "recover"});
+    if (!recipe.skip.empty()) chosen.push_back({Slot::Skip, recipe.skip, "skip"});
+    return chosen;
 }
 
+int boundOf(const std::map<int, int>& bounds, int layer, int otherwise)
+{
+    for (const int key : {layer, CountBounds::kAllLayers})
+        if (const auto it = bounds.find(key); it != bounds.end()) return it->second;
+    return otherwise;
+}
+
+std::vector<int> perLayer(const std::map<int, int>& bounds, const ModelShape& shape, bool lower)
+{
+    if (bounds.empty()) return {};
+    std::vector<int> values;
+    for (const LayerShape& layer : shape.layers)
+        values.push_back(boundOf(bounds, layer.index, lower ? 0 : layer.experts));
+    return values;
+}
+
+const MethodInfo* allocatorOf(const PlanRecipe& recipe) { return findMethod(Slot::Allocate, recipe.allocate); }
+
 }  // namespace
+
+std::vector<int> CountBounds::floors(const ModelShape& shape) const { return perLayer(least, shape, true); }
+std::vector<int> CountBounds::caps(const ModelShape& shape) const { return perLayer(most, shape, false); }
+bool CountBounds::allow(int layer, int count) const
+{
+    return count >= boundOf(least, layer, 0) && count <= boundOf(most, layer, count) && count % multipleOf == 0;
+}
 
 Params PlanRecipe::paramsOf(const std::string& slot) const
 {
@@ -68,38 +77,46 @@ Params PlanRecipe::paramsOf(const std::string& slot) const
     return it == params.end() ? Params() : it->second;
 }
 
-Json toJson(const PlanRecipe& recipe)
+bool runsModel(const PlanRecipe& recipe)
 {
-    Json json = {
-        {"allocate", {{"method", recipe.allocate}, {"parameters", settingsJson(recipe, "allocate")}, {"uniform", recipe.uniformCount}}},
-        {"score", {{"method", recipe.score}, {"parameters", settingsJson(recipe, "score")}}},
-        {"select", {{"method", recipe.select}, {"parameters", settingsJson(recipe, "select")}}}};
-    json["budget"] = recipe.bytes ? Json{{"bytes", *recipe.bytes}} : Json{{"experts", recipe.keepTotal.value_or(0)}};
-    if (recipe.receptiveField)
-        json["receptive_field"] = {{"sets", recipe.receptiveField->sets}, {"block_size", recipe.receptiveField->blockSize}};
-    if (recipe.dropped) json["dropped"] = *recipe.dropped == ConstantKind::Mean ? "constant" : "weighted-constant";
-    if (!recipe.dropLayers.empty()) json["drop_layers"] = recipe.dropLayers;
-    if (recipe.dropSimilar > 0) json["drop_similar_layers"] = recipe.dropSimilar;
-    if (recipe.ranks) {
-        Json rank = {{"method", recipe.rankRule}, {"parameters", settingsJson(recipe, "rank")}};
-        rank["average"] = recipe.averageRank ? Json(fmt::format("{}", *recipe.averageRank)) : Json("auto");
-        if (recipe.decomposeShare) {
-            rank["average"] = nullptr;
-            rank["share"] = fmt::format("{}", *recipe.decomposeShare);
-        }
-        json["rank"] = std::move(rank);
-    }
-    return json;
+    if (recipe.receptiveField) return true;
+    for (const Chosen& choice : chosenOf(recipe))
+        if (const MethodInfo* method = findMethod(choice.slot, choice.id); method && method->runsModel) return true;
+    return false;
+}
+
+bool needsCurves(const PlanRecipe& recipe)
+{
+    const MethodInfo* allocator = allocatorOf(recipe);
+    return allocator && allocator->needsCurves;
+}
+
+bool choosesRanks(const PlanRecipe& recipe)
+{
+    const MethodInfo* allocator = allocatorOf(recipe);
+    return allocator && allocator->answersFor(Answer::Ranks);
+}
+
+bool measuresRanks(const PlanRecipe& recipe)
+{
+    const MethodInfo* allocator = allocatorOf(recipe);
+    return allocator && allocator->runsModel && allocator->answersFor(Answer::Ranks);
+}
+
+bool solvesJointly(const PlanRecipe& recipe)
+{
+    const MethodInfo* allocator = allocatorOf(recipe);
+    return allocator && recipe.ranks &&
+           std::find(allocator->solvesWith.begin(), allocator->solvesWith.end(), recipe.rankRule) != allocator->solvesWith.end();
 }
 
 Status checkRecipe(const PlanRecipe& recipe)
 {
-    ESPALIER_TRY(const auto methods, methodsOf(recipe));
-    for (const auto& [method, setting] : methods) {
-        ESPALIER_TRY([[maybe_unused]] const Params checked, checkParams(method, recipe.paramsOf(setting)));
+    for (const Chosen& choice : chosenOf(recipe)) {
+        const MethodInfo* method = findMethod(choice.slot, choice.id);
+        if (!method) return unknownMethod(choice.id, slotName(choice.slot));
+        ESPALIER_TRY([[maybe_unused]] const Params checked, checkParams(*method, recipe.paramsOf(choice.setting)));
     }
-    if (!recipe.factors.empty() && recipe.factors != "svd" && recipe.factors != "whitened-svd")
-        return unknownMethod(recipe.factors, "factors");
     if (recipe.averageRank && recipe.decomposeShare) {
         Error error = usageError("An average rank and a share to remove were both given.", "Give one of them.");
         error.code = "rank.bad_target";
@@ -112,8 +129,9 @@ Status checkRecipe(const PlanRecipe& recipe)
         options.blockSize = recipe.receptiveField->blockSize;
         ESPALIER_CHECK_OK(checkFieldOptions(options));
     }
-    const bool joint = recipe.allocate == "exact" && recipe.ranks && recipe.rankRule == "exact";
-    if (recipe.dropped && recipe.bytes && (joint || recipe.allocate == "verified"))
+    if (recipe.bounds.multipleOf < 1)
+        return usageError(fmt::format("Counts cannot be multiples of {}.", recipe.bounds.multipleOf), "Choose at least 1.");
+    if (recipe.dropped && recipe.bytes && (solvesJointly(recipe) || choosesRanks(recipe)))
         return usageError("Constants cannot take part in a search for counts and ranks at one size.",
                           "Give a number of experts (--keep, --prune), or choose counts by another method.");
     if (!recipe.keepTotal && !recipe.bytes) return usageError("A target is needed: a number of experts or a size.");
@@ -122,26 +140,21 @@ Status checkRecipe(const PlanRecipe& recipe)
 
 Status checkRecipeNeeds(const PlanRecipe& recipe, const ProfileData& profile)
 {
-    ESPALIER_TRY(auto methods, methodsOf(recipe));
-    if (recipe.ranks && recipe.factors == "whitened-svd") {
-        MethodInfo whitened;
-        whitened.id = recipe.factors;
-        whitened.needs = {"factors"};
-        methods.emplace_back(std::move(whitened), "factors");
+    const auto missing = [](const std::string& need, const std::string& setting, const std::string& id) {
+        return badInput("profile.missing_statistics", need,
+                        fmt::format("The profile was taken without \"{}\", which the {} method \"{}\" needs.", need, setting, id),
+                        fmt::format("Take the profile with --collect +{}.", need));
+    };
+    for (const Chosen& choice : chosenOf(recipe)) {
+        // Without ranks no factors are made.
+        if (choice.slot == Slot::Factors && !recipe.ranks) continue;
+        const MethodInfo* method = findMethod(choice.slot, choice.id);
+        if (!method) return unknownMethod(choice.id, slotName(choice.slot));
+        for (const std::string& need : method->needs)
+            // The model is at hand: its weights are no statistic.
+            if (need != "weights" && !profile.has(need)) return missing(need, choice.setting, method->id);
     }
-    if (recipe.dropped) {
-        MethodInfo constants;
-        constants.id = "constant";
-        constants.needs = {"outputs"};
-        methods.emplace_back(std::move(constants), "dropped");
-    }
-    for (const auto& [method, setting] : methods)
-        for (const std::string& need : method.needs)
-            if (need != "weights" && !profile.has(need))  // the model is at hand
-                return badInput(
-                    "profile.missing_statistics", need,
-                    fmt::format("The profile was taken without \"{}\", which the {} method \"{}\" needs.", need, setting, method.id),
-                    fmt::format("Take the profile with --collect +{}.", need));
+    if (recipe.dropped && !profile.has("outputs")) return missing("outputs", "dropped", "constant");
     return {};
 }
 

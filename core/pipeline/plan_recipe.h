@@ -5,12 +5,14 @@
 #include "base/json.h"
 #include "base/method_registry.h"
 #include "plan/layer_plan.h"
+#include "plan/model_shape.h"
 #include "statistics/profile_data.h"
 
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace espalier
 {
@@ -20,11 +22,27 @@ struct ReceptiveFieldChoice {
     int blockSize = 3;  // T
 };
 
+// How many experts a layer that is not locked may keep, beyond what top-k, router groups and protected experts demand.
+struct CountBounds {
+    static constexpr int kAllLayers = -1;
+    std::map<int, int> least;  // by decoder layer, or for all that are not named
+    std::map<int, int> most;
+    int multipleOf = 1;
+
+    bool none() const { return least.empty() && most.empty() && multipleOf == 1; }
+    // Per decoder layer as allocators take them (allocate/allocator.h); empty where nothing was said.
+    std::vector<int> floors(const ModelShape& shape) const;
+    std::vector<int> caps(const ModelShape& shape) const;
+    bool allow(int layer, int count) const;
+    bool operator==(const CountBounds&) const = default;
+};
+
 // Everything a plan depends on besides model, profile and text.
 struct PlanRecipe {
     std::optional<int> keepTotal;       // routed experts kept; or
     std::optional<std::int64_t> bytes;  // the largest plan that is not larger than this
     bool uniformCount = false;
+    CountBounds bounds;
     std::string score = "leave-one-out";
     std::string allocate = "importance";
     std::string select = "ranking";
@@ -33,19 +51,28 @@ struct PlanRecipe {
     std::string rankRule = "moe-i2";
     std::optional<double> averageRank;     // ranks without either: autoAverageRank of the layer's shape
     std::optional<double> decomposeShare;  // in [0, 1)
-    std::string factors;                   // "whitened-svd", "svd"; empty: whitened where the profile has bases
+    std::string factors;                   // empty: the best that the profile allows
     std::optional<ConstantKind> dropped;   // dropped experts become constants of this kind; otherwise they go
     std::vector<int> dropLayers;           // decoder layers that are left out, and
     int dropSimilar = 0;                   // so many of those that change the hidden state least
-    std::map<std::string, Params> params;  // by slot: score, allocate, select, rank
+    std::string recover;                   // how what was lost is tuned back; empty: not. Of this slot and the next there is no method yet
+    std::string skip;                      // which experts a token may skip; empty: none
+    std::map<std::string, Params> params;  // by slot: score, allocate, select, rank, recover, skip
     std::uint64_t seed = 0;
     int threads = 0;
 
     Params paramsOf(const std::string& slot) const;
 };
 
-// Methods, parameters and target as they go into the plan file: no floating point numbers, so that equal plans are equal bytes.
-Json toJson(const PlanRecipe& recipe);
+// What the chosen methods can. False for methods that are not known: checkRecipe says which.
+bool runsModel(const PlanRecipe& recipe);    // needs the model and the calibration text
+bool needsCurves(const PlanRecipe& recipe);  // of what each layer loses at every count
+bool choosesRanks(
+    const PlanRecipe& recipe);  // the allocator decides ranks along with counts where a size is the target and no rule is asked for
+// The allocator measures plans with ranks of its own: the model needs the profile's factors.
+bool measuresRanks(const PlanRecipe& recipe);
+// Allocator and rank rule take one decision over counts and ranks, for a size.
+bool solvesJointly(const PlanRecipe& recipe);
 
 // Before anything long begins: methods, their parameters, the target, K and T. Errors (usage), each naming what is wrong: method.unknown,
 // method.bad_parameter, rank.bad_target, search.bad_option, usage.arguments.

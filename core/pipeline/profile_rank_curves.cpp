@@ -72,6 +72,17 @@ std::shared_ptr<const RankCurves> rankCurvesOf(const ProfileData& profile)
     return curves;
 }
 
+RankValue rankValueOf(std::shared_ptr<const RankCurves> curves)
+{
+    if (!curves) return {};
+    return [curves = std::move(curves)](int layer, int expert, int matrix, int rank) {
+        const MatrixCurve& curve =
+            curves->layers[static_cast<std::size_t>(layer)][static_cast<std::size_t>(expert)][static_cast<std::size_t>(matrix)];
+        const auto r = static_cast<std::size_t>(rank);
+        return r < curve.error.size() ? curve.weight * (curve.error[r - 1] - curve.error[r]) : 0.0;
+    };
+}
+
 Result<Json> rankCurvesJson(const ProfileData& profile, int layer, int expert)
 {
     if (layer < 0 || layer >= static_cast<int>(profile.layers.size()) || profile.layers[static_cast<std::size_t>(layer)].experts == 0)

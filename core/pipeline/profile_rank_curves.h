@@ -4,6 +4,7 @@
 #include "allocate/rank_rule.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "search/rank_budget.h"
 #include "statistics/profile_data.h"
 
 #include <memory>
@@ -13,6 +14,9 @@ namespace espalier
 
 // Squared errors of all ranks of a profile with curves, weighted to the layer's output, as the rank rules take them. Null without curves.
 std::shared_ptr<const RankCurves> rankCurvesOf(const ProfileData& profile);
+
+// What each unit of rank saves by these curves; empty where there are none.
+RankValue rankValueOf(std::shared_ptr<const RankCurves> curves);
 
 // Error and singular values of one expert's matrices, whitened by its calibration tokens, at no more than 256 ranks each:
 // {"layer","expert","whitened","matrices":{"gate","up","down"}}. An expert without tokens has empty lists.

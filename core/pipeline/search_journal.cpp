@@ -1,14 +1,6 @@
 #include "pipeline/search_journal.h"
 
-#include "base/atomic_file.h"
-#include "base/text.h"
-
-#include <fcntl.h>
-#include <fmt/format.h>
-
-#include <unistd.h>
-#include <cerrno>
-#include <cstring>
+#include <utility>
 
 namespace espalier
 {
@@ -18,62 +10,30 @@ namespace
 
 constexpr std::size_t kMaxFileBytes = std::size_t{1} << 30;
 
-bool writeAll(int descriptor, std::string_view bytes)
-{
-    while (!bytes.empty()) {
-        const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
-        if (written < 0 && errno == EINTR) continue;
-        if (written == 0) errno = ENOSPC;
-        if (written <= 0) return false;
-        bytes.remove_prefix(static_cast<std::size_t>(written));
-    }
-    return true;
-}
-
 Json keyLine(const std::string& key) { return {{"espalier_search", 1}, {"key", key}}; }
 
 }  // namespace
 
-SearchJournal::SearchJournal(SearchJournal&& other) noexcept
-    : m_path(std::move(other.m_path)),
-      m_descriptor(std::exchange(other.m_descriptor, -1)),
-      m_startedAfresh(other.m_startedAfresh),
-      m_recovered(other.m_recovered),
-      m_added(other.m_added),
-      m_selections(std::move(other.m_selections)),
-      m_blocks(std::move(other.m_blocks)),
-      m_losses(std::move(other.m_losses))
-{
-}
-
-SearchJournal::~SearchJournal()
-{
-    if (m_descriptor >= 0) ::close(m_descriptor);
-}
-
 Result<SearchJournal> SearchJournal::open(const std::filesystem::path& path, const std::string& key, bool resume)
 {
-    SearchJournal journal(path);
+    SearchJournal journal;
     std::error_code ignored;
-    std::string good;  // whole lines of this search
-    if (resume && std::filesystem::exists(path, ignored)) {
-        const Result<std::string> text = readTextFile(path, "search", kMaxFileBytes);
-        std::size_t begin = 0;
-        while (text.ok()) {
-            const std::size_t end = text->find('\n', begin);
-            if (end == std::string::npos) break;
-            const Result<Json> line = parseJson(std::string_view(*text).substr(begin, end - begin), path.string(), "search");
-            if (!line.ok() || (begin == 0 && *line != keyLine(key))) break;
-            if (begin > 0) journal.take(*line);
-            begin = end + 1;
-        }
-        journal.m_startedAfresh = begin == 0;
-        if (text.ok()) good = text->substr(0, begin);
-    }
-    if (good.empty()) good = keyLine(key).dump() + "\n";
-    ESPALIER_CHECK_OK(writeFileAtomically(path, good));
-    journal.m_descriptor = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
-    if (journal.m_descriptor < 0) return writeError(path, errno);
+    const bool there = resume && std::filesystem::exists(path, ignored);
+    const JournalOptions options{.resume = resume, .area = "search", .maxBytes = kMaxFileBytes, .locked = {}};
+    bool own = false;
+    const auto read = [&](const JournalLine& line) -> Result<bool> {
+        if (!line.json.ok() || (line.first && *line.json != keyLine(key))) return false;
+        own = true;
+        if (!line.first) journal.take(*line.json);
+        return true;
+    };
+    Result<JournalFile> file = JournalFile::open(path, keyLine(key), options, read);
+    // What cannot be read as a journal is none of this search's.
+    if (!file.ok() && resume && file.error().kind == ErrorKind::BadInput)
+        file = JournalFile::open(path, keyLine(key), {.resume = false, .area = options.area, .maxBytes = 0, .locked = {}}, read);
+    if (!file.ok()) return std::move(file).error();
+    journal.m_file.emplace(std::move(file).value());
+    journal.m_startedAfresh = there && !own;
     return journal;
 }
 
@@ -149,23 +109,20 @@ Status SearchJournal::add(const std::string& planHash, const std::vector<WindowL
 
 Status SearchJournal::append(const Json& line)
 {
-    const off_t whole = ::lseek(m_descriptor, 0, SEEK_END);
-    if (writeAll(m_descriptor, line.dump() + "\n") && (::fdatasync(m_descriptor) == 0 || errno == EINVAL || errno == EROFS)) {
+    Status written = m_file->append(line);
+    if (written.ok()) {
         ++m_added;
-        return {};
+        return written;
     }
-    const int code = errno;
-    // No half line stays in the way of the next one; where not even this works, what is there counts as torn by a kill.
-    (void)(whole >= 0 && ::ftruncate(m_descriptor, whole) == 0);
-    return resourceError(code == ENOSPC || code == EDQUOT ? "output.disk_full" : "output.unwritable", m_path.string(),
-                         fmt::format("{} cannot be written: {}.", m_path.string(), std::strerror(code)),
-                         "The search goes on, but what is finished from now on is lost if it is interrupted.");
+    Error error = std::move(written).error();
+    error.action = "The search goes on, but what is finished from now on is lost if it is interrupted.";
+    return error;
 }
 
 void SearchJournal::remove()
 {
     std::error_code ignored;
-    std::filesystem::remove(m_path, ignored);
+    std::filesystem::remove(path(), ignored);
 }
 
 }  // namespace espalier

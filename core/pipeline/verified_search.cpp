@@ -25,17 +25,6 @@ namespace
 
 constexpr const char* kGiven = "given plan";
 
-RankValue rankValueOf(std::shared_ptr<const RankCurves> curves)
-{
-    if (!curves) return {};
-    return [curves = std::move(curves)](int layer, int expert, int matrix, int rank) {
-        const MatrixCurve& curve =
-            curves->layers[static_cast<std::size_t>(layer)][static_cast<std::size_t>(expert)][static_cast<std::size_t>(matrix)];
-        const auto r = static_cast<std::size_t>(rank);
-        return r < curve.error.size() ? curve.weight * (curve.error[r - 1] - curve.error[r]) : 0.0;
-    };
-}
-
 // Bytes that a plan of `keepTotal` experts may take: those of the start, and for every expert more or fewer what one of its experts takes
 // on average.
 std::int64_t bytesForCount(const ModelShape& shape, const CompressionPlan& start, int keepTotal)
@@ -128,6 +117,24 @@ private:
         return {};
     }
 
+    // Forms whose count is within the bounds that were asked for.
+    std::vector<LayerOption> allowed(int layer, std::vector<LayerOption> options) const
+    {
+        std::erase_if(options, [&](const LayerOption& option) { return !m_verified.bounds.allow(layer, option.count); });
+        return options;
+    }
+    // The first free layer in which nothing is left of them.
+    Status checkOptions() const
+    {
+        for (std::size_t i = 0; i < m_problem.options.size(); ++i)
+            if (m_problem.options[i].empty())
+                return badInput(
+                    "allocate.infeasible", fmt::format("layer {}", m_problem.layers[i]),
+                    fmt::format("No count of layer {} that its router allows is within floor, cap and multiple.", m_problem.layers[i]),
+                    "Raise its cap, lower its floor, or choose another multiple.");
+        return {};
+    }
+
     // So many bytes: every form of every layer is open.
     Status prepareBytes()
     {
@@ -136,8 +143,9 @@ private:
         m_problem.budget = *m_verified.bytes - planCost(m_shape, m_problem.whole).bytes;
         for (const auto& [layer, forms] : *m_forms) {
             m_problem.budget += expertBytesOf(m_shape, m_problem.whole, layer);
-            m_problem.options.push_back(forms.options());
+            m_problem.options.push_back(allowed(layer, forms.options()));
         }
+        ESPALIER_CHECK_OK(checkOptions());
         std::int64_t least = 0;
         for (const auto& options : m_problem.options)
             least += std::min_element(options.begin(), options.end(), [](const auto& a, const auto& b) { return a.cost < b.cost; })->cost;
@@ -188,18 +196,19 @@ private:
             if (!layer.moe) continue;
             if (const auto it = m_forms->find(layer.index); it != m_forms->end()) {
                 std::vector<LayerOption> options;
-                for (LayerOption option : it->second.options())
+                for (LayerOption option : allowed(layer.index, it->second.options()))
                     if (option.level == 0) {
                         option.cost = option.count;
                         options.push_back(option);
                     }
                 m_problem.options.push_back(std::move(options));
-                // Groups keep equally many experts each, which not every total allows.
-                if (layer.router.groups > 1) m_problem.exactly = false;
+                // Groups keep equally many experts each, which not every total allows; nor do multiples.
+                if (layer.router.groups > 1 || m_verified.bounds.multipleOf > 1) m_problem.exactly = false;
             } else {
                 m_problem.budget -= static_cast<int>(m_base.layer(layer.index).kept().size());
             }
         }
+        ESPALIER_CHECK_OK(checkOptions());
         m_problem.cost = [](const CompressionPlan& plan, int layer) { return static_cast<std::int64_t>(plan.layer(layer).kept().size()); };
         if (m_base.hasRanks() && !m_verified.ranked) {
             m_heldBytes = bytesForCount(m_shape, m_base, *m_verified.keepTotal);
@@ -250,7 +259,11 @@ private:
         const bool sameCount = std::all_of(m_problem.layers.begin(), m_problem.layers.end(), [&](int layer) {
             return keep[static_cast<std::size_t>(layer)] == keep[static_cast<std::size_t>(m_problem.layers.front())];
         });
-        if (m_problem.exactly ? cost != m_problem.budget : cost > m_problem.budget) {
+        const bool outside = std::any_of(m_problem.layers.begin(), m_problem.layers.end(),
+                                         [&](int layer) { return !m_verified.bounds.allow(layer, keep[static_cast<std::size_t>(layer)]); });
+        if (outside) {
+            refuse(name, "plan.outside_bounds");
+        } else if (m_problem.exactly ? cost != m_problem.budget : cost > m_problem.budget) {
             refuse(name, "plan.other_size");
         } else if (m_verified.uniformCount && !sameCount) {
             refuse(name, "plan.unequal_counts");
@@ -264,7 +277,8 @@ private:
     Status addCandidates()
     {
         ESPALIER_CHECK_OK(offerGiven());
-        for (const char* id : {"uniform", "importance", "inverse", "coverage", "global", "exact"}) {
+        for (const MethodInfo& method : allocators()) {
+            const std::string& id = method.id;
             AllocationRequest asked = m_verified.request;
             asked.uniformCount = m_verified.uniformCount;
             if (m_verified.bytes) {
@@ -279,7 +293,7 @@ private:
                 continue;
             }
             ESPALIER_TRY(const auto plan, ofCounts(*keep));
-            ESPALIER_CHECK_OK(offer(id, plan, std::string_view(id) == "uniform" || std::string_view(id) == "importance"));
+            ESPALIER_CHECK_OK(offer(id, plan, method.baseline));
         }
         if (!m_verified.bytes) return {};
         ESPALIER_CHECK_OK(offerMoeI2());
@@ -370,15 +384,12 @@ private:
         request.plan = m_problem.start;
         request.bytes = *m_verified.bytes;
         request.lossCurves = m_verified.request.lossCurves;
-        request.keptSets.resize(m_shape.layers.size());
-        for (const LayerCurve& curve : m_verified.curves) {
-            auto& sets = request.keptSets[static_cast<std::size_t>(curve.layer)];
-            sets.resize(static_cast<std::size_t>(m_shape.layers[static_cast<std::size_t>(curve.layer)].experts) + 1);
-            for (std::size_t i = 0; i < curve.sets.size(); ++i)
-                sets[static_cast<std::size_t>(curve.lowest) + i] = curve.sets[i];
-        }
+        request.keptSets = setsByCount(m_shape, m_verified.curves);
         request.scores = m_verified.request.scores;
         request.curves = m_rankCurves;
+        request.floor = m_verified.request.floor;
+        request.cap = m_verified.request.cap;
+        request.multipleOf = m_verified.request.multipleOf;
         request.uniformCount = m_verified.uniformCount;
         request.factors = m_verified.factors;
         const Result<SizedPlan> sized = planForBytes(m_shape, request);
@@ -466,6 +477,18 @@ private:
 Result<VerifiedAnswer> searchVerified(const VerifiedProblem& problem, const Params& params, JobContext& job)
 {
     return Verified(problem, job).run(params);
+}
+
+std::vector<std::vector<ExpertSet>> setsByCount(const ModelShape& shape, const std::vector<LayerCurve>& curves)
+{
+    std::vector<std::vector<ExpertSet>> all(shape.layers.size());
+    for (const LayerCurve& curve : curves) {
+        auto& sets = all[static_cast<std::size_t>(curve.layer)];
+        sets.resize(static_cast<std::size_t>(shape.layers[static_cast<std::size_t>(curve.layer)].experts) + 1);
+        for (std::size_t i = 0; i < curve.sets.size(); ++i)
+            sets[static_cast<std::size_t>(curve.lowest) + i] = curve.sets[i];
+    }
+    return all;
 }
 
 std::vector<std::vector<int>> raceOrder(const std::vector<std::vector<int>>& groups)

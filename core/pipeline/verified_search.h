@@ -19,6 +19,7 @@ struct VerifiedProblem {
     std::optional<int> keepTotal;
     std::optional<std::int64_t> bytes;
     bool uniformCount = false;
+    CountBounds bounds;
     std::uint64_t seed = 0;
     const AllocationRequest& request;       // scores, importance, curves
     const std::vector<LayerCurve>& curves;  // of every free MoE layer: the best set at every count
@@ -40,6 +41,9 @@ struct VerifiedAnswer {
 
 // Candidates: the plan that was given, where it has the size, the presets, and the answers of the other allocators.
 Result<VerifiedAnswer> searchVerified(const VerifiedProblem& problem, const Params& params, JobContext& job);
+
+// The best sets of every layer as the solver for a size takes them: [decoder layer][count].
+std::vector<std::vector<ExpertSet>> setsByCount(const ModelShape& shape, const std::vector<LayerCurve>& curves);
 
 // The groups of windows in the order in which a race measures them: spread over the text from the start.
 std::vector<std::vector<int>> raceOrder(const std::vector<std::vector<int>>& groups);

@@ -78,8 +78,7 @@ Result<std::vector<WindowLoss>> runShared(Evaluator& evaluator, const Compressio
 Result<std::vector<WindowDivergence>> divergenceShared(MoeModel& model, const TokenWindows& windows, const CompressionPlan& plan,
                                                        const CompressionPlan& reference, JobContext& job, WorkShare& processes)
 {
-    ESPALIER_TRY(std::vector<WindowDivergence> found,
-                 measureDivergence(model, windows, plan, reference, job, {.part = processes.rank(), .parts = processes.size()}));
+    ESPALIER_TRY(std::vector<WindowDivergence> found, measureDivergence(model, windows, plan, reference, job, processes));
     if (processes.alone()) return found;
     Json own = Json::array();
     for (const WindowDivergence& window : found)

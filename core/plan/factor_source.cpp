@@ -1,5 +1,7 @@
 #include "plan/factor_source.h"
 
+#include "plan/factor_methods.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -63,10 +65,11 @@ Result<std::shared_ptr<const FactorSource>> factorSourceFor(const CompressionPla
 {
     std::shared_ptr<const FactorSource> none;
     const FactorSettings& factors = plan.factors();
-    if (!plan.hasRanks() || factors.method.empty() || factors.method == "svd") return none;
-    if (factors.method != "whitened-svd")
+    if (!plan.hasRanks() || factors.method.empty()) return none;
+    if (!factorMethod(factors.method))
         return unsupported("plan.factors", factors.method, fmt::format("Factors by \"{}\" cannot be computed here.", factors.method),
                            "Use svd or whitened-svd.");
+    if (!factorsNeedProfile(factors)) return none;
     return sourceOf("factors", factors.profileSha256, given, fingerprint);
 }
 
@@ -89,7 +92,7 @@ CompressionPlan withGivenProfile(const CompressionPlan& plan, const FactorSource
 {
     if (given.size() != 1) return plan;
     CompressionPlan named = plan;
-    if (const FactorSettings& factors = plan.factors(); factors.method == "whitened-svd" && factors.profileSha256.empty())
+    if (const FactorSettings& factors = plan.factors(); factorsNeedProfile(factors) && factors.profileSha256.empty())
         named = named.withFactors({factors.method, given.front()->profileSha256()});
     if (plan.hasConstants() && plan.constantsProfile().empty()) named = named.withConstantsProfile(given.front()->profileSha256());
     return named;

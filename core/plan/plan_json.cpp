@@ -1,6 +1,7 @@
 // espalier_plan.json. Version 1 lists kept experts and ranks; version 2 adds columns and bodies, forms, runs. A plan that version 1 can say
 // is written as version 1, so that its readers go on reading it.
 #include "plan/compression_plan.h"
+#include "plan/factor_methods.h"
 #include "plan/plan_rules.h"
 
 #include <fmt/format.h>
@@ -258,7 +259,7 @@ struct PlanReader {
         }
         if (!plan.hasRanks()) return factors;
         if (factors.method.empty()) factors.method = "svd";
-        if (factors.method != "svd" && factors.method != "whitened-svd")
+        if (!factorMethod(factors.method))
             return unsupported("plan.factors", "factors.method", fmt::format("The factor method \"{}\" is not known.", factors.method),
                                "Use svd or whitened-svd.");
         return factors;

@@ -140,11 +140,10 @@ Status mergeLayer(const MomentSources& sources, const ProfileData& sum, LayerPro
 }  // namespace
 
 Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force,
-                                  const Checkpoint* checkpoint, JobContext& job, const MergeShare& share)
+                                  const Checkpoint* checkpoint, JobContext& job, WorkShare& share)
 {
     const c10::InferenceMode guard;
-    const bool first = share.part == 0;
-    const auto meet = [&](const Status& own) { return share.meet ? share.meet(own) : own; };
+    const bool first = share.first();
     if (first) ESPALIER_CHECK_OK(refuseExisting(out, force));
     std::vector<ProfileData> read;
     for (const std::filesystem::path& path : shards) {
@@ -167,7 +166,7 @@ Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shar
             error.kept = "Nothing was written.";
             return error;
         }
-        ESPALIER_CHECK_OK(meet(first ? writeProfile(out, sum) : Status()));
+        ESPALIER_CHECK_OK(share.meet(first ? writeProfile(out, sum) : Status()));
         return sum;
     }
 
@@ -178,11 +177,11 @@ Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shar
     for (std::size_t l = 0; l < sum.layers.size(); ++l)
         if (sum.layers[l].experts > 0) layers.push_back(l);
     PartsFolder folder(out, first);
-    ESPALIER_CHECK_OK(meet(folder.create()));
+    ESPALIER_CHECK_OK(share.meet(folder.create()));
     const auto makeMine = [&]() -> Status {
         for (std::size_t i = 0; i < layers.size(); ++i) {
             job.progress(static_cast<std::int64_t>(i), std::ssize(layers), "layer");
-            if (static_cast<int>(i % static_cast<std::size_t>(share.parts)) != share.part) continue;
+            if (!share.owns(i)) continue;
             // Everyone has the products of the outputs, which are the bulk of a layer: they stay out of its file.
             LayerProfile& layer = sum.layers[layers[i]];
             GramStore gram = std::exchange(layer.gram, {});
@@ -194,7 +193,7 @@ Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shar
         }
         return {};
     };
-    ESPALIER_CHECK_OK(meet(makeMine()));
+    ESPALIER_CHECK_OK(share.meet(makeMine()));
     job.progress(std::ssize(layers), std::ssize(layers), "layer");
     std::vector<std::filesystem::path> parts;
     for (const std::size_t l : layers) {
@@ -206,7 +205,7 @@ Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shar
         for (int number = 0; std::filesystem::exists(folder.part(index, number)); ++number)
             parts.push_back(folder.part(index, number));
     }
-    ESPALIER_CHECK_OK(meet(first ? writeProfile(out, sum, parts) : Status()));
+    ESPALIER_CHECK_OK(share.meet(first ? writeProfile(out, sum, parts) : Status()));
     return sum;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/job.h"
+#include "base/work_share.h"
 #include "plan/compression_plan.h"
 #include "statistics/profile_data.h"
 #include "tokenizer/windows.h"
@@ -97,14 +98,8 @@ Result<ProfileData> runProfile(MoeModel& model, const TokenWindows& windows, con
 //
 // Several processes that see the same files can share the work, layer by layer: all call it with the same arguments and their own `share`;
 // the first one writes `out`, and all return the same.
-struct MergeShare {
-    int part = 0;  // of this process, 0 <= part < parts
-    int parts = 1;
-    // Waits for all and fails in all where one has failed, handed in its own status. Empty: there is one process.
-    std::function<Status(const Status&)> meet = {};
-};
 Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force,
-                                  const Checkpoint* checkpoint, JobContext& job, const MergeShare& share = {});
+                                  const Checkpoint* checkpoint, JobContext& job, WorkShare& share = WorkShare::none());
 Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shards, const std::filesystem::path& out, bool force = false);
 
 }  // namespace espalier

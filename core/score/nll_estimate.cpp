@@ -438,8 +438,8 @@ std::optional<CompressionPlan> planOf(const NllProbe& probe, const ModelShape& s
 {
     CompressionPlan plan = CompressionPlan::identity(shape);
     for (const NllProbe::Layer& layer : probe.layers) {
-        Result<CompressionPlan> next = plan.withKept(shape, layer.layer, layer.kept());
-        if (next.ok() && !layer.ranks().empty()) next = next->withRanks(shape, layer.layer, layer.ranks());
+        Result<CompressionPlan> next = plan.withKept(shape, layer.layer, layer.kept);
+        if (next.ok() && !layer.ranks.empty()) next = next->withRanks(shape, layer.layer, layer.ranks);
         if (!next.ok()) return {};
         plan = std::move(next).value();
     }
@@ -529,7 +529,7 @@ Status estimateCovers(const CompressionPlan& plan)
                        fmt::format("The estimate covers dropped experts and ranks; this plan has {} as well.", what), "Evaluate the plan.");
 }
 
-Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan, Curvature curvature)
+Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan)
 {
     State& state = *m_state;
     const auto layers = static_cast<int>(state.shape.layers.size());
@@ -540,7 +540,6 @@ Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan, Curvatur
     ESPALIER_CHECK_OK(estimateCovers(plan));
     NllEstimate estimate;
     std::vector<double> byWindow;
-    std::vector<double> together;  // [T] sum over layers of u_t
     std::int64_t changed = 0, uncovered = 0;
     for (LayerEstimator& layer : state.layers) {
         const LayerPlan& layerPlan = plan.layer(layer.index());
@@ -564,23 +563,10 @@ Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan, Curvatur
             byWindow.resize(std::max(byWindow.size(), kept.byWindow.size()), 0.0);
             for (std::size_t w = 0; w < kept.byWindow.size(); ++w)
                 byWindow[w] += scale * kept.byWindow[w];
-            if (curvature == Curvature::Coupled) {
-                const std::vector<float>& u = kept.drawnChange.empty() ? kept.change : kept.drawnChange;
-                together.resize(u.size(), 0.0);
-                for (std::size_t t = 0; t < u.size(); ++t)
-                    together[t] += static_cast<double>(u[t]);
-            }
         }
         estimate.e1 += part.e1;
         estimate.e2 += part.e2;
         estimate.layers.push_back(part);
-    }
-    if (curvature == Curvature::Coupled) {
-        double squares = 0;
-        for (const double u : together)
-            squares += u * u;
-        estimate.e2 = estimate.ranks;
-        if (!together.empty()) estimate.e2 += 0.5 * squares * state.positions / static_cast<double>(together.size()) / state.scored;
     }
     if (changed > 0) estimate.uncoveredFraction = static_cast<double>(uncovered) / static_cast<double>(changed);
     // byWindow adds up to e1: the mean over windows, times their number.

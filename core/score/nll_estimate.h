@@ -2,7 +2,7 @@
 // NLL / d o_t from the reverse sweep, c_te = g_t . f_e(x_t) and a = w(C) - w(all), a plan moves the routed output of layer l so that the
 // NLL moves by
 //     first order   e1 = sum_l sum_t u_lt,           u_lt = sum_e a_lte c_lte
-//     curvature     e2 = 1/2 sum_l sum_t u_lt^2      (separable), or 1/2 sum_t (sum_l u_lt)^2 (coupled)
+//     curvature     e2 = 1/2 sum_l sum_t u_lt^2
 // because the squared gradient of a summed loss stands in for its Hessian. Ranks add 1/2 eps_e(r) mean ||g||^2 / H to e2, eps_e(r) from the
 // profile's curves: the error of whitened factors, so plain ones do worse than this says.
 //
@@ -29,8 +29,6 @@ namespace espalier
 // Whether the expansion says anything of this plan: kept sets and ranks move it, and nothing else. Error: estimate.not_covered, which names
 // what the plan does beside; only a measurement tells what that costs.
 Status estimateCovers(const CompressionPlan& plan);
-
-enum class Curvature { Separable, Coupled };
 
 // Nats per scored token, summed over layers.
 struct NllEstimate {
@@ -67,7 +65,7 @@ public:
 
     // A plan that keeps everything gives exactly 0. Errors: plan.unknown_layer (another number of layers), estimate.not_covered,
     // profile.missing_statistics (the plan has ranks, the profile no curves).
-    Result<NllEstimate> estimate(const CompressionPlan& plan, Curvature curvature = Curvature::Separable);
+    Result<NllEstimate> estimate(const CompressionPlan& plan);
 
     const ModelShape& shape() const;
     const std::string& fingerprint() const;

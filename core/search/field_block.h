@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/work_share.h"
 
 #include <cstdint>
 #include <functional>
@@ -36,30 +37,17 @@ struct FieldBlock {
 Json toJson(const FieldBlock& block);
 Result<FieldBlock> fieldBlockFromJson(const Json& value);
 
-enum class BlockReference {
-    SameInput,        // the unpruned block on the same X
-    DenseTrajectory,  // what the unpruned model puts out there
-};
-
-// Several processes can share the windows: all call chooseByBlocks with the same arguments and their own share, and all get the same field,
-// the one that a single process finds.
-struct FieldShare {
-    int part = 0;  // of this process, 0 <= part < parts
-    int parts = 1;
-    // Everyone's part in order, for everyone; fails in all where one has failed. Not called where there is one process.
-    std::function<Result<std::vector<Json>>(const Json&)> exchange = {};
-};
-
 struct ReceptiveFieldOptions {
     int sets = 3;       // K
     int blockSize = 3;  // T
-    BlockReference reference = BlockReference::SameInput;
-    int windows = 16;  // the first ones; 0 = all
+    int windows = 16;   // the first ones; 0 = all
     // Residual streams alive at a time beside X: more windows run together when it allows, which saves reading streamed weights again.
     std::int64_t streamBytes = std::int64_t{1} << 30;
     std::vector<FieldBlock> finished = {};                // leading blocks of an earlier run with the same inputs
     std::function<void(const FieldBlock&)> onBlock = {};  // for every block that gets finished
-    FieldShare share = {};
+    // Several processes can share the windows: all call chooseByBlocks with the same arguments and their own share, and all get the same
+    // field, the one that a single process finds. Null: one.
+    WorkShare* share = nullptr;
 };
 // Error: search.bad_option (usage).
 Status checkFieldOptions(const ReceptiveFieldOptions& options);

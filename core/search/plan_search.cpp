@@ -668,7 +668,11 @@ const MethodInfo& verifiedInfo()
                             "whole."}},
         .needs = {"gram"},
         .stochastic = false,
-        .source = "Races: Maron and Moore, NIPS 1993; multiple-choice knapsack over measured layers"};
+        .source = "Races: Maron and Moore, NIPS 1993; multiple-choice knapsack over measured layers",
+        .runsModel = true,
+        .needsCurves = true,
+        .searches = true,
+        .answers = {Answer::Counts, Answer::Ranks}};
     return info;
 }
 

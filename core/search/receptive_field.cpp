@@ -51,7 +51,12 @@ class FieldSearch
 public:
     FieldSearch(MoeModel& model, const TokenWindows& windows, const std::vector<Selection>& selections, const CompressionPlan& base,
                 const ReceptiveFieldOptions& options, JobContext& job)
-        : m_model(model), m_selections(selections), m_base(base), m_options(options), m_job(job)
+        : m_model(model),
+          m_selections(selections),
+          m_base(base),
+          m_options(options),
+          m_share(options.share ? *options.share : WorkShare::none()),
+          m_job(job)
     {
         m_rows = windows.rows;
         if (options.windows > 0 && static_cast<int>(m_rows.size()) > options.windows)
@@ -59,7 +64,7 @@ public:
         const auto groups = windowGroups(m_rows);
         m_groupCount = groups.size();
         for (std::size_t g = 0; g < groups.size(); ++g)
-            if (static_cast<int>(g % static_cast<std::size_t>(options.share.parts)) == options.share.part) {
+            if (m_share.owns(g)) {
                 m_groups.push_back(groups[g]);
                 m_groupIndex.push_back(g);
             }
@@ -85,7 +90,6 @@ public:
                 field.blocks.push_back(std::move(block));
                 if (last) break;
                 ESPALIER_CHECK_OK(advance(m_blocks[b], field.choice, m_input));
-                if (dense()) ESPALIER_CHECK_OK(advanceDense(m_blocks[b]));
                 continue;
             }
             ESPALIER_TRY(FieldBlock block, search(m_blocks[b]));
@@ -106,7 +110,6 @@ public:
     }
 
 private:
-    bool dense() const { return m_options.reference == BlockReference::DenseTrajectory; }
     int choices(int layer) const
     {
         const auto l = static_cast<std::size_t>(layer);
@@ -157,12 +160,12 @@ private:
     {
         m_finished = m_options.finished.size();
         if (!shared()) return {};
-        ESPALIER_TRY(const std::vector<Json> parts, m_options.share.exchange(Json(m_finished)));
+        ESPALIER_TRY(const std::vector<Json> parts, m_share.exchange(Json(m_finished)));
         for (const Json& part : parts)
             m_finished = std::min(m_finished, part.get<std::size_t>());
         return {};
     }
-    bool shared() const { return m_options.share.parts > 1; }
+    bool shared() const { return !m_share.alone(); }
 
     Status embed()
     {
@@ -175,7 +178,6 @@ private:
             ESPALIER_TRY(at::Tensor hidden, m_model.embed(ids));
             m_input.push_back(std::move(hidden));
         }
-        if (dense()) m_denseInput = m_input;
         return {};
     }
 
@@ -223,7 +225,7 @@ private:
                 choosing = true;
                 nodes *= choices(l);
             }
-            if (choosing || dense()) runs.trial += nodes;
+            if (choosing) runs.trial += nodes;
         }
         return runs;
     }
@@ -234,7 +236,7 @@ private:
             const Runs runs = runsOf(m_blocks[b]);
             const bool last = b + 1 == m_blocks.size();
             if (b < m_finished) {
-                if (!last) m_total += groups * (runs.advance + (dense() ? runs.reference : 0));
+                if (!last) m_total += groups * runs.advance;
             } else {
                 m_total += groups * (runs.trial + runs.reference);
                 if (!last && !keepsLeaf(m_blocks[b])) m_total += groups * runs.advance;
@@ -264,13 +266,6 @@ private:
         }
         return {};
     }
-    Status advanceDense(const BlockSpan& block)
-    {
-        for (int l = block.first; l <= block.last; ++l) {
-            ESPALIER_TRY(m_denseInput, runLayer(l, m_denseInput, m_identity));
-        }
-        return {};
-    }
 
     Result<FieldBlock> search(const BlockSpan& span)
     {
@@ -280,7 +275,6 @@ private:
         block.lastLayer = span.last;
         const auto parts = waves(span);
         Squares squares;
-        Streams denseNext;
         for (const auto& [first, last] : parts) {
             m_keepLeaf = keepsLeaf(span) && &span != &m_blocks.back();
             Streams input(m_input.begin() + static_cast<std::ptrdiff_t>(first), m_input.begin() + static_cast<std::ptrdiff_t>(last));
@@ -288,22 +282,18 @@ private:
             block.trialRuns = 0;
             block.referenceRuns = 0;
             // Dense layers before the first choice: the same for the reference on the same input and for all trials.
-            while (!dense() && !m_model.shape().layers[static_cast<std::size_t>(start)].moe) {
+            while (!m_model.shape().layers[static_cast<std::size_t>(start)].moe) {
                 ESPALIER_TRY(input, runLayer(start, input, m_identity));
                 ++start;
                 ++block.referenceRuns;
             }
             Streams reference = input;
-            if (dense())
-                reference.assign(m_denseInput.begin() + static_cast<std::ptrdiff_t>(first),
-                                 m_denseInput.begin() + static_cast<std::ptrdiff_t>(last));
             for (int l = start; l <= span.last; ++l) {
                 ESPALIER_TRY(reference, runLayer(l, reference, m_identity));
                 ++block.referenceRuns;
             }
             for (const at::Tensor& tensor : reference)
                 squares.reference.push_back(squaredNorm(tensor));
-            if (dense()) denseNext.insert(denseNext.end(), reference.begin(), reference.end());
 
             m_leaf = 0;
             m_bestSquared = std::numeric_limits<double>::infinity();
@@ -312,7 +302,6 @@ private:
             m_block = &block;
             ESPALIER_CHECK_OK(descend(start, input, reference, squares));
         }
-        if (dense()) m_denseInput = std::move(denseNext);
 
         ESPALIER_CHECK_OK(gather(squares));
         block.referenceNorm = std::sqrt(sumOf(squares.reference));
@@ -341,7 +330,7 @@ private:
     {
         if (!shared()) return {};
         ESPALIER_TRY(const std::vector<Json> parts,
-                     m_options.share.exchange({{"groups", m_groupIndex}, {"reference", squares.reference}, {"trial", squares.trial}}));
+                     m_share.exchange(Json{{"groups", m_groupIndex}, {"reference", squares.reference}, {"trial", squares.trial}}));
         squares.reference.assign(m_groupCount, 0.0);
         for (std::vector<double>& byGroup : squares.trial)
             byGroup.assign(m_groupCount, 0.0);
@@ -389,6 +378,7 @@ private:
     const std::vector<Selection>& m_selections;
     const CompressionPlan& m_base;
     const ReceptiveFieldOptions& m_options;
+    WorkShare& m_share;
     JobContext& m_job;
     std::vector<std::vector<int>> m_rows;
     std::vector<std::pair<int, int>> m_groups;  // windows of this process, in the groups of the whole text
@@ -398,8 +388,7 @@ private:
     std::vector<BlockSpan> m_blocks;
     std::vector<PreparedPlan> m_plans;
     PreparedPlan m_identity;
-    Streams m_input;       // X: output of the chosen prefix, by group
-    Streams m_denseInput;  // output of the unpruned prefix; dense trajectory only
+    Streams m_input;  // X: output of the chosen prefix, by group
     std::int64_t m_done = 0;
     std::int64_t m_total = 0;
     // Of the block in work.

@@ -123,8 +123,12 @@ const std::vector<MethodInfo>& selectorMethods()
 {
     static const std::vector<MethodInfo> infos = [] {
         std::vector<MethodInfo> list;
-        for (const SelectMethod& method : methods())
+        for (const SelectMethod& method : methods()) {
             list.push_back(method.info);
+            list.back().answers = {Answer::Sets};
+            // What compares losses of sets tries many of them.
+            list.back().searches = method.needsGram;
+        }
         return list;
     }();
     return infos;

@@ -30,7 +30,7 @@ namespace
 struct Case {
     std::string family;
     CompressionPlan plan;
-    NllEstimate separable, coupled;
+    NllEstimate estimate;
     double exact = 0, error = 0;
 };
 
@@ -156,13 +156,12 @@ int main(int argc, char** argv)
     double whole = 0, edit = 0;
     int edits = 0;
     for (Case& item : cases) {
-        const double took = seconds([&] { item.separable = require(estimator->estimate(item.plan)); });
+        const double took = seconds([&] { item.estimate = require(estimator->estimate(item.plan)); });
         if (item.family == "quarter of all layers") whole = std::max(whole, took);
         if (item.family == "one expert") {
             edit += took;
             ++edits;
         }
-        item.coupled = require(estimator->estimate(item.plan, Curvature::Coupled));
         const auto losses = require(evaluator.run(item.plan, all, {}, job));
         const PairedDifference difference = pairedDifference(losses, dense);
         item.exact = difference.nll;
@@ -181,18 +180,17 @@ int main(int argc, char** argv)
         for (const Case& item : cases)
             if (item.family == family || (family == "removed experts, all" && item.family != "plain factors")) {
                 chosen.push_back(&item);
-                pairs.push_back({item.separable.e1, item.separable.e2, item.exact});
+                pairs.push_back({item.estimate.e1, item.estimate.e2, item.exact});
             }
         std::printf("%s (%zu plans)\n", family.c_str(), chosen.size());
-        report("e1", chosen, [](const Case& c) { return c.separable.e1; });
-        report("e1 + e2", chosen, [](const Case& c) { return c.separable.e1 + c.separable.e2; });
-        report("e1 + e2 coupled", chosen, [](const Case& c) { return c.separable.e1 + c.coupled.e2; });
+        report("e1", chosen, [](const Case& c) { return c.estimate.e1; });
+        report("e1 + e2", chosen, [](const Case& c) { return c.estimate.e1 + c.estimate.e2; });
         const EstimateCalibration fit = calibrateEstimates(pairs);
         std::printf("  calibrated: beta %.2f %.2f, band %.4f, rank %.3f\n", fit.beta1, fit.beta2, fit.residual, fit.rankCorrelation);
         for (std::size_t i = 0; i < std::min<std::size_t>(chosen.size(), 6); ++i)
-            std::printf("    e1 %8.4f (%.4f)  e2 %7.4f  coupled %7.4f  exact %8.4f (%.4f)  uncovered %.3f\n", chosen[i]->separable.e1,
-                        chosen[i]->separable.e1Error, chosen[i]->separable.e2, chosen[i]->coupled.e2, chosen[i]->exact, chosen[i]->error,
-                        chosen[i]->separable.uncoveredFraction);
+            std::printf("    e1 %8.4f (%.4f)  e2 %7.4f  exact %8.4f (%.4f)  uncovered %.3f\n", chosen[i]->estimate.e1,
+                        chosen[i]->estimate.e1Error, chosen[i]->estimate.e2, chosen[i]->exact, chosen[i]->error,
+                        chosen[i]->estimate.uncoveredFraction);
     }
     return 0;
 }

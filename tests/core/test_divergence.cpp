@@ -99,9 +99,12 @@ TEST(Divergence, PartsOfTheWindowsMakeTheWhole)
     const std::vector<WindowDivergence> whole = measured(*model, windows, plan, dense);
     ASSERT_GE(whole.size(), 3u);
     std::map<int, WindowDivergence> together;
+    struct Half final : WorkShare {
+        explicit Half(int rank) : WorkShare(rank, 2) {}
+    };
     for (int part = 0; part < 2; ++part) {
         SilentJob job;
-        for (const WindowDivergence& window : take(measureDivergence(*model, windows, plan, dense, job, {.part = part, .parts = 2})))
+        for (const WindowDivergence& window : take(measureDivergence(*model, windows, plan, dense, job, Half(part))))
             EXPECT_TRUE(together.emplace(window.window, window).second) << "window " << window.window << " twice";
     }
     ASSERT_EQ(together.size(), whole.size());

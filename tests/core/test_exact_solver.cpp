@@ -98,16 +98,6 @@ TEST(ExactSolver, WorkedExample)
         EXPECT_EQ(solveExact(layers, 9 - removed)->loss, expected[removed]) << removed;
 }
 
-TEST(ExactSolver, HullOfTheExampleSkipsThreeRemovals)
-{
-    std::vector<std::pair<std::int64_t, double>> points;
-    const std::vector<SolverAnswer> front = *paretoSweep(example());
-    for (const SolverAnswer& answer : front)
-        points.emplace_back(9 - answer.cost, answer.loss);
-    EXPECT_EQ(points, (std::vector<std::pair<std::int64_t, double>>{{6, 20}, {5, 13}, {4, 8}, {2, 3}, {1, 1}, {0, 0}}));
-    EXPECT_EQ(paretoSweep(example(), 2)->size(), 2u);
-}
-
 TEST(ExactSolver, EqualsBruteForceOnRandomInstances)
 {
     Random random(6);

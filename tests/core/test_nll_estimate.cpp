@@ -114,9 +114,9 @@ std::unique_ptr<NllEstimator> estimatorOf(const ProfileData& data)
     return std::move(estimator).value();
 }
 
-NllEstimate estimated(NllEstimator& estimator, const CompressionPlan& plan, Curvature curvature = Curvature::Separable)
+NllEstimate estimated(NllEstimator& estimator, const CompressionPlan& plan)
 {
-    auto estimate = estimator.estimate(plan, curvature);
+    auto estimate = estimator.estimate(plan);
     if (!estimate.ok()) throw std::runtime_error(estimate.error().describe());
     return std::move(estimate).value();
 }
@@ -194,7 +194,6 @@ TEST(NllEstimate, ProductsGiveTheSameAsVectors)
     for (int trial = 0; trial < 20; ++trial) {
         CompressionPlan plan = CompressionPlan::identity(shape);
         double e1 = 0, e2 = 0;
-        std::vector<double> together(600, 0.0);
         std::vector<double> byWindow(20, 0.0);
         for (int l = 0; l < 4; ++l) {
             std::vector<int> kept;
@@ -215,7 +214,6 @@ TEST(NllEstimate, ProductsGiveTheSameAsVectors)
                 const double u = made.direct(static_cast<std::size_t>(l), t, kept).value();
                 e1 += u;
                 e2 += u * u / 2;
-                together[t] += u;
                 byWindow[t / 30] += u;
             }
         }
@@ -224,12 +222,9 @@ TEST(NllEstimate, ProductsGiveTheSameAsVectors)
         EXPECT_NEAR(estimate.e1, e1 / scored, 1e-6);
         EXPECT_NEAR(estimate.e2, e2 / scored, 1e-6 * (1 + e2 / scored));
         EXPECT_EQ(estimate.uncoveredFraction, 0);
-        double coupled = 0, spread = 0;
-        for (const double u : together)
-            coupled += u * u / 2;
+        double spread = 0;
         for (const double u : byWindow)
             spread += (u - e1 / 20) * (u - e1 / 20);
-        EXPECT_NEAR(estimated(*estimator, plan, Curvature::Coupled).e2, coupled / scored, 1e-6);
         EXPECT_NEAR(estimate.e1Error, std::sqrt(20.0 / 19.0 * spread) / scored, 1e-6);
         double sum1 = 0, sum2 = 0;
         for (const NllEstimate::Layer& layer : estimate.layers) {
@@ -324,10 +319,7 @@ TEST(NllEstimate, DrawnLabelsGiveTheCurvature)
     for (MadeLayer& layer : drawn.layers)
         layer.profile.gradients.drawnProducts.clear();
     drawn.refresh();
-    for (const Curvature curvature : {Curvature::Separable, Curvature::Coupled}) {
-        const NllEstimate estimate = estimated(*estimatorOf(both.data), plan, curvature);
-        EXPECT_EQ(estimate.e2, estimated(*estimatorOf(drawn.data), plan, curvature).e2);
-    }
+    EXPECT_EQ(estimated(*estimatorOf(both.data), plan).e2, estimated(*estimatorOf(drawn.data), plan).e2);
 }
 
 TEST(NllEstimate, RanksAddTheErrorOfTheirCurves)
@@ -366,7 +358,6 @@ TEST(NllEstimate, RanksAddTheErrorOfTheirCurves)
     ASSERT_TRUE(both.ok());
     const NllEstimate pruned = estimated(*estimator, keeping(shape, CompressionPlan::identity(shape), 0, {0, 1, 2, 4, 6, 7}));
     EXPECT_NEAR(estimated(*estimator, *both).e2, pruned.e2 + expected, 1e-12);
-    EXPECT_NEAR(estimated(*estimator, *both, Curvature::Coupled).e2, pruned.e2 + expected, 1e-12);
 
     const auto without = CompressionPlan::identity(shape).withRanks(shape, 0, ranks);
     ASSERT_TRUE(without.ok());

@@ -642,11 +642,10 @@ TEST(ProfileFactorFile, ShardsOfMomentsMergeToTheSinglePass)
     // Two processes that share the layers write the same, and both know it.
     std::vector<LayerProfile> shared[2];
     test::SharedWork work(2);
-    work.run([&](int rank) {
+    work.run([&](WorkShare& share) {
         SilentJob own;
-        const MergeShare share{.part = rank, .parts = 2, .meet = [&work, rank](const Status& status) { return work.meet(rank, status); }};
         if (auto merged = mergeProfiles(parts, folder / "shared.h5", false, &model->checkpoint(), own, share); merged.ok())
-            shared[rank] = merged->layers;
+            shared[share.rank()] = merged->layers;
     });
     EXPECT_EQ(readBytes(folder / "sum.h5"), readBytes(folder / "shared.h5"));
     EXPECT_EQ(shared[0], sum->layers);

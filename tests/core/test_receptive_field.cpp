@@ -238,14 +238,12 @@ TEST(ReceptiveField, NothingRemovedHasNoLoss)
         selections[static_cast<std::size_t>(l)].best = {{{0, 1, 2, 3, 4, 5, 6, 7}, 0, 0}};
     }
     SilentJob job;
-    for (const BlockReference reference : {BlockReference::SameInput, BlockReference::DenseTrajectory}) {
-        const ReceptiveField field = choose(tiny, selections, {.reference = reference, .windows = 4}, job);
-        for (const FieldBlock& block : field.blocks) {
-            ASSERT_EQ(block.trials.size(), 1u);
-            EXPECT_EQ(block.best.loss, 0.0);
-        }
-        EXPECT_TRUE(field.plan.isIdentity(tiny.model->shape()));
+    const ReceptiveField field = choose(tiny, selections, {.windows = 4}, job);
+    for (const FieldBlock& block : field.blocks) {
+        ASSERT_EQ(block.trials.size(), 1u);
+        EXPECT_EQ(block.best.loss, 0.0);
     }
+    EXPECT_TRUE(field.plan.isIdentity(tiny.model->shape()));
 }
 
 TEST(ReceptiveField, WavesOfWindowsChangeNothing)
@@ -289,13 +287,12 @@ TEST(ReceptiveField, SharedWindowsChangeNothing)
         std::vector<ReceptiveField> fields(static_cast<std::size_t>(size));
         std::vector<Recorder> jobs(static_cast<std::size_t>(size));
         test::SharedWork work(size);
-        work.run([&](int rank) {
-            const auto r = static_cast<std::size_t>(rank);
+        work.run([&](WorkShare& share) {
+            const auto r = static_cast<std::size_t>(share.rank());
             ReceptiveFieldOptions options{.blockSize = 2};
             // The first one was further than the others when the earlier run was killed.
-            if (rank == 0) options.finished = {alone.blocks[0]};
-            options.share = {
-                .part = rank, .parts = size, .exchange = [&work, rank](const Json& part) { return work.exchange(rank, part); }};
+            if (share.first()) options.finished = {alone.blocks[0]};
+            options.share = &share;
             fields[r] = choose(own[r], selections, options, jobs[r]);
         });
         for (std::size_t r = 0; r < fields.size(); ++r) {
@@ -304,22 +301,6 @@ TEST(ReceptiveField, SharedWindowsChangeNothing)
             EXPECT_EQ(jobs[r].done, jobs[r].total);
         }
     }
-}
-
-// The first block cannot tell the references apart; the second one sees the loss of the first in its reference too.
-TEST(ReceptiveField, DenseTrajectoryAsReference)
-{
-    Tiny tiny = openTiny("mixtral-tiny");
-    tiny.windows.rows.resize(4);
-    const std::vector<Selection> selections = bestSets(tiny.golden, 4);
-    Recorder job;
-    const ReceptiveField same = choose(tiny, selections, {.blockSize = 2}, job);
-    Recorder denseJob;
-    const ReceptiveField dense = choose(tiny, selections, {.blockSize = 2, .reference = BlockReference::DenseTrajectory}, denseJob);
-    EXPECT_EQ(same.blocks[0].trials, dense.blocks[0].trials);
-    EXPECT_NE(same.blocks[1].trials, dense.blocks[1].trials);
-    EXPECT_GT(dense.blocks[1].best.loss, same.blocks[1].best.loss);
-    EXPECT_EQ(denseJob.done, denseJob.total);
 }
 
 TEST(ReceptiveField, StoppedAndResumed)

@@ -149,16 +149,18 @@ Json registry()
     methods.insert(methods.end(), allocators().begin(), allocators().end());
     methods.push_back(
         describe("verified", "Verified exchange", Slot::Allocate, {"gram"}, {number("minutes", ParamType::Number, 0, 0, 10000)}));
+    methods.back().runsModel = methods.back().needsCurves = methods.back().searches = true;
     methods.push_back(describe("ranking", "Ranking", Slot::Select, {}));
     methods.push_back(
         describe("genetic", "Genetic search", Slot::Select, {"gram"},
                  {number("population", ParamType::Integer, 100, 4, 5000), number("generations", ParamType::Integer, 50, 0, 5000),
                   number("mutation", ParamType::Number, 0.3, 0, 1), number("swap", ParamType::Switch, true, 0, 0)}));
-    methods.back().stochastic = true;
+    methods.back().stochastic = methods.back().searches = true;
     ParamSpec schedule = number("schedule", ParamType::Choice, "slow", 0, 0);
     schedule.choices = {"slow", "fast"};
     methods.push_back(
         describe("annealing", "Annealing", Slot::Select, {"gram"}, {number("cooling_steps", ParamType::Integer, 200, 1, 9000), schedule}));
+    methods.back().searches = true;
     methods.insert(methods.end(), rankRules().begin(), rankRules().end());
     methods.push_back(describe("svd", "Truncated SVD", Slot::Factors, {}));
     methods.push_back(describe("whitened-svd", "Whitened SVD", Slot::Factors, {"factors"}));

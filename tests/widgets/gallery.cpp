@@ -52,6 +52,7 @@ std::vector<MethodInfo> someMethods()
     };
     std::vector<MethodInfo> methods = allocators();
     methods.push_back(method("verified", "Verified exchange", Slot::Allocate, "gram"));
+    methods.back().runsModel = methods.back().searches = true;
     methods.back().params = {param("minutes", ParamType::Number, 0.0, 0, 10000, "min"),
                              param("unit", ParamType::Integer, 1, 1, 64, "experts"), param("moves", ParamType::Integer, 0, 0, 100000)};
     methods.push_back(method("leave-one-out", "Leave-one-out importance", Slot::Score, "gram"));
@@ -63,7 +64,7 @@ std::vector<MethodInfo> someMethods()
                              param("mutation", ParamType::Number, 0.3, 0, 1),
                              param("enumerate_below", ParamType::Integer, 5000, 0, 1e7, "sets"),
                              param("swap", ParamType::Switch, true, 0, 0)};
-    methods.back().stochastic = true;
+    methods.back().stochastic = methods.back().searches = true;
     methods.push_back(method("ranking", "Ranking", Slot::Select, ""));
     methods.push_back(method("moe-i2", "MoE-I²", Slot::RankRule, "gram"));
     methods.back().params = {param("alpha", ParamType::Number, 0.15, 0, 1)};
@@ -90,6 +91,7 @@ SearchState someSearch(const ModelShape& shape, const CompressionPlan& base, con
     s.ended = QDateTime::currentDateTime();
     if (kind == QLatin1StringView("verified")) {
         s.stage = "allocate";
+        s.measures = true;
         double best = 2.0712;
         for (int i = 0; i < 31; ++i) {
             const double change = i == 0 ? 0 : 0.004 * std::sin(1.7 * i) - 0.0012 * (i % 5 == 0);

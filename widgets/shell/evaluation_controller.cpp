@@ -2,6 +2,7 @@
 
 #include "base/window_spread.h"
 #include "format.h"
+#include "plan/factor_methods.h"
 
 #include <QDateTime>
 
@@ -123,7 +124,7 @@ namespace
 std::set<std::string> profilesOf(const CompressionPlan& plan)
 {
     std::set<std::string> contents;
-    if (plan.hasRanks() && plan.factors().method == "whitened-svd") contents.insert(plan.factors().profileSha256);
+    if (factorsNeedProfile(plan)) contents.insert(plan.factors().profileSha256);
     for (int layer = 0; layer < plan.layerCount(); ++layer)
         if (plan.layer(layer).needsConstants()) {
             contents.insert(plan.constantsProfile());

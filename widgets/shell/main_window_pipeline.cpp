@@ -30,7 +30,7 @@ namespace
 bool runsInWindow(const std::string& id)
 {
     const auto& own = allocators();
-    return id != "exact" && std::any_of(own.begin(), own.end(), [&](const MethodInfo& method) { return method.id == id; });
+    return std::any_of(own.begin(), own.end(), [&](const MethodInfo& method) { return method.id == id && !method.needsCurves; });
 }
 
 // All unlocked ranks anew for this size of the model; who is kept stays. Milliseconds, also for large models.
@@ -165,8 +165,10 @@ void MainWindow::showPipeline()
                              QFileInfo::exists(m_workbench->calibrationText()) ? QString() : tr("the calibration text is gone"));
     const bool importance = m_workbench->scores().contains("leave-one-out") && !m_workbench->profiling();
     m_ranks->rule()->setMethods(m_workbench->methods(Slot::RankRule), [importance](const MethodInfo& rule) {
-        if (rule.id == "uniform" || (rule.id == "moe-i2" && importance)) return QString();
-        return rule.id == "moe-i2" ? tr("needs the leave-one-out scores of a profile") : tr("runs in the pipeline");
+        // Of a profile the window has the scores of its stored products, and nothing else.
+        const bool byScores = std::all_of(rule.needs.begin(), rule.needs.end(), [](const std::string& need) { return need == "gram"; });
+        if (!byScores) return tr("runs in the pipeline");
+        return rule.needs.empty() || importance ? QString() : tr("needs the leave-one-out scores of a profile");
     });
     for (const MethodInfo& method : methods)
         if (method.slot == Slot::Allocate && !runsInWindow(method.id))

@@ -1,4 +1,5 @@
 // The plan controller's edits of matrix ranks.
+#include "plan/factor_methods.h"
 #include "plan/rank_edit.h"
 #include "shell/plan_controller.h"
 
@@ -97,7 +98,7 @@ void PlanController::setPlanFactors(const FactorSettings& factors)
 {
     if (!isOpen() || !plan().hasRanks() || plan().factors() == factors) return;
     apply(plan().withFactors(factors),
-          factors.method == "whitened-svd" ? tr("Factors: whitened by the input's second moment") : tr("Factors: plain SVD"));
+          factorsNeedProfile(factors) ? tr("Factors: whitened by the input's second moment") : tr("Factors: plain SVD"));
 }
 
 }  // namespace espalier

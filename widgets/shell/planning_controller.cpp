@@ -29,6 +29,7 @@ void PlanningController::start(const PipelineRecipe& recipe, const PlanningInput
     if (m_plans->inGesture()) m_plans->finishGesture();
     m_startEntry = m_plans->history().currentId();
     const MethodInfo* select = findMethod(inputs.methods, Slot::Select, recipe.select.method);
+    const MethodInfo* allocate = findMethod(inputs.methods, Slot::Allocate, recipe.allocate.method);
     const Json generations = paramOf(select, recipe.select, "generations");
     m_state = {};
     m_state.recipe = recipe;
@@ -39,6 +40,7 @@ void PlanningController::start(const PipelineRecipe& recipe, const PlanningInput
     m_state.scoreName = QString::fromStdString(recipe.score.method);
     m_state.generations = generations.is_number_integer() ? generations.get<int>() : 0;
     m_state.stochastic = select && select->stochastic;
+    m_state.measures = allocate && allocate->runsModel;
     Json params = textParams(inputs.text);
     params.update({{"path", inputs.model},
                    {"profile", inputs.profile},
@@ -58,6 +60,7 @@ void PlanningController::resume()
     if (!canResume() || !m_plans->isOpen()) return;
     SearchState state;
     state.recipe = m_state.recipe;
+    state.measures = m_state.measures;
     state.shape = m_state.shape;
     state.base = m_state.base;
     state.title = m_state.title;

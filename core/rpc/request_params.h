@@ -1,8 +1,7 @@
-// The fields of a request's params, as the handlers of requests.h read them.
+// The fields of a request's params, read one by one.
 #pragma once
 
 #include "base/json.h"
-#include "text_options.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -36,8 +35,6 @@ public:
     bool flag(const char* key, bool fallback);
     Json value(const char* key, bool required);                 // as it is; null where it is absent
     std::vector<std::filesystem::path> paths(const char* key);  // one path or a list
-    // "text", "ids", "first_window", "window_length", "bos"; the number of windows has another name in every request.
-    TextOptions textOptions();
 
 private:
     RequestParams(const Json& json, RequestParams* parent, std::string prefix) : m_json(json), m_parent(parent), m_prefix(std::move(prefix))

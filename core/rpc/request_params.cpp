@@ -1,4 +1,4 @@
-#include "server_params.h"
+#include "rpc/request_params.h"
 
 #include <fmt/format.h>
 
@@ -87,23 +87,6 @@ std::vector<std::filesystem::path> RequestParams::paths(const char* key)
             result.emplace_back(item.get<std::string>());
     }
     return result;
-}
-
-TextOptions RequestParams::textOptions()
-{
-    TextOptions options;
-    options.text = paths("text");
-    options.ids = text("ids", false);
-    options.firstWindow = count("first_window", 0, 0);
-    options.windowLength = count("window_length", 0, 2);
-    options.field = text("text_field", false);
-    if (const Json* bos = find("bos")) {
-        if (bos->is_boolean())
-            options.bos = bos->get<bool>() ? "yes" : "no";
-        else
-            options.bos = text("bos", false);
-    }
-    return options;
 }
 
 }  // namespace espalier

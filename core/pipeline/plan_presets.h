@@ -1,0 +1,25 @@
+// Recipes with a name: what `compress --preset` starts from.
+#pragma once
+
+#include "base/error.h"
+#include "pipeline/plan_recipe.h"
+
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+struct PlanPreset {
+    std::string id;
+    std::string help;   // a few words
+    PlanRecipe recipe;  // without a target
+    double keepShare;   // of the experts, where no target is given
+};
+
+// moe-i2: both stages of MoE-I2 (arXiv 2411.01016). verified: plans measured on the model.
+const std::vector<PlanPreset>& planPresets();
+// Error: usage.arguments.
+Result<PlanPreset> planPreset(const std::string& id);
+
+}  // namespace espalier
