@@ -31,6 +31,16 @@ inline std::string contents(const fs::path& path)
     return text.str();
 }
 
+inline void flipByte(const fs::path& path, std::uint64_t offset)
+{
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(static_cast<std::streamoff>(offset));
+    const int byte = file.get();
+    file.seekp(static_cast<std::streamoff>(offset));
+    file.put(static_cast<char>(byte ^ 0x01));
+    ASSERT_TRUE(file.good());
+}
+
 inline std::set<std::string> fileNames(const fs::path& folder)
 {
     std::set<std::string> names;

@@ -15,16 +15,6 @@ namespace
 using namespace test;
 using ::testing::HasSubstr;
 
-void flipByte(const fs::path& path, std::uint64_t offset)
-{
-    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-    file.seekg(static_cast<std::streamoff>(offset));
-    const int byte = file.get();
-    file.seekp(static_cast<std::streamoff>(offset));
-    file.put(static_cast<char>(byte ^ 0x01));
-    ASSERT_TRUE(file.good());
-}
-
 TEST_F(Export, FindsOneFlippedByteAnywhere)
 {
     const auto source = openTiny("mixtral-tiny");

@@ -53,7 +53,7 @@ private:
 
 FactorSources constantsOf(const Checkpoint& checkpoint) { return {std::make_shared<const Constants>(checkpoint)}; }
 
-CompressionPlan withConstants(const ModelShape& shape, const CompressionPlan& plan, int layer, const ExpertSet& kept, ConstantKind kind)
+CompressionPlan constantsFor(const ModelShape& shape, const CompressionPlan& plan, int layer, const ExpertSet& kept, ConstantKind kind)
 {
     return take(withKeptAnd(shape, plan, layer, kept, kind)).withConstantsProfile("the-profile");
 }
@@ -101,7 +101,7 @@ TEST_P(EveryModel, AConstantIsAddedWithTheWeightOfItsExpert)
     const int layer = firstMoe(shape);
     const LayerShape& layerShape = shape.layers[static_cast<std::size_t>(layer)];
     const ExpertSet kept = everySecond(layerShape);
-    const CompressionPlan plan = withConstants(shape, CompressionPlan::identity(shape), layer, kept, ConstantKind::Weighted);
+    const CompressionPlan plan = constantsFor(shape, CompressionPlan::identity(shape), layer, kept, ConstantKind::Weighted);
     const PreparedPlan prepared = take(model->prepare(plan));
 
     const TokenWindows windows = stream(GetParam(), 64);
@@ -152,8 +152,8 @@ TEST_P(EveryModel, CachedEqualsUncachedForEveryKindOfAction)
     plans.emplace_back("ranks",
                        take(dense.withRanks(shape, last, std::vector<RankTriple>(static_cast<std::size_t>(layer.experts), {2, 3, 2})))
                            .withFactors({"svd", ""}));
-    plans.emplace_back("constants", withConstants(shape, dense, last, kept, ConstantKind::Mean));
-    plans.emplace_back("weighted constants", withConstants(shape, dense, last, kept, ConstantKind::Weighted));
+    plans.emplace_back("constants", constantsFor(shape, dense, last, kept, ConstantKind::Mean));
+    plans.emplace_back("weighted constants", constantsFor(shape, dense, last, kept, ConstantKind::Weighted));
     for (const int where : {0, last})
         for (const LayerRun run : {LayerRun::Skipped, LayerRun::AttentionOnly, LayerRun::ExpertsOnly})
             plans.emplace_back("run " + std::to_string(static_cast<int>(run)) + " of layer " + std::to_string(where),
@@ -228,7 +228,7 @@ TEST_P(FormsExport, ConstantsAreWrittenReadAndVerified)
     const ModelShape& shape = source->shape();
     CompressionPlan plan = CompressionPlan::identity(shape);
     for (const LayerShape& layer : shape.layers)
-        if (layer.moe) plan = withConstants(shape, plan, layer.index, everySecond(layer), ConstantKind::Mean);
+        if (layer.moe) plan = constantsFor(shape, plan, layer.index, everySecond(layer), ConstantKind::Mean);
     expectTheSame(source, plan, "factored");
 }
 
@@ -237,7 +237,7 @@ TEST_P(FormsExport, AnExportWithConstantsCanBeCompressedAgain)
     const auto source = openTiny(GetParam());
     const ModelShape& shape = source->shape();
     const int layer = firstMoe(shape);
-    const CompressionPlan plan = withConstants(shape, CompressionPlan::identity(shape), layer,
+    const CompressionPlan plan = constantsFor(shape, CompressionPlan::identity(shape), layer,
                                                everySecond(shape.layers[static_cast<std::size_t>(layer)]), ConstantKind::Mean);
     expectTheSame(source, plan, "factored");
     const auto again = take(Checkpoint::open(folder / "factored"));
