@@ -453,6 +453,13 @@ TEST(Tokenizer, PatternsInNormalizersGiveTheReferencesIds)
             EXPECT_FALSE(tokenizer.ok()) << item["error"];
             continue;
         }
+        if (!tokenizer.ok() && !item["added"].empty()) {  // the added tokens are normalised as well
+            EXPECT_EQ(tokenizer.error().code, "tokenizer.unsupported") << tokenizer.error().message;
+            EXPECT_TRUE(sequence || emptyAtStart.contains(item["normalizer"]["pattern"]["Regex"].get<std::string>()))
+                << tokenizer.error().message;
+            ++refused;
+            continue;
+        }
         ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
         for (std::size_t i = 0; i < item["texts"].size(); ++i) {
             const auto ids = tokenizer->encode(item["texts"][i].get<std::string>(), false);
