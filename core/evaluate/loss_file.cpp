@@ -1,5 +1,6 @@
 #include "evaluate/loss_file.h"
 
+#include "base/atomic_file.h"
 #include "base/json.h"
 #include "base/sha256.h"
 
