@@ -75,7 +75,7 @@ TEST(SizeFit, FindsTheMostExpertsByBisection)
     Fit small(shape, whole / 20);
     EXPECT_EQ(mostExperts(small.problem, job).error().code, "plan.size_infeasible");
     job.stop = true;
-    EXPECT_EQ(mostExperts(Fit(shape, whole).problem, job).error().code, "cancelled");
+    EXPECT_EQ(mostExperts(Fit(shape, whole).problem, job).error().code, "job.cancelled");
 }
 
 // Experts of even number cost what they cost; those of odd number have ranks and are cheaper. Scores prefer the odd ones, a search the

@@ -271,7 +271,7 @@ TEST(MakePlan, AStoppedRunGoesOnToTheSamePlan)
         job.stopAfter = questions * part / 6;
         const Result<PlanOutcome> stopped = makePlan(tiny.inputs(&journal), recipe, job);
         // A search that has an answer gives it when it is stopped.
-        if (!stopped.ok()) EXPECT_EQ(stopped.error().code, "cancelled");
+        if (!stopped.ok()) EXPECT_EQ(stopped.error().code, "job.cancelled");
         EXPECT_GE(journal.size(), known);
         known = journal.size();
     }
