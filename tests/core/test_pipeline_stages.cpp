@@ -176,7 +176,9 @@ TEST(MakePlan, FitsASizeWithOneRunOfEveryStage)
                 }
                 lowered += outcome->stages.back().name == "size";
                 for (const PlanStage& stage : outcome->stages)
-                    if (stage.name == "size") EXPECT_GT(stage.detail["excess"].get<std::int64_t>(), 0);
+                    if (stage.name == "size") {
+                        EXPECT_GT(stage.detail["excess"].get<std::int64_t>(), 0);
+                    }
             }
     EXPECT_GT(lowered, 0) << "no case shows a plan that turned out larger";
 }
@@ -240,7 +242,9 @@ TEST(MakePlan, KeepsToFloorsCapsAndMultiples)
         SilentJob job;
         const PlanOutcome outcome = made(tiny, recipe, job);
         for (const LayerShape& layer : tiny.shape().layers)
-            if (layer.moe) EXPECT_TRUE(recipe.bounds.allow(layer.index, static_cast<int>(outcome.plan.layer(layer.index).kept().size())));
+            if (layer.moe) {
+                EXPECT_TRUE(recipe.bounds.allow(layer.index, static_cast<int>(outcome.plan.layer(layer.index).kept().size())));
+            }
         EXPECT_EQ(outcome.plan.layer(1).kept().size(), 8u);
         EXPECT_LE(outcome.plan.layer(0).kept().size(), 6u);
     }
@@ -271,7 +275,9 @@ TEST(MakePlan, AStoppedRunGoesOnToTheSamePlan)
         job.stopAfter = questions * part / 6;
         const Result<PlanOutcome> stopped = makePlan(tiny.inputs(&journal), recipe, job);
         // A search that has an answer gives it when it is stopped.
-        if (!stopped.ok()) EXPECT_EQ(stopped.error().code, "job.cancelled");
+        if (!stopped.ok()) {
+            EXPECT_EQ(stopped.error().code, "job.cancelled");
+        }
         EXPECT_GE(journal.size(), known);
         known = journal.size();
     }
