@@ -22,6 +22,8 @@ public:
 };
 // null gives a normalizer that changes nothing.
 Result<std::unique_ptr<const Normalizer>> parseNormalizer(const Json& value);
+// The component "Replace" of a normalizer or, where `decoding`, of a decoder.
+Result<std::unique_ptr<const Normalizer>> parseReplace(const Json& value, bool decoding);
 
 // A stretch of text on its way to the model. `first`: it begins where the original text begins (Metaspace "first").
 struct Piece {

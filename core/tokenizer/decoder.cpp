@@ -187,7 +187,7 @@ Result<std::unique_ptr<const Decoder>> parseDecoder(const Json& value)
     if (type == "ByteFallback") return make<ByteFallback>();
     if (type == "Fuse") return make<Fuse>();
     if (type == "Replace") {
-        ESPALIER_TRY(auto replace, parseNormalizer(value));
+        ESPALIER_TRY(auto replace, parseReplace(value, true));
         return make<ReplaceInTokens>(std::move(replace));
     }
     if (type == "Strip") {

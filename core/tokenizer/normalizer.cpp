@@ -89,18 +89,19 @@ private:
 };
 
 // The content is put in as it is written: the reference knows no "$1" there. On an empty match at the start of a text it panics or puts
-// the content in twice, so that there is nothing to be equal to.
+// the content in twice, so that there is nothing to be equal to; its decoder does neither.
 class ReplaceRegex final : public Normalizer
 {
 public:
-    ReplaceRegex(std::string pattern, TokenizerRegex regex, std::string content)
-        : m_pattern(std::move(pattern)), m_regex(std::move(regex)), m_content(std::move(content))
+    ReplaceRegex(std::string pattern, bool decoding, TokenizerRegex regex, std::string content)
+        : m_pattern(std::move(pattern)), m_decoding(decoding), m_regex(std::move(regex)), m_content(std::move(content))
     {
     }
     Result<std::string> apply(std::string text) const override
     {
         ESPALIER_TRY(const std::vector<TextSpan> spans, m_regex.find(text));
-        if (!spans.empty() && spans.front().end == 0) return unsupportedPattern(m_pattern, "an empty match at the start of a text");
+        if (!m_decoding && !spans.empty() && spans.front().end == 0)
+            return unsupportedPattern(m_pattern, "an empty match at the start of a text");
         std::string out;
         for (const TextSpan& span : spans) {
             if (span.match)
@@ -113,6 +114,7 @@ public:
 
 private:
     std::string m_pattern;
+    bool m_decoding;
     TokenizerRegex m_regex;
     std::string m_content;
 };
@@ -150,6 +152,24 @@ Result<std::unique_ptr<const Normalizer>> unicodeForm(bool compatibility)
 
 }  // namespace
 
+Result<std::unique_ptr<const Normalizer>> parseReplace(const Json& value, bool decoding)
+{
+    constexpr std::string_view kSlot = "normalizer";
+    const Json pattern = value.value("pattern", Json());
+    if (!pattern.is_object() || !value.contains("content") || !value["content"].is_string())
+        return damagedComponent(kSlot, "replaces nothing");
+    if (const Json regex = pattern.value("Regex", Json()); regex.is_string()) {
+        const auto& text = regex.get_ref<const std::string&>();
+        ESPALIER_TRY(TokenizerRegex compiled, TokenizerRegex::compile(text));
+        return std::unique_ptr<const Normalizer>(
+            std::make_unique<ReplaceRegex>(text, decoding, std::move(compiled), value["content"].get<std::string>()));
+    }
+    if (!pattern.contains("String") || !pattern["String"].is_string()) return damagedComponent(kSlot, "replaces nothing");
+    if (pattern["String"].get_ref<const std::string&>().empty()) return damagedComponent(kSlot, "replaces an empty string");
+    return std::unique_ptr<const Normalizer>(
+        std::make_unique<ReplaceString>(pattern["String"].get<std::string>(), value["content"].get<std::string>()));
+}
+
 Result<std::unique_ptr<const Normalizer>> parseNormalizer(const Json& value)
 {
     constexpr std::string_view kSlot = "normalizer";
@@ -170,21 +190,7 @@ Result<std::unique_ptr<const Normalizer>> parseNormalizer(const Json& value)
         if (!value.contains("prepend") || !value["prepend"].is_string()) return damagedComponent(kSlot, "prepends nothing");
         return std::unique_ptr<const Normalizer>(std::make_unique<Prepend>(value["prepend"].get<std::string>()));
     }
-    if (type == "Replace") {
-        const Json pattern = value.value("pattern", Json());
-        if (!pattern.is_object() || !value.contains("content") || !value["content"].is_string())
-            return damagedComponent(kSlot, "replaces nothing");
-        if (const Json regex = pattern.value("Regex", Json()); regex.is_string()) {
-            const auto& text = regex.get_ref<const std::string&>();
-            ESPALIER_TRY(TokenizerRegex compiled, TokenizerRegex::compile(text));
-            return std::unique_ptr<const Normalizer>(
-                std::make_unique<ReplaceRegex>(text, std::move(compiled), value["content"].get<std::string>()));
-        }
-        if (!pattern.contains("String") || !pattern["String"].is_string()) return damagedComponent(kSlot, "replaces nothing");
-        if (pattern["String"].get_ref<const std::string&>().empty()) return damagedComponent(kSlot, "replaces an empty string");
-        return std::unique_ptr<const Normalizer>(
-            std::make_unique<ReplaceString>(pattern["String"].get<std::string>(), value["content"].get<std::string>()));
-    }
+    if (type == "Replace") return parseReplace(value, false);
     return unsupportedComponent(kSlot, type);
 }
 
