@@ -135,6 +135,7 @@ void MainWindow::connectRanks()
         updateActions();
     });
     connect(deep, &DeepProfile::jobChanged, this, &MainWindow::showRanks);
+    connect(m_workbench, &Workbench::profileChanged, this, &MainWindow::showConstantsRefusal);
     connect(m_workbench->engine(), &EngineClient::stateChanged, this, &MainWindow::showRanks);
     connect(m_rankCurves, &RankCurveStore::changed, this, &MainWindow::showRanks);
     connect(m_estimates, &EstimateController::changed, this, &MainWindow::showPerplexity);
@@ -288,6 +289,8 @@ void MainWindow::showRankRefusal()
 // The same of constants whose profile is not here.
 void MainWindow::showConstantsRefusal()
 {
+    // Before the engine has opened the model nothing was looked for.
+    if (!m_workbench->isOpen() || !m_workbench->forwardSupported()) return;
     PlanController* plans = m_workbench->plans();
     const CompressionPlan& plan = plans->plan();
     const bool here = !plans->constantsProfile().empty();
