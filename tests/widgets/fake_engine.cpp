@@ -434,7 +434,7 @@ private:
             data.collected = request.params["collect"].get<std::vector<std::string>>();
             data.layers.resize(m_shape.layers.size());
             for (const LayerShape& layer : m_shape.layers) {
-                if (deep) break;
+                if (!m_script.has("--outputs")) break;
                 LayerProfile& filled = data.layers[static_cast<std::size_t>(layer.index)];
                 filled.layer = layer.index;
                 filled.experts = layer.experts;

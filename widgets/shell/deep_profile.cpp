@@ -23,7 +23,7 @@ DeepProfile::DeepProfile(EngineClient* engine, SessionStore* store, QObject* par
 const std::vector<std::string>& DeepProfile::statistics()
 {
     // Without the second moments: they only serve to merge profiles, and are a fifth of the bytes.
-    static const std::vector<std::string> names = {"counts", "ean", "reap", "gram", "curves", "factors", "gradients"};
+    static const std::vector<std::string> names = {"counts", "ean", "reap", "gram", "outputs", "curves", "factors", "gradients"};
     return names;
 }
 
