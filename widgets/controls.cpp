@@ -86,13 +86,22 @@ void Segment::setItemEnabled(int index, bool enabled)
     update();
 }
 
+// The property "rows" of a segment: where one row is too wide the items stand in two.
+static int rowsOf(const QWidget& segment) { return std::max(1, segment.property("rows").toInt()); }
+static int itemsInRow(const QWidget& segment, qsizetype items) { return (static_cast<int>(items) + rowsOf(segment) - 1) / rowsOf(segment); }
+
 QSize Segment::sizeHint() const
 {
     const QFontMetrics metrics(fontFor(FontRole::Head));
+    const int inRow = std::max(1, itemsInRow(*this, m_texts.size()));
     int width = 4;
-    for (const QString& text : m_texts)
-        width += metrics.horizontalAdvance(text) + pixelsOf(24);
-    return {width, metrics.height() + pixelsOf(8)};
+    for (int first = 0; first < m_texts.size(); first += inRow) {
+        int row = 4;
+        for (int i = first; i < std::min<int>(first + inRow, static_cast<int>(m_texts.size())); ++i)
+            row += metrics.horizontalAdvance(m_texts[i]) + pixelsOf(24);
+        width = std::max(width, row);
+    }
+    return {width, rowsOf(*this) * (metrics.height() + pixelsOf(8))};
 }
 
 std::vector<QRect> Segment::rects() const
@@ -103,11 +112,14 @@ std::vector<QRect> Segment::rects() const
     int x = 2;
     const int available = width() - 4;
     // Narrower than it asks for: the words keep their width, the room beside them shrinks.
-    const int padding = pixelsOf(24) - std::max(0, sizeHint().width() - width()) / static_cast<int>(m_texts.size());
+    const int inRow = itemsInRow(*this, m_texts.size());
+    const int padding = pixelsOf(24) - std::max(0, sizeHint().width() - width()) / inRow;
+    const int rowHeight = (height() - 4) / rowsOf(*this);
     for (int i = 0; i < m_texts.size(); ++i) {
+        if (i % inRow == 0) x = 2;
         int w = metrics.horizontalAdvance(m_texts[i]) + padding;
-        if (m_stretch) w = available * (i + 1) / static_cast<int>(m_texts.size()) - available * i / static_cast<int>(m_texts.size());
-        result.emplace_back(x, 2, w, height() - 4);
+        if (m_stretch) w = available * (i % inRow + 1) / inRow - available * (i % inRow) / inRow;
+        result.emplace_back(x, 2 + i / inRow * rowHeight, w, rowHeight);
         x += w;
     }
     return result;
@@ -145,7 +157,10 @@ void Segment::paintEvent(QPaintEvent*)
     const Theme& t = theme();
     const auto all = rects();
     if (all.empty()) return;
-    const QRectF track(0, 0, m_stretch ? width() : all.back().right() + 3, height());
+    int right = 0;
+    for (const QRect& item : all)
+        right = std::max(right, item.right());
+    const QRectF track(0, 0, m_stretch ? width() : right + 3, height());
     painter.setPen(Qt::NoPen);
     painter.setBrush(t.segmentTrack);
     painter.drawRoundedRect(track, 5, 5);

@@ -1,8 +1,8 @@
 #include "inspector_panel.h"
 
 #include "controls.h"
-#include "field_note.h"
 #include "expert_view.h"
+#include "field_note.h"
 #include "flow_row.h"
 #include "format.h"
 #include "icon.h"
@@ -168,6 +168,8 @@ public:
     void makeSkip(QVBoxLayout* column);
     void refresh();
     void refreshForm(CellId cell);
+    void fitForms();
+    int room = 0;  // for the controls, in pixels; 0: not known yet
     void refreshLayer(int layer);
 };
 
@@ -185,6 +187,27 @@ QLabel* mutedNote(const QString& name)
 }
 
 }  // namespace
+
+// One row of words, or two where the panel is too narrow for one.
+void InspectorPanel::Private::fitForms()
+{
+    const auto least = [this](int items) { return keep->sizeHint().width() - items * (pixelsOf(24) - kLeastPadding); };
+    keep->setProperty("rows", 1);
+    if (const int wanted = least(Form::FormCount); wanted <= room || room == 0) {
+        keep->setMinimumWidth(wanted);
+    } else {
+        keep->setProperty("rows", 2);
+        keep->setMinimumWidth(least((Form::FormCount + 1) / 2));
+    }
+    keep->updateGeometry();
+}
+
+void InspectorPanel::resizeEvent(QResizeEvent* event)
+{
+    QScrollArea::resizeEvent(event);
+    d->room = viewport()->width() - 24;
+    d->fitForms();
+}
 
 // What stands in the expert's place, whether it is protected, how a constant is made, and why one cannot be.
 void InspectorPanel::Private::makeForms(QVBoxLayout* column)
@@ -525,7 +548,7 @@ void InspectorPanel::Private::refresh()
         label->clear();
     title->setFont(fontFor(FontRole::Title));
     // The words in a narrow panel stand closer.
-    keep->setMinimumWidth(keep->sizeHint().width() - Form::FormCount * (pixelsOf(24) - kLeastPadding));
+    fitForms();
     layerTitle->setFont(fontFor(FontRole::Head));
     if (expert) {
         const auto e = static_cast<std::size_t>(cell.expert);

@@ -54,6 +54,7 @@ signals:
     void gestureCancelled();
 
 protected:
+    void resizeEvent(QResizeEvent* event) override;
     void changeEvent(QEvent* event) override;
 
 private:

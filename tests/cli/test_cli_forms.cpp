@@ -91,7 +91,7 @@ TEST_F(CliForms, constantsGoBelowTopK)
 {
     EXPECT_EQ(error(json({"plan", kModel, "--profile", profile, "--keep", "1%", "--out", (scratch / "a.json").string()})),
               "allocate.infeasible");
-    const Json few = follow("few", {"--keep", "3", "--dropped", "constant", "--score", "mone"}, "factored");
+    const Json few = follow("few", {"--keep", "4", "--dropped", "constant", "--score", "mone"}, "factored");
     EXPECT_EQ(few["plan"]["version"], 2);
 }
 

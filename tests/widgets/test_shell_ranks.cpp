@@ -294,7 +294,7 @@ private slots:
         type(rank, "4");
         QCOMPARE(note(), QString());
         type(rank, "9999");
-        QVERIFY2(note().contains(QStringLiteral("9999 asked, dense taken")), qPrintable(note()));
+        QVERIFY2(note().contains(QStringLiteral("9,999 asked, dense taken")), qPrintable(note()));
         QCOMPARE(rank->value(), rank->maximum());
         type(rank, "dense");
         QCOMPARE(note(), QString());
