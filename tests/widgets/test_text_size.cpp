@@ -84,9 +84,16 @@ private slots:
             } else if (label) {
                 QVERIFY2(each->width() >= each->sizeHint().width() && each->height() >= each->sizeHint().height(), qPrintable(what));
             } else if (const auto* segment = qobject_cast<const Segment*>(each)) {
+                // In one row, or in two where the panel is narrow.
+                const int rows = std::max(1, segment->property("rows").toInt());
+                const int inRow = (static_cast<int>(segment->texts().size()) + rows - 1) / rows;
                 int words = 0;
-                for (const QString& text : segment->texts())
-                    words += QFontMetrics(fontFor(FontRole::Head)).horizontalAdvance(text);
+                for (int first = 0; first < segment->texts().size(); first += inRow) {
+                    int row = 0;
+                    for (const QString& text : segment->texts().mid(first, inRow))
+                        row += QFontMetrics(fontFor(FontRole::Head)).horizontalAdvance(text);
+                    words = std::max(words, row);
+                }
                 QVERIFY2(each->width() > words && each->height() >= each->sizeHint().height(), qPrintable(what));
             } else {
                 const QSize least = each->minimumSizeHint();
