@@ -434,12 +434,11 @@ private:
             data.collected = request.params["collect"].get<std::vector<std::string>>();
             data.layers.resize(m_shape.layers.size());
             for (const LayerShape& layer : m_shape.layers) {
-                if (!m_script.has("--outputs")) break;
                 LayerProfile& filled = data.layers[static_cast<std::size_t>(layer.index)];
                 filled.layer = layer.index;
                 filled.experts = layer.experts;
                 filled.count.assign(static_cast<std::size_t>(layer.experts), 1);
-                filled.outputs = OutputMoments::zeros(layer.experts, m_shape.hiddenSize);
+                if (m_script.has("--outputs")) filled.outputs = OutputMoments::zeros(layer.experts, m_shape.hiddenSize);
             }
             if (const Status written = writeProfile(out, data); !written.ok()) {
                 fail(request.id, written.error());
