@@ -173,7 +173,7 @@ private:
     {
         m_request.plan = m_base;
         // A ranking alone may go below top-k: the router goes on choosing among all columns.
-        m_request.dropped = searches() ? std::nullopt : m_recipe.dropped;
+        m_request.dropped = searches() || m_recipe.receptiveField ? std::nullopt : m_recipe.dropped;
         m_request.uniformCount = m_recipe.uniformCount;
         m_request.floor = m_recipe.bounds.floors(m_shape);
         m_request.cap = m_recipe.bounds.caps(m_shape);
@@ -276,6 +276,13 @@ private:
         const auto started = Clock::now();
         begin(Part::Select);
         StageJob job(m_job, "select");
+        // Behind every column stays an expert or its constant: there is no loss of a smaller router to compare sets by.
+        if (m_request.dropped) {
+            ESPALIER_CHECK_OK(reportStart(job));
+            ESPALIER_TRY(m_outcome.plan, selectByRanking(m_shape, m_base, m_outcome.keep, m_scores, m_request.dropped));
+            stage("select", started, {{"method", m_recipe.select}, {"layers", Json::array()}});
+            return stopped();
+        }
         SelectRequest request{.shape = m_shape,
                               .profile = m_inputs.profile,
                               .base = m_base,
@@ -297,7 +304,7 @@ private:
         m_outcome.selections = std::move(answer.selections);
         if (std::string warning = m_journal.takeWarning(); !warning.empty()) m_outcome.warnings.push_back(std::move(warning));
         m_outcome.warnings.insert(m_outcome.warnings.end(), answer.warnings.begin(), answer.warnings.end());
-        ESPALIER_TRY(m_outcome.plan, applySelections(m_shape, m_base, m_outcome.selections, {}, m_request.dropped));
+        ESPALIER_TRY(m_outcome.plan, applySelections(m_shape, m_base, m_outcome.selections));
         Json layers = Json::array();
         for (const Selection& selection : m_outcome.selections) {
             if (selection.best.empty()) continue;

@@ -1,7 +1,5 @@
 #include "search/selector.h"
 
-#include "plan/plan_edit.h"
-
 #include "search/layer_pool.h"
 #include "search/layer_search.h"
 
@@ -216,7 +214,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
 }
 
 Result<CompressionPlan> applySelections(const ModelShape& shape, const CompressionPlan& base, const std::vector<Selection>& selections,
-                                        const std::vector<int>& choice, std::optional<ConstantKind> dropped)
+                                        const std::vector<int>& choice)
 {
     CompressionPlan plan = base;
     for (const Selection& selection : selections) {
@@ -224,11 +222,7 @@ Result<CompressionPlan> applySelections(const ModelShape& shape, const Compressi
         if (selection.best.empty() || base.isFixed(selection.layer)) continue;
         const int wanted = l < choice.size() ? choice[l] : 0;
         const std::size_t at = std::min(static_cast<std::size_t>(std::max(wanted, 0)), selection.best.size() - 1);
-        if (dropped) {
-            ESPALIER_TRY(plan, withKeptAnd(shape, plan, selection.layer, selection.best[at].kept, dropped));
-        } else {
-            ESPALIER_TRY(plan, plan.withKept(shape, selection.layer, selection.best[at].kept));
-        }
+        ESPALIER_TRY(plan, plan.withKept(shape, selection.layer, selection.best[at].kept));
     }
     return plan;
 }

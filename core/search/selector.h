@@ -83,7 +83,7 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
 // `base` with the set at `choice[layer]` of every selection (the best one where `choice` is empty). With `dropped` the others become
 // constants.
 Result<CompressionPlan> applySelections(const ModelShape& shape, const CompressionPlan& base, const std::vector<Selection>& selections,
-                                        const std::vector<int>& choice = {}, std::optional<ConstantKind> dropped = {});
+                                        const std::vector<int>& choice = {});
 
 // What one layer loses at every count: the input of the exact allocators.
 struct LayerCurve {
