@@ -1,5 +1,5 @@
 // Whitened factors on the command line and over JSON-RPC: profile, plan, evaluate, forward, export, verify, merged shards.
-#include "cli/engine_process.h"
+#include "cli/tiny_model.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -15,28 +15,6 @@ namespace
 
 using ::testing::Contains;
 using ::testing::HasSubstr;
-
-// The tiny models of the fixtures: seconds instead of minutes.
-const std::string kModel = std::string(ESPALIER_TEST_FIXTURES) + "/model/checkpoints/qwen2moe-tiny";
-const std::string kIds = std::string(ESPALIER_TEST_FIXTURES) + "/profile/qwen2moe-tiny.json";
-
-Outcome json(std::vector<std::string> arguments)
-{
-    arguments.insert(arguments.end(), {"--json", "--threads", "1"});
-    return runEngine(arguments);
-}
-
-Outcome onText(std::vector<std::string> arguments)
-{
-    arguments.insert(arguments.end(), {"--ids", kIds, "--window-length", "64"});
-    return json(std::move(arguments));
-}
-
-std::string readFile(const std::filesystem::path& path)
-{
-    std::ifstream in(path, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(in), {});
-}
 
 std::string error(const Outcome& outcome)
 {

@@ -1,7 +1,6 @@
 // Constants in place of dropped experts and left-out layers, from the profile to the proof.
-#include "cli/engine_process.h"
+#include "cli/tiny_model.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -11,29 +10,6 @@ namespace espalier::testing
 {
 namespace
 {
-
-using ::testing::HasSubstr;
-
-const std::string kModel = std::string(ESPALIER_TEST_FIXTURES) + "/model/checkpoints/qwen2moe-tiny";
-const std::string kIds = std::string(ESPALIER_TEST_FIXTURES) + "/profile/qwen2moe-tiny.json";
-
-Outcome json(std::vector<std::string> arguments)
-{
-    arguments.insert(arguments.end(), {"--json", "--threads", "1"});
-    return runEngine(arguments);
-}
-
-Outcome onText(std::vector<std::string> arguments)
-{
-    arguments.insert(arguments.end(), {"--ids", kIds, "--window-length", "64"});
-    return json(std::move(arguments));
-}
-
-std::string readAll(const std::filesystem::path& path)
-{
-    std::ifstream in(path, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(in), {});
-}
 
 std::string error(const Outcome& outcome) { return outcome.json()["error"]["code"].get<std::string>(); }
 
@@ -62,7 +38,7 @@ protected:
         EXPECT_EQ(reopened.json()["ppl"], evaluated.json()["ppl"]);
         const Outcome sizes = json({"estimate", kModel, "--plan", plan});
         EXPECT_EQ(sizes.code, 0) << sizes.output;
-        return {{"ppl", evaluated.json()["ppl"]}, {"plan", Json::parse(readAll(plan))}, {"sizes", sizes.json()}, {"file", plan}};
+        return {{"ppl", evaluated.json()["ppl"]}, {"plan", Json::parse(readFile(plan))}, {"sizes", sizes.json()}, {"file", plan}};
     }
 
     const Scratch scratch;
