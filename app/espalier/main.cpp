@@ -1,8 +1,8 @@
 // The window's program: command line, paths, wiring. No arithmetic, no painting.
-#include "plurals.h"
-#include "shell/main_window.h"
-#include "shell/workbench.h"
-#include "theme.h"
+#include "look/plurals.h"
+#include "look/theme.h"
+#include "shell/plan/workbench.h"
+#include "shell/window/main_window.h"
 
 #include <QApplication>
 #include <QCommandLineParser>

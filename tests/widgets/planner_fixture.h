@@ -1,8 +1,8 @@
 // The pipeline's controls and what a search did, for tests of it.
 #pragma once
 
-#include "pipeline_panel.h"
-#include "search_panel.h"
+#include "planning/pipeline_panel.h"
+#include "planning/search_panel.h"
 #include "widgets/shell_fixture.h"
 
 #include <QComboBox>

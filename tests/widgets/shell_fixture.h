@@ -1,17 +1,17 @@
 // Scaffolding of the window's tests: a home of its own for every test, the program without main(), a scripted engine. Offscreen.
 #pragma once
 
-#include "banner.h"
-#include "budget_bar.h"
 #include "core/shapes.h"
-#include "heatmap_view.h"
-#include "plurals.h"
-#include "shell/engine_client.h"
-#include "shell/evaluation_controller.h"
-#include "shell/main_window.h"
-#include "shell/plan_controller.h"
-#include "shell/workbench.h"
-#include "theme.h"
+#include "heatmap/heatmap_view.h"
+#include "look/banner.h"
+#include "look/plurals.h"
+#include "look/theme.h"
+#include "planning/budget_bar.h"
+#include "shell/engine/engine_client.h"
+#include "shell/engine/evaluation_controller.h"
+#include "shell/plan/plan_controller.h"
+#include "shell/plan/workbench.h"
+#include "shell/window/main_window.h"
 
 #include <QAction>
 #include <QApplication>

@@ -1,11 +1,11 @@
 // The look: contrast of every text role, colour maps, norms, numbers in a locale with a decimal comma, the heatmap's legend and keys.
-#include "colour_map.h"
 #include "core/shapes.h"
-#include "format.h"
-#include "heatmap_view.h"
+#include "experts/selection.h"
+#include "heatmap/heatmap_view.h"
+#include "look/colour_map.h"
+#include "look/format.h"
+#include "look/theme.h"
 #include "plan/compression_plan.h"
-#include "selection.h"
-#include "theme.h"
 
 #include <qcustomplot.h>
 

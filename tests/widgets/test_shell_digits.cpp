@@ -1,6 +1,6 @@
 // The window and the command line give the same digits: the real workbench and the real engine on the demo model, offscreen.
-#include "format.h"
-#include "perplexity_panel.h"
+#include "look/format.h"
+#include "perplexity/perplexity_panel.h"
 #include "widgets/shell_fixture.h"
 
 #include <QProcess>

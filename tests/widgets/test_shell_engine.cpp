@@ -1,7 +1,7 @@
 // The window and its engine: measuring, stale numbers, cancelling, and every way in which an engine can fail.
 #include "widgets/shell_fixture.h"
 
-#include "status_bar.h"
+#include "perplexity/status_bar.h"
 
 #include <csignal>
 

@@ -1,10 +1,10 @@
 // The pipeline and its search: what is sent is what is shown, one search is one entry, and nothing that was edited meanwhile is lost.
-#include "controls.h"
-#include "layers_panel.h"
-#include "panel.h"
-#include "search_facts.h"
-#include "search_plots.h"
-#include "size_target.h"
+#include "layers/layers_panel.h"
+#include "look/controls.h"
+#include "look/panel.h"
+#include "planning/search_facts.h"
+#include "planning/search_plots.h"
+#include "planning/size_target.h"
 #include "widgets/planner_fixture.h"
 
 #include <QAccessible>

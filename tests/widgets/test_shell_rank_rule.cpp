@@ -1,10 +1,10 @@
 // Ranks by rule and size: one gesture is one entry, who is kept and what is locked stays, the size asked for is not exceeded.
 #include "allocate/rank_rule.h"
-#include "controls.h"
+#include "look/controls.h"
 #include "plan/rank_edit.h"
-#include "rank_panel.h"
-#include "rank_rule_bar.h"
-#include "rank_table.h"
+#include "ranks/rank_panel.h"
+#include "ranks/rank_rule_bar.h"
+#include "ranks/rank_table.h"
 #include "widgets/shell_fixture.h"
 
 #include <QComboBox>

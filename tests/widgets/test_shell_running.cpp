@@ -1,6 +1,6 @@
 // A search while it runs: what of it stands in the history and in the map, and that nothing of it stays behind.
-#include "history_panel.h"
-#include "panel.h"
+#include "look/panel.h"
+#include "perplexity/history_panel.h"
 #include "widgets/planner_fixture.h"
 
 #include <qcustomplot.h>

@@ -1,9 +1,9 @@
 // Sessions, recovery, closing and opening: what was made stays.
 #include "widgets/shell_fixture.h"
 
-#include "history_panel.h"
+#include "perplexity/history_panel.h"
+#include "perplexity/status_bar.h"
 #include "session/session_file.h"
-#include "status_bar.h"
 
 #include <QLineEdit>
 

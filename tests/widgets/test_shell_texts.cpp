@@ -1,12 +1,12 @@
 // What a perplexity in the window is of: three texts that share no window, quick windows spread over the live one, comparisons on the
 // same windows only, and a locked text whose openings are counted.
 #include "base/window_spread.h"
-#include "history_panel.h"
-#include "perplexity_panel.h"
-#include "shell/export_dialog.h"
-#include "shell/locked_controller.h"
-#include "shell/texts_dialog.h"
-#include "status_bar.h"
+#include "perplexity/history_panel.h"
+#include "perplexity/perplexity_panel.h"
+#include "perplexity/status_bar.h"
+#include "shell/engine/locked_controller.h"
+#include "shell/session/texts_dialog.h"
+#include "shell/window/export_dialog.h"
 #include "widgets/shell_fixture.h"
 
 #include <QComboBox>

@@ -1,14 +1,14 @@
 // Export dialog and actions.
 #include "widgets/shell_fixture.h"
 
-#include "format.h"
-#include "keep_box.h"
-#include "kept_curve.h"
-#include "layer_table.h"
-#include "layers_panel.h"
-#include "perplexity_panel.h"
+#include "experts/keep_box.h"
+#include "layers/kept_curve.h"
+#include "layers/layer_table.h"
+#include "layers/layers_panel.h"
+#include "look/format.h"
+#include "perplexity/perplexity_panel.h"
 #include "plan/cost_model.h"
-#include "shell/export_dialog.h"
+#include "shell/window/export_dialog.h"
 
 #include <QAccessible>
 #include <QComboBox>

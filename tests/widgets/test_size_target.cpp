@@ -1,5 +1,5 @@
 // A target says the same size in every unit, and the plan that keeps to it does.
-#include "size_target.h"
+#include "planning/size_target.h"
 
 #include "core/shapes.h"
 #include "plan/compression_plan.h"

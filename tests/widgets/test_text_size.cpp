@@ -1,10 +1,10 @@
 // Large text: nothing in the inspector is cut off, at no width that the window gives it.
-#include "controls.h"
 #include "core/shapes.h"
-#include "inspector_panel.h"
+#include "experts/inspector_panel.h"
+#include "look/controls.h"
+#include "look/theme.h"
 #include "plan/rank_edit.h"
 #include "sample.h"
-#include "theme.h"
 
 #include <QAbstractSpinBox>
 #include <QApplication>

@@ -1,0 +1,260 @@
+#include "shell/plan/planning_controller.h"
+
+#include "look/format.h"
+
+#include <utility>
+
+namespace espalier
+{
+
+namespace
+{
+constexpr int kFrameMsec = 33;
+}  // namespace
+
+PlanningController::PlanningController(EngineClient* engine, PlanController* plans, QObject* parent)
+    : QObject(parent), m_engine(engine), m_plans(plans)
+{
+    m_frame.setSingleShot(true);
+    m_frame.setInterval(kFrameMsec);
+    connect(&m_frame, &QTimer::timeout, this, [this] {
+        emit changed();
+        if (running()) emit jobChanged();
+    });
+}
+
+void PlanningController::start(const PipelineRecipe& recipe, const PlanningInputs& inputs)
+{
+    if (running() || !m_plans->isOpen()) return;
+    if (m_plans->inGesture()) m_plans->finishGesture();
+    m_startEntry = m_plans->history().currentId();
+    const MethodInfo* select = findMethod(inputs.methods, Slot::Select, recipe.select.method);
+    const MethodInfo* allocate = findMethod(inputs.methods, Slot::Allocate, recipe.allocate.method);
+    const Json generations = paramOf(select, recipe.select, "generations");
+    m_state = {};
+    m_state.recipe = recipe;
+    m_state.shape = m_plans->shape();
+    m_state.base = m_plans->committed();
+    m_state.title = recipeTitle(recipe, inputs.methods, m_state.shape);
+    m_state.name = recipeName(recipe, inputs.methods);
+    m_state.scoreName = QString::fromStdString(recipe.score.method);
+    m_state.generations = generations.is_number_integer() ? generations.get<int>() : 0;
+    m_state.stochastic = select && select->stochastic;
+    m_state.measures = allocate && allocate->runsModel;
+    Json params = textParams(inputs.text);
+    params.update({{"path", inputs.model},
+                   {"profile", inputs.profile},
+                   {"plan", toJson(m_state.base)},
+                   {"recipe", requestJson(recipe)},
+                   {"windows", inputs.windows},
+                   {"state", inputs.journal},
+                   {"resume", false},
+                   {"tag", "plan"},
+                   {"lane", "full"}});
+    if (inputs.baseProfiles != "") params["base_profiles"] = inputs.baseProfiles;
+    send(std::move(params));
+}
+
+void PlanningController::resume()
+{
+    if (!canResume() || !m_plans->isOpen()) return;
+    SearchState state;
+    state.recipe = m_state.recipe;
+    state.measures = m_state.measures;
+    state.shape = m_state.shape;
+    state.base = m_state.base;
+    state.title = m_state.title;
+    state.name = m_state.name;
+    state.scoreName = m_state.scoreName;
+    state.generations = m_state.generations;
+    state.stochastic = m_state.stochastic;
+    m_state = std::move(state);
+    Json request = m_sent;
+    request["resume"] = true;
+    send(std::move(request));
+}
+
+void PlanningController::send(Json request)
+{
+    const int epoch = ++m_epoch;
+    m_sent = request;
+    m_lost = false;
+    m_keep = false;
+    m_kept = false;
+    m_eta.reset();
+    m_clock.start();
+    m_state.phase = SearchState::Phase::Running;
+    m_state.started = QDateTime::currentDateTime();
+    m_request = m_engine->request(
+        "plan", std::move(request),
+        [this, epoch](const EngineReply& reply) {
+            if (epoch == m_epoch) finish(reply);
+        },
+        [this, epoch](const EngineProgress& progress) {
+            if (epoch != m_epoch) return;
+            m_state.done = progress.done;
+            m_state.total = progress.total;
+            m_eta = progress.etaSeconds;
+            if (!m_frame.isActive()) m_frame.start();
+        },
+        [this, epoch](const Json& partial) {
+            if (epoch != m_epoch) return;
+            m_state.take(partial);
+            if (!m_frame.isActive()) m_frame.start();
+        });
+    emit started();
+    emit changed();
+    emit jobChanged();
+}
+
+void PlanningController::cancel()
+{
+    if (!running() || m_state.phase == SearchState::Phase::Cancelling) return;
+    m_state.phase = SearchState::Phase::Cancelling;
+    m_engine->cancel(m_request);
+    emit changed();
+    emit jobChanged();
+}
+
+void PlanningController::stopAndKeep()
+{
+    if (!running()) return;
+    m_keep = true;
+    cancel();
+}
+
+bool PlanningController::canKeepBest() const { return m_state.best.has_value() && !m_kept && m_state.phase != SearchState::Phase::None; }
+
+void PlanningController::keepBest()
+{
+    if (running() || !canKeepBest()) return;
+    m_state.phase = SearchState::Phase::Stopped;
+    commit(*m_state.best, stoppedText());
+    emit changed();
+}
+
+void PlanningController::show(SearchState ended)
+{
+    if (running() || ended.running()) return;
+    m_state = std::move(ended);
+    m_kept = true;
+    emit changed();
+}
+
+void PlanningController::reset()
+{
+    if (running()) m_engine->cancel(m_request);
+    const bool was = running();
+    m_request = 0;
+    ++m_epoch;
+    m_state = {};
+    m_sent = {};
+    m_startEntry = -1;
+    m_lost = false;
+    m_kept = false;
+    m_frame.stop();
+    if (was) emit jobChanged();
+    emit changed();
+}
+
+QString PlanningController::stoppedText() const
+{
+    if (!m_state.measured.empty() && m_state.layers.empty())
+        return tr("%1, stopped after %n plan(s)", nullptr, static_cast<int>(m_state.measured.size())).arg(m_state.name);
+    return tr("%1, stopped after %2 layers").arg(m_state.name, format::countOf(m_state.layersFinished(), m_state.layersToSearch()));
+}
+
+void PlanningController::finish(const EngineReply& reply)
+{
+    using Outcome = EngineReply::Outcome;
+    m_request = 0;
+    m_state.ended = QDateTime::currentDateTime();
+    m_state.seconds = static_cast<double>(m_clock.elapsed()) / 1000.0;
+    switch (reply.outcome) {
+        case Outcome::Finished: {
+            Result<CompressionPlan> plan = planFromJson(reply.result.value("plan", Json()), m_state.shape);
+            if (!plan.ok()) {
+                m_state.phase = SearchState::Phase::Failed;
+                Error error = plan.error();
+                error.kept = tr("The plan is unchanged.").toStdString();
+                emit failed(error);
+                break;
+            }
+            m_state.phase = SearchState::Phase::Finished;
+            m_state.best = std::move(plan).value();
+            commit(*m_state.best, m_state.title);
+            for (const Json& warning : reply.result.value("warnings", Json::array()))
+                if (warning.is_string()) m_state.notes << QString::fromStdString(warning.get<std::string>());
+            break;
+        }
+        case Outcome::Cancelled:
+        case Outcome::Superseded:
+            m_state.phase = SearchState::Phase::Cancelled;
+            if (m_keep && m_state.best) {
+                m_state.phase = SearchState::Phase::Stopped;
+                commit(*m_state.best, stoppedText());
+            }
+            break;
+        case Outcome::Failed: {
+            m_state.phase = SearchState::Phase::Failed;
+            Error error = reply.error;
+            error.kept = tr("The plan is unchanged.").toStdString();
+            emit failed(error);
+            break;
+        }
+        case Outcome::Lost:
+            // The engine's end is told once, for everything that ran.
+            m_state.phase = SearchState::Phase::Failed;
+            m_lost = true;
+            break;
+    }
+    m_frame.stop();
+    emit ended();
+    emit changed();
+    emit jobChanged();
+}
+
+void PlanningController::commit(const CompressionPlan& plan, const QString& text)
+{
+    m_kept = true;
+    if (plan == m_state.base) {
+        emit unchanged();
+        return;
+    }
+    if (!m_plans->inGesture() && m_plans->committed() == m_state.base) {
+        m_plans->replacePlan(plan, text);
+        return;
+    }
+    if (const int entry = m_plans->addBranch(m_startEntry, plan, text); entry >= 0) emit branched(entry, text);
+}
+
+std::optional<JobState> PlanningController::job() const
+{
+    if (!running()) return std::nullopt;
+    JobState job;
+    job.what = m_state.name;
+    job.done = m_state.done;
+    job.total = m_state.total;
+    job.etaSeconds = m_eta;
+    if (m_state.phase == SearchState::Phase::Cancelling) job.phase = JobState::Phase::Cancelling;
+    const int layers = m_state.layersToSearch();
+    // The first block is told of when it ends: until then all that is known is that no layer is left.
+    const bool allSearched = m_state.stage == "select" && layers > 0 && m_state.layersFinished() == layers && m_state.recipe.field;
+    if (m_state.stage == "select" && !allSearched)
+        job.count = m_state.currentLayer < 0
+                        ? tr("%n layer(s)", nullptr, layers)
+                        : tr("layer %1, %2 done").arg(m_state.currentLayer).arg(format::countOf(m_state.layersFinished(), layers));
+    else if (allSearched || m_state.stage == "receptive-field")
+        job.count = tr("%1 blocks done").arg(format::countOf(static_cast<int>(m_state.blocks.size()), m_state.blocksToTry()));
+    else if (m_state.stage == "rank")
+        job.count = tr("ranks");
+    else if (m_state.stage == "allocate")
+        job.count = !m_state.measured.empty() ? tr("%n plan(s) measured", nullptr, static_cast<int>(m_state.measured.size()))
+                    : !m_state.alone.empty()  ? tr("%n layer(s) measured alone", nullptr, static_cast<int>(m_state.alone.size()))
+                                              : tr("sharing the target");
+    else
+        job.count = tr("starting");
+    return job;
+}
+
+}  // namespace espalier
