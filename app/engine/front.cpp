@@ -19,7 +19,8 @@
 //
 // And how many generated kernels oneDNN keeps, which it also reads once. Plans with ranks have as many shapes of products as there are
 // ranks; up to 1,024 kernels of some 0.3 MB stay in each of two caches. A search for a plan of the demo's size with ranks, peak anonymous
-// memory: 1,752 MB; 943 with 128 in both caches, 793 with 64, in the same time within the noise of a busy machine. One evaluation costs
+// memory: 1,752 MB; 943 with 128 in both caches, 793 with 64, in the same time within the noise of a busy machine (684 since freed pages
+// go back between two evaluations; 32 and 16 kernels take 5 and 10 % longer). One evaluation costs
 // 6 % more processor time with 128, so that only verbs that meet many plans have fewer, and profiles, which meet as many
 // numbers of rows: the demo's took 1,375 MB, and takes some 600 with 64.
 #include "engine_main.h"

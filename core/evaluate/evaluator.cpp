@@ -1,6 +1,7 @@
 #include "evaluate/evaluator.h"
 
 #include "base/exception.h"
+#include "base/freed_memory.h"
 #include "base/window_spread.h"
 #include "model/moe_model_torch.h"
 
@@ -313,6 +314,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
             }
             run.hidden.reset();
         }
+        giveBackFreedMemory();
     }
     return {};
 }
