@@ -76,9 +76,11 @@ private slots:
             if (ranks) shell.plans().setMeanRank(0, 8);
             for (int i = 0; i < 60; ++i) {
                 const int layer = i % layers;
+                const ExpertSet kept = shell.plans().plan().layer(layer).kept();
+                const int rankOf = *std::next(kept.begin(), (i * 7) % std::ssize(kept));
                 double start = threadMilliseconds();
                 if (ranks)
-                    shell.plans().setExpertRank(layer, (i * 7) % experts, 4 + i % 8);
+                    shell.plans().setExpertRank(layer, rankOf, 4 + i % 7);
                 else
                     shell.plans().toggleExpert(layer, (i * 7) % experts);
                 commit.push_back(threadMilliseconds() - start);
