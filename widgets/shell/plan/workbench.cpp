@@ -507,6 +507,17 @@ void Workbench::takeScores(const Json& scores)
     chooseScore(m_chosenScore);
 }
 
+QStringList Workbench::scoreIds() const
+{
+    QStringList ids;
+    // Only what the profile brought with it is offered: nothing else has values here.
+    for (const MethodInfo& method : methods(Slot::Score))
+        if (m_scores.empty() || m_scores.contains(method.id)) ids << QString::fromStdString(method.id);
+    for (const auto& [id, scores] : m_scores)
+        if (!ids.contains(QString::fromStdString(id))) ids << QString::fromStdString(id);
+    return ids;
+}
+
 const ExpertScores* Workbench::currentScores() const
 {
     const auto it = m_scores.find(m_chosenScore);

@@ -86,6 +86,7 @@ public:
     bool modified() const;
     QString calibrationText() const { return m_texts.calibration; }
     const std::map<std::string, ExpertScores>& scores() const { return m_scores; }
+    QStringList scoreIds() const;  // that can be shown or ranked by, in the engine's order; before there are any, those of the engine
     const ExpertScores* currentScores() const;
     ExpertGrid usage() const;
     void chooseScore(const std::string& method);
