@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "pipeline/recipe_json.h"
 #include "plan/factor_methods.h"
+#include "plan/plan_edit.h"
 
 #include <fmt/format.h>
 
@@ -150,6 +151,10 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
     verb->add_option("--multiple-of", options.multipleOf, "Every layer keeps a multiple of N experts, for tensor or expert parallelism")
         ->check(CLI::Range(1, 1 << 20))
         ->type_name("N");
+    verb->add_option("--top-k", options.topK,
+                     "Experts that routers pick for a token, fewer than the checkpoint says: N for all layers, LAYER:N for one")
+        ->delimiter(',')
+        ->type_name("[L:]N");
     verb->add_option("--recipe", options.recipe,
                      "Methods, target and seed that this plan file says it was made with; other options come before them")
         ->type_name("PLAN.json");
@@ -205,7 +210,7 @@ Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, Pla
                 (layer >= static_cast<int>(shape.layers.size()) || !shape.layers[static_cast<std::size_t>(layer)].moe))
                 return usageError(fmt::format("Layer {} has no experts to bound.", layer));
     if (given == 0 && (recipe.keepTotal || recipe.bytes)) return {};
-    if (given == 0 && (!recipe.dropLayers.empty() || recipe.dropSimilar > 0)) {
+    if (given == 0 && (!recipe.dropLayers.empty() || recipe.dropSimilar > 0 || !options.topK.empty())) {
         recipe.keepTotal = total;
         return {};
     }
@@ -228,6 +233,15 @@ Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const Model
     const auto isMoe = [&](int layer) {
         return layer >= 0 && layer < plan.layerCount() && shape.layers[static_cast<std::size_t>(layer)].moe;
     };
+    std::map<int, int> topK;
+    ESPALIER_CHECK_OK(readBounds(options.topK, "--top-k", topK));
+    for (const auto& [layer, count] : topK)
+        if (layer != CountBounds::kAllLayers && !isMoe(layer)) return usageError(fmt::format("Layer {} has no experts to pick.", layer));
+    for (int layer = 0; layer < plan.layerCount() && !topK.empty(); ++layer) {
+        const auto found = topK.contains(layer) ? topK.find(layer) : topK.find(CountBounds::kAllLayers);
+        if (found == topK.end() || !isMoe(layer) || !plan.layer(layer).runsExperts()) continue;
+        ESPALIER_TRY(plan, withTopK(shape, plan, layer, found->second));
+    }
     for (const int layer : options.lock) {
         if (!isMoe(layer)) return usageError(fmt::format("Layer {} has no experts to lock.", layer));
         plan = plan.withLocked(layer, true);

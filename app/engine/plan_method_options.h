@@ -31,6 +31,7 @@ struct PlanMethodOptions {
     std::vector<std::string> floors;
     std::vector<std::string> caps;
     int multipleOf = 0;
+    std::vector<std::string> topK;
     std::filesystem::path recipe;  // a plan file
     bool uniform = false;
     std::string dropped;
@@ -41,9 +42,10 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options);
 
 // Everything but the target, on top of `start`: a preset's recipe, or the defaults. Errors: usage.arguments, those of recipeOfPlanFile.
 Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& invocation, PlanRecipe start = {});
-// One of --prune, --keep and --size; none where the recipe has a target; all experts where layers are left out and none is
-// given. Error: usage.arguments.
+// One of --prune, --keep and --size; none where the recipe has a target; all experts where layers are left out or fewer are picked and none
+// is given. Error: usage.arguments.
 Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, PlanRecipe& recipe);
+// What the start of a plan says beyond its own: experts that routers pick, locks, protection.
 Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const ModelShape& shape, const PlanMethodOptions& options);
 
 }  // namespace espalier

@@ -88,6 +88,15 @@ Result<CompressionPlan> withDroppedAs(const ModelShape& shape, const Compression
     return next;
 }
 
+Result<CompressionPlan> withTopK(const ModelShape& shape, const CompressionPlan& plan, int layer, int topK)
+{
+    ESPALIER_CHECK_OK(checkHasExperts(shape, plan, layer));
+    LayerPlan::Content next = plan.layer(layer).content();
+    // Said only where it differs, so that a plan has one form.
+    next.topK = topK == shape.layers[static_cast<std::size_t>(layer)].router.topK ? std::nullopt : std::optional(topK);
+    return plan.with(shape, layer, LayerPlan(std::move(next)));
+}
+
 Result<CompressionPlan> withRun(const ModelShape& shape, const CompressionPlan& plan, int layer, LayerRun run)
 {
     if (layer < 0 || layer >= static_cast<int>(shape.layers.size()))

@@ -26,6 +26,10 @@ namespace espalier
 // In every layer that is not fixed: all experts that were dropped become constants, or with nothing the constants are dropped.
 [[nodiscard]] Result<CompressionPlan> withDroppedAs(const ModelShape& shape, const CompressionPlan& plan, std::optional<ConstantKind> kind);
 
+// How many experts the router of a layer picks, 1 to the checkpoint's number: of a token's experts those with the largest routing weights.
+// Fewer are active, and as few may be kept. Errors also: plan.invalid for a number beyond.
+[[nodiscard]] Result<CompressionPlan> withTopK(const ModelShape& shape, const CompressionPlan& plan, int layer, int topK);
+
 // Which halves of the layer run. One that comes back to running its experts is whole; one whose experts do not run says nothing of them.
 [[nodiscard]] Result<CompressionPlan> withRun(const ModelShape& shape, const CompressionPlan& plan, int layer, LayerRun run);
 

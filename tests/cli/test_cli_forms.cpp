@@ -81,6 +81,20 @@ TEST_F(CliForms, layersAreLeftOut)
               "plan.unknown_layer");
 }
 
+// Fewer experts a token: by itself, and as what lets a layer keep fewer than its router picked.
+TEST_F(CliForms, routersPickFewer)
+{
+    const Json fewer = follow("fewer", {"--top-k", "1"}, "stock");
+    const Json config = Json::parse(readFile(scratch / "fewer" / "config.json"));
+    EXPECT_EQ(config["num_experts_per_tok"], 1);
+    EXPECT_LT(fewer["sizes"]["active_parameters"], follow("whole", {"--keep", "100%"}, "stock")["sizes"]["active_parameters"]);
+    const Json one = follow("one-layer", {"--top-k", "1:1", "--prune", "40%", "--select", "genetic"}, "factored");
+    for (const Json& layer : one["plan"]["layers"])
+        EXPECT_EQ(layer.contains("top_k"), layer["layer"] == 1) << layer;
+    follow("few", {"--top-k", "1", "--keep", "4"}, "factored");
+    EXPECT_EQ(error(json({"plan", kModel, "--profile", profile, "--top-k", "9", "--out", (scratch / "a.json").string()})), "plan.invalid");
+}
+
 TEST_F(CliForms, aPlanAloneBringsItsConstants)
 {
     const std::string plan = (scratch / "plan.json").string();
