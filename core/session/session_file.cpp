@@ -21,8 +21,8 @@ namespace
 
 constexpr h5::Format kFormat = {"session", "session", kSessionMajor, kSessionMinor};
 constexpr const char* kKnownLinks[] = {"session", "plans", "history", "snapshots", "runs", "scores", "usage", kRecoveryLink};
-constexpr const char* kKnownFields[] = {
-    "model", "shape", "texts", "openings", "plan_names", "view", "notes", "profile", "profile_fingerprint", "writer"};
+constexpr const char* kKnownFields[] = {"model", "shape", "texts", "openings", "plan_names", "view", "profile", "profile_fingerprint",
+                                        "writer"};
 
 std::string numbered(std::size_t i) { return fmt::format("{:06}", i); }
 
@@ -95,7 +95,6 @@ Json sessionJson(const SessionData& data)
     json["openings"] = openings;
     json["plan_names"] = data.planNames;
     json["view"] = data.view;
-    json["notes"] = data.notes;
     json["profile"] = data.profile.string();
     json["profile_fingerprint"] = data.profileFingerprint;
     json["writer"] = ESPALIER_VERSION;
@@ -320,7 +319,6 @@ Result<SessionData> readContent(const h5::Group& root)
         data.openings.push_back(openingFromJson(item));
     data.planNames = json.value("plan_names", std::map<std::string, std::string>());
     data.view = json.at("view");
-    data.notes = json.at("notes");
     data.profile = json.at("profile").get<std::string>();
     data.profileFingerprint = json.at("profile_fingerprint");
     for (const auto& [key, value] : json.items())

@@ -94,7 +94,6 @@ struct SessionData {
     std::filesystem::path profile;   // the engine's profile file; may be missing on this machine
     std::string profileFingerprint;  // profileSha256 of it when the scores were taken
     Json view = Json::object();      // window layout, method and parameter choices, selection
-    std::string notes;
 
     // Set by readSession, kept for writeSession.
     bool readOnly = false;       // written by a newer major version: shown as far as understood, not to be saved over

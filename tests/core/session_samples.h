@@ -128,7 +128,6 @@ inline SessionData sampleSession()
     data.profile = "/profiles/small.h5";
     data.profileFingerprint = "p1";
     data.view = {{"method", "reap"}, {"selected_layer", 2}};
-    data.notes = "Ünïcode notes";
     return data;
 }
 

@@ -46,7 +46,7 @@ TEST(Session, RoundTripKeepsEverything)
     EXPECT_EQ(back->openings[0].deltaNll, 0.1226);
     EXPECT_EQ(back->scores[0].values, data.scores[0].values);
     EXPECT_EQ(back->usage, data.usage);
-    EXPECT_EQ(back->notes, data.notes);
+    EXPECT_EQ(back->view, data.view);
     EXPECT_FALSE(back->readOnly);
     EXPECT_FALSE(back->newerMinor);
     // Equal content, equal bytes: nothing in the file depends on when it was written.
@@ -154,8 +154,8 @@ TEST(Session, PartsOfANewerMinorVersionSurvive)
     ASSERT_TRUE(data.ok()) << data.error().describe();
     EXPECT_TRUE(data->newerMinor);
     EXPECT_FALSE(data->readOnly);
-    EXPECT_EQ(data->notes, sampleSession().notes);
-    data->notes = "edited here";
+    EXPECT_EQ(data->view, sampleSession().view);
+    data->view["method"] = "edited here";
     const Status saved = writeSession(folder / "c.espalier", *data);
     ASSERT_TRUE(saved.ok()) << saved.error().describe();
     const auto again = readSession(folder / "c.espalier");
@@ -287,7 +287,7 @@ TEST(Session, KillDuringSaveLeavesOldOrNew)
     const SessionData old = sampleSession();
     ASSERT_TRUE(writeSession(folder / "a.espalier", old).ok());
     SessionData changed = old;
-    changed.notes = "changed";
+    changed.view["method"] = "changed";
     const std::string oldHash = sessionContentHash(old);
     const std::string newHash = sessionContentHash(changed);
     for (int round = 0; round < 12; ++round) {
