@@ -103,10 +103,11 @@ std::string few(const std::vector<std::string>& all)
 }  // namespace
 
 Result<AddedTokens> AddedTokens::fromJson(const Json& list, const std::vector<AddedToken>& named, const Bpe& bpe,
-                                          const Normalizer& normalizer, std::vector<std::string>& warnings)
+                                          const Normalizer& normalizer, bool splitSpecial, std::vector<std::string>& warnings)
 {
     if (!list.is_null() && !list.is_array()) return damagedComponent("added_tokens", "is not a list");
     AddedTokens tokens;
+    tokens.m_splitSpecial = splitSpecial;
     std::unordered_map<int, const std::string*> modelIds;
     for (const auto& [token, id] : bpe.vocabulary())
         modelIds.emplace(id, &token);
@@ -124,7 +125,9 @@ Result<AddedTokens> AddedTokens::fromJson(const Json& list, const std::vector<Ad
             return sharedId(token.id, token.content);
         const int id = token.id;
         if (before != known.end()) {
-            tokens.m_tokens[before->second] = std::move(token);
+            AddedToken& entry = tokens.m_tokens[before->second];
+            token.special = token.special || entry.special;  // the reference's set of special tokens only grows
+            entry = std::move(token);
         } else {
             known.emplace(token.content, tokens.m_tokens.size());
             tokens.m_tokens.push_back(std::move(token));
@@ -152,12 +155,11 @@ Result<AddedTokens> AddedTokens::fromJson(const Json& list, const std::vector<Ad
     for (const AddedToken& token : tokens.m_tokens)
         if (token.id >= size) next = std::max(next, token.id + 1);
     std::vector<std::string> lacking;
-    const std::map<std::string, std::size_t> fromFile = known;
     for (const AddedToken& token : named) {
-        // A numbered one stands for the entry of tokenizer.json, a name alone does not change it.
-        if (token.content.empty() || (token.id < 0 && known.contains(token.content))) continue;
+        if (token.content.empty()) continue;
+        const bool fresh = !known.contains(token.content);
         ESPALIER_TRY(const int id, add(token));
-        if (!fromFile.contains(token.content) && !bpe.idOf(token.content)) lacking.push_back(fmt::format("\"{}\" {}", token.content, id));
+        if (fresh && !bpe.idOf(token.content)) lacking.push_back(fmt::format("\"{}\" {}", token.content, id));
     }
     if (!lacking.empty())
         warnings.push_back(fmt::format(
@@ -175,6 +177,8 @@ Result<AddedTokens> AddedTokens::withMatchers(const Normalizer& normalizer)
             continue;
         }
         ESPALIER_TRY(const std::string pattern, normalizer.apply(token.content));
+        if (pattern.empty())
+            return unsupportedComponent("added_tokens", fmt::format("entry \"{}\", of which the normalizer leaves nothing", token.content));
         if (!patterns.insert(pattern).second)
             return damagedComponent("added_tokens", fmt::format("has two tokens that both read \"{}\" once they are normalised", pattern));
         m_normalized.add(pattern, static_cast<int>(i));
@@ -199,6 +203,7 @@ std::vector<Segment> AddedTokens::split(std::string_view text, bool normalized) 
         const AddedToken& token = m_tokens[static_cast<std::size_t>(match.token)];
         std::size_t begin = match.begin;
         std::size_t end = match.end;
+        if (m_splitSpecial && token.special) continue;
         if (token.singleWord) {
             const bool wordBefore = match.begin > 0 && isWord(utf8Decode(lastCharacter(text.substr(0, match.begin))));
             const bool wordAfter = match.end < text.size() && isWord(utf8Decode(firstCharacter(text.substr(match.end))));

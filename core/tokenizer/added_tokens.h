@@ -61,10 +61,10 @@ public:
     // The `added_tokens` array, and the tokens that files beside tokenizer.json name. The ids in the array are those of whoever wrote the
     // file; the reference (AddedVocabulary::add_tokens of huggingface/tokenizers) takes the vocabulary's id where the vocabulary has the
     // token, and counts on from the size of the vocabulary in the order of the list where it has not. So does this, with a warning for
-    // every difference, and for every named token that tokenizer.json lacks. Errors: tokenizer.invalid, tokenizer.duplicate_id (two
-    // contents under one id, in the file or by that counting).
+    // every difference, and for every named token that tokenizer.json lacks. `splitSpecial`: special tokens are not looked for in texts.
+    // Errors: tokenizer.invalid, tokenizer.duplicate_id (two contents under one id, in the file or by that counting).
     static Result<AddedTokens> fromJson(const Json& list, const std::vector<AddedToken>& named, const Bpe& bpe,
-                                        const Normalizer& normalizer, std::vector<std::string>& warnings);
+                                        const Normalizer& normalizer, bool splitSpecial, std::vector<std::string>& warnings);
 
     // Cuts text into added tokens and what lies between them. `normalized`: which of the two passes.
     std::vector<Segment> split(std::string_view text, bool normalized) const;
@@ -74,6 +74,7 @@ private:
     Result<AddedTokens> withMatchers(const Normalizer& normalizer);
 
     std::vector<AddedToken> m_tokens;
+    bool m_splitSpecial = false;
     TokenMatcher m_raw;
     TokenMatcher m_normalized;
 };

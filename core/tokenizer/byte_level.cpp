@@ -126,6 +126,14 @@ char32_t utf8Decode(std::string_view character)
     }
 }
 
+std::string_view utf8Prefix(std::string_view text, std::size_t bytes)
+{
+    if (text.size() <= bytes) return text;
+    while (bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xC0) == 0x80)
+        --bytes;
+    return text.substr(0, bytes);
+}
+
 std::string lossyUtf8(std::string_view bytes)
 {
     std::string out;

@@ -20,5 +20,7 @@ inline std::size_t utf8Length(unsigned char lead) { return lead < 0x80 ? 1 : lea
 char32_t utf8Decode(std::string_view character);
 // Valid UTF-8 with U+FFFD for each maximal invalid part.
 std::string lossyUtf8(std::string_view bytes);
+// At most `bytes` bytes of valid UTF-8, whole characters, for messages.
+std::string_view utf8Prefix(std::string_view text, std::size_t bytes);
 
 }  // namespace espalier

@@ -1,3 +1,4 @@
+#include "tokenizer/byte_level.h"
 #include "tokenizer/components.h"
 #include "tokenizer/oniguruma.h"
 #include "tokenizer/regex.h"
@@ -7,6 +8,8 @@
 #include <unicode/normalizer2.h>
 #include <unicode/uniset.h>
 #include <unicode/unistr.h>
+
+#include <algorithm>
 
 namespace espalier
 {
@@ -30,13 +33,93 @@ Result<std::string> componentType(const Json& value, std::string_view slot)
     return value["type"].get<std::string>();
 }
 
+Piece Piece::whole(std::string text)
+{
+    const std::size_t head = text.empty() ? 0 : utf8Length(static_cast<unsigned char>(text.front()));
+    return {std::move(text), head};
+}
+
+Piece Piece::part(std::size_t begin, std::size_t end) const
+{
+    return {text.substr(begin, end - begin), std::min(head > begin ? head - begin : 0, end - begin)};
+}
+
+namespace
+{
+
+// Writes a piece anew from parts that stay and parts that are replaced.
+class Rewriter
+{
+public:
+    explicit Rewriter(const Piece& piece) : m_piece(piece), m_atHead(piece.head > 0) { m_out.text.reserve(piece.text.size()); }
+    void keep(std::size_t begin, std::size_t end)
+    {
+        m_out.text.append(m_piece.text, begin, end - begin);
+        count(m_piece.head > begin ? std::min(m_piece.head, end) - begin : 0, end - begin);
+    }
+    void put(std::string_view content, std::size_t replacedEnd)
+    {
+        m_out.text += content;
+        count(replacedEnd == 0 || replacedEnd - 1 < m_piece.head ? content.size() : 0, content.size());
+    }
+    Piece take() { return std::move(m_out); }
+
+private:
+    void count(std::size_t ofHead, std::size_t length)
+    {
+        if (m_atHead) m_out.head += ofHead;
+        m_atHead = m_atHead && ofHead == length;
+    }
+    const Piece& m_piece;
+    Piece m_out;
+    bool m_atHead;
+};
+
+}  // namespace
+
+Piece Piece::replaced(std::string_view pattern, std::string_view content) const
+{
+    Rewriter rewriter(*this);
+    std::size_t from = 0;
+    for (std::size_t at; (at = text.find(pattern, from)) != std::string::npos; from = at + pattern.size()) {
+        rewriter.keep(from, at);
+        rewriter.put(content, at + pattern.size());
+    }
+    rewriter.keep(from, text.size());
+    return rewriter.take();
+}
+
+Piece Piece::replaced(const std::vector<TextSpan>& spans, std::string_view content) const
+{
+    Rewriter rewriter(*this);
+    for (const TextSpan& span : spans) {
+        if (span.match)
+            rewriter.put(content, span.end);
+        else
+            rewriter.keep(span.begin, span.end);
+    }
+    return rewriter.take();
+}
+
+void Piece::prepend(std::string_view prefix)
+{
+    text.insert(0, prefix);
+    if (head > 0) head += prefix.size();
+}
+
+Result<std::string> Normalizer::apply(std::string text) const
+{
+    ESPALIER_TRY(Piece piece, normalize({std::move(text), 0}));
+    return std::move(piece.text);
+}
+
 namespace
 {
 
 class Unchanged final : public Normalizer
 {
 public:
-    Result<std::string> apply(std::string text) const override { return text; }
+    Result<Piece> normalize(Piece piece) const override { return piece; }
 };
 
 class UnicodeForm final : public Normalizer
@@ -44,17 +127,30 @@ class UnicodeForm final : public Normalizer
 public:
     // Both outlive this.
     UnicodeForm(const icu::Normalizer2& form, const icu::UnicodeSet& known) : m_form(form, known) {}
-    Result<std::string> apply(std::string text) const override
+    Result<Piece> normalize(Piece piece) const override
+    {
+        Piece out{normalized(piece.text), 0};
+        if (piece.head == 0) return out;
+        // As many characters as the head alone becomes: marks behind it join its last one.
+        const std::string head = normalized(piece.text.substr(0, piece.head));
+        for (std::size_t i = 0; i < head.size() && out.head < out.text.size();) {
+            i += utf8Length(static_cast<unsigned char>(head[i]));
+            out.head += utf8Length(static_cast<unsigned char>(out.text[out.head]));
+        }
+        return out;
+    }
+
+private:
+    std::string normalized(const std::string& text) const
     {
         UErrorCode status = U_ZERO_ERROR;
         std::string out;
         out.reserve(text.size());
         icu::StringByteSink<std::string> sink(&out);
         m_form.normalizeUTF8(0, text, sink, nullptr, status);
-        return U_SUCCESS(status) ? std::move(out) : std::move(text);
+        return U_SUCCESS(status) ? out : text;
     }
 
-private:
     icu::FilteredNormalizer2 m_form;
 };
 
@@ -62,7 +158,11 @@ class Prepend final : public Normalizer
 {
 public:
     explicit Prepend(std::string prefix) : m_prefix(std::move(prefix)) {}
-    Result<std::string> apply(std::string text) const override { return text.empty() ? text : m_prefix + text; }
+    Result<Piece> normalize(Piece piece) const override
+    {
+        if (!piece.text.empty()) piece.prepend(m_prefix);
+        return piece;
+    }
 
 private:
     std::string m_prefix;
@@ -72,16 +172,7 @@ class ReplaceString final : public Normalizer
 {
 public:
     ReplaceString(std::string pattern, std::string content) : m_pattern(std::move(pattern)), m_content(std::move(content)) {}
-    Result<std::string> apply(std::string text) const override
-    {
-        std::string out;
-        std::size_t from = 0;
-        for (std::size_t at; (at = text.find(m_pattern, from)) != std::string::npos; from = at + m_pattern.size()) {
-            out.append(text, from, at - from);
-            out += m_content;
-        }
-        return from == 0 ? text : out.append(text, from, std::string::npos);
-    }
+    Result<Piece> normalize(Piece piece) const override { return piece.replaced(m_pattern, m_content); }
 
 private:
     std::string m_pattern;
@@ -97,19 +188,12 @@ public:
         : m_pattern(std::move(pattern)), m_decoding(decoding), m_regex(std::move(regex)), m_content(std::move(content))
     {
     }
-    Result<std::string> apply(std::string text) const override
+    Result<Piece> normalize(Piece piece) const override
     {
-        ESPALIER_TRY(const std::vector<TextSpan> spans, m_regex.find(text));
+        ESPALIER_TRY(const std::vector<TextSpan> spans, m_regex.find(piece.text));
         if (!m_decoding && !spans.empty() && spans.front().end == 0)
             return unsupportedPattern(m_pattern, "an empty match at the start of a text");
-        std::string out;
-        for (const TextSpan& span : spans) {
-            if (span.match)
-                out += m_content;
-            else
-                out.append(text, span.begin, span.end - span.begin);
-        }
-        return out;
+        return piece.replaced(spans, m_content);
     }
 
 private:
@@ -123,12 +207,12 @@ class NormalizerSequence final : public Normalizer
 {
 public:
     explicit NormalizerSequence(std::vector<std::unique_ptr<const Normalizer>> steps) : m_steps(std::move(steps)) {}
-    Result<std::string> apply(std::string text) const override
+    Result<Piece> normalize(Piece piece) const override
     {
         for (const auto& step : m_steps) {
-            ESPALIER_TRY(text, step->apply(std::move(text)));
+            ESPALIER_TRY(piece, step->normalize(std::move(piece)));
         }
-        return text;
+        return piece;
     }
 
 private:
@@ -188,6 +272,8 @@ Result<std::unique_ptr<const Normalizer>> parseNormalizer(const Json& value)
     }
     if (type == "Prepend") {
         if (!value.contains("prepend") || !value["prepend"].is_string()) return damagedComponent(kSlot, "prepends nothing");
+        // The reference doubles the first character then.
+        if (value["prepend"].get_ref<const std::string&>().empty()) return unsupportedComponent(kSlot, "Prepend of an empty string");
         return std::unique_ptr<const Normalizer>(std::make_unique<Prepend>(value["prepend"].get<std::string>()));
     }
     if (type == "Replace") return parseReplace(value, false);

@@ -14,7 +14,7 @@ namespace espalier
 Error invalidPattern(std::string_view pattern, std::string_view what)
 {
     return badInput("tokenizer.regex", "tokenizer.json",
-                    fmt::format("tokenizer.json has the pattern \"{}\", which is not valid: {}.", pattern.substr(0, 200), what),
+                    fmt::format("tokenizer.json has the pattern \"{}\", which is not valid: {}.", utf8Prefix(pattern, 200), what),
                     "The file is damaged: fetch it again.");
 }
 
@@ -22,7 +22,7 @@ Error unsupportedPattern(std::string_view pattern, std::string_view construct)
 {
     return unsupported(
         "tokenizer.unsupported", "tokenizer.json",
-        fmt::format("tokenizer.json has the pattern \"{}\" with {}, which is not supported.", pattern.substr(0, 200), construct),
+        fmt::format("tokenizer.json has the pattern \"{}\" with {}, which is not supported.", utf8Prefix(pattern, 200), construct),
         "Tokenise elsewhere and pass ids with --ids.");
 }
 
@@ -40,6 +40,19 @@ Atom anchor(std::string text)
     atom.quantifiable = false;
     atom.empty = true;
     return atom;
+}
+
+// Whether letters on both sides of the join fold to one character, two or three of them; `before` is at most two.
+bool joinsLetters(const std::u32string& before, const std::u32string& after)
+{
+    const std::u32string all = before + after.substr(0, 2);
+    const std::size_t join = before.size();
+    for (std::size_t begin = 0; begin < join; ++begin)
+        for (std::size_t length = 2; length <= 3; ++length)
+            if (begin + length > join && begin + length <= all.size() &&
+                foldsToOneCharacter(std::u32string_view(all).substr(begin, length)))
+                return true;
+    return false;
 }
 
 std::string literal(char32_t c) { return fmt::format("\\x{{{:x}}}", static_cast<std::uint32_t>(c)); }
@@ -97,15 +110,15 @@ Result<Atom> Translator::alternatives(int depth)
     Atom all;
     for (int branches = 0;; ++branches) {
         bool ended = false;
-        m_folding.clear();
-        ESPALIER_TRY(const Atom next, branch(depth, ended));
+        ESPALIER_TRY(Atom next, branch(depth, ended));
         all.text += (branches > 0 ? "|" : "") + next.text;
         all.empty = all.empty || next.empty;
         all.repeat = branches == 0 && next.repeat;
         all.lazy = branches == 0 && next.lazy;
+        all.onlyLetters = branches == 0 && next.onlyLetters;
+        all.letters = branches == 0 ? std::move(next.letters) : std::u32string();
         if (ended || !take(U"|")) break;
     }
-    m_folding.clear();
     return all;
 }
 
@@ -114,6 +127,8 @@ Result<Atom> Translator::branch(int depth, bool& optionsEnded)
 {
     Atom all;
     all.empty = true;
+    all.onlyLetters = true;
+    std::u32string before;  // the letters just before
     for (int atoms = 0;; ++atoms) {
         skipFree();
         if (done() || peek() == '|' || peek() == ')') return all;
@@ -121,6 +136,11 @@ Result<Atom> Translator::branch(int depth, bool& optionsEnded)
         if (!optionsEnded) {
             ESPALIER_TRY(next, quantified(std::move(next)));
         }
+        if (!before.empty() && joinsLetters(before, next.letters)) return foldsTogether();
+        if (all.onlyLetters) all.letters += next.letters;
+        before = next.onlyLetters ? before + next.letters : std::u32string();
+        if (before.size() > 2) before.erase(0, before.size() - 2);
+        all.onlyLetters = all.onlyLetters && next.onlyLetters;
         all.text += next.text;
         all.empty = all.empty && next.empty;
         all.repeat = atoms == 0 && next.repeat && !optionsEnded;
@@ -136,7 +156,6 @@ Result<Atom> Translator::atom(int depth, bool& isolated)
     if (c == '(') return group(depth, isolated);
     if (c != '\\' && std::u32string_view(U".^$[*+?").find(c) == std::u32string_view::npos) return character(c);
     if (c == '\\') return escape();
-    m_folding.clear();
     switch (c) {
         case '.':
             return Atom{m_flags.dotAll ? "." : "[^\\n]"};
@@ -160,6 +179,10 @@ Result<Atom> Translator::body(std::string opening, int depth, bool plain)
     result.repeat = plain && inner.repeat;
     result.lazy = plain && inner.lazy;
     result.empty = inner.empty;
+    if (plain && opening == "(?:") {
+        result.letters = std::move(inner.letters);
+        result.onlyLetters = inner.onlyLetters && !result.letters.empty();
+    }
     return result;
 }
 
@@ -232,8 +255,10 @@ Result<Atom> Translator::group(int depth, bool& isolated)
     }
     if (take(U":")) {
         const Flags outside = std::exchange(m_flags, flags);
-        Result<Atom> inner = body("(?:", depth, true);
+        ESPALIER_TRY(Atom inner, body("(?:", depth, true));
         m_flags = outside;
+        inner.letters.clear();
+        inner.onlyLetters = false;
         return inner;
     }
     if (!take(U")")) return invalid("an unknown kind of group");
@@ -242,6 +267,8 @@ Result<Atom> Translator::group(int depth, bool& isolated)
     ESPALIER_TRY(Atom rest, alternatives(depth + 1));
     rest.text = "(?:" + rest.text + ")";
     rest.quantifiable = false;
+    rest.letters.clear();
+    rest.onlyLetters = false;
     return rest;
 }
 
@@ -249,15 +276,14 @@ Result<Atom> Translator::character(char32_t c)
 {
     if (!m_flags.ignoreCase) return Atom{literal(c)};
     const CharacterSet::Folded folded = CharacterSet::range(c, c)->closedOverCase();
-    m_folding += c;
-    if (m_folding.size() > 3) m_folding.erase(0, 1);
-    const std::u32string_view tail = m_folding;
-    const bool together =
-        (tail.size() >= 2 && foldsToOneCharacter(tail.substr(tail.size() - 2))) || (tail.size() == 3 && foldsToOneCharacter(tail));
-    if (folded.set == nullptr || folded.strings || together)
-        return refused("letters that equal one ligature or sharp s when case is ignored");
-    return Atom{folded.set->pcre2()};
+    if (folded.set == nullptr || folded.strings) return foldsTogether();
+    Atom atom{folded.set->pcre2()};
+    atom.letters = std::u32string(1, c);
+    atom.onlyLetters = true;
+    return atom;
 }
+
+Error Translator::foldsTogether() const { return refused("letters that equal one ligature or sharp s when case is ignored"); }
 
 std::string Translator::wordBoundary(bool negated) const
 {
@@ -284,7 +310,6 @@ Result<Atom> Translator::escape()
         return refused(fmt::format("\\{}", static_cast<char>(c)));
     if (c == 'K' || c == 'X' || c == 'y' || c == 'Y' || c == 'G') return refused(fmt::format("\\{}", static_cast<char>(c)));
 
-    m_folding.clear();
     // Case does not concern what is outside a class.
     if (const auto set = type(c, false)) return Atom{(*set)->pcre2()};
     switch (c) {
@@ -329,7 +354,6 @@ Result<Atom> Translator::backReference(char32_t c)
         if (m_named || group > m_captures || (peek() >= '0' && peek() <= '9'))
             return refused("a number behind \\ that is not clearly a group");
     }
-    m_folding.clear();
     Atom reference{fmt::format("\\g{{{}}}", group)};
     reference.empty = true;
     return reference;
@@ -382,7 +406,6 @@ Result<Atom> Translator::quantified(Atom atom)
     } else {
         return atom;
     }
-    m_folding.clear();
     const bool exact = next.interval && next.low == next.high;
     if (!exact && take(U"?"))
         next.lazy = true;
@@ -407,6 +430,11 @@ Result<Atom> Translator::quantified(Atom atom)
     atom.lazy = next.lazy;
     atom.empty = atom.empty || next.low == 0;
 
+    if (!(next.interval && next.low == 1 && next.high == 1)) {  // {1} is nothing
+        atom.letters.clear();
+        atom.onlyLetters = false;
+    }
+
     // Behind a count, + and ? repeat what was counted: there are no possessive counts, and {n}? is not lazy.
     skipFree();
     const char32_t more = peek();
@@ -418,6 +446,8 @@ Result<Atom> Translator::quantified(Atom atom)
     if (!done() && std::u32string_view(U"*+?{").find(peek()) != std::u32string_view::npos)
         return refused("a repeat directly behind a repeat");
     atom.text = fmt::format("(?:{}){}", atom.text, static_cast<char>(more));
+    atom.letters.clear();
+    atom.onlyLetters = false;
     atom.empty = atom.empty || more == '?';
     return atom;
 }

@@ -24,6 +24,10 @@ struct Atom {
     bool lazy = false;    // a group of nothing but one lazily repeated atom
     bool repeat = false;  // a group of nothing but one repeated atom
     bool empty = false;   // may match nothing
+    // Where case is ignored: the letters it begins with, if they stand by themselves, and whether it is nothing else. The reference joins
+    // letters that follow one another, also through groups that do nothing, before it folds them.
+    std::u32string letters;
+    bool onlyLetters = false;
 };
 
 struct Quantifier {
@@ -86,6 +90,7 @@ private:
     Result<Atom> escape();
     Result<Atom> backReference(char32_t digit);
     Result<Atom> character(char32_t c);
+    Error foldsTogether() const;
     Result<char32_t> hexadecimal(bool braces);
     Result<CharacterSetPtr> property(bool negated, bool inClass);
     Result<Atom> bracketed(int depth);
@@ -101,9 +106,8 @@ private:
     std::u32string m_text;
     std::size_t m_at = 0;
     Flags m_flags;
-    std::u32string m_folding;  // the letters just before, where letters fold together
-    int m_groups = 0;          // opened so far
-    int m_captures = 0;        // in the whole pattern
+    int m_groups = 0;    // opened so far
+    int m_captures = 0;  // in the whole pattern
     bool m_named = false;
     std::map<std::u32string, int> m_names;
 };

@@ -77,8 +77,7 @@ Status splitPieces(std::vector<Piece>& pieces, const FindSpans& find, Behaviour 
             for (TextSpan& span : spans)
                 span.match = !span.match;
         for (const TextSpan& span : arrange(spans, behaviour))
-            if (span.end > span.begin)
-                out.push_back({piece.text.substr(span.begin, span.end - span.begin), piece.first && span.begin == 0});
+            if (span.end > span.begin) out.push_back(piece.part(span.begin, span.end));
     }
     pieces = std::move(out);
     return {};
@@ -145,12 +144,14 @@ public:
     {
         if (m_addPrefixSpace)
             for (Piece& piece : pieces)
-                if (!piece.text.starts_with(' ')) piece.text.insert(0, 1, ' ');
+                if (!piece.text.starts_with(' ')) piece.prepend(" ");
         if (m_regex)
             ESPALIER_CHECK_OK(splitPieces(
                 pieces, [&](std::string_view text) { return m_regex->find(text); }, Behaviour::Isolated, false));
-        for (Piece& piece : pieces)
+        for (Piece& piece : pieces) {
+            if (piece.head > 0) piece.head = toByteLevel(std::string_view(piece.text).substr(0, piece.head)).size();
             piece.text = toByteLevel(piece.text);
+        }
         return {};
     }
 
@@ -171,16 +172,9 @@ public:
     Status apply(std::vector<Piece>& pieces) const override
     {
         for (Piece& piece : pieces) {
-            std::string text;
-            for (const char c : piece.text) {
-                if (c == ' ')
-                    text += m_replacement;
-                else
-                    text += c;
-            }
-            const bool wanted = m_scheme == PrependScheme::Always || (m_scheme == PrependScheme::First && piece.first);
-            if (wanted && !text.starts_with(m_replacement)) text.insert(0, m_replacement);
-            piece.text = std::move(text);
+            piece = piece.replaced(" ", m_replacement);
+            const bool wanted = m_scheme == PrependScheme::Always || (m_scheme == PrependScheme::First && piece.head > 0);
+            if (wanted && !piece.text.starts_with(m_replacement)) piece.prepend(m_replacement);
         }
         if (!m_split) return {};
         return splitPieces(
@@ -236,11 +230,12 @@ Parsed parseSplit(const Json& value)
     if (!pattern.is_object() || !name.is_string()) return damagedComponent(kSlot, "is a Split without pattern or behavior");
     if (behaviour == std::end(kBehaviours)) return unsupportedComponent(kSlot, "Split with behavior " + name.get<std::string>());
     const bool invert = value.value("invert", Json(false)) == true;
-    if (const Json text = pattern.value("String", Json()); text.is_string())
+    // An empty string is a pattern that matches between all characters.
+    if (const Json text = pattern.value("String", Json()); text.is_string() && !text.get_ref<const std::string&>().empty())
         return make<Split>(
             [text = text.get<std::string>()](std::string_view t) -> Result<std::vector<TextSpan>> { return findString(t, text); },
             behaviour->second, invert);
-    const Json regex = pattern.value("Regex", Json());
+    const Json regex = pattern.value("Regex", pattern.value("String", Json()));
     if (!regex.is_string()) return damagedComponent(kSlot, "is a Split without a pattern");
     ESPALIER_TRY(TokenizerRegex compiled, TokenizerRegex::compile(regex.get_ref<const std::string&>()));
     return make<Split>([shared = std::make_shared<TokenizerRegex>(std::move(compiled))](std::string_view t) { return shared->find(t); },
@@ -251,6 +246,9 @@ Parsed parseMetaspace(const Json& value)
 {
     const Json replacement = value.value("replacement", Json("\xE2\x96\x81"));
     if (!replacement.is_string()) return damagedComponent(kSlot, "is a Metaspace without a replacement");
+    const auto& character = replacement.get_ref<const std::string&>();
+    if (character.empty() || utf8Length(static_cast<unsigned char>(character.front())) != character.size())
+        return damagedComponent(kSlot, fmt::format("is a Metaspace whose replacement \"{}\" is not one character", character));
     PrependScheme scheme = value.value("add_prefix_space", Json(true)) == false ? PrependScheme::Never : PrependScheme::Always;
     if (const Json name = value.value("prepend_scheme", Json()); name.is_string()) {
         if (name == "always")
@@ -261,6 +259,8 @@ Parsed parseMetaspace(const Json& value)
             scheme = PrependScheme::Never;
         else
             return unsupportedComponent(kSlot, "Metaspace with prepend_scheme " + name.get<std::string>());
+        if (scheme != PrependScheme::Never && value.value("add_prefix_space", Json(true)) == false)
+            return damagedComponent(kSlot, fmt::format("is a Metaspace with prepend_scheme {} and add_prefix_space false", name.dump()));
     }
     return make<Metaspace>(replacement.get<std::string>(), scheme, value.value("split", Json(true)) != false);
 }

@@ -1,6 +1,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "tokenizer/regex.h"
 
+#include "tokenizer/byte_level.h"
 #include "tokenizer/oniguruma.h"
 
 #include <fmt/format.h>
@@ -116,7 +117,7 @@ Result<std::vector<TextSpan>> TokenizerRegex::find(std::string_view text) const
         if (rc < 0)
             return badInput(
                 "tokenizer.regex_limit", "tokenizer.json",
-                fmt::format("The pattern \"{}\" of tokenizer.json ran into its limit on this text.", m_data->pattern.substr(0, 200)),
+                fmt::format("The pattern \"{}\" of tokenizer.json ran into its limit on this text.", utf8Prefix(m_data->pattern, 200)),
                 "Split the text into shorter lines, or check the tokenizer file.");
         const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match.get());
         const std::size_t begin = bounds[0];

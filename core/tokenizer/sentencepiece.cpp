@@ -219,7 +219,7 @@ Result<Json> tokenizerJsonFromSentencePiece(std::string_view bytes)
     ESPALIER_TRY(const ModelFile model, readModel(bytes));
     if (model.modelType != 2) return unsupportedModel(fmt::format("is of model type {} (2 is BPE)", model.modelType));
     if (model.normalizer != "identity" || model.charsMapBytes > 0)
-        return unsupportedModel(fmt::format("normalises text by \"{}\"", model.normalizer.substr(0, 60)));
+        return unsupportedModel(fmt::format("normalises text by \"{}\"", utf8Prefix(lossyUtf8(model.normalizer), 60)));
     if (model.removeExtraSpaces) return unsupportedModel("removes extra spaces");
 
     std::unordered_map<std::string_view, int> ids;

@@ -28,6 +28,7 @@ constexpr JsonLimits kFileLimits{.maxBytes = 256u << 20, .maxDepth = 32};
 struct Template {
     std::vector<int> before;
     std::vector<int> after;
+    bool adds() const { return !before.empty() || !after.empty(); }
 };
 
 Result<Template> parsePostProcessor(const Json& value)
@@ -41,9 +42,11 @@ Result<Template> parsePostProcessor(const Json& value)
         if (!value.contains("processors") || !value["processors"].is_array())
             return damagedComponent(kSlot, "is a sequence without \"processors\"");
         for (const Json& item : value["processors"]) {
-            ESPALIER_TRY(const Template step, parsePostProcessor(item));
-            result.before.insert(result.before.begin(), step.before.begin(), step.before.end());
-            result.after.insert(result.after.end(), step.after.begin(), step.after.end());
+            ESPALIER_TRY(Template step, parsePostProcessor(item));
+            // What the first one adds stands apart from the text, so that the reference takes it and the text for a pair.
+            if (result.adds() && item.value("type", Json()) == "TemplateProcessing")
+                return unsupportedComponent(kSlot, "Sequence with a template behind one that adds tokens");
+            if (step.adds()) result = std::move(step);
         }
         return result;
     }
@@ -54,6 +57,9 @@ Result<Template> parsePostProcessor(const Json& value)
     bool sequenceSeen = false;
     for (const Json& item : single) {
         if (item.is_object() && item.contains("Sequence")) {
+            const Json& sequence = item["Sequence"];
+            if (sequenceSeen || !sequence.is_object() || sequence.value("id", Json()) != "A")
+                return unsupportedComponent(kSlot, "TemplateProcessing that does not hold the text once");
             sequenceSeen = true;
             continue;
         }
@@ -68,6 +74,7 @@ Result<Template> parsePostProcessor(const Json& value)
             (sequenceSeen ? result.after : result.before).push_back(id.get<int>());
         }
     }
+    if (!sequenceSeen) return unsupportedComponent(kSlot, "TemplateProcessing that does not hold the text once");
     return result;
 }
 
@@ -116,6 +123,9 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
         return it == json.end() ? none : *it;
     };
     if (!json.is_object() || !part("model").is_object()) return damagedComponent("model", "is missing");
+    if (const Json& version = part("version"); !version.is_null() && version != "1.0")
+        return unsupported("tokenizer.unsupported", "tokenizer.json",
+                           fmt::format("tokenizer.json is of version {}; only version 1.0 is read.", version.dump().substr(0, 40)));
     if (const Json type = part("model").value("type", Json("BPE")); type != "BPE")
         return unsupportedComponent("model", type.is_string() ? type.get<std::string>() : type.dump());
 
@@ -125,8 +135,12 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
     ESPALIER_TRY(auto decoder, parseDecoder(part("decoder")));
     ESPALIER_TRY(Template post, parsePostProcessor(part("post_processor")));
     std::vector<std::string> warnings;
-    ESPALIER_TRY(const TokenizerConfig config, readTokenizerConfig(path.parent_path()));
-    ESPALIER_TRY(AddedTokens added, AddedTokens::fromJson(part("added_tokens"), config.tokens, bpe, *normalizer, warnings));
+    ESPALIER_TRY(const TokenizerConfig config, readTokenizerConfig(path.parent_path(), part("added_tokens")));
+    ESPALIER_TRY(AddedTokens added,
+                 AddedTokens::fromJson(part("added_tokens"), config.tokens, bpe, *normalizer, config.splitsSpecial, warnings));
+    for (const char* key : {"truncation", "padding"})
+        if (part(key).is_object())
+            warnings.push_back(fmt::format("tokenizer.json asks for {}, which is for batches: texts are taken as long as they are.", key));
 
     auto data = std::make_unique<Data>(Data{std::move(bpe),
                                             std::move(added),
@@ -178,9 +192,21 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
             "The embedding has {} rows and none for the added tokens {}{}: a text with one of them is refused.", data->embeddingRows,
             fmt::join(beyond.begin(), beyond.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(beyond.size(), 4)), ", "),
             beyond.size() > 4 ? fmt::format(" and {} more", beyond.size() - 4) : std::string()));
-    data->bos = named;
-    if (!data->bos && !data->post.before.empty()) data->bos = data->post.before.front();
-    data->addsBos = data->bos && config.addBos.value_or(!data->post.before.empty());
+    const bool inTemplate = !data->post.before.empty();
+    data->bos = inTemplate ? data->post.before.front() : named;
+    data->addsBos = data->bos && config.addBos.value_or(inTemplate);
+    if (data->bos && data->addsBos != inTemplate)
+        data->warnings.push_back(fmt::format(
+            "tokenizer_config.json says add_bos_token {}, and the template of tokenizer.json {} one: the former is followed, as "
+            "transformers 4 does; transformers 5 follows the latter (--bos {}).",
+            data->addsBos, inTemplate ? "adds" : "does not add", inTemplate ? "yes" : "no"));
+    if (inTemplate && named && *named != *data->bos)
+        data->warnings.push_back(fmt::format(
+            "The template of tokenizer.json begins with \"{}\", bos_token of tokenizer_config.json is \"{}\": texts begin with the former.",
+            data->tokenOfId.contains(*data->bos) ? data->tokenOfId[*data->bos] : std::to_string(*data->bos), *config.bos));
+    if (data->post.before.size() > 1)
+        data->warnings.push_back(fmt::format(
+            "The template of tokenizer.json puts {} tokens in front of a text; only the first is put there.", data->post.before.size()));
     return Tokenizer(std::move(data));
 }
 
@@ -191,26 +217,25 @@ Result<std::vector<int>> Tokenizer::encode(std::string_view text, bool addSpecia
                         fmt::format("The text is not valid UTF-8: byte {} does not belong there.", *offset), "Convert the file to UTF-8.");
     std::vector<int> ids;
     if (addSpecial) ids = m_data->post.before;
-    bool atStart = true;
     for (const Segment& raw : m_data->added.split(text, false)) {
         if (raw.tokenId >= 0) {
             ids.push_back(raw.tokenId);
-            atStart = false;
             continue;
         }
-        ESPALIER_TRY(const std::string normalized, m_data->normalizer->apply(std::string(raw.text)));
-        for (const Segment& segment : m_data->added.split(normalized, true)) {
+        Piece stretch = Piece::whole(std::string(raw.text));
+        if (raw.text.data() != text.data()) stretch.head = 0;
+        ESPALIER_TRY(const Piece normalized, m_data->normalizer->normalize(std::move(stretch)));
+        for (const Segment& segment : m_data->added.split(normalized.text, true)) {
             if (segment.tokenId >= 0) {
                 ids.push_back(segment.tokenId);
-                atStart = false;
                 continue;
             }
             if (segment.text.empty()) continue;
-            std::vector<Piece> pieces = {{std::string(segment.text), atStart}};
+            const auto begin = static_cast<std::size_t>(segment.text.data() - normalized.text.data());
+            std::vector<Piece> pieces = {normalized.part(begin, begin + segment.text.size())};
             ESPALIER_CHECK_OK(m_data->preTokenizer->apply(pieces));
             for (const Piece& piece : pieces)
                 m_data->bpe.encode(piece.text, ids);
-            atStart = false;
         }
     }
     if (addSpecial) ids.insert(ids.end(), m_data->post.after.begin(), m_data->post.after.end());

@@ -15,12 +15,14 @@ namespace espalier
 struct TokenizerConfig {
     std::optional<std::string> bos;
     std::optional<bool> addBos;
-    // Tokens in the order in which transformers adds those that tokenizer.json lacks: added_tokens_decoder by id, the named special tokens,
-    // the further ones. `id` is that of the file, -1 where it has none.
+    // split_special_tokens: special tokens in a text are text.
+    bool splitsSpecial = false;
+    // Tokens in the order in which transformers adds them to those of tokenizer.json: numbered ones by id, the standard names, further
+    // ones. The last of equal content has the flags. `id` is that of the file, -1 where it has none.
     std::vector<AddedToken> tokens;
 };
 
-// Files that are missing say nothing. Errors: tokenizer.invalid_json.
-Result<TokenizerConfig> readTokenizerConfig(const std::filesystem::path& folder);
+// `ownList` is added_tokens of tokenizer.json. Files that are missing say nothing. Errors: tokenizer.invalid_json.
+Result<TokenizerConfig> readTokenizerConfig(const std::filesystem::path& folder, const Json& ownList);
 
 }  // namespace espalier

@@ -345,6 +345,36 @@ TEST_F(Damaged, TheConfigurationDecidesAboutBos)
     EXPECT_EQ(load(Json::object(), true), Expected(true, bos));
     EXPECT_EQ(load({{"bos_token", "<s>"}, {"add_bos_token", false}}, true), Expected(false, bos));
     EXPECT_EQ(load({{"bos_token", "<s>"}}, false), Expected(false, bos));
+    // The template's token is the one that texts begin with; where the two disagree, that is said.
+    EXPECT_EQ(load({{"bos_token", "e"}}, true), Expected(true, bos));
+    const auto warnings = Tokenizer::load(folder)->warnings();
+    ASSERT_EQ(warnings.size(), 1u);
+    EXPECT_NE(warnings[0].find("begins with \"<s>\""), std::string::npos) << warnings[0];
+    load({{"bos_token", "<s>"}, {"add_bos_token", false}}, true);
+    EXPECT_NE(Tokenizer::load(folder)->warnings().at(0).find("--bos yes"), std::string::npos);
+}
+
+TEST_F(Damaged, WhatAnotherVersionOrABatchWouldDoIsSaid)
+{
+    Json version = base;
+    version["version"] = "2.0";
+    EXPECT_EQ(errorOf(version.dump()).code, "tokenizer.unsupported");
+    Json batch = base;
+    batch["truncation"] = {{"max_length", 4}, {"strategy", "LongestFirst"}, {"stride", 0}, {"direction", "Right"}};
+    std::ofstream(folder / "tokenizer.json") << batch.dump();
+    const auto tokenizer = Tokenizer::load(folder);
+    ASSERT_TRUE(tokenizer.ok());
+    ASSERT_EQ(tokenizer->warnings().size(), 1u);
+    EXPECT_NE(tokenizer->warnings()[0].find("truncation"), std::string::npos);
+    // A message cuts a long pattern between characters.
+    Json pattern = base;
+    std::string text = "x";
+    for (int i = 0; i < 300; ++i)
+        text += "\u00E9";
+    pattern["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", text + "\\K"}}}, {"behavior", "Isolated"}, {"invert", false}};
+    const Error error = errorOf(pattern.dump());
+    EXPECT_EQ(error.code, "tokenizer.unsupported");
+    EXPECT_FALSE(invalidUtf8Offset(error.message)) << error.message;
 }
 
 TEST_F(Damaged, AddedTokensAreNumberedAsTheReferenceDoes)
@@ -411,6 +441,10 @@ TEST(Tokenizer, AddedTokensGiveTheReferencesIds)
         std::ofstream(folder / "tokenizer.json", std::ios::trunc) << json.dump();
         fs::remove(folder / "tokenizer_config.json");
         if (!item["config"].is_null()) std::ofstream(folder / "tokenizer_config.json") << item["config"].dump();
+        for (const char* name : {"special_tokens_map.json", "added_tokens.json"}) {
+            fs::remove(folder / name);
+            if (item.contains("files") && item["files"].contains(name)) std::ofstream(folder / name) << item["files"][name].dump();
+        }
         const auto tokenizer = Tokenizer::load(folder);
         if (item.contains("error")) {
             EXPECT_FALSE(tokenizer.ok());
@@ -423,8 +457,55 @@ TEST(Tokenizer, AddedTokensGiveTheReferencesIds)
             EXPECT_EQ(*ids, idsOf(item["ids"][i])) << item["texts"][i];
         }
     }
-    EXPECT_GT(number, 100);
+    EXPECT_GT(number, 200);
     fs::remove_all(folder);
+}
+
+// Every kind of normalizer, pre-tokenizer and post-processor in a small file: the reference's ids, or refused by name.
+TEST(Tokenizer, ComponentsGiveTheReferencesIdsOrAreRefused)
+{
+    const fs::path fixtures = fs::path(ESPALIER_TEST_FIXTURES) / "tokenizers";
+    const Json golden = Json::parse(*readTextFile(fixtures / "components.json", "x", 1u << 30));
+    std::string pattern = (fs::temp_directory_path() / "espalier-XXXXXX").string();
+    const fs::path file = fs::path(::mkdtemp(pattern.data())) / "tokenizer.json";
+    int compared = 0;
+    const auto compare = [&](const Tokenizer& tokenizer, const Json& texts, const Json& ids, bool special) {
+        for (std::size_t i = 0; i < texts.size(); ++i) {
+            if (ids[i].is_null()) continue;
+            const auto mine = tokenizer.encode(texts[i].get<std::string>(), special);
+            ASSERT_TRUE(mine.ok()) << mine.error().message;
+            EXPECT_EQ(*mine, idsOf(ids[i])) << texts[i];
+            ++compared;
+        }
+    };
+    for (const Json& item : golden.at("cases")) {
+        SCOPED_TRACE(item["base"].dump() + " " + item["value"].dump());
+        Json json = Json::parse(*readTextFile(fixtures / item["base"].get<std::string>() / "tokenizer.json", "x", 1u << 30));
+        json[item["slot"].get<std::string>()] = item["value"];
+        std::ofstream(file, std::ios::trunc) << json.dump();
+        const auto tokenizer = Tokenizer::load(file);
+        if (item.contains("refused")) {
+            ASSERT_FALSE(tokenizer.ok());
+            EXPECT_EQ(tokenizer.error().code, item["refused"]) << tokenizer.error().message;
+            continue;
+        }
+        ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+        compare(*tokenizer, golden["texts"], item["ids"], item["special"]);
+    }
+    // Metaspace "first" goes by where the text began before it was normalised.
+    const Json base = Json::parse(*readTextFile(fixtures / "mixtral-metaspace" / "tokenizer.json", "x", 1u << 30));
+    for (const Json& item : golden.at("starts")) {
+        SCOPED_TRACE(item["normalizer"].dump() + " " + item["pre_tokenizer"].dump());
+        Json json = base;
+        json["normalizer"] = item["normalizer"];
+        json["pre_tokenizer"] = item["pre_tokenizer"];
+        std::ofstream(file, std::ios::trunc) << json.dump();
+        const auto tokenizer = Tokenizer::load(file);
+        ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+        compare(*tokenizer, item["texts"], item["ids"], false);
+    }
+    EXPECT_GT(compared, 1000);
+    fs::remove_all(file.parent_path());
 }
 
 // Replace with a pattern, alone and in sequences, with added tokens that are normalised by it; and as a decoder.
