@@ -94,6 +94,7 @@ struct CompressionPlan::Data {
     std::string constantsProfile;
     PlanModel model;
     PlanMarks marks;
+    std::vector<ValuesInfo> values;
 
     // Computed when first asked for; a copy of the rest does not take them along.
     struct Identity {
@@ -223,6 +224,12 @@ const PlanMarks& CompressionPlan::marks() const
     return m_data ? m_data->marks : none;
 }
 
+const std::vector<ValuesInfo>& CompressionPlan::values() const
+{
+    static const std::vector<ValuesInfo> none;
+    return m_data ? m_data->values : none;
+}
+
 bool CompressionPlan::isLocked(int layer) const { return std::binary_search(marks().locked.begin(), marks().locked.end(), layer); }
 
 bool CompressionPlan::isFixed(int layerIndex) const { return isLocked(layerIndex) || !layer(layerIndex).runsExperts(); }
@@ -267,6 +274,11 @@ int CompressionPlan::runningLayers() const
 bool CompressionPlan::hasRanks() const
 {
     return m_data && m_data->any([](const LayerPlan& layer) { return !layer.ranks().empty(); });
+}
+
+bool CompressionPlan::needsFactors() const
+{
+    return m_data && m_data->any([](const LayerPlan& layer) { return layer.needsFactors(); });
 }
 
 bool CompressionPlan::hasConstants() const
@@ -314,12 +326,16 @@ Result<CompressionPlan> CompressionPlan::withKept(const ModelShape& shape, int l
     for (const int expert : now.constants())
         if (!std::binary_search(kept.begin(), kept.end(), expert)) columns.push_back(expert);
     if (columns.size() != kept.size()) std::sort(columns.begin(), columns.end());
+    std::map<const Body*, int> numbers;  // merged experts stay merged
     for (const int expert : columns) {
         const Body* body = now.bodyOf(expert);
         const bool returns =
             body == nullptr || (std::holds_alternative<ConstantBody>(*body) && std::binary_search(kept.begin(), kept.end(), expert));
-        next.columns.push_back({.expert = expert, .body = static_cast<int>(next.bodies.size())});
-        next.bodies.push_back(returns ? Body(ExpertBody{.sources = {expert}, .channels = {}, .matrices = {}}) : *body);
+        const int number = static_cast<int>(next.bodies.size());
+        const int behind = returns ? number : numbers.emplace(body, number).first->second;
+        next.columns.push_back({.expert = expert, .body = behind});
+        if (behind == number)
+            next.bodies.push_back(returns ? Body(ExpertBody{.sources = {expert}, .channels = {}, .matrices = {}}) : *body);
     }
     return with(shape, layerIndex, LayerPlan(std::move(next)));
 }
@@ -374,6 +390,13 @@ CompressionPlan CompressionPlan::withModel(PlanModel model) const
 {
     Data data = *m_data;
     data.model = std::move(model);
+    return CompressionPlan(std::make_shared<const Data>(std::move(data)));
+}
+
+CompressionPlan CompressionPlan::withValues(std::vector<ValuesInfo> values) const
+{
+    Data data = *m_data;
+    data.values = std::move(values);
     return CompressionPlan(std::make_shared<const Data>(std::move(data)));
 }
 

@@ -32,6 +32,15 @@ struct PlanModel {
     bool operator==(const PlanModel&) const = default;
 };
 
+// A values file that the plan reads (plan/values.h): where it lies, and what people want to know of it. The id is what counts: it is the
+// SHA-256 of the file.
+struct ValuesInfo {
+    ValuesId id;
+    std::string file;    // path; relative to the plan file where that is how it was written
+    std::string madeBy;  // as StoredValues::madeBy; may be empty
+    bool operator==(const ValuesInfo&) const = default;
+};
+
 // What guides the hand and decides no number: no part of the hash.
 struct PlanMarks {
     std::vector<int> locked;                    // layers that allocators and searches leave as they are; ascending
@@ -52,6 +61,8 @@ public:
     const std::string& constantsProfile() const;
     const PlanModel& model() const;
     const PlanMarks& marks() const;
+    // Where values files lie, as far as it is known; no part of the hash, which has their ids.
+    const std::vector<ValuesInfo>& values() const;
 
     bool isLocked(int layer) const;
     // Locked, or without experts that run: allocators and searches leave the layer as it is.
@@ -63,7 +74,8 @@ public:
     bool keeps(int layer, int expert) const;
     int keptExperts() const;  // over all layers
     int runningLayers() const;
-    bool hasRanks() const;
+    bool hasRanks() const;      // of version 1
+    bool needsFactors() const;  // ranks, or other forms that are derived by the recipe of factors
     bool hasConstants() const;
     bool isPlain() const;  // version 1 of the file format can say it
     // First layer whose numbers differ from the other plan's, or layerCount() when none does.
@@ -82,6 +94,7 @@ public:
     [[nodiscard]] CompressionPlan withFactors(FactorSettings factors) const;
     [[nodiscard]] CompressionPlan withConstantsProfile(std::string profileSha256) const;
     [[nodiscard]] CompressionPlan withModel(PlanModel model) const;
+    [[nodiscard]] CompressionPlan withValues(std::vector<ValuesInfo> values) const;
 
     // SHA-256 over everything that decides the numbers: version, layers, factors, the profile of constants. Layers in which nothing happens
     // are left out, so a plan that lists them and one that does not are the same plan. Needs no shape. A plan that version 1 can say has

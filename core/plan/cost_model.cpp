@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
+#include <utility>
+#include <vector>
 
 namespace espalier
 {
@@ -16,6 +19,7 @@ namespace
 struct ExpertSums {
     Footprint footprint;
     std::int64_t columns = 0;
+    std::int64_t behindColumns = 0;  // parameters, a body once for every column that leads to it
 };
 
 void add(Footprint& sum, const Footprint& part)
@@ -47,12 +51,48 @@ Footprint bodyFootprint(const LayerShape& shape, int hiddenSize, const Body& bod
     return sum;
 }
 
+// The expert that the body is, untouched; -1 where the plan does anything to it.
+int wholeSource(const Body& body)
+{
+    const auto* expert = std::get_if<ExpertBody>(&body);
+    const bool whole =
+        expert && expert->sources.size() == 1 && expert->channels.empty() &&
+        std::all_of(expert->matrices.begin(), expert->matrices.end(), [](const MatrixForm& form) { return form.isSource(); });
+    return whole ? expert->sources.front() : -1;
+}
+
+// Bases that the body's matrices refer to, with the kind of matrix, and their numbers: stored once a layer.
+std::vector<std::pair<std::pair<BaseId, int>, std::int64_t>> basesOf(const LayerShape& shape, int hiddenSize, const Body& body)
+{
+    std::vector<std::pair<std::pair<BaseId, int>, std::int64_t>> bases;
+    const auto* expert = std::get_if<ExpertBody>(&body);
+    for (int matrix = 0; expert && matrix < 3; ++matrix)
+        if (const auto* delta = std::get_if<BaseDelta>(&expert->matrices[static_cast<std::size_t>(matrix)].structure))
+            bases.push_back({{delta->base, matrix == 2 ? 1 : 0}, static_cast<std::int64_t>(hiddenSize) * shape.expertWidth});
+    return bases;
+}
+
 ExpertSums expertSums(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
 {
     ExpertSums sums;
     sums.columns = std::ssize(plan.columns());
-    for (const Body& body : plan.content().bodies)
-        add(sums.footprint, bodyFootprint(shape, hiddenSize, body));
+    const LayerPlan::Content& content = plan.content();
+    const bool shared = content.columns.size() != content.bodies.size();
+    std::vector<std::int64_t> columnsOf(shared ? content.bodies.size() : 0, 0);
+    if (shared)
+        for (const RouterColumn& column : content.columns)
+            ++columnsOf[static_cast<std::size_t>(column.body)];
+    std::set<int> held;  // bodies of a checkpoint that merged experts itself
+    std::set<std::pair<BaseId, int>> bases;
+    for (std::size_t b = 0; b < content.bodies.size(); ++b) {
+        const Body& body = content.bodies[b];
+        const Footprint part = bodyFootprint(shape, hiddenSize, body);
+        sums.behindColumns += part.parameters * (shared ? columnsOf[b] : 1);
+        const int owner = shape.sourceBodies.empty() ? -1 : wholeSource(body);
+        if (owner < 0 || held.insert(shape.sourceBodyOf(owner)).second) add(sums.footprint, part);
+        for (const auto& [base, numbers] : basesOf(shape, hiddenSize, body))
+            if (bases.insert(base).second) add(sums.footprint, {.sourceNumbers = numbers, .parameters = numbers});
+    }
     return sums;
 }
 
@@ -143,7 +183,7 @@ PlanCost planCost(const ModelShape& shape, const CompressionPlan& plan)
             otherBytes(layer, shape.hiddenSize, layerPlan) + sums.columns * layer.routerBytesPerExpert + bytesOf(layer, sums.footprint);
         cost.parameters += always + experts;
         const std::int64_t topK = std::min<std::int64_t>(layerPlan.topK().value_or(layer.router.topK), sums.columns);
-        cost.activeParameters += always + (sums.columns > 0 ? experts * topK / sums.columns : 0);
+        cost.activeParameters += always + (sums.columns > 0 ? sums.behindColumns * topK / sums.columns : 0);
         cost.expertParameters += experts;
         cost.expertParametersDense += layer.allExpertParameters(shape.hiddenSize);
     }

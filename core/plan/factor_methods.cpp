@@ -61,7 +61,7 @@ bool factorsNeedProfile(const FactorSettings& factors)
     return method && needsProfile(*method);
 }
 
-bool factorsNeedProfile(const CompressionPlan& plan) { return plan.hasRanks() && factorsNeedProfile(plan.factors()); }
+bool factorsNeedProfile(const CompressionPlan& plan) { return plan.needsFactors() && factorsNeedProfile(plan.factors()); }
 
 const std::string& bestFactorMethod(bool profileHasFactors)
 {

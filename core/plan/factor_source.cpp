@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace espalier
 {
@@ -33,10 +34,19 @@ FactorRule factorRule(std::int64_t tokens, int rank, int matrix)
 namespace
 {
 
+// Without the values files.
+FactorSources profilesOf(const FactorSources& all)
+{
+    FactorSources profiles;
+    std::copy_if(all.begin(), all.end(), std::back_inserter(profiles), [](const auto& source) { return source->stored() == nullptr; });
+    return profiles;
+}
+
 // Of what is wanted for: factors or constants.
-Result<std::shared_ptr<const FactorSource>> sourceOf(std::string_view what, const std::string& profileSha256, const FactorSources& given,
+Result<std::shared_ptr<const FactorSource>> sourceOf(std::string_view what, const std::string& profileSha256, const FactorSources& all,
                                                      const std::string& fingerprint)
 {
+    const FactorSources given = profilesOf(all);
     const auto refused = [](Error error) {
         error.kept = "Nothing was changed.";
         return error;
@@ -65,7 +75,7 @@ Result<std::shared_ptr<const FactorSource>> factorSourceFor(const CompressionPla
 {
     std::shared_ptr<const FactorSource> none;
     const FactorSettings& factors = plan.factors();
-    if (!plan.hasRanks() || factors.method.empty()) return none;
+    if (!plan.needsFactors() || factors.method.empty()) return none;
     if (!factorMethod(factors.method))
         return unsupported("plan.factors", factors.method, fmt::format("Factors by \"{}\" cannot be computed here.", factors.method),
                            "Use svd or whitened-svd.");
@@ -88,8 +98,9 @@ Result<std::vector<float>> FactorSource::constant(int layer, int expert, Constan
                     "Take the profile again: outputs of experts are collected by default.");
 }
 
-CompressionPlan withGivenProfile(const CompressionPlan& plan, const FactorSources& given)
+CompressionPlan withGivenProfile(const CompressionPlan& plan, const FactorSources& all)
 {
+    const FactorSources given = profilesOf(all);
     if (given.size() != 1) return plan;
     CompressionPlan named = plan;
     if (const FactorSettings& factors = plan.factors(); factorsNeedProfile(factors) && factors.profileSha256.empty())
@@ -106,12 +117,16 @@ std::vector<std::string> factorWarnings(const CompressionPlan& plan, const Facto
         std::string names;
     };
     Found found[4];
+    // Stored factors follow no rule.
+    const auto derived = [](const LayerPlan& layer, std::size_t i, int matrix) {
+        return std::get<ExpertBody>(*layer.bodyOf(layer.kept()[i])).matrices[static_cast<std::size_t>(matrix)].needsFactors();
+    };
     for (int l = 0; l < plan.layerCount(); ++l) {
         const LayerPlan& layer = plan.layer(l);
         for (std::size_t i = 0; i < layer.ranks().size(); ++i) {
             FactorRule seen = FactorRule::Own;
             for (int matrix = 0; matrix < 3; ++matrix)
-                if (const int rank = layer.ranks()[i][static_cast<std::size_t>(matrix)]; rank > 0) {
+                if (const int rank = layer.ranks()[i][static_cast<std::size_t>(matrix)]; rank > 0 && derived(layer, i, matrix)) {
                     const FactorRule rule = source->rule(l, layer.kept()[i], rank, matrix);
                     if (seen == FactorRule::Own || rule == FactorRule::Pooled) seen = rule == FactorRule::Plain ? FactorRule::Pooled : rule;
                 }

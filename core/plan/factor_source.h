@@ -15,6 +15,8 @@
 namespace espalier
 {
 
+class StoredValues;
+
 // What the second moment behind a basis is, by how many tokens it was taken of.
 enum class FactorRule {
     Own,     // of the expert's own tokens, ridge 1e-6
@@ -34,6 +36,7 @@ struct FactorBasis {
     bool operator==(const FactorBasis&) const = default;
 };
 
+// A calibration profile, or the part of one that was exported with a plan, or a values file (stored() is not null; the rest then errs).
 // Any thread.
 class FactorSource
 {
@@ -50,6 +53,8 @@ public:
     // What stands in for an expert that became a constant, v_e [H]. Errors: plan.profile_without_constants (the outputs of experts were not
     // collected), profile.* while reading.
     virtual Result<std::vector<float>> constant(int layer, int expert, ConstantKind kind) const;
+    // The stored numbers of a values file; null of a profile.
+    virtual const StoredValues* stored() const { return nullptr; }
 };
 
 using FactorSources = std::vector<std::shared_ptr<const FactorSource>>;

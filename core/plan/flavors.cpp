@@ -53,13 +53,37 @@ struct Spread {
     }
 };
 
-// Layers by what stock checkpoints cannot hold.
+using LayerAndWhat = std::pair<int, std::string>;
+
+// Layers by what some kinds of checkpoint cannot hold.
 struct Forms {
     std::vector<int> constants;
-    std::vector<int> notStock;                        // of factors, the plan's or the source's
-    bool planned = false;                             // some of them are the plan's
-    std::vector<std::pair<int, std::string>> unheld;  // no export but the plan alone: layer and what
+    std::vector<int> notStock;  // of factors and other forms, the plan's or the source's
+    bool planned = false;       // some of them are the plan's
+    bool factors = true;        // all of them are factors
+    std::vector<LayerAndWhat> notFactored, notReconstructed;
+    std::vector<LayerAndWhat> unheld;  // no export but the plan alone
 };
+
+void addBody(Forms& forms, const ModelShape& shape, const LayerShape& layer, const ExpertBody& expert, bool& stock)
+{
+    const bool merged = expert.sources.size() > 1;
+    if (!expert.channels.empty()) forms.unheld.emplace_back(layer.index, "channels of experts");
+    for (int m = 0; m < 3; ++m) {
+        const MatrixForm& form = expert.matrices[static_cast<std::size_t>(m)];
+        const std::string title(rulesOf(form).title);
+        const FlavourSet fits = rulesOf(form).fits(form);
+        if (const std::string why = formRefusal(expert, form); !why.empty()) forms.unheld.emplace_back(layer.index, why);
+        if (!fits.factored) forms.notFactored.emplace_back(layer.index, title);
+        if (!fits.reconstructed) forms.notReconstructed.emplace_back(layer.index, title);
+        const SlotShape slot = slotOf(layer, shape.hiddenSize, expert.sources.front(), m);
+        const bool source = slot.sourceRank > 0;
+        if (slot.sourceBias && form.isSource()) forms.notReconstructed.emplace_back(layer.index, "factors with a bias");
+        forms.planned = forms.planned || !fits.stock || merged;
+        forms.factors = forms.factors && !merged && (fits.stock || std::holds_alternative<LowRank>(form.structure));
+        stock = stock && !merged && fits.stock && !(source && form.isSource());
+    }
+}
 
 Forms formsOf(const ModelShape& shape, const CompressionPlan& plan)
 {
@@ -73,26 +97,11 @@ Forms formsOf(const ModelShape& shape, const CompressionPlan& plan)
         if (content.mergedFrom) forms.unheld.emplace_back(layer.index, "a merged layer");
         if (!content.linears.empty()) forms.unheld.emplace_back(layer.index, content.linears.front().first);
         if (content.skip) forms.unheld.emplace_back(layer.index, "a skip rule");
-        if (!content.router.empty()) forms.unheld.emplace_back(layer.index, "router rows of its own");
-        bool stock = true;
-        for (const Body& body : content.bodies) {
-            const auto* expert = std::get_if<ExpertBody>(&body);
-            if (!expert) {
-                if (!std::get<ConstantBody>(body).values.empty()) forms.unheld.emplace_back(layer.index, "stored constants");
-                continue;
-            }
-            if (expert->sources.size() > 1 || !expert->channels.empty())
-                forms.unheld.emplace_back(layer.index, "merged experts or channels");
-            for (int m = 0; m < 3; ++m) {
-                const MatrixForm& form = expert->matrices[static_cast<std::size_t>(m)];
-                const FlavourSet fits = rulesOf(form).fits(form);
-                if (!form.values.empty()) forms.unheld.emplace_back(layer.index, "stored values");
-                if (!fits.factored) forms.unheld.emplace_back(layer.index, std::string(rulesOf(form).title));
-                const bool source = slotOf(layer, shape.hiddenSize, expert->sources.front(), m).sourceRank > 0;
-                forms.planned = forms.planned || !fits.stock;
-                stock = stock && fits.stock && !(source && form.isSource());
-            }
-        }
+        // A column of the plan for every row: those of an expert that the checkpoint itself merged share what they hold.
+        bool stock = layer.sourceBodies.empty();
+        forms.factors = forms.factors && stock;
+        for (const Body& body : content.bodies)
+            if (const auto* expert = std::get_if<ExpertBody>(&body)) addBody(forms, shape, layer, *expert, stock);
         if (!stock) forms.notStock.push_back(layer.index);
     }
     return forms;
@@ -152,11 +161,21 @@ Status checkUniform(const ModelShape& shape, const CompressionPlan& plan, Export
 Status checkFlavor(const ModelShape& shape, const CompressionPlan& plan, ExportFlavor flavor)
 {
     if (flavor == ExportFlavor::Plan) return {};
-    if (const Forms forms = formsOf(shape, plan); !forms.unheld.empty())
+    const Forms forms = formsOf(shape, plan);
+    if (!forms.unheld.empty())
         return unsupported(
             "export.form", fmt::format("layer {}", forms.unheld.front().first),
             fmt::format("No checkpoint is written of {} (layer {}) yet.", forms.unheld.front().second, forms.unheld.front().first),
             "Export as \"plan\".");
+    const auto& lacking = flavor == ExportFlavor::Factored        ? forms.notFactored
+                          : flavor == ExportFlavor::Reconstructed ? forms.notReconstructed
+                                                                  : std::vector<LayerAndWhat>();
+    if (!lacking.empty())
+        return unsupported("export.form", fmt::format("layer {}", lacking.front().first),
+                           fmt::format("A {} checkpoint has no place for {} (layer {}).", flavorName(flavor), lacking.front().second,
+                                       lacking.front().first),
+                           flavor == ExportFlavor::Factored ? "Export as \"reconstructed\" (the sum is written) or as \"plan\"."
+                                                            : "Export as \"factored\" or as \"plan\".");
     if (flavor == ExportFlavor::Factored) {
         const std::string_view base = baseModelType(shape.modelType);
         if (std::find(kFactoredBases.begin(), kFactoredBases.end(), base) == kFactoredBases.end())
@@ -167,7 +186,6 @@ Status checkFlavor(const ModelShape& shape, const CompressionPlan& plan, ExportF
     }
 
     ESPALIER_CHECK_OK(checkUniform(shape, plan, flavor));
-    const Forms forms = formsOf(shape, plan);
     if (!forms.constants.empty())
         return badInput("export.constants", layerList(forms.constants),
                         fmt::format("A {} checkpoint has an expert behind every row of the router; the plan has constants in {}.",
@@ -175,8 +193,11 @@ Status checkFlavor(const ModelShape& shape, const CompressionPlan& plan, ExportF
                         "Export as \"factored\" (loads in transformers with trust_remote_code and in Espalier) or as \"plan\".");
     if (flavor == ExportFlavor::Stock && !forms.notStock.empty())
         return badInput("export.ranks_not_dense", layerList(forms.notStock),
-                        fmt::format("A stock checkpoint holds whole matrices; experts of {} are {}.", layerList(forms.notStock),
-                                    forms.planned ? "factored by the plan" : "stored as factors"),
+                        fmt::format("A stock checkpoint holds whole matrices{}; experts of {} are {}.",
+                                    forms.factors ? "" : " of every expert", layerList(forms.notStock),
+                                    !forms.factors  ? "merged, or in a form that is none"
+                                    : forms.planned ? "factored by the plan"
+                                                    : "stored as factors"),
                         "Export as \"factored\" (saves memory), as \"reconstructed\" (runs everywhere, ranks save nothing), or as "
                         "\"plan\".");
     if (flavor == ExportFlavor::Reconstructed && forms.notStock.empty())

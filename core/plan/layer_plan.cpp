@@ -125,11 +125,6 @@ Sha256Digest expertsDigestOf(const LayerPlan::Content& content, bool runs)
     return encoding.digest();
 }
 
-bool derivedByFactors(const MatrixForm& form)
-{
-    return form.values.empty() && (std::holds_alternative<LowRank>(form.structure) || std::holds_alternative<BaseDelta>(form.structure));
-}
-
 bool isPlainBody(const Body& body, int expert)
 {
     const auto* own = std::get_if<ExpertBody>(&body);
@@ -171,20 +166,18 @@ void LayerPlan::derive()
 {
     const Content& c = m_content;
     m_plain = c.run == LayerRun::Whole && !c.mergedFrom && c.linears.empty() && !c.skip && c.router.empty();
-    std::vector<bool> met(c.bodies.size(), false);
     bool ranked = false;
     for (const RouterColumn& column : c.columns) {
         m_columns.push_back(column.expert);
         const auto at = static_cast<std::size_t>(column.body);
         m_plain = m_plain && isPlainBody(c.bodies[at], column.expert);
         const auto* body = std::get_if<ExpertBody>(&c.bodies[at]);
-        if (met[at] || !body) continue;
-        met[at] = true;
+        if (!body) continue;
         m_kept.push_back(column.expert);
         RankTriple ranks{};
         for (std::size_t m = 0; m < 3; ++m) {
             ranks[m] = body->matrices[m].plainRank();
-            m_expertFactors = m_expertFactors || derivedByFactors(body->matrices[m]);
+            m_expertFactors = m_expertFactors || body->matrices[m].needsFactors();
         }
         ranked = ranked || ranks != RankTriple{};
         m_ranks.push_back(ranks);
@@ -192,7 +185,7 @@ void LayerPlan::derive()
     if (!ranked) m_ranks.clear();
     for (const auto& [name, form] : c.linears) {
         bool& half = onAttention(name) ? m_attentionFactors : m_expertFactors;
-        half = half || derivedByFactors(form);
+        half = half || form.needsFactors();
     }
     m_attentionDigest = attentionDigestOf(c, runsAttention());
     m_expertsDigest = expertsDigestOf(c, runsExperts());

@@ -103,7 +103,7 @@ public:
 
     // Experts whose row of the router stays: the kept ones and the constants.
     const ExpertSet& columns() const noexcept { return m_columns; }
-    // Experts whose weights stay, alone or merged with others.
+    // Experts whose row leads to weights, their own or those they were merged into: all columns but the constants.
     const ExpertSet& kept() const noexcept { return m_kept; }
     // Experts that became constants.
     ExpertSet constants() const;

@@ -75,6 +75,10 @@ struct MatrixForm {
     // Whether version 1 of a plan can say it: as it is, or plain factors of one rank.
     bool isPlain() const;
     static MatrixForm lowRank(int rank);  // 0: as it is
+    // Of all bands of factors U V that stand alone: columns of U. 0 for every other structure.
+    int factorRank() const;
+    // Whether its numbers are made of the checkpoint by the plan's recipe of factors.
+    bool needsFactors() const { return values.empty() && (factorRank() > 0 || std::holds_alternative<BaseDelta>(structure)); }
 };
 
 inline int MatrixForm::plainRank() const
@@ -86,6 +90,15 @@ inline int MatrixForm::plainRank() const
 inline bool MatrixForm::isPlain() const
 {
     return storage == Storage{} && values.empty() && (std::holds_alternative<Dense>(structure) || plainRank() > 0);
+}
+
+inline int MatrixForm::factorRank() const
+{
+    const auto* low = std::get_if<LowRank>(&structure);
+    int rank = 0;
+    for (std::size_t i = 0; low && i < low->bands.size(); ++i)
+        rank += low->bands[i].rank;
+    return rank;
 }
 
 inline MatrixForm MatrixForm::lowRank(int rank)

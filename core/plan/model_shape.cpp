@@ -76,6 +76,8 @@ std::int64_t LayerShape::expertParametersOf(int expert, int hiddenSize) const
     if (sourceRanks.empty()) return 3 * whole;
     for (const int rank : sourceRanks[static_cast<std::size_t>(expert)])
         total += rank > 0 ? static_cast<std::int64_t>(rank) * (hiddenSize + expertWidth) : whole;
+    for (std::size_t m = 0; m < 3 && !sourceBiases.empty(); ++m)
+        if (sourceBiases[static_cast<std::size_t>(expert)][m]) total += m == 2 ? hiddenSize : expertWidth;
     return total;
 }
 
@@ -84,7 +86,7 @@ std::int64_t LayerShape::allExpertParameters(int hiddenSize) const
     if (evenExperts()) return experts * expertParameters;
     std::int64_t total = 0;
     for (int e = 0; e < experts; ++e)
-        total += expertParametersOf(e, hiddenSize);
+        if (sourceBodyOf(e) == e) total += expertParametersOf(e, hiddenSize);
     return total;
 }
 
@@ -117,6 +119,8 @@ Json toJson(const ModelShape& shape)
                           {"other_bytes", layer.otherBytes}});
         if (!layer.sourceRanks.empty()) layers.back()["source_ranks"] = layer.sourceRanks;
         if (!layer.sourceConstants.empty()) layers.back()["source_constants"] = layer.sourceConstants;
+        if (!layer.sourceBiases.empty()) layers.back()["source_biases"] = layer.sourceBiases;
+        if (!layer.sourceBodies.empty()) layers.back()["source_bodies"] = layer.sourceBodies;
     }
     return {{"model_type", shape.modelType},
             {"architecture", shape.architecture},
@@ -168,6 +172,16 @@ Result<ModelShape> modelShapeFromJson(const Json& value)
             layer.otherBytes = item.at("other_bytes");
             if (item.contains("source_ranks")) layer.sourceRanks = item["source_ranks"].get<std::vector<std::array<int, 3>>>();
             if (item.contains("source_constants")) layer.sourceConstants = item["source_constants"].get<std::vector<int>>();
+            if (item.contains("source_biases")) layer.sourceBiases = item["source_biases"].get<std::vector<std::array<bool, 3>>>();
+            if (!layer.sourceBiases.empty() && layer.sourceBiases.size() != static_cast<std::size_t>(std::max(layer.experts, 0)))
+                return badInput("shape.invalid", fmt::format("layer {}", layer.index),
+                                fmt::format("Layer {} has biases of experts that do not exist.", layer.index));
+            if (item.contains("source_bodies")) layer.sourceBodies = item["source_bodies"].get<std::vector<int>>();
+            for (std::size_t e = 0; e < layer.sourceBodies.size(); ++e)
+                if (layer.sourceBodies.size() != static_cast<std::size_t>(std::max(layer.experts, 0)) || layer.sourceBodies[e] < 0 ||
+                    layer.sourceBodies[e] > static_cast<int>(e))
+                    return badInput("shape.invalid", fmt::format("layer {}", layer.index),
+                                    fmt::format("Layer {} has merged experts that do not exist.", layer.index));
             if (!layer.sourceRanks.empty() && layer.sourceRanks.size() != static_cast<std::size_t>(std::max(layer.experts, 0)))
                 return badInput(
                     "shape.invalid", fmt::format("layer {}", layer.index),

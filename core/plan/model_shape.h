@@ -41,8 +41,13 @@ struct LayerShape {
     int denseWidth = 0;  // intermediate width of a dense layer's MLP
     // Per routed expert: ranks (gate, up, down; 0 = a whole matrix) of factors that the checkpoint itself stores. Empty: all whole.
     std::vector<std::array<int, 3>> sourceRanks;
+    // Of those factors, which have a bias [out] beside them. Empty: none.
+    std::vector<std::array<bool, 3>> sourceBiases;
     // Experts that the checkpoint itself stores as constant vectors [H], ascending.
     std::vector<int> sourceConstants;
+    // Per routed expert, where the checkpoint itself merged some: the first whose weights it uses, itself or a lower one. Empty: all their
+    // own.
+    std::vector<int> sourceBodies;
     // Parameter counts of this layer, and their bytes as stored.
     std::int64_t expertParameters = 0;  // of one routed expert (where experts differ: their mean, rounded down)
     std::int64_t routerParametersPerExpert = 0;
@@ -52,7 +57,9 @@ struct LayerShape {
     std::int64_t otherBytes = 0;
 
     bool isSourceConstant(int expert) const;
-    bool evenExperts() const { return sourceRanks.empty() && sourceConstants.empty(); }
+    bool evenExperts() const { return sourceRanks.empty() && sourceConstants.empty() && sourceBodies.empty() && sourceBiases.empty(); }
+    // The expert under which the weights of this one are stored.
+    int sourceBodyOf(int expert) const { return sourceBodies.empty() ? expert : sourceBodies[static_cast<std::size_t>(expert)]; }
     std::int64_t expertParametersOf(int expert, int hiddenSize) const;
     std::int64_t allExpertParameters(int hiddenSize) const;
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 namespace espalier
 {
@@ -17,11 +18,16 @@ LayerPlan rebuilt(const LayerPlan& now, int experts, Choose&& choose)
     LayerPlan::Content next = now.content();
     next.columns.clear();
     next.bodies.clear();
+    std::map<const Body*, int> numbers;  // merged experts stay merged
     for (int expert = 0; expert < experts; ++expert) {
-        std::optional<Body> body = choose(expert, now.bodyOf(expert));
+        const Body* before = now.bodyOf(expert);
+        std::optional<Body> body = choose(expert, before);
         if (!body) continue;
-        next.columns.push_back({.expert = expert, .body = static_cast<int>(next.bodies.size())});
-        next.bodies.push_back(std::move(*body));
+        const int number = static_cast<int>(next.bodies.size());
+        const bool same = before && *body == *before;
+        const int behind = same ? numbers.emplace(before, number).first->second : number;
+        next.columns.push_back({.expert = expert, .body = behind});
+        if (behind == number) next.bodies.push_back(std::move(*body));
     }
     return LayerPlan(std::move(next));
 }

@@ -221,7 +221,7 @@ struct PlanReader {
     Result<CompressionPlan> plan(const Json& value) const
     {
         std::vector<std::string_view> known = kBeside;
-        if (version > 1) known.emplace_back("constants");
+        if (version > 1) known.insert(known.end(), {"constants", "values"});
         ESPALIER_CHECK_OK(onlyKnownKeys(value, known, "beside its layers"));
         CompressionPlan plan = CompressionPlan::identity(shape);
         std::vector<bool> seen(shape.layers.size(), false);
@@ -241,6 +241,15 @@ struct PlanReader {
             ESPALIER_CHECK_OK(onlyKnownKeys(value["constants"], {"profile_sha256"}, "about its constants"));
             plan = plan.withConstantsProfile(value["constants"].value("profile_sha256", ""));
         }
+        if (value.contains("values")) {
+            std::vector<ValuesInfo> values;
+            for (const Json& item : value["values"]) {
+                ESPALIER_CHECK_OK(onlyKnownKeys(item, {"id", "file", "made_by"}, "about its values files"));
+                values.push_back({item.at("id").get<std::string>(), item.value("file", std::string()),
+                                  item.contains("made_by") ? canonicalJson(item["made_by"]) : std::string()});
+            }
+            plan = plan.withValues(std::move(values));
+        }
         if (value.contains("model") && value["model"].is_object()) {
             const Json& model = value["model"];
             ESPALIER_CHECK_OK(onlyKnownKeys(model, kModelKeys, "about its model"));
@@ -257,7 +266,7 @@ struct PlanReader {
             factors.method = value["factors"].value("method", "");
             factors.profileSha256 = value["factors"].value("profile_sha256", "");
         }
-        if (!plan.hasRanks()) return factors;
+        if (!plan.needsFactors()) return factors;
         if (factors.method.empty()) factors.method = "svd";
         if (!factorMethod(factors.method))
             return unsupported("plan.factors", "factors.method", fmt::format("The factor method \"{}\" is not known.", factors.method),
@@ -306,6 +315,10 @@ Json toJson(const CompressionPlan& plan)
         if (!plan.factors().profileSha256.empty()) json["factors"]["profile_sha256"] = plan.factors().profileSha256;
     }
     if (constants && !plan.constantsProfile().empty()) json["constants"] = {{"profile_sha256", plan.constantsProfile()}};
+    for (const ValuesInfo& values : plan.isPlain() ? std::vector<ValuesInfo>() : plan.values()) {
+        json["values"].push_back({{"id", values.id}, {"file", values.file}});
+        if (!values.madeBy.empty()) json["values"].back()["made_by"] = Json::parse(values.madeBy, nullptr, false);
+    }
     if (plan.model() != PlanModel{})
         json["model"] = {{"model_type", plan.model().modelType},
                          {"config_sha256", plan.model().configSha256},
@@ -319,7 +332,12 @@ Json toJson(const CompressionPlan& plan)
 Result<CompressionPlan> readPlanFile(const std::filesystem::path& path, const ModelShape& shape)
 {
     ESPALIER_TRY(const Json json, readJsonFile(path, "plan"));
-    return planFromJson(json, shape);
+    ESPALIER_TRY(CompressionPlan plan, planFromJson(json, shape));
+    // Relative to the plan, so that both can be moved together; known by their whole path from here on.
+    std::vector<ValuesInfo> values = plan.values();
+    for (ValuesInfo& info : values)
+        if (!info.file.empty()) info.file = (std::filesystem::absolute(path).parent_path() / info.file).lexically_normal().string();
+    return values.empty() ? plan : plan.withValues(std::move(values));
 }
 
 }  // namespace espalier

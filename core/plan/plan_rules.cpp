@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
+#include <utility>
 
 namespace espalier
 {
@@ -82,9 +84,40 @@ Status checkCanonical(int index, const LayerPlan::Content& content)
     return {};
 }
 
+// What stands behind several columns. A constant has one: which of the experts' outputs would it be the mean of? And stored numbers of a
+// merged expert are named by its first source, which therefore names no other.
+Status checkSharing(int index, const LayerPlan::Content& content)
+{
+    if (content.columns.size() != content.bodies.size()) {
+        std::vector<int> columns(content.bodies.size(), 0);
+        for (const RouterColumn& column : content.columns)
+            if (++columns[static_cast<std::size_t>(column.body)] > 1 &&
+                std::holds_alternative<ConstantBody>(content.bodies[static_cast<std::size_t>(column.body)]))
+                return invalid("invalid", index,
+                               fmt::format("The constant of expert {} in layer {} stands for others too.", column.expert, index),
+                               "Give each expert a constant of its own.");
+    }
+    std::set<std::pair<ValuesId, int>> named;
+    for (const Body& body : content.bodies) {
+        const auto* expert = std::get_if<ExpertBody>(&body);
+        if (!expert || expert->sources.empty()) continue;
+        std::set<std::pair<ValuesId, int>> own;
+        for (const MatrixForm& form : expert->matrices)
+            if (!form.values.empty()) own.emplace(form.values, expert->sources.front());
+        for (const auto& name : own)
+            if (!named.insert(name).second)
+                return invalid(
+                    "invalid", index,
+                    fmt::format("Two bodies of layer {} begin with expert {} and have stored values in one file.", index, name.second),
+                    "Order the sources so that each body begins with an expert of its own.");
+    }
+    return {};
+}
+
 Status checkBodies(int index, const ModelShape& model, const LayerPlan& plan)
 {
     const LayerShape& shape = model.layers[static_cast<std::size_t>(index)];
+    ESPALIER_CHECK_OK(checkSharing(index, plan.content()));
     for (const RouterColumn& column : plan.content().columns) {
         const auto* body = std::get_if<ExpertBody>(&plan.content().bodies[static_cast<std::size_t>(column.body)]);
         if (!body) continue;
@@ -99,10 +132,15 @@ Status checkBodies(int index, const ModelShape& model, const LayerPlan& plan)
         for (int matrix = 0; matrix < 3; ++matrix) {
             const MatrixForm& form = body->matrices[static_cast<std::size_t>(matrix)];
             if (form.isSource()) continue;
-            if (shape.isSourceConstant(body->sources.front()))
+            if (std::any_of(body->sources.begin(), body->sources.end(), [&](int source) { return shape.isSourceConstant(source); }))
                 return invalid(
                     "invalid", index,
                     fmt::format("Expert {} of layer {} is a constant in the checkpoint: it has no matrices.", column.expert, index));
+            if (slotOf(shape, model.hiddenSize, body->sources.front(), matrix).sourceBias && form.values.empty())
+                return invalid(
+                    "invalid", index,
+                    fmt::format("The checkpoint stores a matrix of expert {} in layer {} as factors with a bias.", column.expert, index),
+                    "Leave it as it is, or give it stored values.");
             ESPALIER_CHECK_OK(rulesOf(form).check(
                 slotOf(shape, model.hiddenSize, body->sources.front(), matrix), form,
                 fmt::format("layer {}, expert {}, {}", index, column.expert, kMatrixNames[static_cast<std::size_t>(matrix)])));
@@ -175,10 +213,11 @@ int fewestExperts(const LayerShape& shape, const LayerPlan& plan, const ExpertSe
 
 SlotShape slotOf(const LayerShape& shape, int hiddenSize, int expert, int matrix)
 {
-    SlotShape slot = {.out = shape.expertWidth, .in = hiddenSize, .sourceRank = 0};
+    SlotShape slot = {.out = shape.expertWidth, .in = hiddenSize, .sourceRank = 0, .sourceBias = false};
     if (matrix == 2) std::swap(slot.out, slot.in);
     if (static_cast<std::size_t>(expert) < shape.sourceRanks.size())
         slot.sourceRank = shape.sourceRanks[static_cast<std::size_t>(expert)][static_cast<std::size_t>(matrix)];
+    slot.sourceBias = !shape.sourceBiases.empty() && shape.sourceBiases[static_cast<std::size_t>(expert)][static_cast<std::size_t>(matrix)];
     return slot;
 }
 

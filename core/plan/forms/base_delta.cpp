@@ -35,7 +35,8 @@ Footprint footprint(const SlotShape& slot, const MatrixForm& form)
     return sum;
 }
 
-FlavourSet fits(const MatrixForm&) { return {}; }
+// No layout for a base yet: what is written is the sum.
+FlavourSet fits(const MatrixForm&) { return {.stock = false, .factored = false, .reconstructed = true}; }
 
 }  // namespace
 

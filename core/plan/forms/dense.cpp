@@ -23,15 +23,16 @@ Status check(const SlotShape&, const MatrixForm& form, const std::string& where)
 // A checkpoint that stores factors itself keeps them.
 Footprint footprint(const SlotShape& slot, const MatrixForm& form)
 {
-    const std::int64_t numbers =
-        slot.sourceRank > 0 && form.storage.bits == 0 ? slot.sourceRank * (slot.out + slot.in) : slot.out * slot.in;
+    if (slot.sourceRank > 0 && form.isSource())
+        return storedNumbers(slot.sourceRank * (slot.out + slot.in) + (slot.sourceBias ? slot.out : 0), slot.out, form.storage);
+    const std::int64_t numbers = slot.out * slot.in;
     return storedNumbers(numbers, slot.out, form.storage);
 }
 
 FlavourSet fits(const MatrixForm& form)
 {
-    const bool source = form.storage.bits == 0;
-    return {.stock = source, .factored = source, .reconstructed = source};
+    // Fewer bits are written as the numbers they stand for, in the checkpoint's own type: they save nothing on disk.
+    return {.stock = form.storage.bits == 0, .factored = true, .reconstructed = true};
 }
 
 }  // namespace

@@ -15,11 +15,14 @@
 namespace espalier
 {
 
+struct ExpertBody;
+
 // The linear map that a form stands in for, as the checkpoint stores it.
 struct SlotShape {
     std::int64_t out = 0;
     std::int64_t in = 0;
-    int sourceRank = 0;  // the checkpoint itself stores factors of this rank; 0 = a whole matrix
+    int sourceRank = 0;       // the checkpoint itself stores factors of this rank; 0 = a whole matrix
+    bool sourceBias = false;  // .. and a bias beside them
 };
 
 // What a form takes. Numbers at the checkpoint's own dtype are counted, not weighed: bytes per number are the caller's to know.
@@ -70,6 +73,10 @@ Footprint bandNumbers(const SlotShape& slot, const std::vector<Band>& bands);
 Json toJson(const std::vector<Band>& bands);
 Result<std::vector<Band>> bandsFromJson(const Json& json, std::string_view where);
 Status checkBands(const SlotShape& slot, const std::vector<Band>& bands, const std::string& where);
+
+// What of a form of an expert's matrix can be said and neither run nor exported here yet, for people ("merged experts without stored
+// values"); empty: nothing. The one list that model and exporter ask.
+std::string formRefusal(const ExpertBody& expert, const MatrixForm& form);
 
 // plan.unknown_content for the first key of `object` that is not among `known`; `where` for people.
 Status onlyKnownKeys(const Json& object, const std::vector<std::string_view>& known, std::string_view where);

@@ -1,5 +1,6 @@
 #include "plan/forms/form_rules.h"
 
+#include "plan/layer_plan.h"
 #include "plan/model_shape.h"
 
 #include <fmt/format.h>
@@ -34,6 +35,18 @@ Status onlyKnownKeys(const Json& object, const std::vector<std::string_view>& kn
             return unsupported("plan.unknown_content", item.key(),
                                fmt::format("The plan says \"{}\" {}, which this Espalier does not know.", item.key(), where),
                                "Use the Espalier that wrote it or a newer one, or take it out: it is not left out in silence.");
+    return {};
+}
+
+std::string formRefusal(const ExpertBody& expert, const MatrixForm& form)
+{
+    if (!expert.channels.empty()) return "channels of experts";
+    if (expert.sources.size() > 1 && form.values.empty()) return "merged experts without stored values";
+    const bool bands = std::holds_alternative<LowRank>(form.structure) || std::holds_alternative<BaseDelta>(form.structure);
+    if (bands && form.storage != Storage{}) return "bits beside those of its bands";
+    if (std::holds_alternative<BaseDelta>(form.structure) && form.values.empty()) return "a shared base without stored values";
+    if (const auto* low = std::get_if<LowRank>(&form.structure); low && low->bias && form.values.empty())
+        return "factors with a bias without stored values";
     return {};
 }
 

@@ -52,8 +52,8 @@ Footprint footprint(const SlotShape& slot, const MatrixForm& form)
 
 FlavourSet fits(const MatrixForm& form)
 {
-    const bool plain = form.isPlain();
-    return {.stock = false, .factored = plain, .reconstructed = plain};
+    // Whole matrices of an expert have no bias to put b into.
+    return {.stock = false, .factored = true, .reconstructed = !std::get<LowRank>(form.structure).bias};
 }
 
 }  // namespace
