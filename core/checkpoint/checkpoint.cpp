@@ -166,11 +166,12 @@ TensorRole Checkpoint::Data::parse(std::string_view name) const
             for (const Matrix matrix : kMatrices) {
                 std::string_view end = rest;
                 if (!takePrefix(end, adapter->names().matrix[static_cast<int>(matrix)])) continue;
-                if (end == ".weight" || end == ".U" || end == ".V") {
+                if (end == ".weight" || end == ".U" || end == ".V" || (config.factored && end == ".bias")) {
+                    using Factor = TensorRole::Factor;
                     role.kind = TensorRole::Kind::Expert;
                     role.expert = expert;
                     role.matrix = matrix;
-                    role.factor = end == ".U" ? TensorRole::Factor::U : end == ".V" ? TensorRole::Factor::V : TensorRole::Factor::None;
+                    role.factor = end == ".U" ? Factor::U : end == ".V" ? Factor::V : end == ".bias" ? Factor::Bias : Factor::None;
                 }
             }
         }
@@ -220,6 +221,7 @@ Status Checkpoint::Data::verify()
             continue;
         }
         for (int e = 0; going && e < l.experts; ++e) {
+            if (l.bodyOf(e) != e) continue;
             if (l.isConstant(e)) {
                 going = expect(constantName(i, e), std::array{hidden});
                 continue;
@@ -232,6 +234,7 @@ Status Checkpoint::Data::verify()
                 going =
                     going && (rank == 0 ? expect(base + ".weight", std::array{rows, columns})
                                         : expect(base + ".U", std::array{rows, rank}) && expect(base + ".V", std::array{rank, columns}));
+                if (l.hasBias(e, static_cast<std::size_t>(matrix))) going = going && expect(base + ".bias", std::array{rows});
             }
         }
     }
@@ -449,9 +452,10 @@ std::optional<TensorView> Checkpoint::routerBias(int layer) const
     return m_data->view(place->second);
 }
 
-LinearView Checkpoint::expert(int layer, int expert, Matrix matrix) const
+LinearView Checkpoint::expert(int layer, int number, Matrix matrix) const
 {
     const LayerConfig& l = m_data->layer(layer);
+    const int expert = l.bodyOf(number);
     assert(l.moe && expert >= 0 && expert < l.experts && !l.isConstant(expert));
     LinearView linear;
     if (m_data->fused[static_cast<std::size_t>(layer)]) {
@@ -473,6 +477,8 @@ LinearView Checkpoint::expert(int layer, int expert, Matrix matrix) const
         linear.factored = true;
         linear.u = m_data->mustView(base + ".U");
         linear.v = m_data->mustView(base + ".V");
+        linear.biased = l.hasBias(expert, static_cast<std::size_t>(matrix));
+        if (linear.biased) linear.bias = m_data->mustView(base + ".bias");
     } else {
         linear.dense = m_data->mustView(base + ".weight");
     }

@@ -32,17 +32,20 @@ struct TensorView {
 
 enum class Matrix { Gate, Up, Down };
 
-// A linear y = W x, [out, in]. Factored (our own exports): W = U V, u [out, r], v [r, in], and `dense` is empty.
+// A linear y = W x, [out, in]. Factored (our own exports): W = U V, u [out, r], v [r, in], and `dense` is empty; y = W x + bias [out] where
+// `biased`.
 struct LinearView {
     TensorView dense;
     bool factored = false;
     TensorView u, v;
+    bool biased = false;
+    TensorView bias;
 };
 
 struct TensorRole {
     enum class Kind {
         Other,           // embedding, head, norms, attention, shared expert, dense MLP
-        Expert,          // one matrix of one routed expert; `factor` says whether it is W, U or V
+        Expert,          // one matrix of one routed expert; `factor` says whether it is W, U, V or a bias
         ExpertConstant,  // [H], in place of a routed expert (our own exports)
         FusedGateUp,     // [E, 2I, H], gate rows first
         FusedDown,       // [E, H, I]
@@ -50,7 +53,7 @@ struct TensorRole {
         RouterBias,      // [E], selection bias
         Ignored,         // not part of the model as configured: rotary inv_freq, MTP layers
     };
-    enum class Factor { None, U, V };
+    enum class Factor { None, U, V, Bias };
     Kind kind = Kind::Other;
     int layer = -1;
     int expert = -1;
@@ -108,6 +111,7 @@ public:
     std::optional<TensorView> routerBias(int layer) const;
     // Gate, up [I, H]; down [H, I], whatever the layout on disk.
     LinearView expert(int layer, int expert, Matrix matrix) const;
+    // Of a checkpoint that merged experts: those of the expert under which they are stored.
     // The vector [H] that this checkpoint holds in place of the expert, if it does; expert() may not be called then.
     std::optional<TensorView> expertConstant(int layer, int expert) const;
     std::optional<LinearView> sharedExpert(int layer, Matrix matrix) const;

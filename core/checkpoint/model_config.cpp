@@ -219,6 +219,44 @@ Status readPerLayer(const ConfigReader& reader, ModelConfig& config)
     return {};
 }
 
+// Per expert the one whose weights it uses; an empty list: each its own.
+Status readBodies(const ConfigReader& reader, const Json& list, std::size_t index, LayerConfig& layer)
+{
+    const auto refuse = [&] {
+        return reader.conflict(
+            "espalier.bodies",
+            fmt::format("espalier.bodies of layer {} does not lead each of {} experts to itself or to a lower one that has "
+                        "weights of its own",
+                        index, layer.experts));
+    };
+    if (!list.is_array() || (!list.empty() && list.size() != static_cast<std::size_t>(layer.experts))) return refuse();
+    for (std::size_t e = 0; e < list.size(); ++e) {
+        const std::optional<int> owner = wholeNumber(list[e], static_cast<int>(e));
+        const bool own = owner && (*owner == static_cast<int>(e) || layer.bodies[static_cast<std::size_t>(*owner)] == *owner);
+        if (!own || (*owner != static_cast<int>(e) && (layer.isConstant(static_cast<int>(e)) || layer.isConstant(*owner)))) return refuse();
+        layer.bodies.push_back(*owner);
+    }
+    return {};
+}
+
+// Pairs [expert, matrix] of factors that have a bias.
+Status readBiases(const ConfigReader& reader, const Json& list, std::size_t index, LayerConfig& layer)
+{
+    for (const Json& pair : list) {
+        const bool two = pair.is_array() && pair.size() == 2;
+        const std::optional<int> expert = two ? wholeNumber(pair[0], layer.experts - 1) : std::nullopt;
+        const std::optional<int> matrix = two ? wholeNumber(pair[1], 2) : std::nullopt;
+        const bool factored = expert && matrix && !layer.ranks.empty() &&
+                              layer.ranks[static_cast<std::size_t>(*expert)][static_cast<std::size_t>(*matrix)] > 0;
+        if (!factored)
+            return reader.conflict("espalier.biases", fmt::format("espalier.biases of layer {} holds {}, which are no factors", index,
+                                                                  ConfigReader::shown(pair)));
+        layer.biases.resize(static_cast<std::size_t>(layer.experts));
+        layer.biases[static_cast<std::size_t>(*expert)][static_cast<std::size_t>(*matrix)] = true;
+    }
+    return {};
+}
+
 // The "espalier" object of a factored export.
 Status readExport(const ConfigReader& reader, ModelConfig& config)
 {
@@ -232,7 +270,7 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
                                        fmt::format("the export has version {}, this program reads versions 1 and 2", version));
     for (const auto& item : object.items())
         if (item.key() != "version" && item.key() != "base_model_type" && item.key() != "kept_experts" && item.key() != "ranks" &&
-            !(version == 2 && item.key() == "constants"))
+            !(version == 2 && (item.key() == "constants" || item.key() == "bodies" || item.key() == "biases")))
             return reader.valueUnsupported("espalier." + item.key(),
                                            fmt::format("the export holds \"{}\", which this program does not know", item.key()));
     ESPALIER_TRY(const std::string base, inner.string("base_model_type"));
@@ -248,6 +286,8 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
     ESPALIER_TRY(const Json* const kept, lists("kept_experts"));
     ESPALIER_TRY(const Json* const ranks, lists("ranks"));
     ESPALIER_TRY(const Json* const constants, lists("constants"));
+    ESPALIER_TRY(const Json* const bodies, lists("bodies"));
+    ESPALIER_TRY(const Json* const biases, lists("biases"));
     if (ranks == nullptr) return inner.missing("ranks");
     for (std::size_t i = 0; i < config.layers.size(); ++i) {
         LayerConfig& layer = config.layers[i];
@@ -278,6 +318,8 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
                                            fmt::format("espalier.constants of layer {} is not an ascending list of its experts", i));
                 layer.constants.push_back(*number);
             }
+        if (bodies != nullptr) ESPALIER_CHECK_OK(readBodies(reader, (*bodies)[i], i, layer));
+        if (biases != nullptr) ESPALIER_CHECK_OK(readBiases(reader, (*biases)[i], i, layer));
         if (kept == nullptr || (*kept)[i].empty()) continue;
         if (!(*kept)[i].is_array() || (*kept)[i].size() != experts)
             return reader.conflict("espalier.kept_experts",
@@ -409,9 +451,21 @@ ModelShape modelShape(const ModelConfig& config)
             for (const auto& triple : from.ranks)
                 for (const int rank : triple)
                     if (rank > 0) expertSum += rank * (hidden + from.expertWidth) - hidden * from.expertWidth;
+            for (int e = 0; e < from.experts; ++e) {
+                const std::array<int, 3> triple = from.ranks.empty() ? std::array<int, 3>{} : from.ranks[static_cast<std::size_t>(e)];
+                for (std::size_t m = 0; m < 3; ++m) {
+                    // Stored under the expert whose weights this one uses.
+                    if (from.bodyOf(e) != e)
+                        expertSum -= triple[m] > 0 ? triple[m] * (hidden + from.expertWidth) : hidden * from.expertWidth;
+                    else if (from.hasBias(e, m))
+                        expertSum += m == 2 ? hidden : from.expertWidth;
+                }
+            }
             if (std::any_of(from.ranks.begin(), from.ranks.end(), [](const auto& triple) { return triple != std::array<int, 3>{}; }))
                 layer.sourceRanks = from.ranks;
             layer.sourceConstants = from.constants;
+            layer.sourceBodies = from.bodies;
+            layer.sourceBiases = from.biases;
             for (const int e : from.constants) {
                 expertSum -= 3 * hidden * from.expertWidth - hidden;
                 if (!from.ranks.empty())
@@ -441,6 +495,14 @@ std::int64_t expectedTensorCount(const ModelConfig& config)
         count += std::int64_t(3) * layer.experts - 2 * std::ssize(layer.constants);
         for (const auto& triple : layer.ranks)
             count += std::count_if(triple.begin(), triple.end(), [](int rank) { return rank > 0; });
+        for (const auto& biases : layer.biases)
+            count += std::count(biases.begin(), biases.end(), true);
+        for (int e = 0; e < layer.experts; ++e) {
+            if (layer.bodyOf(e) == e) continue;
+            count -= 3;
+            for (std::size_t m = 0; m < 3 && !layer.ranks.empty(); ++m)
+                count -= (layer.ranks[static_cast<std::size_t>(e)][m] > 0 ? 1 : 0) + (layer.hasBias(e, m) ? 1 : 0);
+        }
     }
     return count;
 }

@@ -60,8 +60,12 @@ struct LayerConfig {
     // Factored exports only. ranks: gate, up, down per expert, 0 = dense; empty = all dense. keptExperts: original ids.
     std::vector<std::array<int, 3>> ranks;
     std::vector<int> keptExperts;
-    std::vector<int> constants;  // experts that are stored as one vector, ascending
+    std::vector<int> constants;               // experts that are stored as one vector, ascending
+    std::vector<int> bodies;                  // per expert: the one whose weights it uses, itself or a lower one; empty = each its own
+    std::vector<std::array<bool, 3>> biases;  // per expert: factors with a bias (gate, up, down); empty = none
 
+    int bodyOf(int expert) const { return bodies.empty() ? expert : bodies[static_cast<std::size_t>(expert)]; }
+    bool hasBias(int expert, std::size_t matrix) const { return !biases.empty() && biases[static_cast<std::size_t>(expert)][matrix]; }
     bool isConstant(int expert) const { return std::binary_search(constants.begin(), constants.end(), expert); }
 };
 

@@ -425,6 +425,40 @@ TEST(ModelConfig, FactoredExportsCarryCountsAndRanksPerLayer)
     EXPECT_EQ(refused(json).code, "config.conflict");
 }
 
+TEST(ModelConfig, VersionTwoOfExportsSharesBodiesAndHasBiases)
+{
+    Json json = factored();
+    json["espalier"]["version"] = 2;
+    const std::int64_t before = modelShape(parsed(json)).parameters();
+    json["espalier"]["bodies"] = {Json::array(), Json::array(), {0, 0, 2}};
+    json["espalier"]["biases"] = {Json::array(), Json::array(), {{0, 1}, {2, 2}}};
+    const ModelConfig config = parsed(json);
+    EXPECT_THAT(config.layers[2].bodies, testing::ElementsAre(0, 0, 2));
+    EXPECT_EQ(config.layers[2].bodyOf(1), 0);
+    EXPECT_EQ(config.layers[1].bodyOf(4), 4);
+    EXPECT_TRUE(config.layers[2].hasBias(0, 1));
+    EXPECT_FALSE(config.layers[2].hasBias(0, 2));
+    const ModelShape shape = modelShape(config);
+    EXPECT_EQ(shape.parameters(), before - 3 * 32 * 16 + 16 + 32) << "expert 1 has none of its own; biases of an up and a down";
+    const auto read = modelShapeFromJson(toJson(shape));
+    ASSERT_TRUE(read.ok());
+    EXPECT_EQ(read->layers[2].sourceBodies, shape.layers[2].sourceBodies);
+    EXPECT_EQ(read->layers[2].sourceBiases, shape.layers[2].sourceBiases);
+
+    const auto with = [&](const char* key, const Json& value, int version = 2) {
+        Json other = json;
+        other["espalier"]["version"] = version;
+        other["espalier"][key] = {Json::array(), Json::array(), value};
+        return refused(other).code;
+    };
+    EXPECT_EQ(with("bodies", {0, 2, 2}), "config.conflict") << "not a lower one";
+    EXPECT_EQ(with("bodies", {0, 0, 1}), "config.conflict") << "one without weights of its own";
+    EXPECT_EQ(with("bodies", {0, 0}), "config.conflict");
+    EXPECT_EQ(with("biases", {{1, 0}}), "config.conflict") << "a whole matrix";
+    EXPECT_EQ(with("biases", {{0, 3}}), "config.conflict");
+    EXPECT_EQ(with("bodies", {0, 0, 2}, 1), "config.value_unsupported");
+}
+
 TEST(ModelConfig, FactoredExportOpensWithItsFactors)
 {
     const TempFolder folder;
