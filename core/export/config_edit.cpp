@@ -1,6 +1,7 @@
 #include "export/config_edit.h"
 
 #include "checkpoint/departures.h"
+#include "export/form_tensors.h"
 #include "export/layer_numbers.h"
 #include "export/layout.h"
 
@@ -28,34 +29,38 @@ void put(OrderedJson& config, const std::string& key, OrderedJson value, bool& c
     changed = true;
 }
 
-// Ranks of every column's matrices, and which columns are constants, by layer of the export. `before`: ranks that the source itself has.
-void describeBodies(OrderedJson& exported, const ModelShape& shape, const CompressionPlan& plan, const LayerNumbers& numbers,
-                    const OrderedJson& before)
+// Ranks of every column's matrices, and what version 2 adds, by layer of the export: columns that are constants; the column under which
+// each one's weights are stored, where some share them; factors with a bias.
+void describeBodies(OrderedJson& exported, const ModelShape& shape, const CompressionPlan& plan, const LayerNumbers& numbers)
 {
-    OrderedJson ranks = OrderedJson::array();
-    OrderedJson constants = OrderedJson::array();
+    OrderedJson ranks = OrderedJson::array(), constants = ranks, bodies = ranks, biases = ranks;
+    bool shared = false, biased = false;
     for (const int index : numbers.kept()) {
         const LayerShape& layer = shape.layers[static_cast<std::size_t>(index)];
-        const LayerPlan& part = plan.layer(index);
-        OrderedJson rows = OrderedJson::array();
-        OrderedJson numbersOfConstants = OrderedJson::array();
-        for (std::size_t i = 0; layer.moe && i < part.columns().size(); ++i) {
-            const int expert = part.columns()[i];
-            RankTriple triple = part.ranksOf(expert);
-            const bool constant = part.isConstant(expert) || layer.isSourceConstant(expert);
-            if (constant) numbersOfConstants.push_back(i);
-            // What the source already holds as factors stays so.
-            if (!constant && static_cast<std::size_t>(index) < before.size())
-                for (std::size_t m = 0; m < 3; ++m)
-                    if (triple[m] == 0)
-                        triple[m] = before[static_cast<std::size_t>(index)].at(static_cast<std::size_t>(expert)).at(m).get<int>();
-            rows.push_back(triple);
+        OrderedJson rows = OrderedJson::array(), constant = rows, owners = rows, biasesOf = rows;
+        const auto columns = layer.moe ? describeColumns(layer, plan.layer(index)) : std::vector<DescribedColumn>();
+        bool sharedHere = false;
+        for (std::size_t j = 0; j < columns.size(); ++j) {
+            rows.push_back(columns[j].ranks);
+            owners.push_back(columns[j].owner);
+            sharedHere = sharedHere || columns[j].owner != static_cast<int>(j);
+            if (columns[j].constant) constant.push_back(j);
+            for (std::size_t m = 0; m < 3; ++m)
+                if (columns[j].biases[m]) biasesOf.push_back({j, m});
         }
+        if (!sharedHere) owners = OrderedJson::array();
+        shared = shared || sharedHere;
+        biased = biased || !biasesOf.empty();
         ranks.push_back(std::move(rows));
-        constants.push_back(std::move(numbersOfConstants));
+        constants.push_back(std::move(constant));
+        bodies.push_back(std::move(owners));
+        biases.push_back(std::move(biasesOf));
     }
     exported["ranks"] = std::move(ranks);
-    if (exported["version"] != 1) exported["constants"] = std::move(constants);
+    if (exported["version"] == 1) return;
+    exported["constants"] = std::move(constants);
+    if (shared) exported["bodies"] = std::move(bodies);
+    if (biased) exported["biases"] = std::move(biases);
 }
 
 void drop(OrderedJson& config, const std::string& key, bool& changed) { changed = config.erase(key) > 0 || changed; }
@@ -138,7 +143,7 @@ Result<std::string> editConfig(std::string_view source, const Checkpoint& checkp
         else
             put(config, "per_layer_config", std::move(perLayer), changed);
         OrderedJson exported = {{"version", exportVersion(checkpoint, plan)}, {"base_model_type", base}, {"kept_experts", originals}};
-        describeBodies(exported, shape, plan, numbers, own.value("ranks", OrderedJson::array()));
+        describeBodies(exported, shape, plan, numbers);
         put(config, "espalier", std::move(exported), changed);
     } else {
         if (largestTopK != globalTopK) put(config, "num_experts_per_tok", largestTopK, changed);

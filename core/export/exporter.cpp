@@ -2,9 +2,11 @@
 
 #include "base/atomic_file.h"
 #include "base/exception.h"
+#include "base/mapped_file.h"
 #include "base/sha256.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/values_file.h"
 #include "export/companions.h"
 #include "export/config_edit.h"
 #include "export/export_files.h"
@@ -30,6 +32,7 @@ namespace
 namespace fs = std::filesystem;
 
 constexpr std::size_t kMaxSmallFile = 256u << 20;
+constexpr std::string_view kValuesFolder = "values/";  // where values files lie beside a plan
 
 // How to name `target` from within `folder`, so that what a README says holds where both were left.
 std::string relativeTo(const fs::path& folder, const fs::path& target)
@@ -142,6 +145,7 @@ struct Exporter {
     std::uint64_t total = 0;
     std::shared_ptr<const FactorSource> factors = {};    // null: plain, or not needed
     std::shared_ptr<const FactorSource> constants = {};  // null: the plan has none
+    FactorSources profiles = options.profiles;           // and the values files of the plan
 
     Status prepare(ExportFlavor flavor);
     Status checkPlaces() const;
@@ -178,6 +182,12 @@ Status Exporter::prepare(ExportFlavor flavor)
         constants = *means;
     else if (flavor != ExportFlavor::Plan && !(options.dryRun && means.error().code == "plan.profile_needed"))
         return means.error();
+    // Whoever gets a plan alone gets its values files with it; weights hold what their numbers became.
+    if (!(options.dryRun && flavor != ExportFlavor::Plan)) ESPALIER_CHECK_OK(addValuesFiles(plan, {}, profiles));
+    for (const ValuesId& id : flavor == ExportFlavor::Plan ? valuesOf(plan) : std::vector<ValuesId>()) {
+        ESPALIER_TRY(const StoredValues* values, storedValuesFor(id, profiles));
+        companions.copies.emplace_back(std::string(kValuesFolder) + id + ".safetensors", values->path());
+    }
     ESPALIER_TRY(layout, layoutExport(checkpoint, plan, flavor, options.unfuse, options.shardSize));
     const fs::path& source = checkpoint.folder();
 
@@ -310,7 +320,11 @@ Status Exporter::writeShard(std::size_t shard, TensorProducer& producer)
 Result<std::string> Exporter::planText(bool withFiles) const
 {
     CompressionPlan named = plan.withModel({checkpoint.config().modelType, checkpoint.configSha256(), checkpoint.weightsSha256()});
-    Json json = toJson(named);
+    // The places of values files: beside the plan that is exported alone, where they were found for the others.
+    std::vector<ValuesInfo> values = withValuesOf(plan, profiles).values();
+    for (ValuesInfo& info : values)
+        if (layout.flavor == ExportFlavor::Plan) info.file = std::string(kValuesFolder) + info.id + ".safetensors";
+    Json json = toJson(named.withValues(std::move(values)));
     json["model"]["path"] = resolved(checkpoint.folder()).string();
     json["model"]["fingerprint"] = checkpoint.fingerprint();
     if (factors) json["factors"]["calibration"] = factors->calibration();
@@ -330,7 +344,7 @@ Result<std::string> Exporter::planText(bool withFiles) const
 // The shards that are this process's and not finished.
 Status Exporter::writeShards(std::vector<bool>& finished, ExportReport& report)
 {
-    TensorProducer producer(checkpoint, factors.get(), constants.get());
+    TensorProducer producer(checkpoint, factors.get(), constants.get(), profiles);
     for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
         const bool own = share.owns(shard);
         if (finished[shard] || !own) {
@@ -415,9 +429,16 @@ Status Exporter::takeUp(const std::string& key, std::vector<bool>& finished)
 
 Status Exporter::copyCompanion(const std::string& name, const fs::path& from)
 {
-    ESPALIER_TRY(const std::string content, readTextFile(from, "checkpoint", kMaxSmallFile));
     const fs::path to = partial / name;
     ESPALIER_CHECK_OK(makeFolder(to.parent_path()));
+    if (name.starts_with(kValuesFolder)) {
+        ESPALIER_TRY(const MappedFile mapped, MappedFile::open(from, "plan"));
+        ESPALIER_TRY(AtomicFile file, AtomicFile::create(to));
+        ESPALIER_CHECK_OK(file.write(mapped.bytes()));
+        ESPALIER_CHECK_OK(mapped.checkUnchanged());
+        return file.commit();
+    }
+    ESPALIER_TRY(const std::string content, readTextFile(from, "checkpoint", kMaxSmallFile));
     return writeFileAtomically(to, content);
 }
 
@@ -574,7 +595,7 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
     try {
         // A plan whose ranks were set one by one may name no method yet; what is written is what the file says when it is read again.
         FactorSettings factors = plan.factors();
-        if (plan.hasRanks() && factors.method.empty()) factors.method = "svd";
+        if (plan.needsFactors() && factors.method.empty()) factors.method = "svd";
         const CompressionPlan named = factors == plan.factors() ? plan : plan.withFactors(std::move(factors));
         for (const Measurement& measurement : options.measured) {
             const std::string& of = measurement.planHash;

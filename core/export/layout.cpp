@@ -2,7 +2,7 @@
 
 #include "checkpoint/tensor_names.h"
 #include "export/layer_numbers.h"
-#include "model/factor_store.h"
+#include "model/form_builder.h"
 #include "model/layer_weights.h"
 
 #include <ATen/Parallel.h>
@@ -64,13 +64,6 @@ OutputTensor rowsOf(const TensorView& view, std::string name, const std::vector<
     return tensor;
 }
 
-// Number of an expert in the export, or -1.
-int newNumber(const LayerPlan& plan, int expert)
-{
-    const auto found = std::lower_bound(plan.columns().begin(), plan.columns().end(), expert);
-    return found != plan.columns().end() && *found == expert ? static_cast<int>(found - plan.columns().begin()) : -1;
-}
-
 std::string stem(std::string name)
 {
     constexpr std::string_view kWeight = ".weight";
@@ -83,7 +76,8 @@ struct Builder {
     const CompressionPlan& plan;
     const LayerNumbers& numbers;
     ExportLayout& layout;
-    bool perExpert = true;  // write experts one by one whatever the source does
+    bool perExpert = true;                                       // write experts one by one whatever the source does
+    std::map<int, std::vector<DescribedColumn>> described = {};  // by layer, when first asked for
 
     void add(OutputTensor tensor)
     {
@@ -91,7 +85,7 @@ struct Builder {
         layout.tensors.push_back(std::move(tensor));
     }
 
-    void addConstant(int layer, int expert, int number, ConstantKind kind)
+    void addConstant(int layer, int expert, int number, const ConstantBody& constant)
     {
         OutputTensor tensor;
         tensor.name = numbers.renamed(checkpoint.expertConstantName(layer, number), layer);
@@ -106,62 +100,108 @@ struct Builder {
         tensor.bytes = byteCount(tensor.dtype, tensor.shape);
         tensor.layer = layer;
         tensor.expert = expert;
-        tensor.constant = kind;
+        tensor.constant = constant;
         add(std::move(tensor));
     }
 
-    // All tensors that stand for one matrix of one column's expert.
-    Status addExpert(int layer, int expert, Matrix matrix)
+    // The matrix as the source has it, or the product of the source's factors.
+    Status addSource(int layer, int expert, int number, Matrix matrix, const std::string& name)
     {
-        const LayerPlan& part = plan.layer(layer);
-        const int number = newNumber(part, expert);
-        if (number < 0) return {};
-        const int rank = part.ranks().empty() ? 0 : part.ranksOf(expert)[static_cast<std::size_t>(matrix)];
-        const std::string name = numbers.renamed(checkpoint.expertTensorName(layer, number, matrix), layer);
-        if (const auto* constant = std::get_if<ConstantBody>(part.bodyOf(expert))) {
-            if (matrix == Matrix::Gate) addConstant(layer, expert, number, constant->kind);
-            return {};
-        }
         const LinearView linear = checkpoint.expert(layer, expert, matrix);
-        const bool whole = layout.flavor == ExportFlavor::Reconstructed;
-        if (rank == 0 && !linear.factored) {
+        if (!linear.factored) {
             OutputTensor tensor = copyOf(linear.dense, name);
             tensor.origin = OutputTensor::Origin::Matrix;
             add(std::move(tensor));
             return {};
         }
-        if (rank == 0 && !whole) {
-            if (layout.flavor == ExportFlavor::Stock)
-                return badInput("export.ranks_not_dense", linear.u.name,
-                                fmt::format("The source holds expert {} of layer {} as factors; a stock checkpoint holds whole matrices.",
-                                            expert, layer),
-                                "Export as \"factored\", as \"reconstructed\" (factors are multiplied back), or as \"plan\".");
-            add(copyOf(linear.u, stem(name) + ".U"));
-            add(copyOf(linear.v, stem(name) + ".V"));
+        if (layout.flavor == ExportFlavor::Stock)
+            return badInput(
+                "export.ranks_not_dense", linear.u.name,
+                fmt::format("The source holds expert {} of layer {} as factors; a stock checkpoint holds whole matrices.", expert, layer),
+                "Export as \"factored\", as \"reconstructed\" (factors are multiplied back), or as \"plan\".");
+        if (layout.flavor == ExportFlavor::Reconstructed) {
+            addForm(layer, expert, number, matrix, name, MatrixForm{},
+                    {FormPart::Product, ".weight", {linear.u.shape[0], linear.v.shape[1]}});
             return {};
         }
+        add(copyOf(linear.u, stem(name) + ".U"));
+        add(copyOf(linear.v, stem(name) + ".V"));
+        if (linear.biased) add(copyOf(linear.bias, stem(name) + ".bias"));
+        return {};
+    }
+
+    void addForm(int layer, int expert, int number, Matrix matrix, const std::string& name, const MatrixForm& form, const FormTensor& part)
+    {
+        const LinearView linear = checkpoint.expert(layer, expert, matrix);
         OutputTensor tensor;
+        tensor.origin = OutputTensor::Origin::Form;
+        tensor.name = stem(name) + std::string(part.suffix);
         tensor.dtype = linear.factored ? linear.u.dtype : linear.dense.dtype;
+        tensor.shape = part.shape;
+        tensor.bytes = byteCount(tensor.dtype, tensor.shape);
         tensor.layer = layer;
         tensor.expert = expert;
+        tensor.number = number;
         tensor.matrix = matrix;
-        tensor.rank = rank;
+        tensor.form = form;
+        tensor.part = part.part;
+        add(std::move(tensor));
+    }
+
+    // All tensors that stand for one matrix of the body behind column `number`.
+    Status addMatrix(int layer, int number, Matrix matrix)
+    {
+        const LayerPlan& part = plan.layer(layer);
+        const int column = part.columns()[static_cast<std::size_t>(number)];
+        const std::string name = numbers.renamed(checkpoint.expertTensorName(layer, number, matrix), layer);
+        const Body& body = *part.bodyOf(column);
+        if (const auto* constant = std::get_if<ConstantBody>(&body)) {
+            if (matrix == Matrix::Gate) addConstant(layer, column, number, *constant);
+            return {};
+        }
+        const auto& expert = std::get<ExpertBody>(body);
+        const int source = expert.sources.front();
+        if (const auto vector = checkpoint.expertConstant(layer, source)) {
+            if (matrix == Matrix::Gate) add(copyOf(*vector, numbers.renamed(checkpoint.expertConstantName(layer, number), layer)));
+            return {};
+        }
+        const MatrixForm& form = expert.matrices[static_cast<std::size_t>(matrix)];
+        if (form.isSource()) return addSource(layer, source, number, matrix, name);
+        const LinearView linear = checkpoint.expert(layer, source, matrix);
         const std::int64_t out = linear.factored ? linear.u.shape[0] : linear.dense.shape[0];
         const std::int64_t in = linear.factored ? linear.v.shape[1] : linear.dense.shape[1];
-        const auto emit = [&](OutputTensor::Origin origin, std::string full, std::vector<std::int64_t> shape) {
-            tensor.origin = origin;
-            tensor.name = std::move(full);
-            tensor.shape = std::move(shape);
-            tensor.bytes = byteCount(tensor.dtype, tensor.shape);
-            add(tensor);
-        };
-        if (whole) {
-            emit(OutputTensor::Origin::Product, name, {out, in});
-        } else {
-            emit(OutputTensor::Origin::FactorU, stem(name) + ".U", {out, rank});
-            emit(OutputTensor::Origin::FactorV, stem(name) + ".V", {rank, in});
+        for (const FormTensor& tensor : formTensors(form, out, in, layout.flavor == ExportFlavor::Reconstructed))
+            addForm(layer, source, number, matrix, name, form, tensor);
+        return {};
+    }
+
+    // Where the tensors of a column's body go: where those of its expert lie in the source. A body that several columns share is written
+    // once by a factored export, and for every one of them by those that know one expert a column.
+    Status addExpert(int layer, int stored, Matrix matrix)
+    {
+        const LayerPlan& part = plan.layer(layer);
+        const LayerShape& shape = checkpoint.shape().layers[static_cast<std::size_t>(layer)];
+        std::vector<DescribedColumn>& columns = described[layer];
+        if (columns.empty()) columns = describeColumns(shape, part);
+        for (std::size_t number = 0; number < columns.size(); ++number) {
+            if (shape.sourceBodyOf(part.columns()[number]) != stored) continue;
+            const bool own = columns[number].owner == static_cast<int>(number);
+            if (own || layout.flavor != ExportFlavor::Factored) ESPALIER_CHECK_OK(addMatrix(layer, static_cast<int>(number), matrix));
         }
         return {};
+    }
+
+    void addRouter(const TensorView& view, const std::string& name, int layer)
+    {
+        const LayerPlan& part = plan.layer(layer);
+        OutputTensor tensor = rowsOf(view, name, part.columns());
+        if (const ValuesId& id = part.content().router; !id.empty()) {
+            tensor.origin = OutputTensor::Origin::Router;
+            tensor.rows = part.columns();
+            tensor.layer = layer;
+            tensor.values = id;
+        }
+        add(std::move(tensor));
     }
 
     Status addTensor(const StoredTensor& stored)
@@ -180,23 +220,19 @@ struct Builder {
                 layout.dropped.push_back(view.name);
                 return {};
             case Kind::Router:
-                add(rowsOf(view, perExpert ? numbers.renamed(checkpoint.routerTensorName(role.layer), role.layer) : name,
-                           plan.layer(role.layer).columns()));
+                addRouter(view, perExpert ? numbers.renamed(checkpoint.routerTensorName(role.layer), role.layer) : name, role.layer);
                 return {};
             case Kind::RouterBias:
                 add(rowsOf(view, name, plan.layer(role.layer).columns()));
                 return {};
             case Kind::ExpertConstant:
-                if (const int number = newNumber(plan.layer(role.layer), role.expert); number < 0)
-                    return {};
-                else if (const auto* constant = std::get_if<ConstantBody>(plan.layer(role.layer).bodyOf(role.expert)))
-                    addConstant(role.layer, role.expert, number, constant->kind);
-                else
-                    add(copyOf(view, numbers.renamed(checkpoint.expertConstantName(role.layer, number), role.layer)));
+                for (const Matrix matrix : {Matrix::Gate, Matrix::Up, Matrix::Down})
+                    ESPALIER_CHECK_OK(addExpert(role.layer, role.expert, matrix));
                 return {};
             case Kind::Expert:
-                // U and V of a factored source are one matrix: it is handled when U comes by.
-                return role.factor == TensorRole::Factor::V ? Status{} : addExpert(role.layer, role.expert, role.matrix);
+                // U, V and bias of a factored source are one matrix: it is handled when U comes by.
+                if (role.factor == TensorRole::Factor::V || role.factor == TensorRole::Factor::Bias) return {};
+                return addExpert(role.layer, role.expert, role.matrix);
             case Kind::FusedGateUp:
             case Kind::FusedDown:
                 if (!perExpert) {
@@ -229,9 +265,39 @@ std::string ExportLayout::shardName(std::size_t shard) const
 int exportVersion(const Checkpoint& checkpoint, const CompressionPlan& plan)
 {
     const auto& layers = checkpoint.shape().layers;
-    const bool source = std::any_of(layers.begin(), layers.end(), [](const LayerShape& layer) { return !layer.sourceConstants.empty(); });
-    return plan.hasConstants() || source ? 2 : 1;
+    return std::any_of(
+               layers.begin(), layers.end(),
+               [&](const LayerShape& layer) {
+                   if (!layer.moe || plan.layer(layer.index).run() == LayerRun::Skipped) return !layer.sourceConstants.empty();
+                   const std::vector<DescribedColumn> columns = describeColumns(layer, plan.layer(layer.index));
+                   for (std::size_t j = 0; j < columns.size(); ++j)
+                       if (columns[j].constant || columns[j].owner != static_cast<int>(j) || columns[j].biases != std::array<bool, 3>{})
+                           return true;
+                   return !layer.sourceConstants.empty();
+               })
+               ? 2
+               : 1;
 }
+
+namespace
+{
+
+// Whether some expert's matrices are not the bytes of the source.
+bool changesMatrices(const ModelShape& shape, const CompressionPlan& plan)
+{
+    return std::any_of(shape.layers.begin(), shape.layers.end(), [&](const LayerShape& layer) {
+        const LayerPlan::Content& content = plan.layer(layer.index).content();
+        if (content.columns.size() != content.bodies.size()) return true;
+        return std::any_of(content.columns.begin(), content.columns.end(), [&](const RouterColumn& column) {
+            const auto* expert = std::get_if<ExpertBody>(&content.bodies[static_cast<std::size_t>(column.body)]);
+            return expert &&
+                   (expert->sources != ExpertSet{column.expert} ||
+                    std::any_of(expert->matrices.begin(), expert->matrices.end(), [](const auto& form) { return !form.isSource(); }));
+        });
+    });
+}
+
+}  // namespace
 
 Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const CompressionPlan& plan, ExportFlavor flavor, bool unfuse,
                                   std::int64_t shardSize)
@@ -244,7 +310,7 @@ Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const Compressio
 
     // A fused tensor cannot hold matrices of reduced rank multiplied back one by one without being put together again; such a
     // source is written per expert.
-    const bool perExpert = flavor == ExportFlavor::Factored || unfuse || (flavor == ExportFlavor::Reconstructed && plan.hasRanks());
+    const bool perExpert = flavor == ExportFlavor::Factored || unfuse || changesMatrices(checkpoint.shape(), plan);
     const LayerNumbers numbers(checkpoint.shape(), plan);
     Builder builder{checkpoint, plan, numbers, layout, perExpert};
     for (const StoredTensor& stored : checkpoint.tensorsInOrder())
@@ -275,71 +341,97 @@ std::string indexJson(const ExportLayout& layout)
 }
 
 struct TensorProducer::State {
+    // One matrix of one column of the export.
     struct Key {
         int layer = -1;
-        int expert = -1;
+        int number = -1;
         Matrix matrix = Matrix::Gate;
-        int rank = 0;                                  // 0: the whole matrix
         auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): the 0 that a comparison expands to
     };
-    struct Entry {
-        at::Tensor weight;  // fp32; of a whole matrix
-        MatrixFactors factors;
+    struct Wanted {
+        Key key;
+        MatrixSlot slot;
+        const MatrixForm* form = nullptr;
     };
 
-    State(const Checkpoint& c, const FactorSource* f, const FactorSource* k) : checkpoint(c), source(f), constants(k) {}
+    State(const Checkpoint& c, const FactorSource* f, const FactorSource* k, const FactorSources& g)
+        : checkpoint(c), context{c, f, g}, constants(k)
+    {
+    }
     const Checkpoint& checkpoint;
-    const FactorSource* source;
+    const BuildContext context;
     const FactorSource* constants;
     std::vector<const OutputTensor*> upcoming;
-    std::map<Key, Entry> entries;  // the current batch
+    std::map<Key, FormTerms> entries;  // the current batch
 
-    static bool computed(const OutputTensor& tensor)
+    static Wanted wanted(const OutputTensor& of)
     {
-        return tensor.origin == OutputTensor::Origin::FactorU || tensor.origin == OutputTensor::Origin::FactorV ||
-               tensor.origin == OutputTensor::Origin::Product;
+        return {{of.layer, of.number, of.matrix}, {of.layer, of.expert, static_cast<int>(of.matrix)}, &of.form};
     }
 
-    Result<const Entry*> entry(const OutputTensor& tensor)
+    Result<FormTerms> build(const Wanted& one) const
     {
-        const auto keyOf = [](const OutputTensor& of) { return Key{of.layer, of.expert, of.matrix, of.rank}; };
-        const Key key = keyOf(tensor);
+        if (one.form->isSource()) {  // the product of factors that the source holds
+            FormTerms terms;
+            ESPALIER_TRY(const StoredMatrix whole, loadExpertMatrix(checkpoint, one.slot.layer, one.slot.expert, one.slot.matrix));
+            terms.weight = whole.weight;
+            return terms;
+        }
+        const FormBuilder& builder = builderOf(*one.form);
+        ESPALIER_TRY(const FormBasis basis, builder.basis(context, one.slot, *one.form));
+        return builder.terms(context, one.slot, *one.form, basis);
+    }
+
+    Result<const FormTerms*> entry(const OutputTensor& tensor)
+    {
+        const Key key = wanted(tensor).key;
         if (const auto found = entries.find(key); found != entries.end()) return &found->second;
         entries.clear();
-        std::vector<Key> batch = {key};
+        std::vector<Wanted> batch = {wanted(tensor)};
         auto next = std::find(upcoming.begin(), upcoming.end(), &tensor);
         for (; next != upcoming.end() && batch.size() < static_cast<std::size_t>(at::get_num_threads()); ++next)
-            if (computed(**next) && batch.back() != keyOf(**next)) batch.push_back(keyOf(**next));
-        std::vector<Entry> results(batch.size());
+            if ((*next)->origin == OutputTensor::Origin::Form && batch.back().key != wanted(**next).key) batch.push_back(wanted(**next));
+        std::vector<FormTerms> results(batch.size());
         std::vector<std::optional<Error>> errors(batch.size());
         eachOnOneThread(batch.size(), [&](std::size_t i) {
             const c10::InferenceMode inference;
-            const Key& which = batch[i];
-            const int matrix = static_cast<int>(which.matrix);
-            if (which.rank == 0) {
-                auto loaded = loadExpertMatrix(checkpoint, which.layer, which.expert, matrix);
-                if (loaded)
-                    results[i].weight = loaded->weight;
-                else
-                    errors[i] = loaded.error();
-                return;
-            }
-            auto factors = matrixFactors(checkpoint, source, which.layer, {which.expert, matrix, which.rank});
-            if (factors)
-                results[i].factors = std::move(factors).value();
+            auto built = build(batch[i]);
+            if (built)
+                results[i] = std::move(built).value();
             else
-                errors[i] = factors.error();
+                errors[i] = built.error();
         });
         for (std::size_t i = 0; i < batch.size(); ++i) {
             if (errors[i]) return *errors[i];
-            entries.emplace(batch[i], std::move(results[i]));
+            entries.emplace(batch[i].key, std::move(results[i]));
         }
         return &entries.at(key);
     }
+
+    // v_e in fp32.
+    Result<at::Tensor> constantOf(const OutputTensor& tensor) const
+    {
+        if (!tensor.constant.values.empty())
+            return storedNumbers(context, tensor.constant.values, constantValueName(tensor.layer, tensor.expert), tensor.shape);
+        if (!constants) return internalError(fmt::format("{} has no source of constants", tensor.name));
+        ESPALIER_TRY(const std::vector<float> values, constants->constant(tensor.layer, tensor.expert, tensor.constant.kind));
+        if (static_cast<std::int64_t>(values.size()) != tensor.shape[0])
+            return badInput("profile.invalid", "profile", fmt::format("The constant for {} has {} numbers.", tensor.name, values.size()),
+                            "Take the profile of this model again.");
+        return at::tensor(values, at::kFloat);
+    }
+
+    Result<at::Tensor> routerOf(const OutputTensor& tensor) const
+    {
+        const std::vector<std::int64_t> shape = checkpoint.router(tensor.layer).shape;
+        ESPALIER_TRY(const at::Tensor rows, storedNumbers(context, tensor.values, routerValueName(tensor.layer), shape));
+        return rows.index_select(0, at::tensor(std::vector<std::int64_t>(tensor.rows.begin(), tensor.rows.end()), at::kLong));
+    }
 };
 
-TensorProducer::TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors, const FactorSource* constants)
-    : m_state(std::make_unique<State>(checkpoint, factors, constants))
+TensorProducer::TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors, const FactorSource* constants,
+                               const FactorSources& given)
+    : m_state(std::make_unique<State>(checkpoint, factors, constants, given))
 {
 }
 TensorProducer::~TensorProducer() = default;
@@ -366,31 +458,17 @@ Status TensorProducer::produce(const OutputTensor& tensor, const Sink& sink)
         return {};
     }
     const c10::InferenceMode inference;
-    const at::ScalarType type = scalarType(tensor.dtype);
     at::Tensor result;
     if (tensor.origin == Origin::Constant) {
-        if (!m_state->constants) return internalError(fmt::format("{} has no source of constants", tensor.name));
-        ESPALIER_TRY(const std::vector<float> values, m_state->constants->constant(tensor.layer, tensor.expert, tensor.constant));
-        if (static_cast<std::int64_t>(values.size()) != tensor.shape[0])
-            return badInput("profile.invalid", "profile", fmt::format("The constant for {} has {} numbers.", tensor.name, values.size()),
-                            "Take the profile of this model again.");
-        result = at::tensor(values, at::kFloat).to(type).contiguous();
-        return pieces({static_cast<const std::byte*>(result.const_data_ptr()), static_cast<std::size_t>(tensor.bytes)}, false);
-    }
-    ESPALIER_TRY(const State::Entry* entry, m_state->entry(tensor));
-    if (tensor.origin == Origin::Product) {
-        if (tensor.rank > 0) {
-            // Of the rounded factors: the same matrix that the factored flavour stands for, rounded once more.
-            const Factors factors = entry->factors.factors(tensor.rank);
-            result = at::matmul(factors.u.to(at::kFloat), factors.v.to(at::kFloat));
-        } else {
-            result = entry->weight;
-        }
-        result = result.to(type).contiguous();
+        ESPALIER_TRY(result, m_state->constantOf(tensor));
+    } else if (tensor.origin == Origin::Router) {
+        ESPALIER_TRY(result, m_state->routerOf(tensor));
     } else {
-        const Factors factors = entry->factors.factors(tensor.rank);
-        result = (tensor.origin == Origin::FactorU ? factors.u : factors.v).to(type).contiguous();
+        // A product is of the rounded terms: the same matrix that the factored flavour stands for, rounded once more.
+        ESPALIER_TRY(const FormTerms* terms, m_state->entry(tensor));
+        result = partOf(*terms, tensor.part);
     }
+    result = result.to(scalarType(tensor.dtype)).contiguous();
     return pieces({static_cast<const std::byte*>(result.const_data_ptr()), static_cast<std::size_t>(tensor.bytes)}, false);
 }
 

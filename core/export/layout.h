@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
+#include "export/form_tensors.h"
 #include "plan/compression_plan.h"
 #include "plan/factor_source.h"
 #include "plan/flavors.h"
@@ -22,13 +23,12 @@ namespace espalier
 
 struct OutputTensor {
     enum class Origin {
-        Copy,     // the bytes of `source`
-        Rows,     // rows `rows` of dimension 0 of `source`
-        Matrix,   // one matrix of one expert, out of a fused tensor
-        FactorU,  // of the truncated SVD of an expert matrix
-        FactorV,
-        Product,   // U V multiplied back, rounded once
+        Copy,      // the bytes of `source`
+        Rows,      // rows `rows` of dimension 0 of `source`
+        Matrix,    // one matrix of one expert, out of a fused tensor
+        Form,      // `part` of a matrix in another form
         Constant,  // in place of an expert
+        Router,    // rows `rows` of stored router rows
     };
     std::string name;
     DType dtype = DType::F32;
@@ -36,12 +36,15 @@ struct OutputTensor {
     std::uint64_t bytes = 0;
     Origin origin = Origin::Copy;
     TensorView source;      // Copy, Rows, Matrix
-    std::vector<int> rows;  // Rows
-    int layer = -1;         // the factor origins and Constant
-    int expert = -1;        // ... in the source
+    std::vector<int> rows;  // Rows, Router
+    int layer = -1;         // Form, Constant, Router
+    int expert = -1;        // Form: first source of the body; Constant: whose place it takes
+    int number = -1;        // Form: column of the export
     Matrix matrix = Matrix::Gate;
-    int rank = 0;  // ... 0 in a Product: of the factors that the source holds
-    ConstantKind constant = ConstantKind::Mean;
+    MatrixForm form;  // the source's own in a Product: of the factors that the source holds
+    FormPart part = FormPart::Weight;
+    ConstantBody constant;
+    ValuesId values;  // Router
 };
 
 struct ExportLayout {
@@ -56,7 +59,7 @@ struct ExportLayout {
     std::string shardName(std::size_t shard) const;  // model-00001-of-00003.safetensors; model.safetensors for a single one
 };
 
-// Of the "espalier" object of a factored export: 1, or 2 where it holds constants.
+// Of the "espalier" object of a factored export: 1, or 2 where it holds constants, merged experts or biases.
 int exportVersion(const Checkpoint& checkpoint, const CompressionPlan& plan);
 
 // `plan` must be valid for the checkpoint and fit the flavour (checkFlavor). Flavor Plan has no tensors.
@@ -69,9 +72,9 @@ Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const Compressio
 class TensorProducer
 {
 public:
-    // `factors`: where the factors come from, null for plain ones; `constants`: where constants come from, null where there are none
-    // (plan/factor_source.h). All must outlive the producer.
-    explicit TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors = nullptr, const FactorSource* constants = nullptr);
+    // `factors`: where the factors come from, null for plain ones; `constants`: where constants come from, null where there are none;
+    // `given`: values files are found among them (plan/factor_source.h). All must outlive the producer.
+    TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors, const FactorSource* constants, const FactorSources& given);
     ~TensorProducer();
     TensorProducer(const TensorProducer&) = delete;
     TensorProducer& operator=(const TensorProducer&) = delete;
@@ -81,7 +84,7 @@ public:
 
     using Sink = std::function<Status(std::span<const std::byte>)>;
     // Hands the tensor's bytes to `sink` in pieces of at most 16 MiB (an error from it stops and is returned).
-    // Errors: lowrank.*, checkpoint.*, plan.profile_without_factors, profile.*.
+    // Errors: lowrank.*, checkpoint.*, plan.profile_without_factors, plan.values_*, profile.*.
     Status produce(const OutputTensor& tensor, const Sink& sink);
 
 private:

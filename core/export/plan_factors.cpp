@@ -38,11 +38,15 @@ std::vector<Wanted> wantedOf(const ModelShape& shape, const CompressionPlan& pla
         if (!layer.moe) continue;
         const LayerPlan& part = plan.layer(layer.index);
         for (const int expert : part.constants())
-            all.push_back({layer.index, expert, kConstant, 1, shape.hiddenSize, std::get<ConstantBody>(*part.bodyOf(expert)).kind});
-        for (std::size_t i = 0; whitened && i < part.ranks().size(); ++i)
-            for (int matrix = 0; matrix < 3; ++matrix)
-                if (const int rank = part.ranks()[i][static_cast<std::size_t>(matrix)]; rank > 0)
-                    all.push_back({layer.index, part.kept()[i], matrix, rank, matrix == 2 ? shape.hiddenSize : layer.expertWidth});
+            if (const auto& constant = std::get<ConstantBody>(*part.bodyOf(expert)); constant.values.empty())
+                all.push_back({layer.index, expert, kConstant, 1, shape.hiddenSize, constant.kind});
+        for (const Body& body : whitened ? part.content().bodies : std::vector<Body>()) {
+            const auto* expert = std::get_if<ExpertBody>(&body);
+            for (int matrix = 0; expert && matrix < 3; ++matrix)
+                if (const MatrixForm& form = expert->matrices[static_cast<std::size_t>(matrix)]; form.needsFactors())
+                    all.push_back({layer.index, expert->sources.front(), matrix, form.factorRank(),
+                                   matrix == 2 ? shape.hiddenSize : layer.expertWidth});
+        }
     }
     return all;
 }

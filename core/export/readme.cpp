@@ -1,12 +1,14 @@
 #include "export/readme.h"
 
 #include "base/text.h"
+#include "plan/forms/form_rules.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 
 namespace espalier
 {
@@ -171,6 +173,42 @@ std::string constantsText(const CompressionPlan& plan)
         constants);
 }
 
+// What else became of experts and matrices, by form.
+std::string formsText(const CompressionPlan& plan, ExportFlavor flavor)
+{
+    std::map<std::string, int> matrices;
+    std::size_t shared = 0;
+    int stored = 0, packed = 0, routers = 0;
+    for (int l = 0; l < plan.layerCount(); ++l) {
+        const LayerPlan::Content& content = plan.layer(l).content();
+        shared += content.columns.size() - content.bodies.size();
+        routers += content.router.empty() ? 0 : 1;
+        for (const Body& body : content.bodies) {
+            const auto* expert = std::get_if<ExpertBody>(&body);
+            for (std::size_t m = 0; expert && m < 3; ++m) {
+                const MatrixForm& form = expert->matrices[m];
+                stored += form.values.empty() ? 0 : 1;
+                const bool bits = form.storage.bits > 0;
+                packed += bits || std::holds_alternative<Masked>(form.structure) ? 1 : 0;
+                if (!form.isSource() && !form.isPlain())
+                    ++matrices[std::string(rulesOf(form).title) + (bits ? fmt::format(" in {} bits", form.storage.bits) : "")];
+            }
+        }
+    }
+    std::string text;
+    if (shared > 0)
+        text += fmt::format(
+            "{} routed experts use the weights of another one that they were merged with; the router still has a row for each{}.\n\n",
+            shared, flavor == ExportFlavor::Reconstructed ? ", and so do the weights here" : "");
+    for (const auto& [title, count] : matrices)
+        text += fmt::format("{} matrices of experts: {}.\n\n", count, title);
+    if (stored > 0) text += fmt::format("{} matrices have numbers of their own (`values` in `espalier_plan.json`).\n\n", stored);
+    if (routers > 0) text += fmt::format("The router has rows of its own in {} layers.\n\n", routers);
+    if (packed > 0 && flavor != ExportFlavor::Plan)
+        text += "Masked and low-bit weights are written as the numbers they stand for: they save neither disk nor memory here.\n\n";
+    return text;
+}
+
 }  // namespace
 
 std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, const ReadmeFacts& facts)
@@ -185,7 +223,7 @@ std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, c
             return std::any_of(triple.begin(), triple.end(), [](int rank) { return rank != 0; });
         }));
         experts += row.experts;
-        kept += row.kept;
+        kept += static_cast<int>(part.columns().size() - part.constants().size());  // merged ones have their row still
         factored += row.factored;
         layers.push_back(row);
     }
@@ -195,7 +233,7 @@ std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, c
     text += fmt::format("Made from `{}` ({}) by Espalier {}, flavour `{}`.\n\n", facts.sourceName, shape.modelType, ESPALIER_VERSION,
                         flavorName(facts.flavor));
 
-    text += "## What was removed\n\n" + skippedText(plan) + constantsText(plan);
+    text += "## What was removed\n\n" + skippedText(plan) + constantsText(plan) + formsText(plan, facts.flavor);
     if (kept == experts)
         text += fmt::format("All {} routed experts are kept.", experts);
     else
@@ -205,7 +243,9 @@ std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, c
                                                 : "the router no longer has rows for them");
     if (factored > 0) {
         text += fmt::format(" {} of the {} kept experts hold matrices of reduced rank ({}).", factored, kept,
-                            plan.factors().method.empty() ? "svd" : plan.factors().method);
+                            !plan.needsFactors()            ? "stored"
+                            : plan.factors().method.empty() ? "svd"
+                                                            : plan.factors().method);
         if (facts.flavor == ExportFlavor::Reconstructed)
             text += " They are stored multiplied back to whole matrices, which saves neither disk nor memory: only the removed experts do.";
     }

@@ -5,6 +5,7 @@
 #include "base/statistics.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/values_file.h"
 #include "evaluate/evaluator.h"
 #include "export/config_edit.h"
 #include "export/export_files.h"
@@ -70,6 +71,7 @@ struct Verifier {
     ExportLayout layout = {};
     std::shared_ptr<const FactorSource> factorSource = {};
     std::shared_ptr<const FactorSource> constantSource = {};
+    FactorSources profiles = options.profiles;  // and the values files of the plan
 
     bool check(std::string name, bool holds, std::string detail)
     {
@@ -141,7 +143,7 @@ Status Verifier::checkTensors()
     const c10::InferenceMode inference;
     Differences untouched, sliced, factors;
     std::size_t untouchedCount = 0, slicedCount = 0, factorCount = 0, rounded = 0;
-    TensorProducer producer(*source, factorSource.get(), constantSource.get());
+    TensorProducer producer(*source, factorSource.get(), constantSource.get(), profiles);
     std::vector<const OutputTensor*> order;
     for (const OutputTensor& tensor : layout.tensors)
         order.push_back(&tensor);
@@ -160,14 +162,15 @@ Status Verifier::checkTensors()
         const OutputTensor& tensor = layout.tensors[i];
         const auto view = exported->tensor(tensor.name);
         using Origin = OutputTensor::Origin;
-        const bool computed = tensor.origin == Origin::FactorU || tensor.origin == Origin::FactorV || tensor.origin == Origin::Product;
+        const bool computed = tensor.origin == Origin::Form;
+        const Comparison comparison = computed ? comparisonOf(tensor.part) : Comparison::Bytes;
         Differences& differences = computed ? factors : tensor.origin == Origin::Copy ? untouched : sliced;
         ++(computed ? factorCount : tensor.origin == Origin::Copy ? untouchedCount : slicedCount);
         done += tensor.bytes;
         job.progress(static_cast<std::int64_t>(done), static_cast<std::int64_t>(layout.bytes), "byte");
         // Missing or misshapen tensors were reported with the list.
         if (!view || view->bytes.size() != tensor.bytes) continue;
-        if (!computed) {
+        if (comparison == Comparison::Bytes) {
             std::size_t offset = 0;
             ESPALIER_CHECK_OK(producer.produce(tensor, [&](std::span<const std::byte> bytes) -> Status {
                 const auto there = view->bytes.subspan(offset, bytes.size());
@@ -184,7 +187,7 @@ Status Verifier::checkTensors()
         std::vector<std::byte> bytes;
         ESPALIER_CHECK_OK(collect(tensor, bytes));
         const bool same = std::memcmp(bytes.data(), view->bytes.data(), bytes.size()) == 0;
-        if (tensor.origin == Origin::Product) {
+        if (comparison == Comparison::Rounded) {
             if (same) continue;
             const at::Tensor expected = floats(bytes, tensor), there = floats(view->bytes, tensor);
             const double error = (expected - there).norm().item<double>() / std::max(expected.norm().item<double>(), 1e-30);
@@ -196,7 +199,7 @@ Status Verifier::checkTensors()
             continue;
         }
         // U and V follow each other. Another processor may turn singular vectors otherwise: what counts is the product.
-        if (tensor.origin == Origin::FactorV || i + 1 >= layout.tensors.size()) continue;
+        if (tensor.part == FormPart::V || i + 1 >= layout.tensors.size()) continue;
         const OutputTensor& partner = layout.tensors[i + 1];
         const auto partnerView = exported->tensor(partner.name);
         if (!partnerView || partnerView->bytes.size() != partner.bytes) continue;
@@ -251,7 +254,7 @@ Status Verifier::checkForward()
         }
     MoeModel& before = **createdSource;
     MoeModel& after = **createdExport;
-    before.setFactorSources(options.profiles);
+    before.setFactorSources(profiles);
     ESPALIER_TRY(const PreparedPlan preview, before.prepare(plan));
     const PreparedPlan whole = after.identity();
 
@@ -327,7 +330,10 @@ Status Verifier::checkForward()
     // In fp32 both compute the same products of the same numbers. Where factors were multiplied back into a 16-bit type the matrices
     // themselves are rounded once more, which can turn routing decisions: their bytes are checked above, here the perplexity must do.
     const bool narrow = source->shape().dtype != "F32" && source->shape().dtype != "F64";
-    const bool roundedAgain = layout.flavor == ExportFlavor::Reconstructed && narrow && (plan.hasRanks() || source->config().factored);
+    const bool roundedAgain = layout.flavor == ExportFlavor::Reconstructed && narrow &&
+                              (std::any_of(layout.tensors.begin(), layout.tensors.end(), [](const OutputTensor& tensor) {
+                                  return tensor.origin == OutputTensor::Origin::Form && tensor.part == FormPart::Product;
+                              }));
     const bool exact = options.model.compute == ComputeType::Fp32 && !roundedAgain;
     const double logitLimit = exact          ? 2e-4 + 1e-5 * largestLogit
                               : roundedAgain ? std::numeric_limits<double>::infinity()
@@ -407,6 +413,7 @@ Result<VerifyReport> Verifier::run()
 
     ESPALIER_TRY(factorSource, factorSourceFor(plan, options.profiles, source->fingerprint()));
     ESPALIER_TRY(constantSource, constantSourceFor(plan, options.profiles, source->fingerprint()));
+    ESPALIER_CHECK_OK(addValuesFiles(plan, options.exported / kPlanFileName, profiles));
     const Status fits = checkFlavor(source->shape(), plan, *flavor);
     const bool unfuse = made.contains("unfuse") && made["unfuse"].is_boolean() && made["unfuse"].get<bool>();
     const std::int64_t shardSize = made.contains("shard_size") && made["shard_size"].is_number_integer()

@@ -15,8 +15,9 @@ namespace
 // Gradient of the input of y = W x + b.
 at::Tensor through(const Linear& linear, const at::Tensor& gradient)
 {
-    if (linear.weight.defined()) return at::mm(gradient, linear.weight.rowMajor());
-    return at::mm(at::mm(gradient, linear.u.rowMajor()), linear.v.rowMajor());
+    if (!linear.u.defined()) return at::mm(gradient, linear.weight.rowMajor());
+    const at::Tensor low = at::mm(at::mm(gradient, linear.u.rowMajor()), linear.v.rowMajor());
+    return linear.weight.defined() ? at::mm(gradient, linear.weight.rowMajor()) + low : low;
 }
 
 struct MlpPass {
@@ -83,31 +84,33 @@ at::Tensor mlpGradient(const GatedMlp& mlp, const at::Tensor& x, const at::Tenso
 }
 
 at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradient, const LayerWeights& weights, const PlannedLayer& plan,
-                       const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, const GradientObserver& observer)
+                       const std::vector<Linear>& forms, const MoeArithmetic& arithmetic, const GradientObserver& observer)
 {
     const RoutedBatch routed = routeBatch(x, weights, plan, arithmetic);
     at::Tensor in = at::zeros(x.sizes(), x.options().dtype(at::kFloat));
     at::Tensor products = at::zeros(routed.tokens.selected.sizes(), at::kDouble);
     auto* product = products.mutable_data_ptr<double>();
-    for (std::size_t column = 0; column < plan.columns.size(); ++column) {
-        const std::int64_t begin = routed.groups.offsets[column];
-        const std::int64_t count = routed.groups.offsets[column + 1] - begin;
+    for (std::size_t body = 0; body < plan.bodies.size(); ++body) {
+        const std::int64_t begin = routed.groups.offsets[body];
+        const std::int64_t count = routed.slotsOf(body);
         if (count == 0) continue;
-        const at::Tensor tokens = routed.groups.order.narrow(0, begin, count).to(x.device());
-        const at::Tensor w = routed.weights.narrow(0, begin, count).to(x.device()).unsqueeze(1);
+        const BodyTokens own = routed.tokensOf(body);
+        const at::Tensor tokens = own.tokens.to(x.device());
+        const at::Tensor w = own.weights.to(x.device()).unsqueeze(1);
         const at::Tensor above = gradient.index_select(0, tokens);
         const auto keep = [&](const at::Tensor& dots) {
             const at::Tensor host = dots.to(at::kCPU).contiguous();
             for (std::int64_t i = 0; i < count; ++i)
-                product[routed.groups.slots[static_cast<std::size_t>(begin + i)]] = host.const_data_ptr<double>()[i];
+                product[routed.groups.slots[static_cast<std::size_t>(begin + i)]] =
+                    host.const_data_ptr<double>()[own.rowOf.empty() ? i : own.rowOf[static_cast<std::size_t>(i)]];
         };
         // A constant passes nothing on to its input; the router still chooses between it and the others.
-        if (plan.isConstant(column)) {
-            keep((plan.constant(column).to(at::kDouble) * above.to(at::kDouble)).sum({1}));
+        if (plan.bodies[body].constant.defined()) {
+            keep((plan.bodies[body].constant.to(at::kDouble) * above.to(at::kDouble)).sum({1}));
             continue;
         }
         const at::Tensor expertIn = x.index_select(0, tokens);
-        const PlannedExpert expert = plannedExpert(weights, plan.columns[column], factors.empty() ? nullptr : &factors[3 * column]);
+        const PlannedExpert expert = plannedExpert(weights, plan.bodies[body].expert, forms.empty() ? nullptr : &forms[3 * body]);
         const GatedMlp& mlp = expert.mlp;
         const MlpPass pass = forward(mlp, expertIn);
         keep((mlp.down(pass.hidden).to(at::kDouble) * above.to(at::kDouble)).sum({1}));

@@ -30,7 +30,7 @@ at::Tensor mlpGradient(const GatedMlp& mlp, const at::Tensor& x, const at::Tenso
 
 // x [N,H] input of the MoE module, gradient [N,H] fp32 of its output -> gradient of x, fp32. Observer may be empty.
 at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradient, const LayerWeights& weights, const PlannedLayer& plan,
-                       const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, const GradientObserver& observer);
+                       const std::vector<Linear>& forms, const MoeArithmetic& arithmetic, const GradientObserver& observer);
 
 // x [B,T,H] normed input of the attention, gradient [B,T,H] of its output -> gradient of x, fp32.
 at::Tensor attentionGradient(Attention& attention, const at::Tensor& x, const at::Tensor& gradient, const LayerWeights& weights,

@@ -134,6 +134,7 @@ public:
         if (view.factored) {
             linear.u = matrix(view.u, bad);
             linear.v = matrix(view.v, bad);
+            if (view.biased) linear.bias = load(view.bias, bad);
         } else {
             linear.weight = matrix(view.dense, bad);
         }
@@ -148,7 +149,7 @@ public:
     {
         float block[2048];
         for (const LinearView& matrix : matrices)
-            for (const TensorView* view : {&matrix.dense, &matrix.u, &matrix.v}) {
+            for (const TensorView* view : {&matrix.dense, &matrix.u, &matrix.v, &matrix.bias}) {
                 const std::int64_t count = view->bytes.empty() ? 0 : elements(*view);
                 bool finite = true;
                 for (std::int64_t begin = 0; begin < count; begin += std::ssize(block))
@@ -389,7 +390,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     weights->experts.resize(static_cast<std::size_t>(layerConfig.experts));
     std::vector<ExpertViews> experts;
     for (int e = 0; e < layerConfig.experts; ++e) {
-        if (layerConfig.isConstant(e)) continue;
+        if (layerConfig.isConstant(e) || layerConfig.bodyOf(e) != e) continue;
         experts.push_back({e, checkpoint.expert(layer, e, Matrix::Gate), checkpoint.expert(layer, e, Matrix::Up),
                            checkpoint.expert(layer, e, Matrix::Down)});
         for (const LinearView* view : {&experts.back().gate, &experts.back().up, &experts.back().down})

@@ -25,17 +25,18 @@ struct LinearView;
 struct TensorView;
 class DeviceStaging;
 
-// y = W x + b, with W dense or W = U V.
+// y = W x + U (V x) + b: the sum of the terms that are there. W alone is a dense matrix, U V alone a factored one.
 struct Linear {
-    WeightMatrix weight;  // [out,in]; undefined when factored or absent
-    WeightMatrix u, v;    // [out,r], [r,in]
+    WeightMatrix weight;  // [out,in], or undefined
+    WeightMatrix u, v;    // [out,r], [r,in], or undefined
     at::Tensor bias;      // [out], or undefined
 
     bool defined() const { return weight.defined() || u.defined(); }
     at::Tensor operator()(const at::Tensor& x) const
     {
-        if (weight.defined()) return weight.product(x, bias);
-        return u.product(v.product(x), bias);
+        if (!u.defined()) return weight.product(x, bias);
+        const at::Tensor low = u.product(v.product(x), bias);
+        return weight.defined() ? weight.product(x) + low : low;
     }
 };
 

@@ -26,8 +26,8 @@ namespace
 
 // One expert's share of a batch.
 struct ExpertRows {
-    int expert = 0;
-    const Linear* factors = nullptr;
+    const PlannedBody* body = nullptr;
+    const Linear* forms = nullptr;
     at::Tensor tokens;      // [M] int64 rows of the batch, ascending
     at::Tensor weights;     // [M] fp32
     at::Tensor in, hidden;  // [M,H], [M,I]; kept for an observer only
@@ -45,7 +45,7 @@ void runExpert(const at::Tensor& x, const LayerWeights& weights, ExpertRows& row
     if (rows.constant) return;
     const std::int64_t count = rows.tokens.numel();
     const at::Tensor in = gatherPadded(x, rows.tokens);
-    const PlannedExpert expert = plannedExpert(weights, rows.expert, rows.factors);
+    const PlannedExpert expert = plannedExpert(weights, rows.body->expert, rows.forms);
     const at::Tensor hidden = expert.mlp.hidden(in);
     rows.out = expert.mlp.down(hidden).narrow(0, 0, count);
     if (!observed) return;
@@ -93,7 +93,7 @@ void runExperts(int layer, const at::Tensor& x, const LayerWeights& weights, std
         for (; first < last; ++first) {
             ExpertRows& rows = work[first];
             if (rows.constant) continue;
-            observer->expert(layer, rows.expert, rows.tokens, rows.in, rows.hidden, rows.out, rows.weights);
+            observer->expert(layer, rows.body->column, rows.tokens, rows.in, rows.hidden, rows.out, rows.weights);
             rows.in.reset();
             rows.hidden.reset();
         }
@@ -113,17 +113,18 @@ at::Tensor runPortably(int layer, const at::Tensor& x, const LayerWeights& weigh
             continue;
         }
         const at::Tensor in = x.index_select(0, tokens);
-        const PlannedExpert expert = plannedExpert(weights, rows.expert, rows.factors);
+        const PlannedExpert expert = plannedExpert(weights, rows.body->expert, rows.forms);
         const at::Tensor hidden = expert.mlp.hidden(in);
         const at::Tensor result = expert.mlp.down(hidden);
         out.index_add_(0, tokens, (result.to(at::kFloat) * weight).to(x.scalar_type()));
-        if (observer) observer->expert(layer, rows.expert, rows.tokens, onHost(in), onHost(hidden), onHost(result), rows.weights);
+        if (observer) observer->expert(layer, rows.body->column, rows.tokens, onHost(in), onHost(hidden), onHost(result), rows.weights);
     }
     return out;
 }
 
-// sum over the experts of a token, by ascending expert: weight * output.
-at::Tensor combined(const at::Tensor& x, const std::vector<ExpertRows>& work, int topK)
+// sum over the bodies of a token, by ascending expert: weight * output. `shared`: columns may lead to one body, and a token to fewer bodies
+// than columns.
+at::Tensor combined(const at::Tensor& x, const std::vector<ExpertRows>& work, int topK, bool shared)
 {
     at::Tensor out = at::empty_like(x);
     const std::int64_t tokens = x.size(0);
@@ -141,23 +142,29 @@ at::Tensor combined(const at::Tensor& x, const std::vector<ExpertRows>& work, in
             weight[place] = weights[i];
         }
     }
+    // Nothing times a row that is there.
+    for (std::size_t t = 0; shared && t < filled.size(); ++t)
+        for (int i = filled[t]; i < topK; ++i) {
+            row[t * static_cast<std::size_t>(topK) + static_cast<std::size_t>(i)] = row[t * static_cast<std::size_t>(topK)];
+            weight[t * static_cast<std::size_t>(topK) + static_cast<std::size_t>(i)] = 0;
+        }
     sumWeightedRows(row, weight, topK, out);
     return out;
 }
 
 }  // namespace
 
-PlannedExpert plannedExpert(const LayerWeights& weights, int expert, const Linear* factors)
+PlannedExpert plannedExpert(const LayerWeights& weights, int expert, const Linear* forms)
 {
-    if (factors && factors[0].defined() && factors[1].defined() && factors[2].defined())
-        return {.own = nullptr, .mlp = {.gate = factors[0], .up = factors[1], .down = factors[2]}};
+    if (forms && forms[0].defined() && forms[1].defined() && forms[2].defined())
+        return {.own = nullptr, .mlp = {.gate = forms[0], .up = forms[1], .down = forms[2]}};
     PlannedExpert planned;
     planned.own = weights.expert(expert);
     planned.mlp = *planned.own;
-    if (!factors) return planned;
-    if (factors[0].defined()) planned.mlp.gate = factors[0];
-    if (factors[1].defined()) planned.mlp.up = factors[1];
-    if (factors[2].defined()) planned.mlp.down = factors[2];
+    if (!forms) return planned;
+    if (forms[0].defined()) planned.mlp.gate = forms[0];
+    if (forms[1].defined()) planned.mlp.up = forms[1];
+    if (forms[2].defined()) planned.mlp.down = forms[2];
     return planned;
 }
 
@@ -167,17 +174,47 @@ at::Tensor RoutedBatch::selectedIds(const PlannedLayer& plan) const
     return plan.columnIndex.index_select(0, tokens.selected.view({-1})).view_as(tokens.selected);
 }
 
+BodyTokens RoutedBatch::tokensOf(std::size_t body) const
+{
+    const std::int64_t begin = groups.offsets[body];
+    const std::int64_t count = slotsOf(body);
+    BodyTokens result{groups.order.narrow(0, begin, count), weights.narrow(0, begin, count), {}};
+    // Slots are in the order of tokens, those of one token by weight.
+    const auto* token = result.tokens.const_data_ptr<std::int64_t>();
+    if (std::adjacent_find(token, token + count) == token + count) return result;
+    const auto* weight = result.weights.const_data_ptr<float>();
+    std::vector<std::int64_t> tokens;
+    std::vector<float> sums;
+    for (std::int64_t i = 0; i < count; ++i) {
+        if (tokens.empty() || tokens.back() != token[i]) {
+            tokens.push_back(token[i]);
+            sums.push_back(weight[i]);
+        } else {
+            sums.back() += weight[i];
+        }
+        result.rowOf.push_back(std::ssize(tokens) - 1);
+    }
+    result.tokens = at::tensor(tokens, at::kLong);
+    result.weights = at::tensor(sums, at::kFloat);
+    return result;
+}
+
 RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan, const MoeArithmetic& arithmetic)
 {
     RoutedBatch batch;
-    batch.rows = plan.allColumns ? weights.router : weights.router.index_select(0, plan.columnIndex.to(x.device()));
+    if (plan.routerRows.defined())
+        batch.rows = plan.routerRows;
+    else
+        batch.rows = plan.allColumns ? weights.router : weights.router.index_select(0, plan.columnIndex.to(x.device()));
     batch.logits = onHost((arithmetic.routerInFp32 ? at::linear(x.to(at::kFloat), batch.rows) : at::linear(x, batch.rows)).to(at::kFloat))
                        .contiguous();
     batch.bias =
         plan.allColumns || !weights.routerBias.defined() ? weights.routerBias : weights.routerBias.index_select(0, plan.columnIndex);
     batch.tokens =
         routeTokens(plan.router, batch.logits, batch.bias, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
-    batch.groups = groupTokens(batch.tokens.selected, static_cast<int>(plan.columns.size()));
+    const at::Tensor& selected = batch.tokens.selected;
+    batch.groups = groupTokens(plan.bodyIndex.defined() ? plan.bodyIndex.index_select(0, selected.view({-1})).view_as(selected) : selected,
+                               static_cast<int>(plan.bodies.size()));
     batch.weights = at::empty({std::ssize(batch.groups.slots)}, at::kFloat);
     const float* bySlot = batch.tokens.weights.const_data_ptr<float>();
     float* out = batch.weights.mutable_data_ptr<float>();
@@ -187,23 +224,22 @@ RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const P
 }
 
 at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan,
-                      const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, LayerObserver* observer)
+                      const std::vector<Linear>& forms, const MoeArithmetic& arithmetic, LayerObserver* observer)
 {
     const RoutedBatch routed = routeBatch(x, weights, plan, arithmetic);
     std::vector<ExpertRows> work;
-    for (std::size_t column = 0; column < plan.columns.size(); ++column) {
-        const std::int64_t begin = routed.groups.offsets[column];
-        const std::int64_t count = routed.groups.offsets[column + 1] - begin;
-        if (count == 0) continue;
+    for (std::size_t body = 0; body < plan.bodies.size(); ++body) {
+        if (routed.slotsOf(body) == 0) continue;
         ExpertRows rows;
-        rows.expert = plan.columns[column];
-        if (plan.isConstant(column)) {
+        rows.body = &plan.bodies[body];
+        if (rows.body->constant.defined()) {
             rows.constant = true;
-            rows.out = plan.constant(column);
+            rows.out = rows.body->constant;
         }
-        rows.tokens = routed.groups.order.narrow(0, begin, count);
-        rows.weights = routed.weights.narrow(0, begin, count);
-        rows.factors = factors.empty() ? nullptr : &factors[3 * column];
+        BodyTokens own = routed.tokensOf(body);
+        rows.tokens = std::move(own.tokens);
+        rows.weights = std::move(own.weights);
+        rows.forms = forms.empty() ? nullptr : &forms[3 * body];
         work.push_back(std::move(rows));
     }
     at::Tensor sum;
@@ -211,7 +247,7 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
         sum = runPortably(layer, x, weights, work, observer);
     } else {
         runExperts(layer, x, weights, work, observer);
-        sum = combined(x, work, plan.router.topK);
+        sum = combined(x, work, plan.router.topK, plan.bodyIndex.defined());
     }
     at::Tensor out = sum;
 

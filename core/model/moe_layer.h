@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "model/form_request.h"
 #include "model/layer_weights.h"
 #include "model/moe_model_torch.h"
 #include "model/router.h"
@@ -13,26 +14,34 @@
 namespace espalier
 {
 
+// What computes behind one or more columns of the router.
+struct PlannedBody {
+    int column = 0;          // original id of the first expert that leads here: what observers know it by
+    int expert = 0;          // whose weights stand where the plan leaves a matrix as it is
+    at::Tensor constant;     // [1,H] in the compute type, where the model computes; undefined where an expert computes
+    bool ownWeights = true;  // some matrix is made of the checkpoint's
+};
+
 // One layer of a prepared plan.
 struct PlannedLayer {
     bool runsAttention = true;
     bool runsExperts = true;
     bool allColumns = true;
-    std::vector<int> columns;       // original ids of the experts whose router rows stay, ascending; all of them when allColumns
-    at::Tensor columnIndex;         // the same, [n] int64
-    std::vector<RankTriple> ranks;  // per column; empty = all dense
-    std::vector<int> constantOf;    // per column: row of `constants`, -1 where an expert computes; empty = no constants
-    at::Tensor constants;           // [c,H] in the compute type, where the model computes
-    RouterShape router;             // with the plan's top_k
-
-    bool isConstant(std::size_t column) const { return !constantOf.empty() && constantOf[column] >= 0; }
-    at::Tensor constant(std::size_t column) const { return constants.narrow(0, constantOf[column], 1); }  // [1,H]
+    std::vector<int> columns;           // original ids of the experts whose router rows stay, ascending; all of them when allColumns
+    at::Tensor columnIndex;             // the same, [n] int64
+    std::vector<PlannedBody> bodies;    // in the order in which columns first lead to them
+    at::Tensor bodyIndex;               // [n] int64: of every column; undefined where column i leads to body i
+    std::vector<FormRequest> requests;  // matrices that are not as the checkpoint has them; forms lie in the plan
+    std::vector<std::size_t> places;    // of each request: 3 * body + matrix
+    at::Tensor routerRows;              // [n,H] stored rows, where the model computes; undefined: the checkpoint's
+    RouterShape router;                 // with the plan's top_k
 };
 
 struct PreparedPlan::Data {
     CompressionPlan plan;
     std::vector<PlannedLayer> layers;
     std::shared_ptr<const FactorSource> factors;  // null: plain
+    FactorSources given;                          // values files are among them
 };
 
 struct MoeArithmetic {
@@ -41,12 +50,19 @@ struct MoeArithmetic {
     bool weightsRounded = false;  // Qwen2/3-MoE, OLMoE: routing weights are rounded to the compute type
 };
 
-// The expert as it runs under the plan: its own weights, or factors (gate, up, down; may be null) in place of some of them.
+// A body as it runs under the plan: the expert's own weights, or forms (gate, up, down; may be null) in place of some of them.
 struct PlannedExpert {
-    std::shared_ptr<const GatedMlp> own;  // keeps them there; null where factors stand for all
+    std::shared_ptr<const GatedMlp> own;  // keeps them there; null where forms stand for all
     GatedMlp mlp;
 };
-PlannedExpert plannedExpert(const LayerWeights& weights, int expert, const Linear* factors);
+PlannedExpert plannedExpert(const LayerWeights& weights, int expert, const Linear* forms);
+
+// The tokens of one body, each once, ascending.
+struct BodyTokens {
+    at::Tensor tokens;                // [M] int64 rows of the batch
+    at::Tensor weights;               // [M] fp32: summed up over the columns through which a token gets here, largest weight first
+    std::vector<std::int64_t> rowOf;  // of each slot of the body in `groups`; empty: slot i is row i
+};
 
 // What the router does with the tokens of a batch under a plan. Routing itself runs on the host, wherever x lies.
 struct RoutedBatch {
@@ -54,17 +70,19 @@ struct RoutedBatch {
     at::Tensor logits;  // [N,n] fp32, host
     at::Tensor bias;    // [n] fp32, host; or undefined
     RoutedTokens tokens;
-    TokenGroups groups;
+    TokenGroups groups;  // by body
     at::Tensor weights;  // [N*k] fp32, host: of groups.order
 
+    std::int64_t slotsOf(std::size_t body) const { return groups.offsets[body + 1] - groups.offsets[body]; }
+    BodyTokens tokensOf(std::size_t body) const;
     // Original ids of the selected experts, [N,k].
     at::Tensor selectedIds(const PlannedLayer& plan) const;
 };
 RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan, const MoeArithmetic& arithmetic);
 
-// x [N,H] normed -> [N,H]. `factors`: per column and matrix (3 * n, gate, up, down) the factored form, undefined where dense;
-// empty when the plan sets no rank in this layer. The result lies on the device of x; what an observer sees lies on the host.
+// x [N,H] normed -> [N,H]. `forms`: per body and matrix (3 * n, gate, up, down) what the plan makes of it, undefined where it is as the
+// checkpoint has it; empty when all are. The result lies on the device of x; what an observer sees lies on the host.
 at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan,
-                      const std::vector<Linear>& factors, const MoeArithmetic& arithmetic, LayerObserver* observer);
+                      const std::vector<Linear>& forms, const MoeArithmetic& arithmetic, LayerObserver* observer);
 
 }  // namespace espalier

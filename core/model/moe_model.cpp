@@ -2,7 +2,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "model/attention.h"
-#include "model/factor_store.h"
+#include "model/form_store.h"
 #include "model/layer_gradient.h"
 #include "model/moe_layer.h"
 #include "model/norm.h"
@@ -117,7 +117,7 @@ struct MoeModel::Impl {
     bool streams = false;
     std::vector<std::string> warnings;
     std::unique_ptr<WeightStore> store;
-    std::unique_ptr<FactorStore> factors;
+    std::unique_ptr<FormStore> forms;
     FactorSources sources;
     std::unique_ptr<Attention> attention;
     // Of the layer that runs: expertOutput inside an observer must not wait for the store.
@@ -125,6 +125,7 @@ struct MoeModel::Impl {
     std::shared_ptr<const LayerWeights> current;
 
     const ModelShape& shape() const { return checkpoint->shape(); }
+    int storedUnder(int layer, int expert) const { return shape().layers[static_cast<std::size_t>(layer)].sourceBodyOf(expert); }
     // Where the model computes. The way back waits for everything that was asked of a device: its weights may be dropped after that.
     at::Tensor placed(const at::Tensor& x) const { return x.to(placement.device); }
     Result<at::Tensor> normed(const at::Tensor& hidden);  // final norm, result where the model computes
@@ -135,6 +136,9 @@ struct MoeModel::Impl {
     }
     Result<std::shared_ptr<const LayerWeights>> begin(int layer, const PreparedPlan& plan, int step, std::vector<Linear>& planned);
     Result<PlannedLayer> planned(int layer, const LayerPlan& plan, const FactorSource* constants) const;
+    Status planBodies(int layer, const LayerPlan& plan, const FactorSource* constants, PlannedLayer& planned) const;
+    Result<at::Tensor> constantOf(int layer, int expert, const ConstantBody& body, const FactorSource* constants) const;
+    Result<at::Tensor> routerRows(int layer, const ValuesId& id, const at::Tensor& columns) const;
     Result<at::Tensor> attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer);
     Result<at::Tensor> feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer);
 };
@@ -191,7 +195,7 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     const std::int64_t factorBudget = std::max(std::min(residence.spare / 4, 4 * shape.bytes()), kFactors);
     impl->store = std::make_unique<WeightStore>(impl->checkpoint, impl->compute, impl->placement, static_cast<int>(shape.layers.size()),
                                                 residence.holding, impl->options.threads);
-    impl->factors = std::make_unique<FactorStore>(impl->checkpoint, impl->compute, impl->placement, factorBudget);
+    impl->forms = std::make_unique<FormStore>(impl->checkpoint, impl->compute, impl->placement, factorBudget);
     impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute, impl->placement.device);
     return std::unique_ptr<MoeModel>(new MoeModel(std::move(impl)));
 }
@@ -211,7 +215,7 @@ std::string MoeModel::numericMode() const { return m_impl->compute == at::kFloat
 
 int MoeModel::layerCount() const { return static_cast<int>(shape().layers.size()); }
 
-std::int64_t MoeModel::residentBytes() const { return m_impl->store->bytes() + m_impl->factors->bytes(); }
+std::int64_t MoeModel::residentBytes() const { return m_impl->store->bytes() + m_impl->forms->bytes(); }
 
 bool MoeModel::streamsWeights() const { return m_impl->streams; }
 
@@ -223,7 +227,7 @@ void MoeModel::releaseWeights()
 {
     m_impl->current.reset();
     m_impl->store->release();
-    m_impl->factors->release();
+    m_impl->forms->release();
 }
 
 void MoeModel::setFactorSources(FactorSources sources) { m_impl->sources = std::move(sources); }
@@ -233,7 +237,7 @@ const FactorSources& MoeModel::factorSources() const { return m_impl->sources; }
 namespace
 {
 
-// What can be said and not yet run: merged experts and layers, channels, bands, bits, stored values. Refused by name.
+// What can be said and not yet run: merged layers, linears beside the experts, skip rules, channels. Refused by name.
 Status checkRuns(const CompressionPlan& plan)
 {
     const auto refuse = [](int layer, std::string_view what) {
@@ -242,28 +246,94 @@ Status checkRuns(const CompressionPlan& plan)
                            "Use a newer Espalier, or take it out of the plan.");
     };
     for (int l = 0; l < plan.layerCount(); ++l) {
+        if (plan.layer(l).isPlain()) continue;
         const LayerPlan::Content& content = plan.layer(l).content();
         if (content.mergedFrom) return refuse(l, "a merged layer");
         if (!content.linears.empty()) return refuse(l, content.linears.front().first);
         if (content.skip) return refuse(l, "a skip rule");
-        if (!content.router.empty()) return refuse(l, "router rows of its own");
-        for (const RouterColumn& column : content.columns) {
-            const Body& body = content.bodies[static_cast<std::size_t>(column.body)];
-            if (const auto* constant = std::get_if<ConstantBody>(&body)) {
-                if (!constant->values.empty()) return refuse(l, "stored constants");
-                continue;
-            }
-            const auto& expert = std::get<ExpertBody>(body);
-            if (expert.sources != ExpertSet{column.expert}) return refuse(l, "merged experts");
-            if (!expert.channels.empty()) return refuse(l, "channels of experts");
-            for (const MatrixForm& form : expert.matrices)
-                if (!form.isPlain()) return refuse(l, form.storage.bits > 0 ? "quantised weights" : rulesOf(form).title);
-        }
+        for (const Body& body : content.bodies)
+            if (const auto* expert = std::get_if<ExpertBody>(&body))
+                for (const MatrixForm& form : expert->matrices)
+                    if (const std::string what = formRefusal(*expert, form); !what.empty()) return refuse(l, what);
     }
     return {};
 }
 
+bool isUntouched(const ExpertBody& expert)
+{
+    return expert.channels.empty() &&
+           std::all_of(expert.matrices.begin(), expert.matrices.end(), [](const MatrixForm& form) { return form.isSource(); });
+}
+
 }  // namespace
+
+// As an export stores it: rounded to the dtype of the checkpoint's experts. [1,H]
+Result<at::Tensor> MoeModel::Impl::constantOf(int layer, int expert, const ConstantBody& body, const FactorSource* constants) const
+{
+    const auto stored = checkpoint->expertConstant(layer, expert);
+    const at::ScalarType rounded = stored ? storedType(*stored) : storedType(checkpoint->expert(layer, expert, Matrix::Down));
+    at::Tensor row;
+    if (body.values.empty()) {
+        ESPALIER_TRY(const std::vector<float> values, constants->constant(layer, expert, body.kind));
+        row = at::tensor(values, at::kFloat);
+    } else {
+        const BuildContext context{*checkpoint, nullptr, sources};
+        ESPALIER_TRY(row, storedNumbers(context, body.values, constantValueName(layer, expert), {shape().hiddenSize}));
+    }
+    return placed(row.to(rounded).to(compute).unsqueeze(0));
+}
+
+Result<at::Tensor> MoeModel::Impl::routerRows(int layer, const ValuesId& id, const at::Tensor& columns) const
+{
+    const TensorView own = checkpoint->router(layer);
+    const BuildContext context{*checkpoint, nullptr, sources};
+    ESPALIER_TRY(const at::Tensor rows, storedNumbers(context, id, routerValueName(layer), own.shape));
+    const at::ScalarType type = arithmetic.routerInFp32 ? at::kFloat : compute;
+    return placed(rows.to(storedType(own)).to(type).index_select(0, columns));
+}
+
+// Columns of an expert that the checkpoint itself merged lead to one body as well, unless the plan makes something else of one of them.
+Status MoeModel::Impl::planBodies(int index, const LayerPlan& plan, const FactorSource* constants, PlannedLayer& planned) const
+{
+    const LayerShape& layerShape = shape().layers[static_cast<std::size_t>(index)];
+    const LayerPlan::Content& content = plan.content();
+    std::vector<int> numberOf(content.bodies.size(), -1);
+    std::vector<int> numberOfSource(layerShape.sourceBodies.size(), -1);
+    std::vector<std::int64_t> leadsTo;
+    bool own = true;
+    for (const RouterColumn& column : content.columns) {
+        const Body& body = content.bodies[static_cast<std::size_t>(column.body)];
+        const auto* expert = std::get_if<ExpertBody>(&body);
+        int* number = &numberOf[static_cast<std::size_t>(column.body)];
+        const int source = expert ? layerShape.sourceBodyOf(expert->sources.front()) : column.expert;
+        if (expert && !layerShape.sourceBodies.empty() && isUntouched(*expert)) number = &numberOfSource[static_cast<std::size_t>(source)];
+        if (*number < 0) {
+            *number = static_cast<int>(planned.bodies.size());
+            PlannedBody next{.column = column.expert, .expert = source, .constant = {}, .ownWeights = true};
+            if (!expert) {
+                ESPALIER_TRY(next.constant, constantOf(index, column.expert, std::get<ConstantBody>(body), constants));
+            } else if (const auto stored = checkpoint->expertConstant(index, source)) {
+                ESPALIER_TRY(const at::Tensor row, loadVector(*stored));
+                next.constant = placed(row.to(compute).unsqueeze(0));
+            } else {
+                next.ownWeights = false;
+                for (int matrix = 0; matrix < 3; ++matrix) {
+                    const MatrixForm& form = expert->matrices[static_cast<std::size_t>(matrix)];
+                    next.ownWeights = next.ownWeights || form.values.empty();
+                    if (form.isSource()) continue;
+                    // Stored numbers are named by the plan's source, whatever the checkpoint keeps them under.
+                    planned.requests.push_back({expert->sources.front(), matrix, &form});
+                    planned.places.push_back(3 * planned.bodies.size() + static_cast<std::size_t>(matrix));
+                }
+            }
+            planned.bodies.push_back(std::move(next));
+        }
+        own = own && *number == static_cast<int>(leadsTo.size());
+        leadsTo.push_back(*number);
+    }
+    if (!own) planned.bodyIndex = at::tensor(leadsTo, at::kLong);
+    return {};
+}
 
 Result<PlannedLayer> MoeModel::Impl::planned(int index, const LayerPlan& plan, const FactorSource* constants) const
 {
@@ -278,28 +348,10 @@ Result<PlannedLayer> MoeModel::Impl::planned(int index, const LayerPlan& plan, c
     layer.allColumns = static_cast<int>(layer.columns.size()) == layerShape.experts;
     layer.columnIndex = at::empty({std::ssize(layer.columns)}, at::kLong);
     std::copy(layer.columns.begin(), layer.columns.end(), layer.columnIndex.mutable_data_ptr<std::int64_t>());
-    if (!plan.ranks().empty())
-        for (const int expert : layer.columns)
-            layer.ranks.push_back(plan.ranksOf(expert));
-    std::vector<at::Tensor> rows;
-    for (const int expert : layer.columns) {
-        const auto* body = std::get_if<ConstantBody>(plan.bodyOf(expert));
-        const auto stored = checkpoint->expertConstant(index, expert);
-        layer.constantOf.push_back(body || stored ? static_cast<int>(rows.size()) : -1);
-        if (body) {
-            ESPALIER_TRY(const std::vector<float> values, constants->constant(index, expert, body->kind));
-            // As an export stores it: rounded to the dtype of the checkpoint's experts.
-            const at::ScalarType rounded = stored ? storedType(*stored) : storedType(checkpoint->expert(index, expert, Matrix::Down));
-            rows.push_back(at::tensor(values, at::kFloat).to(rounded).to(compute).unsqueeze(0));
-        } else if (stored) {
-            ESPALIER_TRY(const at::Tensor row, loadVector(*stored));
-            rows.push_back(row.to(compute).unsqueeze(0));
-        }
+    ESPALIER_CHECK_OK(planBodies(index, plan, constants, layer));
+    if (const ValuesId& id = plan.content().router; !id.empty()) {
+        ESPALIER_TRY(layer.routerRows, routerRows(index, id, layer.columnIndex));
     }
-    if (rows.empty())
-        layer.constantOf.clear();
-    else
-        layer.constants = placed(at::cat(rows, 0));
     return layer;
 }
 
@@ -314,9 +366,12 @@ Result<PreparedPlan> MoeModel::prepare(const CompressionPlan& plan) const
     ESPALIER_TRY(data->factors, factorSourceFor(plan, m_impl->sources, m_impl->checkpoint->fingerprint()));
     ESPALIER_TRY(const auto constants, constantSourceFor(plan, m_impl->sources, m_impl->checkpoint->fingerprint()));
     data->plan = plan;
+    data->given = m_impl->sources;
+    for (const ValuesId& id : valuesOf(plan))
+        if (auto found = storedValuesFor(id, data->given); !found.ok()) return found.error();
     for (int l = 0; l < layerCount(); ++l) {
         ESPALIER_CHECK_OK(checkLayerPlan(m_impl->shape(), l, plan.layer(l)));
-        ESPALIER_TRY(PlannedLayer layer, m_impl->planned(l, plan.layer(l), constants.get()));
+        ESPALIER_TRY(PlannedLayer layer, m_impl->planned(l, data->plan.layer(l), constants.get()));
         data->layers.push_back(std::move(layer));
     }
     return PreparedPlan(std::move(data));
@@ -349,7 +404,7 @@ Result<at::Tensor> MoeModel::embed(const at::Tensor& ids)
     return embedded.view(sizes);
 }
 
-// The weights of the layer that is to run, checked, and the factors that the plan sets in it.
+// The weights of the layer that is to run, checked, and the matrices that the plan makes something else of.
 Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, const PreparedPlan& plan, int step,
                                                                   std::vector<Linear>& planned)
 {
@@ -359,27 +414,20 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
     if (moe) {
-        if (!weights->routerNonFinite.empty() &&
+        if (!weights->routerNonFinite.empty() && !planLayer.routerRows.defined() &&
             !allFinite(weights->router.index_select(0, planLayer.columnIndex.to(weights->router.device()))))
             return notFiniteWeight(weights->routerNonFinite);
-        for (std::size_t column = 0; column < planLayer.columns.size(); ++column)
-            if (const auto& name = weights->experts[static_cast<std::size_t>(planLayer.columns[column])].nonFinite;
-                !name.empty() && !planLayer.isConstant(column))
+        for (const PlannedBody& body : planLayer.bodies)
+            if (const auto& name = weights->experts[static_cast<std::size_t>(body.expert)].nonFinite;
+                !name.empty() && !body.constant.defined() && body.ownWeights)
                 return notFiniteWeight(name);
     }
 
-    if (!planLayer.ranks.empty()) {
-        std::vector<FactorRequest> requests;
-        for (std::size_t i = 0; i < planLayer.columns.size(); ++i)
-            for (int matrix = 0; matrix < 3; ++matrix)
-                if (const int rank = planLayer.ranks[i][static_cast<std::size_t>(matrix)]; rank > 0)
-                    requests.push_back({planLayer.columns[i], matrix, rank});
-        ESPALIER_TRY(const auto computed, this->factors->factors(layer, plan.data().factors, requests));
-        planned.resize(3 * planLayer.columns.size());
-        std::size_t next = 0;
-        for (std::size_t i = 0; i < planLayer.columns.size(); ++i)
-            for (std::size_t matrix = 0; matrix < 3; ++matrix)
-                if (planLayer.ranks[i][matrix] > 0) planned[3 * i + matrix] = computed[next++];
+    if (!planLayer.requests.empty()) {
+        ESPALIER_TRY(const auto built, forms->linears(layer, plan.data().factors.get(), plan.data().given, planLayer.requests));
+        planned.resize(3 * planLayer.bodies.size());
+        for (std::size_t i = 0; i < built.size(); ++i)
+            planned[planLayer.places[i]] = built[i];
     }
 
     currentLayer = layer;
@@ -612,7 +660,7 @@ Result<at::Tensor> MoeModel::expertOutput(int layer, int expert, const at::Tenso
         return values.to(m_impl->compute).expand({x.size(0), values.size(0)}).contiguous();
     }
     const PortableScope scope(m_impl->placement.portable);
-    const auto mlp = weights->expert(expert);
+    const auto mlp = weights->expert(m_impl->storedUnder(layer, expert));
     return (*mlp)(padded(m_impl->placed(x))).narrow(0, 0, x.size(0)).to(at::kCPU);
 }
 
@@ -627,7 +675,7 @@ Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at
                            fmt::format("Expert {} of layer {} is a constant in this checkpoint and has no activations.", expert, layer),
                            "Leave out what looks at activations of experts, or profile the original.");
     const PortableScope scope(m_impl->placement.portable);
-    const auto mlp = weights->expert(expert);
+    const auto mlp = weights->expert(m_impl->storedUnder(layer, expert));
     const at::Tensor in = padded(m_impl->placed(x));
     return at::cat({mlp->gate(in), mlp->up(in)}, 1).narrow(0, 0, x.size(0)).to(at::kCPU);
 }

@@ -5,7 +5,7 @@
 // budget reaches. Results are the same bits either way.
 //
 // What a plan does here is what the exporter writes: a pruned expert's router row does not exist (selection and normalisation run
-// over the kept rows), and a factored matrix runs as two products with the factors of model/factor_store.h, rounded to the stored
+// over the kept rows), and a matrix in another form runs as the products that model/form_builder.h makes of it, rounded to the stored
 // dtype of the checkpoint.
 //
 // This header needs no ATen: at::Tensor is only named. Include model/moe_model_torch.h to call the functions that take or return
@@ -104,13 +104,15 @@ public:
     // What the memory budget means for this model where that is worth saying: a layer that does not fit, a budget that cannot be kept.
     const std::vector<std::string>& warnings() const;
 
-    // Profiles that plans with whitened factors may name; replaces earlier ones. Plans prepared before keep theirs.
+    // Profiles that plans with whitened factors may name, and values files that hold stored numbers; replaces earlier ones. Plans prepared
+    // before keep theirs.
     void setFactorSources(FactorSources sources);
     const FactorSources& factorSources() const;
 
     // Checks the plan against the model by plan_rules. Constants are read here; factors are computed when a layer first needs them (plain
     // SVD, or from the basis in the profile the plan names), and kept within the budget. Errors: plan.* of an invalid plan,
-    // plan.form_not_run (Unsupported: a form that cannot be run here yet, by name), those of factorSourceFor and constantSourceFor.
+    // plan.form_not_run (Unsupported: a form that cannot be run here yet, by name), those of factorSourceFor and constantSourceFor,
+    // plan.values_missing and plan.values_damaged of stored numbers.
     Result<PreparedPlan> prepare(const CompressionPlan& plan) const;
     PreparedPlan identity() const;
 

@@ -29,6 +29,7 @@ public:
     std::int64_t rows() const { return m_rows; }
     std::int64_t columns() const { return m_columns; }
     std::int64_t bytes() const;
+    bool sharesMemoryWith(const WeightMatrix& other) const { return m_matrix.is_same(other.m_matrix); }
 
     // x [..,in] -> x W' + bias [..,out]; bias may be undefined.
     at::Tensor product(const at::Tensor& x, const at::Tensor& bias = {}) const;

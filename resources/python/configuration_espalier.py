@@ -13,7 +13,9 @@ Loaded by transformers through `auto_map` (trust_remote_code=True). config.json 
 
 * `model_type`: "espalier_<base>"
 * `num_experts_per_layer`: routed experts of every layer, 0 in a dense one
-* `espalier`: {"version", "base_model_type", "kept_experts", "ranks"}; `ranks[layer][expert]` = [gate, up, down], 0 = not factored
+* `espalier`: {"version", "base_model_type", "kept_experts", "ranks"}; `ranks[layer][expert]` = [gate, up, down], 0 = not factored.
+  Version 2 adds, each with one list per layer: `constants`, experts that are one vector; `bodies[layer][expert]`, the expert whose weights
+  it uses (an empty list: each its own); `biases`, pairs [expert, matrix] of factors with a bias
 """
 
 try:
@@ -79,7 +81,7 @@ class EspalierConfig(PreTrainedConfig):
         version = espalier.get("version")
         if version not in SUPPORTED_VERSIONS:
             raise ValueError(f"This export has format version {version!r}; this file reads versions {SUPPORTED_VERSIONS}.")
-        unknown = set(espalier) - {"version", "base_model_type", "kept_experts", "ranks", "constants"}
+        unknown = set(espalier) - {"version", "base_model_type", "kept_experts", "ranks", "constants", "bodies", "biases"}
         if unknown:
             raise ValueError(f"This export holds {sorted(unknown)}, which this file does not know.")
         base = espalier.get("base_model_type")
@@ -93,6 +95,13 @@ class EspalierConfig(PreTrainedConfig):
         ranks = espalier.get("ranks")
         if ranks is not None and [len(rows) for rows in ranks] not in (list(num_experts_per_layer), [0] * layers):
             raise ValueError("`espalier.ranks` does not match `num_experts_per_layer`.")
+
+        for key in ("constants", "bodies", "biases"):
+            if espalier.get(key) is not None and len(espalier[key]) != layers:
+                raise ValueError(f"`espalier.{key}` must list all {layers} layers.")
+        for experts, owners in zip(num_experts_per_layer, espalier.get("bodies") or []):
+            if owners and (len(owners) != experts or any(not 0 <= o <= e or owners[o] != o for e, o in enumerate(owners))):
+                raise ValueError("`espalier.bodies` leads an expert to one that has no weights of its own.")
 
         windows = attention_windows(kwargs, base)
         rope = rope_parameters(kwargs)

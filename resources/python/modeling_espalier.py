@@ -7,7 +7,7 @@
 #
 # Why not the licence of Espalier itself: see configuration_espalier.py.
 """Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE and DeepSeek-V2 with any number of experts per layer, factored expert
-matrices, and constants in place of experts.
+matrices, constants in place of experts, and experts that share their weights.
 
 Self-contained: of transformers only the base classes, the caches and `generate` are used, so that it does not depend on how a release
 of transformers stores experts. Parameter names are those of the files. Orders and number types follow the eager code of transformers 5:
@@ -40,23 +40,47 @@ class EspalierRMSNorm(nn.Module):
 
 
 class EspalierFactoredLinear(nn.Module):
-    """y = U (V x), U [out, rank], V [rank, in]: a linear map without bias in two steps."""
+    """y = U (V x) + b, U [out, rank], V [rank, in], b [out] or nothing: a linear map in two steps."""
 
-    def __init__(self, inputs, outputs, rank):
+    def __init__(self, inputs, outputs, rank, bias=False):
         super().__init__()
         self.in_features, self.out_features, self.rank = inputs, outputs, rank
         self.U = nn.Parameter(torch.empty(outputs, rank))
         self.V = nn.Parameter(torch.empty(rank, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x):
-        return F.linear(F.linear(x, self.V), self.U)
+        return F.linear(F.linear(x, self.V), self.U, self.bias)
 
     def extra_repr(self):
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
 
 
-def make_linear(inputs, outputs, rank):
-    return EspalierFactoredLinear(inputs, outputs, rank) if rank else nn.Linear(inputs, outputs, bias=False)
+def make_linear(inputs, outputs, form):
+    """form: {"rank": 0 = a whole matrix, "bias": of factors}."""
+    if form["rank"]:
+        return EspalierFactoredLinear(inputs, outputs, form["rank"], form["bias"])
+    return nn.Linear(inputs, outputs, bias=False)
+
+
+def layer_bodies(config, layer):
+    """What stands behind each expert number of a layer: {"owner", "constant", "forms": of gate, up, down}."""
+    told = config.espalier
+
+    def of(key):
+        return (told.get(key) or [[]] * config.num_hidden_layers)[layer]
+
+    experts = config.num_experts_per_layer[layer]
+    ranks, owners = of("ranks") or [[0, 0, 0]] * experts, of("bodies") or list(range(experts))
+    constants, biases = set(of("constants")), {tuple(pair) for pair in of("biases")}
+    return [
+        {
+            "owner": owners[expert],
+            "constant": expert in constants,
+            "forms": [{"rank": ranks[expert][m], "bias": (expert, m) in biases} for m in range(3)],
+        }
+        for expert in range(experts)
+    ]
 
 
 class EspalierMLP(nn.Module):
@@ -73,11 +97,11 @@ class EspalierMLP(nn.Module):
 
 
 class EspalierExpert(nn.Module):
-    def __init__(self, config, width, ranks):
+    def __init__(self, config, width, forms):
         super().__init__()
-        self.gate_proj = make_linear(config.hidden_size, width, ranks[0])
-        self.up_proj = make_linear(config.hidden_size, width, ranks[1])
-        self.down_proj = make_linear(width, config.hidden_size, ranks[2])
+        self.gate_proj = make_linear(config.hidden_size, width, forms[0])
+        self.up_proj = make_linear(config.hidden_size, width, forms[1])
+        self.down_proj = make_linear(width, config.hidden_size, forms[2])
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x):
@@ -96,15 +120,24 @@ class EspalierConstant(nn.Module):
 
 
 class EspalierMixtralExpert(nn.Module):
-    def __init__(self, config, width, ranks):
+    def __init__(self, config, width, forms):
         super().__init__()
-        self.w1 = make_linear(config.hidden_size, width, ranks[0])  # gate
-        self.w3 = make_linear(config.hidden_size, width, ranks[1])  # up
-        self.w2 = make_linear(width, config.hidden_size, ranks[2])  # down
+        self.w1 = make_linear(config.hidden_size, width, forms[0])  # gate
+        self.w3 = make_linear(config.hidden_size, width, forms[1])  # up
+        self.w2 = make_linear(width, config.hidden_size, forms[2])  # down
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x):
         return self.w2(self.act_fn(self.w1(x)) * self.w3(x))
+
+
+def make_body(config, body):
+    if body["constant"]:
+        return EspalierConstant(config)
+    base = config.base_model_type
+    if base == "mixtral":
+        return EspalierMixtralExpert(config, config.intermediate_size, body["forms"])
+    return EspalierExpert(config, config.intermediate_size if base == "olmoe" else config.moe_intermediate_size, body["forms"])
 
 
 # ------------------------------------------------------------------------------------------------------------- position encoding
@@ -382,16 +415,13 @@ class EspalierMoe(nn.Module):
         super().__init__()
         base = config.base_model_type
         experts = config.num_experts_per_layer[layer]
-        ranks = (config.espalier.get("ranks") or [[]] * config.num_hidden_layers)[layer] or [[0, 0, 0]] * experts
         self.gate = EspalierRouter(config, experts, config.top_k_per_layer[layer])
-        if base == "mixtral":
-            width, kind = config.intermediate_size, EspalierMixtralExpert
-        else:
-            width, kind = (config.intermediate_size if base == "olmoe" else config.moe_intermediate_size), EspalierExpert
-        constants = set((config.espalier.get("constants") or [[]] * config.num_hidden_layers)[layer])
-        self.experts = nn.ModuleList(
-            [EspalierConstant(config) if expert in constants else kind(config, width, ranks[expert]) for expert in range(experts)]
+        bodies = layer_bodies(config, layer)
+        # By number of the expert under which the weights lie in the files.
+        self.experts = nn.ModuleDict(
+            {str(expert): make_body(config, body) for expert, body in enumerate(bodies) if body["owner"] == expert}
         )
+        self.owners = [body["owner"] for body in bodies] if len(self.experts) < experts else None
         self.shared = None
         if base == "qwen2_moe":
             self.shared = "gated"
@@ -404,10 +434,18 @@ class EspalierMoe(nn.Module):
     def forward(self, hidden):
         x = hidden.reshape(-1, hidden.shape[-1])
         weights, ids = self.gate(x)
+        if self.owners is not None:
+            ids = torch.tensor(self.owners, device=ids.device)[ids]
         output = torch.zeros_like(x)
         for expert in ids.unique().tolist():  # ascending
-            token, slot = torch.where(ids == expert)
-            part = self.experts[expert](x[token]) * weights[token, slot, None]
+            chosen = ids == expert
+            if self.owners is None:
+                token, slot = torch.where(chosen)
+                weight = weights[token, slot, None]
+            else:  # a token that gets there by several numbers is computed once
+                token = torch.where(chosen.any(dim=-1))[0]
+                weight = (weights * chosen).sum(dim=-1, keepdim=True)[token]
+            part = self.experts[str(expert)](x[token]) * weight
             output.index_add_(0, token, part.to(output.dtype))
         if self.shared == "gated":
             output = output + torch.sigmoid(self.shared_expert_gate(x)) * self.shared_expert(x)
@@ -462,6 +500,8 @@ class EspalierPreTrainedModel(PreTrainedModel):
         elif isinstance(module, EspalierFactoredLinear):
             module.U.normal_(0.0, deviation)
             module.V.normal_(0.0, deviation)
+            if module.bias is not None:
+                module.bias.zero_()
 
 
 class EspalierModel(EspalierPreTrainedModel):

@@ -1,0 +1,77 @@
+#include "export/form_tensors.h"
+
+#include <algorithm>
+#include <map>
+
+namespace espalier
+{
+
+std::vector<FormTensor> formTensors(const MatrixForm& form, std::int64_t out, std::int64_t in, bool multipliedOut)
+{
+    const std::int64_t rank = form.factorRank();
+    if (multipliedOut && (rank > 0 || std::holds_alternative<BaseDelta>(form.structure)))
+        return {{FormPart::Product, ".weight", {out, in}}};
+    if (rank == 0) return {{FormPart::Weight, ".weight", {out, in}}};
+    std::vector<FormTensor> tensors = {{FormPart::U, ".U", {out, rank}}, {FormPart::V, ".V", {rank, in}}};
+    if (std::get<LowRank>(form.structure).bias) tensors.push_back({FormPart::Bias, ".bias", {out}});
+    return tensors;
+}
+
+at::Tensor partOf(const FormTerms& terms, FormPart part)
+{
+    switch (part) {
+        case FormPart::Weight:
+            return terms.weight;
+        case FormPart::U:
+            return terms.u;
+        case FormPart::V:
+            return terms.v;
+        case FormPart::Bias:
+            return terms.bias;
+        case FormPart::Product:
+            return terms.sum();
+    }
+    return {};
+}
+
+Comparison comparisonOf(FormPart part)
+{
+    if (part == FormPart::U || part == FormPart::V) return Comparison::Product;
+    return part == FormPart::Bias ? Comparison::Bytes : Comparison::Rounded;
+}
+
+std::vector<DescribedColumn> describeColumns(const LayerShape& shape, const LayerPlan& plan)
+{
+    std::vector<DescribedColumn> described;
+    const LayerPlan::Content& content = plan.content();
+    std::vector<int> first(content.bodies.size(), -1);
+    std::map<int, int> firstOfSource;  // of experts that the source itself merged and the plan leaves alone
+    for (std::size_t j = 0; j < content.columns.size(); ++j) {
+        const auto index = static_cast<std::size_t>(content.columns[j].body);
+        DescribedColumn column;
+        const auto* body = std::get_if<ExpertBody>(&content.bodies[index]);
+        column.constant = body == nullptr || shape.isSourceConstant(body->sources.front());
+        int* owner = &first[index];
+        if (body != nullptr) {
+            const int source = body->sources.front();
+            bool untouched = true;
+            for (std::size_t m = 0; m < 3 && !column.constant; ++m) {
+                const MatrixForm& form = body->matrices[m];
+                untouched = untouched && form.isSource();
+                column.ranks[m] = form.factorRank();
+                if (const auto* low = std::get_if<LowRank>(&form.structure)) column.biases[m] = low->bias;
+                if (!form.isSource()) continue;
+                // What the source already holds as factors stays so.
+                if (!shape.sourceRanks.empty()) column.ranks[m] = shape.sourceRanks[static_cast<std::size_t>(source)][m];
+                if (!shape.sourceBiases.empty()) column.biases[m] = shape.sourceBiases[static_cast<std::size_t>(source)][m];
+            }
+            if (!shape.sourceBodies.empty() && untouched) owner = &firstOfSource.emplace(shape.sourceBodyOf(source), -1).first->second;
+        }
+        if (*owner < 0) *owner = static_cast<int>(j);
+        column.owner = *owner;
+        described.push_back(column);
+    }
+    return described;
+}
+
+}  // namespace espalier

@@ -1,0 +1,52 @@
+// Which tensors stand for a form of a matrix, how they are compared when an export is verified, and what config.json says of them. How they
+// are read back is core/checkpoint's (expert()), by the same names. Private to core/export.
+#pragma once
+
+#include "model/form_builder.h"
+#include "plan/compression_plan.h"
+#include "plan/matrix_form.h"
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace espalier
+{
+
+enum class FormPart {
+    Weight,  // the dense term
+    U,       // of U V
+    V,
+    Bias,
+    Product,  // the sum of all terms as one matrix, rounded once more
+};
+
+struct FormTensor {
+    FormPart part = FormPart::Weight;
+    std::string_view suffix;  // behind "..experts.j.up_proj": ".weight", ".U", ".V", ".bias"
+    std::vector<std::int64_t> shape;
+};
+
+// Of a matrix [out,in] that is not as the checkpoint has it. `multipliedOut`: of the reconstructed flavour. U, V and bias follow each
+// other.
+std::vector<FormTensor> formTensors(const MatrixForm& form, std::int64_t out, std::int64_t in, bool multipliedOut);
+at::Tensor partOf(const FormTerms& terms, FormPart part);
+
+enum class Comparison {
+    Bytes,    // as it was read
+    Rounded,  // recomputed: up to rounding
+    Product,  // U with the V behind it: another processor may turn singular vectors otherwise, what counts is the product
+};
+Comparison comparisonOf(FormPart part);
+
+// What the "espalier" object says of the bodies of a layer: column j of the export stands for expert columns()[j].
+struct DescribedColumn {
+    int owner = 0;  // column under which the weights are stored
+    bool constant = false;
+    RankTriple ranks{};
+    std::array<bool, 3> biases{};
+};
+std::vector<DescribedColumn> describeColumns(const LayerShape& shape, const LayerPlan& plan);
+
+}  // namespace espalier

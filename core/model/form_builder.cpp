@@ -1,0 +1,123 @@
+#include "model/form_builder.h"
+
+#include "checkpoint/checkpoint.h"
+#include "model/layer_weights.h"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace espalier
+{
+
+std::int64_t FormBasis::bytes() const
+{
+    if (const auto* tensor = std::get_if<at::Tensor>(&of)) return tensor->defined() ? static_cast<std::int64_t>(tensor->nbytes()) : 0;
+    if (const auto* plain = std::get_if<PlainSvd>(&of)) return plain->bytes();
+    if (const auto* projection = std::get_if<ProjectionFactors>(&of)) return projection->bytes();
+    return 0;
+}
+
+at::Tensor FormTerms::sum() const
+{
+    if (!u.defined()) return weight.to(at::kFloat);
+    const at::Tensor product = at::matmul(u.to(at::kFloat), v.to(at::kFloat));
+    return weight.defined() ? weight.to(at::kFloat) + product : product;
+}
+
+const FormBuilder& builderOf(const MatrixForm& form)
+{
+    // In the order of the alternatives of Structure.
+    static const std::array<const FormBuilder*, std::variant_size_v<Structure>> table = {&kDenseBuilder, &kLowRankBuilder,
+                                                                                         &kBaseDeltaBuilder, &kMaskedBuilder};
+    return *table[form.structure.index()];
+}
+
+namespace
+{
+
+Error damaged(const std::string& name, std::string message)
+{
+    return badInput("plan.values_damaged", name, std::move(message), "Make the values file of this plan again.");
+}
+
+Result<at::Tensor> copyOf(const StoredValue& value, const std::string& name, bool mask)
+{
+    const std::pair<const char*, at::ScalarType> numbers[] = {
+        {"F32", at::kFloat}, {"BF16", at::kBFloat16}, {"F16", at::kHalf}, {"F64", at::kDouble}};
+    const std::pair<const char*, at::ScalarType> masks[] = {{"BOOL", at::kBool}, {"U8", at::kByte}};
+    const at::ScalarType* type = nullptr;
+    if (mask) {
+        for (const auto& entry : masks)
+            if (value.dtype == entry.first) type = &entry.second;
+    } else {
+        for (const auto& entry : numbers)
+            if (value.dtype == entry.first) type = &entry.second;
+    }
+    if (type == nullptr) return damaged(name, fmt::format("The tensor {} of the values file is stored as {}.", name, value.dtype));
+    at::Tensor copy = at::empty(value.shape, *type);
+    std::memcpy(copy.mutable_data_ptr(), value.bytes.data(), value.bytes.size());
+    return copy;
+}
+
+}  // namespace
+
+Result<at::Tensor> storedNumbers(const BuildContext& context, const ValuesId& id, const std::string& name, at::IntArrayRef shape)
+{
+    ESPALIER_TRY(const StoredValues* values, storedValuesFor(id, context.given));
+    ESPALIER_TRY(const StoredValue value, storedValue(*values, name, {shape.data(), shape.size()}));
+    ESPALIER_TRY(const at::Tensor copy, copyOf(value, name, false));
+    ESPALIER_CHECK_OK(values->checkUnchanged());
+    at::Tensor numbers = copy.to(at::kFloat);
+    if (!at::isfinite(numbers).all().item<bool>())
+        return damaged(name, fmt::format("The tensor {} of the values file holds values that are not finite (NaN or infinity).", name));
+    return numbers;
+}
+
+bool hasStored(const BuildContext& context, const ValuesId& id, const std::string& name)
+{
+    const auto values = storedValuesFor(id, context.given);
+    return values.ok() && (*values)->find(name).has_value();
+}
+
+Result<at::Tensor> storedMask(const BuildContext& context, const ValuesId& id, const std::string& name, at::IntArrayRef shape)
+{
+    ESPALIER_TRY(const StoredValues* values, storedValuesFor(id, context.given));
+    ESPALIER_TRY(const StoredValue value, storedValue(*values, name, {shape.data(), shape.size()}));
+    ESPALIER_TRY(const at::Tensor mask, copyOf(value, name, true));
+    ESPALIER_CHECK_OK(values->checkUnchanged());
+    return mask.ne(0).to(at::kFloat);
+}
+
+SlotType typeOf(const BuildContext& context, const MatrixSlot& slot)
+{
+    const LinearView view = context.checkpoint.expert(slot.layer, slot.expert, static_cast<Matrix>(slot.matrix));
+    const TensorView& rows = view.factored ? view.u : view.dense;
+    const TensorView& columns = view.factored ? view.v : view.dense;
+    return {rows.shape[0], columns.shape[1], storedType(view)};
+}
+
+Result<at::Tensor> wholeMatrix(const BuildContext& context, const MatrixSlot& slot, const MatrixForm& form)
+{
+    const std::string name = matrixValueName(slot.layer, slot.expert, slot.matrix, "weight");
+    if (form.values.empty()) {
+        ESPALIER_TRY(const StoredMatrix matrix, loadExpertMatrix(context.checkpoint, slot.layer, slot.expert, slot.matrix));
+        return matrix.weight;
+    }
+    const SlotType type = typeOf(context, slot);
+    return storedNumbers(context, form.values, name, {type.out, type.in});
+}
+
+void eachOnOneThread(std::size_t count, const std::function<void(std::size_t)>& one)
+{
+    // At least two: a single one would run outside of a parallel region, where a product takes all threads.
+    at::parallel_for(0, static_cast<std::int64_t>(std::max<std::size_t>(count, 2)), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end) && i < count; ++i)
+            one(i);
+    });
+}
+
+}  // namespace espalier

@@ -1,0 +1,15 @@
+// A matrix that is wanted in the form a plan gives it.
+#pragma once
+
+#include "plan/matrix_form.h"
+
+namespace espalier
+{
+
+struct FormRequest {
+    int expert = 0;  // original id, first source of the body
+    int matrix = 0;  // 0 gate, 1 up, 2 down
+    const MatrixForm* form = nullptr;
+};
+
+}  // namespace espalier
