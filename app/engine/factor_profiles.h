@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "checkpoint/values_file.h"
 #include "export/plan_factors.h"
 #include "options.h"
 #include "plan/factor_source.h"
@@ -17,8 +18,8 @@ inline void addProfileOption(CLI::App* verb, std::vector<std::filesystem::path>&
 {
     verb->add_option(
             "--profile", profiles,
-            "Profile that whitened factors of the plan come from, or espalier_factors.safetensors of an exported plan (several: each plan "
-            "finds its own)")
+            "Profile that whitened factors of the plan come from, espalier_factors.safetensors of an exported plan, or a values file with "
+            "stored numbers that does not lie beside the plan (several: each plan finds its own)")
         ->type_name("FILE")
         ->allow_extra_args(false);
 }
@@ -28,6 +29,11 @@ inline Result<FactorSources> openProfiles(const std::vector<std::filesystem::pat
 {
     FactorSources sources;
     for (const std::filesystem::path& path : paths) {
+        if (isValuesFile(path)) {
+            ESPALIER_TRY(auto values, openValuesFile(path));
+            sources.push_back(std::move(values));
+            continue;
+        }
         if (isPlanFactors(path)) {
             ESPALIER_TRY(auto factors, openPlanFactors(path));
             sources.push_back(std::move(factors));
@@ -40,10 +46,12 @@ inline Result<FactorSources> openProfiles(const std::vector<std::filesystem::pat
 }
 
 // Refuses early what would fail when the first factored layer runs, and says which experts fall back to other rules. `plan` gets the only
-// profile given where it names none. Errors: those of factorSourceFor.
-inline Status bindProfile(CompressionPlan& plan, const FactorSources& sources, const std::string& fingerprint,
-                          std::vector<std::string>& warnings)
+// profile given where it names none; `sources` get the values files that it reads and that lie beside `planFile`. Errors: those of
+// addValuesFiles and factorSourceFor.
+inline Status bindProfile(CompressionPlan& plan, const std::filesystem::path& planFile, FactorSources& sources,
+                          const std::string& fingerprint, std::vector<std::string>& warnings)
 {
+    ESPALIER_CHECK_OK(addValuesFiles(plan, planFile, sources));
     plan = withGivenProfile(plan, sources);
     ESPALIER_TRY(const auto source, factorSourceFor(plan, sources, fingerprint));
     ESPALIER_TRY([[maybe_unused]] const auto constants, constantSourceFor(plan, sources, fingerprint));

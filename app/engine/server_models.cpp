@@ -1,6 +1,7 @@
 #include "server_models.h"
 
 #include "base/file_stamp.h"
+#include "checkpoint/values_file.h"
 #include "pipeline/window_losses.h"
 #include "session/profile_file.h"
 #include "verb_inputs.h"
@@ -149,10 +150,21 @@ Result<FactorSources> OpenModels::factorSources(const std::vector<std::filesyste
 
 Result<FactorSources> OpenModels::factorSourcesOf(const CompressionPlan& plan, const std::vector<std::filesystem::path>& paths)
 {
-    bool reads = plan.hasRanks() && plan.factors().method == "whitened-svd";
+    bool reads = plan.needsFactors() && plan.factors().method == "whitened-svd";
     for (int layer = 0; layer < plan.layerCount() && !reads; ++layer)
         reads = plan.layer(layer).needsConstants();
-    return reads ? factorSources(paths) : Result<FactorSources>(FactorSources());
+    FactorSources sources;
+    if (reads) {
+        ESPALIER_TRY(sources, factorSources(paths));
+    }
+    for (const auto& held : m_values)
+        sources.push_back(held);
+    ESPALIER_CHECK_OK(addValuesFiles(plan, {}, sources));
+    m_values.clear();
+    for (const ValuesId& id : valuesOf(plan))
+        m_values.push_back(*std::find_if(sources.begin(), sources.end(),
+                                         [&](const auto& source) { return source->stored() && source->stored()->id() == id; }));
+    return sources;
 }
 
 std::shared_ptr<const ProfileData> OpenModels::heldProfile(const std::filesystem::path& path) const

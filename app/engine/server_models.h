@@ -78,6 +78,7 @@ private:
     CommonOptions m_options;
     List m_open;  // most recently used last
     std::vector<std::shared_ptr<const ProfileParts>> m_parts;
+    FactorSources m_values;  // values files of the plan that ran last: opening one reads it whole
     EstimatorCache m_estimators;
     mutable std::mutex m_profileMutex;
     std::string m_profileStamp;

@@ -79,11 +79,11 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
 {
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     const CompressionPlan dense = CompressionPlan::identity(checkpoint->shape());
-    ESPALIER_TRY(const FactorSources profiles, openProfiles(options.profiles));
+    ESPALIER_TRY(FactorSources profiles, openProfiles(options.profiles));
     CompressionPlan plan = dense;
     if (!options.plan.empty()) {
         ESPALIER_TRY(plan, readPlan(options.plan, *checkpoint, options.allowOther));
-        ESPALIER_CHECK_OK(bindProfile(plan, profiles, checkpoint->fingerprint(), invocation.warnings));
+        ESPALIER_CHECK_OK(bindProfile(plan, options.plan, profiles, checkpoint->fingerprint(), invocation.warnings));
     }
     std::optional<CompressionPlan> reference;
     const std::string against = !options.against.empty() ? options.against : options.plan.empty() ? "none" : "dense";
@@ -91,7 +91,7 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
         reference = dense;
     } else if (against != "none") {
         ESPALIER_TRY(reference, readPlan(against, *checkpoint, options.allowOther));
-        ESPALIER_CHECK_OK(bindProfile(*reference, profiles, checkpoint->fingerprint(), invocation.warnings));
+        ESPALIER_CHECK_OK(bindProfile(*reference, against, profiles, checkpoint->fingerprint(), invocation.warnings));
     }
     if (options.kl && !reference)
         return usageError("--kl compares two plans, and there is only one.", "Give --plan FILE, or --against dense or another plan.");

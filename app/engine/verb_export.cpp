@@ -39,6 +39,7 @@ Result<Json> exportVerb(ExportVerbOptions& verb, Invocation& invocation)
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(verb.model, invocation));
     ESPALIER_TRY(CompressionPlan plan, readPlan(verb.plan, *checkpoint, verb.allowOther));
     ESPALIER_TRY(verb.options.profiles, openProfiles(verb.profiles));
+    ESPALIER_CHECK_OK(addValuesFiles(plan, verb.plan, verb.options.profiles));
     plan = withGivenProfile(plan, verb.options.profiles);
     ProcessGroup& processes = invocation.processes;
     verb.options.share = &processes;

@@ -47,10 +47,10 @@ Result<Json> forward(const ForwardOptions& options, Invocation& invocation)
     request.routing = options.routing;
     request.out = options.out;
     request.plan = CompressionPlan::identity(checkpoint->shape());
-    ESPALIER_TRY(const FactorSources profiles, openProfiles(options.profiles));
+    ESPALIER_TRY(FactorSources profiles, openProfiles(options.profiles));
     if (!options.plan.empty()) {
         ESPALIER_TRY(request.plan, readPlan(options.plan, *checkpoint, options.allowOther));
-        ESPALIER_CHECK_OK(bindProfile(request.plan, profiles, checkpoint->fingerprint(), invocation.warnings));
+        ESPALIER_CHECK_OK(bindProfile(request.plan, options.plan, profiles, checkpoint->fingerprint(), invocation.warnings));
     }
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
     model->setFactorSources(profiles);

@@ -79,6 +79,7 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     if (sources.empty() && measuresRanks(recipe) && data.has("factors")) {
         ESPALIER_TRY(sources, openProfiles({options.profile}));
     }
+    ESPALIER_CHECK_OK(addValuesFiles(base, options.from, sources));
     std::unique_ptr<MoeModel> model;
     PlanInputs inputs{checkpoint, data, profileHash, base};
     inputs.batch = batchFactoryFor(invocation.options.device);

@@ -68,6 +68,24 @@ Json differenceJson(const PairedDifference& difference)
             {"low", numberJson(difference.low)}, {"high", numberJson(difference.high)}, {"windows", difference.windows}};
 }
 
+namespace
+{
+
+// Whether the Gram matrices say what the layer loses: by dropped experts. Other weights than the checkpoint's, another router: nothing is
+// known, which is not 0.
+bool gramCovers(const LayerPlan& layer)
+{
+    const LayerPlan::Content& content = layer.content();
+    return content.router.empty() && content.columns.size() == content.bodies.size() &&
+           std::all_of(content.bodies.begin(), content.bodies.end(), [](const Body& body) {
+               const auto* expert = std::get_if<ExpertBody>(&body);
+               return !expert ||
+                      std::all_of(expert->matrices.begin(), expert->matrices.end(), [](const MatrixForm& form) { return form.isPlain(); });
+           });
+}
+
+}  // namespace
+
 Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan)
 {
     Json losses = Json::array();
@@ -77,9 +95,10 @@ Json gramLossesJson(const ProfileData& profile, const CompressionPlan& plan)
         const GramEvaluator gram(layer, profile.shape.layers[static_cast<std::size_t>(layer.layer)].router, layerPlan.topK());
         const GramLoss loss = gram.evaluate(layerPlan.kept());
         const double norm = gram.outputNorm();
+        const bool known = gramCovers(layerPlan);
         losses.push_back({{"layer", layer.layer},
-                          {"loss", numberJson(loss.loss())},
-                          {"relative", norm > 0 ? numberJson(loss.loss() / norm) : Json()},
+                          {"loss", known ? numberJson(loss.loss()) : Json()},
+                          {"relative", known && norm > 0 ? numberJson(loss.loss() / norm) : Json()},
                           {"uncovered_fraction", loss.uncoveredShare()}});
     }
     return losses;

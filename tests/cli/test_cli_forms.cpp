@@ -1,4 +1,5 @@
 // Constants in place of dropped experts and left-out layers, from the profile to the proof.
+#include "base/sha256.h"
 #include "cli/tiny_model.h"
 
 #include <gtest/gtest.h>
@@ -106,6 +107,55 @@ TEST_F(CliForms, aPlanAloneBringsItsConstants)
         onText({"evaluate", kModel, "--plan", out + "/espalier_plan.json", "--profile", out + "/espalier_factors.safetensors"});
     ASSERT_EQ(after.code, 0) << after.output;
     EXPECT_EQ(after.json()["ppl"], before.json()["ppl"]);
+}
+
+// A safetensors file with one fp32 tensor, as any program writes it.
+std::string valuesFile(const std::string& name, const std::vector<float>& numbers)
+{
+    const Json header = {{"__metadata__", {{"espalier.values", "1"}, {"made_by", R"({"method":"by hand"})"}}},
+                         {name, {{"dtype", "F32"}, {"shape", {numbers.size()}}, {"data_offsets", {0, numbers.size() * sizeof(float)}}}}};
+    std::string text = header.dump();
+    text.resize((text.size() + 7) / 8 * 8, ' ');
+    std::string bytes;
+    for (int i = 0; i < 8; ++i)
+        bytes += static_cast<char>((text.size() >> (8 * i)) & 255);
+    return bytes + text + std::string(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(float));
+}
+
+// A constant whose numbers are stored: beside the plan, in its exports, gone, and changed.
+TEST_F(CliForms, storedNumbersLieBesideThePlan)
+{
+    const Json config = Json::parse(readFile(kModel + "/config.json"));
+    const std::string values =
+        valuesFile("layers.1.experts.0.constant", std::vector<float>(config["hidden_size"].get<std::size_t>(), 0.25F));
+    const std::string id = sha256Hex(values);
+    const std::string file = (scratch / "stored.values.safetensors").string(), plan = (scratch / "stored.json").string();
+    Json layer = {{"layer", 1}, {"bodies", {{{"constant", "mean"}, {"values", id}}}}, {"columns", {{0, 0}}}};
+    for (int e = 1; e < config["num_experts"].get<int>(); ++e) {
+        layer["columns"].push_back({e, e});
+        layer["bodies"].push_back({{"sources", {e}}});
+    }
+    writeFile(plan, Json({{"version", 2}, {"layers", {layer}}}).dump());
+    writeFile(file, values);
+    const Outcome evaluated = onText({"evaluate", kModel, "--plan", plan});
+    ASSERT_EQ(evaluated.code, 0) << evaluated.output;
+    EXPECT_NE(evaluated.json()["ppl"], onText({"evaluate", kModel}).json()["ppl"]);
+    const std::string out = (scratch / "out").string(), alone = (scratch / "alone").string();
+    ASSERT_EQ(json({"export", kModel, "--plan", plan, "--flavor", "factored", "--out", out}).code, 0);
+    ASSERT_EQ(json({"export", kModel, "--plan", plan, "--flavor", "plan", "--out", alone}).code, 0);
+    const Outcome verified = json({"verify", out});
+    EXPECT_EQ(verified.code, 0) << verified.output;
+    EXPECT_EQ(onText({"evaluate", out}).json()["ppl"], evaluated.json()["ppl"]);
+    std::filesystem::rename(file, scratch / "elsewhere.safetensors");
+    EXPECT_EQ(error(onText({"evaluate", kModel, "--plan", plan})), "plan.values_missing");
+    EXPECT_EQ(error(json({"export", kModel, "--plan", plan, "--out", (scratch / "no").string()})), "plan.values_missing");
+    EXPECT_EQ(onText({"evaluate", kModel, "--plan", plan, "--profile", (scratch / "elsewhere.safetensors").string()}).json()["ppl"],
+              evaluated.json()["ppl"]);
+    EXPECT_EQ(onText({"evaluate", kModel, "--plan", alone + "/espalier_plan.json"}).json()["ppl"], evaluated.json()["ppl"]);
+    std::string changed = values;
+    changed.back() ^= 1;
+    writeFile(file, changed);
+    EXPECT_EQ(error(onText({"evaluate", kModel, "--plan", plan})), "plan.values_changed");
 }
 
 TEST_F(CliForms, whatThisProgramDoesNotKnowIsRefused)
