@@ -4,6 +4,7 @@ compare_transformers.py TOOL RESOURCES FIXTURES..
 TOOL is espalier_interop_tool (built beside this file): it exports a plan and says what Espalier computes on the result's source.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from safetensors.numpy import save_file  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 LOGIT_TOLERANCE = 2e-4
@@ -103,6 +105,48 @@ def every_other_plan(experts_by_layer, ranks, factors=None, groups=1):
     return plan
 
 
+def stored_plan(experts_by_layer, config, folder):
+    """Every layer with its experts 0 and 2 merged, 1 as stored factors with biases, 3 as a stored constant, masks elsewhere; router rows
+    of its own. The numbers go into the values file beside the plan.
+    """
+    hidden = config["hidden_size"]
+    width = config.get("moe_intermediate_size") or config["intermediate_size"]
+    shapes = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width)}
+    random = np.random.default_rng(5)
+    values, layers = {}, []
+
+    def store(name, shape, scale):
+        values[name] = (random.standard_normal(shape) * scale).astype(np.float32)
+
+    for layer, experts in enumerate(experts_by_layer):
+        if experts == 0:
+            continue
+        for matrix, (rows, columns) in shapes.items():
+            store(f"layers.{layer}.experts.0.{matrix}.weight", (rows, columns), columns**-0.5)
+            store(f"layers.{layer}.experts.1.{matrix}.U", (rows, 5), 0.4)
+            store(f"layers.{layer}.experts.1.{matrix}.V", (5, columns), columns**-0.5)
+            store(f"layers.{layer}.experts.1.{matrix}.bias", (rows,), 0.1)
+        store(f"layers.{layer}.experts.3.constant", (hidden,), 0.1)
+        store(f"layers.{layer}.router", (experts, hidden), hidden**-0.5)
+        layers.append({"layer": layer, "experts": experts})
+    file = os.path.join(folder, "plan.values.safetensors")
+    save_file(values, file, metadata={"format": "pt", "espalier.values": "1"})
+    with open(file, "rb") as handle:
+        digest = hashlib.sha256(handle.read()).hexdigest()
+    for entry in layers:
+        experts = entry.pop("experts")
+        low = {"form": "low-rank", "bands": [[5, 0]], "bias": True, "values": digest}
+        masked = {"form": "masked", "kept": 2, "of": 4}
+        entry["columns"] = [[e, e if e < 2 else 0 if e == 2 else e - 1] for e in range(experts)]
+        entry["bodies"] = [
+            {"sources": [0, 2], **{matrix: {"values": digest} for matrix in shapes}},
+            {"sources": [1], **{matrix: low for matrix in shapes}},
+            {"constant": "mean", "values": digest},
+        ] + [{"sources": [e], "up": masked} for e in range(4, experts)]
+        entry["router"] = digest
+    return {"version": 2, "layers": layers}
+
+
 def main():
     torch.set_num_threads(min(4, os.cpu_count() or 1))
     demo = os.path.join(resources, "demo", "espalier-demo-moe")
@@ -158,6 +202,8 @@ def main():
             compare(name, source, every_other_plan(counts, ranks=True, groups=groups), "factored", folder)
             whitened = every_other_plan(counts, ranks=True, factors="whitened-svd", groups=groups)
             compare(name + " whitened", source, whitened, "factored", folder)
+            if all(c == 0 or c > 3 for c in counts):
+                compare(name + " stored", source, stored_plan(counts, config, folder), "factored", folder)
             first = {g * (c // groups) for c in counts for g in range(groups)}
             half = {"version": 1, "layers": [{"layer": l, "kept": [e for e in range(c) if e not in first]} for l, c in enumerate(counts) if c]}
             compare(name, source, half, "stock", folder)

@@ -4,6 +4,7 @@
 // windows are random ids. Whitened factors of a plan come from a profile of the same windows, taken here.
 #include "base/random.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/values_file.h"
 #include "evaluate/evaluator.h"
 #include "export/exporter.h"
 #include "model/moe_model_torch.h"
@@ -63,6 +64,8 @@ Status run(int count, char** arguments)
         plan = withGivenProfile(plan, options.profiles);
         model->setFactorSources(options.profiles);
     }
+    ESPALIER_CHECK_OK(addValuesFiles(plan, arguments[2], options.profiles));
+    model->setFactorSources(options.profiles);
     ESPALIER_CHECK_OK(exportCheckpoint(*checkpoint, plan, options, job));
     if (options.flavor == "reconstructed") {
         // Products are rounded to the checkpoint's type once more, and small models feel it: what counts here are the files.
