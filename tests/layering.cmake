@@ -16,13 +16,13 @@ set(table
     "statistics: base plan"
     "session: base plan statistics"
     "score: base plan statistics"
-    "search: base plan allocate statistics score"
+    "search: base plan allocate rpc statistics score"
     "lowrank: base"
     "model: base plan checkpoint lowrank"
-    "profile: base plan checkpoint tokenizer statistics session score lowrank model"
-    "evaluate: base plan tokenizer model"
-    "search/receptive_field: base plan allocate tokenizer statistics score search model evaluate"
-    "export: base plan checkpoint tokenizer lowrank model evaluate"
+    "profile: base plan rpc checkpoint tokenizer statistics session score lowrank model"
+    "evaluate: base plan rpc tokenizer model"
+    "search/receptive_field: base plan allocate rpc tokenizer statistics score search model evaluate"
+    "export: base plan rpc checkpoint tokenizer lowrank model evaluate"
     "pipeline: base plan allocate rpc checkpoint tokenizer statistics session score search lowrank model profile evaluate search/receptive_field export")
 # Whose sources may include torch. All others stay free of it through every header they include.
 set(torchRooms lowrank model profile evaluate search/receptive_field export)
@@ -30,7 +30,7 @@ set(hdf5Rooms session)
 set(cudaFolder search/cuda)
 # What the window may know of core: values; its views fewer than its shell.
 set(windowRooms base plan allocate rpc session score)
-set(viewRooms base plan allocate)
+set(viewRooms base plan allocate rpc)
 # Room of the window: the rooms it may know. The same table stands in CONTRIBUTING.md.
 set(windowTable
     "look:"

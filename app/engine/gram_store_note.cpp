@@ -11,7 +11,7 @@
 namespace espalier
 {
 
-Json gramStoreJson(const ProfileData& profile)
+std::optional<GramStoreNote> gramStoreNote(const ProfileData& profile)
 {
     std::int64_t stored = 0;
     std::int64_t tokenBytes = 0;
@@ -33,8 +33,12 @@ Json gramStoreJson(const ProfileData& profile)
             formatBytes(tokenBytes), 100 * (1 - std::sqrt(static_cast<double>(stored) / static_cast<double>(profile.tokens))));
     else
         note += " These are all; a longer text makes scores and searches less noisy.";
-    return {{"tokens", stored},          {"text_tokens", profile.tokens}, {"bytes", stored * tokenBytes}, {"bytes_per_token", tokenBytes},
-            {"option", "--gram-tokens"}, {"note", std::move(note)}};
+    return GramStoreNote{.tokens = stored,
+                         .textTokens = profile.tokens,
+                         .bytes = stored * tokenBytes,
+                         .bytesPerToken = tokenBytes,
+                         .option = "--gram-tokens",
+                         .note = std::move(note)};
 }
 
 }  // namespace espalier

@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "engine_main.h"
 #include "pipeline/method_catalog.h"
+#include "rpc/protocol_engine.h"
 
 #include <fmt/format.h>
 
@@ -26,45 +27,43 @@ std::int64_t machineMemoryBytes()
 
 void initialize(RequestCall& call)
 {
-    const std::int64_t protocol = call.params.integer("protocol", kProtocolVersion, 0);
-    if (call.refused()) return;
-    if (protocol != kProtocolVersion)
+    // Of another protocol the other fields may be any.
+    if (const Result<std::int64_t> protocol = protocolOf(call.params()); protocol.ok() && *protocol != kProtocolVersion)
         return call.fail(unsupported(
-            "rpc.protocol", fmt::format("protocol {}", protocol),
-            fmt::format("The window speaks protocol {}, this engine ({}) protocol {}.", protocol, ESPALIER_VERSION, kProtocolVersion),
+            "rpc.protocol", fmt::format("protocol {}", *protocol),
+            fmt::format("The window speaks protocol {}, this engine ({}) protocol {}.", *protocol, ESPALIER_VERSION, kProtocolVersion),
             "Install the same version of both."));
-    Json methods = Json::array();
-    for (const MethodInfo& method : allMethods())
-        methods.push_back(toJson(method));
-    call.result({{"name", "espalier-engine"},
-                 {"version", ESPALIER_VERSION},
-                 {"protocol", kProtocolVersion},
-                 {"pid", getpid()},
-                 {"threads", resolvedThreads(call.models()->options().threads)},
-                 {"device", call.models()->options().device},
-                 {"memory_bytes", machineMemoryBytes()},
-                 {"supported_architectures", supportedModelTypes()},
-                 {"methods", std::move(methods)}});
+    if (!call.read<InitializeRequest>()) return;
+    call.answer(InitializeAnswer{.name = "espalier-engine",
+                                 .version = ESPALIER_VERSION,
+                                 .protocol = kProtocolVersion,
+                                 .pid = getpid(),
+                                 .threads = resolvedThreads(call.models()->options().threads),
+                                 .device = call.models()->options().device,
+                                 .memoryBytes = machineMemoryBytes(),
+                                 .supportedArchitectures = supportedModelTypes(),
+                                 .methods = allMethods()});
 }
 
 void ping(RequestCall& call)
 {
+    if (!call.read<PingRequest>()) return;
     const auto job = call.queue().running();
-    Json answer = {{"busy", job.has_value()}};
-    if (job) answer["job"] = *job;
-    call.result(std::move(answer));
+    call.answer(PingAnswer{.busy = job.has_value(), .job = job});
 }
 
 void shutdown(RequestCall& call)
 {
+    if (!call.read<ShutdownRequest>()) return;
     call.queue().close();
-    call.result(nullptr);
+    call.answer(ShutdownAnswer{});
 }
 
 void listFolder(RequestCall& call)
 {
-    const std::filesystem::path path = call.params.text("path", true);
-    if (call.refused()) return;
+    const auto request = call.read<ListFolderRequest>();
+    if (!request) return;
+    const std::filesystem::path path = request->path;
     std::error_code failure;
     if (!std::filesystem::is_directory(path, failure))
         return call.fail(badInput("folder.missing", path.string(), fmt::format("{} is not a folder.", path.string())));
@@ -72,21 +71,24 @@ void listFolder(RequestCall& call)
     for (std::filesystem::directory_iterator it(path, failure), end; !failure && it != end; it.increment(failure))
         found.emplace_back(it->path().filename().string(), *it);
     std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    Json entries = Json::array();
+    ListFolderAnswer answer{.path = path.string(), .entries = {}};
     for (const auto& [name, entry] : found) {
         std::error_code ignored;
         const bool folder = entry.is_directory(ignored);
         const auto bytes = folder ? 0 : entry.file_size(ignored);
-        entries.push_back({{"name", name}, {"folder", folder}, {"bytes", ignored ? Json() : Json(bytes)}});
+        answer.entries.push_back({name, folder, ignored ? std::nullopt : std::optional(static_cast<std::int64_t>(bytes))});
     }
-    call.result({{"path", path.string()}, {"entries", std::move(entries)}});
+    call.answer(answer);
 }
 
 }  // namespace
 
 std::vector<RequestHandler> engineRequests()
 {
-    return {{"initialize", initialize}, {"ping", ping}, {"shutdown", shutdown}, {"list_folder", listFolder}};
+    return {{InitializeRequest::kMethod, initialize},
+            {PingRequest::kMethod, ping},
+            {ShutdownRequest::kMethod, shutdown},
+            {ListFolderRequest::kMethod, listFolder}};
 }
 
 }  // namespace espalier

@@ -3,11 +3,10 @@
 
 #include "pipeline/make_plan.h"
 #include "pipeline/model_match.h"
-#include "pipeline/recipe_json.h"
-#include "pipeline/result_json.h"
 #include "pipeline/search_journal.h"
 #include "plan/factor_methods.h"
 #include "profile/profile_windows.h"
+#include "rpc/protocol_plan.h"
 #include "search_device.h"
 #include "session/profile_file.h"
 #include "text_options.h"
@@ -23,36 +22,20 @@ namespace espalier
 namespace
 {
 
-struct PlanRequest {
-    std::string path;
-    std::string profile;
-    std::vector<std::filesystem::path> baseProfiles;  // of the plan it starts from, where they are others
-    Json base;
-    PlanRecipe recipe;
-    TextOptions text;    // calibration; none: the profile's own windows
-    TextOptions locked;  // no search sees it
-    std::string state;   // file in which a search is kept while it runs; empty: nowhere
-    bool resume = false;
-};
-
-Json searchJson(const std::optional<PlanSearchResult>& search)
+SearchSummary summaryOf(const PlanSearchResult& search)
 {
-    if (!search) return nullptr;
-    Json trace = Json::array();
-    for (const PlanSearchStep& step : search->trace)
-        trace.push_back(toJson(step));
-    return {{"measured", search->measured},
-            {"moves", search->moves},
-            {"passes", search->passes},
-            {"rank_given_back", search->rankGivenBack},
-            {"end", planSearchEndName(search->end)},
-            {"change", differenceJson(search->change)},
-            {"against_given", search->againstFirst ? differenceJson(*search->againstFirst) : Json()},
-            {"locked_change", search->lockedChange ? differenceJson(*search->lockedChange) : Json()},
-            {"trace", std::move(trace)}};
+    return {.measured = search.measured,
+            .moves = search.moves,
+            .passes = search.passes,
+            .rankGivenBack = search.rankGivenBack,
+            .end = planSearchEndName(search.end),
+            .change = search.change,
+            .againstGiven = search.againstFirst,
+            .lockedChange = search.lockedChange,
+            .trace = search.trace};
 }
 
-Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext& job)
+Result<PlanAnswer> runPlan(OpenModels& models, const PlanRequest& request, JobContext& job)
 {
     const auto started = std::chrono::steady_clock::now();
     ESPALIER_TRY(const auto open, models.open(request.path));
@@ -63,8 +46,8 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
     ESPALIER_TRY(const std::string profileHash, profileSha256(request.profile));
     CompressionPlan base = CompressionPlan::identity(shape);
     FactorSources sources;
-    if (!request.base.is_null()) {
-        ESPALIER_TRY(base, planFromJson(request.base, shape));
+    if (!request.plan.is_null()) {
+        ESPALIER_TRY(base, planFromJson(request.plan, shape));
         ESPALIER_CHECK_OK(checkPlanModel(base, *checkpoint, false));
         std::vector<std::filesystem::path> paths = request.baseProfiles;
         if (std::find(paths.begin(), paths.end(), std::filesystem::path(request.profile)) == paths.end()) paths.push_back(request.profile);
@@ -79,18 +62,20 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
     inputs.batch = batchFactoryFor(models.options().device);
     std::shared_ptr<MoeModel> model;
     std::shared_ptr<Evaluator> evaluator;
-    const bool given = !request.text.text.empty() || !request.text.ids.empty();
+    const bool given = !request.text.empty();
+    TextOptions text = textOptionsOf(request.text);
+    text.windows = request.windows;
     std::vector<std::string> warnings;
     if (given) {
-        ESPALIER_TRY(evaluator, models.evaluator(*open, request.text));
+        ESPALIER_TRY(evaluator, models.evaluator(*open, text));
         inputs.windows = evaluator->windows();
-        warnings = OpenModels::textWarnings(*open, request.text);
+        warnings = OpenModels::textWarnings(*open, text);
     } else {
-        ESPALIER_TRY(auto own, profileWindows(*profile, request.text.windows, shape.vocabularySize));
+        ESPALIER_TRY(auto own, profileWindows(*profile, text.windows, shape.vocabularySize));
         if (own) {
             inputs.windows = own->windows;
             inputs.missingWindows = own->missing;
-            if (std::string fewer = fewerWindows(request.text.windows, own->windows); !fewer.empty()) warnings.push_back(std::move(fewer));
+            if (std::string fewer = fewerWindows(text.windows, own->windows); !fewer.empty()) warnings.push_back(std::move(fewer));
             // A plan that only reads the profile needs no model.
             if (runsModel(request.recipe)) {
                 ESPALIER_TRY(evaluator, models.evaluator(*open, std::move(own->windows)));
@@ -109,8 +94,12 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
             return model.get();
         };
     }
-    if (!request.locked.text.empty()) {
-        ESPALIER_TRY(inputs.locked, openText(given ? request.locked : cutAsProfile(request.locked, *profile), *checkpoint, warnings));
+    if (!request.locked.empty()) {
+        TextOptions locked = text;
+        locked.firstWindow = locked.spread = 0;
+        locked.ids.clear();
+        locked.text = request.locked;
+        ESPALIER_TRY(inputs.locked, openText(given ? locked : cutAsProfile(locked, *profile), *checkpoint, warnings));
     }
     PlanRecipe recipe = request.recipe;
     recipe.threads = models.options().threads;
@@ -129,46 +118,32 @@ Result<Json> runPlan(OpenModels& models, const PlanRequest& request, JobContext&
     ESPALIER_TRY(const PlanOutcome outcome, makePlan(inputs, recipe, job));
     if (journal) journal->remove();
     warnings.insert(warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
-    Json stages = Json::array();
+    PlanAnswer answer{.plan = toJson(outcome.plan),
+                      .planHash = outcome.plan.hash(),
+                      .keep = outcome.keep,
+                      .stages = {},
+                      .warnings = std::move(warnings),
+                      .recovered = journal ? static_cast<std::int64_t>(journal->recovered()) : 0,
+                      .exchange = outcome.search ? std::optional(summaryOf(*outcome.search)) : std::nullopt,
+                      .cost = costFacts(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape))),
+                      .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()};
     for (const PlanStage& stage : outcome.stages)
-        stages.push_back(toJson(stage));
-    return Json{{"plan", toJson(outcome.plan)},
-                {"plan_hash", outcome.plan.hash()},
-                {"keep", outcome.keep},
-                {"stages", std::move(stages)},
-                {"warnings", std::move(warnings)},
-                {"recovered", journal ? journal->recovered() : 0},
-                {"exchange", searchJson(outcome.search)},
-                {"cost", costJson(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape)))},
-                {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()}};
+        answer.stages.push_back(toJson(stage));
+    return answer;
 }
 
 void plan(RequestCall& call)
 {
-    RequestParams& params = call.params;
-    PlanRequest request;
-    request.path = params.text("path", true);
-    request.profile = params.text("profile", true);
-    request.baseProfiles = params.paths("base_profiles");
-    request.base = params.value("plan", false);
-    request.recipe = recipeFromRequest(params.object("recipe", true));
-    request.text = textOptionsOf(params);
-    request.text.windows = params.count("windows", 0, 0);
-    request.locked = request.text;
-    request.locked.firstWindow = request.locked.spread = 0;
-    request.locked.ids.clear();
-    request.locked.text = params.paths("locked");
-    request.state = params.text("state", false);
-    request.resume = params.flag("resume", false);
-    if (call.refused()) return;
-    if (const Status recipe = checkRecipe(request.recipe); !recipe.ok()) return call.fail(recipe.error());
+    auto request = call.read<PlanRequest>();
+    if (!request) return;
+    if (const Status recipe = checkRecipe(request->recipe); !recipe.ok()) return call.fail(recipe.error());
     // Every stage asks between two steps whether to stop; an interactive evaluation runs there and the search goes on.
     call.submit(Lane::Full, GiveWay::Pause,
-                [models = call.models(), request = std::move(request)](JobContext& job) { return runPlan(*models, request, job); });
+                [models = call.models(), request = std::move(*request)](JobContext& job) { return runPlan(*models, request, job); });
 }
 
 }  // namespace
 
-std::vector<RequestHandler> planRequests() { return {{"plan", plan}}; }
+std::vector<RequestHandler> planRequests() { return {{PlanRequest::kMethod, plan}}; }
 
 }  // namespace espalier

@@ -5,30 +5,19 @@
 namespace espalier
 {
 
-bool RequestCall::refused()
+void RequestCall::refuse(const Error& problem)
 {
-    if (params.problem().empty()) return false;
-    m_reply.fail({rpc::kInvalidParams, fmt::format("{}: {}", m_request.method, params.problem()), nullptr});
-    return true;
+    m_reply.fail({rpc::kInvalidParams, fmt::format("{}: {}", m_request.method, problem.message), nullptr});
 }
 
-void RequestCall::submit(Lane lane, GiveWay giveWay, Work work)
+void RequestCall::submitJob(Lane lane, GiveWay giveWay, std::function<Result<Json>(JobContext&)> work)
 {
     JobRequest job;
-    job.lane = lane;
+    job.lane = m_tag.lane.value_or(lane);
     job.giveWay = giveWay;
     job.name = m_request.method;
+    job.tag = m_tag.tag;
     job.work = std::move(work);
-    const Json& params = m_request.params;
-    if (const auto tag = params.find("tag"); tag != params.end() && tag->is_string()) job.tag = tag->get<std::string>();
-    if (const auto name = params.find("lane"); name != params.end() && name->is_string()) {
-        if (*name == "interactive")
-            job.lane = Lane::Interactive;
-        else if (*name == "full")
-            job.lane = Lane::Full;
-        else if (*name == "export")
-            job.lane = Lane::Export;
-    }
     m_queue.submit(std::move(job), std::move(m_reply));
 }
 
@@ -56,9 +45,9 @@ bool Server::handle(std::string_view body)
     }
     const Message& message = std::get<Message>(parsed);
     if (const auto* notification = std::get_if<Notification>(&message)) {
-        if (notification->method == "exit") return false;
-        if (notification->method == "$/cancelRequest" && notification->params.is_object())
-            if (const auto id = requestIdFromJson(notification->params.value("id", Json()))) m_queue->cancel(*id);
+        if (notification->method == kExitMethod) return false;
+        if (notification->method == CancelNote::kMethod)
+            if (const auto note = fromJson<CancelNote>(notification->params); note.ok()) m_queue->cancel(note->id);
         return true;
     }
     if (const auto* asked = std::get_if<Request>(&message)) request(*asked);

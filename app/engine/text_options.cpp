@@ -125,22 +125,20 @@ Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& chec
     return std::move(opened.windows);
 }
 
-Json windowsAsked(const TextOptions& options) { return options.windows > 0 && !options.windowsByDefault ? Json(options.windows) : Json(); }
+std::optional<int> windowsAsked(const TextOptions& options)
+{
+    return options.windows > 0 && !options.windowsByDefault ? std::optional(options.windows) : std::nullopt;
+}
 
-TextOptions textOptionsOf(RequestParams& params)
+TextOptions textOptionsOf(const TextSelection& selection)
 {
     TextOptions options;
-    options.text = params.paths("text");
-    options.ids = params.text("ids", false);
-    options.firstWindow = params.count("first_window", 0, 0);
-    options.windowLength = params.count("window_length", 0, 2);
-    options.field = params.text("text_field", false);
-    if (const Json* bos = params.find("bos")) {
-        if (bos->is_boolean())
-            options.bos = bos->get<bool>() ? "yes" : "no";
-        else
-            options.bos = params.text("bos", false);
-    }
+    options.text = selection.text;
+    options.ids = selection.ids;
+    options.firstWindow = selection.firstWindow;
+    options.windowLength = selection.windowLength;
+    options.field = selection.textField;
+    options.bos = selection.bos;
     return options;
 }
 

@@ -4,7 +4,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
-#include "rpc/request_params.h"
+#include "rpc/text_selection.h"
 #include "statistics/profile_data.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/windows.h"
@@ -12,6 +12,7 @@
 #include <CLI/CLI.hpp>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,8 +32,8 @@ struct TextOptions {
     std::string format = "auto";  // of the files: text, jsonl, json
     std::string field;            // of JSON texts
 };
-// Of a request: "text", "ids", "first_window", "window_length", "bos"; the number of windows has another name in every request.
-TextOptions textOptionsOf(RequestParams& params);
+// Of a request; the number of windows has another name in every one.
+TextOptions textOptionsOf(const TextSelection& selection);
 void addTextOptions(CLI::App* verb, TextOptions& options);
 // Below the help of the verbs that measure a text: no session keeps count of it.
 inline constexpr const char* kOpeningsNotCounted =
@@ -40,8 +41,8 @@ inline constexpr const char* kOpeningsNotCounted =
 Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint);
 // The same; what is worth saying about the text and its windows is added to `warnings` (tokenizer/text_windows.h).
 Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& checkpoint, std::vector<std::string>& warnings);
-// The number of windows that somebody asked for, or null.
-Json windowsAsked(const TextOptions& options);
+// The number of windows that somebody asked for.
+std::optional<int> windowsAsked(const TextOptions& options);
 Result<Bos> parseBos(const std::string& text);
 // Cut as the profile's text was: what a second text is opened with where the profile's own windows stand in for the first.
 TextOptions cutAsProfile(TextOptions options, const ProfileData& profile);

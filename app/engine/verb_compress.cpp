@@ -7,13 +7,13 @@
 #include "html_report.h"
 #include "pipeline/checkpoint_weights.h"
 #include "pipeline/make_plan.h"
-#include "pipeline/plan_presets.h"
 #include "pipeline/recipe_json.h"
 #include "pipeline/result_json.h"
 #include "pipeline/search_journal.h"
 #include "pipeline/window_losses.h"
 #include "plan_method_options.h"
 #include "profile/profile_pass.h"
+#include "rpc/plan_presets.h"
 #include "score/scorer.h"
 #include "search_device.h"
 #include "session/profile_file.h"
@@ -289,7 +289,7 @@ private:
     Json answer(const PlanOutcome& outcome, const TokenWindows& validation)
     {
         const ModelShape& shape = m_checkpoint->shape();
-        Json result = costJson(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape)));
+        Json result = toJson(costFacts(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape))));
         result["preset"] = m_options.preset;
         result["out"] = m_options.out.string();
         result["report"] = m_options.report.empty() ? Json() : Json(m_options.report.string());
@@ -311,7 +311,7 @@ private:
                                    {"windows", validation.rows.size()},
                                    {"window_length", validation.windowLength},
                                    {"calibration_text", m_options.validation.empty()},
-                                   {"delta", differenceJson(change)}});
+                                   {"delta", toJson(change)}});
         stages["export"].update(m_export);
         if (!m_verification.is_null()) stages["verify"].update(m_verification);
         result["stages"] = std::move(stages);

@@ -28,24 +28,20 @@ struct EstimateOptions {
     bool allowOther = false;
 };
 
-std::string estimateText(const Json& result)
+std::string estimateText(const Estimate& estimate)
 {
-    if (!result["delta_nll"].is_number()) return {};
-    const auto number = [&](const char* key) { return result[key].get<double>(); };
-    const double delta = number("delta_nll");
-    const Json& calibration = result["calibration"];
+    if (!std::isfinite(estimate.deltaNll)) return {};
     std::string text =
-        fmt::format("\n{}: NLL {:+.4f} per token, perplexity x {:.4f}\n", result["label"].get<std::string>(), delta, std::exp(delta));
-    if (result["band"].is_number())
-        text += fmt::format("nine of ten measurements lie in {:+.4f} to {:+.4f}, perplexity x {:.4f} to {:.4f}\n", number("low"),
-                            number("high"), std::exp(number("low")), std::exp(number("high")));
-    if (const int probes = calibration["probes"].get<int>(); probes > 0) {
-        text += fmt::format("fitted to {} plans measured with the profile on {} of its windows", probes, calibration["windows"].get<int>());
-        if (const int pairs = calibration["pairs"].get<int>(); pairs > 0) text += fmt::format(", refined by {} later measurements", pairs);
+        fmt::format("\n{}: NLL {:+.4f} per token, perplexity x {:.4f}\n", estimate.label, estimate.deltaNll, std::exp(estimate.deltaNll));
+    if (std::isfinite(estimate.band))
+        text += fmt::format("nine of ten measurements lie in {:+.4f} to {:+.4f}, perplexity x {:.4f} to {:.4f}\n", estimate.low,
+                            estimate.high, std::exp(estimate.low), std::exp(estimate.high));
+    if (const Estimate::Calibration calibration = estimate.calibration.value_or(Estimate::Calibration()); calibration.probes > 0) {
+        text += fmt::format("fitted to {} plans measured with the profile on {} of its windows", calibration.probes, calibration.windows);
+        if (calibration.pairs > 0) text += fmt::format(", refined by {} later measurements", calibration.pairs);
         return text + "\n";
     }
-    return text +
-           fmt::format("slope {:+.4f} (error over windows {:.4f}), curvature {:.4f}\n", number("e1"), number("e1_error"), number("e2"));
+    return text + fmt::format("slope {:+.4f} (error over windows {:.4f}), curvature {:.4f}\n", estimate.e1, estimate.e1Error, estimate.e2);
 }
 
 // Sizes are exact, the change of NLL is an estimate where the profile has what it takes.
@@ -59,10 +55,10 @@ Result<Json> estimate(const EstimateOptions& options, Invocation& invocation)
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     const ModelShape& shape = checkpoint->shape();
     ESPALIER_TRY(const CompressionPlan plan, readPlan(options.plan, *checkpoint, options.allowOther));
-    Json result = costJson(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape)));
+    Json result = toJson(costFacts(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape))));
     result["plan_hash"] = plan.hash();
     result["losses"] = Json::array();
-    result.update(noEstimateJson());
+    Estimate found;
     if (!options.profile.empty()) {
         ESPALIER_TRY(const ProfileData data, readProfileFor(options.profile, *checkpoint, options.allowOther));
         result["losses"] = gramLossesJson(data, plan);
@@ -70,7 +66,7 @@ Result<Json> estimate(const EstimateOptions& options, Invocation& invocation)
         Result<NllEstimate> estimated = estimator.ok() ? (*estimator)->estimate(plan) : Result<NllEstimate>(estimator.error());
         if (estimated.ok()) {
             const std::optional<ProbeBasis> basis = basisOf(**estimator);
-            result.update(estimateJson(*estimated, basis, record));
+            found = estimateOf(*estimated, basis, record);
             if (basis && record.fitted.size() < record.expansion.size())
                 invocation.warnings.push_back("Pairs without \"fitted\" were not used: they belong to profiles without measured plans.");
             if (!basis)
@@ -88,11 +84,12 @@ Result<Json> estimate(const EstimateOptions& options, Invocation& invocation)
             return estimated.error();
         }
     }
+    result.update(toJson(found));
     Json flavors = Json::array();
     for (const FlavourChoice& choice : flavoursFor(shape, plan))
         flavors.push_back({{"flavor", choice.id}, {"allowed", choice.allowed}, {"loads_in", choice.loadsIn}, {"reason", choice.reason}});
     result["flavors"] = std::move(flavors);
-    invocation.text = planText(shape, plan, result["losses"]) + estimateText(result);
+    invocation.text = planText(shape, plan, result["losses"]) + estimateText(found);
     return result;
 }
 

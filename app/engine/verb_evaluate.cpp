@@ -45,7 +45,7 @@ public:
     void partial(const Json& result) override
     {
         m_job.partial(result);
-        record({{result.at("window").get<int>(), result.at("nll").get<double>(), result.at("tokens").get<int>()}});
+        if (const Result<WindowLoss> loss = fromJson<WindowLoss>(result); loss.ok()) record({*loss});
     }
     void record(const std::vector<WindowLoss>& losses)
     {
@@ -119,14 +119,15 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
     };
     ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(plan));
     const PerplexityEstimate estimate = perplexity(losses);
+    const std::optional<int> asked = windowsAsked(options.text);
     Json result = {{"plan_hash", plan.hash()},
                    {"ppl", numberJson(estimate.ppl)},
                    {"nll", numberJson(estimate.nll)},
                    {"nll_error", numberJson(estimate.nllError)},
                    {"ppl_error", numberJson(estimate.pplError)},
                    {"scored_tokens", estimate.tokens},
-                   {"windows", windowsJson(losses, true)},
-                   {"windows_asked", windowsAsked(options.text)},
+                   {"windows", windowsJson(losses)},
+                   {"windows_asked", asked ? Json(*asked) : Json()},
                    {"window_length", text.windowLength},
                    {"first_window", options.text.firstWindow},
                    {"spread", options.text.spread > 0 ? Json(options.text.spread) : Json()},
@@ -142,7 +143,7 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
     if (reference) {
         ESPALIER_TRY(const std::vector<WindowLoss> other, measure(*reference));
         const PairedDifference difference = pairedDifference(losses, other);
-        result["delta"] = differenceJson(difference);
+        result["delta"] = toJson(difference);
         result["reference"] = {
             {"plan_hash", reference->hash()}, {"ppl", numberJson(perplexity(other).ppl)}, {"nll", numberJson(perplexity(other).nll)}};
         invocation.text +=

@@ -132,7 +132,7 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
 
     journal.remove();
 
-    Json result = costJson(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape)));
+    Json result = toJson(costFacts(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape))));
     const Json losses = gramLossesJson(data, plan);
     result["plan"] = options.out.string();
     result["plan_hash"] = plan.hash();

@@ -142,8 +142,8 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
     const double uncovered = uncoveredFraction(data);
     invocation.text = fmt::format("{}: {} tokens in {} windows, {}, {:.0f} tokens/s\n", options.profile.out.string(), data.tokens,
                                   data.windows, formatSeconds(seconds), static_cast<double>(data.tokens) / seconds);
-    Json gram = gramStoreJson(data);
-    if (!gram.is_null()) invocation.text += gram["note"].get<std::string>() + "\n";
+    const std::optional<GramStoreNote> gram = gramStoreNote(data);
+    if (gram) invocation.text += gram->note + "\n";
     return Json{{"profile", options.profile.out.string()},
                 {"tokens", data.tokens},
                 {"windows", data.windows},
@@ -153,7 +153,7 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
                 {"uncovered_fraction", numberJson(uncovered)},
                 {"collected", data.collected},
                 {"probes", probeCount(data)},
-                {"gram", std::move(gram)},
+                {"gram", gram ? toJson(*gram) : Json()},
                 {"factor_bytes", factorBytes(checkpoint->shape())},
                 {"moment_bytes", momentBytes(checkpoint->shape())},
                 {"text_sha256", data.textSha256},
@@ -227,7 +227,7 @@ Result<Json> scoreVerb(const ScoreOptions& options, Invocation& invocation)
     ESPALIER_TRY(const ExpertScores scores, score(data, options.method, params[""], weights ? &*weights : nullptr));
     invocation.warnings = profileWarnings(data);
     invocation.text = scoresText(scores);
-    Json result = scoresJson(scores);
+    Json result = toJson(scores);
     result["profile"] = options.profile.string();
     result["tokens"] = data.tokens;
     return result;

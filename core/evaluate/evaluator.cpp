@@ -4,6 +4,7 @@
 #include "base/freed_memory.h"
 #include "base/window_spread.h"
 #include "model/moe_model_torch.h"
+#include "rpc/values_json.h"
 
 #include <fmt/format.h>
 
@@ -310,7 +311,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
                     loss.nll += *values++;
                 // A loss that was given as known stays: one number per window, whatever ran beside it.
                 results.emplace(w, loss);
-                if (wanted.contains(w)) job.partial({{"window", w}, {"nll", loss.nll}, {"tokens", loss.tokens}});
+                if (wanted.contains(w)) job.partial(toJson(loss));
             }
             run.hidden.reset();
         }
@@ -355,7 +356,7 @@ Result<std::vector<WindowLoss>> Evaluator::run(const CompressionPlan& plan, std:
     for (const int w : windowIndices) {
         const auto found = results.find(w);
         if (found != results.end()) {
-            job.partial({{"window", w}, {"nll", found->second.nll}, {"tokens", found->second.tokens}});
+            job.partial(toJson(found->second));
         } else {
             wanted.insert(w);
             groups.insert(state.groupOf[static_cast<std::size_t>(w)]);

@@ -618,20 +618,4 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
     }
 }
 
-Json toJson(const ExportReport& report)
-{
-    Json files = Json::array();
-    for (const ExportedFile& file : report.files)
-        files.push_back({{"name", file.name}, {"bytes", file.bytes}});
-    return {{"flavor", report.flavor},
-            {"out", report.out.string()},
-            {"files", std::move(files)},
-            {"bytes", report.bytes},
-            {"tensor_bytes", report.tensorBytes},
-            {"plan_hash", report.planHash},
-            {"resumed_files", report.resumedFiles},
-            {"dry_run", report.dryRun},
-            {"warnings", report.warnings}};
-}
-
 }  // namespace espalier

@@ -6,10 +6,10 @@
 #include "base/job.h"
 #include "base/json.h"
 #include "base/work_share.h"
-#include "export/measured.h"
 #include "plan/compression_plan.h"
 #include "plan/factor_source.h"
 #include "plan/flavors.h"
+#include "rpc/protocol_export.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -37,23 +37,6 @@ struct ExportOptions {
     std::vector<Measurement> measured;  // for README.md and espalier_plan.json
 };
 
-struct ExportedFile {
-    std::string name;
-    std::int64_t bytes = 0;
-};
-
-struct ExportReport {
-    std::string flavor;
-    std::filesystem::path out;
-    std::vector<ExportedFile> files;
-    std::int64_t bytes = 0;        // of all files
-    std::int64_t tensorBytes = 0;  // of the tensors in them
-    std::string planHash;
-    int resumedFiles = 0;  // found finished in an interrupted export
-    bool dryRun = false;
-    std::vector<std::string> warnings;
-};
-
 // Progress counts bytes ("byte"). A stop is honoured between tensors: finished shards stay in `<out>.partial` for a resumed run
 // (with none finished the folder goes), `out` never appears.
 // Errors: export.measured_other_plan (a measurement of another plan or model), export.unequal_counts, export.ranks_not_dense,
@@ -62,7 +45,5 @@ struct ExportReport {
 // factorSourceFor (not for a dry run and not for the plan alone).
 Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const CompressionPlan& plan, const ExportOptions& options,
                                       JobContext& job);
-
-Json toJson(const ExportReport& report);  // files[] {name, bytes}, bytes, flavor, ...: what `export --json` answers
 
 }  // namespace espalier

@@ -1,9 +1,9 @@
 // README.md of an export: what was removed, what it costs in perplexity, how to load it, what is not supported.
 #pragma once
 
-#include "export/measured.h"
 #include "plan/compression_plan.h"
 #include "plan/flavors.h"
+#include "rpc/measurement.h"
 
 #include <string>
 #include <vector>

@@ -469,21 +469,4 @@ Result<VerifyReport> verifyExport(const VerifyOptions& options, JobContext& job)
     }
 }
 
-Json toJson(const VerifyReport& report)
-{
-    Json checks = Json::array();
-    for (const VerifyCheck& check : report.checks)
-        checks.push_back({{"name", check.name}, {"holds", check.holds}, {"detail", check.detail}});
-    const auto number = [](const std::optional<double>& value) { return value && std::isfinite(*value) ? Json(*value) : Json(); };
-    return {{"holds", report.holds},
-            {"flavor", report.flavor},
-            {"plan_hash", report.planHash},
-            {"checks", std::move(checks)},
-            {"max_abs_logit_difference", number(report.maxAbsLogitDifference)},
-            {"ppl_preview", number(report.pplPreview)},
-            {"ppl_export", number(report.pplExport)},
-            {"windows", report.windows},
-            {"warnings", report.warnings}};
-}
-
 }  // namespace espalier

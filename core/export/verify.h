@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "model/moe_model.h"
 #include "plan/factor_source.h"
+#include "rpc/protocol_export.h"
 #include "tokenizer/windows.h"
 
 #include <filesystem>
@@ -26,28 +27,8 @@ struct VerifyOptions {
     ModelOptions model;
 };
 
-struct VerifyCheck {
-    std::string name;  // "plan", "files", "config", "runtime", "tensor-list", "untouched-tensors", "sliced-tensors", "factors", "forward"
-    bool holds = false;
-    std::string detail;  // what was compared, or the first difference and how many there are
-};
-
-struct VerifyReport {
-    bool holds = false;
-    std::string flavor;
-    std::string planHash;
-    std::vector<VerifyCheck> checks;
-    std::optional<double> maxAbsLogitDifference;  // absent where the model cannot be run (or a check before it failed to open)
-    std::optional<double> pplPreview;             // source under the plan
-    std::optional<double> pplExport;
-    int windows = 0;
-    std::vector<std::string> warnings;
-};
-
 // Error only where there is nothing to compare (no export, no source, no profile for factors that need one, cancelled); a damaged export is
 // a report that does not hold.
 Result<VerifyReport> verifyExport(const VerifyOptions& options, JobContext& job);
-
-Json toJson(const VerifyReport& report);
 
 }  // namespace espalier

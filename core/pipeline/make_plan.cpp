@@ -327,7 +327,7 @@ private:
         } else {
             ESPALIER_TRY(start, selectByRanking(m_shape, m_base, m_outcome.keep, m_scores, m_request.dropped));
         }
-        job.partial({{"plan", toJson(start)}, {"keep", m_outcome.keep}});
+        job.partial(toJson(PlanFound{toJson(start), m_outcome.keep}));
         return {};
     }
 
@@ -415,7 +415,7 @@ private:
     Status reportRanks(Clock::time_point started)
     {
         stage("rank", started, {{"rule", m_recipe.rankRule}, {"factors", m_outcome.plan.factors().method}});
-        StageJob(m_job, "rank").partial({{"plan", toJson(m_outcome.plan)}});
+        StageJob(m_job, "rank").partial(toJson(PlanFound{toJson(m_outcome.plan), {}}));
         return stopped();
     }
 
@@ -446,7 +446,7 @@ private:
                {"dual_bound", numberJson(sized.dualBound)},
                {"gap", numberJson(sized.gap)},
                {"solver", sized.method}});
-        StageJob(m_job, "rank").partial({{"plan", toJson(m_outcome.plan)}});
+        StageJob(m_job, "rank").partial(toJson(PlanFound{toJson(m_outcome.plan), {}}));
         return stopped();
     }
 
@@ -491,7 +491,7 @@ private:
         stage(
             "size", started,
             {{"excess", excess}, {"experts", m_outcome.plan.keptExperts() - experts}, {"bytes", planCost(m_shape, m_outcome.plan).bytes}});
-        StageJob(m_job, "rank").partial({{"plan", toJson(m_outcome.plan)}});
+        StageJob(m_job, "rank").partial(toJson(PlanFound{toJson(m_outcome.plan), {}}));
         return stopped();
     }
 

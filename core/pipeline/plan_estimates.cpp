@@ -20,88 +20,65 @@ constexpr std::size_t kEstimatorsHeld = 2;
 
 }  // namespace
 
-Json estimateJson(const NllEstimate& estimate, const std::optional<ProbeBasis>& basis, const EstimateRecord& record)
+Estimate estimateOf(const NllEstimate& estimate, const std::optional<ProbeBasis>& basis, const EstimateRecord& record)
 {
-    Json layers = Json::array();
+    Estimate result;
     for (const NllEstimate::Layer& layer : estimate.layers)
-        layers.push_back({{"layer", layer.layer},
-                          {"e1", numberJson(layer.e1)},
-                          {"e2", numberJson(layer.e2)},
-                          {"uncovered_fraction", layer.uncoveredFraction}});
-    Json result = {{"e1", numberJson(estimate.e1)},
-                   {"e2", numberJson(estimate.e2)},
-                   {"e1_error", numberJson(estimate.e1Error)},
-                   {"ranks", numberJson(estimate.ranks)},
-                   {"uncovered_fraction", estimate.uncoveredFraction},
-                   {"estimate_layers", std::move(layers)}};
-    double delta = 0;
+        result.layers.push_back({layer.layer, layer.e1, layer.e2, layer.uncoveredFraction});
+    result.e1 = estimate.e1;
+    result.e2 = estimate.e2;
+    result.e1Error = estimate.e1Error;
+    result.ranks = estimate.ranks;
+    result.uncoveredFraction = estimate.uncoveredFraction;
+    Estimate::Calibration& calibration = result.calibration.emplace();
     if (estimate.fitted && basis) {
         const NllInterval interval = refined(*estimate.fitted, record.fitted);
-        delta = interval.change;
-        result.update({{"band", numberJson(std::max(interval.high - delta, delta - interval.low))},
-                       {"low", numberJson(interval.low)},
-                       {"high", numberJson(interval.high)},
-                       {"spread", numberJson(interval.spread)},
-                       {"fitted", numberJson(estimate.fitted->change)},
-                       {"label", "estimate"},
-                       {"calibration",
-                        {{"calibrated", true},
-                         {"probes", basis->probes},
-                         {"windows", basis->windows},
-                         {"pairs", record.fitted.size()},
-                         {"residual", numberJson(basis->residual)},
-                         {"rank_correlation", numberJson(basis->rankCorrelation)}}}});
+        result.deltaNll = interval.change;
+        result.band = std::max(interval.high - interval.change, interval.change - interval.low);
+        result.low = interval.low;
+        result.high = interval.high;
+        result.spread = interval.spread;
+        result.fitted = estimate.fitted->change;
+        calibration = {.calibrated = true,
+                       .probes = basis->probes,
+                       .windows = basis->windows,
+                       .pairs = static_cast<int>(record.fitted.size()),
+                       .residual = basis->residual,
+                       .beta = {},
+                       .rankCorrelation = basis->rankCorrelation};
     } else {
         const EstimateCalibration fit = calibrateEstimates(record.expansion);
-        delta = fit.change(estimate.e1, estimate.e2);
+        result.deltaNll = fit.change(estimate.e1, estimate.e2);
         // Nine in ten, as far as the errors are normal.
-        const double band = 1.645 * fit.residual;
-        result.update({{"band", numberJson(band)},
-                       {"low", numberJson(delta - band)},
-                       {"high", numberJson(delta + band)},
-                       {"spread", nullptr},
-                       {"fitted", nullptr},
-                       {"label", fit.label()},
-                       {"calibration",
-                        {{"calibrated", fit.calibrated()},
-                         {"probes", 0},
-                         {"windows", 0},
-                         {"pairs", fit.pairs},
-                         {"beta", {fit.beta1, fit.beta2}},
-                         {"rank_correlation", numberJson(fit.rankCorrelation)}}}});
+        result.band = 1.645 * fit.residual;
+        result.low = result.deltaNll - result.band;
+        result.high = result.deltaNll + result.band;
+        result.label = fit.label();
+        calibration = {.calibrated = fit.calibrated(),
+                       .probes = 0,
+                       .windows = 0,
+                       .pairs = fit.pairs,
+                       .residual = {},
+                       .beta = std::vector{fit.beta1, fit.beta2},
+                       .rankCorrelation = fit.rankCorrelation};
     }
-    result["delta_nll"] = numberJson(delta);
-    result["ppl_ratio"] = numberJson(std::exp(delta));
+    result.pplRatio = std::exp(result.deltaNll);
     return result;
 }
 
-Json noEstimateJson()
+EstimateRecord recordOf(const std::vector<EstimatePoint>& points)
 {
-    Json result = {{"label", "estimate"}, {"estimate_layers", Json::array()}};
-    for (const char* name : {"delta_nll", "band", "low", "high", "spread", "fitted", "ppl_ratio", "e1", "e2", "e1_error", "ranks",
-                             "uncovered_fraction", "calibration"})
-        result[name] = nullptr;
-    return result;
+    EstimateRecord record;
+    for (const EstimatePoint& point : points) {
+        if (point.e1 && point.e2) record.expansion.push_back({*point.e1, *point.e2, point.deltaNll});
+        if (point.fitted) record.fitted.push_back({*point.fitted, point.deltaNll});
+    }
+    return record;
 }
 
 Result<EstimateRecord> recordFromJson(const Json& json)
 {
-    EstimateRecord record;
-    bool good = json.is_array();
-    for (std::size_t i = 0; good && i < json.size(); ++i) {
-        const Json& item = json[i];
-        Json values[4];
-        if (item.is_array() && (item.size() == 3 || item.size() == 4))
-            std::copy(item.begin(), item.end(), values);
-        else if (item.is_object())
-            for (const auto& [slot, key] : {std::pair{0, "e1"}, {1, "e2"}, {2, "delta_nll"}, {3, "fitted"}})
-                values[slot] = item.value(key, Json());
-        const bool expansion = values[0].is_number() && values[1].is_number();
-        good = values[2].is_number() && (expansion || values[3].is_number());
-        if (good && expansion) record.expansion.push_back({values[0], values[1], values[2]});
-        if (good && values[3].is_number()) record.fitted.push_back({values[3], values[2]});
-    }
-    if (good) return record;
+    if (const Result<std::vector<EstimatePoint>> points = estimatePointsFromJson(json); points.ok()) return recordOf(*points);
     Error error = usageError("The pairs are no list of estimates beside exact changes.",
                              R"(Write [{"e1": .., "e2": .., "fitted": .., "delta_nll": ..}, ..] with what `estimate --json` answered.)");
     error.code = "estimate.pairs";

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "plan/compression_plan.h"
+#include "rpc/protocol_evaluation.h"
 #include "score/nll_estimate.h"
 #include "statistics/profile_data.h"
 
@@ -32,15 +33,11 @@ struct ProbeBasis {
     double rankCorrelation = 0;  // of probes and leave-one-out estimates
 };
 
-// delta_nll, low, high and band (half the width that covers nine of ten measurements, on the wider side; null where nothing says), label,
-// spread, e1, e2, e1_error, uncovered_fraction, ppl_ratio, layers, and what the calibration found. With probes: fitted to them, refined by
-// `record`. Without: the expansion, calibrated by `record`.
-Json estimateJson(const NllEstimate& estimate, const std::optional<ProbeBasis>& basis, const EstimateRecord& record);
-// The same fields without an estimate.
-Json noEstimateJson();
+// With probes: fitted to them, refined by `record`. Without: the expansion, calibrated by `record`.
+Estimate estimateOf(const NllEstimate& estimate, const std::optional<ProbeBasis>& basis, const EstimateRecord& record);
 
-// [[e1, e2, exact], ..] or [{"e1", "e2", "delta_nll"}, ..]; with "fitted", what the estimate was before any pair, in the objects or as a
-// fourth number. Error: estimate.pairs (usage).
+EstimateRecord recordOf(const std::vector<EstimatePoint>& points);
+// A list of estimates beside exact changes (EstimatePoint). Error: estimate.pairs (usage).
 Result<EstimateRecord> recordFromJson(const Json& json);
 std::optional<ProbeBasis> basisOf(const NllEstimator& estimator);
 

@@ -30,26 +30,24 @@ std::vector<int> shownRanks(int last)
     return ranks;
 }
 
-Json matrixJson(const LayerProfile& layer, int expert, int matrix, int rows, int columns)
+SpectrumPoints spectrumOf(const LayerProfile& layer, int expert, int matrix, int rows, int columns)
 {
     const std::vector<double> error = layer.errorCurve(expert, matrix);
-    const int full = layer.spectrumLength;
-    Json shares = Json::array();
-    Json singular = Json::array();
+    SpectrumPoints spectrum{.rows = rows,
+                            .columns = columns,
+                            .fullRank = layer.spectrumLength,
+                            .breakEven = breakEvenRank(rows, columns),
+                            .error = {},
+                            .singular = {}};
     if (error.front() > 0) {
-        for (const int r : shownRanks(full))
-            shares.push_back({r, error[static_cast<std::size_t>(r)] / error.front()});
-        for (const int i : shownRanks(full - 1)) {
+        for (const int r : shownRanks(spectrum.fullRank))
+            spectrum.error.emplace_back(r, error[static_cast<std::size_t>(r)] / error.front());
+        for (const int i : shownRanks(spectrum.fullRank - 1)) {
             const auto at = static_cast<std::size_t>(i);
-            singular.push_back({i + 1, std::sqrt(std::max(error[at] - error[at + 1], 0.0))});
+            spectrum.singular.emplace_back(i + 1, std::sqrt(std::max(error[at] - error[at + 1], 0.0)));
         }
     }
-    return {{"rows", rows},
-            {"columns", columns},
-            {"full_rank", full},
-            {"break_even", breakEvenRank(rows, columns)},
-            {"error", std::move(shares)},
-            {"singular", std::move(singular)}};
+    return spectrum;
 }
 
 }  // namespace
@@ -83,7 +81,7 @@ RankValue rankValueOf(std::shared_ptr<const RankCurves> curves)
     };
 }
 
-Result<Json> rankCurvesJson(const ProfileData& profile, int layer, int expert)
+Result<RankCurvesAnswer> rankCurves(const ProfileData& profile, int layer, int expert)
 {
     if (layer < 0 || layer >= static_cast<int>(profile.layers.size()) || profile.layers[static_cast<std::size_t>(layer)].experts == 0)
         return badInput("plan.unknown_layer", fmt::format("layer {}", layer),
@@ -97,13 +95,12 @@ Result<Json> rankCurvesJson(const ProfileData& profile, int layer, int expert)
                         "Take the profile with --collect +curves.");
     const int hidden = static_cast<int>(profile.shape.hiddenSize);
     const int width = static_cast<int>(profile.shape.layers[static_cast<std::size_t>(layer)].expertWidth);
-    return Json{{"layer", layer},
-                {"expert", expert},
-                {"whitened", true},
-                {"matrices",
-                 {{"gate", matrixJson(data, expert, 0, width, hidden)},
-                  {"up", matrixJson(data, expert, 1, width, hidden)},
-                  {"down", matrixJson(data, expert, 2, hidden, width)}}}};
+    return RankCurvesAnswer{.layer = layer,
+                            .expert = expert,
+                            .whitened = true,
+                            .gate = spectrumOf(data, expert, 0, width, hidden),
+                            .up = spectrumOf(data, expert, 1, width, hidden),
+                            .down = spectrumOf(data, expert, 2, hidden, width)};
 }
 
 }  // namespace espalier

@@ -3,7 +3,7 @@
 
 #include "allocate/rank_rule.h"
 #include "base/error.h"
-#include "base/json.h"
+#include "rpc/protocol_profile.h"
 #include "search/rank_budget.h"
 #include "statistics/profile_data.h"
 
@@ -18,9 +18,9 @@ std::shared_ptr<const RankCurves> rankCurvesOf(const ProfileData& profile);
 // What each unit of rank saves by these curves; empty where there are none.
 RankValue rankValueOf(std::shared_ptr<const RankCurves> curves);
 
-// Error and singular values of one expert's matrices, whitened by its calibration tokens, at no more than 256 ranks each:
-// {"layer","expert","whitened","matrices":{"gate","up","down"}}. An expert without tokens has empty lists.
+// Error and singular values of one expert's matrices, whitened by its calibration tokens, at no more than 256 ranks each.
+// An expert without tokens has empty lists.
 // Errors: plan.unknown_layer, plan.unknown_expert, profile.missing_statistics.
-Result<Json> rankCurvesJson(const ProfileData& profile, int layer, int expert);
+Result<RankCurvesAnswer> rankCurves(const ProfileData& profile, int layer, int expert);
 
 }  // namespace espalier

@@ -1,19 +1,10 @@
-// A recipe as JSON: in plan files, and in the request `plan`. Pure functions, any thread.
-//
-// A plan file says how it was made in two of its fields; numbers that are no integers are text there, so that equal plans are equal bytes:
-//   "budget"           {"experts": n} or {"bytes": n}
-//   "method_settings"  {"score": {"method", "parameters"}, "allocate": {.., "uniform", "floor", "cap", "multiple_of"}, "select": {..},
-//                      "rank": {.., "average", "share"}, "receptive_field": {"sets", "block_size"}, "dropped", "drop_layers",
-//                      "drop_similar_layers", "recover": {..}, "skip": {..}}
-// with stages that were off left out. A request has "target" and "params" instead, numbers as numbers, and stages that are off null or
-// absent.
+// Recipes in plan files, which say in two of their fields how they were made (rpc/recipe_json.h).
 #pragma once
 
 #include "base/error.h"
-#include "base/json.h"
 #include "pipeline/plan_recipe.h"
 #include "plan/compression_plan.h"
-#include "rpc/request_params.h"
+#include "rpc/recipe_json.h"
 
 #include <filesystem>
 #include <string>
@@ -21,19 +12,10 @@
 namespace espalier
 {
 
-// The settings, with the budget beside them.
-Json toJson(const PlanRecipe& recipe);
-// Back from what toJson wrote. Error: recipe.invalid (a field that is not known, or of the wrong type).
-Result<PlanRecipe> recipeFromJson(const Json& settings);
-
 // A plan file, canonical: the plan with budget, methods and seed.
 std::string planFileText(const CompressionPlan& plan, const PlanRecipe& recipe, const std::string& profileSha256);
 // What a plan file says about how it was made, seed and factors included. Errors: plan.* of a file that cannot be read, recipe.missing
 // (written by hand, or exported without), recipe.invalid.
 Result<PlanRecipe> recipeOfPlanFile(const std::filesystem::path& path);
-
-// The object "recipe" of a request; what is wrong with it is remembered in `recipe`.
-PlanRecipe recipeFromRequest(RequestParams recipe);
-Json requestJson(const PlanRecipe& recipe);
 
 }  // namespace espalier

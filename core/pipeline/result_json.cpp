@@ -12,60 +12,22 @@
 namespace espalier
 {
 
-Json numberJson(double value) { return std::isfinite(value) ? Json(value) : Json(); }
-
-Json scoresJson(const ExpertScores& scores)
+std::map<std::string, ExpertScores> allScores(const ProfileData& profile)
 {
-    Json values = Json::array();
-    for (const auto& row : scores.values.rows) {
-        Json line = Json::array();
-        for (const double value : row)
-            line.push_back(numberJson(value));
-        values.push_back(std::move(line));
-    }
-    Json importance = Json::array();
-    for (const double value : scores.layerImportance)
-        importance.push_back(numberJson(value));
-    return {{"method", scores.method},     {"title", scores.title},
-            {"unit", scores.unit},         {"better", scores.better == Better::Higher ? "higher" : "lower"},
-            {"values", std::move(values)}, {"layer_importance", std::move(importance)}};
-}
-
-Json allScoresJson(const ProfileData& profile)
-{
-    Json all = Json::object();
+    std::map<std::string, ExpertScores> all;
     for (const MethodInfo& method : scorers()) {
         if (!std::all_of(method.needs.begin(), method.needs.end(), [&](const std::string& need) { return profile.has(need); })) continue;
-        if (const Result<ExpertScores> scores = score(profile, method.id); scores.ok()) all[method.id] = scoresJson(*scores);
+        if (Result<ExpertScores> scores = score(profile, method.id); scores.ok()) all.emplace(method.id, std::move(scores).value());
     }
     return all;
 }
 
-Json costJson(const PlanCost& cost, const PlanCost& dense)
-{
-    return {{"parameters", cost.parameters},
-            {"active_parameters", cost.activeParameters},
-            {"bytes", cost.bytes},
-            {"expert_parameters", cost.expertParameters},
-            {"expert_parameters_removed", cost.expertParametersRemoved()},
-            {"dense", {{"parameters", dense.parameters}, {"active_parameters", dense.activeParameters}, {"bytes", dense.bytes}}}};
-}
-
-Json windowsJson(const std::vector<WindowLoss>& losses, bool index)
+Json windowsJson(const std::vector<WindowLoss>& losses)
 {
     Json windows = Json::array();
-    for (const WindowLoss& loss : losses) {
-        Json item = {{"nll", numberJson(loss.nll)}, {"tokens", loss.tokens}};
-        if (index) item["window"] = loss.window;
-        windows.push_back(std::move(item));
-    }
+    for (const WindowLoss& loss : losses)
+        windows.push_back(toJson(loss));
     return windows;
-}
-
-Json differenceJson(const PairedDifference& difference)
-{
-    return {{"nll", numberJson(difference.nll)}, {"se", numberJson(difference.se)},     {"ppl_ratio", numberJson(difference.pplRatio)},
-            {"low", numberJson(difference.low)}, {"high", numberJson(difference.high)}, {"windows", difference.windows}};
 }
 
 namespace

@@ -41,17 +41,13 @@ private:
         const auto tell = [&](const Selection& selection) {
             if (selection.best.empty()) return;
             const KeptSet& best = selection.best.front();
-            Json trace = Json::array();
-            for (const double value : selection.trace)
-                trace.push_back(numberJson(value));
-            job.partial({{"layer", selection.layer},
-                         {"finished", true},
-                         {"kept", best.kept},
-                         {"best_loss", numberJson(best.loss)},
-                         {"reference_loss", selection.referenceLoss ? numberJson(*selection.referenceLoss) : Json()},
-                         {"output_norm", numberJson(selection.outputNorm)},
-                         {"evaluated", selection.evaluated},
-                         {"trace", std::move(trace)}});
+            job.partial(toJson(LayerSearched{.layer = selection.layer,
+                                             .kept = best.kept,
+                                             .bestLoss = best.loss,
+                                             .referenceLoss = selection.referenceLoss,
+                                             .outputNorm = selection.outputNorm,
+                                             .evaluated = selection.evaluated,
+                                             .trace = selection.trace}));
         };
         std::map<int, Selection> recorded = m_request.journal.selections(stage, m_request.keep);
         ESPALIER_CHECK_OK(gatherFinished(recorded));

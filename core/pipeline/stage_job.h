@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/job.h"
+#include "rpc/plan_event.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -18,12 +19,7 @@ public:
     StageJob(JobContext& job, std::string stage) : m_job(job), m_stage(std::move(stage)) {}
     bool stopRequested() const noexcept override { return m_job.stopRequested(); }
     void progress(std::int64_t done, std::int64_t total, std::string_view phase) override { m_job.progress(done, total, phase); }
-    void partial(const Json& result) override
-    {
-        Json named = result;
-        if (named.is_object()) named["stage"] = m_stage;
-        m_job.partial(named);
-    }
+    void partial(const Json& result) override { m_job.partial(withStage(result, m_stage)); }
 
 private:
     JobContext& m_job;

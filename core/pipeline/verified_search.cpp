@@ -440,7 +440,7 @@ private:
         int windows = 0;
         for (const std::vector<int>& group : m_verified.groups)
             windows += static_cast<int>(group.size());
-        const auto difference = [](const std::optional<PairedDifference>& value) { return value ? differenceJson(*value) : Json(); };
+        const auto difference = [](const std::optional<PairedDifference>& value) { return value ? toJson(*value) : Json(); };
         return {{"candidates", m_candidates},
                 {"layer_rise", std::move(rises)},
                 {"trace", std::move(trace)},
@@ -452,7 +452,7 @@ private:
                 {"rank_given_back", search.rankGivenBack},
                 {"end", planSearchEndName(search.end)},
                 {"start", search.start},
-                {"change", differenceJson(search.change)},
+                {"change", toJson(search.change)},
                 {"against_dense", difference(search.againstWhole)},
                 {"against_given", difference(search.againstFirst)},
                 {"locked_change", difference(search.lockedChange)}};

@@ -11,6 +11,7 @@
 #include "profile/profile_settings.h"
 #include "profile/statistics/statistic_collector.h"
 #include "profile/window_batches.h"
+#include "rpc/protocol_profile.h"
 #include "score/scorer.h"
 #include "session/layer_factors.h"
 #include "session/profile_file.h"
@@ -300,11 +301,11 @@ Status ProfilePass::keptLayers(Status status) const
 void ProfilePass::reportLayer(const LayerProfile& layer)
 {
     if (layer.experts == 0) return;
-    Json scores = Json::object();
+    LayerScored scored{.layer = layer.layer, .scores = {}};
     for (const char* method : kPartialMethods)
         if (auto row = scoreLayer(layer, m_shape.layers[static_cast<std::size_t>(layer.layer)].router, method); row.ok())
-            scores[method] = *row;
-    m_job.partial({{"layer", layer.layer}, {"scores", scores}});
+            scored.scores[method] = *row;
+    m_job.partial(toJson(scored));
 }
 
 void ProfilePass::step(std::int64_t tokenLayers, std::int64_t most)

@@ -66,15 +66,14 @@ public:
         if (done < total && m_lastSent && now - *m_lastSent < kProgressIntervalMsec) return;
         m_lastSent = now;
         // Hidden until two steps are done: the first one carries the cost of starting.
-        Json eta = nullptr;
+        std::optional<double> eta;
         if (done >= 2 && total > done)
             eta = static_cast<double>(now - m_started) / 1000.0 / static_cast<double>(done) * static_cast<double>(total - done);
-        m_queue.m_notify(
-            {"$/progress",
-             {{"id", toJson(m_job->reply.id())}, {"done", done}, {"total", total}, {"phase", std::string(phase)}, {"eta_seconds", eta}}});
+        ProgressNote note{.id = m_job->reply.id(), .done = done, .total = total, .phase = std::string(phase), .etaSeconds = eta};
+        m_queue.m_notify({ProgressNote::kMethod, toJson(note)});
     }
 
-    void partial(const Json& result) override { m_queue.m_notify({"$/partial", {{"id", toJson(m_job->reply.id())}, {"value", result}}}); }
+    void partial(const Json& result) override { m_queue.m_notify({PartialNote::kMethod, toJson(PartialNote{m_job->reply.id(), result})}); }
 
 private:
     JobQueue& m_queue;

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/job.h"
 #include "rpc/messages.h"
+#include "rpc/protocol.h"
 
 #include <chrono>
 #include <condition_variable>
@@ -22,8 +23,6 @@
 
 namespace espalier
 {
-
-enum class Lane { Interactive, Full, Export };  // in order of precedence
 
 // How a running job gives way when an interactive one arrives at one of its stop checks.
 enum class GiveWay {

@@ -7,18 +7,78 @@
 namespace espalier
 {
 
+namespace
+{
+
+constexpr const char* kFieldProblem = "rpc.field";
+
+std::string sentence(const std::string& field, const std::string& what)
+{
+    return field.empty() ? fmt::format("The value {}.", what) : fmt::format("\"{}\" {}.", field, what);
+}
+
+// What sentence() was made of.
+std::string whatOf(const Error& error)
+{
+    const std::size_t before = sentence(error.subject, "").size() - 1;
+    return error.message.substr(before, error.message.size() - before - 1);
+}
+
+}  // namespace
+
+RequestParams::RequestParams(const Json& json) : m_json(json)
+{
+    if (!json.is_object()) fail("", "must be an object");
+}
+
 const Json* RequestParams::find(const char* key, bool required)
 {
+    m_known.insert(key);
     const auto it = m_json.find(key);
     if (it != m_json.end() && !it->is_null()) return &*it;
     if (required) fail(key, "is missing");
     return nullptr;
 }
 
+const Json* RequestParams::findAny(const char* key)
+{
+    m_known.insert(key);
+    const auto it = m_json.find(key);
+    if (it != m_json.end()) return &*it;
+    fail(key, "is missing");
+    return nullptr;
+}
+
+void RequestParams::know(std::initializer_list<const char*> keys) { m_known.insert(keys.begin(), keys.end()); }
+
+void RequestParams::finish()
+{
+    if (!m_json.is_object()) return;
+    for (const auto& [key, value] : m_json.items())
+        if (!m_known.contains(key)) fail(key, "is not known");
+}
+
 void RequestParams::fail(const std::string& key, const std::string& what)
 {
-    if (m_parent) return m_parent->fail(m_prefix + "." + key, what);
-    if (m_problem.empty()) m_problem = fmt::format("\"{}\" {}.", key, what);
+    if (m_parent) return m_parent->fail(key.empty() ? m_prefix : m_prefix + "." + key, what);
+    if (!m_problem.empty()) return;
+    m_field = key;
+    m_problem = sentence(key, what);
+}
+
+void RequestParams::failWith(const std::string& key, const Error& error)
+{
+    if (error.code == kFieldProblem)
+        return fail(key.empty() || error.subject.empty() ? key + error.subject : key + "." + error.subject, whatOf(error));
+    std::string text = error.message;
+    if (!text.empty() && text.back() == '.') text.pop_back();
+    fail(key, "cannot be read: " + text);
+}
+
+Status RequestParams::status() const
+{
+    if (m_problem.empty()) return {};
+    return badInput(kFieldProblem, m_field, m_problem);
 }
 
 RequestParams RequestParams::object(const char* key, bool required)

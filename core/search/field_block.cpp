@@ -5,41 +5,13 @@
 namespace espalier
 {
 
-Json toJson(const FieldBlock& block)
-{
-    Json trials = Json::array();
-    for (const BlockTrial& trial : block.trials)
-        trials.push_back({{"choice", trial.choice}, {"loss", trial.loss}});
-    return {{"moe_layers", block.moeLayers},
-            {"decoder_layers", {block.firstLayer, block.lastLayer}},
-            {"norm_reference_output", block.referenceNorm},
-            {"trials", std::move(trials)},
-            {"best", {{"choice", block.best.choice}, {"loss", block.best.loss}}},
-            {"trial_runs", block.trialRuns},
-            {"reference_runs", block.referenceRuns}};
-}
-
 Result<FieldBlock> fieldBlockFromJson(const Json& value)
 {
-    try {
-        const auto trial = [](const Json& item) {
-            return BlockTrial{item.at("choice").get<std::vector<int>>(), item.at("loss").get<double>()};
-        };
-        FieldBlock block;
-        block.moeLayers = value.at("moe_layers").get<std::vector<int>>();
-        block.firstLayer = value.at("decoder_layers").at(0).get<int>();
-        block.lastLayer = value.at("decoder_layers").at(1).get<int>();
-        block.referenceNorm = value.at("norm_reference_output").get<double>();
-        for (const Json& item : value.at("trials"))
-            block.trials.push_back(trial(item));
-        block.best = trial(value.at("best"));
-        block.trialRuns = value.at("trial_runs").get<int>();
-        block.referenceRuns = value.at("reference_runs").get<int>();
-        return block;
-    } catch (const Json::exception& failure) {
-        return badInput("search.invalid", "search result", fmt::format("A stored block cannot be read: {}.", failure.what()),
-                        "Run the search again.");
-    }
+    if (Result<BlockChosen> told = fromJson<BlockChosen>(value); told.ok()) return std::move(told).value().block;
+    Result<FieldBlock> block = fromJson<FieldBlock>(value);
+    if (block.ok()) return block;
+    return badInput("search.invalid", "search result", fmt::format("A stored block cannot be read: {}", block.error().message),
+                    "Run the search again.");
 }
 
 Status checkFieldOptions(const ReceptiveFieldOptions& options)

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/work_share.h"
+#include "rpc/plan_event.h"
 
 #include <cstdint>
 #include <functional>
@@ -13,28 +14,7 @@
 namespace espalier
 {
 
-struct BlockTrial {
-    std::vector<int> choice;  // per MoE layer of the block: index into Selection::best
-    double loss = 0;          // Frobenius norm over the residual stream after the block's last decoder layer
-
-    bool operator==(const BlockTrial&) const = default;
-};
-
-struct FieldBlock {
-    std::vector<int> moeLayers;
-    int firstLayer = 0;  // decoder layers, inclusive: dense layers in front of a MoE layer run with it, those after the last MoE
-    int lastLayer = 0;   // layer with the last block
-    double referenceNorm = 0;
-    std::vector<BlockTrial> trials;  // all of them, in lexicographic order of the choice
-    BlockTrial best;                 // ties: the first
-    // Decoder layers run over all windows: by the trials, and for the reference. What the two share is counted once, as reference.
-    int trialRuns = 0;
-    int referenceRuns = 0;
-
-    bool operator==(const FieldBlock&) const = default;
-};
-
-Json toJson(const FieldBlock& block);
+// A block as a search keeps it, or as chooseByBlocks told of it (rpc/plan_event.h), read back. Error: search.invalid.
 Result<FieldBlock> fieldBlockFromJson(const Json& value);
 
 struct ReceptiveFieldOptions {

@@ -4,6 +4,8 @@
 #include "search/layer_search.h"
 #include "search/selector.h"
 
+#include "rpc/plan_event.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -137,7 +139,7 @@ Result<std::vector<LayerCurve>> layerCurves(const ProfileData& profile, const Co
     };
     ESPALIER_CHECK_OK(LayerPool::run(open, options.threads, 0, job, work, [&](int layer) {
         const LayerCurve& curve = all[static_cast<std::size_t>(layer)];
-        job.partial({{"layer", layer}, {"lowest", curve.lowest}, {"curve", curve.loss}});
+        job.partial(toJson(CurveKnown{layer, curve.lowest, curve.loss}));
     }));
     std::vector<LayerCurve> curves;
     curves.reserve(open.size());

@@ -154,7 +154,7 @@ private:
         if (more) {
             ESPALIER_TRY(more, measure(m_problem.whole, firstGroups()));
         }
-        if (best) m_job.partial({{"plan", toJson(*best)}});
+        if (best) m_job.partial(toJson(PlanFound{toJson(*best), {}}));
         return {};
     }
 
@@ -186,7 +186,7 @@ private:
             const auto decoder = static_cast<std::size_t>(m_problem.layers[each.layer]);
             if (each.rank || !std::isnan(m_result.layerRise[decoder])) continue;
             m_result.layerRise[decoder] = difference.nll;
-            m_job.partial({{"layer", m_problem.layers[each.layer]}, {"alone", difference.nll}});
+            m_job.partial(toJson(LayerAlone{m_problem.layers[each.layer], difference.nll}));
         }
         return {};
     }
@@ -337,9 +337,9 @@ private:
         step.accepted = accepted;
         ++m_result.measured;
         if (!m_problem.layers.empty()) observe(entrant.plan);
-        Json partial = toJson(step);
-        if (accepted) partial["plan"] = toJson(entrant.plan);
-        m_job.partial(partial);
+        PlanMeasured measured{step, {}};
+        if (accepted) measured.plan = toJson(entrant.plan);
+        m_job.partial(toJson(measured));
         m_result.trace.push_back(std::move(step));
     }
 
@@ -586,13 +586,6 @@ private:
 };
 
 }  // namespace
-
-Json toJson(const PlanSearchStep& step)
-{
-    return {{"name", step.name},     {"plan_hash", step.planHash}, {"nll", step.nll},   {"windows", step.windows},
-            {"change", step.change}, {"error", step.changeError},  {"rise", step.rise}, {"estimate", step.estimatedGain},
-            {"passes", step.passes}, {"accepted", step.accepted}};
-}
 
 const char* planSearchEndName(PlanSearchEnd end)
 {

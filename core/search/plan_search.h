@@ -12,6 +12,7 @@
 #include "base/statistics.h"
 #include "plan/compression_plan.h"
 #include "plan/model_shape.h"
+#include "rpc/plan_event.h"
 #include "search/plan_race.h"
 #include "search/plan_surrogate.h"
 
@@ -69,19 +70,6 @@ struct PlanSearchOptions {
 };
 
 // A plan that left a race.
-struct PlanSearchStep {
-    std::string name;  // candidate's name, or "experts 3 -> 1"
-    std::string planHash;
-    double nll = 0;     // per token, on the windows it was measured on
-    int windows = 0;    // so many
-    double change = 0;  // against the plan that was ahead, paired on those windows
-    double changeError = 0;
-    double rise = 0;  // against the whole model, paired
-    double estimatedGain = 0;
-    double passes = 0;  // full passes until then
-    bool accepted = false;
-};
-
 enum class PlanSearchEnd { Converged, TimeLimit, PassLimit, MoveLimit, Cancelled };
 
 struct PlanSearchResult {
@@ -113,7 +101,6 @@ const MethodInfo& verifiedInfo();
 // Parameters of that entry, checked, as options.
 PlanSearchOptions planSearchOptions(const Params& params);
 
-Json toJson(const PlanSearchStep& step);
 const char* planSearchEndName(PlanSearchEnd end);  // "converged", "time-limit", "pass-limit", "move-limit", "cancelled"
 
 }  // namespace espalier

@@ -126,9 +126,7 @@ private:
     Status report(const FieldBlock& block, const std::vector<int>& choice)
     {
         ESPALIER_TRY(const CompressionPlan plan, applySelections(m_model.shape(), m_base, m_selections, choice));
-        Json partial = toJson(block);
-        partial["plan"] = toJson(plan);
-        m_job.partial(partial);
+        m_job.partial(toJson(BlockChosen{block, toJson(plan)}));
         return {};
     }
 

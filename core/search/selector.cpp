@@ -1,5 +1,6 @@
 #include "search/selector.h"
 
+#include "rpc/plan_event.h"
 #include "search/layer_pool.h"
 #include "search/layer_search.h"
 
@@ -179,12 +180,12 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
         std::optional<double> reference;
         const auto report = [&](const LayerSearch& s) {
             if (!s.trace().empty())
-                handle.report({{"layer", layer},
-                               {"generation", s.trace().size() - 1},
-                               {"best_loss", s.trace().back()},
-                               {"reference_loss", reference ? jsonNumber(*reference) : Json()},
-                               {"enumerated", s.enumerated()},
-                               {"trace", s.trace()}});
+                handle.report(toJson(LayerSearching{.layer = layer,
+                                                    .generation = static_cast<std::int64_t>(s.trace().size()) - 1,
+                                                    .bestLoss = s.trace().back(),
+                                                    .referenceLoss = reference,
+                                                    .enumerated = s.enumerated(),
+                                                    .trace = s.trace()}));
             return !handle.stopRequested();
         };
         LayerSearch search(loss, std::move(request), report, options.batch);

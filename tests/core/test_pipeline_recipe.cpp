@@ -1,7 +1,7 @@
 // Recipes: as JSON, as presets, and what their methods can.
 #include "pipeline/method_catalog.h"
-#include "pipeline/plan_presets.h"
 #include "pipeline/recipe_json.h"
+#include "rpc/plan_presets.h"
 
 #include "base/atomic_file.h"
 #include "core/shapes.h"

@@ -1,8 +1,8 @@
 // From a profile to a plan, on the tiny models: sizes, journals, processes that share the work.
 #include "pipeline/make_plan.h"
 #include "pipeline/plan_journal.h"
-#include "pipeline/plan_presets.h"
 #include "pipeline/recipe_json.h"
+#include "rpc/plan_presets.h"
 
 #include "core/compression_fixture.h"
 #include "core/shared_work.h"

@@ -1,4 +1,4 @@
-#include "export/measured.h"
+#include "rpc/measurement.h"
 
 #include <fmt/format.h>
 

@@ -1,9 +1,33 @@
-#include "pipeline/plan_presets.h"
+#include "rpc/plan_presets.h"
+
+#include "rpc/fields.h"
+#include "rpc/recipe_json.h"
 
 #include <fmt/format.h>
 
 namespace espalier
 {
+
+template <typename Fields, Is<PlanPreset> Message>
+void fields(Fields& f, Message& m)
+{
+    f.required("id", m.id);
+    f.required("help", m.help);
+    f.required("keep_share", m.keepShare);
+    // As in a request, without the target, which is not the preset's.
+    Json recipe = Fields::kReads ? Json() : requestJson(m.recipe);
+    if (recipe.is_object()) recipe.erase("target");
+    f.required("recipe", recipe);
+    if constexpr (Fields::kReads) {
+        if (recipe.is_object()) recipe["target"] = {{"experts", 0}};
+        const Json request = {{"recipe", std::move(recipe)}};
+        FieldReader reader(request);
+        m.recipe = recipeFromRequest(reader.object("recipe", true));
+        m.recipe.keepTotal.reset();
+        if (const Status status = reader.status(); !status.ok()) f.failWith("", status.error());
+    }
+}
+ESPALIER_PROTOCOL_JSON(PlanPreset);
 
 const std::vector<PlanPreset>& planPresets()
 {

@@ -1,0 +1,64 @@
+// From a profile to a plan.
+#pragma once
+
+#include "base/statistics.h"
+#include "rpc/plan_event.h"
+#include "rpc/plan_recipe.h"
+#include "rpc/protocol.h"
+#include "rpc/text_selection.h"
+#include "rpc/values_json.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace espalier
+{
+
+// What the verified allocator did.
+struct SearchSummary {
+    int measured = 0;   // plans
+    int moves = 0;      // accepted after the candidates
+    double passes = 0;  // full passes of the model that all measurements are worth
+    std::int64_t rankGivenBack = 0;
+    std::string end;                               // "converged", "time-limit", "pass-limit", "move-limit", "cancelled"
+    PairedDifference change;                       // plan - best candidate
+    std::optional<PairedDifference> againstGiven;  // plan - first candidate
+    std::optional<PairedDifference> lockedChange;  // plan - best candidate on the locked text
+    std::vector<PlanSearchStep> trace;
+};
+ESPALIER_PROTOCOL_TYPE(SearchSummary);
+
+struct PlanAnswer {
+    Json plan;  // as core/plan writes it
+    std::string planHash;
+    std::vector<int> keep;     // per decoder layer
+    std::vector<Json> stages;  // {"stage", "seconds", ..}: as `plan --json` lists them
+    std::vector<std::string> warnings;
+    std::int64_t recovered = 0;  // finished parts taken from the journal
+    std::optional<SearchSummary> exchange;
+    CostFacts cost;
+    double seconds = 0;
+};
+ESPALIER_PROTOCOL_TYPE(PlanAnswer);
+
+struct PlanRequest {
+    static constexpr const char* kMethod = "plan";
+    using Answer = PlanAnswer;
+    using Partial = PlanEvent;
+    std::string path;
+    std::string profile;
+    std::vector<std::filesystem::path> baseProfiles;  // of the plan it starts from, where they are others
+    Json plan;                                        // it starts from; null: the whole model
+    PlanRecipe recipe;
+    TextSelection text;                         // calibration; none: the profile's own windows
+    int windows = 0;                            // of it, at most; 0: all
+    std::vector<std::filesystem::path> locked;  // text that no search sees
+    std::string state;                          // file in which a search is kept while it runs; empty: nowhere
+    bool resume = false;
+};
+ESPALIER_PROTOCOL_TYPE(PlanRequest);
+
+}  // namespace espalier
