@@ -11,15 +11,14 @@ namespace espalier
 namespace
 {
 
-Result<QVector<QPointF>> pointsFrom(const Json& list)
+Result<QVector<QPointF>> pointsFrom(const std::vector<std::pair<int, double>>& list)
 {
     QVector<QPointF> points;
-    for (const Json& point : list) {
-        if (!point.is_array() || point.size() != 2 || !point[0].is_number() || !point[1].is_number() ||
-            (!points.isEmpty() && point[0].get<double>() <= points.back().x()))
-            return resourceError("engine.answer", "rank_curves", "The engine's answer cannot be understood.",
+    for (const auto& [x, y] : list) {
+        if ((!points.isEmpty() && x <= points.back().x()) || !std::isfinite(y))
+            return resourceError("engine.answer", RankCurvesRequest::kMethod, "The engine's answer cannot be understood.",
                                  "Choose an engine of this version.");
-        points.append({point[0].get<double>(), point[1].get<double>()});
+        points.append({static_cast<double>(x), y});
     }
     return points;
 }
@@ -52,26 +51,20 @@ std::optional<int> MatrixSpectrum::rankKeeping(double energy) const
 
 bool ExpertSpectra::empty() const { return matrices[0].empty() && matrices[1].empty() && matrices[2].empty(); }
 
-Result<ExpertSpectra> ExpertSpectra::fromJson(const Json& value)
+Result<ExpertSpectra> ExpertSpectra::from(const RankCurvesAnswer& answer)
 {
     ExpertSpectra curves;
-    try {
-        curves.cell = {value.at("layer").get<int>(), value.at("expert").get<int>()};
-        curves.whitened = value.value("whitened", false);
-        const char* const names[] = {"gate", "up", "down"};
-        for (std::size_t m = 0; m < 3; ++m) {
-            const Json& matrix = value.at("matrices").at(names[m]);
-            MatrixSpectrum& curve = curves.matrices[m];
-            curve.rows = matrix.at("rows").get<int>();
-            curve.columns = matrix.at("columns").get<int>();
-            curve.fullRank = matrix.at("full_rank").get<int>();
-            curve.breakEven = matrix.at("break_even").get<int>();
-            ESPALIER_TRY(curve.error, pointsFrom(matrix.at("error")));
-            ESPALIER_TRY(curve.singular, pointsFrom(matrix.at("singular")));
-        }
-    } catch (const Json::exception&) {
-        return resourceError("engine.answer", "rank_curves", "The engine's answer cannot be understood.",
-                             "Choose an engine of this version.");
+    curves.cell = {answer.layer, answer.expert};
+    curves.whitened = answer.whitened;
+    std::size_t m = 0;
+    for (const SpectrumPoints* points : {&answer.gate, &answer.up, &answer.down}) {
+        MatrixSpectrum& curve = curves.matrices[m++];
+        curve.rows = points->rows;
+        curve.columns = points->columns;
+        curve.fullRank = points->fullRank;
+        curve.breakEven = points->breakEven;
+        ESPALIER_TRY(curve.error, pointsFrom(points->error));
+        ESPALIER_TRY(curve.singular, pointsFrom(points->singular));
     }
     return curves;
 }

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "base/error.h"
-#include "base/json.h"
 #include "experts/selection.h"
+#include "rpc/protocol_profile.h"
 
 #include <QPointF>
 #include <QString>
@@ -36,8 +36,8 @@ struct ExpertSpectra {
 
     bool empty() const;  // no token reached the expert
 
-    // Errors: engine.answer where a field is missing or the points do not ascend.
-    static Result<ExpertSpectra> fromJson(const Json& value);
+    // Error: engine.answer where the points do not ascend.
+    static Result<ExpertSpectra> from(const RankCurvesAnswer& answer);
 };
 
 QString matrixName(int matrix);  // "gate", "up", "down"

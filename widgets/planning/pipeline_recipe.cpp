@@ -1,6 +1,7 @@
 #include "planning/pipeline_recipe.h"
 
 #include "look/format.h"
+#include "rpc/plan_presets.h"
 
 #include <QCoreApplication>
 
@@ -46,25 +47,31 @@ QString methodTitle(const std::vector<MethodInfo>& methods, Slot slot, const std
 
 }  // namespace
 
-Json requestJson(const PipelineRecipe& r)
+PlanRecipe planRecipe(const PipelineRecipe& r)
 {
-    Json json = {{"target", r.target == PipelineRecipe::Target::Experts ? Json{{"experts", r.experts}} : Json{{"bytes", r.bytes}}},
-                 {"uniform_count", r.uniformCount},
-                 {"score", choiceJson(r.score)},
-                 {"allocate", choiceJson(r.allocate)},
-                 {"select", choiceJson(r.select)},
-                 {"receptive_field", nullptr},
-                 {"rank", nullptr},
-                 {"factors", r.ranks ? r.factors : std::string()},
-                 {"seed", r.seed}};
-    if (r.field) json["receptive_field"] = {{"sets", r.sets}, {"block_size", r.blockSize}};
+    PlanRecipe recipe;
+    if (r.target == PipelineRecipe::Target::Experts)
+        recipe.keepTotal = r.experts;
+    else
+        recipe.bytes = r.bytes;
+    recipe.uniformCount = r.uniformCount;
+    const auto choose = [&recipe](const char* slot, const MethodChoice& choice, std::string& method) {
+        method = choice.method;
+        if (!choice.params.empty()) recipe.params[slot] = choice.params;
+    };
+    choose("score", r.score, recipe.score);
+    choose("allocate", r.allocate, recipe.allocate);
+    choose("select", r.select, recipe.select);
+    if (r.field) recipe.receptiveField = ReceptiveFieldChoice{r.sets, r.blockSize};
     if (r.ranks) {
-        Json rank = choiceJson(r.rule);
-        rank["average"] = r.rankBudget == PipelineRecipe::RankBudget::Average ? Json(r.averageRank) : Json();
-        rank["share"] = r.rankBudget == PipelineRecipe::RankBudget::Share ? Json(r.share) : Json();
-        json["rank"] = std::move(rank);
+        recipe.ranks = true;
+        choose("rank", r.rule, recipe.rankRule);
+        if (r.rankBudget == PipelineRecipe::RankBudget::Average) recipe.averageRank = r.averageRank;
+        if (r.rankBudget == PipelineRecipe::RankBudget::Share) recipe.decomposeShare = r.share;
+        recipe.factors = r.factors;
     }
-    return json;
+    recipe.seed = static_cast<std::uint64_t>(r.seed);
+    return recipe;
 }
 
 Json viewJson(const PipelineRecipe& r)
@@ -132,30 +139,39 @@ PipelineRecipe recipeFromViewJson(const Json& view, PipelineRecipe r)
     return r;
 }
 
+namespace
+{
+
+PlanRecipe recipeOf(PipelinePreset preset)
+{
+    PlanRecipe uniformReap;
+    uniformReap.score = "reap";
+    uniformReap.allocate = "uniform";
+    for (const auto& [known, id] : {std::pair{PipelinePreset::MoeI2, "moe-i2"}, {PipelinePreset::Verified, "verified"}})
+        if (known == preset)
+            for (const PlanPreset& of : planPresets())
+                if (of.id == id) return of.recipe;
+    return uniformReap;
+}
+
+}  // namespace
+
 PipelineRecipe withPreset(PipelineRecipe r, PipelinePreset preset)
 {
-    const auto choose = [&](const char* score, const char* allocate, const char* select, bool stages) {
-        r.score = {score, {}};
-        r.allocate = {allocate, {}};
-        r.select = {select, {}};
-        r.field = stages;
-        r.ranks = stages;
-    };
-    switch (preset) {
-        case PipelinePreset::MoeI2:
-            choose("leave-one-out", "importance", "genetic", true);
-            r.sets = 3;
-            r.blockSize = 3;
-            r.rule = {"moe-i2", {}};
-            r.rankBudget = PipelineRecipe::RankBudget::Automatic;
-            r.factors.clear();
-            break;
-        case PipelinePreset::UniformReap:
-            choose("reap", "uniform", "ranking", false);
-            break;
-        case PipelinePreset::Verified:
-            choose("leave-one-out", "verified", "genetic", false);
-            break;
+    const PlanRecipe recipe = recipeOf(preset);
+    r.score = {recipe.score, {}};
+    r.allocate = {recipe.allocate, {}};
+    r.select = {recipe.select, {}};
+    r.field = recipe.receptiveField.has_value();
+    if (r.field) {
+        r.sets = recipe.receptiveField->sets;
+        r.blockSize = recipe.receptiveField->blockSize;
+    }
+    r.ranks = recipe.ranks;
+    if (r.ranks) {
+        r.rule = {recipe.rankRule, {}};
+        r.rankBudget = PipelineRecipe::RankBudget::Automatic;
+        r.factors = recipe.factors;
     }
     return r;
 }

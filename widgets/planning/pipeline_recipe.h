@@ -1,10 +1,11 @@
-// What the pipeline asks the engine for: which method fills each stage, and for how much. A value; as JSON it is the "recipe" of the
-// request `plan` and a part of the session's view state. Stages that are switched off keep their settings.
+// What the pipeline asks the engine for: which method fills each stage, and for how much. A value, and a part of the session's view state.
+// Stages that are switched off keep their settings: the recipe of the request `plan` is what of it is on.
 #pragma once
 
 #include "base/json.h"
 #include "base/method_registry.h"
 #include "plan/model_shape.h"
+#include "rpc/plan_recipe.h"
 
 #include <QString>
 
@@ -48,8 +49,8 @@ struct PipelineRecipe {
     bool operator==(const PipelineRecipe&) const = default;
 };
 
-// The request's "recipe": stages that are off are null.
-Json requestJson(const PipelineRecipe& recipe);
+// As the engine takes it, without the stages that are off.
+PlanRecipe planRecipe(const PipelineRecipe& recipe);
 // Everything, for the session; what cannot be read stays as in `fallback`.
 Json viewJson(const PipelineRecipe& recipe);
 PipelineRecipe recipeFromViewJson(const Json& view, PipelineRecipe fallback);

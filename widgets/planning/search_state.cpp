@@ -1,5 +1,7 @@
 #include "planning/search_state.h"
 
+#include "rpc/search_record.h"
+
 #include <algorithm>
 #include <cmath>
 
@@ -15,29 +17,10 @@ std::optional<double> ratioGain(std::optional<double> best, std::optional<double
     return *best / *reference - 1;
 }
 
-std::optional<double> numberOf(const Json& value, const char* key)
-{
-    const Json number = value.value(key, Json());
-    return number.is_number() ? std::optional(number.get<double>()) : std::nullopt;
-}
+QString shownName(const std::string& name) { return QString::fromStdString(name).replace(QStringLiteral("->"), QStringLiteral("→")); }
 
-std::vector<double> numbersOf(const Json& list)
-{
-    std::vector<double> numbers;
-    if (list.is_array())
-        for (const Json& x : list)
-            if (x.is_number()) numbers.push_back(x.get<double>());
-    return numbers;
-}
-
-std::vector<int> integersOf(const Json& list)
-{
-    std::vector<int> integers;
-    if (list.is_array())
-        for (const Json& x : list)
-            if (x.is_number_integer()) integers.push_back(x.get<int>());
-    return integers;
-}
+// A loss that is known.
+std::optional<double> lossOf(double value) { return std::isfinite(value) ? std::optional(value) : std::nullopt; }
 
 }  // namespace
 
@@ -82,114 +65,130 @@ std::vector<int> SearchState::layersBeingSearched() const
     return now;
 }
 
-void SearchState::take(const Json& partial)
+void SearchState::take(const PlanEvent& event)
 {
-    if (!partial.is_object() || !partial.value("stage", Json()).is_string()) return;
-    stage = partial["stage"].get<std::string>();
-    const Json layerJson = partial.value("layer", Json());
-    const int layer = layerJson.is_number_integer() ? layerJson.get<int>() : -1;
-    const bool known = layer >= 0 && layer < static_cast<int>(shape.layers.size());
-    if (const Json plan = partial.value("plan", Json()); plan.is_object())
-        if (Result<CompressionPlan> parsed = planFromJson(plan, shape); parsed.ok()) {
-            best = std::move(parsed).value();
-            planReachesTarget = stage == "rank" || !recipe.ranks;
-            // Counts anew: what was searched for other counts says nothing about these.
-            if (stage == "select") layers.clear();
-        }
-    if (stage == "allocate") {
-        if (partial.contains("curve") && known) ++curves;
-        if (const auto nll = numberOf(partial, "alone"); nll && known) alone[layer] = *nll;
-        if (partial.value("name", Json()).is_string() && partial.value("nll", Json()).is_number()) {
-            MeasuredPlan plan;
-            plan.name = QString::fromStdString(partial["name"].get<std::string>()).replace(QStringLiteral("->"), QStringLiteral("→"));
-            plan.nll = partial["nll"].get<double>();
-            plan.change = numberOf(partial, "change").value_or(0);
-            plan.error = numberOf(partial, "error").value_or(0);
-            plan.rise = numberOf(partial, "rise");
-            plan.passes = numberOf(partial, "passes");
-            plan.windows = static_cast<int>(numberOf(partial, "windows").value_or(0));
-            plan.accepted = partial.value("accepted", Json()) == Json(true);
-            measured.push_back(std::move(plan));
-        }
-    } else if (stage == "select" && known) {
-        LayerSearch& search = layers[layer];
-        currentLayer = layer;
-        if (const auto x = numberOf(partial, "best_loss")) search.best = x;
-        if (const auto x = numberOf(partial, "reference_loss")) search.reference = x;
-        if (const auto x = numberOf(partial, "output_norm")) search.outputNorm = x;
-        if (std::vector<double> trace = numbersOf(partial.value("trace", Json())); !trace.empty()) search.trace = std::move(trace);
-        search.enumerated = partial.value("enumerated", Json(search.enumerated)) == Json(true);
-        if (partial.value("generation", Json()).is_number_integer()) search.generation = partial["generation"].get<int>();
-        if (partial.value("evaluated", Json()).is_number_integer()) search.evaluated = partial["evaluated"].get<std::int64_t>();
-        if (partial.value("finished", Json()) == Json(true)) {
-            search.finished = true;
-            search.kept = integersOf(partial.value("kept", Json()));
-            if (best && !search.kept.empty())
-                if (Result<CompressionPlan> better = best->withKept(shape, layer, search.kept); better.ok())
-                    best = std::move(better).value();
-        }
-    } else if (stage == "receptive-field" && partial.contains("moe_layers")) {
-        SearchBlock block;
-        block.layers = integersOf(partial["moe_layers"]);
-        for (const Json& trial : partial.value("trials", Json::array()))
-            if (const auto loss = trial.is_object() ? numberOf(trial, "loss") : std::nullopt) block.trials.push_back(*loss);
-        const Json chosen = partial.value("best", Json::object());
-        block.choice = integersOf(chosen.is_object() ? chosen.value("choice", Json()) : Json());
-        block.best = (chosen.is_object() ? numberOf(chosen, "loss") : std::nullopt).value_or(std::nan(""));
-        blocks.push_back(std::move(block));
-    }
+    stage = event.stage;
+    std::visit([this](const auto& what) { take(what); }, event.what);
+}
+
+void SearchState::takePlan(const Json& plan)
+{
+    Result<CompressionPlan> parsed = planFromJson(plan, shape);
+    if (!parsed.ok()) return;
+    best = std::move(parsed).value();
+    planReachesTarget = stage == "rank" || !recipe.ranks;
+}
+
+void SearchState::take(const PlanFound& found)
+{
+    takePlan(found.plan);
+    // Counts anew: what was searched for other counts says nothing about these.
+    if (stage == "select") layers.clear();
+}
+
+void SearchState::take(const CurveKnown& known)
+{
+    if (knows(known.layer)) ++curves;
+}
+
+void SearchState::take(const LayerAlone& layer)
+{
+    if (knows(layer.layer)) alone[layer.layer] = layer.alone;
+}
+
+void SearchState::take(const PlanMeasured& plan)
+{
+    if (plan.plan) takePlan(*plan.plan);
+    const PlanSearchStep& step = plan.step;
+    measured.push_back({.name = shownName(step.name),
+                        .nll = step.nll,
+                        .change = step.change,
+                        .error = step.changeError,
+                        .rise = lossOf(step.rise),
+                        .passes = lossOf(step.passes),
+                        .windows = step.windows,
+                        .accepted = step.accepted});
+}
+
+void SearchState::take(const LayerSearching& layer)
+{
+    if (!knows(layer.layer)) return;
+    LayerSearch& search = layers[layer.layer];
+    currentLayer = layer.layer;
+    search.best = lossOf(layer.bestLoss);
+    if (layer.referenceLoss) search.reference = layer.referenceLoss;
+    if (!layer.trace.empty()) search.trace = layer.trace;
+    search.enumerated = layer.enumerated;
+    search.generation = static_cast<int>(layer.generation);
+}
+
+void SearchState::take(const LayerSearched& layer)
+{
+    if (!knows(layer.layer)) return;
+    LayerSearch& search = layers[layer.layer];
+    currentLayer = layer.layer;
+    search.best = lossOf(layer.bestLoss);
+    if (layer.referenceLoss) search.reference = layer.referenceLoss;
+    search.outputNorm = lossOf(layer.outputNorm);
+    if (!layer.trace.empty()) search.trace = layer.trace;
+    search.evaluated = layer.evaluated;
+    search.finished = true;
+    search.kept = layer.kept;
+    if (best && !search.kept.empty())
+        if (Result<CompressionPlan> better = best->withKept(shape, layer.layer, search.kept); better.ok()) best = std::move(better).value();
+}
+
+void SearchState::take(const BlockChosen& chosen)
+{
+    takePlan(chosen.plan);
+    SearchBlock block;
+    block.layers = chosen.block.moeLayers;
+    for (const BlockTrial& trial : chosen.block.trials)
+        if (std::isfinite(trial.loss)) block.trials.push_back(trial.loss);
+    block.choice = chosen.block.best.choice;
+    block.best = chosen.block.best.loss;
+    blocks.push_back(std::move(block));
 }
 
 Json viewJson(const SearchState& search)
 {
     if (search.running() || search.phase == SearchState::Phase::None || search.measured.empty()) return nullptr;
-    Json measured = Json::array();
+    SearchRecord record{.title = search.title.toStdString(),
+                        .name = search.name.toStdString(),
+                        .recipe = viewJson(search.recipe),
+                        .measured = {},
+                        .alone = {},
+                        .finished = search.phase == SearchState::Phase::Finished,
+                        .ended = search.ended.toSecsSinceEpoch(),
+                        .seconds = search.seconds};
     for (const MeasuredPlan& plan : search.measured)
-        measured.push_back({{"name", plan.name.toStdString()},
-                            {"nll", plan.nll},
-                            {"change", plan.change},
-                            {"error", plan.error},
-                            {"rise", plan.rise ? Json(*plan.rise) : Json()},
-                            {"passes", plan.passes ? Json(*plan.passes) : Json()},
-                            {"windows", plan.windows},
-                            {"accepted", plan.accepted}});
-    Json alone = Json::array();
+        record.measured.push_back(
+            {plan.name.toStdString(), plan.nll, plan.change, plan.error, plan.rise, plan.passes, plan.windows, plan.accepted});
     for (const auto& [layer, rise] : search.alone)
-        alone.push_back({{"layer", layer}, {"alone", rise}});
-    return {{"title", search.title.toStdString()},
-            {"name", search.name.toStdString()},
-            {"recipe", viewJson(search.recipe)},
-            {"measured", std::move(measured)},
-            {"alone", std::move(alone)},
-            {"finished", search.phase == SearchState::Phase::Finished},
-            {"ended", search.ended.toSecsSinceEpoch()},
-            {"seconds", search.seconds}};
+        record.alone.push_back({layer, rise});
+    return toJson(record);
 }
 
 SearchState searchFromViewJson(const Json& view, const ModelShape& shape)
 {
     SearchState search;
-    if (!view.is_object()) return search;
+    const std::optional<SearchRecord> record = searchRecordFromJson(view);
+    if (!record || record->measured.empty()) return search;
     search.shape = shape;
     search.base = CompressionPlan::identity(shape);
-    search.recipe = recipeFromViewJson(view.value("recipe", Json()), {});
-    for (const char* list : {"alone", "measured"})
-        for (Json item : view.value(list, Json::array()))
-            if (item.is_object()) {
-                item["stage"] = "allocate";
-                search.take(item);
-            }
-    if (search.measured.empty()) return {};
+    search.recipe = recipeFromViewJson(record->recipe, {});
+    search.stage = "allocate";
+    for (const LayerAlone& layer : record->alone)
+        if (layer.layer < static_cast<int>(shape.layers.size())) search.alone[layer.layer] = layer.alone;
+    for (const MeasuredRecord& plan : record->measured)
+        search.measured.push_back(
+            {shownName(plan.name), plan.nll, plan.change, plan.error, plan.rise, plan.passes, plan.windows, plan.accepted});
     search.measures = true;
-    const auto text = [&](const char* key) {
-        const Json value = view.value(key, Json());
-        return value.is_string() ? QString::fromStdString(value.get<std::string>()) : QString();
-    };
-    search.title = text("title");
-    search.name = text("name");
-    search.phase = view.value("finished", Json()) == Json(false) ? SearchState::Phase::Cancelled : SearchState::Phase::Finished;
-    search.ended = QDateTime::fromSecsSinceEpoch(static_cast<qint64>(numberOf(view, "ended").value_or(0)));
-    search.seconds = numberOf(view, "seconds").value_or(0);
+    search.title = QString::fromStdString(record->title);
+    search.name = QString::fromStdString(record->name);
+    search.phase = record->finished ? SearchState::Phase::Finished : SearchState::Phase::Cancelled;
+    search.ended = QDateTime::fromSecsSinceEpoch(record->ended);
+    search.seconds = record->seconds;
     return search;
 }
 

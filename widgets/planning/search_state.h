@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "plan/compression_plan.h"
 #include "planning/pipeline_recipe.h"
+#include "rpc/plan_event.h"
 
 #include <QDateTime>
 #include <QString>
@@ -90,8 +91,19 @@ struct SearchState {
     int layersFinished() const;
     int blocksToTry() const;
     std::vector<int> layersBeingSearched() const;  // now, ascending
-    // Takes in one partial result; what it does not know is passed over.
-    void take(const Json& partial);
+    // Takes in one partial result.
+    void take(const PlanEvent& event);
+
+private:
+    void take(const PlanFound& found);
+    void take(const CurveKnown& known);
+    void take(const LayerAlone& layer);
+    void take(const PlanMeasured& plan);
+    void take(const LayerSearching& layer);
+    void take(const LayerSearched& layer);
+    void take(const BlockChosen& chosen);
+    void takePlan(const Json& plan);
+    bool knows(int layer) const { return layer >= 0 && layer < static_cast<int>(shape.layers.size()); }
 };
 
 // The measured plans of an ended search and how it ended, for the session; null where there is nothing to keep.

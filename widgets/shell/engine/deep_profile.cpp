@@ -90,17 +90,16 @@ void DeepProfile::start()
     job.what = tr("Ranks and gradients");
     job.background = true;
     m_job = job;
-    Json params = textParams(m_target.text);
-    params.update({{"path", m_target.model},
-                   {"windows", m_target.windows},
-                   {"out", m_target.file.toStdString()},
-                   {"collect", statistics()},
-                   {"resume", true},
-                   {"tag", "deep-profile"},
-                   {"lane", "full"}});
-    m_request = m_engine->request(
-        "profile", params,
-        [this, epoch = m_epoch](const EngineReply& reply) {
+    ProfileRequest request;
+    request.path = m_target.model;
+    request.text = selectionOf(m_target.text);
+    request.windows = m_target.windows;
+    request.out = m_target.file.toStdString();
+    request.collect = statistics();
+    request.resume = true;
+    m_request = m_engine->ask(
+        request, {"deep-profile", Lane::Full},
+        [this, epoch = m_epoch](const EngineAnswer<ProfileAnswer>& reply) {
             if (epoch == m_epoch) finished(reply);
         },
         [this, epoch = m_epoch](const EngineProgress& progress) {
@@ -119,16 +118,15 @@ void DeepProfile::start()
     emit jobChanged();
 }
 
-void DeepProfile::finished(const EngineReply& reply)
+void DeepProfile::finished(const EngineAnswer<ProfileAnswer>& reply)
 {
     m_request = 0;
     m_job.reset();
     const bool gaveWay = std::exchange(m_givingWay, false);
     if (reply.ok()) {
-        const Json scores = reply.result.value("scores", Json::object());
         setState(State::Looking);
         emit jobChanged();
-        m_store->profileHash(m_target.file, [this, scores, epoch = m_epoch](Result<std::string> sha256) {
+        m_store->profileHash(m_target.file, [this, scores = reply->facts.scores, epoch = m_epoch](Result<std::string> sha256) {
             if (epoch != m_epoch) return;
             if (!sha256.ok()) {
                 setState(State::Failed);

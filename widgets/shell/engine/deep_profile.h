@@ -3,6 +3,7 @@
 // GUI thread.
 #pragma once
 
+#include "rpc/protocol_profile.h"
 #include "shell/engine/engine_client.h"
 #include "shell/engine/evaluation_controller.h"
 
@@ -68,13 +69,13 @@ public:
 signals:
     void changed();  // state
     void jobChanged();
-    void measured(const espalier::Json& scores);
+    void measured(const espalier::ScoresByMethod& scores);
     void failed(const espalier::Error& error);
 
 private:
     void found(const QString& file, const std::string& sha256);
     void look(const QString& file, const std::string& wanted, bool last);
-    void finished(const EngineReply& reply);
+    void finished(const EngineAnswer<ProfileAnswer>& reply);
     void setState(State state);
 
     EngineClient* m_engine;

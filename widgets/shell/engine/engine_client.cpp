@@ -60,8 +60,9 @@ void EngineWorker::stop()
 {
     m_stopping = true;
     if (!m_process || m_process->state() == QProcess::NotRunning) return;
-    m_process->write(QByteArray::fromStdString(frameMessage(serialise(Request{RequestId(std::int64_t(-1)), "shutdown", Json::object()}))));
-    m_process->write(QByteArray::fromStdString(frameMessage(serialise(Notification{"exit", Json::object()}))));
+    m_process->write(QByteArray::fromStdString(
+        frameMessage(serialise(Request{RequestId(std::int64_t(-1)), ShutdownRequest::kMethod, toJson(ShutdownRequest{})}))));
+    m_process->write(QByteArray::fromStdString(frameMessage(serialise(Notification{kExitMethod, Json::object()}))));
     m_process->closeWriteChannel();
     if (!m_process->waitForFinished(5000)) {
         m_process->terminate();
@@ -98,21 +99,43 @@ void EngineWorker::readOutput()
         if (const Response* response = std::get_if<Response>(message)) {
             const std::int64_t* id = std::get_if<std::int64_t>(&response->id);
             if (!id) continue;
-            const RpcError* error = std::get_if<RpcError>(&response->outcome);
-            const Json value = error ? toJson(errorFrom(*error)) : std::get<Json>(response->outcome);
-            post([client = m_client, g = m_generation, id = *id, value, code = error ? error->code : 0] {
-                client->onMessage(g, code ? "error" : "result", id, value, code);
-            });
+            EngineReply reply;
+            if (const RpcError* error = std::get_if<RpcError>(&response->outcome)) {
+                reply.outcome = error->code == rpc::kCancelled    ? EngineReply::Outcome::Cancelled
+                                : error->code == rpc::kSuperseded ? EngineReply::Outcome::Superseded
+                                                                  : EngineReply::Outcome::Failed;
+                reply.error = errorFrom(*error);
+            } else {
+                reply.outcome = EngineReply::Outcome::Finished;
+                reply.result = std::get<Json>(response->outcome);
+            }
+            post([client = m_client, g = m_generation, id = *id, reply] { client->onAnswer(g, id, reply); });
         } else if (const Notification* note = std::get_if<Notification>(message)) {
-            const auto id = requestIdFromJson(note->params.value("id", Json()));
-            const std::int64_t* number = id ? std::get_if<std::int64_t>(&*id) : nullptr;
-            if (!number) continue;
-            if (note->method == "$/progress" || note->method == "$/partial")
-                post([client = m_client, g = m_generation, id = *number, note = *note] {
-                    client->onMessage(g, note.method, id, note.params, 0);
-                });
+            const auto numberOf = [](const RequestId& id) { return std::get_if<std::int64_t>(&id) ? std::get<std::int64_t>(id) : 0; };
+            if (note->method == ProgressNote::kMethod) {
+                if (const auto progress = fromJson<ProgressNote>(note->params); progress.ok())
+                    post([client = m_client, g = m_generation, id = numberOf(progress->id), progress = *progress] {
+                        client->onProgress(g, id, progress);
+                    });
+                else
+                    passedOver(*note, progress.error());
+            } else if (note->method == PartialNote::kMethod) {
+                if (const auto partial = fromJson<PartialNote>(note->params); partial.ok())
+                    post([client = m_client, g = m_generation, id = numberOf(partial->id), value = partial->value] {
+                        client->onPartial(g, id, value);
+                    });
+                else
+                    passedOver(*note, partial.error());
+            }
         }
     }
+}
+
+void EngineWorker::passedOver(const Notification& note, const Error& error)
+{
+    const QString line =
+        EngineClient::tr("%1 passed over: %2").arg(QString::fromStdString(note.method), QString::fromStdString(error.message));
+    post([client = m_client, line] { client->onLog(line); });
 }
 
 void EngineWorker::readLog()
@@ -150,7 +173,7 @@ EngineClient::EngineClient(QObject* parent) : QObject(parent)
         if (m_state == EngineState::NotStarted || m_state == EngineState::Lost || m_state == EngineState::Incompatible) return;
         if (m_lastAnswer.elapsed() > kSilentMsec && m_state != EngineState::NotResponding)
             setState(EngineState::NotResponding, tr("not responding"));
-        if (!m_serverInfo.empty()) request("ping", Json::object(), [](const EngineReply&) {});
+        if (m_serverInfo) ask(PingRequest{}, {}, [](const EngineAnswer<PingAnswer>&) {});
     });
 }
 
@@ -187,7 +210,7 @@ void EngineClient::start()
     stopWorker();
     endAllAsLost(tr("restarted"));
     ++m_generation;
-    m_serverInfo = Json::object();
+    m_serverInfo.reset();
     m_log.clear();  // what the one before said is not this one's cause
     m_worker = new EngineWorker(this, m_generation, m_command);
     m_worker->moveToThread(&m_thread);
@@ -206,20 +229,26 @@ void EngineClient::initialize()
 {
     m_lastAnswer.start();
     m_ping.start();
-    request("initialize", {{"client_version", ESPALIER_VERSION}, {"protocol", kProtocolVersion}}, [this](const EngineReply& reply) {
+    InitializeRequest hello;
+    hello.clientVersion = ESPALIER_VERSION;
+    // As it stands on the wire: of an engine of another protocol only that can be read.
+    request(InitializeRequest::kMethod, toJson(hello), [this](const EngineReply& reply) {
         if (!reply.ok()) {
             if (reply.outcome == EngineReply::Outcome::Failed)
                 setState(EngineState::Incompatible, QString::fromStdString(reply.error.message));
             return;
         }
-        const Json protocol = reply.result.value("protocol", Json());
-        if (protocol != kProtocolVersion) {
-            setState(
-                EngineState::Incompatible,
-                tr("this window speaks protocol %1, the engine %2").arg(kProtocolVersion).arg(QString::fromStdString(protocol.dump())));
+        const Result<std::int64_t> protocol = protocolOf(reply.result);
+        if (protocol.ok() && *protocol != kProtocolVersion) {
+            setState(EngineState::Incompatible, tr("this window speaks protocol %1, the engine %2").arg(kProtocolVersion).arg(*protocol));
             return;
         }
-        m_serverInfo = reply.result;
+        Result<InitializeAnswer> info = fromJson<InitializeAnswer>(reply.result);
+        if (!info.ok()) {
+            setState(EngineState::Incompatible, QString::fromStdString(notUnderstood(InitializeRequest::kMethod, info.error()).message));
+            return;
+        }
+        m_serverInfo = std::move(info).value();
         setState(EngineState::Ready, tr("ready"));
         emit ready();
     });
@@ -228,9 +257,9 @@ void EngineClient::initialize()
 std::int64_t EngineClient::request(const std::string& method, Json params, Done done, Progress progress, Partial partial)
 {
     const std::int64_t id = m_nextId++;
-    const bool first = method == "initialize";
+    const bool first = method == InitializeRequest::kMethod;
     const bool spoken =
-        m_state == EngineState::Ready || m_state == EngineState::Busy || (m_state == EngineState::NotResponding && !m_serverInfo.empty());
+        m_state == EngineState::Ready || m_state == EngineState::Busy || (m_state == EngineState::NotResponding && m_serverInfo);
     if (!m_worker || (!first && !spoken)) {
         EngineReply reply;
         reply.outcome = EngineReply::Outcome::Lost;
@@ -255,57 +284,45 @@ void EngineClient::send(const std::string& body)
 
 void EngineClient::cancel(std::int64_t id)
 {
-    if (m_open.contains(id)) send(serialise(Notification{"$/cancelRequest", {{"id", id}}}));
+    if (m_open.contains(id)) send(serialise(Notification{CancelNote::kMethod, toJson(CancelNote{id})}));
 }
 
-void EngineClient::onMessage(std::uint64_t generation, const std::string& kind, std::int64_t id, const Json& value, int errorCode)
+EngineClient::Open* EngineClient::openOf(std::uint64_t generation, std::int64_t id)
 {
-    if (generation != m_generation) return;
+    if (generation != m_generation) return nullptr;
     m_lastAnswer.start();
-    if (m_state == EngineState::NotResponding && !m_serverInfo.empty()) setState(EngineState::Ready, tr("ready"));
+    if (m_state == EngineState::NotResponding && m_serverInfo) setState(EngineState::Ready, tr("ready"));
     const auto it = m_open.find(id);
-    if (it == m_open.end()) return;
-    // Fields of another type than agreed throw in the JSON library. A progress or partial of that kind is passed over; an answer fails.
-    if (kind == "$/progress" || kind == "$/partial") {
-        try {
-            if (kind == "$/partial") {
-                if (const Partial partial = it->second.partial) partial(value.value("value", Json()));
-                return;
-            }
-            const Progress report = it->second.progress;
-            if (!report) return;
-            EngineProgress progress;
-            progress.done = value.value("done", std::int64_t(0));
-            progress.total = value.value("total", std::int64_t(0));
-            progress.phase = value.value("phase", std::string());
-            if (const Json eta = value.value("eta_seconds", Json()); eta.is_number()) progress.etaSeconds = eta.get<double>();
-            report(progress);
-        } catch (const Json::exception& exception) {
-            onLog(tr("%1 passed over: %2").arg(QString::fromStdString(kind), QString::fromUtf8(exception.what())));
-        }
-        return;
-    }
-    const Open open = std::move(it->second);
-    m_open.erase(it);
-    EngineReply reply;
-    if (kind == "result") {
-        reply.outcome = EngineReply::Outcome::Finished;
-        reply.result = value.is_null() ? Json::object() : value;
-    } else {
-        reply.outcome = errorCode == rpc::kCancelled    ? EngineReply::Outcome::Cancelled
-                        : errorCode == rpc::kSuperseded ? EngineReply::Outcome::Superseded
-                                                        : EngineReply::Outcome::Failed;
-        reply.error = errorFromJson(value);
-    }
-    try {
-        open.done(reply);
-    } catch (const Json::exception& exception) {
-        onLog(QString::fromUtf8(exception.what()));
-        EngineReply bad;
-        bad.error = resourceError("engine.answer", "engine", tr("The engine's answer cannot be understood.").toStdString(),
-                                  tr("Restart the engine, or choose one of this version.").toStdString());
-        open.done(bad);
-    }
+    return it == m_open.end() ? nullptr : &it->second;
+}
+
+void EngineClient::onProgress(std::uint64_t generation, std::int64_t id, const ProgressNote& note)
+{
+    // What is called may end the request.
+    if (const Open* open = openOf(generation, id); open && open->progress) Progress(open->progress)(note);
+}
+
+void EngineClient::onPartial(std::uint64_t generation, std::int64_t id, const Json& value)
+{
+    if (const Open* open = openOf(generation, id); open && open->partial) Partial(open->partial)(value);
+}
+
+void EngineClient::onAnswer(std::uint64_t generation, std::int64_t id, const EngineReply& reply)
+{
+    const Open* found = openOf(generation, id);
+    if (!found) return;
+    const Open open = *found;
+    m_open.erase(id);
+    open.done(reply);
+}
+
+Error EngineClient::notUnderstood(const char* method, const Error& field)
+{
+    return resourceError("engine.answer", method,
+                         tr("The engine's answer to %1 cannot be understood: %2")
+                             .arg(QString::fromLatin1(method), QString::fromStdString(field.message))
+                             .toStdString(),
+                         tr("Restart the engine, or choose one of this version.").toStdString());
 }
 
 void EngineClient::onEnded(std::uint64_t generation, const QString& cause)

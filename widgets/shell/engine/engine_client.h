@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "perplexity/status_bar.h"
+#include "rpc/protocol_engine.h"
 
 #include <QElapsedTimer>
 #include <QObject>
@@ -16,6 +17,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 
 namespace espalier
@@ -24,19 +26,37 @@ namespace espalier
 class EngineWorker;
 
 // How a request ended.
-struct EngineReply {
+struct EngineEnd {
     enum class Outcome { Finished, Cancelled, Superseded, Failed, Lost };
     Outcome outcome = Outcome::Failed;
-    Json result;  // Finished
     Error error;  // Failed, Lost
     bool ok() const { return outcome == Outcome::Finished; }
 };
 
-struct EngineProgress {
-    std::int64_t done = 0;
-    std::int64_t total = 0;
-    std::string phase;
-    std::optional<double> etaSeconds;
+struct EngineReply : EngineEnd {
+    Json result;  // Finished
+};
+
+// The same, with the answer read.
+template <typename Answer>
+struct EngineAnswer : EngineEnd {
+    Answer value = {};  // Finished
+    const Answer* operator->() const { return &value; }
+};
+
+using EngineProgress = ProgressNote;
+
+// What a request streams; nothing where its type names none.
+struct NoPartial {
+};
+template <typename Request>
+struct PartialOf {
+    using Type = NoPartial;
+};
+template <typename Request>
+requires requires { typename Request::Partial; }
+struct PartialOf<Request> {
+    using Type = typename Request::Partial;
 };
 
 class EngineClient final : public QObject
@@ -60,11 +80,16 @@ public:
     EngineState state() const { return m_state; }
     QString stateText() const { return m_stateText; }
     bool usable() const { return m_state == EngineState::Ready || m_state == EngineState::Busy; }
-    const Json& serverInfo() const { return m_serverInfo; }  // answer to initialize
+    const std::optional<InitializeAnswer>& serverInfo() const { return m_serverInfo; }  // once it was answered
     qint64 processId() const { return m_processId; }
     QStringList lastLogLines() const;
 
-    // Sent at once, or ended as lost when there is no engine.
+    // Sent at once, or ended as lost when there is no engine. An answer or a partial result that is not of the agreed form ends the
+    // request as failed, with the field that is wrong (engine.answer).
+    template <typename Request>
+    std::int64_t ask(const Request& request, const JobTag& tag, std::function<void(const EngineAnswer<typename Request::Answer>&)> done,
+                     Progress progress = {}, std::function<void(const typename PartialOf<Request>::Type&)> partial = {});
+    // The same as it stands on the wire.
     std::int64_t request(const std::string& method, Json params, Done done, Progress progress = {}, Partial partial = {});
     void cancel(std::int64_t id);
     int openRequests() const { return static_cast<int>(m_open.size()); }
@@ -85,7 +110,11 @@ private:
     };
     void setState(EngineState state, const QString& text);
     void onStarted(std::uint64_t generation, qint64 processId);
-    void onMessage(std::uint64_t generation, const std::string& kind, std::int64_t id, const Json& value, int errorCode);
+    Open* openOf(std::uint64_t generation, std::int64_t id);  // null: another engine's, or ended
+    void onProgress(std::uint64_t generation, std::int64_t id, const ProgressNote& note);
+    void onPartial(std::uint64_t generation, std::int64_t id, const Json& value);
+    void onAnswer(std::uint64_t generation, std::int64_t id, const EngineReply& reply);
+    static Error notUnderstood(const char* method, const Error& field);
     void onEnded(std::uint64_t generation, const QString& cause);
     void onLog(const QString& line);
     void endAllAsLost(const QString& cause);
@@ -102,12 +131,54 @@ private:
     std::int64_t m_nextId = 1;
     EngineState m_state = EngineState::NotStarted;
     QString m_stateText;
-    Json m_serverInfo = Json::object();
+    std::optional<InitializeAnswer> m_serverInfo;
     qint64 m_processId = 0;
     QStringList m_log;
     QTimer m_ping;
     QElapsedTimer m_lastAnswer;
     bool m_closing = false;
 };
+
+template <typename Request>
+std::int64_t EngineClient::ask(const Request& request, const JobTag& tag,
+                               std::function<void(const EngineAnswer<typename Request::Answer>&)> done, Progress progress,
+                               std::function<void(const typename PartialOf<Request>::Type&)> partial)
+{
+    struct Watched {
+        std::int64_t id = 0;
+        std::optional<Error> problem;  // of a partial result
+    };
+    const auto watched = std::make_shared<Watched>();
+    Partial streamed;
+    if constexpr (requires { typename Request::Partial; })
+        if (partial)
+            streamed = [this, watched, partial = std::move(partial)](const Json& json) {
+                if (watched->problem) return;
+                if (const auto value = fromJson<typename Request::Partial>(json); value.ok())
+                    return partial(*value);
+                else
+                    watched->problem = notUnderstood(Request::kMethod, value.error());
+                cancel(watched->id);
+            };
+    const auto ended = [watched, done = std::move(done)](const EngineReply& reply) {
+        EngineAnswer<typename Request::Answer> answer;
+        static_cast<EngineEnd&>(answer) = reply;
+        if (watched->problem && reply.outcome != EngineEnd::Outcome::Lost) {
+            answer.outcome = EngineEnd::Outcome::Failed;
+            answer.error = *watched->problem;
+        } else if (reply.ok()) {
+            Result<typename Request::Answer> value = fromJson<typename Request::Answer>(reply.result);
+            if (value.ok()) {
+                answer.value = std::move(value).value();
+            } else {
+                answer.outcome = EngineEnd::Outcome::Failed;
+                answer.error = notUnderstood(Request::kMethod, value.error());
+            }
+        }
+        done(answer);
+    };
+    watched->id = this->request(Request::kMethod, withJobTag(toJson(request), tag), ended, std::move(progress), std::move(streamed));
+    return watched->id;
+}
 
 }  // namespace espalier

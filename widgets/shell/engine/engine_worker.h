@@ -2,6 +2,7 @@
 #pragma once
 
 #include "rpc/framing.h"
+#include "rpc/messages.h"
 
 #include <QByteArray>
 #include <QObject>
@@ -34,6 +35,7 @@ private:
     void readLog();
     void logLine(const QByteArray& bytes);
     void end(const QString& cause);
+    void passedOver(const Notification& note, const Error& error);
     template <typename F>
     void post(F&& call);
 

@@ -19,12 +19,6 @@ constexpr int kPairsWanted = 8;  // below it an estimate says that it is not cal
 constexpr std::size_t kMostKnown = 2000;
 constexpr double kReach = 1.645;  // standard deviations that hold nine of ten normal errors
 
-double number(const Json& value, const char* key)
-{
-    const Json field = value.value(key, Json());
-    return field.is_number() ? field.get<double>() : std::nan("");
-}
-
 }  // namespace
 
 EstimateController::EstimateController(EngineClient* engine, QObject* parent) : QObject(parent), m_engine(engine)
@@ -150,12 +144,12 @@ bool EstimateController::settled() const
     return std::none_of(m_unpaired.begin(), m_unpaired.end(), [this](const auto& item) { return !m_known.contains(item.first); });
 }
 
-Json EstimateController::pairs() const
+std::vector<EstimatePoint> EstimateController::pairs() const
 {
-    Json list = Json::array();
+    std::vector<EstimatePoint> list;
     for (const auto& [hash, exact] : m_quick)
         if (const auto known = m_known.find(hash); known != m_known.end() && std::isfinite(known->second.e1) && std::isfinite(exact))
-            list.push_back({known->second.e1, known->second.e2, exact});
+            list.push_back({known->second.e1, known->second.e2, {}, exact});
     return list;
 }
 
@@ -173,51 +167,50 @@ void EstimateController::ask()
         wanted = &next->second;
     else if (m_cellPlan && !m_known.contains(m_cellPlan->hash()))
         wanted = &*m_cellPlan;
-    const Json known = pairs();
+    const std::vector<EstimatePoint> known = pairs();
     // A run was measured since: the same estimates, fitted anew. What is fitted to measured plans is refined here.
     if (!wanted && covered && m_probes == 0 && known.size() != m_sentPairs) wanted = &m_plan;
     if (!wanted) return;
     m_sentPairs = known.size();
     const std::string hash = wanted->hash();
-    m_request =
-        m_engine->request("estimate",
-                          {{"profile", m_file.toStdString()},
-                           {"plan", toJson(*wanted)},
-                           {"pairs", m_probes > 0 ? Json::array() : known},
-                           {"tag", "estimate"}},
-                          [this, hash, epoch = m_epoch](const EngineReply& reply) {
-                              if (epoch != m_epoch) return;
-                              m_request = 0;
-                              if (reply.ok()) {
-                                  if (m_known.size() >= kMostKnown) forget();
-                                  // Filed under the plan that was asked for, if the engine read the same one.
-                                  if (reply.result.value("plan_hash", std::string()) == hash) {
-                                      Known& known = m_known[hash];
-                                      known = {number(reply.result, "e1"), number(reply.result, "e2"), {}};
-                                      const Json calibration = reply.result.value("calibration", Json());
-                                      m_probes = calibration.is_object() ? calibration.value("probes", 0) : 0;
-                                      if (m_probes > 0)
-                                          known.fitted = NllInterval{number(reply.result, "delta_nll"), number(reply.result, "low"),
-                                                                     number(reply.result, "high"), number(reply.result, "spread")};
-                                      m_fit.band = number(reply.result, "band");
-                                      if (calibration.is_object()) {
-                                          m_fit.pairs = calibration.value("pairs", 0);
-                                          if (const Json beta = calibration.value("beta", Json()); beta.is_array() && beta.size() == 2) {
-                                              m_fit.beta1 = beta[0].get<double>();
-                                              m_fit.beta2 = beta[1].get<double>();
-                                          }
-                                      }
-                                  } else {
-                                      m_refused = true;
-                                  }
-                              } else if (reply.outcome == EngineReply::Outcome::Failed) {
-                                  m_refused = true;
-                              } else if (reply.outcome == EngineReply::Outcome::Lost) {
-                                  return;
-                              }
-                              emit changed();
-                              ask();
-                          });
+    EstimateRequest request;
+    request.profile = m_file.toStdString();
+    request.plan = toJson(*wanted);
+    if (m_probes == 0) request.pairs = known;
+    m_request = m_engine->ask(request, {"estimate", {}}, [this, hash, epoch = m_epoch](const EngineAnswer<EstimateAnswer>& reply) {
+        if (epoch != m_epoch) return;
+        m_request = 0;
+        if (reply.ok())
+            take(hash, reply.value);
+        else if (reply.outcome == EngineEnd::Outcome::Failed)
+            m_refused = true;
+        else if (reply.outcome == EngineEnd::Outcome::Lost)
+            return;
+        emit changed();
+        ask();
+    });
+}
+
+void EstimateController::take(const std::string& hash, const EstimateAnswer& answer)
+{
+    if (m_known.size() >= kMostKnown) forget();
+    // Filed under the plan that was asked for, if the engine read the same one.
+    if (answer.planHash != hash) {
+        m_refused = true;
+        return;
+    }
+    const espalier::Estimate& estimate = answer.estimate;
+    const auto calibration = estimate.calibration.value_or(espalier::Estimate::Calibration());
+    Known& known = m_known[hash];
+    known = {estimate.e1, estimate.e2, {}};
+    m_probes = calibration.probes;
+    if (m_probes > 0) known.fitted = NllInterval{estimate.deltaNll, estimate.low, estimate.high, estimate.spread};
+    m_fit.band = estimate.band;
+    m_fit.pairs = calibration.pairs;
+    if (calibration.beta && calibration.beta->size() == 2) {
+        m_fit.beta1 = calibration.beta->front();
+        m_fit.beta2 = calibration.beta->back();
+    }
 }
 
 std::optional<NllInterval> EstimateController::intervalOf(const std::string& planHash, Tier tier, int* runs) const

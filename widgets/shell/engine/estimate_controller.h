@@ -8,6 +8,7 @@
 #include "experts/selection.h"
 #include "plan/compression_plan.h"
 #include "plan/plan_history.h"
+#include "rpc/protocol_evaluation.h"
 #include "score/probe_fit.h"
 #include "shell/engine/engine_client.h"
 
@@ -97,7 +98,8 @@ private:
     std::optional<NllInterval> intervalOf(const std::string& planHash, Tier tier, int* runs = nullptr) const;
     void ask();
     void refreshCell();
-    Json pairs() const;
+    std::vector<EstimatePoint> pairs() const;
+    void take(const std::string& hash, const EstimateAnswer& answer);  // for the plan of that hash
 
     EngineClient* m_engine;
     QString m_file;

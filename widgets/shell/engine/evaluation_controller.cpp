@@ -135,13 +135,12 @@ std::set<std::string> profilesOf(const CompressionPlan& plan)
 
 }  // namespace
 
-Json EvaluationController::profilesFor(const CompressionPlan& plan) const
+std::vector<std::filesystem::path> EvaluationController::profilesFor(const CompressionPlan& plan) const
 {
-    Json files = Json::array();
+    std::vector<std::filesystem::path> files;
     for (const std::string& content : profilesOf(plan))
-        if (const auto it = m_profiles.find(content); it != m_profiles.end()) files.push_back(it->second);
-    if (files.empty()) return std::string();
-    return files.size() == 1 ? files.front() : files;
+        if (const auto it = m_profiles.find(content); it != m_profiles.end()) files.emplace_back(it->second);
+    return files;
 }
 
 bool EvaluationController::measurable(const CompressionPlan& plan) const
@@ -194,7 +193,7 @@ std::vector<int> EvaluationController::missing(const std::string& hash, bool ful
     return windows;
 }
 
-int EvaluationController::measuredOf(const std::string& hash, bool full) const
+int EvaluationController::windowsMeasured(const std::string& hash, bool full) const
 {
     const auto it = m_runs.find(hash);
     return it == m_runs.end() ? 0 : static_cast<int>(listOf(it->second, tierWindows(full)).size());
@@ -239,21 +238,18 @@ void EvaluationController::next()
 
 void EvaluationController::run(const CompressionPlan& plan, const std::vector<int>& windows, bool full, const QString& name)
 {
-    Json params = textParams(m_text);
-    params.update({{"path", m_path},
-                   {"plan", toJson(plan)},
-                   {"max_windows", m_text.fullWindows},
-                   {"tier", full ? "full" : "quick"},
-                   {"tag", full ? "full" : "quick"},
-                   {"lane", full ? "full" : "interactive"}});
-    if (const Json profiles = profilesFor(plan); profiles != "") params["profile"] = profiles;
+    EvaluateRequest request;
+    request.path = m_path;
+    request.text = selectionOf(m_text);
+    request.maxWindows = m_text.fullWindows;
+    request.plan = toJson(plan);
+    request.profiles = profilesFor(plan);
+    request.tier = full ? "full" : "quick";
     // How many windows the text has is known with the first answer.
     if (m_totalWindows >= 0)
-        params["windows"] = windows;
-    else if (full)
-        params["windows"] = {{"all", true}};
-    else
-        params["windows"] = {{"spread", m_text.quickWindows}};
+        request.windows = {WindowChoice::Kind::Listed, 0, windows};
+    else if (!full)
+        request.windows = {WindowChoice::Kind::Spread, m_text.quickWindows, {}};
     const std::string hash = plan.hash();  // NOLINT(performance-unnecessary-copy-initialization): who hears of the job may set a plan
     Running job;
     job.planHash = hash;
@@ -264,28 +260,26 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
     job.state.total = static_cast<std::int64_t>(windows.size());
     m_job = job;
     emit jobChanged(m_job->state);
-    m_job->id = m_engine->request(
-        "evaluate", params,
-        [this, epoch = m_epoch, hash, full](const EngineReply& reply) {
+    m_job->id = m_engine->ask(
+        request, {request.tier, full ? Lane::Full : Lane::Interactive},
+        [this, epoch = m_epoch, hash, full](const EngineAnswer<EvaluateAnswer>& reply) {
             if (epoch != m_epoch) return;
             const bool mine = m_job && m_job->planHash == hash && m_job->full == full;
             if (mine) {
                 if (reply.ok()) {
-                    const Json& result = reply.result;
-                    m_totalWindows = result.value("window_count_total", m_totalWindows);
+                    const EvaluateAnswer& answer = reply.value;
+                    m_totalWindows = answer.windowCountTotal;
                     // Runs that a session brought along from another text are not comparable with this one.
-                    const std::string text = result.value("text_sha256", m_textSha256);
-                    if (!m_textSha256.empty() && text != m_textSha256) m_runs.clear();
-                    m_textSha256 = text;
-                    m_tokenizerSha256 = result.value("tokenizer_sha256", m_tokenizerSha256);
-                    m_dtype = result.value("dtype", m_dtype);
+                    if (!m_textSha256.empty() && answer.textSha256 != m_textSha256) m_runs.clear();
+                    m_textSha256 = answer.textSha256;
+                    m_tokenizerSha256 = answer.tokenizerSha256;
+                    m_dtype = answer.dtype;
                     PlanRun& run = m_runs[hash];
                     (full ? run.fullSeconds : run.quickSeconds) = static_cast<double>(m_job->clock.elapsed()) / 1000.0;
-                    for (const Json& item : result.value("windows", Json::array()))
-                        run.losses[item.at("window").get<int>()] = {item.at("window").get<int>(), item.at("nll").get<double>(),
-                                                                    item.at("tokens").get<int>()};
+                    for (const WindowLoss& loss : answer.windows)
+                        run.losses[loss.window] = loss;
                     run.time = QDateTime::currentSecsSinceEpoch();
-                    if (result.contains("warnings")) emit warned(result["warnings"]);
+                    if (!answer.warnings.empty()) emit warned(answer.warnings);
                 }
                 m_job.reset();
                 emit jobChanged(std::nullopt);
@@ -306,16 +300,15 @@ void EvaluationController::run(const CompressionPlan& plan, const std::vector<in
             m_job->state.done = progress.done;
             m_job->state.total = progress.total;
             m_job->state.etaSeconds = progress.etaSeconds;
-            m_job->state.count = tr("%1 windows").arg(format::countOf(measuredOf(hash, full), m_job->wanted));
+            m_job->state.count = tr("%1 windows").arg(format::countOf(windowsMeasured(hash, full), m_job->wanted));
             if (progress.total > 0 && progress.done >= progress.total && m_job->state.phase == JobState::Phase::Running)
                 m_job->state.phase = JobState::Phase::Finishing;
             emit jobChanged(m_job->state);
         },
-        [this, epoch = m_epoch, hash](const Json& partial) {
-            if (epoch != m_epoch || !partial.is_object() || !partial.contains("window")) return;
+        [this, epoch = m_epoch, hash](const WindowLoss& loss) {
+            if (epoch != m_epoch) return;
             PlanRun& run = m_runs[hash];
-            const int window = partial["window"].get<int>();
-            run.losses[window] = {window, partial.value("nll", 0.0), partial.value("tokens", 0)};
+            run.losses[loss.window] = loss;
             run.time = QDateTime::currentSecsSinceEpoch();
             if (!m_frame.isActive()) m_frame.start();
         });
@@ -407,23 +400,26 @@ std::optional<PairedDifference> EvaluationController::differenceOf(const std::st
     return pairedDifference(listOf(plan->second, windows), listOf(dense->second, windows));
 }
 
-Json EvaluationController::measuredJson(const std::string& planHash) const
+std::optional<EvaluationController::Measured> EvaluationController::measuredOf(const std::string& planHash) const
 {
     for (const bool full : {true, false}) {
         const std::optional<double> ppl = perplexityOf(planHash, full);
         const std::optional<PairedDifference> difference = differenceOf(planHash, full);
         if (!ppl || !difference) continue;
-        return {{"text", textName(m_text).toStdString()},
-                {"text_sha256", m_textSha256},
-                {"windows", difference->windows},
-                {"windows_of", totalWindows()},
-                {"window_length", m_text.windowLength},
-                {"ppl", *ppl},
-                {"dense_ppl", *perplexityOf(m_identity.hash(), full)},
-                {"delta_nll", difference->nll},
-                {"delta_nll_error", difference->se}};
+        Measured measured;
+        measured.windowsOf = totalWindows();
+        Measurement& measurement = measured.measurement;
+        measurement.text = textName(m_text).toStdString();
+        measurement.textSha256 = m_textSha256;
+        measurement.windows = difference->windows;
+        measurement.windowLength = m_text.windowLength;
+        measurement.ppl = *ppl;
+        measurement.densePpl = perplexityOf(m_identity.hash(), full);
+        measurement.deltaNll = difference->nll;
+        measurement.deltaNllError = difference->se;
+        return measured;
     }
-    return nullptr;
+    return std::nullopt;
 }
 
 QHash<QString, PlanLoss> EvaluationController::planLosses() const

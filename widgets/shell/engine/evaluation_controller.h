@@ -6,6 +6,8 @@
 #include "perplexity/history_panel.h"
 #include "perplexity/perplexity_panel.h"
 #include "plan/compression_plan.h"
+#include "rpc/protocol_evaluation.h"
+#include "rpc/protocol_export.h"
 #include "shell/engine/engine_client.h"
 #include "shell/session/text_choice.h"
 
@@ -14,6 +16,7 @@
 #include <QObject>
 #include <QTimer>
 
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <string>
@@ -45,9 +48,8 @@ public:
     void setAutomatic(bool on);
     // Files that whitened factors come from, by their content. Plans whose factors come from another one are not evaluated.
     void setProfiles(std::map<std::string, std::string> files);
-    // Files that a plan's factors and constants come from, as the engine takes them: a path, a list of them, or "" where none is needed or
-    // one is not here.
-    Json profilesFor(const CompressionPlan& plan) const;
+    // Files that a plan's factors and constants come from, as far as they are here.
+    std::vector<std::filesystem::path> profilesFor(const CompressionPlan& plan) const;
     bool holds(const std::string& profileSha256) const { return m_profiles.contains(profileSha256); }
     bool measurable(const CompressionPlan& plan) const;  // as far as its factors and constants go
     bool runsFull() const { return m_job && m_job->full; }
@@ -72,8 +74,12 @@ public:
     std::optional<double> perplexityOf(const std::string& planHash, int windows) const = delete;
     // To the dense model on the same windows of the tier; nothing unless both have all.
     std::optional<PairedDifference> differenceOf(const std::string& planHash, bool full) const;
-    // What the best complete tier of a plan shows, as exports record it; null where nothing is measured.
-    Json measuredJson(const std::string& planHash) const;
+    // What the best complete tier of a plan shows, as exports record it.
+    struct Measured {
+        Measurement measurement;
+        int windowsOf = 0;  // of the text
+    };
+    std::optional<Measured> measuredOf(const std::string& planHash) const;
     QHash<QString, PlanLoss> planLosses() const;  // by plan hash: full where there is one, else quick
     const std::map<std::string, PlanRun>& runs() const { return m_runs; }
     void restoreRun(const std::string& planHash, PlanRun run);
@@ -89,7 +95,7 @@ signals:
     void runsChanged();  // something new is worth saving
     void jobChanged(const std::optional<espalier::JobState>& job);
     void failed(const espalier::Error& error);
-    void warned(const espalier::Json& sentences);  // about the text, of an evaluation that ran
+    void warned(const std::vector<std::string>& sentences);  // about the text, of an evaluation that ran
 
 private:
     struct Running {
@@ -101,9 +107,9 @@ private:
         JobState state;
     };
     std::vector<int> missing(const std::string& hash, bool full) const;
-    int measuredOf(const std::string& hash, bool full) const;  // windows of the tier
-    int totalWindows() const;                                  // of the full tier, as far as is known
-    QString age() const;                                       // of the numbers that are drawn stale
+    int windowsMeasured(const std::string& hash, bool full) const;  // of the tier
+    int totalWindows() const;                                       // of the full tier, as far as is known
+    QString age() const;                                            // of the numbers that are drawn stale
     void rest();
     void next();  // the most urgent thing that is not measured yet
     void run(const CompressionPlan& plan, const std::vector<int>& windows, bool full, const QString& name);

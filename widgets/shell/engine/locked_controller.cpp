@@ -57,7 +57,7 @@ int LockedController::plansOpened() const
     return static_cast<int>(plans.size());
 }
 
-void LockedController::measure(const CompressionPlan& plan, const QString& name, const Json& profiles)
+void LockedController::measure(const CompressionPlan& plan, const QString& name, const std::vector<std::filesystem::path>& profiles)
 {
     if (m_path.empty() || busy() || measured(plan.hash()) || !m_engine->usable()) return;
     m_wanted = Wanted{plan, name, profiles};
@@ -68,32 +68,30 @@ void LockedController::next()
 {
     if (!m_wanted) return;
     if (!complete(m_identity.hash()))
-        run(m_identity, tr("dense"), std::string());
+        run(m_identity, tr("dense"), {});
     else if (!complete(m_wanted->plan.hash()))
         run(m_wanted->plan, m_wanted->name, m_wanted->profiles);
     else
         finish();
 }
 
-void LockedController::run(const CompressionPlan& plan, const QString& name, const Json& profiles)
+void LockedController::run(const CompressionPlan& plan, const QString& name, const std::vector<std::filesystem::path>& profiles)
 {
-    Json params = textParams(m_text);
-    params.update({{"path", m_path},
-                   {"plan", toJson(plan)},
-                   {"max_windows", m_text.fullWindows},
-                   {"windows", {{"all", true}}},
-                   {"tier", "full"},
-                   {"tag", "locked"},
-                   {"lane", "full"}});
-    if (profiles != "") params["profile"] = profiles;
+    EvaluateRequest request;
+    request.path = m_path;
+    request.text = selectionOf(m_text);
+    request.maxWindows = m_text.fullWindows;
+    request.plan = toJson(plan);
+    request.profiles = profiles;
+    request.tier = "full";
     JobState job;
     job.what = tr("Locked text · %1").arg(name);
     m_job = job;
     emit jobChanged(m_job);
     const std::string hash = plan.hash();  // NOLINT(performance-unnecessary-copy-initialization): the wanted plan may go meanwhile
-    m_request = m_engine->request(
-        "evaluate", params,
-        [this, epoch = m_epoch, hash](const EngineReply& reply) {
+    m_request = m_engine->ask(
+        request, {"locked", Lane::Full},
+        [this, epoch = m_epoch, hash](const EngineAnswer<EvaluateAnswer>& reply) {
             if (epoch != m_epoch) return;
             m_request = 0;
             m_job.reset();
@@ -104,18 +102,16 @@ void LockedController::run(const CompressionPlan& plan, const QString& name, con
                 emit changed();
                 return;
             }
-            const std::string text = reply.result.value("text_sha256", m_textSha256);
             // Runs of a session that belong to another content of the file.
-            if (!m_textSha256.empty() && text != m_textSha256) m_runs.clear();
-            m_textSha256 = text;
-            m_total = reply.result.value("window_count_total", m_total);
+            if (!m_textSha256.empty() && reply->textSha256 != m_textSha256) m_runs.clear();
+            m_textSha256 = reply->textSha256;
+            m_total = reply->windowCountTotal;
             PlanRun measured;
-            for (const Json& item : reply.result.value("windows", Json::array()))
-                measured.losses[item.at("window").get<int>()] = {item.at("window").get<int>(), item.at("nll").get<double>(),
-                                                                 item.at("tokens").get<int>()};
+            for (const WindowLoss& loss : reply->windows)
+                measured.losses[loss.window] = loss;
             measured.time = QDateTime::currentSecsSinceEpoch();
             m_runs[hash] = std::move(measured);
-            if (reply.result.contains("warnings")) emit warned(reply.result["warnings"]);
+            if (!reply->warnings.empty()) emit warned(reply->warnings);
             next();
         },
         [this, epoch = m_epoch](const EngineProgress& progress) {

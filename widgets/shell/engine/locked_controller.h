@@ -34,7 +34,7 @@ public:
 
     // Measures the plan, and the dense model where it was not yet. `profiles`: files that its factors and constants come from, or "".
     // Nothing happens while it measures; a plan that was measured is not opened again.
-    void measure(const CompressionPlan& plan, const QString& name, const Json& profiles);
+    void measure(const CompressionPlan& plan, const QString& name, const std::vector<std::filesystem::path>& profiles);
     bool measured(const std::string& planHash) const;
     void cancel();
     bool busy() const { return m_job.has_value(); }
@@ -53,16 +53,16 @@ signals:
     void opened(const espalier::SessionOpening& opening);  // something worth saving
     void jobChanged(const std::optional<espalier::JobState>& job);
     void failed(const espalier::Error& error);
-    void warned(const espalier::Json& sentences);  // about the text, of an evaluation that ran
+    void warned(const std::vector<std::string>& sentences);  // about the text, of an evaluation that ran
 
 private:
     struct Wanted {
         CompressionPlan plan;
         QString name;
-        Json profiles;
+        std::vector<std::filesystem::path> profiles;
     };
     void next();
-    void run(const CompressionPlan& plan, const QString& name, const Json& profiles);
+    void run(const CompressionPlan& plan, const QString& name, const std::vector<std::filesystem::path>& profiles);
     void finish();
     bool complete(const std::string& planHash) const;
 

@@ -1,5 +1,7 @@
 #include "shell/engine/rank_curve_store.h"
 
+#include "rpc/protocol_profile.h"
+
 namespace espalier
 {
 
@@ -47,26 +49,25 @@ void RankCurveStore::ask()
     if (m_request != 0 || m_file.isEmpty() || !m_cell.valid() || m_cell.expert < 0 || m_known.contains(m_cell) || m_error) return;
     if (!m_engine->usable()) return;
     const CellId cell = m_cell;
-    m_request = m_engine->request("rank_curves", {{"profile", m_file.toStdString()}, {"layer", cell.layer}, {"expert", cell.expert}},
-                                  [this, cell, epoch = m_epoch](const EngineReply& reply) {
-                                      if (epoch != m_epoch) return;
-                                      m_request = 0;
-                                      if (reply.ok()) {
-                                          Result<ExpertSpectra> curves = ExpertSpectra::fromJson(reply.result);
-                                          if (m_known.size() >= kMostKept) m_known.clear();
-                                          if (curves.ok() && curves->cell == cell)
-                                              m_known[cell] = std::move(curves).value();
-                                          else if (cell == m_cell)
-                                              m_error = curves.ok()
-                                                            ? resourceError("engine.answer", "rank_curves",
-                                                                            tr("The engine answered for another expert.").toStdString())
-                                                            : curves.error();
-                                      } else if (reply.outcome == EngineReply::Outcome::Failed && cell == m_cell) {
-                                          m_error = reply.error;
-                                      }
-                                      emit changed();
-                                      if (reply.outcome != EngineReply::Outcome::Lost) ask();
-                                  });
+    m_request = m_engine->ask(RankCurvesRequest{m_file.toStdString(), cell.layer, cell.expert}, {},
+                              [this, cell, epoch = m_epoch](const EngineAnswer<RankCurvesAnswer>& reply) {
+                                  if (epoch != m_epoch) return;
+                                  m_request = 0;
+                                  if (reply.ok()) {
+                                      Result<ExpertSpectra> curves = ExpertSpectra::from(reply.value);
+                                      if (m_known.size() >= kMostKept) m_known.clear();
+                                      if (curves.ok() && curves->cell == cell)
+                                          m_known[cell] = std::move(curves).value();
+                                      else if (cell == m_cell)
+                                          m_error = curves.ok() ? resourceError("engine.answer", RankCurvesRequest::kMethod,
+                                                                                tr("The engine answered for another expert.").toStdString())
+                                                                : curves.error();
+                                  } else if (reply.outcome == EngineReply::Outcome::Failed && cell == m_cell) {
+                                      m_error = reply.error;
+                                  }
+                                  emit changed();
+                                  if (reply.outcome != EngineReply::Outcome::Lost) ask();
+                              });
 }
 
 }  // namespace espalier

@@ -41,18 +41,16 @@ void PlanningController::start(const PipelineRecipe& recipe, const PlanningInput
     m_state.generations = generations.is_number_integer() ? generations.get<int>() : 0;
     m_state.stochastic = select && select->stochastic;
     m_state.measures = allocate && allocate->runsModel;
-    Json params = textParams(inputs.text);
-    params.update({{"path", inputs.model},
-                   {"profile", inputs.profile},
-                   {"plan", toJson(m_state.base)},
-                   {"recipe", requestJson(recipe)},
-                   {"windows", inputs.windows},
-                   {"state", inputs.journal},
-                   {"resume", false},
-                   {"tag", "plan"},
-                   {"lane", "full"}});
-    if (inputs.baseProfiles != "") params["base_profiles"] = inputs.baseProfiles;
-    send(std::move(params));
+    PlanRequest request;
+    request.path = inputs.model;
+    request.profile = inputs.profile;
+    request.baseProfiles = inputs.baseProfiles;
+    request.plan = toJson(m_state.base);
+    request.recipe = planRecipe(recipe);
+    request.text = selectionOf(inputs.text);
+    request.windows = inputs.windows;
+    request.state = inputs.journal;
+    send(request);
 }
 
 void PlanningController::resume()
@@ -69,12 +67,12 @@ void PlanningController::resume()
     state.generations = m_state.generations;
     state.stochastic = m_state.stochastic;
     m_state = std::move(state);
-    Json request = m_sent;
-    request["resume"] = true;
-    send(std::move(request));
+    PlanRequest request = m_sent;
+    request.resume = true;
+    send(request);
 }
 
-void PlanningController::send(Json request)
+void PlanningController::send(const PlanRequest& request)
 {
     const int epoch = ++m_epoch;
     m_sent = request;
@@ -85,9 +83,9 @@ void PlanningController::send(Json request)
     m_clock.start();
     m_state.phase = SearchState::Phase::Running;
     m_state.started = QDateTime::currentDateTime();
-    m_request = m_engine->request(
-        "plan", std::move(request),
-        [this, epoch](const EngineReply& reply) {
+    m_request = m_engine->ask(
+        request, {"plan", Lane::Full},
+        [this, epoch](const EngineAnswer<PlanAnswer>& reply) {
             if (epoch == m_epoch) finish(reply);
         },
         [this, epoch](const EngineProgress& progress) {
@@ -97,9 +95,9 @@ void PlanningController::send(Json request)
             m_eta = progress.etaSeconds;
             if (!m_frame.isActive()) m_frame.start();
         },
-        [this, epoch](const Json& partial) {
+        [this, epoch](const PlanEvent& event) {
             if (epoch != m_epoch) return;
-            m_state.take(partial);
+            m_state.take(event);
             if (!m_frame.isActive()) m_frame.start();
         });
     emit started();
@@ -164,15 +162,15 @@ QString PlanningController::stoppedText() const
     return tr("%1, stopped after %2 layers").arg(m_state.name, format::countOf(m_state.layersFinished(), m_state.layersToSearch()));
 }
 
-void PlanningController::finish(const EngineReply& reply)
+void PlanningController::finish(const EngineAnswer<PlanAnswer>& reply)
 {
-    using Outcome = EngineReply::Outcome;
+    using Outcome = EngineEnd::Outcome;
     m_request = 0;
     m_state.ended = QDateTime::currentDateTime();
     m_state.seconds = static_cast<double>(m_clock.elapsed()) / 1000.0;
     switch (reply.outcome) {
         case Outcome::Finished: {
-            Result<CompressionPlan> plan = planFromJson(reply.result.value("plan", Json()), m_state.shape);
+            Result<CompressionPlan> plan = planFromJson(reply->plan, m_state.shape);
             if (!plan.ok()) {
                 m_state.phase = SearchState::Phase::Failed;
                 Error error = plan.error();
@@ -183,8 +181,8 @@ void PlanningController::finish(const EngineReply& reply)
             m_state.phase = SearchState::Phase::Finished;
             m_state.best = std::move(plan).value();
             commit(*m_state.best, m_state.title);
-            for (const Json& warning : reply.result.value("warnings", Json::array()))
-                if (warning.is_string()) m_state.notes << QString::fromStdString(warning.get<std::string>());
+            for (const std::string& warning : reply->warnings)
+                m_state.notes << QString::fromStdString(warning);
             break;
         }
         case Outcome::Cancelled:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "planning/search_state.h"
+#include "rpc/protocol_plan.h"
 #include "shell/engine/engine_client.h"
 #include "shell/engine/evaluation_controller.h"
 #include "shell/plan/plan_controller.h"
@@ -11,6 +12,7 @@
 #include <QObject>
 #include <QTimer>
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,8 +26,8 @@ struct PlanningInputs {
     EvaluationText text;
     int windows = 0;  // for stages that run the model
     std::vector<MethodInfo> methods;
-    std::string journal;                // file on the engine's side in which the search is kept while it runs; empty: nowhere
-    Json baseProfiles = std::string();  // that the plan to start from is made of: a path, a list, or ""
+    std::string journal;                              // file on the engine's side in which the search is kept while it runs; empty: nowhere
+    std::vector<std::filesystem::path> baseProfiles;  // that the plan to start from is made of
 };
 
 class PlanningController final : public QObject
@@ -60,8 +62,8 @@ signals:
     void unchanged();                               // the answer is the plan that was there
 
 private:
-    void send(Json request);
-    void finish(const EngineReply& reply);
+    void send(const PlanRequest& request);
+    void finish(const EngineAnswer<PlanAnswer>& reply);
     void commit(const CompressionPlan& plan, const QString& text);
     QString stoppedText() const;
 
@@ -71,7 +73,7 @@ private:
     int m_startEntry = -1;
     std::int64_t m_request = 0;
     int m_epoch = 0;      // counts searches: answers to an earlier one are dropped
-    Json m_sent;          // the request of the last search
+    PlanRequest m_sent;   // the request of the last search
     bool m_lost = false;  // the engine went while it ran
     bool m_keep = false;
     bool m_kept = false;  // the best plan is in the history

@@ -25,26 +25,6 @@ const QString kRecoveryNotice = QStringLiteral("recovery-unwritable");
 const std::vector<std::string> kCollected = {"counts", "ean", "reap", "gram", "outputs", "similarity"};
 const std::set<std::string> kAssumed = {"counts", "ean", "reap", "gram"};  // of a profile of which nothing is known
 
-ExpertScores scoresFromJson(const std::string& method, const Json& value)
-{
-    ExpertScores scores;
-    scores.method = method;
-    scores.title = value.value("title", method);
-    scores.unit = value.value("unit", std::string());
-    scores.better = value.value("better", std::string("higher")) == "lower" ? Better::Lower : Better::Higher;
-    const auto number = [](const Json& x) { return x.is_number() ? x.get<double>() : std::nan(""); };
-    for (const Json& row : value.value("values", Json::array())) {
-        std::vector<double> values;
-        for (const Json& x : row)
-            values.push_back(number(x));
-        scores.values.rows.push_back(std::move(values));
-    }
-    if (const Json importance = value.value("layer_importance", Json()); importance.is_array())
-        for (const Json& x : importance)
-            scores.layerImportance.push_back(number(x));
-    return scores;
-}
-
 // One banner per cause: what stops the profile stops the evaluation too, and may have been a warning before.
 QString problemId(const Error& error)
 {
@@ -53,11 +33,11 @@ QString problemId(const Error& error)
 }
 
 // A model whose headers can be read but that cannot be run here; the engine's warnings say what is not supported.
-Error unsupportedModel(const QString& folder, const Json& warnings)
+Error unsupportedModel(const QString& folder, const std::vector<std::string>& warnings)
 {
     std::string reason;
-    for (const Json& warning : warnings)
-        if (warning.is_string()) reason += (reason.empty() ? "" : " ") + warning.get<std::string>();
+    for (const std::string& warning : warnings)
+        reason += (reason.empty() ? "" : " ") + warning;
     if (reason.empty()) reason = Workbench::tr("The architecture of %1 is not supported.").arg(QFileInfo(folder).fileName()).toStdString();
     return unsupported("checkpoint.architecture_unsupported", folder.toStdString(), reason,
                        Workbench::tr("espalier-engine inspect shows its layers and sizes.").toStdString());
@@ -120,7 +100,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
     connect(&m_deep, &DeepProfile::jobChanged, this, [this] {
         if (!m_evaluation.busy() && !m_profileJob) tellJob(m_deep.job());
     });
-    connect(&m_deep, &DeepProfile::measured, this, [this](const Json& scores) {
+    connect(&m_deep, &DeepProfile::measured, this, [this](const ScoresByMethod& scores) {
         takeScores(scores);
         emit sessionChanged();
     });
@@ -216,26 +196,25 @@ void Workbench::openModel(const QString& folder, const std::optional<TextChoice>
 void Workbench::requestOpen(const QString& folder, std::optional<SessionData> session, bool reconnect)
 {
     auto shared = std::make_shared<std::optional<SessionData>>(std::move(session));
-    m_engine.request("open_model", {{"path", folder.toStdString()}}, [this, folder, shared, reconnect](const EngineReply& reply) {
+    m_engine.ask(OpenModelRequest{folder.toStdString()}, {}, [this, folder, shared, reconnect](const EngineAnswer<OpenModelAnswer>& reply) {
         if (!reply.ok()) {
-            if (reply.outcome == EngineReply::Outcome::Failed) emit notice(reply.error, QStringLiteral("open:%1").arg(folder));
+            if (reply.outcome == EngineEnd::Outcome::Failed) emit notice(reply.error, QStringLiteral("open:%1").arg(folder));
             return;
         }
-        modelOpened(folder, reply.result, *shared, reconnect);
+        modelOpened(folder, reply.value, *shared, reconnect);
     });
 }
 
-void Workbench::modelOpened(const QString& folder, const Json& result, const std::optional<SessionData>& session, bool reconnect)
+void Workbench::modelOpened(const QString& folder, const OpenModelAnswer& answer, const std::optional<SessionData>& session, bool reconnect)
 {
-    const Json shapeJson = result.value("shape", Json());
-    Result<ModelShape> shape = shapeJson.is_null() ? Result<ModelShape>(ModelShape()) : modelShapeFromJson(shapeJson);
-    if (!shape.ok() || shape->layers.empty()) {
-        Error error = shape.ok() ? unsupportedModel(folder, result.value("warnings", Json::array())) : shape.error();
+    const std::optional<ModelShape>& shape = answer.shape;
+    if (!shape || shape->layers.empty()) {
+        Error error = unsupportedModel(folder, answer.warnings);
         error.kept = tr("Nothing was changed.").toStdString();
         emit notice(error, QStringLiteral("open:%1").arg(folder));
         return;
     }
-    const std::string fingerprint = result.value("fingerprint", std::string());
+    const std::string& fingerprint = answer.fingerprint;
     const bool reconnected = reconnect && isOpen() && fingerprint == m_fingerprint && folder == m_modelPath && !session;
     if ((reconnect || session) && isOpen() && !m_fingerprint.empty() && fingerprint != m_fingerprint && folder == m_modelPath) {
         Error error = badInput("session.other_model", folder.toStdString(),
@@ -247,15 +226,15 @@ void Workbench::modelOpened(const QString& folder, const Json& result, const std
     }
     m_modelPath = folder;
     m_fingerprint = fingerprint;
-    m_configSha256 = result.value("config_sha256", std::string());
-    m_weightsSha256 = result.value("weights_sha256", std::string());
-    m_forwardSupported = result.value("forward_supported", false);
+    m_configSha256 = answer.configSha256;
+    m_weightsSha256 = answer.weightsSha256;
+    m_forwardSupported = answer.forwardSupported;
     // After what was said about the model before has gone.
-    const auto tellWarnings = [this, warnings = result.value("warnings", Json::array())] {
-        for (const Json& warning : warnings) {
+    const auto tellWarnings = [this, warnings = answer.warnings] {
+        for (const std::string& warning : warnings) {
             Error note;
             note.code = "checkpoint.warning";
-            note.message = warning.is_string() ? warning.get<std::string>() : warning.dump();
+            note.message = warning;
             emit notice(note, problemId(note));
         }
     };
@@ -362,13 +341,13 @@ void Workbench::openedReadOnly(const QString& why)
 }
 
 // What the engine says about a text comes with every reply: told once.
-void Workbench::warnOfText(const Json& sentences)
+void Workbench::warnOfText(const std::vector<std::string>& sentences)
 {
-    for (const Json& sentence : sentences) {
-        if (!sentence.is_string() || !m_toldWarnings.insert(sentence.get<std::string>()).second) continue;
+    for (const std::string& sentence : sentences) {
+        if (!m_toldWarnings.insert(sentence).second) continue;
         Error note;
         note.code = "text.warning";
-        note.message = sentence.get<std::string>();
+        note.message = sentence;
         emit notice(note, problemId(note));
     }
 }
@@ -397,20 +376,18 @@ void Workbench::profile()
     QDir().mkpath(QFileInfo(file).path());
     auto clock = std::make_shared<QElapsedTimer>();
     clock->start();
-    const auto finished = [this, clock, again, fresh = again || !QFileInfo::exists(file),
-                           epoch = m_profileEpoch](const EngineReply& reply) {
+    const auto finished = [this, clock, again, fresh = again || !QFileInfo::exists(file), epoch = m_profileEpoch](
+                              const EngineEnd& reply, const LoadProfileAnswer& facts, const std::vector<std::string>& textWarnings) {
         if (epoch != m_profileEpoch) return;
         m_profileRequest = 0;
         m_profileJob.reset();
         if (reply.ok()) {
             m_profiled = true;
-            m_calibrationSha256 = reply.result.value("text_sha256", std::string());
-            m_collected.clear();
-            for (const Json& name : reply.result.value("collected", Json::array()))
-                if (name.is_string()) m_collected.insert(name.get<std::string>());
-            warnOfText(reply.result.value("text_warnings", Json::array()));
+            m_calibrationSha256 = facts.textSha256;
+            m_collected = {facts.collected.begin(), facts.collected.end()};
+            warnOfText(textWarnings);
             if (fresh) measuredIn(static_cast<double>(clock->elapsed()) / 1000.0);
-            takeScores(reply.result.value("scores", Json::object()));
+            takeScores(facts.scores);
         } else if (reply.outcome == EngineReply::Outcome::Failed) {
             emit notice(reply.error, problemId(reply.error));
         }
@@ -431,30 +408,30 @@ void Workbench::profile()
     job.what = tr("Profile · %1").arg(modelName());
     m_profileJob = job;
     if (!again && QFileInfo::exists(file)) {
-        m_profileRequest = m_engine.request("load_profile", {{"profile", file.toStdString()}},
-                                            [this, file, finished, epoch = m_profileEpoch](const EngineReply& reply) {
-                                                if (epoch != m_profileEpoch) return;
-                                                // A file of an older version or a damaged one is measured again, not complained about.
-                                                if (reply.outcome == EngineReply::Outcome::Failed && QFile::remove(file)) {
-                                                    if (file == m_deep.file()) m_deep.discard();
-                                                    m_profileRequest = 0;
-                                                    profile();
-                                                    return;
-                                                }
-                                                finished(reply);
-                                            });
+        m_profileRequest = m_engine.ask(LoadProfileRequest{file.toStdString()}, {},
+                                        [this, file, finished, epoch = m_profileEpoch](const EngineAnswer<LoadProfileAnswer>& reply) {
+                                            if (epoch != m_profileEpoch) return;
+                                            // A file of an older version or a damaged one is measured again, not complained about.
+                                            if (reply.outcome == EngineEnd::Outcome::Failed && QFile::remove(file)) {
+                                                if (file == m_deep.file()) m_deep.discard();
+                                                m_profileRequest = 0;
+                                                profile();
+                                                return;
+                                            }
+                                            finished(reply, reply.value, {});
+                                        });
         return;
     }
-    Json params = textParams(text);
-    params.update({{"path", m_modelPath.toStdString()},
-                   {"windows", text.fullWindows},
-                   {"out", file.toStdString()},
-                   {"collect", kCollected},
-                   {"resume", !again},
-                   {"tag", "profile"},
-                   {"lane", "full"}});
-    m_profileRequest = m_engine.request(
-        "profile", params, finished,
+    ProfileRequest request;
+    request.path = m_modelPath.toStdString();
+    request.text = selectionOf(text);
+    request.windows = text.fullWindows;
+    request.out = file.toStdString();
+    request.collect = kCollected;
+    request.resume = !again;
+    m_profileRequest = m_engine.ask(
+        request, {"profile", Lane::Full},
+        [finished](const EngineAnswer<ProfileAnswer>& reply) { finished(reply, reply->facts, reply->textWarnings); },
         [this, epoch = m_profileEpoch](const EngineProgress& progress) {
             if (epoch != m_profileEpoch || !m_profileJob) return;
             m_profileJob->done = progress.done;
@@ -465,20 +442,19 @@ void Workbench::profile()
             if (progress.total > 0 && progress.done >= progress.total) m_profileJob->phase = JobState::Phase::Finishing;
             if (!m_evaluation.busy()) tellJob(m_profileJob);
         },
-        [this, epoch = m_profileEpoch](const Json& partial) {
-            if (epoch == m_profileEpoch) takePartial(partial);
+        [this, epoch = m_profileEpoch](const LayerScored& scored) {
+            if (epoch == m_profileEpoch) takePartial(scored);
         });
     tellJob(m_profileJob);
     if (!m_profiled) lookForConstants();
     emit profileChanged();
 }
 
-void Workbench::takePartial(const Json& partial)
+void Workbench::takePartial(const LayerScored& scored)
 {
-    if (!partial.is_object() || !partial.value("layer", Json()).is_number_integer() || !partial.value("scores", Json()).is_object()) return;
-    const auto layer = static_cast<std::size_t>(partial["layer"].get<int>());
+    const auto layer = static_cast<std::size_t>(scored.layer);
     if (layer >= m_plans.shape().layers.size()) return;
-    for (const auto& [method, row] : partial["scores"].items()) {
+    for (const auto& [method, row] : scored.scores) {
         ExpertScores& scores = m_scores[method];
         if (scores.method.empty()) {
             scores.method = method;
@@ -492,15 +468,15 @@ void Workbench::takePartial(const Json& partial)
                 values.assign(static_cast<std::size_t>(l.experts), std::nan(""));
         std::vector<double>& values = scores.values.rows[layer];
         for (std::size_t e = 0; e < values.size() && e < row.size(); ++e)
-            values[e] = row[e].is_number() ? row[e].get<double>() : std::nan("");
+            values[e] = row[e];
     }
     emit scoresChanged();
 }
 
-void Workbench::takeScores(const Json& scores)
+void Workbench::takeScores(const ScoresByMethod& scores)
 {
-    for (const auto& [method, value] : scores.items()) {
-        ExpertScores taken = scoresFromJson(method, value);
+    for (const auto& [method, value] : scores) {
+        ExpertScores taken = value;
         taken.values.rows.resize(m_plans.shape().layers.size());
         m_scores[method] = std::move(taken);
     }
@@ -567,10 +543,9 @@ ExpertGrid Workbench::usage() const
 std::vector<MethodInfo> Workbench::methods(Slot slot) const
 {
     std::vector<MethodInfo> found;
-    for (const Json& item : m_engine.serverInfo().value("methods", Json::array())) {
-        Result<MethodInfo> method = methodFromJson(item);
-        if (method.ok() && method->slot == slot) found.push_back(std::move(method).value());
-    }
+    if (const auto& info = m_engine.serverInfo())
+        for (const MethodInfo& method : info->methods)
+            if (method.slot == slot) found.push_back(method);
     if (!found.empty()) return found;
     switch (slot) {
         case Slot::Allocate:

@@ -4,6 +4,8 @@
 
 #include "base/method_registry.h"
 #include "plan/cost_model.h"
+#include "rpc/protocol_model.h"
+#include "rpc/protocol_profile.h"
 #include "session/session_file.h"
 #include "shell/engine/deep_profile.h"
 #include "shell/engine/engine_client.h"
@@ -126,20 +128,20 @@ signals:
     void saved(const QString& file);
 
 private:
-    void modelOpened(const QString& folder, const Json& result, const std::optional<SessionData>& session, bool reconnect);
+    void modelOpened(const QString& folder, const OpenModelAnswer& answer, const std::optional<SessionData>& session, bool reconnect);
     // reconnect: the engine is new, the plan on screen stays.
     void requestOpen(const QString& folder, std::optional<SessionData> session, bool reconnect = false);
     // Of a new model: shares out the texts first.
     void beginModel(const ModelShape& shape, const PlanModel& model, const TextChoice& texts, const TextShares& shares);
-    void takeScores(const Json& scores);
-    void takePartial(const Json& partial);
+    void takeScores(const ScoresByMethod& scores);
+    void takePartial(const LayerScored& scored);
     void giveRanking();  // to the plan
     void openedReadOnly(const QString& why);
     QString profileFile() const;
     QString profileFileOf(const char* kind) const;
     QString profileOnDisk() const;  // the first one, or where that has gone the deep one; where neither is there, the first one's place
     void dropFirstProfile();        // once the deep one is there, and what refers to a profile refers to that
-    void warnOfText(const Json& sentences);
+    void warnOfText(const std::vector<std::string>& sentences);
     QString planningProfile() const;  // the one that holds most
     void lookForDeep();
     void keepDeep();  // before another text is taken

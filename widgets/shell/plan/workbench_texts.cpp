@@ -114,16 +114,15 @@ void Workbench::withShares(const TextChoice& texts, const ModelShape& shape, std
         EvaluationText whole;
         whole.paths = {file.toStdString()};
         whole.windowLength = count->windowLength;
-        Json params = textParams(whole);
-        params.update({{"path", m_modelPath.toStdString()},
-                       {"plan", toJson(count->identity)},
-                       {"windows", Json::array()},
-                       {"tier", "quick"},
-                       {"tag", "text"},
-                       {"lane", "interactive"}});
-        m_engine.request("evaluate", params, [count, file, self](const EngineReply& reply) {
+        EvaluateRequest request;
+        request.path = m_modelPath.toStdString();
+        request.text = selectionOf(whole);
+        request.plan = toJson(count->identity);
+        request.windows.kind = WindowChoice::Kind::Listed;
+        request.tier = "quick";
+        m_engine.ask(request, {"text", Lane::Interactive}, [count, file, self](const EngineAnswer<EvaluateAnswer>& reply) {
             if (reply.ok()) {
-                count->windows[file] = reply.result.value("window_count_total", 0);
+                count->windows[file] = reply->windowCountTotal;
                 self(self);
             } else if (reply.outcome == EngineReply::Outcome::Failed) {
                 count->then(reply.error);

@@ -49,9 +49,13 @@ std::array<QString, 3> filesOf(const TextChoice& choice)
 
 }  // namespace
 
-Json textParams(const EvaluationText& text)
+TextSelection selectionOf(const EvaluationText& text)
 {
-    return {{"text", text.paths}, {"first_window", text.firstWindow}, {"window_length", text.windowLength}, {"bos", "auto"}};
+    TextSelection selection;
+    selection.text.assign(text.paths.begin(), text.paths.end());
+    selection.firstWindow = text.firstWindow;
+    selection.windowLength = text.windowLength;
+    return selection;
 }
 
 QString textName(const EvaluationText& text)

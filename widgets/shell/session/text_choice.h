@@ -3,7 +3,7 @@
 // request only, and every opening is counted. No two of them share a window.
 #pragma once
 
-#include "base/json.h"
+#include "rpc/text_selection.h"
 
 #include <QString>
 
@@ -26,8 +26,8 @@ struct EvaluationText {
     bool operator==(const EvaluationText&) const = default;
 };
 
-// "text", "first_window", "window_length", "bos": what every request says in the same words.
-Json textParams(const EvaluationText& text);
+// What every request says of it in the same words.
+TextSelection selectionOf(const EvaluationText& text);
 // "notes.txt", or "notes.txt from window 96" where the file is shared.
 QString textName(const EvaluationText& text);
 

@@ -40,9 +40,9 @@ void EngineNotices::showEngine()
     showSilence();
     showMisfit();
     if (engine->usable()) {
-        const Json& info = engine->serverInfo();
-        text = tr("Ready · %1, %n thread(s)", nullptr, info.value("threads", 1))
-                   .arg(QString::fromStdString(info.value("device", std::string("cpu"))).toUpper());
+        const InitializeAnswer info = engine->serverInfo().value_or(InitializeAnswer());
+        text = tr("Ready · %1, %n thread(s)", nullptr, info.threads)
+                   .arg(QString::fromStdString(info.device).toUpper());
     }
     m_start->setEngine(engine->state(), text);
     emit actionsChanged();

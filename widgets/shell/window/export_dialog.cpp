@@ -279,14 +279,12 @@ void ExportDialog::refresh()
 void ExportDialog::showMeasured()
 {
     if (!m_workbench->isOpen()) return;
-    const Json measured = m_workbench->evaluation()->measuredJson(m_workbench->plans()->plan().hash());
-    m_measured->setText(
-        measured.is_null()
-            ? tr("Its perplexity is not measured.")
-            : tr("Perplexity %1, dense %2, on %3")
-                  .arg(format::perplexity(measured["ppl"].get<double>()), format::perplexity(measured["dense_ppl"].get<double>()),
-                       basisText(QString::fromStdString(measured["text"].get<std::string>()), measured["windows"].get<int>(),
-                                 measured["windows_of"].get<int>(), measured["window_length"].get<int>())));
+    const auto measured = m_workbench->evaluation()->measuredOf(m_workbench->plans()->plan().hash());
+    if (!measured) return m_measured->setText(tr("Its perplexity is not measured."));
+    const Measurement& of = measured->measurement;
+    m_measured->setText(tr("Perplexity %1, dense %2, on %3")
+                            .arg(format::perplexity(of.ppl), format::perplexity(of.densePpl.value_or(std::nan(""))),
+                                 basisText(QString::fromStdString(of.text), of.windows, measured->windowsOf, of.windowLength)));
 }
 
 void ExportDialog::closeEvent(QCloseEvent* event)
@@ -335,23 +333,21 @@ void ExportDialog::dryRun()
     }
     m_export->setEnabled(true);
     const CompressionPlan plan = m_workbench->plans()->plan();
-    m_workbench->engine()->request(
-        "export",
-        {{"path", m_workbench->modelPath().toStdString()},
-         {"plan", toJson(plan)},
-         {"profile", m_workbench->evaluation()->profilesFor(plan)},
-         {"flavor", flavour().toStdString()},
-         {"out", QString(m_folder->text() + QStringLiteral(".dry-run")).toStdString()},
-         {"dry_run", true},
-         {"force", true},
-         {"verify", false},
-         {"tag", "export-dry"},
-         {"lane", "interactive"}},
-        [this, alive = QPointer<ExportDialog>(this)](const EngineReply& reply) {
+    ExportRequest request;
+    request.path = m_workbench->modelPath().toStdString();
+    request.plan = toJson(plan);
+    request.profiles = m_workbench->evaluation()->profilesFor(plan);
+    request.flavor = flavour().toStdString();
+    request.out = QString(m_folder->text() + QStringLiteral(".dry-run")).toStdString();
+    request.dryRun = true;
+    request.force = true;
+    request.verify = false;
+    m_workbench->engine()->ask(
+        request, {"export-dry", Lane::Interactive}, [this, alive = QPointer<ExportDialog>(this)](const EngineAnswer<ExportAnswer>& reply) {
             if (!alive || m_request != 0) return;
             if (reply.ok()) {
-                m_size->setText(tr("%n file(s), %1", nullptr, static_cast<int>(reply.result.value("files", Json::array()).size()))
-                                    .arg(format::bytes(reply.result.value("bytes", std::int64_t(0)))));
+                m_size->setText(
+                    tr("%n file(s), %1", nullptr, static_cast<int>(reply->report.files.size())).arg(format::bytes(reply->report.bytes)));
             } else if (reply.outcome == EngineReply::Outcome::Failed) {
                 m_size->setText(told(reply.error));
             }
@@ -385,24 +381,21 @@ void ExportDialog::startExport()
     const QString folder = m_folder->text();
     setRunning(true);
     m_result->clear();
-    Json params = textParams(text);
-    params.update({{"path", m_workbench->modelPath().toStdString()},
-                   {"plan", toJson(m_exporting)},
-                   {"profile", m_workbench->evaluation()->profilesFor(m_exporting)},
-                   {"flavor", flavour().toStdString()},
-                   {"out", folder.toStdString()},
-                   {"force", m_replace->isChecked()},
-                   {"dry_run", false},
-                   {"verify", true},
-                   {"windows", text.fullWindows},
-                   {"spread", text.quickWindows},  // those of the quick number in the window
-                   {"measured", m_workbench->evaluation()->measuredJson(m_exporting.hash())},
-                   {"tag", "export"},
-                   {"lane", "export"}});
-    m_request = m_workbench->engine()->request(
-        "export", params,
+    ExportRequest request;
+    request.path = m_workbench->modelPath().toStdString();
+    request.plan = toJson(m_exporting);
+    request.profiles = m_workbench->evaluation()->profilesFor(m_exporting);
+    request.flavor = flavour().toStdString();
+    request.out = folder.toStdString();
+    request.force = m_replace->isChecked();
+    request.text = selectionOf(text);
+    request.windows = text.fullWindows;
+    request.spread = text.quickWindows;  // those of the quick number in the window
+    if (const auto measured = m_workbench->evaluation()->measuredOf(m_exporting.hash())) request.measured = {measured->measurement};
+    m_request = m_workbench->engine()->ask(
+        request, {"export", Lane::Export},
         [this, alive = QPointer<ExportDialog>(this), folder, text,
-         limit = flavour() == QLatin1String("reconstructed") ? kRoundedAgain : kSamePerplexity](const EngineReply& reply) {
+         limit = flavour() == QLatin1String("reconstructed") ? kRoundedAgain : kSamePerplexity](const EngineAnswer<ExportAnswer>& reply) {
             if (!alive) return;
             m_request = 0;
             setRunning(false);
@@ -422,21 +415,19 @@ void ExportDialog::startExport()
                 showResult(line, true);
                 return;
             }
-            const Json verify = reply.result.value("verify", Json());
             QString line = tr("Written to %1.").arg(folder);
-            if (verify.is_object()) {
-                const Json preview = verify.value("ppl_preview", Json());
-                const Json exported = verify.value("ppl_export", Json());
-                bool holds = verify.value("holds", false);
+            if (const auto& verify = reply->verify) {
+                const std::optional<double>& preview = verify->pplPreview;
+                const std::optional<double>& exported = verify->pplExport;
+                bool holds = verify->holds;
                 // What the window measured, or what the engine measures of the plan on the source.
                 const std::optional<double> shown = m_workbench->evaluation()->perplexityOf(m_exporting.hash(), false);
                 const auto windows = static_cast<int>(m_workbench->evaluation()->tierWindows(false).size());
-                if (exported.is_number() && (shown || preview.is_number()))
+                if (exported && (shown || preview))
                     line += QLatin1Char('\n') +
                             tr("Reopened: perplexity %1, in the window %2, on the same %n window(s) of %3.", nullptr, windows)
-                                .arg(format::number(exported.get<double>(), 4), format::number(shown ? *shown : preview.get<double>(), 4),
-                                     textName(text));
-                const double differs = shown && exported.is_number() ? std::abs(exported.get<double>() / *shown - 1) : 0.0;
+                                .arg(format::number(*exported, 4), format::number(shown ? *shown : *preview, 4), textName(text));
+                const double differs = shown && exported ? std::abs(*exported / *shown - 1) : 0.0;
                 if (differs > limit)
                     holds = false;
                 else if (differs > kSamePerplexity)
@@ -444,10 +435,8 @@ void ExportDialog::startExport()
                 line += QLatin1Char('\n') +
                         (holds ? tr("Verified: every check holds.") : tr("The export does not match the plan: do not use it."));
                 if (!holds)
-                    for (const Json& check : verify.value("checks", Json::array()))
-                        if (!check.value("holds", true))
-                            line += QLatin1Char('\n') + QString::fromStdString(check.value("name", std::string()) + ": " +
-                                                                               check.value("detail", std::string()));
+                    for (const VerifyCheck& check : verify->checks)
+                        if (!check.holds) line += QLatin1Char('\n') + QString::fromStdString(check.name + ": " + check.detail);
                 showResult(line, !holds);
             } else {
                 showResult(line, false);
