@@ -43,4 +43,9 @@ if(TARGET espalier-engine)
     target_compile_definitions(test_shell_digits PRIVATE ESPALIER_ENGINE="$<TARGET_FILE:espalier-engine>"
         ESPALIER_RESOURCES="${PROJECT_SOURCE_DIR}/resources")
     set_tests_properties(test_shell_digits PROPERTIES TIMEOUT 600)
+    espalier_shell_test(test_shell_whole_job)
+    add_dependencies(test_shell_whole_job espalier-engine espalier-engine-compute)
+    target_compile_definitions(test_shell_whole_job PRIVATE ESPALIER_ENGINE="$<TARGET_FILE:espalier-engine>"
+        ESPALIER_RESOURCES="${PROJECT_SOURCE_DIR}/resources" ESPALIER_WHOLE_JOB_FIELDS="${CMAKE_CURRENT_SOURCE_DIR}/widgets/whole_job_fields.txt")
+    set_tests_properties(test_shell_whole_job PROPERTIES TIMEOUT 600)
 endif()

@@ -33,6 +33,13 @@
 #include "plan/rank_edit.h"
 #include "rpc/framing.h"
 #include "rpc/messages.h"
+#include "rpc/protocol_engine.h"
+#include "rpc/protocol_evaluation.h"
+#include "rpc/protocol_export.h"
+#include "rpc/protocol_model.h"
+#include "rpc/protocol_plan.h"
+#include "rpc/protocol_profile.h"
+#include "rpc/recipe_json.h"
 #include "session/profile_file.h"
 
 #include <algorithm>
@@ -139,8 +146,8 @@ ParamSpec number(const char* key, ParamType type, Json value, double low, double
     return spec;
 }
 
-// The real registry's form; "annealing" is known to no window.
-Json registry()
+// Of the real registry; "annealing" is known to no window.
+std::vector<MethodInfo> registry()
 {
     std::vector<MethodInfo> methods;
     for (const auto& [id, need] : {std::pair("expert_frequency", "counts"), std::pair("ean_mean", "ean"), std::pair("reap", "reap"),
@@ -164,10 +171,7 @@ Json registry()
     methods.insert(methods.end(), rankRules().begin(), rankRules().end());
     methods.push_back(describe("svd", "Truncated SVD", Slot::Factors, {}));
     methods.push_back(describe("whitened-svd", "Whitened SVD", Slot::Factors, {"factors"}));
-    Json list = Json::array();
-    for (const MethodInfo& method : methods)
-        list.push_back(toJson(method));
-    return list;
+    return methods;
 }
 
 class Engine
@@ -193,16 +197,37 @@ public:
     }
 
 private:
-    void reply(const RequestId& id, Json result) { put(frameMessage(serialise(Response{id, std::move(result)}))); }
-    void fail(const RequestId& id, const Error& error) { put(frameMessage(serialise(Response{id, rpcErrorFrom(error)}))); }
-    void partial(const RequestId& id, Json value)
+    template <typename Answer>
+    void reply(const RequestId& id, const Answer& answer)
     {
-        put(frameMessage(serialise(Notification{"$/partial", {{"id", toJson(id)}, {"value", std::move(value)}}})));
+        put(frameMessage(serialise(Response{id, toJson(answer)})));
+    }
+    void fail(const RequestId& id, const Error& error) { put(frameMessage(serialise(Response{id, rpcErrorFrom(error)}))); }
+    template <typename Value>
+    void partial(const RequestId& id, const Value& value)
+    {
+        put(frameMessage(serialise(Notification{PartialNote::kMethod, toJson(PartialNote{id, toJson(value)})})));
     }
     void progress(const RequestId& id, int done, int total, const char* phase)
     {
-        put(frameMessage(serialise(Notification{
-            "$/progress", {{"id", toJson(id)}, {"done", done}, {"total", total}, {"phase", phase}, {"eta_seconds", nullptr}}})));
+        put(frameMessage(serialise(Notification{ProgressNote::kMethod, toJson(ProgressNote{id, done, total, phase, {}})})));
+    }
+    // As strict as the real one.
+    template <typename T>
+    std::optional<T> read(const Request& request)
+    {
+        Json params = request.params;
+        const Result<JobTag> tag = takeJobTag(params);
+        Result<T> read = tag.ok() ? fromJson<T>(params) : Result<T>(tag.error());
+        if (read.ok()) return std::move(read).value();
+        put(frameMessage(serialise(Response{request.id, RpcError{rpc::kInvalidParams, request.method + ": " + read.error().message, {}}})));
+        return std::nullopt;
+    }
+    static std::string tagOf(const Request& request)
+    {
+        Json params = request.params;
+        const Result<JobTag> tag = takeJobTag(params);
+        return tag.ok() ? tag->tag : std::string();
     }
 
     // Whether the script's accident for this method happens now.
@@ -229,10 +254,10 @@ private:
         }
         const Message& message = std::get<Message>(parsed);
         if (const Notification* note = std::get_if<Notification>(&message)) {
-            if (note->method == "exit") return true;
-            if (note->method == "$/cancelRequest" && m_held) {
-                const auto id = requestIdFromJson(note->params.value("id", Json()));
-                if (id && *id == *m_held) {
+            if (note->method == kExitMethod) return true;
+            if (note->method == CancelNote::kMethod && m_held) {
+                const Result<CancelNote> cancel = fromJson<CancelNote>(note->params);
+                if (cancel.ok() && cancel->id == *m_held) {
                     fail(*m_held, cancelledError());
                     m_held.reset();
                     std::vector<std::string> waiting;
@@ -247,7 +272,7 @@ private:
         if (!request) return false;
         // As in the real engine a look at a text does not wait for the profile.
         const bool quick =
-            request->method == "ping" || request->method == "shutdown" || request->params.value("tag", Json()) == Json("text");
+            request->method == PingRequest::kMethod || request->method == ShutdownRequest::kMethod || tagOf(*request) == "text";
         if (m_held && !quick) {
             m_waiting.push_back(body);
             return false;
@@ -258,21 +283,8 @@ private:
 
     void answer(const Request& request)
     {
-        const Json& params = request.params;
-        const Json collect = params.value("collect", Json::array());
-        const bool deep = request.method == "profile" && std::find(collect.begin(), collect.end(), "factors") != collect.end();
-        const std::string method = deep ? "deep-profile" : request.method;
-        std::string line = method;
-        if (params.contains("tier")) line += " " + params["tier"].get<std::string>();
-        if (params.value("tag", Json()) == Json("locked")) line += " locked";
-        if (params.contains("plan"))
-            if (const Result<CompressionPlan> plan = planFromJson(params["plan"], m_shape); plan.ok()) line += " " + plan->hash();
-        if (params.contains("recipe")) line += " " + params["recipe"].dump();
-        if (request.method == "evaluate" && params.contains("profile")) line += " profile " + params["profile"].get<std::string>();
-        if (request.method == "export" && params.contains("measured")) line += " " + params["measured"].dump();
-        log(line);
-        if (method == "plan" && params.contains("state"))
-            log((params.value("resume", false) ? "search goes on in " : "search begins in ") + params["state"].get<std::string>());
+        const std::string method = scriptName(request);
+        note(request, method);
         if (strikes(m_script.dieOn, method)) {
             std::fputs("fake engine: dies as told\n", stderr);
             std::raise(SIGKILL);
@@ -283,48 +295,105 @@ private:
             fail(request.id, resourceError("memory.exhausted", "engine", "There is not enough memory for this.", "Use fewer windows."));
             return;
         }
-        if (method == "initialize") {
-            reply(request.id, {{"name", "espalier-engine"},
-                               {"version", ESPALIER_VERSION},
-                               {"protocol", m_script.has("--old") ? 0 : kProtocolVersion},
-                               {"pid", ::getpid()},
-                               {"threads", 2},
-                               {"device", "cpu"},
-                               {"memory_bytes", 1 << 30},
-                               {"supported_architectures", {"qwen2_moe"}},
-                               {"methods", registry()}});
-        } else if (method == "ping") {
-            reply(request.id, {{"busy", m_held.has_value()}});
-        } else if (method == "open_model") {
+        answerBy(request, method, held);
+    }
+
+    // A profile that collects factors is a method of its own.
+    std::string scriptName(const Request& request)
+    {
+        if (request.method != ProfileRequest::kMethod) return request.method;
+        Json params = request.params;
+        (void)takeJobTag(params);
+        const Result<ProfileRequest> profile = fromJson<ProfileRequest>(params);
+        const bool deep = profile.ok() && std::find(profile->collect.begin(), profile->collect.end(), "factors") != profile->collect.end();
+        return deep ? "deep-profile" : request.method;
+    }
+
+    // The line of the log: what tests ask of a request.
+    void note(const Request& request, const std::string& method)
+    {
+        Json params = request.params;
+        const Result<JobTag> tag = takeJobTag(params);
+        std::string line = method;
+        const auto plan = [&](const Json& json) {
+            if (const Result<CompressionPlan> read = planFromJson(json, m_shape); read.ok()) line += " " + read->hash();
+        };
+        if (const Result<EvaluateRequest> evaluate = fromJson<EvaluateRequest>(params);
+            method == EvaluateRequest::kMethod && evaluate.ok()) {
+            if (!evaluate->tier.empty()) line += " " + evaluate->tier;
+            if (tag.ok() && tag->tag == "locked") line += " locked";
+            plan(evaluate->plan);
+            if (!evaluate->profiles.empty()) line += " profile " + evaluate->profiles.front().string();
+        } else if (const Result<EstimateRequest> estimate = fromJson<EstimateRequest>(params);
+                   method == EstimateRequest::kMethod && estimate.ok()) {
+            plan(estimate->plan);
+        } else if (const Result<PlanRequest> search = fromJson<PlanRequest>(params); method == PlanRequest::kMethod && search.ok()) {
+            plan(search->plan);
+            line += " " + requestJson(search->recipe).dump();
+        } else if (const Result<ExportRequest> exported = fromJson<ExportRequest>(params);
+                   method == ExportRequest::kMethod && exported.ok()) {
+            plan(exported->plan);
+            if (!exported->measured.empty()) line += " " + toJson(exported->measured.front()).dump();
+        }
+        log(line);
+        if (const Result<PlanRequest> search = fromJson<PlanRequest>(params);
+            method == PlanRequest::kMethod && search.ok() && !search->state.empty())
+            log((search->resume ? "search goes on in " : "search begins in ") + search->state);
+    }
+
+    void answerBy(const Request& request, const std::string& method, bool held)
+    {
+        if (method == InitializeRequest::kMethod) {
+            reply(request.id, InitializeAnswer{.name = "espalier-engine",
+                                               .version = ESPALIER_VERSION,
+                                               .protocol = m_script.has("--old") ? 0 : kProtocolVersion,
+                                               .pid = ::getpid(),
+                                               .threads = 2,
+                                               .device = "cpu",
+                                               .memoryBytes = 1 << 30,
+                                               .supportedArchitectures = {"qwen2_moe"},
+                                               .methods = registry()});
+        } else if (method == PingRequest::kMethod) {
+            reply(request.id, PingAnswer{m_held.has_value(), {}});
+        } else if (method == OpenModelRequest::kMethod) {
             if (!held) openModel(request);
-        } else if (method == "profile" || method == "deep-profile") {
-            profile(request, held, deep);
-        } else if (method == "rank_curves") {
+        } else if (method == ProfileRequest::kMethod || method == "deep-profile") {
+            profile(request, held, method == "deep-profile");
+        } else if (method == RankCurvesRequest::kMethod) {
             rankCurves(request);
-        } else if (method == "estimate") {
+        } else if (method == EstimateRequest::kMethod) {
             if (!held) estimate(request);
-        } else if (method == "load_profile") {
-            if (const auto data = readProfile(params.value("profile", std::string())); data.ok())
-                reply(request.id, profileReply(params["profile"].get<std::string>(), data->collected));
-            else
-                fail(request.id, badInput("profile.unreadable", params.value("profile", std::string()), "The profile file cannot be read.",
-                                          "Measure the profile again."));
-        } else if (method == "evaluate") {
+        } else if (method == LoadProfileRequest::kMethod) {
+            loadProfile(request);
+        } else if (method == EvaluateRequest::kMethod) {
             evaluate(request, held);
-        } else if (method == "plan") {
+        } else if (method == PlanRequest::kMethod) {
             plan(request, held);
-        } else if (method == "export") {
+        } else if (method == ExportRequest::kMethod) {
             if (!held) exportModel(request);
-        } else if (method == "shutdown") {
-            reply(request.id, nullptr);
+        } else if (method == ShutdownRequest::kMethod) {
+            reply(request.id, ShutdownAnswer{});
         } else {
             put(frameMessage(serialise(Response{request.id, RpcError{rpc::kMethodNotFound, "unknown method " + method, {}}})));
         }
     }
 
+    void loadProfile(const Request& request)
+    {
+        const auto asked = read<LoadProfileRequest>(request);
+        if (!asked) return;
+        if (const auto data = readProfile(asked->profile); data.ok())
+            reply(request.id, profileFacts(asked->profile, data->collected));
+        else
+            fail(request.id,
+                 badInput("profile.unreadable", asked->profile, "The profile file cannot be read.", "Measure the profile again."));
+    }
+
     void openModel(const Request& request)
     {
-        const std::string path = request.params.value("path", std::string());
+        const auto asked = read<OpenModelRequest>(request);
+        if (!asked) return;
+        const std::string& path = asked->path;
         if (m_script.has("--bad-model")) {
             Error error =
                 badInput("checkpoint.shard_missing", path,
@@ -333,36 +402,35 @@ private:
             fail(request.id, error);
             return;
         }
+        OpenModelAnswer answer{.path = path,
+                               .fingerprint = std::string(64, 'f'),
+                               .configSha256 = std::string(64, 'c'),
+                               .weightsSha256 = std::string(64, 'a'),
+                               .shape = m_shape,
+                               .inspection = Json::object(),
+                               .warnings = {},
+                               .tokenizer = TokenizerFacts{std::string(64, 'b'), 1000, false},
+                               .forwardSupported = true};
         if (m_script.has("--unsupported-model")) {
-            reply(request.id, {{"path", path},
-                               {"fingerprint", std::string(64, 'f')},
-                               {"shape", nullptr},
-                               {"warnings", {"config.json says model_type \"novel_moe\", which is not known."}},
-                               {"forward_supported", false}});
-            return;
+            answer.shape.reset();
+            answer.warnings = {"config.json says model_type \"novel_moe\", which is not known."};
+            answer.tokenizer.reset();
+            answer.forwardSupported = false;
         }
-        reply(request.id, {{"path", path},
-                           {"fingerprint", std::string(64, 'f')},
-                           {"config_sha256", std::string(64, 'c')},
-                           {"weights_sha256", std::string(64, 'a')},
-                           {"shape", toJson(m_shape)},
-                           {"inspection", Json::object()},
-                           {"warnings", Json::array()},
-                           {"tokenizer", {{"sha256", std::string(64, 'b')}, {"vocabulary", 1000}, {"adds_bos", false}}},
-                           {"forward_supported", true}});
+        reply(request.id, answer);
     }
 
     void rankCurves(const Request& request)
     {
-        const int layer = request.params.value("layer", -1);
-        const int expert = request.params.value("expert", -1);
-        if (layer < 0 || layer >= m_layers || expert < 0 || expert >= m_experts) {
+        const auto asked = read<RankCurvesRequest>(request);
+        if (!asked) return;
+        const auto [profile, layer, expert] = *asked;
+        if (layer >= m_layers || expert >= m_experts) {
             fail(request.id, badInput("profile.missing_statistics", "rank_curves", "There are no curves of this expert."));
             return;
         }
         const int full = fullRankOf(m_shape, layer);
-        Json matrices = Json::object();
-        const char* const names[] = {"gate", "up", "down"};
+        RankCurvesAnswer answer{.layer = layer, .expert = expert, .whitened = true, .gate = {}, .up = {}, .down = {}};
         for (int m = 0; m < 3; ++m) {
             // A steep head and a long tail, a little other for every matrix and cell.
             std::vector<double> singular;
@@ -373,28 +441,27 @@ private:
             for (int i = full; i-- > 0;)
                 left[static_cast<std::size_t>(i)] =
                     left[static_cast<std::size_t>(i) + 1] + singular[static_cast<std::size_t>(i)] * singular[static_cast<std::size_t>(i)];
-            Json errors = Json::array();
-            Json values = Json::array();
+            const bool down = m == 2;
+            SpectrumPoints& points = m == 0 ? answer.gate : m == 1 ? answer.up : answer.down;
+            points.rows = static_cast<int>(down ? m_shape.hiddenSize : m_shape.layers[0].expertWidth);
+            points.columns = static_cast<int>(down ? m_shape.layers[0].expertWidth : m_shape.hiddenSize);
+            points.fullRank = full;
+            points.breakEven = breakEvenOf(m_shape, layer);
             const int step = std::max(1, full / 128);
             for (int i = 0; i < full; i += step) {
-                errors.push_back({i, left[static_cast<std::size_t>(i)] / left[0]});
-                values.push_back({i + 1, singular[static_cast<std::size_t>(i)]});
+                points.error.emplace_back(i, left[static_cast<std::size_t>(i)] / left[0]);
+                points.singular.emplace_back(i + 1, singular[static_cast<std::size_t>(i)]);
             }
-            errors.push_back({full, 0.0});
-            const bool down = m == 2;
-            matrices[names[m]] = {{"rows", down ? m_shape.hiddenSize : m_shape.layers[0].expertWidth},
-                                  {"columns", down ? m_shape.layers[0].expertWidth : m_shape.hiddenSize},
-                                  {"full_rank", full},
-                                  {"break_even", breakEvenOf(m_shape, layer)},
-                                  {"error", errors},
-                                  {"singular", values}};
+            points.error.emplace_back(full, 0.0);
         }
-        reply(request.id, {{"layer", layer}, {"expert", expert}, {"whitened", true}, {"matrices", matrices}});
+        reply(request.id, answer);
     }
 
     void estimate(const Request& request)
     {
-        Result<CompressionPlan> plan = planFromJson(request.params.value("plan", Json()), m_shape);
+        const auto asked = read<EstimateRequest>(request);
+        if (!asked) return;
+        Result<CompressionPlan> plan = planFromJson(asked->plan, m_shape);
         if (!plan.ok()) {
             fail(request.id, plan.error());
             return;
@@ -402,36 +469,48 @@ private:
         const double dropped = 1.0 - static_cast<double>(plan->keptExperts()) / (m_layers * m_experts);
         const double e1 = 0.4 * dropped + 0.25 * lostByRank(*plan);
         const double e2 = 0.05 * dropped;
-        const std::size_t pairs = request.params.value("pairs", Json::array()).size();
+        const int pairs = static_cast<int>(asked->pairs.size());
         const int probes = m_script.has("--no-probes") ? 0 : 24;
-        Json answer = {{"plan_hash", m_script.has("--foreign-estimate") ? std::string(64, '0') : plan->hash()},
-                       {"delta_nll", e1 + e2},
-                       {"e1", e1},
-                       {"e2", e2},
-                       {"band", pairs >= 3 ? Json(0.01) : Json()},
-                       {"label", pairs >= 8 ? "estimate" : "estimate, uncalibrated"},
-                       {"calibration", {{"probes", probes}, {"pairs", pairs}, {"beta", {1.0, 1.0}}, {"rank_correlation", nullptr}}}};
-        if (probes > 0) answer.update({{"low", 0.8 * (e1 + e2)}, {"high", 1.25 * (e1 + e2)}, {"spread", 0.14}, {"label", "estimate"}});
+        EstimateAnswer answer;
+        answer.planHash = m_script.has("--foreign-estimate") ? std::string(64, '0') : plan->hash();
+        Estimate& estimate = answer.estimate;
+        estimate.deltaNll = e1 + e2;
+        estimate.pplRatio = std::exp(e1 + e2);
+        estimate.e1 = e1;
+        estimate.e2 = e2;
+        if (pairs >= 3) estimate.band = 0.01;
+        estimate.label = pairs >= 8 || probes > 0 ? "estimate" : "estimate, uncalibrated";
+        Estimate::Calibration& calibration = estimate.calibration.emplace();
+        calibration.probes = probes;
+        calibration.pairs = pairs;
+        calibration.beta = {1.0, 1.0};
+        if (probes > 0) {
+            estimate.low = 0.8 * (e1 + e2);
+            estimate.high = 1.25 * (e1 + e2);
+            estimate.spread = 0.14;
+        }
         reply(request.id, answer);
     }
 
     void profile(const Request& request, bool held, bool deep)
     {
+        const auto asked = read<ProfileRequest>(request);
+        if (!asked) return;
         for (int layer = 0; layer < m_layers; ++layer) {
-            Json scores = Json::object();
+            LayerScored scored{.layer = layer, .scores = {}};
             for (const std::string& method : methodIds())
                 for (int e = 0; e < m_experts; ++e)
-                    scores[method].push_back(scoreOf(method, layer, e, m_experts));
-            partial(request.id, {{"layer", layer}, {"scores", scores}});
+                    scored.scores[method].push_back(scoreOf(method, layer, e, m_experts));
+            partial(request.id, scored);
             progress(request.id, layer + 1, m_layers, "layers");
             if (held && layer == 1) return;
         }
-        const std::filesystem::path out = request.params.value("out", std::string());
+        const std::filesystem::path& out = asked->out;
         if (deep || m_script.has("--outputs")) {
             ProfileData data;
             data.shape = m_shape;
             data.fingerprint = std::string(64, 'f');
-            data.collected = request.params["collect"].get<std::vector<std::string>>();
+            data.collected = asked->collect;
             data.layers.resize(m_shape.layers.size());
             for (const LayerShape& layer : m_shape.layers) {
                 LayerProfile& filled = data.layers[static_cast<std::size_t>(layer.index)];
@@ -447,33 +526,46 @@ private:
         } else if (!out.empty()) {
             std::ofstream(out) << "not a profile\n";
         }
-        reply(request.id, profileReply(out.string(), {"counts", "ean", "reap", "gram"}));
+        reply(request.id, ProfileAnswer{.facts = profileFacts(out, {"counts", "ean", "reap", "gram"}),
+                                        .textWarnings = textWarnings(),
+                                        .windowsAsked = {},
+                                        .tokensPerSecond = 1000,
+                                        .seconds = 1,
+                                        .dtype = "fp32"});
     }
 
-    Json textWarnings() const
+    std::vector<std::string> textWarnings() const
     {
-        if (!m_script.has("--warn-text")) return Json::array();
+        if (!m_script.has("--warn-text")) return {};
         return {"The text has 9 windows of 256 tokens; 128 were asked for.",
                 "Windows of 4096 tokens are longer than the model's 2048 positions."};
     }
 
-    Json profileReply(const std::string& file, const std::vector<std::string>& collected) const
+    LoadProfileAnswer profileFacts(const std::filesystem::path& file, const std::vector<std::string>& collected) const
     {
-        Json scores = Json::object();
+        LoadProfileAnswer facts{.profile = file,
+                                .tokens = 96 * 256,
+                                .windows = 96,
+                                .windowLength = 256,
+                                .textSha256 = {},
+                                .fingerprint = std::string(64, 'f'),
+                                .layersDone = m_layers,
+                                .collected = collected,
+                                .uncoveredFraction = 0,
+                                .gram = {},
+                                .scores = {},
+                                .warnings = textWarnings()};
         for (const std::string& method : methodIds()) {
-            Json values = Json::array();
+            ExpertScores& scores = facts.scores[method];
+            scores.method = scores.title = method;
             for (int layer = 0; layer < m_layers; ++layer) {
-                values.push_back(Json::array());
+                scores.values.rows.emplace_back();
                 for (int e = 0; e < m_experts; ++e)
-                    values.back().push_back(scoreOf(method, layer, e, m_experts));
+                    scores.values.rows.back().push_back(scoreOf(method, layer, e, m_experts));
+                if (method == "leave-one-out") scores.layerImportance.push_back(0.4 - 0.3 * layer / m_layers);
             }
-            scores[method] = {{"title", method}, {"unit", ""}, {"better", "higher"}, {"values", values}};
-            if (method == "leave-one-out")
-                for (int layer = 0; layer < m_layers; ++layer)
-                    scores[method]["layer_importance"].push_back(0.4 - 0.3 * layer / m_layers);
         }
-        return {{"profile", file},           {"tokens", 96 * 256},     {"tokens_per_second", 1000.0},     {"layers_done", m_layers},
-                {"uncovered_fraction", 0.0}, {"collected", collected}, {"text_warnings", textWarnings()}, {"scores", scores}};
+        return facts;
     }
 
     // Mean over the experts of how far their ranks lie below break-even.
@@ -499,87 +591,92 @@ private:
 
     void evaluate(const Request& request, bool held)
     {
-        const Result<CompressionPlan> plan = planFromJson(request.params.value("plan", Json()), m_shape);
+        const auto asked = read<EvaluateRequest>(request);
+        if (!asked) return;
+        const Result<CompressionPlan> plan = planFromJson(asked->plan, m_shape);
         if (!plan.ok()) {
             fail(request.id, plan.error());
             return;
         }
-        for (const Json& path : request.params.value("text", Json::array()))
-            if (std::ifstream file(path.get<std::string>()); std::string(std::istreambuf_iterator<char>(file), {}).starts_with("refuse")) {
-                fail(request.id,
-                     badInput("text.not_utf8", path.get<std::string>(), "The text is not valid UTF-8.", "Convert the file to UTF-8."));
+        for (const std::filesystem::path& path : asked->text.text)
+            if (std::ifstream file(path); std::string(std::istreambuf_iterator<char>(file), {}).starts_with("refuse")) {
+                fail(request.id, badInput("text.not_utf8", path.string(), "The text is not valid UTF-8.", "Convert the file to UTF-8."));
                 return;
             }
         // The text is cut as the real engine cuts it: windows before the first are left out, and there are at most so many.
-        const int first = request.params.value("first_window", 0);
+        const int first = asked->text.firstWindow;
         const int total = m_script.has("--short-text") ? kShortText : kTotalWindows + kTotalWindows + kTotalWindows;
-        const int most = request.params.value("max_windows", 0);
+        const int most = asked->maxWindows;
         const int there = most > 0 ? std::min(most, total - first) : total - first;
         std::vector<int> windows;
-        if (const Json wanted = request.params.value("windows", Json()); wanted.is_array())
-            windows = wanted.get<std::vector<int>>();
+        if (asked->windows.kind == WindowChoice::Kind::Listed)
+            windows = asked->windows.indices;
         else
-            windows = spreadWindows(there, wanted.is_object() ? wanted.value("spread", there) : there);
+            windows = spreadWindows(there, asked->windows.kind == WindowChoice::Kind::Spread ? asked->windows.count : there);
         if (std::any_of(windows.begin(), windows.end(), [there](int w) { return w < 0 || w >= there; })) {
             fail(request.id, badInput("evaluate.window_out_of_range", "window", "The text has fewer windows."));
             return;
         }
-        const int tokens = request.params.value("window_length", 256) - 1;
-        Json measured = Json::array();
+        const int tokens = lengthOf(asked->text) - 1;
         std::vector<WindowLoss> losses;
         for (const int window : windows) {
             const WindowLoss loss{window, lossOf(*plan, first + window, tokens), tokens};
             losses.push_back(loss);
-            measured.push_back({{"window", window}, {"nll", loss.nll}, {"tokens", tokens}});
-            partial(request.id, measured.back());
+            partial(request.id, loss);
             progress(request.id, static_cast<int>(losses.size()), static_cast<int>(windows.size()), "windows");
             if (held && losses.size() == 3) return;
         }
         const PerplexityEstimate estimate = perplexity(losses);
-        reply(request.id, {{"plan_hash", plan->hash()},
-                           {"windows", measured},
-                           {"ppl", estimate.ppl},
-                           {"nll", estimate.nll},
-                           {"scored_tokens", estimate.tokens},
-                           {"window_count_total", there},
-                           {"text_sha256", sha256Hex(request.params.value("text", Json()).dump() + std::to_string(first))},
-                           {"tokenizer_sha256", std::string(64, 'b')},
-                           {"warnings", textWarnings()},
-                           {"dtype", "fp32"},
-                           {"seconds", 0.01}});
+        std::string text = std::to_string(first);
+        for (const std::filesystem::path& path : asked->text.text)
+            text = path.string() + "\n" + text;
+        reply(request.id, EvaluateAnswer{.planHash = plan->hash(),
+                                         .windows = losses,
+                                         .ppl = estimate.ppl,
+                                         .nll = estimate.nll,
+                                         .nllError = estimate.nllError,
+                                         .scoredTokens = estimate.tokens,
+                                         .windowCountTotal = there,
+                                         .windowsAsked = {},
+                                         .warnings = textWarnings(),
+                                         .windowLength = tokens + 1,
+                                         .text = asked->text.text.empty() ? std::string() : asked->text.text.front().string(),
+                                         .textSha256 = sha256Hex(text),
+                                         .tokenizerSha256 = std::string(64, 'b'),
+                                         .dtype = "fp32",
+                                         .seconds = 0.01});
     }
+
+    static int lengthOf(const TextSelection& text) { return text.windowLength > 0 ? text.windowLength : 256; }
 
     // Keeps the same share everywhere, then exchanges one kept for one dropped expert per layer. Held: after the first layer that was
     // searched, with the second one running.
     void plan(const Request& request, bool held)
     {
-        const Json& params = request.params;
-        const Json recipe = params.value("recipe", Json::object());
-        const Result<CompressionPlan> base = planFromJson(params.value("plan", Json()), m_shape);
+        const auto asked = read<PlanRequest>(request);
+        if (!asked) return;
+        const PlanRecipe& recipe = asked->recipe;
+        const Result<CompressionPlan> base = planFromJson(asked->plan, m_shape);
         if (!base.ok()) return fail(request.id, base.error());
         if (m_script.has("--refuse-plan")) {
             Error error = badInput("allocate.infeasible", "target", "The locked layers alone keep more experts than the target.",
                                    "Unlock a layer, or raise the target to 24 experts.");
             return fail(request.id, error);
         }
-        const auto stage = [&](const char* name, Json value) {
-            value["stage"] = name;
-            partial(request.id, std::move(value));
-        };
+        const auto stage = [&](const char* name, auto value) { partial(request.id, PlanEvent{name, std::move(value)}); };
+        const bool verified = recipe.allocate == "verified";
         AllocationRequest wanted;
         wanted.plan = *base;
-        const Json target = recipe.value("target", Json::object());
         const LayerShape& layer0 = m_shape.layers.front();
         const std::int64_t dense = planCost(m_shape, CompressionPlan::identity(m_shape)).bytes;
-        wanted.keepTotal = target.value("experts", 0);
-        if (target.contains("bytes"))
-            wanted.keepTotal =
-                m_layers * m_experts - static_cast<int>((dense - target["bytes"].get<std::int64_t>() + layer0.bytesPerExpert - 1) /
-                                                        (layer0.bytesPerExpert + layer0.routerBytesPerExpert));
+        wanted.keepTotal = recipe.keepTotal.value_or(0);
+        if (recipe.bytes)
+            wanted.keepTotal = m_layers * m_experts - static_cast<int>((dense - *recipe.bytes + layer0.bytesPerExpert - 1) /
+                                                                       (layer0.bytesPerExpert + layer0.routerBytesPerExpert));
         const Result<std::vector<int>> keep = allocate("uniform", m_shape, wanted, {});
         if (!keep.ok()) return fail(request.id, keep.error());
         ExpertScores scores;
-        scores.method = recipe["score"]["method"].get<std::string>();
+        scores.method = recipe.score;
         for (int layer = 0; layer < m_layers; ++layer) {
             scores.values.rows.emplace_back();
             for (int e = 0; e < m_experts; ++e)
@@ -587,17 +684,25 @@ private:
         }
         Result<CompressionPlan> found = selectByRanking(m_shape, *base, *keep, scores);
         if (!found.ok()) return fail(request.id, found.error());
-        if (recipe["allocate"]["method"] == "verified") {
+        if (verified) {
             for (int layer = 0; layer < m_layers; ++layer) {
-                stage("allocate", {{"layer", layer}, {"alone", 0.04 * (m_layers - layer)}});
+                stage("allocate", LayerAlone{layer, 0.04 * (m_layers - layer)});
                 progress(request.id, 10 * (layer + 1), 1000, "search");
             }
             const auto measured = [&](const char* name, double nll, double change, double error, double passes, int windows,
                                       bool accepted) {
-                Json step = {{"name", name},       {"plan_hash", found->hash()}, {"nll", nll},       {"change", change},
-                             {"error", error},     {"estimate", change},         {"passes", passes}, {"windows", windows},
-                             {"rise", nll - 2.25}, {"accepted", accepted}};
-                if (accepted) step["plan"] = toJson(*found);
+                PlanMeasured step;
+                step.step = {.name = name,
+                             .planHash = found->hash(),
+                             .nll = nll,
+                             .windows = windows,
+                             .change = change,
+                             .changeError = error,
+                             .rise = nll - 2.25,
+                             .estimatedGain = change,
+                             .passes = passes,
+                             .accepted = accepted};
+                if (accepted) step.plan = toJson(*found);
                 stage("allocate", std::move(step));
                 progress(request.id, static_cast<int>(25 * passes), 1000, "search");
             };
@@ -606,12 +711,12 @@ private:
             measured("experts 3 -> 1", 2.41, -0.04, 0.004, 7.0, 96, true);
         }
         const auto layersSearched = [&](int count) {
-            if (recipe["allocate"]["method"] == "verified")
+            if (verified)
                 progress(request.id, 800 + 200 * count / m_layers, 1000, "search");
             else
                 progress(request.id, count, m_layers, "layer");
         };
-        stage("select", {{"plan", toJson(*found)}, {"keep", *keep}});
+        stage("select", PlanFound{toJson(*found), *keep});
         int searched = 0;
         for (int layer = 0; layer < m_layers; ++layer) {
             const LayerPlan& now = found->layer(layer);
@@ -620,7 +725,12 @@ private:
             std::vector<double> trace;
             for (int generation = 0; generation < 4; ++generation) {
                 trace.push_back(12.0 - layer - 0.7 * generation);
-                stage("select", {{"layer", layer}, {"generation", generation}, {"best_loss", trace.back()}, {"trace", trace}});
+                stage("select", LayerSearching{.layer = layer,
+                                               .generation = generation,
+                                               .bestLoss = trace.back(),
+                                               .referenceLoss = {},
+                                               .enumerated = false,
+                                               .trace = trace});
             }
             layersSearched(searched);
             if (held && searched == 1) return;
@@ -635,73 +745,75 @@ private:
                     std::sort(kept.begin(), kept.end());
                     break;
                 }
-            stage("select", {{"layer", layer},
-                             {"finished", true},
-                             {"kept", kept},
-                             {"best_loss", trace.back()},
-                             {"reference_loss", 13.0 - layer},
-                             {"output_norm", 100.0},
-                             {"evaluated", 400},
-                             {"trace", trace}});
+            stage("select", LayerSearched{.layer = layer,
+                                          .kept = kept,
+                                          .bestLoss = trace.back(),
+                                          .referenceLoss = 13.0 - layer,
+                                          .outputNorm = 100,
+                                          .evaluated = 400,
+                                          .trace = trace});
             if (Result<CompressionPlan> better = found->withKept(m_shape, layer, kept); better.ok()) found = std::move(better);
             layersSearched(++searched);
         }
-        if (const Json field = recipe.value("receptive_field", Json()); field.is_object())
-            for (int first = 0, size = field["block_size"].get<int>(); first < m_layers; first += size) {
-                Json layers = Json::array();
+        if (recipe.receptiveField)
+            for (int first = 0, size = recipe.receptiveField->blockSize; first < m_layers; first += size) {
+                BlockChosen chosen;
                 for (int layer = first; layer < std::min(m_layers, first + size); ++layer)
-                    layers.push_back(layer);
-                const Json choice = Json::array({0, 1, 0});
-                stage("receptive-field", {{"moe_layers", layers},
-                                          {"trials", {{{"choice", {0, 0, 0}}, {"loss", 5.0}}, {{"choice", choice}, {"loss", 4.6}}}},
-                                          {"best", {{"choice", choice}, {"loss", 4.6}}},
-                                          {"plan", toJson(*found)}});
+                    chosen.block.moeLayers.push_back(layer);
+                chosen.block.best = {{0, 1, 0}, 4.6};
+                chosen.block.trials = {{{0, 0, 0}, 5.0}, chosen.block.best};
+                chosen.plan = toJson(*found);
+                stage("receptive-field", std::move(chosen));
             }
-        if (recipe.value("rank", Json()).is_object()) stage("rank", {{"plan", toJson(*found)}});
+        if (recipe.ranks) stage("rank", PlanFound{toJson(*found), {}});
         const CompressionPlan& answer = m_script.has("--same-plan") ? *base : *found;
-        reply(request.id, {{"plan", toJson(answer)},
-                           {"plan_hash", answer.hash()},
-                           {"keep", *keep},
-                           {"stages", Json::array()},
-                           {"warnings", m_script.has("--note-plan") ? Json{"The first remark.", "The second remark."} : Json::array()},
-                           {"exchange", nullptr},
-                           {"seconds", 0.1}});
+        PlanAnswer made;
+        made.plan = toJson(answer);
+        made.planHash = answer.hash();
+        made.keep = *keep;
+        if (m_script.has("--note-plan")) made.warnings = {"The first remark.", "The second remark."};
+        made.cost = costFacts(planCost(m_shape, answer), planCost(m_shape, CompressionPlan::identity(m_shape)));
+        made.seconds = 0.1;
+        reply(request.id, made);
     }
 
     void exportModel(const Request& request)
     {
-        const Result<CompressionPlan> plan = planFromJson(request.params.value("plan", Json()), m_shape);
+        const auto asked = read<ExportRequest>(request);
+        if (!asked) return;
+        const Result<CompressionPlan> plan = planFromJson(asked->plan, m_shape);
         if (!plan.ok()) {
             fail(request.id, plan.error());
             return;
         }
-        // As strict as the real one: a count, not a list of windows.
-        if (const Json windows = request.params.value("windows", Json(1)); !windows.is_number_integer() || windows.get<int>() < 1) {
-            put(frameMessage(
-                serialise(Response{request.id, RpcError{rpc::kInvalidParams, "export: \"windows\" is not a number in range", {}}})));
-            return;
-        }
-        Json result = {{"files", {"config.json", "espalier_plan.json", "model.safetensors"}},
-                       {"bytes", planCost(m_shape, *plan).bytes},
-                       {"flavor", request.params.value("flavor", std::string())}};
-        if (!request.params.value("dry_run", false)) {
+        ExportAnswer answer;
+        answer.report.files = {{"config.json", 1}, {"espalier_plan.json", 1}, {"model.safetensors", planCost(m_shape, *plan).bytes}};
+        answer.report.bytes = planCost(m_shape, *plan).bytes;
+        answer.report.flavor = asked->flavor;
+        answer.report.out = asked->out;
+        answer.report.planHash = plan->hash();
+        answer.report.dryRun = asked->dryRun;
+        if (!asked->dryRun) {
             progress(request.id, 1, 2, "write");
             progress(request.id, 2, 2, "verify");
-            const int tokens = request.params.value("window_length", 256) - 1;
+            const int tokens = lengthOf(asked->text) - 1;
             std::vector<WindowLoss> losses;
             // As in the window: so many of the first ones, spread.
-            const int most = request.params.value("windows", 1);
-            for (const int w : spreadWindows(most, request.params.value("spread", most)))
+            const int most = asked->windows.value_or(1);
+            for (const int w : spreadWindows(most, asked->spread > 0 ? asked->spread : most))
                 losses.push_back(
-                    {w, lossOf(*plan, request.params.value("first_window", 0) + w, tokens) * (m_script.has("--wrong-export") ? 1.01 : 1.0),
-                     tokens});
-            result["verify"] = {{"holds", true},
-                                {"checks", {{{"name", "tensors"}, {"holds", true}, {"detail", "all equal"}}}},
-                                {"ppl_preview", perplexity(losses).ppl},
-                                {"ppl_export", perplexity(losses).ppl},
-                                {"max_abs_logit_difference", 0.0}};
+                    {w, lossOf(*plan, asked->text.firstWindow + w, tokens) * (m_script.has("--wrong-export") ? 1.01 : 1.0), tokens});
+            answer.verify = VerifyReport{.holds = true,
+                                         .flavor = asked->flavor,
+                                         .planHash = plan->hash(),
+                                         .checks = {{"tensors", true, "all equal"}},
+                                         .maxAbsLogitDifference = 0.0,
+                                         .pplPreview = perplexity(losses).ppl,
+                                         .pplExport = perplexity(losses).ppl,
+                                         .windows = static_cast<int>(losses.size()),
+                                         .warnings = {}};
         }
-        reply(request.id, std::move(result));
+        reply(request.id, answer);
     }
 
     Script m_script;

@@ -5,6 +5,7 @@
 #include "planning/search_facts.h"
 #include "planning/search_plots.h"
 #include "planning/size_target.h"
+#include "rpc/recipe_json.h"
 #include "widgets/planner_fixture.h"
 
 #include <QAccessible>
@@ -49,7 +50,7 @@ private slots:
         planner.click("pipeline.run");
         QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running() && planner.entries() == 3, kLimit);
         const Json recipe = planner.sent(home);
-        QCOMPARE(recipe, requestJson(planner.panel().recipe()));
+        QCOMPARE(recipe, requestJson(planRecipe(planner.panel().recipe())));
         QCOMPARE(recipe["target"], Json({{"experts", 20}}));
         QCOMPARE(recipe["score"]["method"].get<std::string>(), std::string("reap"));
         QCOMPARE(recipe["allocate"]["params"]["alpha"].get<double>(), 0.4);
@@ -203,9 +204,8 @@ private slots:
         state.shape = evenShape(2, 8, 2);
         state.base = CompressionPlan::identity(state.shape);
         state.generations = 50;
-        state.take(
-            {{"stage", "select"}, {"layer", 0}, {"generation", 1}, {"best_loss", 3.0}, {"reference_loss", 4.0}, {"trace", {4.0, 3.0}}});
-        state.take({{"stage", "select"}, {"layer", 1}, {"generation", 1}, {"best_loss", 3.0}, {"enumerated", true}, {"trace", {4.0, 3.0}}});
+        state.take(PlanEvent{"select", LayerSearching{0, 1, 3.0, 4.0, false, {4.0, 3.0}}});
+        state.take(PlanEvent{"select", LayerSearching{1, 1, 3.0, {}, true, {4.0, 3.0}}});
         const SearchFactsOf facts(state, false);
         QCOMPARE(facts.layerCurve(0).xLabel, QStringLiteral("generation"));
         QCOMPARE(facts.layerCurve(1).xLabel, QStringLiteral("step"));
@@ -623,8 +623,8 @@ private slots:
         shell.workbench.openSession(file);
         QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.isOpen(), kLimit);
         // Before the engine is there, and after.
-        const Json before = requestJson(Planner(shell).panel().recipe());
-        QVERIFY2(before == requestJson(recipe), Json::diff(requestJson(recipe), before).dump().c_str());
+        const Json before = requestJson(planRecipe(Planner(shell).panel().recipe()));
+        QVERIFY2(before == requestJson(planRecipe(recipe)), Json::diff(requestJson(planRecipe(recipe)), before).dump().c_str());
         shell.engine().start();
         QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
         QVERIFY(Planner(shell).panel().recipe() == recipe);
