@@ -179,6 +179,23 @@ TensorRole Checkpoint::Data::parse(std::string_view name) const
     return role;
 }
 
+// What stands before the names, where a model was saved inside another one or by a training program.
+std::optional<std::string> prefixHint(const TensorFiles& source)
+{
+    constexpr std::string_view kTail = "layers.0.input_layernorm.weight";
+    for (const auto& [name, place] : source.places) {
+        if (!name.ends_with(kTail)) continue;
+        std::string_view prefix = std::string_view(name).substr(0, name.size() - kTail.size());
+        if (prefix.ends_with("model.")) prefix.remove_suffix(6);
+        if (prefix.empty()) continue;
+        return fmt::format(
+            "The names in the files begin with \"{}\", which transformers' class of this model does not load either: save the "
+            "model itself without it.",
+            prefix);
+    }
+    return std::nullopt;
+}
+
 // Every tensor the configuration asks for is there, has its shape and a dtype that holds weights. Nothing is listed that is not in the
 // files, so a configuration that claims much costs nothing.
 Status Checkpoint::Data::verify()
@@ -244,7 +261,7 @@ Status Checkpoint::Data::verify()
             fmt::format("{} of the model {} not in the files: {}.",
                         missing.size() == 1 ? "A tensor" : fmt::format("{}{} tensors", going ? "" : "At least ", missing.size()),
                         missing.size() == 1 ? "is" : "are", firstNames(missing, !going)),
-            "The checkpoint is incomplete, or config.json belongs to another model.");
+            prefixHint(source).value_or("The checkpoint is incomplete, or config.json belongs to another model."));
     // What is left over in an MLP of the model would be computed with if the configuration were right.
     std::vector<std::string> unexpected;
     for (std::size_t f = 0; f < source.files.size(); ++f) {

@@ -104,6 +104,12 @@ Result<bool> ConfigReader::boolean(const char* key, bool absent) const
     return boolean(key);
 }
 
+Result<bool> ConfigReader::trueUnlessSaid(const char* key) const
+{
+    if (m_object.contains(key) && !has(key)) return false;
+    return boolean(key, true);
+}
+
 Result<std::string> ConfigReader::string(const char* key) const
 {
     if (!has(key)) return missing(key);

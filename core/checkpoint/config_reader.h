@@ -47,7 +47,9 @@ public:
     Result<double> number(const char* key, double low, double high) const;
     Result<std::optional<double>> optionalNumber(const char* key, double low, double high) const;
     Result<bool> boolean(const char* key) const;
-    Result<bool> boolean(const char* key, bool absent) const;
+    Result<bool> boolean(const char* key, bool absent) const;  // null: absent
+    // Of keys whose default is true and which transformers asks for their truth: null is false.
+    Result<bool> trueUnlessSaid(const char* key) const;
     Result<std::string> string(const char* key) const;
     Result<std::optional<std::string>> optionalString(const char* key) const;
     // A list of integers; empty where the key is absent or null.

@@ -22,9 +22,9 @@ public:
     Status read(const ConfigReader& reader, ModelConfig& config) const override
     {
         ESPALIER_CHECK_OK(readAttention(reader, config));
-        ESPALIER_TRY(const bool interleaved, reader.boolean("rope_interleave", true));
+        ESPALIER_TRY(const bool interleaved, reader.trueUnlessSaid("rope_interleave"));
         if (!interleaved)
-            return reader.valueUnsupported("rope_interleave", "rope_interleave is false; this family stores pairs side by side");
+            return reader.valueUnsupported("rope_interleave", "rope_interleave is not true; this family stores pairs side by side");
         ESPALIER_TRY(const int experts, readRouterKeys(reader, config, "sigmoid"));
         ESPALIER_CHECK_OK(readRouter(reader, config, experts));
         return readLayers(reader, config, experts);
@@ -35,7 +35,7 @@ private:
     {
         RouterShape& router = config.router;
         router.rule = RoutingRule::SigmoidBias;
-        ESPALIER_TRY(router.normalise, reader.boolean("norm_topk_prob", true));
+        ESPALIER_TRY(router.normalise, reader.trueUnlessSaid("norm_topk_prob"));
         ESPALIER_TRY(const std::optional<std::string> method, reader.optionalString("topk_method"));
         if (method && *method != "noaux_tc")
             return reader.valueUnsupported("topk_method", fmt::format("topk_method is {}", ConfigReader::shown(*method)));

@@ -19,8 +19,10 @@ constexpr std::array<const char*, 2> kTypeKeys = {"torch_dtype", "dtype"};
 // Lists with an entry per layer, which transformers holds against num_hidden_layers in every family, read or not.
 constexpr std::array<const char*, 2> kLayerLists = {"layer_types", "mlp_layer_types"};
 // Where null means what absent means here, and transformers takes no null.
-constexpr std::array<const char*, 7> kNeverNull = {"attention_bias",          "mlp_bias",          "qkv_bias", "use_sliding_window",
-                                                   "max_position_embeddings", "intermediate_size", "auto_map"};
+constexpr std::array<const char*, 12> kNeverNull = {
+    "attention_bias", "mlp_bias",          "qkv_bias",          "use_sliding_window",   "max_position_embeddings", "intermediate_size",
+    "auto_map",       "attention_dropout", "initializer_range", "output_router_logits", "router_aux_loss_coef",    "use_cache"};
+constexpr std::array<std::string_view, 2> kLayerTypes = {"full_attention", "sliding_attention"};
 
 bool stated(const Json& config, const char* key)
 {
@@ -79,7 +81,11 @@ bool listsOtherLayers(const ModelConfig& config, const char* key)
 {
     if (!stated(config.raw, key)) return false;
     const Json& list = config.raw[key];
-    return !list.is_array() || list.size() != config.layers.size();
+    if (!list.is_array() || list.size() != config.layers.size()) return true;
+    // What no release knows keeps it from loading; other kinds of attention belong to other families.
+    return std::string_view(key) == "layer_types" && std::any_of(list.begin(), list.end(), [](const Json& type) {
+               return std::find(kLayerTypes.begin(), kLayerTypes.end(), type) == kLayerTypes.end();
+           });
 }
 
 // What the reading filled in and transformers would fill in otherwise: its classes have numbers of their own for what is absent.
@@ -88,6 +94,11 @@ void addFilledIn(const ModelConfig& config, std::vector<ConfigDeparture>& depart
     const Json& raw = config.raw;
     const bool headsByDefault = config.architecture == Architecture::DeepseekV2 || config.architecture == Architecture::Olmoe;
     if (!headsByDefault && !stated(raw, "num_key_value_heads")) departures.push_back({"num_key_value_heads", config.kvHeads});
+    // Of latent attention it is the rotated part, and a number of an older release is taken at its word.
+    if (config.mla && stated(raw, "head_dim") && raw["head_dim"] != config.mla->ropeHeadDim)
+        departures.push_back({"head_dim", config.mla->ropeHeadDim});
+    else if (config.architecture != Architecture::Mixtral && raw.contains("head_dim") && raw["head_dim"].is_null())
+        departures.push_back({"head_dim", nullptr});
     // Its yarn multiplies head_dim, which its Mixtral leaves empty.
     if (config.architecture == Architecture::Mixtral && config.rope.type != RopeScaling::Type::None && !stated(raw, "head_dim"))
         departures.push_back({"head_dim", config.headDim});
@@ -181,6 +192,7 @@ std::vector<ConfigDeparture> configDepartures(const Checkpoint& checkpoint)
     for (const char* key : kLayerLists)
         if (listsOtherLayers(config, key)) departures.push_back({key, nullptr});
     if (padsBeyond(config)) departures.push_back({"pad_token_id", nullptr});
+    if (flag(raw, "use_sliding_window") && !stated(raw, "sliding_window")) departures.push_back({"use_sliding_window", false});
     if (raw.contains("text_config")) departures.push_back({"text_config", nullptr});
     addFilledIn(config, departures);
     // A factored export names its own class and code; what becomes of them depends on what it is exported as.
@@ -226,8 +238,9 @@ std::vector<std::string> departureWarnings(const ModelConfig& config, const Stor
                         config.architectureName, stockClassName(config.architecture), config.modelType));
     for (const char* key : kLayerLists)
         if (listsOtherLayers(config, key))
-            warnings.push_back(fmt::format("{} of config.json is not a list of {} entries, one per layer; this family does not read it.",
-                                           key, config.layerCount));
+            warnings.push_back(
+                fmt::format("{} of config.json is not a list of {} known entries, one per layer; this family does not read it.", key,
+                            config.layerCount));
     if (padsBeyond(config))
         warnings.push_back(fmt::format("pad_token_id {} of config.json is beyond the {} rows of the embedding and is ignored.",
                                        raw["pad_token_id"].dump(), config.vocabularySize));

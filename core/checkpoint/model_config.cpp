@@ -59,11 +59,15 @@ Status readCommon(const ConfigReader& reader, const ArchitectureAdapter& adapter
         config.headDim = headDim.value_or(config.hiddenSize / config.heads);
         if (config.headDim % 2 != 0)
             return reader.conflict("head_dim", fmt::format("the head dimension {} is odd, but it is rotated in pairs", config.headDim));
-        if (reader.has("partial_rotary_factor")) {
-            ESPALIER_TRY(const double part, reader.number("partial_rotary_factor", 0, 1));
-            if (part != 1.0) return reader.valueUnsupported("partial_rotary_factor", fmt::format("partial_rotary_factor is {:g}", part));
-        }
     }
+    if (reader.has("partial_rotary_factor")) {
+        ESPALIER_TRY(const double part, reader.number("partial_rotary_factor", 0, 1));
+        if (part != 1.0) return reader.valueUnsupported("partial_rotary_factor", fmt::format("partial_rotary_factor is {:g}", part));
+    }
+    // transformers masks nothing then, in every family, and takes null and 0 for false.
+    if (reader.present("is_causal").ok() && reader.at("is_causal") != true)
+        return reader.valueUnsupported(
+            "is_causal", fmt::format("is_causal is {}; only causal models are computed", ConfigReader::shown(reader.at("is_causal"))));
     ESPALIER_TRY(config.vocabularySize, reader.integer("vocab_size", 1, kMaxVocabulary));
     ESPALIER_TRY(const std::optional<int> positions, reader.optionalInteger("max_position_embeddings", 1, kMaxPositions));
     config.maxPositions = positions.value_or(0);
@@ -93,8 +97,14 @@ Status readYarn(const ConfigReader& reader, const ModelConfig& config, RopeScali
     ESPALIER_TRY(rope.mscale, reader.optionalNumber("mscale", 0, 1e6));
     ESPALIER_TRY(rope.mscaleAllDim, reader.optionalNumber("mscale_all_dim", 0, 1e6));
     ESPALIER_TRY(rope.attentionFactor, reader.optionalNumber("attention_factor", 1e-6, 1e6));
-    ESPALIER_TRY(rope.truncate, reader.boolean("truncate", true));
+    ESPALIER_TRY(rope.truncate, reader.trueUnlessSaid("truncate"));
     return {};
+}
+
+bool sameScaling(const RopeScaling& a, const RopeScaling& b)
+{
+    return a.factor == b.factor && a.originalPositions == b.originalPositions && a.betaFast == b.betaFast && a.betaSlow == b.betaSlow &&
+           a.mscale == b.mscale && a.mscaleAllDim == b.mscaleAllDim && a.attentionFactor == b.attentionFactor && a.truncate == b.truncate;
 }
 
 // rope_parameters (v5) or rope_theta with rope_scaling (v4). A file that was saved by v5 can hold both; they must agree.
@@ -146,8 +156,7 @@ Status readRope(const ConfigReader& reader, ModelConfig& config)
                     "config.rope_unsupported");
             RopeScaling rope;
             ESPALIER_CHECK_OK(readYarn(inner, config, rope));
-            if (details != nullptr && (rope.factor != config.rope.factor || rope.originalPositions != config.rope.originalPositions ||
-                                       rope.mscale != config.rope.mscale || rope.mscaleAllDim != config.rope.mscaleAllDim))
+            if (details != nullptr && !sameScaling(rope, config.rope))
                 return reader.conflict("rope_scaling", "rope_parameters and rope_scaling describe different yarn scalings");
             config.rope = rope;
             details = &object;

@@ -258,18 +258,27 @@ Result<TensorFiles> openEither(const fs::path& folder)
 // Says what there is instead: files under other names are read by nobody.
 Error noWeights(const fs::path& folder)
 {
-    const bool pickled = isFile(folder / "pytorch_model.bin") || isFile(folder / "pytorch_model.bin.index.json");
     std::vector<std::string> others;
+    std::string pickled;
+    bool gguf = false;
     std::error_code failure;
-    for (fs::directory_iterator it(folder, failure), end; !failure && it != end; it.increment(failure))
-        if (it->path().extension() == ".safetensors") others.push_back(it->path().filename().string());
+    for (fs::directory_iterator it(folder, failure), end; !failure && it != end; it.increment(failure)) {
+        const std::string name = it->path().filename().string();
+        const std::string kind = it->path().extension().string();
+        if (kind == ".safetensors") others.push_back(name);
+        const bool weights = kind == ".pt" || kind == ".pth" || (kind == ".bin" && name != "training_args.bin");
+        if (weights && (pickled.empty() || name < pickled)) pickled = name;
+        gguf = gguf || kind == ".gguf";
+    }
     std::sort(others.begin(), others.end());
     std::string there;
     if (!others.empty())
         there = fmt::format("; it holds {}{}", others.front(), others.size() > 1 ? fmt::format(" and {} more", others.size() - 1) : "");
-    const char* action = "Choose the folder that holds config.json and the safetensors files.";
-    if (pickled)
-        action = "pytorch_model.bin can execute code when read and is not opened: convert it to safetensors.";
+    std::string action = "Choose the folder that holds config.json and the safetensors files.";
+    if (!pickled.empty())
+        action = pickled + " can execute code when read and is not opened: convert it to safetensors.";
+    else if (gguf)
+        action = "A GGUF file is a conversion for other programs: open the safetensors of the model that it was made from.";
     else if (others.size() == 1)
         action = "Where that file holds the whole model, rename it to model.safetensors.";
     else if (!others.empty())

@@ -459,6 +459,20 @@ TEST(Checkpoint, EverySpellingOfTheNamesOpens)
     EXPECT_EQ(Checkpoint::open(folder.path()).error().code, "checkpoint.duplicate_tensor");
 }
 
+// A model that was saved inside another one: transformers fills its own with random numbers.
+TEST(Checkpoint, APrefixOfAllNamesIsNamed)
+{
+    const TempFolder folder;
+    fs::copy(kFixtures / "bad/good/config.json", folder.path() / "config.json");
+    for (const std::string prefix : {"language_model.", "model.language_model.", "module.", "_orig_mod."}) {
+        writeRenamed(kFixtures / "bad/good/model.safetensors", folder.path() / "model.safetensors",
+                     [&](const std::string& name) { return prefix + name; });
+        const Error error = Checkpoint::open(folder.path()).error();
+        EXPECT_EQ(error.code, "checkpoint.tensor_missing");
+        EXPECT_THAT(error.action, testing::HasSubstr("begin with \"" + prefix + "\""));
+    }
+}
+
 TEST(Checkpoint, FusedExpertsAreSlicedInPlace)
 {
     const auto plain = Checkpoint::open(kFixtures / "bad/good");

@@ -135,6 +135,10 @@ TEST(Departures, WhatTransformersWouldNotLoadIsLeftOut)
     EXPECT_EQ(departures(lists, DType::F32, &warnings), (Json{{"layer_types", nullptr}, {"mlp_layer_types", nullptr}}));
     EXPECT_THAT(warnings, ElementsAre(HasSubstr("layer_types"), HasSubstr("mlp_layer_types")));
     EXPECT_EQ(departures({{"layer_types", {"full_attention"}}}, DType::F32), Json::object());
+    EXPECT_EQ(departures({{"layer_types", {"attention"}}}, DType::F32, &warnings), (Json{{"layer_types", nullptr}}));
+    EXPECT_THAT(warnings, ElementsAre(HasSubstr("layer_types")));
+    EXPECT_EQ(departures({{"use_cache", nullptr}, {"attention_dropout", nullptr}, {"router_aux_loss_coef", nullptr}}, DType::F32),
+              (Json{{"use_cache", nullptr}, {"attention_dropout", nullptr}, {"router_aux_loss_coef", nullptr}}));
     EXPECT_EQ(departures({{"pad_token_id", 32}}, DType::F32, &warnings), (Json{{"pad_token_id", nullptr}}));
     EXPECT_THAT(warnings, ElementsAre(HasSubstr("pad_token_id 32")));
     for (const Json& fine : {Json(31), Json(-1), Json(nullptr)})
@@ -148,6 +152,17 @@ TEST(Departures, DefaultsThatTransformersFillsInOtherwiseAreWritten)
         EXPECT_EQ(departures({{"num_key_value_heads", value}}, DType::F32), (Json{{"num_key_value_heads", 2}}));
     }
     EXPECT_EQ(departures({{"head_dim", nullptr}}, DType::F32), Json::object());
+    // Latent attention: head_dim of an older release. Qwen2-MoE: sliding windows of no length.
+    const auto of = [](const char* model, const Json& changes) {
+        Json json = Json::parse(readBytes(kModels / model / "config.json"));
+        json.update(changes);
+        return departures(Json::object(), DType::F32, nullptr, json);
+    };
+    const Json rotated = Json::parse(readBytes(kModels / "deepseekv3-tiny" / "config.json"))["qk_rope_head_dim"];
+    EXPECT_EQ(of("deepseekv3-tiny", {{"head_dim", 192}}).value("head_dim", Json()), rotated);
+    EXPECT_FALSE(of("deepseekv3-tiny", {{"head_dim", rotated}}).contains("head_dim"));
+    EXPECT_TRUE(of("olmoe-tiny", {{"head_dim", nullptr}}).contains("head_dim"));
+    EXPECT_EQ(of("qwen2moe-tiny", {{"use_sliding_window", true}, {"sliding_window", nullptr}}).value("use_sliding_window", Json()), false);
     const Json yarn = {{"rope_type", "yarn"}, {"original_max_position_embeddings", 4096}};
     Json spelt = yarn;
     spelt["factor"] = 8.0;

@@ -484,4 +484,44 @@ TEST(ModelConfig, FactoredExportOpensWithItsFactors)
     EXPECT_EQ(Checkpoint::open(folder.path()).error().code, "checkpoint.tensor_missing");
 }
 
+// Values that transformers asks for their truth: null is false whatever the default, and where it would not mask, nothing is computed.
+TEST(ModelConfig, NullIsFalseWhereTransformersTakesItForThat)
+{
+    Json v2 = published("DeepSeek-V2-Lite");
+    EXPECT_TRUE(parsed(v2).rope.truncate);
+    v2["rope_scaling"]["truncate"] = nullptr;
+    EXPECT_FALSE(parsed(v2).rope.truncate);
+    Json v3 = Json::parse(readBytes(kModels / "deepseekv3-tiny" / "config.json"));
+    v3.erase("norm_topk_prob");
+    EXPECT_TRUE(parsed(v3).router.normalise);
+    v3["norm_topk_prob"] = nullptr;
+    EXPECT_FALSE(parsed(v3).router.normalise);
+    v3["rope_interleave"] = nullptr;
+    EXPECT_THAT(refused(v3).message, HasSubstr("rope_interleave"));
+    for (const Json& value : {Json(false), Json(nullptr), Json(0)}) {
+        Json json = published("OLMoE-1B-7B-0924");
+        json["is_causal"] = value;
+        EXPECT_EQ(refused(json).code, "config.value_unsupported");
+        EXPECT_THAT(refused(json).message, HasSubstr("is_causal is " + value.dump()));
+    }
+    Json causal = published("OLMoE-1B-7B-0924");
+    causal["is_causal"] = true;
+    parsed(causal);
+    v2["partial_rotary_factor"] = 0.5;
+    EXPECT_THAT(refused(v2).message, HasSubstr("partial_rotary_factor"));
+}
+
+TEST(ModelConfig, BothSpellingsOfYarnAgreeInEveryNumber)
+{
+    Json json = published("DeepSeek-V2-Lite");
+    json["rope_parameters"] = json["rope_scaling"];
+    json["rope_parameters"]["rope_theta"] = json["rope_theta"];
+    parsed(json);
+    for (const char* key : {"beta_fast", "beta_slow", "attention_factor"}) {
+        Json other = json;
+        other["rope_parameters"][key] = 3;
+        EXPECT_EQ(refused(other).code, "config.conflict") << key;
+    }
+}
+
 }  // namespace

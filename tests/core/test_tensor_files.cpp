@@ -107,6 +107,14 @@ TEST_F(TensorFilesOf, OtherNamesAreNamed)
     const Error two = open().error();
     EXPECT_THAT(two.message, HasSubstr("it holds consolidated.safetensors and 1 more."));
     EXPECT_THAT(two.action, HasSubstr("Fetch model.safetensors.index.json"));
+    writeBytes(folder.path() / "model-q4.gguf", "GGUF");
+    EXPECT_THAT(open().error().action, HasSubstr("GGUF"));
+    writeBytes(folder.path() / "training_args.bin", "x");
+    EXPECT_THAT(open().error().action, HasSubstr("GGUF"));
+    writeBytes(folder.path() / "consolidated.00.pth", "x");
+    EXPECT_THAT(open().error().action, HasSubstr("consolidated.00.pth can execute code"));
+    writeBytes(folder.path() / "pytorch_model-00001-of-00002.bin", "x");
+    EXPECT_THAT(open().error().action, HasSubstr("can execute code"));
 }
 
 }  // namespace
