@@ -135,7 +135,12 @@ public:
                             item.is_array() || item.is_number() ? "Token ids go with --ids." : kOther);
         if (!m_chosen) ESPALIER_CHECK_OK(choose(item, where));
         const auto found = item.find(m_field);
-        if (found == item.end() || !found->is_string())
+        if (found != item.end() && !found->is_string())
+            return badInput("text.no_field", m_subject,
+                            fmt::format("{}, {}, has {} in \"{}\" instead of a text.", m_subject, where,
+                                        found->is_null() ? "null" : found->type_name(), m_field),
+                            "Choose the field with --text-field, or leave the line out.");
+        if (found == item.end())
             return badInput(
                 "text.no_field", m_subject,
                 fmt::format("{}, {}, has no text in \"{}\"; it has {}.", m_subject, where, m_field, fmt::join(keysOf(item), ", ")),
@@ -278,6 +283,18 @@ bool beginsLikeLines(std::string_view bytes)
     return object && !scanned.ok();
 }
 
+// "HTML", "XML", or empty: markup, by the name of the file or its first characters.
+std::string_view markupOf(std::string_view bytes, const std::string& extension)
+{
+    if (isOneOf(extension, {".html", ".htm", ".xhtml"})) return "HTML";
+    if (isOneOf(extension, {".xml"})) return "XML";
+    std::string begin;
+    for (const char c : bytes.substr(std::min(bytes.find_first_not_of(kBlank), bytes.size())).substr(0, 15))
+        begin += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    if (begin.starts_with("<!doctype html") || begin.starts_with("<html")) return "HTML";
+    return begin.starts_with("<?xml") ? "XML" : "";
+}
+
 Result<TextFile> automatic(std::string_view bytes, const std::string& subject, const TextFileOptions& options, std::string& warning)
 {
     const std::string extension = extensionOf(subject);
@@ -287,6 +304,8 @@ Result<TextFile> automatic(std::string_view bytes, const std::string& subject, c
     if (lines && first != '\0') return fromLines(bytes, subject, options);
     if (isOneOf(extension, {".csv", ".tsv"}))
         return otherForm(subject, "a table", "Write its texts to a file of JSON lines, or use --text-format text to take it as it stands.");
+    if (const std::string_view markup = first == '\0' ? "" : markupOf(bytes, extension); !markup.empty())
+        warning = fmt::format("{} is {}, taken as it stands: its tags count as text.", subject, markup);
     if (first == '{') {
         if (beginsLikeLines(bytes)) {
             Result<TextFile> read = fromLines(bytes, subject, options);

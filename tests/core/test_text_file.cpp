@@ -137,6 +137,21 @@ TEST(TextFile, OtherFormsAreRefusedByName)
     EXPECT_EQ(codeOf("caf\xE9 au lait"), "text.invalid_utf8");
 }
 
+TEST(TextFile, MarkupIsTakenAsItStandsAndSaid)
+{
+    const auto warned = [](const std::string& bytes, const std::string& name, TextFileOptions options = {}) {
+        const auto file = read(bytes, name, options);
+        EXPECT_TRUE(file.ok());
+        EXPECT_EQ(file->text, bytes);
+        return file->warnings.empty() ? std::string() : file->warnings.at(0);
+    };
+    EXPECT_EQ(warned("<p>x</p>", "a.htm"), "a.htm is HTML, taken as it stands: its tags count as text.");
+    EXPECT_EQ(warned("\n<!DOCTYPE HTML>\n<html>", "a.txt"), "a.txt is HTML, taken as it stands: its tags count as text.");
+    EXPECT_EQ(warned("<?xml version=\"1.0\"?><d/>", "a"), "a is XML, taken as it stands: its tags count as text.");
+    EXPECT_EQ(warned("<p>x</p>", "a.htm", {.form = TextForm::Plain}), "");
+    EXPECT_EQ(warned("<doc> <a href> in prose", "a.txt"), "");
+}
+
 TEST(TextFile, AByteOrderMarkIsLeftOutAndSaid)
 {
     const auto file = read("\xEF\xBB\xBFhello");
