@@ -13,6 +13,7 @@ set(table
     "rpc: base plan"
     "checkpoint: base plan"
     "tokenizer: base checkpoint"
+    "tasks: base tokenizer"
     "statistics: base plan"
     "session: base plan statistics"
     "score: base plan statistics"
@@ -20,7 +21,7 @@ set(table
     "lowrank: base"
     "model: base plan checkpoint lowrank"
     "profile: base plan rpc checkpoint tokenizer statistics session score lowrank model"
-    "evaluate: base plan rpc tokenizer model"
+    "evaluate: base plan rpc tokenizer tasks model"
     "search/receptive_field: base plan allocate rpc tokenizer statistics score search model evaluate"
     "export: base plan rpc checkpoint tokenizer lowrank model evaluate"
     "pipeline: base plan allocate rpc checkpoint tokenizer statistics session score search lowrank model profile evaluate search/receptive_field export")

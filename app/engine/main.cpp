@@ -25,6 +25,7 @@ void addVerbs(CLI::App& app, Verbs& verbs, int output)
     addPlan(verbs);
     addEstimate(verbs);
     addEvaluate(verbs);
+    addTasks(verbs);
     addExport(verbs);
     addCompress(verbs);
     addServe(verbs, output);

@@ -82,6 +82,7 @@ void addProfile(Verbs& verbs);  // profile, merge, score
 void addPlan(Verbs& verbs);
 void addEstimate(Verbs& verbs);
 void addEvaluate(Verbs& verbs);
+void addTasks(Verbs& verbs);
 void addExport(Verbs& verbs);  // export, verify
 void addCompress(Verbs& verbs);
 void addServe(Verbs& verbs, int protocolDescriptor);

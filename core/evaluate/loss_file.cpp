@@ -1,13 +1,13 @@
 #include "evaluate/loss_file.h"
 
 #include "base/atomic_file.h"
+#include "base/cache_folder.h"
 #include "base/json.h"
 #include "base/sha256.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <optional>
 
 namespace espalier
@@ -41,17 +41,7 @@ std::optional<WindowLoss> lossFromLine(const Json& line, std::string& planHash)
 
 std::string LossKey::hash() const { return sha256Hex(canonicalJson(keyJson(*this))); }
 
-std::filesystem::path LossFile::defaultPath(const LossKey& key)
-{
-    std::filesystem::path base;
-    if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache == '/')
-        base = cache;
-    else if (const char* home = std::getenv("HOME"); home && *home)
-        base = std::filesystem::path(home) / ".cache";
-    else
-        base = std::filesystem::temp_directory_path();
-    return base / "espalier" / "evaluations" / (key.hash() + ".jsonl");
-}
+std::filesystem::path LossFile::defaultPath(const LossKey& key) { return cacheFolder() / "evaluations" / (key.hash() + ".jsonl"); }
 
 Result<LossFile> LossFile::open(const std::filesystem::path& path, const LossKey& key, bool resume)
 {

@@ -95,6 +95,14 @@ AttentionShape attentionShape(const ModelConfig& config)
     return shape;
 }
 
+namespace
+{
+
+// Tables for trees are made for multiples of so many positions, so that there are few of them.
+constexpr std::int64_t kTreePositions = 256;
+
+}  // namespace
+
 const Attention::Tables& Attention::tables(std::int64_t length)
 {
     auto& tables = m_tables[length];
@@ -108,6 +116,20 @@ const Attention::Tables& Attention::tables(std::int64_t length)
     tables.cos = at::cat({tables.cosHalf, tables.cosHalf}, 1).to(m_compute).contiguous();
     tables.sin = at::cat({tables.sinHalf, tables.sinHalf}, 1).to(m_compute).contiguous();
     return tables;
+}
+
+// By the positions that the tokens of the row have.
+const Attention::Tables& Attention::tablesOfRow(std::int64_t length)
+{
+    if (!m_tree) return tables(length);
+    const std::int64_t rounded = (m_tree->positionCount() + kTreePositions - 1) / kTreePositions * kTreePositions;
+    const Tables& all = tables(rounded);
+    at::Tensor positions = at::empty({length}, at::kLong);
+    std::copy(m_tree->positions().begin(), m_tree->positions().end(), positions.mutable_data_ptr<std::int64_t>());
+    positions = positions.to(m_device);
+    const auto pick = [&positions](const at::Tensor& table) { return table.index_select(0, positions); };
+    m_treeTables = {pick(all.cos), pick(all.sin), pick(all.cosHalf), pick(all.sinHalf)};
+    return m_treeTables;
 }
 
 const at::Tensor& Attention::windowMask(std::int64_t length, int window)
@@ -179,7 +201,8 @@ bool matrixUnits(const at::Tensor& q, const at::Tensor& v, bool windowed)
 at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window)
 {
     const std::int64_t length = q.size(2);
-    if (!takesPortableWay(q) && !matrixUnits(q, v, window > 0 && window < length)) return headByHead(q, k, v, window, m_shape.softmaxScale);
+    if (!m_tree && !takesPortableWay(q) && !matrixUnits(q, v, window > 0 && window < length))
+        return headByHead(q, k, v, window, m_shape.softmaxScale);
     const std::int64_t repeat = q.size(1) / k.size(1);
     at::Tensor keys = k;
     at::Tensor values = v;
@@ -191,7 +214,10 @@ at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at:
     const std::int64_t valueDim = values.size(3);
     if (valueDim != q.size(3)) values = at::constant_pad_nd(values, {0, q.size(3) - valueDim});
     std::optional<at::Tensor> mask;
-    if (window > 0 && window < length) mask = recordable(windowMask(length, window));
+    if (m_tree)
+        mask = m_tree->mask(window > 0 && window < length ? window : 0, m_compute, m_device);
+    else if (window > 0 && window < length)
+        mask = recordable(windowMask(length, window));
     at::Tensor out = at::scaled_dot_product_attention(q, keys, values, mask, 0.0, !mask.has_value(), m_shape.softmaxScale);
     if (valueDim != q.size(3)) out = out.narrow(3, 0, valueDim);
     return out.transpose(1, 2).reshape({q.size(0), length, q.size(1) * valueDim});
@@ -219,7 +245,7 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
     }
     if (m_shape.clip > 0) qkv.clamp_(-m_shape.clip, m_shape.clip);
 
-    const Tables& rotary = tables(length);
+    const Tables& rotary = tablesOfRow(length);
     at::Tensor heads = qkv.view({batch, length, m_shape.heads + 2 * m_shape.kvHeads, d});
     const std::int64_t rowWidth = queryWidth + 2 * keyWidth;
     const std::int64_t turned = m_shape.heads + m_shape.kvHeads;
@@ -245,7 +271,7 @@ at::Tensor Attention::portableQuery(const at::Tensor& qkv, const LayerWeights& w
     const std::int64_t batch = qkv.size(0);
     const std::int64_t length = qkv.size(1);
     const std::int64_t d = m_shape.headDim;
-    const Tables& rotary = tables(length);
+    const Tables& rotary = tablesOfRow(length);
     const at::Tensor cos = recordable(rotary.cos).view({length, 1, d});
     const at::Tensor sin = recordable(rotary.sin).view({length, 1, d});
     const auto part = [&](std::int64_t firstHead, std::int64_t heads, const at::Tensor& norm) {
@@ -288,7 +314,7 @@ at::Tensor Attention::latentAttention(const at::Tensor& x, const LayerWeights& w
     const std::int64_t batch = x.size(0);
     const std::int64_t length = x.size(1);
     const std::int64_t headWidth = m_shape.nopeDim + m_shape.ropeDim;
-    const Tables& rotary = tables(length);
+    const Tables& rotary = tablesOfRow(length);
 
     at::Tensor q =
         m_shape.queryRank > 0 ? weights.queryB(normed(weights.queryA(x), weights.queryNorm, m_shape.latentEps)) : weights.queryB(x);
@@ -307,8 +333,9 @@ at::Tensor Attention::latentAttention(const at::Tensor& x, const LayerWeights& w
     return weights.output(attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), window));
 }
 
-at::Tensor Attention::forward(const at::Tensor& x, const LayerWeights& weights, int window)
+at::Tensor Attention::forward(const at::Tensor& x, const LayerWeights& weights, int window, const TokenTree* tree)
 {
+    m_tree = tree;
     return m_shape.latent ? latentAttention(x, weights, window) : groupedQuery(x, weights, window);
 }
 

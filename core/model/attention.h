@@ -4,6 +4,7 @@
 
 #include "checkpoint/model_config.h"
 #include "model/layer_weights.h"
+#include "model/token_tree.h"
 
 #include <ATen/ATen.h>
 
@@ -55,8 +56,8 @@ public:
     {
     }
 
-    // x [B,T,H], normed; window 0 = full causal. Output after o_proj [B,T,H].
-    at::Tensor forward(const at::Tensor& x, const LayerWeights& weights, int window);
+    // x [B,T,H], normed; window 0 = full causal. Output after o_proj [B,T,H]. With a tree B is 1 and tokens see what leads to them.
+    at::Tensor forward(const at::Tensor& x, const LayerWeights& weights, int window, const TokenTree* tree = nullptr);
 
 private:
     struct Tables {
@@ -64,6 +65,7 @@ private:
         at::Tensor cosHalf, sinHalf;  // [T, d/2] fp32, scaled
     };
     const Tables& tables(std::int64_t length);
+    const Tables& tablesOfRow(std::int64_t length);
     const at::Tensor& windowMask(std::int64_t length, int window);
     at::Tensor normed(const at::Tensor& x, const at::Tensor& weight, double eps) const;
     at::Tensor groupedQuery(const at::Tensor& x, const LayerWeights& weights, int window);
@@ -75,6 +77,8 @@ private:
     at::ScalarType m_compute;
     c10::Device m_device;
     std::map<std::int64_t, Tables> m_tables;
+    const TokenTree* m_tree = nullptr;  // of the forward call that runs
+    Tables m_treeTables;
     std::map<std::pair<std::int64_t, int>, at::Tensor> m_masks;
 };
 

@@ -139,7 +139,8 @@ struct MoeModel::Impl {
     Status planBodies(int layer, const LayerPlan& plan, const FactorSource* constants, PlannedLayer& planned) const;
     Result<at::Tensor> constantOf(int layer, int expert, const ConstantBody& body, const FactorSource* constants) const;
     Result<at::Tensor> routerRows(int layer, const ValuesId& id, const at::Tensor& columns) const;
-    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer);
+    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer,
+                              const TokenTree* tree = nullptr);
     Result<at::Tensor> feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer);
 };
 
@@ -436,14 +437,15 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
 }
 
 // hidden where the model computes, and the result too.
-Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
+Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer,
+                                          const TokenTree* tree)
 {
     current.reset();
     if (!plan.data().layers[static_cast<std::size_t>(layer)].runsAttention) return hidden;
     ESPALIER_TRY(const auto weights, store->layer(layer));
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     const at::Tensor attended =
-        attention->forward(rmsNorm(hidden, weights->inputNorm, eps), *weights, windows[static_cast<std::size_t>(layer)]);
+        attention->forward(rmsNorm(hidden, weights->inputNorm, eps), *weights, windows[static_cast<std::size_t>(layer)], tree);
     if (observer) observer->attention(layer, attended.to(at::kCPU));
     return hidden + attended;
 }
@@ -464,11 +466,12 @@ Result<at::Tensor> MoeModel::Impl::feedForward(int layer, const at::Tensor& resi
     return out;
 }
 
-Result<at::Tensor> MoeModel::attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer)
+Result<at::Tensor> MoeModel::attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer,
+                                    const TokenTree* tree)
 {
     const c10::InferenceMode guard;
     const PortableScope scope(m_impl->placement.portable);
-    ESPALIER_TRY(const at::Tensor residual, m_impl->attend(layer, m_impl->placed(hidden), plan, observer));
+    ESPALIER_TRY(const at::Tensor residual, m_impl->attend(layer, m_impl->placed(hidden), plan, observer, tree));
     return residual.to(at::kCPU);
 }
 

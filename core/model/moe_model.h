@@ -35,6 +35,7 @@ namespace espalier
 
 class Checkpoint;
 class LayerObserver;
+class TokenTree;
 struct MoeGradient;
 
 enum class ComputeType {
@@ -129,7 +130,9 @@ public:
     // The two halves of layer(): attention and its residual connection, [B,T,H] -> [B,T,H], and the norm, the MoE module and its residual
     // connection. What the first returns serves every plan with the same CompressionPlan::entryDigest(layer, Experts). A half that the
     // plan leaves out returns its input and loads nothing. Loading, errors and bits as layer().
-    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer = nullptr);
+    // With a tree (model/token_tree.h) B is 1 and every token follows the one that the tree says.
+    Result<at::Tensor> attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer = nullptr,
+                              const TokenTree* tree = nullptr);
     Result<at::Tensor> feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer = nullptr);
 
     // All layers, embedding included; no logits. For tests and small models: callers that can be cancelled loop over layer().

@@ -95,6 +95,7 @@ struct Tokenizer::Data {
     int vocabularySize = 0;
     std::int64_t embeddingRows = INT64_MAX;
     std::vector<std::string> warnings;
+    std::optional<int> eos;
 };
 
 Tokenizer::Tokenizer(std::unique_ptr<const Data> data) : m_data(std::move(data)) {}
@@ -179,8 +180,10 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
         highest = std::max(highest, token.id);
         if (token.id >= data->embeddingRows) beyond.push_back(fmt::format("\"{}\" ({})", token.content, token.id));
         if (config.bos == token.content) named = token.id;
+        if (config.eos == token.content) data->eos = token.id;
     }
     if (config.bos && !named) named = data->bpe.idOf(*config.bos);
+    if (config.eos && !data->eos) data->eos = data->bpe.idOf(*config.eos);
     data->vocabularySize = highest + 1;
     if (highestOfModel >= data->embeddingRows)
         return badInput(
@@ -273,6 +276,7 @@ std::string Tokenizer::decode(std::span<const int> ids, bool skipSpecial) const
 }
 
 std::optional<int> Tokenizer::bosId() const { return m_data->bos; }
+std::optional<int> Tokenizer::eosId() const { return m_data->eos; }
 bool Tokenizer::addsBos() const { return m_data->addsBos; }
 const std::string& Tokenizer::sha256() const { return m_data->sha256; }
 int Tokenizer::vocabularySize() const { return m_data->vocabularySize; }

@@ -39,6 +39,8 @@ public:
     // Beginning-of-sequence token, from tokenizer_config.json or the template; and whether texts start with it by default
     // (add_bos_token, else the template).
     std::optional<int> bosId() const;
+    // End-of-sequence token, from tokenizer_config.json.
+    std::optional<int> eosId() const;
     // Error: tokenizer.id_out_of_range.
     Status checkId(int id) const;
     // Whether a token has this id.

@@ -166,6 +166,7 @@ Result<TokenizerConfig> readTokenizerConfig(const std::filesystem::path& folder,
         add(value, value.is_string() || (token && names.contains(token->content)));
     }
     if (const auto bos = tokenOf(part(json, "bos_token"), true)) config.bos = bos->content;
+    if (const auto eos = tokenOf(part(json, "eos_token"), true)) config.eos = eos->content;
     if (const OrderedJson value = part(json, "add_bos_token"); value.is_boolean()) config.addBos = value.get<bool>();
     config.splitsSpecial = part(json, "split_special_tokens") == true;
     return config;

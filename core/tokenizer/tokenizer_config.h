@@ -14,6 +14,7 @@ namespace espalier
 
 struct TokenizerConfig {
     std::optional<std::string> bos;
+    std::optional<std::string> eos;
     std::optional<bool> addBos;
     // split_special_tokens: special tokens in a text are text.
     bool splitsSpecial = false;

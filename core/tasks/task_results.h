@@ -1,0 +1,42 @@
+// From log-likelihoods to accuracies, as lm-evaluation-harness reports them.
+#pragma once
+
+#include "tasks/task_item.h"
+
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace espalier
+{
+
+// What the model says of one item. Per choice.
+struct ItemScore {
+    std::vector<double> logLikelihoods;  // nats, summed over the tokens of the continuation
+    std::vector<bool> greedy;            // every token is the most likely one at its place
+    std::vector<int> tokens;             // of the continuation
+};
+
+// The choice with the largest sum, and with the largest sum per code point of the choice (one without any loses). The first wins a tie.
+int chosen(const ItemScore& score);
+int chosenNormalised(const ItemScore& score, const TaskItem& item);
+
+// Share of right answers and its standard error, sample deviation by root n; no error for a single item.
+struct Accuracy {
+    double value = 0;
+    std::optional<double> error;
+};
+Accuracy accuracy(std::span<const double> right);
+
+struct TaskResult {
+    std::vector<double> right, rightNormalised;  // 0 or 1 per item
+    Accuracy acc;
+    std::optional<Accuracy> normalised;  // where the rules report it
+};
+// `items` and `scores` one to one.
+TaskResult taskResult(std::span<const TaskItem> items, std::span<const ItemScore> scores, bool normalised);
+
+// Difference of the same items under two plans, first minus second: its mean and the error of that mean.
+Accuracy pairedAccuracy(std::span<const double> first, std::span<const double> second);
+
+}  // namespace espalier
