@@ -2,6 +2,7 @@
 #include "requests.h"
 
 #include "gram_store_note.h"
+#include "pipeline/checkpoint_weights.h"
 #include "pipeline/profile_rank_curves.h"
 #include "pipeline/result_json.h"
 #include "profile/profile_pass.h"
@@ -86,10 +87,61 @@ void loadProfile(RequestCall& call)
                 });
 }
 
+// A job that can be stopped, or give way, between two matrices, and says how far it is.
+class WatchedWeights final : public ExpertWeights
+{
+public:
+    WatchedWeights(std::shared_ptr<const Checkpoint> checkpoint, const ModelShape& shape, JobContext& job)
+        : m_weights(std::move(checkpoint)), m_job(job)
+    {
+        for (const LayerShape& layer : shape.layers)
+            if (layer.moe) m_total += 3 * static_cast<std::int64_t>(layer.experts);
+    }
+    Result<std::vector<float>> matrix(int layer, int expert, int matrix) const override
+    {
+        if (m_job.stopRequested()) return cancelledError();
+        m_job.progress(m_done++, m_total, "matrix");
+        return m_weights.matrix(layer, expert, matrix);
+    }
+
+private:
+    CheckpointWeights m_weights;
+    JobContext& m_job;
+    std::int64_t m_total = 0;
+    mutable std::int64_t m_done = 0;
+};
+
+bool readsWeights(const std::string& id)
+{
+    const auto& all = scorers();
+    return std::any_of(all.begin(), all.end(), [&id](const MethodInfo& method) {
+        return method.id == id && std::find(method.needs.begin(), method.needs.end(), "weights") != method.needs.end();
+    });
+}
+
+// The model's weights are read, all of its experts once: long for a large model, so it gives way to what is asked for meanwhile.
+void scoreWeightsOf(RequestCall& call, ScoreRequest request)
+{
+    if (request.path.empty())
+        return call.fail(
+            usageError("The score \"" + request.method + "\" reads the weights of the model, and no model was named.", "Name it."));
+    call.submit(Lane::Full, GiveWay::Pause,
+                [models = call.models(), request = std::move(request)](JobContext& job) -> Result<ExpertScores> {
+                    ESPALIER_TRY(const auto open, models->open(request.path));
+                    const ModelShape& shape = open->checkpoint->shape();
+                    const WatchedWeights weights(open->checkpoint, shape, job);
+                    return scoreWeights(shape, request.method, request.params, weights);
+                });
+}
+
 void scoreProfile(RequestCall& call)
 {
     auto request = call.read<ScoreRequest>();
     if (!request) return;
+    if (readsWeights(request->method)) return scoreWeightsOf(call, std::move(*request));
+    if (request->profile.empty())
+        return call.fail(
+            usageError("The score \"" + request->method + "\" is computed from a profile, and none was named.", "Name a profile."));
     call.submit(Lane::Interactive, GiveWay::Never,
                 [models = call.models(), request = std::move(*request)](JobContext&) -> Result<ExpertScores> {
                     ESPALIER_TRY(const auto data, models->profileData(request.profile));

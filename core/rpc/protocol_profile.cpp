@@ -93,9 +93,10 @@ ESPALIER_PROTOCOL_JSON(ProfileRequest);
 template <typename Fields, Is<ScoreRequest> Message>
 void fields(Fields& f, Message& m)
 {
-    f.required("profile", m.profile);
+    f.optional("profile", m.profile);
     f.required("method", m.method);
     f.optional("params", m.params);
+    f.optional("path", m.path);
 }
 ESPALIER_PROTOCOL_JSON(ScoreRequest);
 

@@ -89,9 +89,10 @@ ESPALIER_PROTOCOL_TYPE(ProfileRequest);
 struct ScoreRequest {
     static constexpr const char* kMethod = "score";
     using Answer = ExpertScores;
-    std::string profile;
+    std::string profile = {};  // that the score is computed from
     std::string method;
-    Params params;
+    Params params = {};
+    std::string path = {};  // the model's folder, for scores that read its weights and no profile
 };
 ESPALIER_PROTOCOL_TYPE(ScoreRequest);
 

@@ -66,6 +66,16 @@ Status checkNeeds(const LayerProfile& layer, const ScoreMethod& method, const Ex
     return {};
 }
 
+ExpertScores describedBy(const ScoreMethod& method, const Params& complete)
+{
+    ExpertScores scores;
+    scores.method = method.info.id;
+    scores.title = method.info.title;
+    scores.unit = method.unit(complete);
+    scores.better = method.better;
+    return scores;
+}
+
 }  // namespace
 
 std::vector<double> meanPerToken(const std::vector<double>& sum, const std::vector<std::int64_t>& count)
@@ -110,11 +120,7 @@ Result<ExpertScores> score(const ProfileData& profile, const std::string& id, co
 {
     ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
     ESPALIER_TRY(const Params complete, checkParams(method->info, params));
-    ExpertScores scores;
-    scores.method = method->info.id;
-    scores.title = method->info.title;
-    scores.unit = method->unit(complete);
-    scores.better = method->better;
+    ExpertScores scores = describedBy(*method, complete);
     for (const LayerProfile& layer : profile.layers) {
         std::vector<double> row;
         if (layer.experts > 0) {
@@ -129,6 +135,26 @@ Result<ExpertScores> score(const ProfileData& profile, const std::string& id, co
         if (method->sumIsLayerImportance)
             scores.layerImportance.push_back(layer.experts > 0 ? std::accumulate(row.begin(), row.end(), 0.0)
                                                                : std::numeric_limits<double>::quiet_NaN());
+        scores.values.rows.push_back(std::move(row));
+    }
+    return scores;
+}
+
+Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& id, const Params& params, const ExpertWeights& weights)
+{
+    ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
+    ESPALIER_TRY(const Params complete, checkParams(method->info, params));
+    if (!method->fromWeights) {
+        Error error = usageError(fmt::format("The score \"{}\" is computed from a profile, and none was named.", id), "Name a profile.");
+        error.code = "score.reads_profile";
+        return error;
+    }
+    ExpertScores scores = describedBy(*method, complete);
+    for (const LayerShape& layer : shape.layers) {
+        std::vector<double> row;
+        if (layer.moe) {
+            ESPALIER_TRY(row, method->fromWeights(layer, weights, complete));
+        }
         scores.values.rows.push_back(std::move(row));
     }
     return scores;

@@ -1,4 +1,4 @@
-// Slot S: how much does each routed expert matter? Scores are computed from a profile alone (core/score/README.md).
+// Slot S: how much does each routed expert matter? Scores are computed from a profile, or from the weights (core/score/README.md).
 // A new scorer is one file in this folder and one line in scorer.cpp.
 #pragma once
 
@@ -25,6 +25,10 @@ const std::vector<MethodInfo>& scorers();
 // score.no_weights (Usage), those of reading weights.
 Result<ExpertScores> score(const ProfileData& profile, const std::string& method, const Params& params = {},
                            const ExpertWeights* weights = nullptr);
+
+// Of a method that reads the weights alone: no profile is needed. Rows of layers without experts are empty.
+// Errors: method.unknown, method.bad_parameter, score.reads_profile (Usage), those of reading weights.
+Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& method, const Params& params, const ExpertWeights& weights);
 
 // The same for one layer, for rows that are shown while the pass still runs.
 Result<std::vector<double>> scoreLayer(const LayerProfile& layer, const RouterShape& router, const std::string& method,

@@ -134,6 +134,37 @@ TEST(Serve, interactiveOvertakesAndEveryRequestIsAnsweredOnce)
         }
 }
 
+// A score of the weights needs no profile: the model is read, and the numbers are those of the command line.
+TEST(Serve, scoresWeights)
+{
+    Scratch scratch;
+    const std::string profile = (scratch / "p.h5").string();
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "score", {{"path", kDemo}, {"method", "aimer"}}));
+    std::vector<Json> notes;
+    const Json answer = engine.answer(1, &notes);
+    ASSERT_TRUE(answer.contains("result")) << answer.dump();
+    const Json values = answer["result"]["values"];
+    EXPECT_EQ(answer["result"]["method"], "aimer");
+    EXPECT_FALSE(notes.empty());
+    for (const Json& row : values)
+        for (const Json& value : row)
+            EXPECT_TRUE(value.get<double>() > 1.0 && value.get<double>() < 10.0) << value;
+
+    // A score of a profile still names one, and one of the weights names the model.
+    engine.send(ask(2, "score", {{"path", kDemo}, {"method", "reap"}}));
+    EXPECT_TRUE(engine.answer(2).contains("error"));
+    engine.send(ask(3, "score", {{"profile", profile}, {"method", "aimer"}}));
+    EXPECT_TRUE(engine.answer(3).contains("error"));
+    engine.send(ask(4, "score", {{"path", "/no/such/folder"}, {"method", "aimer"}}));
+    EXPECT_EQ(engine.answer(4)["error"]["data"]["code"], "checkpoint.folder_missing");
+
+    ASSERT_EQ(runEngine({"profile", kDemo, "--text", kText, "--window-length", "64", "--windows", "1", "--out", profile}).code, 0);
+    const Outcome printed = runEngine({"score", profile, "--model", kDemo, "--method", "aimer", "--json"});
+    ASSERT_EQ(printed.code, 0) << printed.errors;
+    EXPECT_EQ(printed.json()["values"], values);
+}
+
 // The instant tier: answered by the reader thread while the compute thread is busy.
 TEST(Serve, estimatesWhileItComputes)
 {

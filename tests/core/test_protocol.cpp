@@ -256,7 +256,7 @@ TEST(Protocol, profiles)
     everyField(answer.facts);
     everyField(LoadProfileRequest{"p.h5"});
     everyField(LayerScored{1, {{"reap", {1, 2}}}});
-    everyField(ScoreRequest{"p.h5", "reap", {{"alpha", 1}}}, {"params"});
+    everyField(ScoreRequest{"p.h5", "reap", {{"alpha", 1}}, "model"}, {"profile", "params", "path"});
     everyField(scores());
     EXPECT_TRUE(std::isnan(fromJson<ExpertScores>(toJson(scores()))->values.rows[0][1]));
     everyField(RankCurvesRequest{"p.h5", 1, 2});
