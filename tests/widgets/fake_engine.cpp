@@ -153,6 +153,7 @@ std::vector<MethodInfo> registry()
     for (const auto& [id, need] : {std::pair("expert_frequency", "counts"), std::pair("ean_mean", "ean"), std::pair("reap", "reap"),
                                    std::pair("leave-one-out", "gram")})
         methods.push_back(describe(id, id, Slot::Score, {need}));
+    methods.push_back(describe("aimer", "AIMER", Slot::Score, {"weights"}));
     methods.insert(methods.end(), allocators().begin(), allocators().end());
     methods.push_back(
         describe("verified", "Verified exchange", Slot::Allocate, {"gram"}, {number("minutes", ParamType::Number, 0, 0, 10000)}));
@@ -327,6 +328,8 @@ private:
         } else if (const Result<EstimateRequest> estimate = fromJson<EstimateRequest>(params);
                    method == EstimateRequest::kMethod && estimate.ok()) {
             plan(estimate->plan);
+        } else if (const Result<ScoreRequest> score = fromJson<ScoreRequest>(params); method == ScoreRequest::kMethod && score.ok()) {
+            line += " " + score->method + " of " + score->path;
         } else if (const Result<PlanRequest> search = fromJson<PlanRequest>(params); method == PlanRequest::kMethod && search.ok()) {
             plan(search->plan);
             line += " " + requestJson(search->recipe).dump();
@@ -361,6 +364,9 @@ private:
             profile(request, held, method == "deep-profile");
         } else if (method == RankCurvesRequest::kMethod) {
             rankCurves(request);
+        } else if (method == ScoreRequest::kMethod) {
+            progress(request.id, 1, m_layers, "matrix");
+            if (!held) scoreOfWeights(request);
         } else if (method == EstimateRequest::kMethod) {
             if (!held) estimate(request);
         } else if (method == LoadProfileRequest::kMethod) {
@@ -418,6 +424,23 @@ private:
             answer.forwardSupported = false;
         }
         reply(request.id, answer);
+    }
+
+    // Of the weights: other numbers than those of any profile.
+    void scoreOfWeights(const Request& request)
+    {
+        const auto asked = read<ScoreRequest>(request);
+        if (!asked) return;
+        ExpertScores scores;
+        scores.method = asked->method;
+        scores.title = "AIMER";
+        scores.unit = "rms over mean of the weights";
+        for (int layer = 0; layer < m_layers; ++layer) {
+            scores.values.rows.emplace_back();
+            for (int e = 0; e < m_experts; ++e)
+                scores.values.rows.back().push_back(1.2 + 0.01 * ((e * 3 + layer) % m_experts));
+        }
+        reply(request.id, scores);
     }
 
     void rankCurves(const Request& request)

@@ -3,6 +3,8 @@
 
 #include "perplexity/status_bar.h"
 
+#include <QComboBox>
+
 #include <csignal>
 
 using namespace espalier;
@@ -11,6 +13,20 @@ using namespace espalier::test;
 class ShellEngineTest final : public ShellTestBase
 {
     Q_OBJECT
+
+    static QComboBox* scoreChooser(Shell& shell)
+    {
+        for (QComboBox* box : shell.window.heatmap()->choosers()->findChildren<QComboBox*>())
+            if (box->accessibleName() == QStringLiteral("Score")) return box;
+        return nullptr;
+    }
+    // As somebody does in the list.
+    static void choose(QComboBox* box, const QString& id)
+    {
+        const int index = box->findData(id);
+        box->setCurrentIndex(index);
+        emit box->activated(index);
+    }
 
 private slots:
     void window_opensProfilesAndMeasures()
@@ -318,6 +334,90 @@ private slots:
         }
         QTRY_VERIFY_WITH_TIMEOUT(::kill(static_cast<pid_t>(process), 0) != 0, 5000);
         QVERIFY(home.logLines(QStringLiteral("shutdown")).size() >= 1);
+    }
+
+    // ---- scores of the weights
+
+    // No profile has them: computed when somebody wants to see them, once, and kept with the session.
+    void weights_scoreIsComputedWhenItIsChosen()
+    {
+        Home home;
+        const QString file = home.path("weights.espalier");
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+            QComboBox* chooser = scoreChooser(shell);
+            QVERIFY(chooser && chooser->findData(QStringLiteral("aimer")) >= 0);
+            QVERIFY(home.logLines(QStringLiteral("score ")).isEmpty());
+            choose(chooser, QStringLiteral("aimer"));
+            QVERIFY(shell.workbench.readingWeights() && !shell.workbench.currentScores());
+            QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.currentScores() != nullptr, kLimit);
+            QCOMPARE(shell.workbench.currentScores()->method, std::string("aimer"));
+            QVERIFY(!shell.workbench.readingWeights());
+            const auto facts = shell.window.heatmap()->facts({2, 5});
+            QVERIFY(facts && std::abs(facts->value - (1.2 + 0.01 * ((5 * 3 + 2) % 8))) < 1e-12);
+            QVERIFY(!shell.workbench.modified());
+            // Another one and back: it is there.
+            choose(chooser, QStringLiteral("reap"));
+            choose(chooser, QStringLiteral("aimer"));
+            QVERIFY(shell.workbench.currentScores());
+            QCOMPARE(home.logLines(QStringLiteral("score aimer of ")).size(), 1);
+            // Ranks as any other: of layer 0 those with the highest stay.
+            shell.workbench.rankBy("aimer");
+            shell.plans().setKeep(0, 4);
+            QCOMPARE(shell.plans().plan().layer(0).kept(), (ExpertSet{2, 4, 5, 7}));
+            SAVE(shell, file);
+        }
+        QFile::remove(home.log);
+        Shell shell(home);
+        shell.engine().start();
+        shell.workbench.openSession(file);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        QVERIFY(shell.workbench.currentScores() && shell.workbench.currentScores()->method == "aimer");
+        QVERIFY(home.logLines(QStringLiteral("score ")).isEmpty());
+    }
+
+    // Another calibration text is profiled again; of the weights nothing has changed.
+    void weights_scoreOutlivesTheText()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        shell.workbench.chooseScore("aimer");
+        QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.currentScores() != nullptr, kLimit);
+        shell.workbench.setCalibrationText(home.path("demo/test.txt"));
+        QTRY_VERIFY_WITH_TIMEOUT(home.logLines(QStringLiteral("profile")).size() >= 2 && shell.settled(), kLimit);
+        QVERIFY(shell.workbench.currentScores() && shell.workbench.currentScores()->method == "aimer");
+        QCOMPARE(home.logLines(QStringLiteral("score ")).size(), 1);
+    }
+
+    void weights_scoreThatFailsLeavesTheMap()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--fail"), QStringLiteral("score")});
+        OPEN_AND_SETTLE(shell);
+        choose(scoreChooser(shell), QStringLiteral("aimer"));
+        QTRY_VERIFY_WITH_TIMEOUT(shell.banners().contains(QStringLiteral("not enough memory")), kLimit);
+        QCOMPARE(shell.workbench.chosenScore(), std::string("leave-one-out"));
+        QVERIFY(shell.workbench.currentScores() && !shell.workbench.readingWeights());
+        QCOMPARE(scoreChooser(shell)->currentData().toString(), QStringLiteral("leave-one-out"));
+    }
+
+    void weights_scoreCanBeCancelled()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--hold"), QStringLiteral("score")});
+        OPEN_AND_SETTLE(shell);
+        std::optional<JobState> job;
+        connect(&shell.workbench, &Workbench::jobChanged, this, [&job](const std::optional<JobState>& now) { job = now; });
+        shell.workbench.rankBy("aimer");
+        shell.workbench.chooseScore("aimer");
+        QTRY_VERIFY_WITH_TIMEOUT(job && job->total > 0, kLimit);
+        QVERIFY2(job->what.contains(QStringLiteral("AIMER")) && job->background, qPrintable(job->what));
+        shell.workbench.cancelJob();
+        QTRY_VERIFY_WITH_TIMEOUT(!job && !shell.workbench.readingWeights(), kLimit);
+        QCOMPARE(shell.workbench.chosenScore(), std::string("leave-one-out"));
+        QCOMPARE(shell.workbench.ranking(), std::string("leave-one-out"));
     }
 
     void badModel_namesTheShardAndStaysUsable()

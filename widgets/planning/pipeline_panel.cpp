@@ -91,7 +91,8 @@ public:
         if ((method.runsModel || std::count(method.needs.begin(), method.needs.end(), "text") > 0) && !noText.isEmpty()) return noText;
         if (!statistics) return {};
         for (const std::string& need : method.needs)
-            if (need != "text" && !statistics->contains(need))
+            // The text is asked for above; weights are read from the model.
+            if (need != "text" && need != "weights" && !statistics->contains(need))
                 return PipelinePanel::tr("the profile has no %1").arg(QString::fromStdString(need));
         return {};
     }

@@ -52,8 +52,8 @@ public:
     void toggleProtected(int layer, int expert);
     void toggleLocked(int layer);
     void stepKeep(int layer, int delta);
-    // Counts by target and method (plan_controller_allocation.cpp). Experts that were chosen stay as far as their layer's count allows; what is
-    // added or goes is by the scores. A target that cannot be met becomes the nearest one, and the reason is told.
+    // Counts by target and method (plan_controller_allocation.cpp). Experts that were chosen stay as far as their layer's count allows;
+    // what is added or goes is by the scores. A target that cannot be met becomes the nearest one, and the reason is told.
     void allocateTo(const AllocationIntent& intent);
     std::vector<int> lockedLayers() const;
     QString lockedText(const std::vector<int>& layers) const;  // "Layer 0 is locked at 16."
@@ -77,8 +77,8 @@ public:
     void setPlanFactors(const FactorSettings& factors);
     bool refusesRank(int layer);  // a locked layer, say, and says why
 
-    // What stands in an expert's place, and which layers run (plan_controller_forms.cpp). New constants are made of the profile with this hash; where
-    // there is none, `problem` says why and what measures it. A plan that has constants keeps its profile.
+    // What stands in an expert's place, and which layers run (plan_controller_forms.cpp). New constants are made of the profile with this
+    // hash; where there is none, `problem` says why and what measures it. A plan that has constants keeps its profile.
     void setConstantsSource(std::string profileSha256, QString problem)
     {
         m_constantsProfile = std::move(profileSha256);

@@ -3,6 +3,7 @@
 #include "allocate/rank_rule.h"
 #include "base/sha256.h"
 #include "plan/plan_name.h"
+#include "shell/engine/problem_id.h"
 
 #include <QDateTime>
 #include <QDir>
@@ -25,13 +26,6 @@ const QString kRecoveryNotice = QStringLiteral("recovery-unwritable");
 const std::vector<std::string> kCollected = {"counts", "ean", "reap", "gram", "outputs", "similarity"};
 const std::set<std::string> kAssumed = {"counts", "ean", "reap", "gram"};  // of a profile of which nothing is known
 
-// One banner per cause: what stops the profile stops the evaluation too, and may have been a warning before.
-QString problemId(const Error& error)
-{
-    const std::string text = error.action.empty() ? error.message : error.message + " " + error.action;
-    return QStringLiteral("problem:") + QString::fromStdString(text);
-}
-
 // A model whose headers can be read but that cannot be run here; the engine's warnings say what is not supported.
 Error unsupportedModel(const QString& folder, const std::vector<std::string>& warnings)
 {
@@ -53,7 +47,8 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
       m_locked(&m_engine, this),
       m_planning(&m_engine, &m_plans, this),
       m_store(m_paths.dataFolder + QStringLiteral("/recovery")),
-      m_deep(&m_engine, &m_store, this)
+      m_deep(&m_engine, &m_store, this),
+      m_weightScores(&m_engine, this)
 {
     m_texts = builtInTexts();
     connect(&m_plans, &PlanController::planChanged, this, [this] {
@@ -90,6 +85,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
         emit sessionChanged();
         writeRecovery();
     });
+    connectWeightScores();
     connect(&m_planning, &PlanningController::jobChanged, this, [this] { tellJob(backgroundJob()); });
     connect(&m_planning, &PlanningController::failed, this, [this](const Error& error) { emit notice(error, QStringLiteral("plan")); });
     connect(&m_planning, &PlanningController::started, &m_deep, &DeepProfile::giveWay);
@@ -137,7 +133,10 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
     });
 }
 
-std::optional<JobState> Workbench::backgroundJob() const { return m_profileJob ? m_profileJob : m_deep.job(); }
+std::optional<JobState> Workbench::backgroundJob() const
+{
+    return m_profileJob ? m_profileJob : m_weightScores.job() ? m_weightScores.job() : m_deep.job();
+}
 
 Workbench::~Workbench() = default;
 
@@ -156,20 +155,26 @@ QString Workbench::planName() const
         return name;
     };
     const std::string& name = proposed(plan);
-    std::set<std::string_view> earlier;
-    for (const HistoryEntry& entry : m_plans.history().entries()) {
-        if (!entry.readable()) continue;
-        if (entry.plan.hash() == plan.hash()) break;
-        if (proposed(entry.plan) == name && !m_planNames.contains(entry.plan.hash())) earlier.insert(entry.plan.hash());
+    // Entries are never taken away, so that the number of a plan stays while no names are given.
+    const auto [number, isNew] = m_nameNumbers.try_emplace(plan.hash(), 0);
+    if (isNew) {
+        std::set<std::string_view> earlier;
+        for (const HistoryEntry& entry : m_plans.history().entries()) {
+            if (!entry.readable()) continue;
+            if (entry.plan.hash() == plan.hash()) break;
+            if (proposed(entry.plan) == name && !m_planNames.contains(entry.plan.hash())) earlier.insert(entry.plan.hash());
+        }
+        number->second = earlier.size() + 1;
     }
     const QString shown = QString::fromStdString(name);
-    return earlier.empty() ? shown : tr("%1 (%2)").arg(shown).arg(earlier.size() + 1);
+    return number->second == 1 ? shown : tr("%1 (%2)").arg(shown).arg(number->second);
 }
 
 void Workbench::namePlan(const QString& name)
 {
     if (!isOpen()) return;
     const std::string& hash = m_plans.committed().hash();
+    m_nameNumbers.clear();
     if (name.trimmed().isEmpty())
         m_planNames.erase(hash);
     else
@@ -225,6 +230,7 @@ void Workbench::modelOpened(const QString& folder, const OpenModelAnswer& answer
         return;
     }
     m_modelPath = folder;
+    m_weightScores.setModel(folder);
     m_fingerprint = fingerprint;
     m_configSha256 = answer.configSha256;
     m_weightsSha256 = answer.weightsSha256;
@@ -261,6 +267,7 @@ void Workbench::modelOpened(const QString& folder, const OpenModelAnswer& answer
         return;
     }
     tellWarnings();
+    askForWeightScores();
     if (!reconnected || m_deep.state() == DeepProfile::State::None) lookForDeep();
     if (!m_profiled)
         profile();
@@ -283,6 +290,7 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, cons
     m_keptText.clear();
     m_planNames.clear();
     m_proposedNames.clear();
+    m_nameNumbers.clear();
     m_sessionFile.clear();
     m_savedProfile.clear();
     m_toldWarnings.clear();
@@ -296,7 +304,7 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, cons
     m_plans.open(shape, model, modelName());
     m_store.clearRecovery();
     m_editsSinceSave = 0;
-    m_savedHash = sessionContentHash(snapshot());
+    markSaved(sessionContentHash(snapshot()), m_plans.history().entries().size());
     m_opening = false;
     emit opened();
     noteTexts();
@@ -304,14 +312,14 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, cons
 }
 
 // What was measured so far, and what is being measured, belongs to another model or text.
-void Workbench::forgetProfile()
+void Workbench::forgetProfile(bool sameModel)
 {
     if (m_profileRequest != 0) m_engine.cancel(m_profileRequest);
     m_profileRequest = 0;
     ++m_profileEpoch;
     m_profileJob.reset();
     m_deep.close();
-    m_scores.clear();
+    forgetScores(sameModel);
     m_profiled = false;
     m_collected.clear();
     m_calibrationSha256.clear();
@@ -450,96 +458,6 @@ void Workbench::profile()
     emit profileChanged();
 }
 
-void Workbench::takePartial(const LayerScored& scored)
-{
-    const auto layer = static_cast<std::size_t>(scored.layer);
-    if (layer >= m_plans.shape().layers.size()) return;
-    for (const auto& [method, row] : scored.scores) {
-        ExpertScores& scores = m_scores[method];
-        if (scores.method.empty()) {
-            scores.method = method;
-            scores.title = method;
-            for (const MethodInfo& info : methods(Slot::Score))
-                if (info.id == method) scores.title = info.title;
-        }
-        scores.values.rows.resize(m_plans.shape().layers.size());
-        for (const LayerShape& l : m_plans.shape().layers)
-            if (auto& values = scores.values.rows[static_cast<std::size_t>(l.index)]; static_cast<int>(values.size()) != l.experts)
-                values.assign(static_cast<std::size_t>(l.experts), std::nan(""));
-        std::vector<double>& values = scores.values.rows[layer];
-        for (std::size_t e = 0; e < values.size() && e < row.size(); ++e)
-            values[e] = row[e];
-    }
-    emit scoresChanged();
-}
-
-void Workbench::takeScores(const ScoresByMethod& scores)
-{
-    for (const auto& [method, value] : scores) {
-        ExpertScores taken = value;
-        taken.values.rows.resize(m_plans.shape().layers.size());
-        m_scores[method] = std::move(taken);
-    }
-    chooseScore(m_chosenScore);
-}
-
-QStringList Workbench::scoreIds() const
-{
-    QStringList ids;
-    // Only what the profile brought with it is offered: nothing else has values here.
-    for (const MethodInfo& method : methods(Slot::Score))
-        if (m_scores.empty() || m_scores.contains(method.id)) ids << QString::fromStdString(method.id);
-    for (const auto& [id, scores] : m_scores)
-        if (!ids.contains(QString::fromStdString(id))) ids << QString::fromStdString(id);
-    return ids;
-}
-
-const ExpertScores* Workbench::currentScores() const
-{
-    const auto it = m_scores.find(m_chosenScore);
-    return it == m_scores.end() ? nullptr : &it->second;
-}
-
-void Workbench::chooseScore(const std::string& method)
-{
-    m_chosenScore = method;
-    giveRanking();
-    emit scoresChanged();
-}
-
-void Workbench::rankBy(const std::string& method)
-{
-    m_ranking = method;
-    giveRanking();
-    emit scoresChanged();
-}
-
-void Workbench::giveRanking()
-{
-    if (m_profiled && !m_scores.empty()) {
-        // A profile that lacks the score is ranked by one that it has, and the chooser shows which.
-        if (!m_scores.contains(m_ranking)) m_ranking = m_scores.contains(kRanking) ? kRanking : m_scores.begin()->first;
-        m_plans.setScores(m_scores.at(m_ranking));
-    }
-    if (const auto it = m_scores.find("leave-one-out"); it != m_scores.end()) m_plans.setLayerImportance(it->second.layerImportance);
-}
-
-ExpertGrid Workbench::usage() const
-{
-    const auto it = m_scores.find("expert_frequency");
-    if (it == m_scores.end()) return {};
-    ExpertGrid grid = it->second.values;
-    for (std::vector<double>& row : grid.rows) {
-        double sum = 0;
-        for (const double x : row)
-            sum += x;
-        if (sum > 0)
-            for (double& x : row)
-                x /= sum;
-    }
-    return grid;
-}
-
 std::vector<MethodInfo> Workbench::methods(Slot slot) const
 {
     std::vector<MethodInfo> found;
@@ -626,7 +544,7 @@ void Workbench::cancelJob()
         return;
     }
     if (m_profileRequest == 0) {
-        m_deep.cancel();
+        m_weightScores.job() ? m_weightScores.cancel() : m_deep.cancel();
         return;
     }
     m_engine.cancel(m_profileRequest);
@@ -648,9 +566,11 @@ void Workbench::closeModel()
     m_locked.clear();
     m_plans.close();
     m_planNames.clear();
+    m_nameNumbers.clear();
     m_kept = {};
     m_keptText.clear();
     m_modelPath.clear();
+    m_weightScores.setModel({});
     m_sessionFile.clear();
     m_readOnly.clear();
     m_fingerprint.clear();
@@ -689,7 +609,14 @@ bool Workbench::modified() const
 {
     // A model that was only opened and measured has nothing to lose.
     if (!isOpen() || (m_sessionFile.isEmpty() && m_plans.history().entries().size() < 2)) return false;
-    return sessionContentHash(snapshot()) != m_savedHash;
+    // An edit adds an entry, and none is ever taken away: what was saved is hashed only where there are as many as then.
+    return m_plans.history().entries().size() != m_savedEntries || sessionContentHash(snapshot()) != m_savedHash;
+}
+
+void Workbench::markSaved(std::string hash, std::size_t entries)
+{
+    m_savedHash = std::move(hash);
+    m_savedEntries = entries;
 }
 
 void Workbench::committed()
@@ -717,15 +644,16 @@ void Workbench::saveSession(const QString& file)
 {
     SessionData data = snapshot();
     const std::string hash = sessionContentHash(data);
+    const std::size_t entries = data.history.entries().size();
     const QString savedProfile = QString::fromStdString(data.profile.string());
-    m_store.write(file, std::move(data), [this, file, hash, savedProfile](const Status& status) {
+    m_store.write(file, std::move(data), [this, file, hash, entries, savedProfile](const Status& status) {
         if (!status.ok()) {
             emit notice(status.error(), QStringLiteral("save"));
             return;
         }
         m_sessionFile = file;
         m_readOnly.clear();
-        m_savedHash = hash;
+        markSaved(hash, entries);
         m_savedAt = QDateTime::currentSecsSinceEpoch();
         m_editsSinceSave = 0;
         m_savedProfile = savedProfile;
@@ -753,6 +681,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_opening = true;
     const bool newerVersion = data.readOnly;
     m_planning.reset();
+    m_weightScores.setModel({});  // once the engine has opened it
     m_modelPath = QString::fromStdString(data.model.path.string());
     m_fingerprint = data.model.fingerprint;
     m_configSha256 = data.model.configSha256;
@@ -775,6 +704,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_kept.scores.clear();
     m_planNames = data.planNames;
     m_proposedNames.clear();
+    m_nameNumbers.clear();
     for (const ExpertScores& scores : data.scores)
         m_scores[scores.method] = scores;
     m_profiled = !data.scores.empty();
@@ -800,7 +730,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
         error.action = tr("Open the session with the Espalier that made the plan to go on with it.").toStdString();
         emit notice(error, QStringLiteral("session-plan"));
     }
-    m_savedHash = recovered ? std::string() : sessionContentHash(snapshot());
+    markSaved(recovered ? std::string() : sessionContentHash(snapshot()), m_plans.history().entries().size());
     m_savedAt = QDateTime::currentSecsSinceEpoch();
     m_editsSinceSave = 0;
     // What was recovered is not in the user's file yet; what was opened is.

@@ -11,6 +11,7 @@
 #include "shell/engine/engine_client.h"
 #include "shell/engine/evaluation_controller.h"
 #include "shell/engine/locked_controller.h"
+#include "shell/engine/weight_scores.h"
 #include "shell/plan/plan_controller.h"
 #include "shell/plan/planning_controller.h"
 #include "shell/session/session_store.h"
@@ -23,6 +24,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
 
 namespace espalier
 {
@@ -75,7 +77,8 @@ public:
 
     bool isOpen() const { return m_plans.isOpen(); }
     bool profiling() const { return m_profileRequest != 0; }
-    bool profileComplete() const;  // and its file is where it was written
+    bool profileComplete() const;                                                  // and its file is where it was written
+    bool readingWeights() const { return m_weightScores.pending(m_chosenScore); }  // for the score that is shown
     bool forwardSupported() const { return m_forwardSupported; }
     QString modelPath() const { return m_modelPath; }
     QString modelName() const;
@@ -162,8 +165,12 @@ private:
     void adoptRuns(const SessionData& data);
     void saveTexts(SessionData& data) const;
     void saveRuns(SessionData& data) const;
-    void forgetProfile();
+    void forgetProfile(bool sameModel = false);  // of another text of it: what the weights say stays
+    void forgetScores(bool sameModel);
+    void connectWeightScores();
+    void askForWeightScores();
     SessionData snapshot() const;
+    void markSaved(std::string hash, std::size_t entries);
     void committed();
     void writeRecovery();
     void tellJob(const std::optional<JobState>& job);  // a search stays in front of what runs beside it
@@ -178,6 +185,7 @@ private:
     PlanningController m_planning;
     SessionStore m_store;
     DeepProfile m_deep;
+    WeightScores m_weightScores;
     int m_deepRest = 1500;
     std::map<std::string, std::string> m_rankProfiles;  // of this model, whatever the text: file by content
 
@@ -213,7 +221,8 @@ private:
     QString m_savedProfile;                // that the session's file refers to
     std::set<std::string> m_toldWarnings;  // of the engine about the texts of this model
     int m_constantsEpoch = 0;              // counts looks for constants: the answer to an earlier one is dropped
-    std::string m_savedHash;
+    std::string m_savedHash;               // of the session's content; empty: never equal
+    std::size_t m_savedEntries = 0;        // of its history
     std::int64_t m_savedAt = 0;
     int m_editsSinceSave = 0;
     QTimer m_autosave;                      // results that arrived since the last recovery copy
@@ -221,7 +230,9 @@ private:
     std::optional<TextChoice> m_pendingTexts;
     std::optional<SessionData> m_pendingSession;
     std::map<std::string, std::string> m_planNames;
-    mutable std::map<std::string, std::string> m_proposedNames;  // by plan hash, so that a long history is not described again and again
+    // By plan hash, so that a long history is not described again and again: names, and the place among plans of one name.
+    mutable std::unordered_map<std::string, std::string> m_proposedNames;
+    mutable std::unordered_map<std::string, std::size_t> m_nameNumbers;
     Json m_view = Json::object();
 };
 

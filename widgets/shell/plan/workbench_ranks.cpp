@@ -58,7 +58,7 @@ void Workbench::measureRanks()
 
 void Workbench::considerDeep()
 {
-    if (m_deepRest < 0 || !settled() || m_planning.running() || !m_engine.usable() || !m_forwardSupported) return;
+    if (m_deepRest < 0 || !settled() || m_planning.running() || m_weightScores.job() || !m_engine.usable() || !m_forwardSupported) return;
     // Whoever measured the first profile, in this run or an earlier one, wrote down how long that took.
     if (m_deep.state() == DeepProfile::State::Missing) {
         QFile note(profileFile() + QStringLiteral(".seconds"));

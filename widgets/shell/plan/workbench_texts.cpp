@@ -190,7 +190,7 @@ void Workbench::useTexts(const TextChoice& texts, const TextShares& shares)
     if (live) keepRuns();
     if (calibration) {
         keepDeep();
-        forgetProfile();
+        forgetProfile(true);
     }
     m_texts = texts;
     m_shares = shares;

@@ -189,15 +189,24 @@ void ExploreWorkspace::showScores()
         m_heatmap->clearScores();
         m_inspector->setScores({});
         m_inspector->setUsage({});
-        const bool usable = workbench().engine()->usable();
-        const bool profiling = workbench().profiling();
-        m_heatmap->setEmptyText(profiling ? tr("Measuring the profile") : tr("No scores yet"),
-                                profiling ? tr("Rows fill as layers arrive.")
-                                : usable  ? tr("One pass over the calibration text measures every expert.")
-                                          : tr("The engine is not running."),
-                                profiling ? QString() : tr("Profile"), usable);
+        showNoScores();
     }
     m_table->refresh();
+}
+
+void ExploreWorkspace::showNoScores()
+{
+    if (workbench().readingWeights()) {
+        m_heatmap->setEmptyText(tr("Reading the weights"), tr("This score reads every expert of the model once, and no text."), {});
+        return;
+    }
+    const bool usable = workbench().engine()->usable();
+    const bool profiling = workbench().profiling();
+    m_heatmap->setEmptyText(profiling ? tr("Measuring the profile") : tr("No scores yet"),
+                            profiling ? tr("Rows fill as layers arrive.")
+                            : usable  ? tr("One pass over the calibration text measures every expert.")
+                                      : tr("The engine is not running."),
+                            profiling ? QString() : tr("Profile"), usable);
 }
 
 // ---- what a session keeps of it

@@ -48,6 +48,7 @@ private:
     void showPlan();
     void showScores();
     void showScoreChoices();
+    void showNoScores();  // why, and what to do
 
     HeatmapView* m_heatmap = nullptr;
     HeatmapTable* m_table = nullptr;
