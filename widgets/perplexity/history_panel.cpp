@@ -12,6 +12,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string>
+#include <unordered_map>
 
 namespace espalier
 {
@@ -45,17 +47,33 @@ void HistoryModel::set(const PlanHistory& history, const QHash<QString, PlanLoss
     m_current = history.currentId();
     for (const PlanHistory::Row& row : m_rows)
         m_entries.push_back(history.entries()[static_cast<std::size_t>(row.id)]);
-    // One quantity, but of few windows it is less sure: side by side the quick ones say so.
+    findMixed();
+    addRunning();
+    endResetModel();
+}
+
+void HistoryModel::setLosses(const QHash<QString, PlanLoss>& losses)
+{
+    if (m_losses == losses) return;
+    m_losses = losses;
+    findMixed();
+    if (!m_rows.empty()) emit dataChanged(index(0, 0), index(static_cast<int>(m_rows.size()) - 1, 0));
+}
+
+// One quantity, but of few windows it is less sure: side by side the quick ones say so.
+void HistoryModel::findMixed()
+{
+    // Few plans have been measured, many are there.
+    std::unordered_map<std::string, bool> isFull;
+    for (auto loss = m_losses.constBegin(); loss != m_losses.constEnd(); ++loss)
+        isFull[loss.key().toStdString()] = loss->full;
     bool full = false;
     bool quick = false;
     for (const HistoryEntry& entry : m_entries) {
         if (!entry.readable()) continue;
-        const auto loss = m_losses.constFind(QString::fromStdString(entry.plan.hash()));
-        if (loss != m_losses.constEnd()) (loss->full ? full : quick) = true;
+        if (const auto loss = isFull.find(entry.plan.hash()); loss != isFull.end()) (loss->second ? full : quick) = true;
     }
     m_mixed = full && quick;
-    addRunning();
-    endResetModel();
 }
 
 // Above the entry that it started from, as the branch that it would be.
@@ -371,6 +389,8 @@ void HistoryPanel::setHistory(const PlanHistory& history, const QHash<QString, P
     m_model->set(history, losses);
     showCurrent();
 }
+
+void HistoryPanel::setLosses(const QHash<QString, PlanLoss>& losses) { m_model->setLosses(losses); }
 
 void HistoryPanel::setRunning(const std::optional<RunningEntry>& running)
 {

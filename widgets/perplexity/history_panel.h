@@ -23,6 +23,8 @@ struct PlanLoss {
     double increaseError = 0;  // standard error, of the paired difference
     QString basis;             // "notes.txt · 128 windows of 256 tokens"
     QStringList elsewhere;     // what other texts showed, in words
+
+    bool operator==(const PlanLoss&) const = default;
 };
 
 // A search whose result is still to come: a row above the entry that it started from, in no history yet.
@@ -57,7 +59,8 @@ public:
     };
     using QAbstractListModel::QAbstractListModel;
     void set(const PlanHistory& history, const QHash<QString, PlanLoss>& losses);
-    void setNames(const QHash<QString, QString>& names);  // given by the user, by plan hash
+    void setLosses(const QHash<QString, PlanLoss>& losses);  // of the same history
+    void setNames(const QHash<QString, QString>& names);     // given by the user, by plan hash
     void setRunning(const std::optional<RunningEntry>& running);
     int runningRow() const;  // -1: nothing runs
     int rowCount(const QModelIndex& parent = {}) const override;
@@ -72,6 +75,7 @@ signals:
 
 private:
     void addRunning();
+    void findMixed();
     QVariant runningData(int row, int role) const;
     QVariant railData(int row, int role) const;
 
@@ -93,6 +97,7 @@ public:
 
 public slots:
     void setHistory(const espalier::PlanHistory& history, const QHash<QString, espalier::PlanLoss>& losses);
+    void setLosses(const QHash<QString, espalier::PlanLoss>& losses);  // of the history that is shown; cheap where nothing changed
     void setRunning(const std::optional<espalier::RunningEntry>& running);
     void setNames(const QHash<QString, QString>& names);
     void editName();  // of the current entry's plan, in place

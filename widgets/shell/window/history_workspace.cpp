@@ -79,13 +79,14 @@ void HistoryWorkspace::showPlan()
 
 void HistoryWorkspace::showHistory()
 {
-    showLosses();
+    if (!isOpen()) return;
+    m_panel->setHistory(plans()->history(), m_measure->planLosses());
     showNames();
 }
 
 void HistoryWorkspace::showLosses()
 {
-    if (isOpen()) m_panel->setHistory(plans()->history(), m_measure->planLosses());
+    if (isOpen()) m_panel->setLosses(m_measure->planLosses());
 }
 
 void HistoryWorkspace::showNames()
