@@ -5,6 +5,7 @@
 
 #include "heatmap/heatmap_view.h"
 #include "look/controls.h"
+#include "look/fold_row.h"
 #include "look/gesture.h"
 #include "look/plot.h"
 #include "look/plot_table.h"
@@ -81,7 +82,7 @@ public:
     HeatmapReadout* readout = nullptr;
     EmptyState* empty = nullptr;
     QStackedLayout* stack = nullptr;
-    QPointer<QWidget> chooserRow;  // the panel's once it is added there, and may go before the view
+    QPointer<FoldRow> chooserRow;  // the panel's once it is added there, and may go before the view
     QComboBox* scoreBox = nullptr;
     QComboBox* normBox = nullptr;
     QComboBox* clipBox = nullptr;

@@ -6,7 +6,6 @@
 #include <QApplication>
 #include <QComboBox>
 #include <QEvent>
-#include <QHBoxLayout>
 #include <QSignalBlocker>
 #include <QStackedLayout>
 #include <QVBoxLayout>
@@ -85,10 +84,11 @@ void HeatmapView::Private::refreshChoosers()
     perLayer->setChecked(norm.perLayer);
     canvas->setAccessibleName(options.ranks() ? HeatmapView::tr("Ranks of experts, layers by experts")
                                               : HeatmapView::tr("Importance of experts, layers by experts"));
-    clipBox->setVisible(!compact);
-    chooserLine->setVisible(!compact);
-    perLayer->setVisible(!compact);
-    scoreBox->setVisible(scoreBox->count() > 0 && scoreBox->currentIndex() >= 0);
+    if (!chooserRow) return;
+    for (QWidget* control : {static_cast<QWidget*>(clipBox), chooserLine, static_cast<QWidget*>(perLayer)})
+        chooserRow->setFolded(control, compact);
+    chooserRow->setShown(scoreBox, scoreBox->count() > 0 && scoreBox->currentIndex() >= 0);
+    chooserRow->choicesChanged();
 }
 
 HeatmapView::HeatmapView(SelectionModel* selection, HoverModel* hover, QWidget* parent)
@@ -132,38 +132,35 @@ HeatmapView::HeatmapView(SelectionModel* selection, HoverModel* hover, QWidget* 
     });
     new PlotPainting(d->canvas, kOverlayLayer, [this](QCPPainter* p) { d->drawOverlay(p); });
 
-    d->chooserRow = new QWidget;
-    auto* row = new QHBoxLayout(d->chooserRow);
-    row->setContentsMargins(0, 0, 0, 0);
-    row->setSpacing(8);
-    const auto box = [&](const QString& name) {
-        auto* combo = new QComboBox(d->chooserRow);
+    d->chooserRow = new FoldRow(tr("How the map is drawn"));
+    // Where there is little room the score comes first.
+    const auto box = [&](const QString& name, int importance) {
+        auto* combo = new QComboBox;
         combo->setSizeAdjustPolicy(QComboBox::AdjustToContents);
         combo->setAccessibleName(name);
         combo->setToolTip(name);
-        row->addWidget(combo);
+        d->chooserRow->add(combo, importance, name);
         return combo;
     };
-    d->scoreBox = box(tr("Score"));
-    d->normBox = box(tr("Norm"));
+    d->scoreBox = box(tr("Score"), 5);
+    d->normBox = box(tr("Norm"), 4);
     for (const Norm norm : {Norm::Linear, Norm::Log, Norm::Sqrt, Norm::Rank})
         d->normBox->addItem(norm == Norm::Rank ? tr("percentile") : normId(norm), normId(norm));
-    d->clipBox = box(tr("Range of the colours"));
+    d->clipBox = box(tr("Range of the colours"), 2);
     for (const ClipChoice& clip : kClips)
         d->clipBox->addItem(tr(clip.text), clip.percent);
-    d->sortBox = box(tr("Order of the experts"));
+    d->sortBox = box(tr("Order of the experts"), 3);
     d->sortBox->addItem(tr("by index"), expertSortId(ExpertSort::Index));
     d->sortBox->addItem(tr("by score"), expertSortId(ExpertSort::Score));
     d->sortBox->addItem(tr("by usage"), expertSortId(ExpertSort::Usage));
-    d->chooserLine = new QFrame(d->chooserRow);
+    d->chooserLine = new QFrame;
     d->chooserLine->setFixedWidth(1);
     d->chooserLine->setObjectName(QStringLiteral("hairline"));
-    d->chooserLine->hide();
-    row->addWidget(d->chooserLine);
-    d->perLayer = new Switch(tr("Per layer"), d->chooserRow);
+    d->chooserRow->add(d->chooserLine, 1, {});
+    d->perLayer = new Switch(tr("Per layer"));
     d->perLayer->setTextLeft(true);
     d->perLayer->setToolTip(tr("Each layer has its own range of colours"));
-    row->addWidget(d->perLayer);
+    d->chooserRow->add(d->perLayer, 1, tr("Range"));
     connect(d->scoreBox, &QComboBox::activated, this, [this](int index) {
         d->options.score = d->scoreBox->itemData(index).toString();
         d->userChanged();

@@ -105,7 +105,7 @@ public slots:
     // Shown in place of the map while there are no scores; `buttonEnabled` and the reason why not.
     void setEmptyText(const QString& what, const QString& why, const QString& button, bool buttonEnabled = true);
     void setErrorText(const QString& what, const QString& why, const QString& button);
-    void setCompact(bool compact);  // below 1400 px: no per-layer bars, histogram and clip chooser
+    void setCompact(bool compact);  // below 1400 px: no per-layer bars and histogram, fewer choosers in the row
 
 signals:
     void optionsChanged(const espalier::HeatmapOptions& options);  // by the user; a new score id asks for setScores

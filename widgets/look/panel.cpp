@@ -132,7 +132,29 @@ void PanelHeader::setSubtitle(const QString& text)
 {
     m_subtitle->setText(text);
     m_subtitle->setFont(fontFor(FontRole::Small));
-    m_subtitle->setVisible(!text.isEmpty());
+    fitSubtitle();
+}
+
+int PanelHeader::widthOfSubtitle() const { return m_subtitle->sizeHint().width() + layout()->spacing(); }
+
+void PanelHeader::fitSubtitle()
+{
+    const int others = layout()->sizeHint().width() - (m_subtitle->isHidden() ? 0 : widthOfSubtitle());
+    m_subtitle->setVisible(!m_subtitle->text().isEmpty() && others + widthOfSubtitle() <= width());
+}
+
+bool PanelHeader::event(QEvent* event)
+{
+    const bool done = QWidget::event(event);
+    // A chooser came, went or became wider.
+    if (event->type() == QEvent::LayoutRequest) fitSubtitle();
+    return done;
+}
+
+void PanelHeader::resizeEvent(QResizeEvent* event)
+{
+    QWidget::resizeEvent(event);
+    fitSubtitle();
 }
 
 void PanelHeader::addTrailing(QWidget* widget) { m_trailing->addWidget(widget); }
@@ -180,7 +202,10 @@ void PanelHeader::refresh()
 }
 
 QSize PanelHeader::sizeHint() const { return {QWidget::sizeHint().width(), pixelsOf(34)}; }
-QSize PanelHeader::minimumSizeHint() const { return {pixelsOf(80), pixelsOf(34)}; }
+QSize PanelHeader::minimumSizeHint() const
+{
+    return {layout()->minimumSize().width() - (m_subtitle->isHidden() ? 0 : widthOfSubtitle()), pixelsOf(34)};
+}
 
 void PanelHeader::paintEvent(QPaintEvent*)
 {

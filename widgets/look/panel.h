@@ -28,19 +28,21 @@ public:
     void setCurrentPage(int page);
     int currentPage() const { return m_current; }
     int pageCount() const { return static_cast<int>(m_pages.size()); }
-    void setSubtitle(const QString& text);
-    void addTrailing(QWidget* widget);  // right of the stretch, before the tool buttons
+    void setSubtitle(const QString& text);  // shown where the rest leaves it room
+    void addTrailing(QWidget* widget);      // right of the stretch, before the tool buttons
     QToolButton* addTool(QAction* action);
     QToolButton* addTool(const QString& iconName, const QString& toolTip);
 
     QSize sizeHint() const override;
-    QSize minimumSizeHint() const override;
+    QSize minimumSizeHint() const override;  // tabs, choosers and buttons whole, without the subtitle
 
 signals:
     void currentPageChanged(int page);
 
 protected:
+    bool event(QEvent* event) override;
     void paintEvent(QPaintEvent* event) override;
+    void resizeEvent(QResizeEvent* event) override;
 
 private:
     struct Page {
@@ -49,6 +51,8 @@ private:
         bool visible = true;
     };
     void refresh();
+    void fitSubtitle();
+    int widthOfSubtitle() const;
 
     std::vector<Page> m_pages;
     QHBoxLayout* m_tabs = nullptr;

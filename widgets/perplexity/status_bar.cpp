@@ -108,6 +108,10 @@ public:
     EngineState engine = EngineState::NotStarted;
     QString engineText;
     bool compact = false;
+    QString perplexityText;   // with its difference to dense
+    QString perplexityBrief;  // without
+    int textWidth = 0;
+    int briefWidth = 0;
 
     QLabel* planIcon = nullptr;
     QLabel* plan = nullptr;
@@ -174,9 +178,8 @@ StatusBar::~StatusBar() = default;
 
 QSize StatusBar::sizeHint() const { return {QWidget::sizeHint().width(), pixelsOf(28)}; }
 
-static QString plain(const QLabel* label)
+static QString plain(QString text)
 {
-    QString text = label->text();
     static const QRegularExpression tags(QStringLiteral("<[^>]*>"));
     return text.remove(tags);
 }
@@ -186,7 +189,8 @@ QString StatusBar::text() const
     QStringList parts;
     for (const QLabel* label :
          {d->plan, d->size, d->active, static_cast<QLabel*>(d->perplexity), d->jobText, d->jobEta, static_cast<QLabel*>(d->engineLabel)}) {
-        if (!label->isHidden() && !label->text().isEmpty()) parts += plain(label);
+        const QString& words = label == d->perplexity ? d->perplexityText : label->text();
+        if ((!label->isHidden() || label == d->engineLabel) && !words.isEmpty()) parts += plain(words);
         if (label == d->perplexity && !d->basis->text().isEmpty()) parts += d->basis->text();
     }
     return parts.join(QStringLiteral(" | "));
@@ -245,7 +249,7 @@ void StatusBar::setPerplexity(const HeadlinePerplexity& headline, std::optional<
     d->headline = headline;
     d->estimate = estimate;
     const Theme& t = theme();
-    QString text;
+    QString text, brief;
     QString differences;
     if (headline.delta) {
         differences =
@@ -258,14 +262,17 @@ void StatusBar::setPerplexity(const HeadlinePerplexity& headline, std::optional<
             break;
         case Kind::Full:
         case Kind::Quick:
-            text = coloured(tr("PPL") + QLatin1Char(' '), t.muted) + strong(format::perplexity(headline.ppl, headline.error)) +
-                   coloured(differences, t.muted);
+            brief = coloured(tr("PPL") + QLatin1Char(' '), t.muted) + strong(format::perplexity(headline.ppl, headline.error));
+            text = brief + coloured(differences, t.muted);
             if (headline.running) text += coloured(QLatin1Char(' ') + tr("measuring"), t.muted);
             break;
         case Kind::Estimate:
+            brief = coloured(format::estimate(headline.ppl), t.estimate);
             text = coloured(format::estimate(headline.ppl) + differences, t.estimate);
             break;
         case Kind::Stale:
+            // The clock beside it says that it is of another plan.
+            brief = coloured(tr("PPL %1").arg(format::perplexity(headline.ppl, headline.error)), t.stale);
             text = coloured(tr("PPL %1 · %2").arg(format::perplexity(headline.ppl, headline.error), headline.note), t.stale);
             if (estimate) text += QStringLiteral("&nbsp;&nbsp;") + coloured(format::estimate(*estimate), t.estimate);
             break;
@@ -274,12 +281,49 @@ void StatusBar::setPerplexity(const HeadlinePerplexity& headline, std::optional<
     const bool stale = headline.kind == Kind::Stale;
     if (stale) d->clock->setPixmap(iconPixmap(QStringLiteral("history"), t.stale, pixelsOf(14), devicePixelRatioF()));
     d->clock->setVisible(stale);
+    d->perplexityText = text;
+    d->perplexityBrief = brief;
+    d->perplexity->setText(brief);
+    d->briefWidth = d->perplexity->sizeHint().width();
     d->perplexity->setText(text);
-    d->perplexity->setToolTip(headline.note == headline.basis || headline.note.isEmpty()
-                                  ? headline.basis
-                                  : QString(headline.note + QLatin1Char('\n') + headline.basis));
+    d->textWidth = d->perplexity->sizeHint().width();
+    QStringList tip = {headline.basis};
+    if (!headline.note.isEmpty() && headline.note != headline.basis) tip.prepend(headline.note);
+    if (!differences.isEmpty()) tip.prepend(differences.trimmed());
+    d->perplexity->setToolTip(tip.join(QLatin1Char('\n')));
     d->perplexity->setVisible(!text.isEmpty());
     d->afterActive->setVisible(!text.isEmpty());
+    fit();
+}
+
+// Changes nothing where nothing has to be: a change asks for the layout, which calls this again.
+void StatusBar::fit()
+{
+    int need = layout()->minimumSize().width();
+    if (d->engineLabel->isHidden()) need += d->engineLabel->sizeHint().width() + layout()->spacing();
+    bool whole = true;
+    if (!d->perplexity->isHidden()) {
+        need += d->textWidth - d->perplexity->sizeHint().width();
+        whole = need <= width();
+        if (!whole) need -= d->textWidth - d->briefWidth;
+    }
+    const QString& shown = whole ? d->perplexityText : d->perplexityBrief;
+    if (d->perplexity->text() != shown) d->perplexity->setText(shown);
+    // Its icon stays, with the words in its tool tip.
+    d->engineLabel->setVisible(need <= width());
+}
+
+bool StatusBar::event(QEvent* event)
+{
+    const bool done = QWidget::event(event);
+    if (event->type() == QEvent::LayoutRequest && d != nullptr && d->engineLabel != nullptr) fit();
+    return done;
+}
+
+void StatusBar::resizeEvent(QResizeEvent* event)
+{
+    QWidget::resizeEvent(event);
+    fit();
 }
 
 void StatusBar::setJob(const std::optional<JobState>& job)
@@ -319,7 +363,7 @@ void StatusBar::setJob(const std::optional<JobState>& job)
             d->jobEta->clear();
             break;
     }
-    d->bar->setAccessibleName(plain(d->jobText));
+    d->bar->setAccessibleName(plain(d->jobText->text()));
 }
 
 void StatusBar::setEngine(EngineState state, const QString& text)
@@ -366,6 +410,7 @@ void StatusBar::setEngine(EngineState state, const QString& text)
     d->engineIcon->setPixmap(iconPixmap(iconName, colour, pixelsOf(16), devicePixelRatioF()));
     d->engineLabel->setText(bad ? coloured(shown, colour) : shown.toHtmlEscaped());
     d->engineLabel->setToolTip(fallback);
+    d->engineIcon->setToolTip(text.isEmpty() ? fallback : QString(fallback + QLatin1Char('\n') + text));
     d->engineLabel->setAccessibleName(fallback + QStringLiteral(": ") + shown);
 }
 

@@ -51,10 +51,14 @@ signals:
     void perplexityClicked();
 
 protected:
+    bool event(QEvent* event) override;
     void changeEvent(QEvent* event) override;
     void paintEvent(QPaintEvent* event) override;
+    void resizeEvent(QResizeEvent* event) override;
 
 private:
+    void fit();  // leaves out what matters least, so that nothing is cut off
+
     class Private;
     std::unique_ptr<Private> d;
 };

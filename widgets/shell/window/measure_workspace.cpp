@@ -210,11 +210,10 @@ void MeasureWorkspace::showPerplexity()
     const HeadlinePerplexity number = headline(state);
     m_in.status->setPerplexity(number);
     using Kind = HeadlinePerplexity::Kind;
-    QString text = number.kind == Kind::None       ? QString()
-                   : number.kind == Kind::Estimate ? format::estimate(number.ppl)
-                                                   : tr("PPL %1").arg(format::perplexity(number.ppl, number.error));
-    if (number.kind == Kind::Stale) text += format::kDot + number.note;
-    emit headlineChanged(text);
+    const QString text = number.kind == Kind::None       ? QString()
+                         : number.kind == Kind::Estimate ? format::estimate(number.ppl)
+                                                         : tr("PPL %1").arg(format::perplexity(number.ppl, number.error));
+    emit headlineChanged(text, number.kind == Kind::Stale ? number.note : QString());
     emit lossesChanged();
 }
 

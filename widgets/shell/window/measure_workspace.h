@@ -41,9 +41,9 @@ public:
     QString helpPage(const QWidget* focus) const override;
 
 signals:
-    void lossesChanged();                                         // planLosses()
-    void headlineChanged(const QString& text);                    // the perplexity of the plan on screen in a few words
-    void cellEstimateChanged(const QString& what, double delta);  // perplexity of dense with the current expert dropped, less dense
+    void lossesChanged();                                              // planLosses()
+    void headlineChanged(const QString& number, const QString& note);  // the perplexity of the plan on screen; of a stale one, its age
+    void cellEstimateChanged(const QString& what, double delta);       // perplexity of dense with the current expert dropped, less dense
 
 private:
     void makeActions();

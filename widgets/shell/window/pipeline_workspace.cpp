@@ -3,6 +3,7 @@
 #include "allocate/allocator.h"
 #include "allocate/rank_rule.h"
 #include "layers/layers_panel.h"
+#include "look/fold_row.h"
 #include "look/format.h"
 #include "look/panel.h"
 #include "perplexity/history_panel.h"
@@ -72,11 +73,20 @@ void PipelineWorkspace::makePages()
     Panel* below = m_beside.measure->dock();
     m_searchPage = below->addPage(tr("Search"), m_search);
     // The perplexity stays in sight while the search is in front.
-    m_headline = new QLabel;
-    m_headline->setAccessibleName(tr("Perplexity"));
+    m_headline = new FoldRow(tr("Perplexity"));
+    auto* number = new QLabel;
+    number->setAccessibleName(tr("Perplexity"));
+    auto* age = new QLabel;
+    m_headline->add(number, 2, {});
+    m_headline->add(age, 1, {});
     below->header()->addTrailing(m_headline);
     below->header()->addTrailing(m_search->choosers());
-    connect(m_beside.measure, &MeasureWorkspace::headlineChanged, m_headline, &QLabel::setText);
+    connect(m_beside.measure, &MeasureWorkspace::headlineChanged, number, [this, number, age](const QString& text, const QString& note) {
+        number->setText(text);
+        age->setText(note);
+        m_headline->setToolTip(note.isEmpty() ? text : text + format::kDot + note);
+        m_headline->setShown(age, !note.isEmpty());
+    });
     // Of two pages in one place each has its own choosers at the right.
     const auto choosers = [this](int page) {
         m_beside.measure->panel()->choosers()->setVisible(page != m_searchPage);

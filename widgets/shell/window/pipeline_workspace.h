@@ -4,13 +4,12 @@
 
 #include "shell/window/workspace.h"
 
-class QLabel;
-
 namespace espalier
 {
 
 class BudgetWorkspace;
 class ExploreWorkspace;
+class FoldRow;
 class HistoryWorkspace;
 class MeasureWorkspace;
 class PipelinePanel;
@@ -66,7 +65,7 @@ private:
     Neighbours m_beside;
     PipelinePanel* m_panel = nullptr;
     SearchPanel* m_search = nullptr;
-    QLabel* m_headline = nullptr;  // the perplexity in short, beside the search
+    FoldRow* m_headline = nullptr;  // the perplexity in short, beside the search
     int m_page = -1;
     int m_searchPage = -1;
     bool m_offeredToGoOn = false;  // with the search that a lost engine broke off

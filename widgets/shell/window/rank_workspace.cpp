@@ -14,6 +14,9 @@
 #include "shell/window/explore_workspace.h"
 #include "shell/window/measure_workspace.h"
 
+#include <QLayout>
+
+#include <algorithm>
 #include <utility>
 
 namespace espalier
@@ -185,12 +188,16 @@ void RankWorkspace::arrangeDocks()
     // Only where something comes or goes: a split that was set by hand stays.
     if (m_energyDock->isHidden() != wide && std::exchange(m_docksSet, true)) return;
     m_energyDock->setVisible(wide);
+    // What has just been shown has no place yet that could be resized.
+    if (QLayout* layout = m_in.docks->layout()) layout->activate();
+    // They share the room below the map: asked for more, they would take it from the columns at the sides.
     Panel* perplexity = m_beside.measure->dock();
-    const int number = m_beside.measure->panel()->stripWidth();
+    const int number = std::max(m_beside.measure->panel()->stripWidth(), perplexity->header()->minimumSizeHint().width());
+    const int room = m_laidOut ? std::max(m_beside.explore->frame()->width() - number, 2) : 2 * kPlotsHeight;
     if (wide)
-        m_in.docks->resizeDocks({perplexity, m_spectrumDock, m_energyDock}, {number, 500, 500}, Qt::Horizontal);
+        m_in.docks->resizeDocks({perplexity, m_spectrumDock, m_energyDock}, {number, room / 2, room - room / 2}, Qt::Horizontal);
     else
-        m_in.docks->resizeDocks({perplexity, m_spectrumDock}, {number, 500}, Qt::Horizontal);
+        m_in.docks->resizeDocks({perplexity, m_spectrumDock}, {number, room}, Qt::Horizontal);
 }
 
 void RankWorkspace::showRanks()
