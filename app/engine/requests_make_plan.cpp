@@ -55,8 +55,10 @@ Result<PlanAnswer> runPlan(OpenModels& models, const PlanRequest& request, JobCo
         base = withGivenProfile(base, sources);
     }
     // The verified allocator measures plans with ranks of its own.
-    if (sources.empty() && measuresRanks(request.recipe) && profile->has("factors")) {
-        ESPALIER_TRY(sources, models.factorSources({request.profile}));
+    const bool profiles = std::any_of(sources.begin(), sources.end(), [](const auto& source) { return source->stored() == nullptr; });
+    if (!profiles && measuresRanks(request.recipe) && profile->has("factors")) {
+        ESPALIER_TRY(const FactorSources own, models.factorSources({request.profile}));
+        sources.insert(sources.end(), own.begin(), own.end());
     }
     PlanInputs inputs{checkpoint, *profile, profileHash, base};
     inputs.batch = batchFactoryFor(models.options().device);

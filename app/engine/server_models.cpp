@@ -157,11 +157,12 @@ Result<FactorSources> OpenModels::factorSourcesOf(const CompressionPlan& plan, c
     if (reads) {
         ESPALIER_TRY(sources, factorSources(paths));
     }
+    const std::vector<ValuesId> ids = valuesOf(plan);
     for (const auto& held : m_values)
-        sources.push_back(held);
+        if (std::binary_search(ids.begin(), ids.end(), held->stored()->id())) sources.push_back(held);
     ESPALIER_CHECK_OK(addValuesFiles(plan, {}, sources));
     m_values.clear();
-    for (const ValuesId& id : valuesOf(plan))
+    for (const ValuesId& id : ids)
         m_values.push_back(*std::find_if(sources.begin(), sources.end(),
                                          [&](const auto& source) { return source->stored() && source->stored()->id() == id; }));
     return sources;

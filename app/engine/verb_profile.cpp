@@ -1,3 +1,4 @@
+#include "checkpoint/values_file.h"
 #include "gram_store_note.h"
 #include "pipeline/checkpoint_weights.h"
 #include "pipeline/model_match.h"
@@ -117,6 +118,11 @@ Result<Json> profile(ProfileVerbOptions& options, Invocation& invocation)
     }
     ESPALIER_TRY(const TokenWindows windows, openText(options.text, *checkpoint, invocation.warnings));
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
+    if (options.profile.plan) {
+        FactorSources values;
+        ESPALIER_CHECK_OK(addValuesFiles(*options.profile.plan, options.plan, values));
+        model->setFactorSources(std::move(values));
+    }
     const auto started = std::chrono::steady_clock::now();
     ESPALIER_TRY(const ProfileData data, together ? profileTogether(*model, windows, options.profile, invocation)
                                                   : runProfile(*model, windows, options.profile, invocation.job));

@@ -152,6 +152,24 @@ TEST_F(CliForms, storedNumbersLieBesideThePlan)
     EXPECT_EQ(onText({"evaluate", kModel, "--plan", plan, "--profile", (scratch / "elsewhere.safetensors").string()}).json()["ppl"],
               evaluated.json()["ppl"]);
     EXPECT_EQ(onText({"evaluate", kModel, "--plan", alone + "/espalier_plan.json"}).json()["ppl"], evaluated.json()["ppl"]);
+    // The window sends where the file lies.
+    Json located = Json::parse(readFile(plan));
+    located["values"] = {{{"id", id}, {"file", (scratch / "elsewhere.safetensors").string()}}};
+    EngineProcess engine({"serve", "--threads", "1"});
+    std::int64_t last = 0;
+    const auto evaluate = [&](const Json& which) {
+        engine.send(Request{RequestId(++last),
+                            "evaluate",
+                            {{"path", kModel}, {"plan", which}, {"ids", kIds}, {"window_length", 64}, {"windows", {{"all", true}}}}});
+        return engine.answer(last);
+    };
+    EXPECT_EQ(evaluate(Json::parse(readFile(plan)))["error"]["data"]["code"], "plan.values_missing");
+    const Json served = evaluate(located);
+    ASSERT_TRUE(served.contains("result")) << served.dump();
+    EXPECT_EQ(served["result"]["ppl"], evaluated.json()["ppl"]);
+    engine.closeInput();
+    engine.wait();
+
     std::string changed = values;
     changed.back() ^= 1;
     writeFile(file, changed);
