@@ -30,6 +30,32 @@ QString resourceFolder()
     return QStringLiteral(ESPALIER_SOURCE_RESOURCES);
 }
 
+// Saves a picture of the window and quits: at once, or when nothing is on its way any more.
+void takePicture(MainWindow& window, Workbench& workbench, const QString& file, bool ready)
+{
+    auto* poll = new QTimer(&window);
+    auto* waited = new QElapsedTimer;
+    waited->start();
+    QObject::connect(poll, &QTimer::timeout, &window, [&, poll, waited, file, ready] {
+        // That built-in texts are used is no reason to stop.
+        const int notes = window.banners()->repeats(QStringLiteral("texts")) > 0 ? 1 : 0;
+        const bool failed = workbench.engine()->state() == EngineState::Lost || workbench.engine()->state() == EngineState::Incompatible ||
+                            window.banners()->count() > notes;
+        const bool late = waited->elapsed() > kScreenshotLimitMsec;
+        if (ready && !workbench.settled() && !late && !failed) return;
+        poll->stop();
+        // One more turn of the loop, so that everything queued is painted.
+        QTimer::singleShot(200, &window, [&, file, late, failed] {
+            const bool saved = window.grab().save(file);
+            if (late || failed)
+                std::fprintf(stderr, "espalier: the window was not complete when the picture was taken. %s\n",
+                             qPrintable(window.banners()->text()));
+            QCoreApplication::exit(!saved ? 4 : late || failed ? 3 : 0);
+        });
+    });
+    poll->start(50);
+}
+
 }  // namespace
 
 int main(int argc, char** argv)
@@ -115,30 +141,6 @@ int main(int argc, char** argv)
             window.openPath(QFileInfo(arguments.first()).absoluteFilePath());
     });
 
-    if (picture) {
-        const QString file = parser.value(shot);
-        const bool ready = parser.value(after) == QStringLiteral("ready");
-        auto* poll = new QTimer(&window);
-        auto* waited = new QElapsedTimer;
-        waited->start();
-        QObject::connect(poll, &QTimer::timeout, &window, [&, poll, waited, file, ready] {
-            // That built-in texts are used is no reason to stop.
-            const int notes = window.banners()->repeats(QStringLiteral("texts")) > 0 ? 1 : 0;
-            const bool failed = workbench.engine()->state() == EngineState::Lost ||
-                                workbench.engine()->state() == EngineState::Incompatible || window.banners()->count() > notes;
-            const bool late = waited->elapsed() > kScreenshotLimitMsec;
-            if (ready && !workbench.settled() && !late && !failed) return;
-            poll->stop();
-            // One more turn of the loop, so that everything queued is painted.
-            QTimer::singleShot(200, &window, [&, file, late, failed] {
-                const bool saved = window.grab().save(file);
-                if (late || failed)
-                    std::fprintf(stderr, "espalier: the window was not complete when the picture was taken. %s\n",
-                                 qPrintable(window.banners()->text()));
-                QCoreApplication::exit(!saved ? 4 : late || failed ? 3 : 0);
-            });
-        });
-        poll->start(50);
-    }
+    if (picture) takePicture(window, workbench, parser.value(shot), parser.value(after) == QStringLiteral("ready"));
     return QApplication::exec();
 }

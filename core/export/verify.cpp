@@ -88,6 +88,7 @@ struct Verifier {
     void checkFiles(const Json& files);
     void checkTensorList();
     Status checkTensors();
+    void checkRuntime();
     Status checkForward();
     Result<VerifyReport> run();
 };
@@ -241,6 +242,23 @@ at::Tensor idsOf(const TokenWindows& windows, int first, int last)
     return ids;
 }
 
+namespace
+{
+
+TokenWindows randomWindows(std::int64_t vocabulary)
+{
+    TokenWindows windows;
+    Random random = Random::forPurpose(0, "verify");
+    for (int w = 0; w < kDefaultWindows; ++w) {
+        windows.rows.emplace_back();
+        for (int t = 0; t < kDefaultLength; ++t)
+            windows.rows.back().push_back(static_cast<int>(random.below(static_cast<std::uint64_t>(vocabulary))));
+    }
+    return windows;
+}
+
+}  // namespace
+
 Status Verifier::checkForward()
 {
     const c10::InferenceMode inference;
@@ -258,17 +276,7 @@ Status Verifier::checkForward()
     ESPALIER_TRY(const PreparedPlan preview, before.prepare(plan));
     const PreparedPlan whole = after.identity();
 
-    TokenWindows windows;
-    if (options.windows) {
-        windows = *options.windows;
-    } else {
-        Random random = Random::forPurpose(0, "verify");
-        for (int w = 0; w < kDefaultWindows; ++w) {
-            windows.rows.emplace_back();
-            for (int t = 0; t < kDefaultLength; ++t)
-                windows.rows.back().push_back(static_cast<int>(random.below(static_cast<std::uint64_t>(source->shape().vocabularySize))));
-        }
-    }
+    const TokenWindows windows = options.windows ? *options.windows : randomWindows(source->shape().vocabularySize);
     // One model after the other, so that each may use the whole memory budget; then the heads of both.
     const auto groups = windowGroups(windows.rows);
     const std::int64_t steps = 2 * static_cast<std::int64_t>(groups.size()) * (before.layerCount() + after.layerCount()) / 2;
@@ -345,6 +353,19 @@ Status Verifier::checkForward()
           fmt::format("{} windows: logits differ by at most {:.3g}{}, perplexity {:.6f} from source and plan, {:.6f} from the export",
                       report.windows, largestDifference, limit, pplBefore.ppl, pplAfter.ppl));
     return {};
+}
+
+// Espalier reads its own exports as it means them: what others would make of the files is asked of the files alone.
+void Verifier::checkRuntime()
+{
+    const auto objections = runtimeObjections(options.exported);
+    Differences loading;
+    if (!objections)
+        loading.add(objections.error().message);
+    else
+        for (const std::string& objection : *objections)
+            loading.add(objection);
+    check("runtime", loading.count == 0, loading.text("config.json and its neighbours promise what the folder holds, and nothing else"));
 }
 
 Result<VerifyReport> Verifier::run()
@@ -433,16 +454,7 @@ Result<VerifyReport> Verifier::run()
           config.ok() && *config == expectedConfig ? "config.json is the source's with the edits of this plan"
                                                    : "config.json is not what this plan gives");
 
-    // Espalier reads its own exports as it means them: what others would make of the files is asked of the files alone.
-    const auto objections = runtimeObjections(options.exported);
-    Differences loading;
-    if (!objections)
-        loading.add(objections.error().message);
-    else
-        for (const std::string& objection : *objections)
-            loading.add(objection);
-    check("runtime", loading.count == 0, loading.text("config.json and its neighbours promise what the folder holds, and nothing else"));
-
+    checkRuntime();
     auto reopened = Checkpoint::open(options.exported);
     if (!check("opens", reopened.ok(), reopened.ok() ? "the export opens without errors" : reopened.error().message)) return finish();
     exported = std::move(reopened).value();

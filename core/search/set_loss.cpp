@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <tuple>
+#include <utility>
 
 namespace espalier
 {
@@ -102,6 +104,25 @@ SetLoss::Terms SetLoss::tokenTerms(std::size_t token, std::uint32_t word, double
     }
 }
 
+namespace
+{
+
+// Of the experts that the token chose of all (the first k of its list), and of those that it chooses of the kept ones.
+inline std::pair<double, double> probabilitySums(const double* p, int k, std::uint32_t chosen, const int* position, int count)
+{
+    double before = 0;
+    double after = 0;
+    for (int i = 0; i < k; ++i) {
+        before += p[i];
+        if (chosen >> i & 1) after += p[i];
+    }
+    for (int i = k; i < count; ++i)
+        after += p[position[i]];
+    return {before, after};
+}
+
+}  // namespace
+
 template <bool kCurvature, int kTopK>
 inline SetLoss::Terms SetLoss::tokenTermsFor(std::size_t token, std::uint32_t word, double rest, const ExpertBits& kept) const
 {
@@ -145,15 +166,7 @@ inline SetLoss::Terms SetLoss::tokenTermsFor(std::size_t token, std::uint32_t wo
 
     double before = 1.0;
     double after = rest;
-    if (m_renormalised) {
-        before = after = 0;
-        for (int i = 0; i < k; ++i) {
-            before += p[i];
-            if (chosen >> i & 1) after += p[i];
-        }
-        for (int i = k; i < count; ++i)
-            after += p[position[i]];
-    }
+    if (m_renormalised) std::tie(before, after) = probabilitySums(p, k, chosen, position, count);
     // a = v / after - w over the token's own positions 0 .. k-1 and the new ones.
     const double scaleBefore = m_scale / before;
     const double scaleAfter = m_scale / after;

@@ -38,7 +38,7 @@ Status session(const path& folder)
     ESPALIER_TRY(const SessionLock lock, SessionLock::acquire(folder / "a.espalier"));
     ESPALIER_CHECK_OK(writeSession(folder / "a.espalier", sampleSession()));
     ESPALIER_TRY(const SessionData back, readSession(folder / "a.espalier"));
-    return back.notes == sampleSession().notes ? Status() : internalError("Other notes were read.");
+    return back.view == sampleSession().view ? Status() : internalError("Another view was read.");
 }
 
 // What an earlier process left is taken first, as when the window starts.
