@@ -73,10 +73,11 @@ int becomeCompute(std::span<char*> arguments)
     bool json = false;
     for (const std::string_view argument : arguments)
         json = json || argument == "--json";
-    return reportFailure(resourceError("engine.missing_part", program.string(),
-                                       fmt::format("{} cannot be started: {}.", program.string(), std::strerror(errno)),
-                                       "Install Espalier again: the two belong beside each other."),
-                         json, STDOUT_FILENO);
+    return reportFailure(
+        resourceError("engine.missing_part", program.string(),
+                      {"{program} cannot be started: {strerror}.", {{"program", program.string()}, {"strerror", std::strerror(errno)}}},
+                      "Install Espalier again: the two belong beside each other."),
+        json, STDOUT_FILENO);
 }
 
 }  // namespace

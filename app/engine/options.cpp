@@ -33,7 +33,8 @@ CLI::App* Verbs::add(const std::string& name, const std::string& help, VerbFunct
     if (processes == Processes::One)
         run = [name, run = std::move(run)](Invocation& invocation) -> Result<Json> {
             if (!invocation.processes.alone())
-                return usageError(fmt::format("`{}` runs in one process; mpirun started {}.", name, invocation.processes.size()),
+                return usageError({"`{name}` runs in one process; mpirun started {processes}.",
+                                   {{"name", name}, {"processes", invocation.processes.size()}}},
                                   "profile, plan, evaluate and export share their work.");
             return run(invocation);
         };
@@ -71,7 +72,7 @@ Result<std::map<std::string, Params>> parseParams(const std::vector<std::string>
     for (const std::string& item : given) {
         const std::size_t equals = item.find('=');
         if (equals == std::string::npos || equals == 0)
-            return usageError(fmt::format("\"{}\" is not a parameter.", item),
+            return usageError({"\"{item}\" is not a parameter.", {{"item", item}}},
                               slots.empty() ? "Write --param key=value." : "Write --param slot.key=value.");
         std::string key = item.substr(0, equals);
         const std::string text = item.substr(equals + 1);
@@ -80,8 +81,8 @@ Result<std::map<std::string, Params>> parseParams(const std::vector<std::string>
             const std::size_t dot = key.find('.');
             slot = key.substr(0, dot);
             if (dot == std::string::npos || std::find(slots.begin(), slots.end(), slot) == slots.end())
-                return usageError(fmt::format("\"{}\" does not say which slot it belongs to.", item),
-                                  fmt::format("Write slot.key=value, slot one of {}.", fmt::join(slots, ", ")));
+                return usageError({"\"{item}\" does not say which slot it belongs to.", {{"item", item}}},
+                                  {"Write slot.key=value, slot one of {slots}.", {{"slots", fmt::format("{}", fmt::join(slots, ", "))}}});
             key = key.substr(dot + 1);
         }
         Json value = text;

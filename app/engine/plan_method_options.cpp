@@ -27,7 +27,7 @@ Result<std::optional<ReceptiveFieldChoice>> parseReceptiveField(const std::strin
     const bool comma = sets.ec == std::errc() && sets.ptr != end && *sets.ptr == ',';
     const auto block = comma ? std::from_chars(sets.ptr + 1, end, choice.blockSize) : sets;
     if (!comma || block.ec != std::errc() || block.ptr != end || choice.sets < 1 || choice.blockSize < 1)
-        return usageError(fmt::format("\"{}\" is neither K,T nor off.", text), "Write --kt 3,3.");
+        return usageError({"\"{text}\" is neither K,T nor off.", {{"text", text}}}, "Write --kt 3,3.");
     return std::optional(choice);
 }
 
@@ -36,7 +36,7 @@ Result<double> parsePositive(const std::string& text, std::string_view option)
     double value = 0;
     const auto [rest, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (failure != std::errc() || rest != text.data() + text.size() || !(value > 0))
-        return usageError(fmt::format("{} \"{}\" is not a number above zero.", option, text));
+        return usageError({"{option} \"{text}\" is not a number above zero.", {{"option", option}, {"text", text}}});
     return value;
 }
 
@@ -46,7 +46,7 @@ Result<double> parseShare(const std::string& text)
     const bool percent = !text.empty() && text.back() == '%';
     ESPALIER_TRY(const double value, parsePositive(percent ? text.substr(0, text.size() - 1) : text, "--decompose"));
     const double share = percent ? value / 100 : value;
-    if (share >= 1) return usageError(fmt::format("--decompose {} leaves nothing.", text), "Choose less than 100%.");
+    if (share >= 1) return usageError({"--decompose {text} leaves nothing.", {{"text", text}}}, "Choose less than 100%.");
     return share;
 }
 
@@ -67,8 +67,8 @@ Status readBounds(const std::vector<std::string>& given, std::string_view option
         }
         const auto [rest, failure] = std::from_chars(number, end, count);
         if (!good || failure != std::errc() || rest != end || count < 0)
-            return usageError(fmt::format("{} \"{}\" is neither a count nor a layer and a count.", option, item),
-                              fmt::format("Write {0} 8 for all layers, {0} 3:8 for layer 3.", option));
+            return usageError({"{option} \"{item}\" is neither a count nor a layer and a count.", {{"option", option}, {"item", item}}},
+                              {"Write {option} 8 for all layers, {option} 3:8 for layer 3.", {{"option", option}}});
         bounds[layer] = count;
     }
     return {};
@@ -208,7 +208,7 @@ Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, Pla
         for (const auto& [layer, count] : *bounds)
             if (layer != CountBounds::kAllLayers &&
                 (layer >= static_cast<int>(shape.layers.size()) || !shape.layers[static_cast<std::size_t>(layer)].moe))
-                return usageError(fmt::format("Layer {} has no experts to bound.", layer));
+                return usageError({"Layer {layer} has no experts to bound.", {{"layer", layer}}});
     if (given == 0 && (recipe.keepTotal || recipe.bytes)) return {};
     if (given == 0 && (!recipe.dropLayers.empty() || recipe.dropSimilar > 0 || !options.topK.empty())) {
         recipe.keepTotal = total;
@@ -236,14 +236,15 @@ Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const Model
     std::map<int, int> topK;
     ESPALIER_CHECK_OK(readBounds(options.topK, "--top-k", topK));
     for (const auto& [layer, count] : topK)
-        if (layer != CountBounds::kAllLayers && !isMoe(layer)) return usageError(fmt::format("Layer {} has no experts to pick.", layer));
+        if (layer != CountBounds::kAllLayers && !isMoe(layer))
+            return usageError({"Layer {layer} has no experts to pick.", {{"layer", layer}}});
     for (int layer = 0; layer < plan.layerCount() && !topK.empty(); ++layer) {
         const auto found = topK.contains(layer) ? topK.find(layer) : topK.find(CountBounds::kAllLayers);
         if (found == topK.end() || !isMoe(layer) || !plan.layer(layer).runsExperts()) continue;
         ESPALIER_TRY(plan, withTopK(shape, plan, layer, found->second));
     }
     for (const int layer : options.lock) {
-        if (!isMoe(layer)) return usageError(fmt::format("Layer {} has no experts to lock.", layer));
+        if (!isMoe(layer)) return usageError({"Layer {layer} has no experts to lock.", {{"layer", layer}}});
         plan = plan.withLocked(layer, true);
     }
     for (const std::string& item : options.protect) {
@@ -255,7 +256,8 @@ Result<CompressionPlan> withLocksAndProtection(CompressionPlan plan, const Model
             std::from_chars(item.data() + colon + 1, item.data() + item.size(), expert);
         }
         if (!isMoe(layer) || expert < 0 || expert >= shape.layers[static_cast<std::size_t>(layer)].experts)
-            return usageError(fmt::format("\"{}\" is not a layer and an expert of this model.", item), "Write --protect LAYER:EXPERT.");
+            return usageError({"\"{item}\" is not a layer and an expert of this model.", {{"item", item}}},
+                              "Write --protect LAYER:EXPERT.");
         plan = plan.withProtected(layer, expert, true);
     }
     return plan;

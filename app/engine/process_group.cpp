@@ -44,7 +44,7 @@ Error errorOf(const Json& json, int rank, int size)
 
 Error mpiFailed(const char* what)
 {
-    return resourceError("engine.mpi_failed", "MPI", fmt::format("{} failed.", what),
+    return resourceError("engine.mpi_failed", "MPI", {"{what} failed.", {{"what", what}}},
                          "Look at what mpirun printed; --resume goes on with what was finished.");
 }
 

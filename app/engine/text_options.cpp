@@ -40,7 +40,7 @@ Result<Bos> parseBos(const std::string& text)
     if (text == "auto" || text.empty()) return Bos::Auto;
     if (text == "yes") return Bos::Yes;
     if (text == "no") return Bos::No;
-    return usageError(fmt::format("\"{}\" is not one of auto, yes, no.", text));
+    return usageError({"\"{text}\" is not one of auto, yes, no.", {{"text", text}}});
 }
 
 TextOptions cutAsProfile(TextOptions options, const ProfileData& profile)
@@ -66,8 +66,11 @@ Status chooseRows(const TextOptions& options, TokenWindows& windows)
     const std::size_t count = windows.rows.size();
     if (static_cast<std::size_t>(options.firstWindow) >= count && options.firstWindow > 0)
         return badInput("text.too_short", windows.source,
-                        fmt::format("{} has {} windows of {} tokens; there is none from number {} on.", windows.source, count,
-                                    windows.windowLength, options.firstWindow),
+                        {"{source} has {count} windows of {window_length} tokens; there is none from number {first_window} on.",
+                         {{"source", windows.source},
+                          {"count", count},
+                          {"window_length", windows.windowLength},
+                          {"first_window", options.firstWindow}}},
                         "Use a longer text, or leave out fewer windows.");
     windows.rows.erase(windows.rows.begin(), windows.rows.begin() + options.firstWindow);
     if (options.spread > 0) {

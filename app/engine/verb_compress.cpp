@@ -66,8 +66,9 @@ public:
         m_work += ".work";
         std::error_code failure;
         if (fs::exists(m_work, failure) && !m_options.resume && !m_options.force) {
-            Error error = usageError(fmt::format("{} holds an earlier compression that did not finish, or its profile.", m_work.string()),
-                                     "Go on with --resume, or begin again with --force.");
+            Error error =
+                usageError({"{work} holds an earlier compression that did not finish, or its profile.", {{"work", m_work.string()}}},
+                           "Go on with --resume, or begin again with --force.");
             error.code = "output.exists";
             error.subject = m_work.string();
             return error;

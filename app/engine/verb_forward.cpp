@@ -39,9 +39,10 @@ Result<Json> forward(const ForwardOptions& options, Invocation& invocation)
     invocation.warnings.insert(invocation.warnings.end(), opened.warnings.begin(), opened.warnings.end());
     for (const auto& row : windows.rows)
         if (row.size() != windows.rows.front().size())
-            return badInput("ids.unequal_rows", options.ids,
-                            fmt::format("Rows of {} and {} ids cannot share one tensor.", windows.rows.front().size(), row.size()),
-                            "Give rows of one length.");
+            return badInput(
+                "ids.unequal_rows", options.ids,
+                {"Rows of {rows} and {row} ids cannot share one tensor.", {{"rows", windows.rows.front().size()}, {"row", row.size()}}},
+                "Give rows of one length.");
     request.ids = windows.rows;
     request.hidden = options.hidden;
     request.routing = options.routing;

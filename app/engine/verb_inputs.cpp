@@ -63,7 +63,7 @@ Status checkOutput(const std::filesystem::path& path, bool force)
 {
     std::error_code failure;
     if (force || !std::filesystem::exists(std::filesystem::symlink_status(path, failure))) return {};
-    Error error = usageError(fmt::format("{} exists already.", path.string()), "Choose another name, or use --force.");
+    Error error = usageError({"{path} exists already.", {{"path", path.string()}}}, "Choose another name, or use --force.");
     error.code = "output.exists";
     error.subject = path.string();
     error.kept = "It was not changed.";

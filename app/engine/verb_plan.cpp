@@ -91,9 +91,9 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
         ESPALIER_TRY(inputs.windows, openText(options.text, *checkpoint, invocation.warnings));
     } else {
         if (options.text.windowLength > 0 && options.text.windowLength != data.windowLength)
-            return usageError(
-                fmt::format("Without a text the profile's own windows are used, and those have {} tokens.", data.windowLength),
-                "Leave --window-length out, or give --text.");
+            return usageError({"Without a text the profile's own windows are used, and those have {window_length} tokens.",
+                               {{"window_length", data.windowLength}}},
+                              "Leave --window-length out, or give --text.");
         ESPALIER_TRY(auto own, profileWindows(data, options.text.windows, shape.vocabularySize));
         if (own) {
             inputs.windows = std::move(own->windows);

@@ -45,7 +45,7 @@ Status parseShard(const std::string& text, ProfileOptions& options)
     int shards = 0;
     if (slash == std::string::npos || !number(std::string_view(text).substr(0, slash), shard) ||
         !number(std::string_view(text).substr(slash + 1), shards) || shard < 1 || shards < 1 || shard > shards)
-        return usageError(fmt::format("\"{}\" is not a shard.", text), "Write --shard i/n with 1 <= i <= n.");
+        return usageError({"\"{text}\" is not a shard.", {{"text", text}}}, "Write --shard i/n with 1 <= i <= n.");
     options.shard = shard - 1;
     options.shards = shards;
     return {};
@@ -60,7 +60,7 @@ Result<bool> shardIsFinished(const ProfileOptions& options, const Checkpoint& ch
     if (found.fingerprint == checkpoint.fingerprint() && found.textSha256 == windows.textSha256 &&
         found.windowLength == windows.windowLength)
         return true;
-    return badInput("output.exists", options.out.string(), fmt::format("{} is a shard of another profile.", options.out.string()),
+    return badInput("output.exists", options.out.string(), {"{out} is a shard of another profile.", {{"out", options.out.string()}}},
                     "Remove it, or use --force.");
 }
 
@@ -226,7 +226,8 @@ Result<Json> scoreVerb(const ScoreOptions& options, Invocation& invocation)
         ESPALIER_TRY(auto checkpoint, openCheckpoint(options.model, invocation));
         if (checkpoint->fingerprint() != data.fingerprint)
             return badInput("profile.other_model", options.profile.string(),
-                            fmt::format("{} belongs to another model than {}.", options.profile.string(), options.model.string()),
+                            {"{profile} belongs to another model than {model}.",
+                             {{"profile", options.profile.string()}, {"model", options.model.string()}}},
                             "Name the model the profile was taken of.");
         weights.emplace(std::move(checkpoint));
     }

@@ -81,7 +81,7 @@ Result<Json> decodeJson(const Tokenizer& tokenizer, const std::string& list, std
         int id = 0;
         const auto [next, failure] = std::from_chars(at, end, id);
         if (failure != std::errc() || id < 0)
-            return usageError(fmt::format("\"{}\" is not a list of token ids.", list), "Write --ids 1,2,3.");
+            return usageError({"\"{list}\" is not a list of token ids.", {{"list", list}}}, "Write --ids 1,2,3.");
         ids.push_back(id);
         at = next;
     }
@@ -104,7 +104,7 @@ Result<Json> encodeLines(const Tokenizer& tokenizer, const std::string& file, Bo
         const std::string subject = fmt::format("{} line {}", file, number);
         ESPALIER_TRY(const Json item, parseJson(line, subject, "text"));
         if (!item.is_object() || !item.contains("text") || !item["text"].is_string())
-            return badInput("text.invalid_line", subject, fmt::format("{} is not an object with a \"text\".", subject));
+            return badInput("text.invalid_line", subject, {"{subject} is not an object with a \"text\".", {{"subject", subject}}});
         ESPALIER_TRY(Json result, encodeJson(tokenizer, item["text"].get_ref<const std::string&>(), bos));
         results.push_back(std::move(result));
     }

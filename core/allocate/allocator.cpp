@@ -101,10 +101,11 @@ Result<AllocationProblem> allocationProblem(const ModelShape& shape, const Alloc
         const int low = roundedUp(std::max({1, floorOf(layer, request), valueOr(request.floor, layer.index, 0)}), step);
         const int high = std::min(layer.experts, valueOr(request.cap, layer.index, layer.experts)) / step * step;
         if (low > high)
-            return badInput("allocate.infeasible", fmt::format("layer {}", layer.index),
-                            fmt::format("Layer {} must keep at least {} experts and may keep at most {}{}.", layer.index, low, high,
-                                        step > 1 ? fmt::format(", in steps of {}", step) : ""),
-                            "Raise its cap, lower its floor, or choose another multiple.");
+            return badInput(
+                "allocate.infeasible", fmt::format("layer {}", layer.index),
+                {"Layer {layer} must keep at least {low} experts and may keep at most {high}{step}.",
+                 {{"layer", layer.index}, {"low", low}, {"high", high}, {"step", step > 1 ? fmt::format(", in steps of {}", step) : ""}}},
+                "Raise its cap, lower its floor, or choose another multiple.");
         problem.step.push_back(step);
         budget.limits.low.push_back(low / step);
         budget.limits.high.push_back(high / step);
@@ -146,7 +147,8 @@ Result<int> equalCount(const AllocationProblem& problem)
         count -= step;
     if (count < least)
         return badInput("allocate.infeasible", fmt::format("{} {}", budget.total, budget.unit),
-                        fmt::format("With equal counts the feasible range is {} to {} {}.", costAt(least), costAt(most), budget.unit),
+                        {"With equal counts the feasible range is {cost_at} to {cost_at2} {unit}.",
+                         {{"cost_at", costAt(least)}, {"cost_at2", costAt(most)}, {"unit", budget.unit}}},
                         "Choose a target in that range, or allow unequal counts.");
     return count;
 }
@@ -180,7 +182,7 @@ bool AllocationProblem::plainCounts() const
 Result<std::vector<double>> AllocationProblem::importance(const std::string& method) const
 {
     if (request.layerImportance.size() != shape.layers.size())
-        return badInput("allocate.no_importance", method, fmt::format("The allocator \"{}\" needs layer importance.", method),
+        return badInput("allocate.no_importance", method, {"The allocator \"{method}\" needs layer importance.", {{"method", method}}},
                         "Measure a profile and score it with leave-one-out.");
     std::vector<double> values;
     for (const int layer : layers)
@@ -193,10 +195,10 @@ Result<std::vector<double>> AllocationProblem::scores(std::size_t slot, const st
     const auto l = static_cast<std::size_t>(layers[slot]);
     const auto& rows = request.scores.values.rows;
     if (l >= rows.size() || static_cast<int>(rows[l].size()) != experts[slot])
-        return badInput(
-            "allocate.no_scores", fmt::format("layer {}", layers[slot]),
-            fmt::format("The allocator \"{}\" needs a score for each of the {} experts of layer {}.", method, experts[slot], layers[slot]),
-            "Measure a profile of this model and score it.");
+        return badInput("allocate.no_scores", fmt::format("layer {}", layers[slot]),
+                        {"The allocator \"{method}\" needs a score for each of the {slot} experts of layer {slot2}.",
+                         {{"method", method}, {"slot", experts[slot]}, {"slot2", layers[slot]}}},
+                        "Measure a profile of this model and score it.");
     return rows[l];
 }
 
@@ -219,7 +221,8 @@ Result<std::vector<int>> allocate(const std::string& method, const ModelShape& s
 {
     const auto it = std::find_if(methods().begin(), methods().end(), [&](const LayerAllocator& m) { return m.info.id == method; });
     if (it == methods().end()) {
-        Error error = usageError(fmt::format("There is no allocator \"{}\".", method), "See `espalier-engine methods --slot allocate`.");
+        Error error =
+            usageError({"There is no allocator \"{method}\".", {{"method", method}}}, "See `espalier-engine methods --slot allocate`.");
         error.code = "method.unknown";
         error.subject = method;
         return error;
@@ -264,7 +267,7 @@ Result<int> parseKeep(std::string_view text, int total)
         kept = fraction ? share * total : share;
     }
     if (!(kept >= 0 && kept <= total + 1e-9))
-        return usageError(fmt::format("\"{}\" is not a share or count of {} experts.", text, total),
+        return usageError({"\"{text}\" is not a share or count of {total} experts.", {{"text", text}, {"total", total}}},
                           "Write for example 75%, 0.75, 96/128 or a number of experts.");
     return static_cast<int>(std::floor(kept + 0.5));
 }

@@ -53,9 +53,9 @@ Status checkFeasible(const Budget& budget)
     const std::int64_t most = costOf(budget, budget.limits.high);
     if (budget.total >= least && budget.total <= most) return {};
     return badInput("allocate.infeasible", fmt::format("{} {}", budget.total, budget.unit),
-                    fmt::format("Keeping {} {} is not possible: with the router's top-k, locks, protected experts and limits the feasible "
-                                "range is {} to {}.",
-                                budget.total, budget.unit, least, most),
+                    {"Keeping {total} {unit} is not possible: with the router's top-k, locks, protected experts and limits the feasible "
+                     "range is {least} to {most}.",
+                     {{"total", budget.total}, {"unit", budget.unit}, {"least", least}, {"most", most}}},
                     "Choose a target in that range, or unlock layers.");
 }
 

@@ -25,7 +25,7 @@ double lossAt(const AllocationProblem& problem, std::size_t slot, int units)
 Error noCurve(const AllocationProblem& problem, std::size_t slot)
 {
     return badInput("allocate.no_curves", fmt::format("layer {}", problem.layers[slot]),
-                    fmt::format("The loss of layer {} is not known for the counts in question.", problem.layers[slot]),
+                    {"The loss of layer {slot} is not known for the counts in question.", {{"slot", problem.layers[slot]}}},
                     "Measure the layers' loss curves, or choose another allocator.");
 }
 

@@ -92,8 +92,8 @@ Result<std::vector<std::vector<RankTriple>>> ranks(const RankProblem& problem, c
             least += prices.matrix(i).cost(prices.cheapest(i));
         if (least > *problem.bytes)
             return badInput("allocate.infeasible", fmt::format("{} bytes", *problem.bytes),
-                            fmt::format("A size of {} bytes cannot be met with these experts: the feasible range is {} to {}.",
-                                        *problem.bytes, least, rest + dense),
+                            {"A size of {bytes} bytes cannot be met with these experts: the feasible range is {least} to {rest}.",
+                             {{"bytes", *problem.bytes}, {"least", least}, {"rest", rest + dense}}},
                             "Choose a larger size, or remove experts.");
     }
     ESPALIER_TRY(const RankSplit split, splitRanks(matrices, budget, multipleOf));

@@ -68,7 +68,8 @@ std::vector<Frontier> undominated(const std::vector<SolverLayer>& layers)
 Error infeasible(std::int64_t budget, std::int64_t least, std::int64_t most)
 {
     return badInput("allocate.infeasible", fmt::format("budget {}", budget),
-                    fmt::format("A budget of {} cannot be met: the feasible range is {} to {}.", budget, least, most),
+                    {"A budget of {budget} cannot be met: the feasible range is {least} to {most}.",
+                     {{"budget", budget}, {"least", least}, {"most", most}}},
                     "Choose a target in that range, or unlock layers.");
 }
 

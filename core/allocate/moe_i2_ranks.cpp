@@ -32,7 +32,7 @@ Result<std::vector<std::vector<RankTriple>>> ranks(const RankProblem& problem, c
             const double value = l < importance.rows.size() && e < importance.rows[l].size() ? importance.rows[l][e] : std::nan("");
             if (!std::isfinite(value) || value < 0)
                 return badInput("allocate.no_importance", fmt::format("layer {}, expert {}", layer.index, expert),
-                                fmt::format("Expert {} of layer {} has no importance.", expert, layer.index),
+                                {"Expert {expert} of layer {layer} has no importance.", {{"expert", expert}, {"layer", layer.index}}},
                                 "Measure a profile and score it with leave-one-out, or choose another rank rule.");
             values.push_back(value);
         }

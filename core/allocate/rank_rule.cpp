@@ -80,10 +80,10 @@ Result<CompressionPlan> fitBytes(RankProblem& problem, const RankRule& rule, con
     ESPALIER_TRY(CompressionPlan dense, withRanks(problem, std::move(none)));
     const std::int64_t most = planCost(problem.shape, dense).bytes;
     if (bestBytes > bytes)
-        return badInput(
-            "allocate.infeasible", fmt::format("{} bytes", bytes),
-            fmt::format("A size of {} bytes cannot be met with these experts: the feasible range is {} to {}.", bytes, bestBytes, most),
-            "Choose a larger size, or remove experts.");
+        return badInput("allocate.infeasible", fmt::format("{} bytes", bytes),
+                        {"A size of {bytes} bytes cannot be met with these experts: the feasible range is {best_bytes} to {most}.",
+                         {{"bytes", bytes}, {"best_bytes", bestBytes}, {"most", most}}},
+                        "Choose a larger size, or remove experts.");
     if (most <= bytes) return dense;
     double low = 0;
     double high = 1.01;
@@ -119,7 +119,7 @@ Result<const ExpertCurves*> curvesOf(const RankCurves* curves, int layer, int ex
         }))
         return &curves->layers[l][e];
     return badInput("allocate.no_curves", fmt::format("layer {}, expert {}", layer, expert),
-                    fmt::format("What factors of expert {} of layer {} would lose is not known.", expert, layer),
+                    {"What factors of expert {expert} of layer {layer} would lose is not known.", {{"expert", expert}, {"layer", layer}}},
                     "Measure rank curves with the profile, or choose another rank rule.");
 }
 
@@ -142,7 +142,8 @@ Result<CompressionPlan> assignRanks(const ModelShape& shape, const CompressionPl
 {
     const auto it = std::find_if(rules().begin(), rules().end(), [&](const RankRule& r) { return r.info.id == rule; });
     if (it == rules().end()) {
-        Error error = usageError(fmt::format("There is no rank rule \"{}\".", rule), "See `espalier-engine methods --slot rank-rule`.");
+        Error error =
+            usageError({"There is no rank rule \"{rule}\".", {{"rule", rule}}}, "See `espalier-engine methods --slot rank-rule`.");
         error.code = "method.unknown";
         error.subject = rule;
         return error;

@@ -160,7 +160,8 @@ Result<RankSplit> splitRanks(const std::vector<SplitMatrix>& matrices, std::int6
     split.cost = costOf(prices, split.ranks);
     if (split.cost > budget)
         return badInput("allocate.infeasible", fmt::format("budget {}", budget),
-                        fmt::format("A rank budget of {} cannot be met: the feasible range is {} to {}.", budget, split.cost, most),
+                        {"A rank budget of {budget} cannot be met: the feasible range is {cost} to {most}.",
+                         {{"budget", budget}, {"cost", split.cost}, {"most", most}}},
                         "Choose a target in that range.");
     if (most <= budget) {
         std::fill(split.ranks.begin(), split.ranks.end(), 0);

@@ -48,9 +48,10 @@ Result<ExpertSet> rankedExperts(const LayerShape& layer, const ExpertSet& pinned
 {
     const auto l = static_cast<std::size_t>(layer.index);
     if (l >= scores.values.rows.size() || static_cast<int>(scores.values.rows[l].size()) != layer.experts)
-        return badInput("score.shape", fmt::format("layer {}", layer.index),
-                        fmt::format("The scores have no values for the {} experts of layer {}.", layer.experts, layer.index),
-                        "Use scores of this model's profile.");
+        return badInput(
+            "score.shape", fmt::format("layer {}", layer.index),
+            {"The scores have no values for the {experts} experts of layer {layer}.", {{"experts", layer.experts}, {"layer", layer.index}}},
+            "Use scores of this model's profile.");
     const int groups = std::max(1, layer.router.groups);
     // Group-limited routers need the same number of survivors in every group.
     const int perGroup = count / groups;

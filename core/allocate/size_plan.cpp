@@ -155,7 +155,7 @@ private:
         }
         if (layer.counts.empty())
             return badInput("allocate.no_curves", fmt::format("layer {}", l),
-                            fmt::format("The loss of layer {} is not known for the counts in question.", l),
+                            {"The loss of layer {l} is not known for the counts in question.", {{"l", l}}},
                             "Measure the layers' loss curves, or lock the layer.");
         layer.firstMatrix.assign(static_cast<std::size_t>(layer.shape->experts), -1);
         if (m_request.curves) {
@@ -344,9 +344,9 @@ private:
         if (least <= m_budget) return {};
         const std::int64_t rest = m_request.bytes - m_budget;
         return badInput("allocate.infeasible", fmt::format("{} bytes", m_request.bytes),
-                        fmt::format("A size of {} bytes cannot be met: with the router's top-k, locks, protected experts and limits the "
-                                    "feasible range is {} to {}.",
-                                    m_request.bytes, rest + least, rest + most),
+                        {"A size of {bytes} bytes cannot be met: with the router's top-k, locks, protected experts and limits the feasible "
+                         "range is {rest} to {rest2}.",
+                         {{"bytes", m_request.bytes}, {"rest", rest + least}, {"rest2", rest + most}}},
                         "Choose a larger size, or unlock layers.");
     }
 

@@ -22,11 +22,11 @@ Error writeError(const std::filesystem::path& path, int number)
     // The bytes came from a mapped file that has become shorter, or whose disk fails.
     if (number == EFAULT)
         return resourceError("input.unreadable", subject,
-                             fmt::format("A file that {} is made of has become shorter, or its disk failed.", subject),
+                             {"A file that {subject} is made of has become shorter, or its disk failed.", {{"subject", subject}}},
                              "Check the disk, and that nothing else changes the files, and run it again.");
     const bool full = number == ENOSPC || number == EDQUOT;
     Error error = resourceError(full ? "output.disk_full" : "output.unwritable", subject,
-                                fmt::format("{} cannot be written: {}.", subject, std::strerror(number)),
+                                {"{subject} cannot be written: {strerror}.", {{"subject", subject}, {"strerror", std::strerror(number)}}},
                                 full ? "Free some space or choose another folder." : "Check the folder and its permissions.");
     error.kept = "What was there before is unchanged.";
     return error;

@@ -2,11 +2,16 @@
 // A programmer's mistake asserts instead. Codes are lower case `area.what` and never change once released.
 #pragma once
 
+#include <concepts>
+#include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
+#include <vector>
 
 namespace espalier
 {
@@ -22,6 +27,50 @@ enum class ErrorKind {
     Cancelled = 130,
 };
 
+// What stands in a place of a sentence: {"layer", 3}. Whole numbers, numbers and texts.
+struct Parameter {
+    using Value = std::variant<std::int64_t, double, std::string>;
+
+    Parameter(std::string called, Value holds) : name(std::move(called)), value(std::move(holds)) {}
+    template <std::integral T>
+    requires(!std::same_as<T, bool> && !std::same_as<T, char>) Parameter(std::string called, T number)
+        : name(std::move(called)), value(static_cast<std::int64_t>(number))
+    {
+        if (std::unsigned_integral<T> && std::get<std::int64_t>(value) < 0) value = std::to_string(number);
+    }
+    Parameter(std::string called, double number) : name(std::move(called)), value(number) {}
+    Parameter(std::string called, float number) = delete;  // prints as another number than the double it becomes
+    Parameter(std::string called, std::string text) : name(std::move(called)), value(std::move(text)) {}
+    Parameter(std::string called, std::string_view text) : name(std::move(called)), value(std::string(text)) {}
+    Parameter(std::string called, const char* text) : name(std::move(called)), value(std::string(text)) {}
+
+    std::string name;
+    Value value;
+
+    bool operator==(const Parameter&) const = default;
+};
+using Parameters = std::vector<Parameter>;
+
+// A sentence with named places: the English text for terminals and logs; pattern and parameters for who says it in another language.
+class Sentence
+{
+public:
+    Sentence() = default;
+    // One without places.
+    Sentence(std::string words) : text(std::move(words)) {}  // NOLINT(google-explicit-constructor)
+    Sentence(const char* words) : text(words) {}             // NOLINT(google-explicit-constructor)
+    // Places are "{layer}", with format specifications as "{share:.1f}"; braces that are no places are doubled. Every place has a parameter
+    // of its name: anything else asserts.
+    Sentence(std::string places, Parameters stand);
+
+    std::string text;
+    std::string pattern;  // empty: no places
+    Parameters parameters;
+};
+
+// The text of a pattern, in whatever language it is; nothing where a place has no parameter or cannot show it.
+std::optional<std::string> filledIn(const std::string& pattern, const Parameters& parameters);
+
 struct Error {
     ErrorKind kind = ErrorKind::Internal;
     std::string code;     // "checkpoint.shard_missing"
@@ -29,16 +78,20 @@ struct Error {
     std::string message;  // cause, one sentence, names the subject
     std::string kept;     // what was kept or not touched: "Nothing was loaded."
     std::string action;   // what to do
+    // Where message and action have places: their patterns, and what stands in them.
+    std::string messagePattern = {};
+    std::string actionPattern = {};
+    Parameters parameters = {};
 
     int exitCode() const noexcept { return static_cast<int>(kind); }
     // "message kept action" joined for a log line or a terminal.
     std::string describe() const;
 };
 
-Error badInput(std::string code, std::string subject, std::string message, std::string action = {});
-Error unsupported(std::string code, std::string subject, std::string message, std::string action = {});
-Error resourceError(std::string code, std::string subject, std::string message, std::string action = {});
-Error usageError(std::string message, std::string action = {});
+Error badInput(std::string code, std::string subject, Sentence message, Sentence action = {});
+Error unsupported(std::string code, std::string subject, Sentence message, Sentence action = {});
+Error resourceError(std::string code, std::string subject, Sentence message, Sentence action = {});
+Error usageError(Sentence message, Sentence action = {});
 Error internalError(std::string message);
 Error cancelledError();
 

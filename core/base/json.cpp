@@ -104,22 +104,26 @@ Result<Json> parseJson(std::string_view text, std::string_view subject, std::str
 {
     if (text.size() > limits.maxBytes)
         return badInput(withArea(area, "too_large"), std::string(subject),
-                        fmt::format("{} has {} bytes of JSON, more than the {} that are read.", subject, text.size(), limits.maxBytes));
+                        {"{subject} has {text} bytes of JSON, more than the {max_bytes} that are read.",
+                         {{"subject", subject}, {"text", text.size()}, {"max_bytes", limits.maxBytes}}});
     // The parser takes a NUL byte for the end of the text.
     if (text.find('\0') != std::string_view::npos)
         return badInput(withArea(area, "invalid_json"), std::string(subject),
-                        fmt::format("{} is not valid JSON: it contains a NUL byte.", subject),
+                        {"{subject} is not valid JSON: it contains a NUL byte.", {{"subject", subject}}},
                         "The file is damaged or incomplete: fetch it again.");
     Checker checker(limits.maxDepth);
     if (!Json::sax_parse(text, &checker)) {
         if (checker.duplicate)
             return badInput(withArea(area, "duplicate_key"), std::string(subject),
-                            fmt::format("{} names the key \"{}\" twice.", subject, *checker.duplicate), "Remove one of the two entries.");
+                            {"{subject} names the key \"{duplicate}\" twice.", {{"subject", subject}, {"duplicate", *checker.duplicate}}},
+                            "Remove one of the two entries.");
         if (checker.tooDeep)
-            return badInput(withArea(area, "invalid_json"), std::string(subject),
-                            fmt::format("{} is nested more than {} levels deep.", subject, limits.maxDepth));
+            return badInput(
+                withArea(area, "invalid_json"), std::string(subject),
+                {"{subject} is nested more than {max_depth} levels deep.", {{"subject", subject}, {"max_depth", limits.maxDepth}}});
         return badInput(withArea(area, "invalid_json"), std::string(subject),
-                        fmt::format("{} is not valid JSON: {}.", subject, lineAndColumn(text, checker.position)),
+                        {"{subject} is not valid JSON: {line_and_column}.",
+                         {{"subject", subject}, {"line_and_column", lineAndColumn(text, checker.position)}}},
                         "The file is damaged or incomplete: fetch it again.");
     }
     return Json::parse(text);
@@ -135,8 +139,13 @@ std::string canonicalJson(const Json& value) { return withoutNonFinite(value).du
 
 Json toJson(const Error& error)
 {
-    return {{"code", error.code}, {"subject", error.subject}, {"message", error.message},
-            {"kept", error.kept}, {"action", error.action},   {"exit_code", error.exitCode()}};
+    Json json = {{"code", error.code}, {"subject", error.subject}, {"message", error.message},
+                 {"kept", error.kept}, {"action", error.action},   {"exit_code", error.exitCode()}};
+    if (!error.messagePattern.empty()) json["message_pattern"] = error.messagePattern;
+    if (!error.actionPattern.empty()) json["action_pattern"] = error.actionPattern;
+    for (const Parameter& parameter : error.parameters)
+        std::visit([&](const auto& value) { json["parameters"][parameter.name] = value; }, parameter.value);
+    return json;
 }
 
 Error errorFromJson(const Json& value)
@@ -151,6 +160,17 @@ Error errorFromJson(const Json& value)
     error.message = text("message");
     error.kept = text("kept");
     error.action = text("action");
+    error.messagePattern = text("message_pattern");
+    error.actionPattern = text("action_pattern");
+    if (const auto parameters = value.find("parameters"); parameters != value.end() && parameters->is_object())
+        for (const auto& [name, held] : parameters->items()) {
+            if (held.is_number_integer())
+                error.parameters.emplace_back(name, held.get<std::int64_t>());
+            else if (held.is_number())
+                error.parameters.emplace_back(name, held.get<double>());
+            else if (held.is_string())
+                error.parameters.emplace_back(name, held.get<std::string>());
+        }
     const auto it = value.find("exit_code");
     const int exitCode = it != value.end() && it->is_number_integer() ? it->get<int>() : 70;
     switch (exitCode) {

@@ -30,6 +30,8 @@ Result<Json> readJsonFile(const std::filesystem::path& path, std::string_view ar
 // Canonical form: sorted keys, no spaces, UTF-8 unescaped. Equal values give equal bytes. Non-finite numbers become null.
 std::string canonicalJson(const Json& value);
 
+// "code", "subject", "message", "kept", "action", "exit_code"; where the texts have places "message_pattern", "action_pattern" and
+// "parameters" {name: value} besides.
 Json toJson(const Error& error);
 Error errorFromJson(const Json& value);
 

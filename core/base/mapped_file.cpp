@@ -19,13 +19,14 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path, std::stri
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0)
         return badInput(fmt::format("{}.{}", area, errno == ENOENT ? "missing" : "unreadable"), subject,
-                        fmt::format("{} cannot be opened: {}.", path.string(), std::strerror(errno)), "Check the path.");
+                        {"{path} cannot be opened: {strerror}.", {{"path", path.string()}, {"strerror", std::strerror(errno)}}},
+                        "Check the path.");
     struct stat info = {};
     MappedFile file;
     file.m_path = path;
     if (::fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
         ::close(descriptor);
-        return badInput(fmt::format("{}.unreadable", area), subject, fmt::format("{} is not a regular file.", path.string()));
+        return badInput(fmt::format("{}.unreadable", area), subject, {"{path} is not a regular file.", {{"path", path.string()}}});
     }
     file.m_size = static_cast<std::size_t>(info.st_size);
     file.m_opened = info;
@@ -35,7 +36,7 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path, std::stri
         if (data == MAP_FAILED) {
             ::close(descriptor);
             return badInput(fmt::format("{}.unreadable", area), subject,
-                            fmt::format("{} cannot be mapped: {}.", path.string(), std::strerror(number)),
+                            {"{path} cannot be mapped: {strerror}.", {{"path", path.string()}, {"strerror", std::strerror(number)}}},
                             number == EIO ? "Check the disk." : "Check that it is a file and that there is memory for its pages.");
         }
         file.m_data = static_cast<const std::byte*>(data);

@@ -161,7 +161,7 @@ Result<MethodInfo> methodFromJson(const Json& value)
         }
         return method;
     } catch (const Json::exception& failure) {
-        return badInput("rpc.bad_message", "methods", fmt::format("A method in the registry is malformed: {}", failure.what()));
+        return badInput("rpc.bad_message", "methods", {"A method in the registry is malformed: {what}", {{"what", failure.what()}}});
     }
 }
 

@@ -19,11 +19,11 @@ Result<std::string> readTextFile(const std::filesystem::path& path, std::string_
     const std::string subject = path.filename().string();
     std::error_code failure;
     if (!std::filesystem::exists(path, failure))
-        return badInput(fmt::format("{}.missing", area), subject, fmt::format("{} does not exist ({}).", subject, path.string()),
-                        "Check the path.");
+        return badInput(fmt::format("{}.missing", area), subject,
+                        {"{subject} does not exist ({path}).", {{"subject", subject}, {"path", path.string()}}}, "Check the path.");
     const auto unreadable = [&](int number) {
         return badInput(fmt::format("{}.unreadable", area), subject,
-                        fmt::format("{} cannot be read: {}.", path.string(), std::strerror(number)),
+                        {"{path} cannot be read: {strerror}.", {{"path", path.string()}, {"strerror", std::strerror(number)}}},
                         number == EIO ? "Check the disk." : "Check that it is a file and that you may read it.");
     };
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -36,8 +36,10 @@ Result<std::string> readTextFile(const std::filesystem::path& path, std::string_
     if (::fstat(descriptor, &info) != 0) return unreadable(errno);
     const auto tooLarge = [&](std::size_t bytes) {
         return badInput(fmt::format("{}.too_large", area), subject,
-                        fmt::format("{} has {}, more than the {} that are read.", subject, formatBytes(static_cast<std::int64_t>(bytes)),
-                                    formatBytes(static_cast<std::int64_t>(maxBytes))));
+                        {"{subject} has {format_bytes}, more than the {format_bytes2} that are read.",
+                         {{"subject", subject},
+                          {"format_bytes", formatBytes(static_cast<std::int64_t>(bytes))},
+                          {"format_bytes2", formatBytes(static_cast<std::int64_t>(maxBytes))}}});
     };
     const auto size = S_ISREG(info.st_mode) ? static_cast<std::size_t>(info.st_size) : 0;
     if (size > maxBytes) return tooLarge(size);
@@ -120,7 +122,7 @@ Result<std::int64_t> parseByteSize(std::string_view text)
         factor = 1024.0 * 1024 * 1024 * 1024;
     const double bytes = number * factor;
     if (failure != std::errc() || factor == 0 || !(bytes >= 0) || bytes > 9e18)
-        return usageError(fmt::format("\"{}\" is not a size.", text), "Write for example 4GiB or 512MiB.");
+        return usageError({"\"{text}\" is not a size.", {{"text", text}}}, "Write for example 4GiB or 512MiB.");
     return static_cast<std::int64_t>(std::llround(bytes));
 }
 

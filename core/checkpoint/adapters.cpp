@@ -53,9 +53,11 @@ Error architectureUnsupported(std::string_view modelType, std::string_view subje
 {
     return unsupported(
         "checkpoint.architecture_unsupported", fmt::format("model_type {}", modelType),
-        fmt::format("{} says model_type {}, which {}. Supported are {}.", subject, ConfigReader::shown(std::string(modelType)),
-                    isKnownModelType(modelType) ? "can be inspected, but not run or compressed yet" : "is not known",
-                    fmt::join(supportedModelTypes(), ", ")),
+        {"{subject} says model_type {shown}, which {is_known_model_type}. Supported are {supported_model_types}.",
+         {{"subject", subject},
+          {"shown", ConfigReader::shown(std::string(modelType))},
+          {"is_known_model_type", isKnownModelType(modelType) ? "can be inspected, but not run or compressed yet" : "is not known"},
+          {"supported_model_types", fmt::format("{}", fmt::join(supportedModelTypes(), ", "))}}},
         "Open a checkpoint of a supported architecture.");
 }
 

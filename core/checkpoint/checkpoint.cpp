@@ -125,10 +125,11 @@ Status Checkpoint::Data::nameTensors()
             }
             const auto [place, inserted] = source.places.emplace(names[f][t], TensorFiles::Place{f, t});
             if (!inserted)
-                return badInput("checkpoint.duplicate_tensor", tensors[t].name,
-                                fmt::format("{} and {} are two names of one tensor, and both are in the files.", tensors[t].name,
-                                            source.files[place->second.file].tensors()[place->second.tensor].name),
-                                "Files of different conversions are mixed: fetch the checkpoint again.");
+                return badInput(
+                    "checkpoint.duplicate_tensor", tensors[t].name,
+                    {"{name} and {place} are two names of one tensor, and both are in the files.",
+                     {{"name", tensors[t].name}, {"place", source.files[place->second.file].tensors()[place->second.tensor].name}}},
+                    "Files of different conversions are mixed: fetch the checkpoint again.");
         }
     }
     return {};
@@ -213,14 +214,18 @@ Status Checkpoint::Data::verify()
         const TensorInfo& info = source.files[place->second.file].tensors()[place->second.tensor];
         if (!wrongShape && !std::equal(shape.begin(), shape.end(), info.shape.begin(), info.shape.end()))
             wrongShape = badInput("checkpoint.tensor_shape", info.name,
-                                  fmt::format("Tensor {} in {} has the shape {}, but by config.json it is {}.", info.name,
-                                              source.names[place->second.file], shapeText(info.shape), shapeText(shape)),
+                                  {"Tensor {name} in {place} has the shape {shape_text}, but by config.json it is {shape_text2}.",
+                                   {{"name", info.name},
+                                    {"place", source.names[place->second.file]},
+                                    {"shape_text", shapeText(info.shape)},
+                                    {"shape_text2", shapeText(shape)}}},
                                   "config.json and weights do not belong together: take both from the same place.");
         if (!wrongType && !isFloating(info.dtype))
-            wrongType = badInput("checkpoint.tensor_dtype", info.name,
-                                 fmt::format("Tensor {} in {} is stored as {}; weights are F16, BF16, F32 or F64.", info.name,
-                                             source.names[place->second.file], dtypeName(info.dtype)),
-                                 "Open the unquantised checkpoint of this model.");
+            wrongType =
+                badInput("checkpoint.tensor_dtype", info.name,
+                         {"Tensor {name} in {place} is stored as {dtype_name}; weights are F16, BF16, F32 or F64.",
+                          {{"name", info.name}, {"place", source.names[place->second.file]}, {"dtype_name", dtypeName(info.dtype)}}},
+                         "Open the unquantised checkpoint of this model.");
         return true;
     };
 
@@ -258,9 +263,10 @@ Status Checkpoint::Data::verify()
     if (!missing.empty())
         return badInput(
             "checkpoint.tensor_missing", missing.front(),
-            fmt::format("{} of the model {} not in the files: {}.",
-                        missing.size() == 1 ? "A tensor" : fmt::format("{}{} tensors", going ? "" : "At least ", missing.size()),
-                        missing.size() == 1 ? "is" : "are", firstNames(missing, !going)),
+            {"{missing} of the model {missing2} not in the files: {first_names}.",
+             {{"missing", missing.size() == 1 ? "A tensor" : fmt::format("{}{} tensors", going ? "" : "At least ", missing.size())},
+              {"missing2", missing.size() == 1 ? "is" : "are"},
+              {"first_names", firstNames(missing, !going)}}},
             prefixHint(source).value_or("The checkpoint is incomplete, or config.json belongs to another model."));
     // What is left over in an MLP of the model would be computed with if the configuration were right.
     std::vector<std::string> unexpected;
@@ -280,9 +286,10 @@ Status Checkpoint::Data::verify()
     if (!unexpected.empty()) {
         std::sort(unexpected.begin(), unexpected.end());
         return badInput("checkpoint.tensor_unexpected", unexpected.front(),
-                        fmt::format("{} in the files {} no place in the model that config.json describes: {}.",
-                                    unexpected.size() == 1 ? "A tensor" : fmt::format("{} tensors", unexpected.size()),
-                                    unexpected.size() == 1 ? "has" : "have", firstNames(unexpected, false)),
+                        {"{unexpected} in the files {unexpected2} no place in the model that config.json describes: {first_names}.",
+                         {{"unexpected", unexpected.size() == 1 ? "A tensor" : fmt::format("{} tensors", unexpected.size())},
+                          {"unexpected2", unexpected.size() == 1 ? "has" : "have"},
+                          {"first_names", firstNames(unexpected, false)}}},
                         "config.json and weights do not belong together: take both from the same place.");
     }
     if (wrongType) return *wrongType;
@@ -441,7 +448,7 @@ Result<TensorView> Checkpoint::tensor(std::string_view name) const
     auto place = m_data->source.places.find(name);
     if (place == m_data->source.places.end()) place = m_data->source.places.find(m_data->standardName(name));
     if (place == m_data->source.places.end())
-        return badInput("checkpoint.tensor_missing", std::string(name), fmt::format("The checkpoint has no tensor {}.", name),
+        return badInput("checkpoint.tensor_missing", std::string(name), {"The checkpoint has no tensor {name}.", {{"name", name}}},
                         "Check the name with espalier-engine inspect --tensors.");
     return m_data->view(place->second);
 }

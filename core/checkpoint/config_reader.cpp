@@ -26,33 +26,35 @@ std::string ConfigReader::shown(const Json& value)
 
 Error ConfigReader::missing(const char* key) const
 {
-    return badInput("config.missing_key", named(key), fmt::format("{} has no {}.", m_subject, named(key)),
+    return badInput("config.missing_key", named(key), {"{subject} has no {named}.", {{"subject", m_subject}, {"named", named(key)}}},
                     "Its value differs between models, so it is not guessed: take the config.json that belongs to the weights.");
 }
 
 Error ConfigReader::wrongType(const char* key, const char* expected) const
 {
     return badInput("config.wrong_type", named(key),
-                    fmt::format("{}: {} is {} instead of {}.", m_subject, named(key), shown(m_object.at(key)), expected),
+                    {"{subject}: {named} is {object} instead of {expected}.",
+                     {{"subject", m_subject}, {"named", named(key)}, {"object", shown(m_object.at(key))}, {"expected", expected}}},
                     "Take the config.json that belongs to the weights.");
 }
 
 Error ConfigReader::outOfRange(const char* key, const std::string& low, const std::string& high) const
 {
     return badInput("config.out_of_range", named(key),
-                    fmt::format("{}: {} is {}; allowed is {} to {}.", m_subject, named(key), shown(m_object.at(key)), low, high),
+                    {"{subject}: {named} is {object}; allowed is {low} to {high}.",
+                     {{"subject", m_subject}, {"named", named(key)}, {"object", shown(m_object.at(key))}, {"low", low}, {"high", high}}},
                     "Take the config.json that belongs to the weights.");
 }
 
 Error ConfigReader::conflict(const std::string& key, const std::string& message) const
 {
-    return badInput("config.conflict", key, fmt::format("{}: {}.", m_subject, message),
+    return badInput("config.conflict", key, {"{subject}: {message}.", {{"subject", m_subject}, {"message", message}}},
                     "Take the config.json that belongs to the weights.");
 }
 
 Error ConfigReader::valueUnsupported(const std::string& key, const std::string& message, const char* code) const
 {
-    return unsupported(code, m_prefix + key, fmt::format("{}: {}.", m_subject, message),
+    return unsupported(code, m_prefix + key, {"{subject}: {message}.", {{"subject", m_subject}, {"message", message}}},
                        "Only what transformers computes is reproduced; this variant is not among it yet.");
 }
 

@@ -260,17 +260,18 @@ Status checkNotQuantised(const ModelConfig& config, std::span<const TensorInfo> 
     const TensorInfo* scale = nullptr;
     for (const TensorInfo& tensor : tensors) {
         if (!isFloating(tensor.dtype) && (holdsWeights(tensor.name) || isScale(tensor.name)))
-            return unsupported("checkpoint.quantization_unsupported", tensor.name,
-                               fmt::format("{}, and {} in {} is stored as {}: the weights are in a quantised form, which is not read yet.",
-                                           says, tensor.name, file, dtypeName(tensor.dtype)),
-                               "Open the unquantised checkpoint of this model.");
+            return unsupported(
+                "checkpoint.quantization_unsupported", tensor.name,
+                {"{says}, and {name} in {file} is stored as {dtype_name}: the weights are in a quantised form, which is not read yet.",
+                 {{"says", says}, {"name", tensor.name}, {"file", file}, {"dtype_name", dtypeName(tensor.dtype)}}},
+                "Open the unquantised checkpoint of this model.");
         if (scale == nullptr && isScale(tensor.name)) scale = &tensor;
     }
     if (scale == nullptr) return {};
     return unsupported(
         "checkpoint.quantization_unsupported", scale->name,
-        fmt::format("{}, and {} in {} is a scale of quantised weights: whether it was applied to the weights cannot be seen.", says,
-                    scale->name, file),
+        {"{says}, and {scale} in {file} is a scale of quantised weights: whether it was applied to the weights cannot be seen.",
+         {{"says", says}, {"scale", scale->name}, {"file", file}}},
         "Open the unquantised checkpoint of this model; where the weights were converted with their scales, remove the scales "
         "from the files and the key from config.json.");
 }

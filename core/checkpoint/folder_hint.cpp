@@ -78,7 +78,8 @@ fs::path cacheSnapshot(const fs::path& folder)
 Status checkCacheFolder(const fs::path& folder)
 {
     const auto refused = [&](const std::string& what, std::string action) {
-        return badInput("config.missing", folder.string(), fmt::format("{} {}.", folder.string(), what), std::move(action));
+        return badInput("config.missing", folder.string(), {"{folder} {what}.", {{"folder", folder.string()}, {"what", what}}},
+                        std::move(action));
     };
     const fs::path root = cacheRoot(folder);
     if (root.empty()) {
@@ -103,7 +104,7 @@ Status checkLink(const fs::path& path)
     if (!fs::is_symlink(fs::symlink_status(path, failure)) || fs::exists(path, failure)) return {};
     const fs::path target = fs::read_symlink(path, failure);
     return badInput("checkpoint.link_broken", path.filename().string(),
-                    fmt::format("{} is a link to {}, which is not there.", path.string(), target.string()),
+                    {"{path} is a link to {target}, which is not there.", {{"path", path.string()}, {"target", target.string()}}},
                     "The download is incomplete or the files behind the links were moved: fetch the model again.");
 }
 

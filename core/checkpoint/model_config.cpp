@@ -390,7 +390,7 @@ int ModelConfig::maxExperts() const
 Result<ModelConfig> parseModelConfig(const Json& value, std::string_view subject)
 {
     if (!value.is_object())
-        return badInput("config.wrong_type", std::string(subject), fmt::format("{} is not a JSON object.", subject),
+        return badInput("config.wrong_type", std::string(subject), {"{subject} is not a JSON object.", {{"subject", subject}}},
                         "Take the config.json that belongs to the weights.");
     const ConfigReader reader(value, subject);
     ModelConfig config;

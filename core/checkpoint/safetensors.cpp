@@ -199,7 +199,9 @@ public:
 
     bool fail(const char* code, const std::string& what)
     {
-        if (!m_error) m_error = badInput(fmt::format("checkpoint.{}", code), m_file, fmt::format("{}: {}.", m_file, what), kDamaged);
+        if (!m_error)
+            m_error =
+                badInput(fmt::format("checkpoint.{}", code), m_file, {"{file}: {what}.", {{"file", m_file}, {"what", what}}}, kDamaged);
         return false;
     }
 
@@ -295,7 +297,7 @@ private:
 Status checkCoverage(const std::string& file, const std::vector<TensorInfo>& tensors, std::uint64_t buffer)
 {
     const auto offsets = [&](const std::string& what) {
-        return badInput("checkpoint.tensor_offsets", file, fmt::format("{}: {}.", file, what), kDamaged);
+        return badInput("checkpoint.tensor_offsets", file, {"{file}: {what}.", {{"file", file}, {"what", what}}}, kDamaged);
     };
     std::uint64_t expected = 0;
     for (const TensorInfo& tensor : tensors) {
@@ -308,10 +310,10 @@ Status checkCoverage(const std::string& file, const std::vector<TensorInfo>& ten
         expected = tensor.end;
     }
     if (expected > buffer)
-        return badInput(
-            "checkpoint.truncated", file,
-            fmt::format("{} ends {} bytes before the end of its last tensor, {}.", file, expected - buffer, printable(tensors.back().name)),
-            "The download or copy is incomplete: fetch the file again.");
+        return badInput("checkpoint.truncated", file,
+                        {"{file} ends {expected} bytes before the end of its last tensor, {name}.",
+                         {{"file", file}, {"expected", expected - buffer}, {"name", printable(tensors.back().name)}}},
+                        "The download or copy is incomplete: fetch the file again.");
     if (expected < buffer) return offsets(fmt::format("the last {} bytes belong to no tensor", buffer - expected));
     return {};
 }
@@ -348,19 +350,22 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path)
     const std::string name = path.filename().string();
     const std::span<const std::byte> bytes = file.m_file.bytes();
     if (bytes.size() < 8)
-        return badInput(
-            "checkpoint.truncated", name,
-            fmt::format("{} has {} bytes, fewer than the 8 of the length field that a safetensors file begins with.", name, bytes.size()),
-            kDamaged);
+        return badInput("checkpoint.truncated", name,
+                        {"{name} has {bytes} bytes, fewer than the 8 of the length field that a safetensors file begins with.",
+                         {{"name", name}, {"bytes", bytes.size()}}},
+                        kDamaged);
     std::uint64_t length = 0;
     for (int i = 7; i >= 0; --i)
         length = length << 8 | std::to_integer<std::uint64_t>(bytes[static_cast<std::size_t>(i)]);
     if (length > kMaxHeaderBytes)
         return badInput("checkpoint.header_length", name,
-                        fmt::format("{} claims a header of {} bytes; more than {} are not read.", name, length, kMaxHeaderBytes), kDamaged);
+                        {"{name} claims a header of {value} bytes; more than {max_header_bytes} are not read.",
+                         {{"name", name}, {"value", length}, {"max_header_bytes", kMaxHeaderBytes}}},
+                        kDamaged);
     if (length > bytes.size() - 8)
         return badInput("checkpoint.truncated", name,
-                        fmt::format("{} ends inside its header: {} bytes are announced, {} are there.", name, length, bytes.size() - 8),
+                        {"{name} ends inside its header: {value} bytes are announced, {bytes} are there.",
+                         {{"name", name}, {"value", length}, {"bytes", bytes.size() - 8}}},
                         "The download or copy is incomplete: fetch the file again.");
     file.m_dataOffset = 8 + length;
 
@@ -386,9 +391,10 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path)
     const auto twice = std::adjacent_find(file.m_byName.begin(), file.m_byName.end(),
                                           [&](std::uint32_t a, std::uint32_t b) { return tensors[a].name == tensors[b].name; });
     if (twice != file.m_byName.end())
-        return badInput("checkpoint.duplicate_tensor", name,
-                        fmt::format("{}: the header names tensor {} twice.", name, printable(tensors[*twice].name)),
-                        "Readers disagree on which of the two counts: write the file again.");
+        return badInput(
+            "checkpoint.duplicate_tensor", name,
+            {"{name}: the header names tensor {printable} twice.", {{"name", name}, {"printable", printable(tensors[*twice].name)}}},
+            "Readers disagree on which of the two counts: write the file again.");
     ESPALIER_CHECK_OK(checkCoverage(name, tensors, bytes.size() - file.m_dataOffset));
     return file;
 }
@@ -448,9 +454,9 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path&
         const auto bytes = tensorBytes(tensor.dtype, tensor.shape);
         if (!bytes || *bytes > kMaxNumber - offset || tensor.shape.size() > kMaxRank || tensor.name.size() > kMaxNameBytes ||
             tensor.name == kMetadataKey)
-            return badInput(
-                "checkpoint.tensor_size", file,
-                fmt::format("Tensor {} of shape {} cannot be written to {}.", printable(tensor.name), shapeText(tensor.shape), file));
+            return badInput("checkpoint.tensor_size", file,
+                            {"Tensor {printable} of shape {shape_text} cannot be written to {file}.",
+                             {{"printable", printable(tensor.name)}, {"shape_text", shapeText(tensor.shape)}, {"file", file}}});
         order.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape), offset, offset + *bytes});
         offset += *bytes;
     }
@@ -460,7 +466,8 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path&
     std::sort(names.begin(), names.end());
     const auto twice = std::adjacent_find(names.begin(), names.end());
     if (twice != names.end())
-        return badInput("checkpoint.duplicate_tensor", file, fmt::format("Tensor {} would be in {} twice.", printable(*twice), file));
+        return badInput("checkpoint.duplicate_tensor", file,
+                        {"Tensor {printable} would be in {file} twice.", {{"printable", printable(*twice)}, {"file", file}}});
 
     ESPALIER_TRY(AtomicFile output, AtomicFile::create(path));
     SafetensorsWriter writer(std::move(output));

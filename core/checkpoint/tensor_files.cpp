@@ -32,7 +32,8 @@ bool isFile(const fs::path& path)
 
 Error indexError(const std::string& what)
 {
-    return badInput("checkpoint.index_invalid", kIndex, fmt::format("{}: {}.", kIndex, what), "Fetch the index again.");
+    return badInput("checkpoint.index_invalid", kIndex, {"{index}: {what}.", {{"index", kIndex}, {"what", what}}},
+                    "Fetch the index again.");
 }
 
 struct Index {
@@ -70,10 +71,10 @@ Result<Index> readIndex(const fs::path& folder, const std::string& text)
         if (!shard.is_string()) return indexError(fmt::format("weight_map of {} is not a file name", tensor));
         std::string inside = nameInFolder(shard.get_ref<const std::string&>());
         if (inside.empty())
-            return badInput(
-                "checkpoint.shard_name", kIndex,
-                fmt::format("{} names the file {}, which is not a name within the model folder.", kIndex, Json(shard).dump(-1, ' ', true)),
-                "Shards must lie in the model folder itself: do not open this checkpoint unless you know its origin.");
+            return badInput("checkpoint.shard_name", kIndex,
+                            {"{index} names the file {json}, which is not a name within the model folder.",
+                             {{"index", kIndex}, {"json", Json(shard).dump(-1, ' ', true)}}},
+                            "Shards must lie in the model folder itself: do not open this checkpoint unless you know its origin.");
         shards.insert(inside);
         shard = std::move(inside);
     }
@@ -87,11 +88,13 @@ Result<Index> readIndex(const fs::path& folder, const std::string& text)
     if (!missing.empty())
         return badInput(
             "checkpoint.shard_missing", missing.front(),
-            fmt::format(
-                "{} named by {} but not in the folder: {}{}.",
-                missing.size() == 1 ? "A file is" : fmt::format("{} files are", missing.size()), kIndex,
-                fmt::join(missing.begin(), missing.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(5, missing.size())), ", "),
-                missing.size() > 5 ? ", ..." : ""),
+            {"{missing} named by {index} but not in the folder: {begin}{missing2}.",
+             {{"missing", missing.size() == 1 ? "A file is" : fmt::format("{} files are", missing.size())},
+              {"index", kIndex},
+              {"begin",
+               fmt::format("{}", fmt::join(missing.begin(),
+                                           missing.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(5, missing.size())), ", "))},
+              {"missing2", missing.size() > 5 ? ", ..." : ""}}},
             "Fetch what is missing into the model folder.");
     index.shards.assign(shards.begin(), shards.end());
     return index;
@@ -107,19 +110,20 @@ Status checkIndex(const Index& index, TensorFiles& result)
         for (std::uint32_t j = 0; j < tensors.size(); ++j) {
             const auto [place, inserted] = result.places.emplace(tensors[j].name, TensorFiles::Place{i, j});
             if (!inserted)
-                return badInput(
-                    "checkpoint.tensor_in_two_shards", tensors[j].name,
-                    fmt::format("Tensor {} is in {} and in {}.", tensors[j].name, result.names[place->second.file], result.names[i]),
-                    "Shards of different downloads are mixed: fetch the checkpoint again.");
+                return badInput("checkpoint.tensor_in_two_shards", tensors[j].name,
+                                {"Tensor {name} is in {place} and in {i}.",
+                                 {{"name", tensors[j].name}, {"place", result.names[place->second.file]}, {"i", result.names[i]}}},
+                                "Shards of different downloads are mixed: fetch the checkpoint again.");
         }
     }
     for (const auto& [tensor, shard] : map.items()) {
         const auto place = result.places.find(tensor);
         const auto& name = shard.get_ref<const std::string&>();
         if (place == result.places.end() || result.names[place->second.file] != name)
-            return badInput("checkpoint.tensor_not_in_shard", tensor,
-                            fmt::format("{} maps {} to {}, which does not hold it.", kIndex, tensor, name),
-                            "Index and shards do not belong together: fetch the checkpoint again.");
+            return badInput(
+                "checkpoint.tensor_not_in_shard", tensor,
+                {"{index} maps {tensor} to {name}, which does not hold it.", {{"index", kIndex}, {"tensor", tensor}, {"name", name}}},
+                "Index and shards do not belong together: fetch the checkpoint again.");
     }
     if (map.size() < result.places.size()) {
         for (const auto& [name, place] : result.places)
@@ -146,8 +150,8 @@ Result<SafetensorsFile> openShard(const fs::path& folder, const std::string& nam
     std::error_code failure;
     const fs::path real = fs::canonical(folder / name, failure);
     if (failure)
-        return badInput("checkpoint.unreadable", name, fmt::format("{} cannot be resolved: {}.", name, failure.message()),
-                        "Check the link.");
+        return badInput("checkpoint.unreadable", name,
+                        {"{name} cannot be resolved: {message}.", {{"name", name}, {"message", failure.message()}}}, "Check the link.");
     return SafetensorsFile::open(folder / name);
 }
 
@@ -284,7 +288,9 @@ Error noWeights(const fs::path& folder)
     else if (!others.empty())
         action = "Fetch model.safetensors.index.json as well: it says which tensor lies in which file.";
     return badInput("checkpoint.no_weights", folder.filename().string(),
-                    fmt::format("{} has neither {} nor {}{}.", folder.string(), kSingle, kIndex, there), action);
+                    {"{folder} has neither {single} nor {index}{there}.",
+                     {{"folder", folder.string()}, {"single", kSingle}, {"index", kIndex}, {"there", there}}},
+                    action);
 }
 
 }  // namespace
@@ -307,7 +313,8 @@ Result<ConfigFile> readConfigFile(const fs::path& folder)
     std::error_code failure;
     if (!fs::is_directory(folder, failure))
         return badInput("checkpoint.folder_missing", folder.string(),
-                        fmt::format("{} {}.", folder.string(), fs::exists(folder, failure) ? "is not a folder" : "does not exist"),
+                        {"{folder} {exists}.",
+                         {{"folder", folder.string()}, {"exists", fs::exists(folder, failure) ? "is not a folder" : "does not exist"}}},
                         "Choose the folder that holds config.json and the safetensors files.");
     if (!fs::exists(folder / "config.json", failure)) {
         ESPALIER_CHECK_OK(checkLink(folder / "config.json"));

@@ -94,13 +94,13 @@ Result<std::shared_ptr<const FactorSource>> openValuesFile(const fs::path& path,
     ESPALIER_TRY(SafetensorsFile file, SafetensorsFile::open(path));
     const auto version = file.metadata().find(kVersionKey);
     if (version == file.metadata().end() || version->second != "1")
-        return badInput("plan.values_damaged", path.string(), fmt::format("{} is no values file of a plan.", path.string()),
+        return badInput("plan.values_damaged", path.string(), {"{path} is no values file of a plan.", {{"path", path.string()}}},
                         "Give the file that was written with the plan.");
     std::string sha256 = digestOf(file);
     if (!id.empty() && sha256 != id) {
         Error error = badInput("plan.values_changed", path.string(),
-                               fmt::format("{} is not the values file that the plan names: its SHA-256 is {}, not {}.", path.string(),
-                                           sha256.substr(0, 12), id.substr(0, 12)),
+                               {"{path} is not the values file that the plan names: its SHA-256 is {sha256}, not {id}.",
+                                {{"path", path.string()}, {"sha256", sha256.substr(0, 12)}, {"id", id.substr(0, 12)}}},
                                "Put the file there that was written with the plan, or make the plan again.");
         error.kept = "Nothing was changed.";
         return error;

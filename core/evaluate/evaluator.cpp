@@ -345,8 +345,9 @@ Result<std::vector<WindowLoss>> Evaluator::run(const CompressionPlan& plan, std:
     State& state = *m_state;
     for (const int w : windowIndices)
         if (w < 0 || w >= windowCount())
-            return badInput("evaluate.window_out_of_range", fmt::format("window {}", w),
-                            fmt::format("Window {} was asked for; the text has windows 0 to {}.", w, windowCount() - 1));
+            return badInput(
+                "evaluate.window_out_of_range", fmt::format("window {}", w),
+                {"Window {w} was asked for; the text has windows 0 to {window_count}.", {{"w", w}, {"window_count", windowCount() - 1}}});
     auto& results = state.losses[plan.hash()];
     for (const WindowLoss& loss : known)
         if (loss.window >= 0 && loss.window < windowCount()) results.emplace(loss.window, loss);

@@ -49,23 +49,23 @@ Result<LossFile> LossFile::open(const std::filesystem::path& path, const LossKey
     std::error_code ignored;
     if (path.has_parent_path()) ESPALIER_CHECK_OK(makeFolder(path.parent_path()));
     JournalOptions options{.resume = resume, .area = "evaluate", .maxBytes = kMaxFileBytes, .locked = {}};
-    options.locked =
-        resourceError("evaluate.losses_in_use", path.string(),
-                      fmt::format("Another evaluation of the same model and text is writing {}.", path.string()), "Wait for it to finish.");
+    options.locked = resourceError("evaluate.losses_in_use", path.string(),
+                                   {"Another evaluation of the same model and text is writing {path}.", {{"path", path.string()}}},
+                                   "Wait for it to finish.");
     if (resume && std::filesystem::file_size(path, ignored) > kMaxFileBytes && !ignored)
-        return badInput("evaluate.invalid_losses", path.string(), fmt::format("{} is too large to be a loss file.", path.string()));
+        return badInput("evaluate.invalid_losses", path.string(), {"{path} is too large to be a loss file.", {{"path", path.string()}}});
     std::vector<std::pair<std::string, WindowLoss>> losses;
     ESPALIER_TRY(JournalFile file, JournalFile::open(path, header, options, [&](const JournalLine& line) -> Result<bool> {
                      const bool object = line.json.ok() && line.json->is_object();
                      if (line.first) {
                          if (!object || !line.json->contains("espalier_losses"))
                              return badInput("evaluate.invalid_losses", path.string(),
-                                             fmt::format("{} does not hold window losses of an evaluation.", path.string()),
+                                             {"{path} does not hold window losses of an evaluation.", {{"path", path.string()}}},
                                              "Choose another file, or evaluate without resuming.");
                          if (*line.json != header)
                              return badInput(
                                  "evaluate.other_run", path.string(),
-                                 fmt::format("The losses in {} belong to another model, text, number type or version.", path.string()),
+                                 {"The losses in {path} belong to another model, text, number type or version.", {{"path", path.string()}}},
                                  "Evaluate without resuming, or into another file.");
                          return true;
                      }
@@ -74,7 +74,7 @@ Result<LossFile> LossFile::open(const std::filesystem::path& path, const LossKey
                      if (!loss) {
                          if (line.last) return false;
                          return badInput("evaluate.invalid_losses", path.string(),
-                                         fmt::format("Byte {} of {} is not a window loss.", line.begin, path.string()),
+                                         {"Byte {begin} of {path} is not a window loss.", {{"begin", line.begin}, {"path", path.string()}}},
                                          "Evaluate without resuming.");
                      }
                      losses.emplace_back(std::move(planHash), *loss);

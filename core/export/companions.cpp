@@ -145,7 +145,7 @@ Status Collector::folder()
     std::error_code failure;
     for (fs::directory_iterator it(source, failure), end; !failure && it != end; it.increment(failure))
         entries.push_back(it->path().filename().string());
-    if (failure) return badInput("checkpoint.unreadable", source.string(), fmt::format("{} cannot be listed.", source.string()));
+    if (failure) return badInput("checkpoint.unreadable", source.string(), {"{source} cannot be listed.", {{"source", source.string()}}});
     std::sort(entries.begin(), entries.end());
     for (const std::string& name : entries) {
         if (name.ends_with(".py")) code.insert(name);

@@ -239,13 +239,13 @@ Status Exporter::checkPlaces() const
     for (const fs::path& target : {out, partial})
         if (isWithin(target, source) || isWithin(source, target))
             return badInput("export.into_source", target.string(),
-                            fmt::format("{} is the source model's folder, lies inside it, or holds it; the source is never written to.",
-                                        target.string()),
+                            {"{target} is the source model's folder, lies inside it, or holds it; the source is never written to.",
+                             {{"target", target.string()}}},
                             "Choose another folder.");
     std::error_code ignored;
     const bool exists = fs::symlink_status(out, ignored).type() != fs::file_type::not_found;
     if (exists && !options.force) {
-        Error error = badInput("output.exists", out.string(), fmt::format("{} exists already.", out.string()),
+        Error error = badInput("output.exists", out.string(), {"{out} exists already.", {{"out", out.string()}}},
                                "Choose another folder, or export with --force to replace it.");
         error.kept = "It was not touched.";
         return error;
@@ -253,7 +253,7 @@ Status Exporter::checkPlaces() const
     // Only what an export wrote may be replaced as a whole: a mistyped path must not cost somebody's files.
     if (exists && (!fs::is_directory(out, ignored) || (!isEspalierExport(out) && !fs::is_empty(out, ignored)))) {
         Error error = badInput("output.exists", out.string(),
-                               fmt::format("{} is not an export of Espalier and is not replaced, not even with --force.", out.string()),
+                               {"{out} is not an export of Espalier and is not replaced, not even with --force.", {{"out", out.string()}}},
                                "Choose another folder, or remove it yourself.");
         error.kept = "It was not touched.";
         return error;
@@ -275,8 +275,10 @@ Status Exporter::checkSpace() const
     ESPALIER_TRY(const std::int64_t available, freeDiskBytes(out.parent_path()));
     if (static_cast<std::uint64_t>(std::max<std::int64_t>(available, 0)) < needed) {
         Error error = resourceError("output.disk_full", out.string(),
-                                    fmt::format("The export needs {}; {} has {} free.", formatBytes(static_cast<std::int64_t>(needed)),
-                                                out.parent_path().string(), formatBytes(available)),
+                                    {"The export needs {format_bytes}; {out} has {format_bytes2} free.",
+                                     {{"format_bytes", formatBytes(static_cast<std::int64_t>(needed))},
+                                      {"out", out.parent_path().string()},
+                                      {"format_bytes2", formatBytes(available)}}},
                                     "Free some space or choose another disk.");
         error.kept = "Nothing was written.";
         return error;
@@ -396,12 +398,13 @@ Status Exporter::takeUp(const std::string& key, std::vector<bool>& finished)
     if (state.kind == Kind::Absent) return {};
     if (state.kind == Kind::Foreign)
         return badInput("export.partial_in_the_way", partial.string(),
-                        fmt::format("{} is in the way and was not left by an export.", partial.string()), "Move it away.");
+                        {"{partial} is in the way and was not left by an export.", {{"partial", partial.string()}}}, "Move it away.");
     if (options.resume && state.kind == Kind::Interrupted) {
         if (state.key != key)
-            return badInput("export.nothing_to_resume", partial.string(),
-                            fmt::format("{} was left by another export (plan, source, flavour or shard size differ).", partial.string()),
-                            "Export without --resume and with --force to start afresh, or choose another folder.");
+            return badInput(
+                "export.nothing_to_resume", partial.string(),
+                {"{partial} was left by another export (plan, source, flavour or shard size differ).", {{"partial", partial.string()}}},
+                "Export without --resume and with --force to start afresh, or choose another folder.");
         for (std::size_t shard = 0; shard < layout.shards.size(); ++shard)
             finished[shard] = shardIsFinished(partial / layout.shardName(shard), layout, shard);
         return {};
@@ -533,7 +536,8 @@ Result<ExportReport> Exporter::run()
     const PlanModel& made = plan.model();
     if (plan.layerCount() != static_cast<int>(checkpoint.shape().layers.size()))
         return badInput("plan.other_model", "plan",
-                        fmt::format("The plan has {} layers, the model {}.", plan.layerCount(), checkpoint.shape().layers.size()));
+                        {"The plan has {layer_count} layers, the model {layers}.",
+                         {{"layer_count", plan.layerCount()}, {"layers", checkpoint.shape().layers.size()}}});
     if (options.out.empty()) return usageError("No output folder was given.", "Name one with --out.");
     out = resolved(options.out);
     partial = out;
@@ -603,7 +607,7 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
             if ((of.empty() || of == plan.hash() || of == named.hash()) && (on.empty() || on == checkpoint.fingerprint())) continue;
             return badInput(
                 "export.measured_other_plan", measurement.text,
-                fmt::format("The perplexity measured on {} is that of another plan or model than the one exported.", measurement.text),
+                {"The perplexity measured on {text} is that of another plan or model than the one exported.", {{"text", measurement.text}}},
                 "Measure this plan, or export without the measurement.");
         }
         Exporter exporter{checkpoint, named, options, job};

@@ -84,7 +84,7 @@ Result<std::string> FollowingHash::finish(std::uint64_t bytes)
 {
     stop(bytes);
     if (m_failed)
-        return resourceError("export.unreadable", m_path.string(), fmt::format("{} cannot be read back.", m_path.string()),
+        return resourceError("export.unreadable", m_path.string(), {"{path} cannot be read back.", {{"path", m_path.string()}}},
                              "Check the disk and export again.");
     return m_hash.finish();
 }

@@ -115,10 +115,10 @@ struct Builder {
             return {};
         }
         if (layout.flavor == ExportFlavor::Stock)
-            return badInput(
-                "export.ranks_not_dense", linear.u.name,
-                fmt::format("The source holds expert {} of layer {} as factors; a stock checkpoint holds whole matrices.", expert, layer),
-                "Export as \"factored\", as \"reconstructed\" (factors are multiplied back), or as \"plan\".");
+            return badInput("export.ranks_not_dense", linear.u.name,
+                            {"The source holds expert {expert} of layer {layer} as factors; a stock checkpoint holds whole matrices.",
+                             {{"expert", expert}, {"layer", layer}}},
+                            "Export as \"factored\", as \"reconstructed\" (factors are multiplied back), or as \"plan\".");
         if (layout.flavor == ExportFlavor::Reconstructed) {
             addForm(layer, expert, number, matrix, name, MatrixForm{},
                     {FormPart::Product, ".weight", {linear.u.shape[0], linear.v.shape[1]}});
@@ -416,7 +416,8 @@ struct TensorProducer::State {
         if (!constants) return internalError(fmt::format("{} has no source of constants", tensor.name));
         ESPALIER_TRY(const std::vector<float> values, constants->constant(tensor.layer, tensor.expert, tensor.constant.kind));
         if (static_cast<std::int64_t>(values.size()) != tensor.shape[0])
-            return badInput("profile.invalid", "profile", fmt::format("The constant for {} has {} numbers.", tensor.name, values.size()),
+            return badInput("profile.invalid", "profile",
+                            {"The constant for {name} has {values} numbers.", {{"name", tensor.name}, {"values", values.size()}}},
                             "Take the profile of this model again.");
         return at::tensor(values, at::kFloat);
     }

@@ -90,7 +90,7 @@ public:
         m_calibration = Json::parse(entry("calibration"), nullptr, false);
         const Json rules = Json::parse(entry("rules"), nullptr, false);
         if (entry(kVersionKey) != "1" || m_profile.empty() || !m_calibration.is_object() || !rules.is_object())
-            return badInput("profile.invalid", name, fmt::format("{} holds no factors that were exported with a plan.", name),
+            return badInput("profile.invalid", name, {"{name} holds no factors that were exported with a plan.", {{"name", name}}},
                             "Give the profile, or the espalier_factors.safetensors beside the plan.");
         for (const auto& [tensor, value] : rules.items())
             for (const FactorRule rule : kRules)
@@ -113,10 +113,10 @@ public:
         const std::string name = basisName(layer, expert, matrix);
         const TensorInfo* info = m_file.find(name);
         if (info == nullptr || info->dtype != DType::F32 || info->shape.size() != 2 || info->shape[1] < rank)
-            return badInput(
-                "plan.profile_without_factors", name,
-                fmt::format("The factors exported with the plan hold no {} of rank {}; they are for that plan only.", name, rank),
-                "Give the profile the plan was made with.");
+            return badInput("plan.profile_without_factors", name,
+                            {"The factors exported with the plan hold no {name} of rank {rank}; they are for that plan only.",
+                             {{"name", name}, {"rank", rank}}},
+                            "Give the profile the plan was made with.");
         FactorBasis basis;
         basis.rows = static_cast<int>(info->shape[0]);
         basis.columns = static_cast<int>(info->shape[1]);
@@ -181,7 +181,8 @@ Status writePlanFactors(const std::filesystem::path& path, const ModelShape& sha
         if (one.matrix == kConstant) {
             ESPALIER_TRY(const std::vector<float> values, source.constant(one.layer, one.expert, one.kind));
             if (static_cast<int>(values.size()) != one.rows)
-                return badInput("profile.invalid", "profile", fmt::format("{} has {} numbers.", info.name, values.size()),
+                return badInput("profile.invalid", "profile",
+                                {"{name} has {values} numbers.", {{"name", info.name}, {"values", values.size()}}},
                                 "Take the profile of this model again.");
             ESPALIER_CHECK_OK(writer.write(std::as_bytes(std::span(values))));
             continue;
@@ -190,7 +191,8 @@ Status writePlanFactors(const std::filesystem::path& path, const ModelShape& sha
         if (basis.rows != one.rows || basis.columns < one.rank)
             return badInput(
                 "profile.invalid", "profile",
-                fmt::format("The basis of {} is {} x {} and not {} x {}.", info.name, basis.rows, basis.columns, one.rows, one.rank),
+                {"The basis of {name} is {rows} x {columns} and not {rows2} x {rank}.",
+                 {{"name", info.name}, {"rows", basis.rows}, {"columns", basis.columns}, {"rows2", one.rows}, {"rank", one.rank}}},
                 "Take the profile of this model again.");
         std::vector<float> columns(static_cast<std::size_t>(one.rows) * static_cast<std::size_t>(one.rank));
         for (int row = 0; row < one.rows; ++row)

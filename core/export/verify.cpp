@@ -373,7 +373,8 @@ Result<VerifyReport> Verifier::run()
     const auto text = readTextFile(options.exported / kPlanFileName, "export", kMaxSmallFile);
     if (!text)
         return badInput("export.not_an_export", options.exported.string(),
-                        fmt::format("{} holds no {}: it is not an export of Espalier.", options.exported.string(), kPlanFileName),
+                        {"{exported} holds no {plan_file_name}: it is not an export of Espalier.",
+                         {{"exported", options.exported.string()}, {"plan_file_name", kPlanFileName}}},
                         "Name the folder that was exported to.");
     const auto json = parseJson(*text, kPlanFileName, "plan");
     if (!json || !json->is_object()) {

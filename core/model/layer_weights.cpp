@@ -209,7 +209,8 @@ Status checkDtype(const TensorView& view)
 {
     if (isFloating(view.dtype)) return {};
     return unsupported("model.unsupported_dtype", view.name,
-                       fmt::format("The tensor {} is stored as {}, which cannot be computed with.", view.name, dtypeName(view.dtype)),
+                       {"The tensor {name} is stored as {dtype_name}, which cannot be computed with.",
+                        {{"name", view.name}, {"dtype_name", dtypeName(view.dtype)}}},
                        "Use a checkpoint in BF16, F16 or F32.");
 }
 
@@ -424,7 +425,7 @@ Result<at::Tensor> loadVector(const TensorView& view)
     Loader loader(at::kFloat);
     at::Tensor values = loader.loadOnHost(view, bad, at::kFloat);
     if (!bad.empty())
-        return badInput("model.not_finite", bad, fmt::format("The tensor {} holds values that are not finite (NaN or infinity).", bad),
+        return badInput("model.not_finite", bad, {"The tensor {bad} holds values that are not finite (NaN or infinity).", {{"bad", bad}}},
                         "Get the checkpoint again, or prune the expert the tensor belongs to.");
     return values.clone();
 }
@@ -441,7 +442,7 @@ Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, i
     const at::Tensor first = loader.load(stored, bad);
     result.weight = view.factored ? at::mm(first, loader.load(view.v, bad)) : first;
     if (!bad.empty())
-        return badInput("model.not_finite", bad, fmt::format("The tensor {} holds values that are not finite (NaN or infinity).", bad),
+        return badInput("model.not_finite", bad, {"The tensor {bad} holds values that are not finite (NaN or infinity).", {{"bad", bad}}},
                         "Get the checkpoint again, or prune the expert the tensor belongs to.");
     return result;
 }

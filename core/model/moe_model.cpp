@@ -56,13 +56,14 @@ std::int64_t halfOfMemory()
 
 Error notFiniteWeight(const std::string& tensor)
 {
-    return badInput("model.not_finite", tensor, fmt::format("The tensor {} holds values that are not finite (NaN or infinity).", tensor),
+    return badInput("model.not_finite", tensor,
+                    {"The tensor {tensor} holds values that are not finite (NaN or infinity).", {{"tensor", tensor}}},
                     "Get the checkpoint again, or prune the expert the tensor belongs to.");
 }
 
 Error notFiniteResult(const std::string& where)
 {
-    return badInput("model.not_finite", where, fmt::format("The numbers of {} are not finite although all its weights are.", where),
+    return badInput("model.not_finite", where, {"The numbers of {where} are not finite although all its weights are.", {{"where", where}}},
                     "The activations overflow: evaluate in fp32.");
 }
 
@@ -97,9 +98,10 @@ Status checkTargets(const at::Tensor& targets, std::int64_t vocabulary)
     const auto* target = targets.const_data_ptr<std::int64_t>();
     for (std::int64_t i = 0; i < targets.numel(); ++i)
         if (target[i] < 0 || target[i] >= vocabulary)
-            return badInput("model.token_out_of_range", std::to_string(target[i]),
-                            fmt::format("Token {} does not exist: the model has {} output rows.", target[i], vocabulary),
-                            "Use the tokenizer that belongs to the model.");
+            return badInput(
+                "model.token_out_of_range", std::to_string(target[i]),
+                {"Token {i} does not exist: the model has {vocabulary} output rows.", {{"i", target[i]}, {"vocabulary", vocabulary}}},
+                "Use the tokenizer that belongs to the model.");
     return {};
 }
 
@@ -149,13 +151,13 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     const c10::InferenceMode guard;
     if (!checkpoint->forwardSupported())
         return unsupported("model.unsupported_architecture", checkpoint->shape().modelType,
-                           fmt::format("Models of type {} cannot be run here.", checkpoint->shape().modelType),
+                           {"Models of type {checkpoint} cannot be run here.", {{"checkpoint", checkpoint->shape().modelType}}},
                            "They can be inspected and sliced.");
     const ModelConfig& config = checkpoint->config();
     for (const LayerShape& layer : checkpoint->shape().layers)
         if (layer.moe && layer.router.rule == RoutingRule::Unknown)
             return unsupported("model.unsupported_routing", checkpoint->shape().modelType,
-                               fmt::format("The routing rule of layer {} cannot be run here.", layer.index),
+                               {"The routing rule of layer {layer} cannot be run here.", {{"layer", layer.index}}},
                                "It can be inspected and sliced.");
 
     auto impl = std::make_unique<Impl>();
@@ -243,7 +245,7 @@ Status checkRuns(const CompressionPlan& plan)
 {
     const auto refuse = [](int layer, std::string_view what) {
         return unsupported("plan.form_not_run", fmt::format("layer {}", layer),
-                           fmt::format("The plan has {} in layer {}, which cannot be run here.", what, layer),
+                           {"The plan has {what} in layer {layer}, which cannot be run here.", {{"what", what}, {"layer", layer}}},
                            "Use a newer Espalier, or take it out of the plan.");
     };
     for (int l = 0; l < plan.layerCount(); ++l) {
@@ -360,7 +362,9 @@ Result<PreparedPlan> MoeModel::prepare(const CompressionPlan& plan) const
 {
     const c10::InferenceMode guard;
     if (plan.layerCount() != layerCount())
-        return badInput("plan.unknown_layer", "plan", fmt::format("The plan has {} layers, the model {}.", plan.layerCount(), layerCount()),
+        return badInput("plan.unknown_layer", "plan",
+                        {"The plan has {layer_count} layers, the model {layer_count2}.",
+                         {{"layer_count", plan.layerCount()}, {"layer_count2", layerCount()}}},
                         "Use a plan that was made for this model.");
     ESPALIER_CHECK_OK(checkRuns(plan));
     auto data = std::make_shared<PreparedPlan::Data>();
@@ -394,7 +398,7 @@ Result<at::Tensor> MoeModel::embed(const at::Tensor& ids)
     for (std::int64_t i = 0; i < flat.numel(); ++i)
         if (id[i] < 0 || id[i] >= rows)
             return badInput("model.token_out_of_range", std::to_string(id[i]),
-                            fmt::format("Token {} does not exist: the model has {} embedding rows.", id[i], rows),
+                            {"Token {i} does not exist: the model has {rows} embedding rows.", {{"i", id[i]}, {"rows", rows}}},
                             "Use the tokenizer that belongs to the model.");
     ESPALIER_TRY(const at::Tensor embedded,
                  embeddingRows(*m_impl->checkpoint, {id, static_cast<std::size_t>(flat.numel())}, m_impl->compute));
@@ -675,7 +679,8 @@ Result<at::Tensor> MoeModel::expertPreActivation(int layer, int expert, const at
         return internalError(fmt::format("expertPreActivation: layer {} has no expert {}", layer, expert));
     if (m_impl->checkpoint->expertConstant(layer, expert))
         return unsupported("model.constant_expert", fmt::format("layer {}", layer),
-                           fmt::format("Expert {} of layer {} is a constant in this checkpoint and has no activations.", expert, layer),
+                           {"Expert {expert} of layer {layer} is a constant in this checkpoint and has no activations.",
+                            {{"expert", expert}, {"layer", layer}}},
                            "Leave out what looks at activations of experts, or profile the original.");
     const PortableScope scope(m_impl->placement.portable);
     const auto mlp = weights->expert(m_impl->storedUnder(layer, expert));

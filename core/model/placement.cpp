@@ -20,7 +20,8 @@ constexpr const char* kOnProcessor = "Use --device cpu.";
 
 Error unavailable(const std::string& device, const std::string& why)
 {
-    return resourceError("device.unavailable", device, fmt::format("The device {} is not available: {}.", device, why), kOnProcessor);
+    return resourceError("device.unavailable", device, {"The device {device} is not available: {why}.", {{"device", device}, {"why", why}}},
+                         kOnProcessor);
 }
 
 }  // namespace
@@ -36,7 +37,7 @@ Result<Placement> placementFor(const std::string& device)
         const auto parsed = std::from_chars(device.data() + 5, end, index);
         known = parsed.ec == std::errc() && parsed.ptr == end && index >= 0 && index < 128;
     }
-    if (!known) return usageError(fmt::format("\"{}\" is not a device.", device), "Use --device cpu, cuda or cuda:N.");
+    if (!known) return usageError({"\"{device}\" is not a device.", {{"device", device}}}, "Use --device cpu, cuda or cuda:N.");
     if (!c10::impl::hasDeviceGuardImpl(c10::kCUDA)) return unavailable(device, "this engine was built for the CPU");
     const int count = static_cast<unsigned char>(c10::impl::getDeviceGuardImpl(c10::kCUDA)->deviceCount());
     if (count == 0) return unavailable(device, "this machine has no NVIDIA GPU, or no driver for it");

@@ -56,7 +56,7 @@ Result<std::vector<float>> valuesOf(const TensorView& view)
             return converted<std::uint16_t>(view, fromHalf);
         default:
             return badInput("checkpoint.weights_unreadable", view.name,
-                            fmt::format("{} is stored in a type that is no floating-point number.", view.name),
+                            {"{name} is stored in a type that is no floating-point number.", {{"name", view.name}}},
                             "Use a score that reads the profile alone.");
     }
 }

@@ -37,7 +37,8 @@ Result<std::vector<int>> mostSimilarLayers(const ProfileData& profile, const Com
         order.emplace_back(-layer.similarity.mean(), -layer.layer);
     }
     if (count < 1 || count >= static_cast<int>(order.size()))
-        return usageError(fmt::format("{} layers cannot be left out of {}.", count, order.size()), "Leave some layers in.");
+        return usageError({"{count} layers cannot be left out of {order}.", {{"count", count}, {"order", order.size()}}},
+                          "Leave some layers in.");
     std::sort(order.begin(), order.end());
     std::vector<int> layers;
     for (int i = 0; i < count; ++i)

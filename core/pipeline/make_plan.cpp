@@ -39,7 +39,7 @@ namespace
 Error textNeeded(std::string_view who)
 {
     Error error = usageError(
-        fmt::format("{} runs the model on the calibration text; none was given, and the profile does not hold the ids of its own.", who),
+        {"{who} runs the model on the calibration text; none was given, and the profile does not hold the ids of its own.", {{"who", who}}},
         "Give the text of the profile with --text or --ids, or take the profile again.");
     error.code = "plan.text_needed";
     return error;

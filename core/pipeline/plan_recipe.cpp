@@ -17,8 +17,8 @@ namespace
 
 Error unknownMethod(const std::string& id, std::string_view slot)
 {
-    Error error =
-        usageError(fmt::format("There is no {} method \"{}\".", slot, id), fmt::format("See `espalier-engine methods --slot {}`.", slot));
+    Error error = usageError({"There is no {slot} method \"{id}\".", {{"slot", slot}, {"id", id}}},
+                             {"See `espalier-engine methods --slot {slot}`.", {{"slot", slot}}});
     error.code = "method.unknown";
     error.subject = id;
     return error;
@@ -101,7 +101,8 @@ Status checkRecipe(const PlanRecipe& recipe)
         ESPALIER_CHECK_OK(checkFieldOptions(options));
     }
     if (recipe.bounds.multipleOf < 1)
-        return usageError(fmt::format("Counts cannot be multiples of {}.", recipe.bounds.multipleOf), "Choose at least 1.");
+        return usageError({"Counts cannot be multiples of {multiple_of}.", {{"multiple_of", recipe.bounds.multipleOf}}},
+                          "Choose at least 1.");
     if (recipe.dropped && recipe.bytes && (solvesJointly(recipe) || choosesRanks(recipe)))
         return usageError("Constants cannot take part in a search for counts and ranks at one size.",
                           "Give a number of experts (--keep, --prune), or choose counts by another method.");
@@ -113,8 +114,9 @@ Status checkRecipeNeeds(const PlanRecipe& recipe, const ProfileData& profile)
 {
     const auto missing = [](const std::string& need, const std::string& setting, const std::string& id) {
         return badInput("profile.missing_statistics", need,
-                        fmt::format("The profile was taken without \"{}\", which the {} method \"{}\" needs.", need, setting, id),
-                        fmt::format("Take the profile with --collect +{}.", need));
+                        {"The profile was taken without \"{need}\", which the {setting} method \"{id}\" needs.",
+                         {{"need", need}, {"setting", setting}, {"id", id}}},
+                        {"Take the profile with --collect +{need}.", {{"need", need}}});
     };
     for (const Chosen& choice : chosenOf(recipe)) {
         // Without ranks no factors are made.

@@ -85,11 +85,12 @@ Result<RankCurvesAnswer> rankCurves(const ProfileData& profile, int layer, int e
 {
     if (layer < 0 || layer >= static_cast<int>(profile.layers.size()) || profile.layers[static_cast<std::size_t>(layer)].experts == 0)
         return badInput("plan.unknown_layer", fmt::format("layer {}", layer),
-                        fmt::format("The profile has no experts in layer {}.", layer));
+                        {"The profile has no experts in layer {layer}.", {{"layer", layer}}});
     const LayerProfile& data = profile.layers[static_cast<std::size_t>(layer)];
     if (expert < 0 || expert >= data.experts)
         return badInput("plan.unknown_expert", fmt::format("expert {}", expert),
-                        fmt::format("Layer {} of the profile has {} experts, and no expert {}.", layer, data.experts, expert));
+                        {"Layer {layer} of the profile has {experts} experts, and no expert {expert}.",
+                         {{"layer", layer}, {"experts", data.experts}, {"expert", expert}}});
     if (!profile.has("curves") || data.spectrumLength == 0)
         return badInput("profile.missing_statistics", "curves", "The profile was taken without rank curves.",
                         "Take the profile with --collect +curves.");

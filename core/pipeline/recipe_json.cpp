@@ -22,7 +22,7 @@ Result<PlanRecipe> recipeOfPlanFile(const std::filesystem::path& path)
     ESPALIER_TRY(const Json file, readJsonFile(path, "plan"));
     const auto settings = file.is_object() ? file.find("method_settings") : file.end();
     if (!file.is_object() || settings == file.end() || !settings->is_object())
-        return badInput("recipe.missing", path.string(), fmt::format("{} does not say how the plan was made.", path.string()),
+        return badInput("recipe.missing", path.string(), {"{path} does not say how the plan was made.", {{"path", path.string()}}},
                         "Give a plan that `plan` or `compress` has written.");
     Json recipe = *settings;
     recipe.erase("profile_sha256");

@@ -19,7 +19,8 @@ namespace
 Error sizeInfeasible(std::int64_t bytes)
 {
     return badInput("plan.size_infeasible", formatBytes(bytes),
-                    fmt::format("No plan of this model fits {}: experts can be removed down to top-k per layer only.", formatBytes(bytes)),
+                    {"No plan of this model fits {format_bytes}: experts can be removed down to top-k per layer only.",
+                     {{"format_bytes", formatBytes(bytes)}}},
                     "Choose a larger size, or lower ranks.");
 }
 

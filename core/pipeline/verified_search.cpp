@@ -130,7 +130,7 @@ private:
             if (m_problem.options[i].empty())
                 return badInput(
                     "allocate.infeasible", fmt::format("layer {}", m_problem.layers[i]),
-                    fmt::format("No count of layer {} that its router allows is within floor, cap and multiple.", m_problem.layers[i]),
+                    {"No count of layer {i} that its router allows is within floor, cap and multiple.", {{"i", m_problem.layers[i]}}},
                     "Raise its cap, lower its floor, or choose another multiple.");
         return {};
     }
@@ -151,8 +151,9 @@ private:
             least += std::min_element(options.begin(), options.end(), [](const auto& a, const auto& b) { return a.cost < b.cost; })->cost;
         if (least > m_problem.budget && (m_base.isIdentity(m_shape) || planCost(m_shape, m_base).bytes > *m_verified.bytes))
             return badInput("plan.size_infeasible", formatBytes(*m_verified.bytes),
-                            fmt::format("No plan of this model fits {}: the smallest that this search knows takes {}.",
-                                        formatBytes(*m_verified.bytes), formatBytes(*m_verified.bytes + least - m_problem.budget)),
+                            {"No plan of this model fits {format_bytes}: the smallest that this search knows takes {format_bytes2}.",
+                             {{"format_bytes", formatBytes(*m_verified.bytes)},
+                              {"format_bytes2", formatBytes(*m_verified.bytes + least - m_problem.budget)}}},
                             m_rankCurves
                                 ? "Choose a larger size, or unlock layers."
                                 : "Choose a larger size, unlock layers, or take a profile with \"curves\", which allows low ranks.");

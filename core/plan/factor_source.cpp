@@ -53,14 +53,15 @@ Result<std::shared_ptr<const FactorSource>> sourceOf(std::string_view what, cons
     };
     const std::string wanted = profileSha256.empty() ? "that it does not name" : profileSha256.substr(0, 12);
     if (given.empty())
-        return refused(badInput(
-            "plan.profile_needed", "plan", fmt::format("The plan's {} come from the profile {}, which was not given.", what, wanted),
-            what == "factors" ? "Give it with --profile, or set the plan's factors to \"svd\"." : "Give it with --profile."));
+        return refused(
+            badInput("plan.profile_needed", "plan",
+                     {"The plan's {what} come from the profile {wanted}, which was not given.", {{"what", what}, {"wanted", wanted}}},
+                     what == "factors" ? "Give it with --profile, or set the plan's factors to \"svd\"." : "Give it with --profile."));
     const auto it = std::find_if(given.begin(), given.end(), [&](const auto& source) { return source->profileSha256() == profileSha256; });
     if (it == given.end())
         return refused(badInput("plan.other_profile", "plan",
-                                fmt::format("The plan's {} come from the profile {}, the one given is {}.", what, wanted,
-                                            given.front()->profileSha256().substr(0, 12)),
+                                {"The plan's {what} come from the profile {wanted}, the one given is {given}.",
+                                 {{"what", what}, {"wanted", wanted}, {"given", given.front()->profileSha256().substr(0, 12)}}},
                                 "Give the profile the plan was made with, or make the plan again."));
     if ((*it)->fingerprint() != fingerprint)
         return refused(badInput("profile.other_model", "profile", "The profile was taken of another model.",
@@ -77,8 +78,8 @@ Result<std::shared_ptr<const FactorSource>> factorSourceFor(const CompressionPla
     const FactorSettings& factors = plan.factors();
     if (!plan.needsFactors() || factors.method.empty()) return none;
     if (!factorMethod(factors.method))
-        return unsupported("plan.factors", factors.method, fmt::format("Factors by \"{}\" cannot be computed here.", factors.method),
-                           "Use svd or whitened-svd.");
+        return unsupported("plan.factors", factors.method,
+                           {"Factors by \"{method}\" cannot be computed here.", {{"method", factors.method}}}, "Use svd or whitened-svd.");
     if (!factorsNeedProfile(factors)) return none;
     return sourceOf("factors", factors.profileSha256, given, fingerprint);
 }
@@ -94,7 +95,7 @@ Result<std::shared_ptr<const FactorSource>> constantSourceFor(const CompressionP
 Result<std::vector<float>> FactorSource::constant(int layer, int expert, ConstantKind) const
 {
     return badInput("plan.profile_without_constants", fmt::format("layer {}, expert {}", layer, expert),
-                    fmt::format("The profile has no mean output of expert {} in layer {}.", expert, layer),
+                    {"The profile has no mean output of expert {expert} in layer {layer}.", {{"expert", expert}, {"layer", layer}}},
                     "Take the profile again: outputs of experts are collected by default.");
 }
 

@@ -122,7 +122,7 @@ Result<ExportFlavor> parseFlavor(std::string_view name)
 {
     for (const auto& [flavor, text] : kNames)
         if (text == name) return flavor;
-    return usageError(fmt::format("\"{}\" is not an export flavour.", name), "Use stock, factored, reconstructed or plan.");
+    return usageError({"\"{name}\" is not an export flavour.", {{"name", name}}}, "Use stock, factored, reconstructed or plan.");
 }
 
 namespace
@@ -142,16 +142,16 @@ Status checkUniform(const ModelShape& shape, const CompressionPlan& plan, Export
     if (!counts.equal()) {
         const std::string exceptions = counts.exceptions("experts");
         return badInput("export.unequal_counts", exceptions,
-                        fmt::format("A {} checkpoint has one expert count for all layers; most layers keep {}, but {}.", name,
-                                    counts.common, exceptions),
+                        {"A {name} checkpoint has one expert count for all layers; most layers keep {common}, but {exceptions}.",
+                         {{"name", name}, {"common", counts.common}, {"exceptions", exceptions}}},
                         std::string(kWaysOut));
     }
     if (!topKs.equal()) {
         const std::string exceptions = topKs.exceptions("per token");
-        return badInput(
-            "export.unequal_counts", exceptions,
-            fmt::format("A {} checkpoint has one number of experts per token; most layers use {}, but {}.", name, topKs.common, exceptions),
-            std::string(kWaysOut));
+        return badInput("export.unequal_counts", exceptions,
+                        {"A {name} checkpoint has one number of experts per token; most layers use {common}, but {exceptions}.",
+                         {{"name", name}, {"common", topKs.common}, {"exceptions", exceptions}}},
+                        std::string(kWaysOut));
     }
     return {};
 }
@@ -163,41 +163,43 @@ Status checkFlavor(const ModelShape& shape, const CompressionPlan& plan, ExportF
     if (flavor == ExportFlavor::Plan) return {};
     const Forms forms = formsOf(shape, plan);
     if (!forms.unheld.empty())
-        return unsupported(
-            "export.form", fmt::format("layer {}", forms.unheld.front().first),
-            fmt::format("No checkpoint is written of {} (layer {}) yet.", forms.unheld.front().second, forms.unheld.front().first),
-            "Export as \"plan\".");
+        return unsupported("export.form", fmt::format("layer {}", forms.unheld.front().first),
+                           {"No checkpoint is written of {second} (layer {first}) yet.",
+                            {{"second", forms.unheld.front().second}, {"first", forms.unheld.front().first}}},
+                           "Export as \"plan\".");
     const auto& lacking = flavor == ExportFlavor::Factored        ? forms.notFactored
                           : flavor == ExportFlavor::Reconstructed ? forms.notReconstructed
                                                                   : std::vector<LayerAndWhat>();
     if (!lacking.empty())
         return unsupported("export.form", fmt::format("layer {}", lacking.front().first),
-                           fmt::format("A {} checkpoint has no place for {} (layer {}).", flavorName(flavor), lacking.front().second,
-                                       lacking.front().first),
+                           {"A {flavor_name} checkpoint has no place for {second} (layer {first}).",
+                            {{"flavor_name", flavorName(flavor)}, {"second", lacking.front().second}, {"first", lacking.front().first}}},
                            flavor == ExportFlavor::Factored ? "Export as \"reconstructed\" (the sum is written) or as \"plan\"."
                                                             : "Export as \"factored\" or as \"plan\".");
     if (flavor == ExportFlavor::Factored) {
         const std::string_view base = baseModelType(shape.modelType);
         if (std::find(kFactoredBases.begin(), kFactoredBases.end(), base) == kFactoredBases.end())
-            return unsupported("export.unsupported_architecture", shape.modelType,
-                               fmt::format("Factored exports are not made of {} models: nothing could load them.", shape.modelType),
-                               "Export as \"stock\" (equal counts, no ranks) or as \"plan\".");
+            return unsupported(
+                "export.unsupported_architecture", shape.modelType,
+                {"Factored exports are not made of {model_type} models: nothing could load them.", {{"model_type", shape.modelType}}},
+                "Export as \"stock\" (equal counts, no ranks) or as \"plan\".");
         return {};
     }
 
     ESPALIER_CHECK_OK(checkUniform(shape, plan, flavor));
     if (!forms.constants.empty())
         return badInput("export.constants", layerList(forms.constants),
-                        fmt::format("A {} checkpoint has an expert behind every row of the router; the plan has constants in {}.",
-                                    flavorName(flavor), layerList(forms.constants)),
+                        {"A {flavor_name} checkpoint has an expert behind every row of the router; the plan has constants in {layer_list}.",
+                         {{"flavor_name", flavorName(flavor)}, {"layer_list", layerList(forms.constants)}}},
                         "Export as \"factored\" (loads in transformers with trust_remote_code and in Espalier) or as \"plan\".");
     if (flavor == ExportFlavor::Stock && !forms.notStock.empty())
         return badInput("export.ranks_not_dense", layerList(forms.notStock),
-                        fmt::format("A stock checkpoint holds whole matrices{}; experts of {} are {}.",
-                                    forms.factors ? "" : " of every expert", layerList(forms.notStock),
-                                    !forms.factors  ? "merged, or in a form that is none"
-                                    : forms.planned ? "factored by the plan"
-                                                    : "stored as factors"),
+                        {"A stock checkpoint holds whole matrices{factors}; experts of {layer_list} are {factors2}.",
+                         {{"factors", forms.factors ? "" : " of every expert"},
+                          {"layer_list", layerList(forms.notStock)},
+                          {"factors2", !forms.factors  ? "merged, or in a form that is none"
+                                       : forms.planned ? "factored by the plan"
+                                                       : "stored as factors"}}},
                         "Export as \"factored\" (saves memory), as \"reconstructed\" (runs everywhere, ranks save nothing), or as "
                         "\"plan\".");
     if (flavor == ExportFlavor::Reconstructed && forms.notStock.empty())

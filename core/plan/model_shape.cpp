@@ -175,25 +175,26 @@ Result<ModelShape> modelShapeFromJson(const Json& value)
             if (item.contains("source_biases")) layer.sourceBiases = item["source_biases"].get<std::vector<std::array<bool, 3>>>();
             if (!layer.sourceBiases.empty() && layer.sourceBiases.size() != static_cast<std::size_t>(std::max(layer.experts, 0)))
                 return badInput("shape.invalid", fmt::format("layer {}", layer.index),
-                                fmt::format("Layer {} has biases of experts that do not exist.", layer.index));
+                                {"Layer {layer} has biases of experts that do not exist.", {{"layer", layer.index}}});
             if (item.contains("source_bodies")) layer.sourceBodies = item["source_bodies"].get<std::vector<int>>();
             for (std::size_t e = 0; e < layer.sourceBodies.size(); ++e)
                 if (layer.sourceBodies.size() != static_cast<std::size_t>(std::max(layer.experts, 0)) || layer.sourceBodies[e] < 0 ||
                     layer.sourceBodies[e] > static_cast<int>(e))
                     return badInput("shape.invalid", fmt::format("layer {}", layer.index),
-                                    fmt::format("Layer {} has merged experts that do not exist.", layer.index));
+                                    {"Layer {layer} has merged experts that do not exist.", {{"layer", layer.index}}});
             if (!layer.sourceRanks.empty() && layer.sourceRanks.size() != static_cast<std::size_t>(std::max(layer.experts, 0)))
-                return badInput(
-                    "shape.invalid", fmt::format("layer {}", layer.index),
-                    fmt::format("Layer {} has {} experts and ranks for {}.", layer.index, layer.experts, layer.sourceRanks.size()));
+                return badInput("shape.invalid", fmt::format("layer {}", layer.index),
+                                {"Layer {layer} has {experts} experts and ranks for {source_ranks}.",
+                                 {{"layer", layer.index}, {"experts", layer.experts}, {"source_ranks", layer.sourceRanks.size()}}});
             if (layer.experts < 0 || layer.router.topK < 0 || layer.router.topK > layer.experts || layer.router.groups < 1)
                 return badInput("shape.invalid", fmt::format("layer {}", layer.index),
-                                fmt::format("Layer {} has {} experts and top-k {}.", layer.index, layer.experts, layer.router.topK));
+                                {"Layer {layer} has {experts} experts and top-k {top_k}.",
+                                 {{"layer", layer.index}, {"experts", layer.experts}, {"top_k", layer.router.topK}}});
             shape.layers.push_back(layer);
         }
         return shape;
     } catch (const Json::exception& failure) {
-        return badInput("shape.invalid", "model shape", fmt::format("The model shape is malformed: {}.", failure.what()));
+        return badInput("shape.invalid", "model shape", {"The model shape is malformed: {what}.", {{"what", failure.what()}}});
     }
 }
 

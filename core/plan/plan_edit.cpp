@@ -39,7 +39,7 @@ Status checkHasExperts(const ModelShape& shape, const CompressionPlan& plan, int
     if (layer >= 0 && layer < static_cast<int>(shape.layers.size()) && shape.layers[static_cast<std::size_t>(layer)].moe &&
         plan.layer(layer).runsExperts())
         return {};
-    return badInput("plan.unknown_layer", fmt::format("layer {}", layer), fmt::format("Layer {} has no experts.", layer));
+    return badInput("plan.unknown_layer", fmt::format("layer {}", layer), {"Layer {layer} has no experts.", {{"layer", layer}}});
 }
 
 }  // namespace
@@ -107,7 +107,7 @@ Result<CompressionPlan> withRun(const ModelShape& shape, const CompressionPlan& 
 {
     if (layer < 0 || layer >= static_cast<int>(shape.layers.size()))
         return badInput("plan.unknown_layer", fmt::format("layer {}", layer),
-                        fmt::format("The model has layers 0 to {}.", shape.layers.size() - 1));
+                        {"The model has layers 0 to {layers}.", {{"layers", shape.layers.size() - 1}}});
     const LayerPlan& now = plan.layer(layer);
     if (now.run() == run) return plan;
     LayerPlan::Content next;

@@ -39,7 +39,7 @@ Result<int> named(const std::string_view (&names)[N], const std::string& name, c
     const auto at = std::find(std::begin(names), std::end(names), name);
     if (at != std::end(names)) return static_cast<int>(at - std::begin(names));
     return unsupported("plan.unknown_content", name,
-                       fmt::format("The plan says \"{}\" {}, which this Espalier does not know.", name, where),
+                       {"The plan says \"{name}\" {where}, which this Espalier does not know.", {{"name", name}, {"where", where}}},
                        "Use the Espalier that wrote it, or a newer one.");
 }
 
@@ -269,8 +269,8 @@ struct PlanReader {
         if (!plan.needsFactors()) return factors;
         if (factors.method.empty()) factors.method = "svd";
         if (!factorMethod(factors.method))
-            return unsupported("plan.factors", "factors.method", fmt::format("The factor method \"{}\" is not known.", factors.method),
-                               "Use svd or whitened-svd.");
+            return unsupported("plan.factors", "factors.method",
+                               {"The factor method \"{method}\" is not known.", {{"method", factors.method}}}, "Use svd or whitened-svd.");
         return factors;
     }
 };
@@ -285,14 +285,15 @@ Result<CompressionPlan> planFromJson(const Json& value, const ModelShape& shape)
         if (!version.is_number_integer())
             return badInput("plan.version", "version", "The plan has no version number.", "Add \"version\": 1.");
         if (version < 1 || version > kNewest)
-            return unsupported("plan.version", "version",
-                               fmt::format("The plan has version {}; versions 1 and {} are read.", version.dump(), kNewest),
-                               "Use the Espalier that wrote it, or a newer one.");
+            return unsupported(
+                "plan.version", "version",
+                {"The plan has version {version}; versions 1 and {newest} are read.", {{"version", version.dump()}, {"newest", kNewest}}},
+                "Use the Espalier that wrote it, or a newer one.");
         if (!value.contains("layers") || !value["layers"].is_array())
             return badInput("plan.invalid", "layers", "The plan has no list of layers.");
         return PlanReader{shape, version.get<int>()}.plan(value);
     } catch (const Json::exception& failure) {
-        return badInput("plan.invalid", "plan", fmt::format("The plan is malformed: {}.", failure.what()));
+        return badInput("plan.invalid", "plan", {"The plan is malformed: {what}.", {{"what", failure.what()}}});
     }
 }
 

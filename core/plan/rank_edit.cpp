@@ -21,7 +21,7 @@ const LayerShape* moeLayer(const ModelShape& shape, int layer)
 
 Error noExperts(int layer)
 {
-    return badInput("plan.unknown_layer", fmt::format("layer {}", layer), fmt::format("Layer {} has no experts.", layer));
+    return badInput("plan.unknown_layer", fmt::format("layer {}", layer), {"Layer {layer} has no experts.", {{"layer", layer}}});
 }
 
 std::vector<RankTriple> rankList(const LayerPlan& layer)
@@ -109,7 +109,8 @@ Result<CompressionPlan> withExpertRank(const ModelShape& shape, const Compressio
     const auto at = std::lower_bound(of.kept().begin(), of.kept().end(), expert);
     if (at == of.kept().end() || *at != expert)
         return badInput("plan.rank_of_dropped", fmt::format("layer {}", layer),
-                        fmt::format("Expert {} of layer {} is dropped and has no rank.", expert, layer), "Keep it first.");
+                        {"Expert {expert} of layer {layer} is dropped and has no rank.", {{"expert", expert}, {"layer", layer}}},
+                        "Keep it first.");
     std::vector<RankTriple> ranks = rankList(of);
     const int taken = rank == 0 ? 0 : rankOfLevel(shape, layer, rank);
     ranks[static_cast<std::size_t>(at - of.kept().begin())] = {taken, taken, taken};

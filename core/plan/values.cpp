@@ -48,9 +48,9 @@ std::vector<ValuesId> valuesOf(const CompressionPlan& plan)
 
 Error valuesMissing(const ValuesId& id, std::string_view why)
 {
-    Error error =
-        badInput("plan.values_missing", id, fmt::format("The plan's stored numbers lie in the values file {}, {}.", id.substr(0, 12), why),
-                 fmt::format("Put it beside the plan, as PLAN.values.safetensors or values/{}.safetensors.", id));
+    Error error = badInput("plan.values_missing", id,
+                           {"The plan's stored numbers lie in the values file {id}, {why}.", {{"id", id.substr(0, 12)}, {"why", why}}},
+                           {"Put it beside the plan, as PLAN.values.safetensors or values/{id2}.safetensors.", {{"id2", id}}});
     error.kept = "Nothing was changed.";
     return error;
 }

@@ -25,7 +25,7 @@ Result<void*> mapWhole(const std::filesystem::path& path, std::size_t bytes, boo
     struct stat info = {};
     if (existing && (descriptor < 0 || ::fstat(descriptor, &info) != 0 || static_cast<std::size_t>(info.st_size) != bytes)) {
         if (descriptor >= 0) ::close(descriptor);
-        return badInput("profile.other_run", path.string(), fmt::format("{} is not what an interrupted pass leaves.", path.string()),
+        return badInput("profile.other_run", path.string(), {"{path} is not what an interrupted pass leaves.", {{"path", path.string()}}},
                         "Start without --resume.");
     }
     if (descriptor < 0) return writeError(path, errno);

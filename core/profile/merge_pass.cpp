@@ -86,7 +86,7 @@ public:
                 const auto side = static_cast<std::size_t>(hidden ? shape.expertWidth : hiddenSize);
                 if (moment.size() != side * (side + 1) / 2 || target.size() != moment.size())
                     return badInput("profile.invalid", m_paths[i].string(),
-                                    fmt::format("The second moments of layer {} do not fit.", layer.layer), "Take the shard again.");
+                                    {"The second moments of layer {layer} do not fit.", {{"layer", layer.layer}}}, "Take the shard again.");
                 for (std::size_t v = 0; v < moment.size(); ++v)
                     target[v] += moment[v];
             }
@@ -153,7 +153,7 @@ Result<ProfileData> mergeProfiles(const std::vector<std::filesystem::path>& shar
     ESPALIER_TRY(ProfileData sum, mergeProfiles(read));
     if (checkpoint && checkpoint->fingerprint() != sum.fingerprint) {
         Error error = badInput("profile.other_model", checkpoint->folder().string(),
-                               fmt::format("The profiles belong to another model than {}.", checkpoint->folder().string()),
+                               {"The profiles belong to another model than {checkpoint}.", {{"checkpoint", checkpoint->folder().string()}}},
                                "Name the model the profiles were taken of.");
         error.kept = "Nothing was written.";
         return error;

@@ -108,9 +108,10 @@ Result<std::optional<std::vector<LayerProfile>>> PassState::load(const ModelShap
 
 Error PassState::otherRun() const
 {
-    Error error = badInput("profile.other_run", m_folder.string(),
-                           fmt::format("{} belongs to a pass over other windows, another model or other options.", m_folder.string()),
-                           "Start without --resume, or give the same options as before.");
+    Error error =
+        badInput("profile.other_run", m_folder.string(),
+                 {"{folder} belongs to a pass over other windows, another model or other options.", {{"folder", m_folder.string()}}},
+                 "Start without --resume, or give the same options as before.");
     error.kept = "The interrupted pass is unchanged.";
     return error;
 }
@@ -129,7 +130,7 @@ Status refuseExisting(const std::filesystem::path& out, bool force)
 {
     std::error_code failure;
     if (out.empty() || force || !std::filesystem::exists(out, failure)) return {};
-    Error error = usageError(fmt::format("{} exists already.", out.string()), "Use --force to replace it, or another name.");
+    Error error = usageError({"{out} exists already.", {{"out", out.string()}}}, "Use --force to replace it, or another name.");
     error.code = "output.exists";
     error.subject = out.string();
     error.kept = "It was not touched.";

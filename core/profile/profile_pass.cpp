@@ -163,7 +163,7 @@ Status ProfilePass::cutBatches()
     const auto shards = static_cast<std::size_t>(m_options.shards);
     if (total < shards)
         return badInput("text.too_short", m_windows.source,
-                        fmt::format("The text has {} windows, too few for {} shards.", total, m_options.shards),
+                        {"The text has {total} windows, too few for {shards} shards.", {{"total", total}, {"shards", m_options.shards}}},
                         "Use fewer shards or more text.");
     int longest = 1;
     for (const int length : m_settings.listLength)

@@ -91,7 +91,8 @@ Result<std::optional<ProfileWindows>> profileWindows(const ProfileData& profile,
     for (const std::int32_t id : profile.windowIds.ids)
         if (id >= vocabulary)
             return badInput("ids.out_of_range", profile.source,
-                            fmt::format("The profile's text has the id {}; the model's vocabulary has {} rows.", id, vocabulary),
+                            {"The profile's text has the id {id}; the model's vocabulary has {vocabulary} rows.",
+                             {{"id", id}, {"vocabulary", vocabulary}}},
                             "Use a profile of this model.");
     if (maxWindows > 0 && static_cast<std::size_t>(maxWindows) < windows.rows.size())
         windows.rows.resize(static_cast<std::size_t>(maxWindows));

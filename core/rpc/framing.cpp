@@ -33,7 +33,7 @@ Error badHeader(std::string_view header)
     std::string shown;
     for (const char c : header.substr(0, 80))
         shown += c >= 0x20 && c < 0x7F ? c : '?';
-    return badInput("rpc.bad_header", "message header", fmt::format("The other side did not send a message but \"{}\".", shown),
+    return badInput("rpc.bad_header", "message header", {"The other side did not send a message but \"{shown}\".", {{"shown", shown}}},
                     "Check the engine command: nothing else may print to its standard output.");
 }
 
@@ -53,7 +53,7 @@ Result<std::size_t> contentLength(std::string_view header)
         const auto [at, failure] = std::from_chars(value.data(), value.data() + value.size(), number);
         if (failure == std::errc::result_out_of_range)
             return badInput("rpc.body_too_long", "Content-Length",
-                            fmt::format("A message of {} bytes was announced.", value.substr(0, 24)));
+                            {"A message of {value} bytes was announced.", {{"value", value.substr(0, 24)}}});
         if (failure != std::errc() || at != value.data() + value.size()) return badHeader(line);
         if (length && *length != number) return badHeader(line);
         length = number;
@@ -81,7 +81,7 @@ Result<std::optional<std::string>> FrameDecoder::next()
         if (end == std::string_view::npos ? pending.size() > m_limits.headerBytes : end > m_limits.headerBytes) {
             if (pending.substr(0, 64).find(':') == std::string_view::npos) return badHeader(pending);
             return badInput("rpc.header_too_long", "message header",
-                            fmt::format("A message header is longer than {} bytes.", m_limits.headerBytes),
+                            {"A message header is longer than {header_bytes} bytes.", {{"header_bytes", m_limits.headerBytes}}},
                             "Check the engine command: nothing else may print to its standard output.");
         }
         if (end == std::string_view::npos) {
@@ -94,7 +94,8 @@ Result<std::optional<std::string>> FrameDecoder::next()
         ESPALIER_TRY(const std::size_t length, contentLength(pending.substr(0, end)));
         if (length > m_limits.bodyBytes)
             return badInput("rpc.body_too_long", "Content-Length",
-                            fmt::format("A message of {} bytes was announced; at most {} are accepted.", length, m_limits.bodyBytes));
+                            {"A message of {value} bytes was announced; at most {body_bytes} are accepted.",
+                             {{"value", length}, {"body_bytes", m_limits.bodyBytes}}});
         m_bodyBytes = length;
         m_begin += end + 4;
     }

@@ -13,7 +13,7 @@ namespace
 
 Error invalid(const std::string& what)
 {
-    return badInput("export.measured_invalid", "measured", fmt::format("The measurement for the export: {}.", what),
+    return badInput("export.measured_invalid", "measured", {"The measurement for the export: {what}.", {{"what", what}}},
                     "Give what evaluate --json wrote for this plan.");
 }
 

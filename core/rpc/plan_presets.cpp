@@ -53,7 +53,7 @@ Result<PlanPreset> planPreset(const std::string& id)
         if (preset.id == id) return preset;
         known += (known.empty() ? "" : ", ") + preset.id;
     }
-    return usageError(fmt::format("There is no preset \"{}\".", id), fmt::format("Presets: {}.", known));
+    return usageError({"There is no preset \"{id}\".", {{"id", id}}}, {"Presets: {known}.", {{"known", known}}});
 }
 
 }  // namespace espalier

@@ -17,7 +17,7 @@ namespace
 
 Error invalidRecipe(const std::string& where, const std::string& what)
 {
-    return badInput("recipe.invalid", where, fmt::format("\"{}\" of the recipe {}.", where, what),
+    return badInput("recipe.invalid", where, {"\"{where}\" of the recipe {what}.", {{"where", where}, {"what", what}}},
                     "Choose methods and target by options, or take a plan file of this version.");
 }
 

@@ -526,7 +526,8 @@ Status estimateCovers(const CompressionPlan& plan)
     if (partial) add("skipped layers");
     if (other) add("forms other than ranks");
     return unsupported("estimate.not_covered", what,
-                       fmt::format("The estimate covers dropped experts and ranks; this plan has {} as well.", what), "Evaluate the plan.");
+                       {"The estimate covers dropped experts and ranks; this plan has {what} as well.", {{"what", what}}},
+                       "Evaluate the plan.");
 }
 
 Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan)
@@ -534,9 +535,10 @@ Result<NllEstimate> NllEstimator::estimate(const CompressionPlan& plan)
     State& state = *m_state;
     const auto layers = static_cast<int>(state.shape.layers.size());
     if (plan.layerCount() != layers)
-        return badInput("plan.unknown_layer", "plan",
-                        fmt::format("The plan has {} layers, the profile's model {}.", plan.layerCount(), layers),
-                        "Use a plan that was made for this model.");
+        return badInput(
+            "plan.unknown_layer", "plan",
+            {"The plan has {layer_count} layers, the profile's model {layers}.", {{"layer_count", plan.layerCount()}, {"layers", layers}}},
+            "Use a plan that was made for this model.");
     ESPALIER_CHECK_OK(estimateCovers(plan));
     NllEstimate estimate;
     std::vector<double> byWindow;

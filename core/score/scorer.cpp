@@ -52,7 +52,7 @@ bool hasStatistic(const LayerProfile& layer, const std::string& need)
 Status checkNeeds(const LayerProfile& layer, const ScoreMethod& method, const ExpertWeights* weights)
 {
     if (method.fromWeights && !weights) {
-        Error error = usageError(fmt::format("The score \"{}\" reads the weights of the model, and no model was named.", method.info.id),
+        Error error = usageError({"The score \"{id}\" reads the weights of the model, and no model was named.", {{"id", method.info.id}}},
                                  "Name it with --model, or use a score that reads the profile alone.");
         error.code = "score.no_weights";
         return error;
@@ -60,9 +60,10 @@ Status checkNeeds(const LayerProfile& layer, const ScoreMethod& method, const Ex
     if (method.fromWeights) return {};
     for (const std::string& need : method.info.needs)
         if (!hasStatistic(layer, need))
-            return badInput("profile.missing_statistics", need,
-                            fmt::format("The profile was taken without \"{}\", which the score \"{}\" needs.", need, method.info.id),
-                            fmt::format("Take the profile with --collect +{}.", need));
+            return badInput(
+                "profile.missing_statistics", need,
+                {"The profile was taken without \"{need}\", which the score \"{id}\" needs.", {{"need", need}, {"id", method.info.id}}},
+                {"Take the profile with --collect +{need}.", {{"need", need}}});
     return {};
 }
 

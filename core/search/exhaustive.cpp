@@ -92,8 +92,11 @@ SelectMethod exhaustiveMethod()
     method.run = [](LayerSearch& search, const Params& params) -> Status {
         const auto limit = params.at("limit").get<double>();
         if (const double sets = search.combinations(); sets > limit) {
-            Error error = usageError(fmt::format("Layer {} has {:.4g} sets of {} experts; at most {} are tried one by one.",
-                                                 search.request().layer, sets, search.request().keep, static_cast<std::int64_t>(limit)),
+            Error error = usageError({"Layer {layer} has {sets:.4g} sets of {keep} experts; at most {limit} are tried one by one.",
+                                      {{"layer", search.request().layer},
+                                       {"sets", sets},
+                                       {"keep", search.request().keep},
+                                       {"limit", static_cast<std::int64_t>(limit)}}},
                                      "Use the genetic search, or raise the limit.");
             error.code = "search.too_many_sets";
             error.subject = fmt::format("layer {}", search.request().layer);

@@ -126,7 +126,7 @@ Result<std::vector<LayerCurve>> layerCurves(const ProfileData& profile, const Co
         if (!shape.moe || base.isFixed(shape.index)) continue;
         if (profile.layers[static_cast<std::size_t>(shape.index)].gram.listLength == 0)
             return badInput("profile.missing_statistics", fmt::format("layer {}", shape.index),
-                            fmt::format("The profile has no products of expert outputs for layer {}.", shape.index),
+                            {"The profile has no products of expert outputs for layer {shape}.", {{"shape", shape.index}}},
                             "Take the profile with --collect +gram.");
         open.push_back(shape.index);
     }

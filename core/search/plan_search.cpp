@@ -83,14 +83,16 @@ private:
             return badInput("search.no_candidates", "candidates", "There is no plan to start from.", "Choose at least one allocator.");
         for (const SearchCandidate& candidate : m_problem.candidates) {
             if (candidate.plan.layerCount() != static_cast<int>(m_problem.shape.layers.size()))
-                return badInput("search.shape", candidate.name,
-                                fmt::format("The plan of \"{}\" has {} layers, the model {}.", candidate.name, candidate.plan.layerCount(),
-                                            m_problem.shape.layers.size()),
-                                "Use plans of this model.");
+                return badInput(
+                    "search.shape", candidate.name,
+                    {"The plan of \"{name}\" has {layer_count} layers, the model {layers}.",
+                     {{"name", candidate.name}, {"layer_count", candidate.plan.layerCount()}, {"layers", m_problem.shape.layers.size()}}},
+                    "Use plans of this model.");
             const std::int64_t cost = costOf(candidate.plan);
             if (m_problem.exactly ? cost != m_problem.budget : cost > m_problem.budget)
                 return badInput("search.budget", candidate.name,
-                                fmt::format("The plan of \"{}\" costs {}; the budget is {}.", candidate.name, cost, m_problem.budget),
+                                {"The plan of \"{name}\" costs {cost}; the budget is {budget}.",
+                                 {{"name", candidate.name}, {"cost", cost}, {"budget", m_problem.budget}}},
                                 "Compare plans of one budget.");
         }
         return {};

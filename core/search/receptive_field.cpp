@@ -407,10 +407,10 @@ Result<ReceptiveField> chooseByBlocks(MoeModel& model, const TokenWindows& windo
     const c10::InferenceMode inference;
     const auto layers = model.shape().layers.size();
     if (selections.size() != layers || static_cast<std::size_t>(base.layerCount()) != layers)
-        return badInput(
-            "search.shape", "selections",
-            fmt::format("The model has {} layers, the search result {}, the plan {}.", layers, selections.size(), base.layerCount()),
-            "Use results of this model.");
+        return badInput("search.shape", "selections",
+                        {"The model has {layers} layers, the search result {selections}, the plan {layer_count}.",
+                         {{"layers", layers}, {"selections", selections.size()}, {"layer_count", base.layerCount()}}},
+                        "Use results of this model.");
     ESPALIER_CHECK_OK(checkFieldOptions(options));
     if (windows.rows.empty())
         return badInput("text.too_short", windows.source, "There is no text to run the blocks on.", "Give at least one window.");

@@ -49,9 +49,10 @@ Result<std::vector<double>> worthOf(const ExpertScores& scores, const LayerShape
 {
     const auto l = static_cast<std::size_t>(layer.index);
     if (l >= scores.values.rows.size() || static_cast<int>(scores.values.rows[l].size()) != layer.experts)
-        return badInput("score.shape", fmt::format("layer {}", layer.index),
-                        fmt::format("The scores have no values for the {} experts of layer {}.", layer.experts, layer.index),
-                        "Use scores of this model's profile.");
+        return badInput(
+            "score.shape", fmt::format("layer {}", layer.index),
+            {"The scores have no values for the {experts} experts of layer {layer}.", {{"experts", layer.experts}, {"layer", layer.index}}},
+            "Use scores of this model's profile.");
     std::vector<double> worth = scores.values.rows[l];
     if (scores.better == Better::Lower)
         for (double& value : worth)
@@ -63,10 +64,10 @@ Status checkProfile(const ProfileData& profile, const CompressionPlan& base, std
 {
     if (profile.layers.size() != profile.shape.layers.size() || static_cast<std::size_t>(base.layerCount()) != profile.layers.size() ||
         counts != profile.layers.size())
-        return badInput(
-            "search.shape", "profile",
-            fmt::format("The profile has {} layers, the plan {}, the counts {}.", profile.layers.size(), base.layerCount(), counts),
-            "Use a profile and a plan of the same model.");
+        return badInput("search.shape", "profile",
+                        {"The profile has {layers} layers, the plan {layer_count}, the counts {counts}.",
+                         {{"layers", profile.layers.size()}, {"layer_count", base.layerCount()}, {"counts", counts}}},
+                        "Use a profile and a plan of the same model.");
     return {};
 }
 
@@ -113,7 +114,7 @@ Result<Selection> selectionFromJson(const Json& value)
             selection.referenceLoss = reference.get<double>();
         return selection;
     } catch (const Json::exception& failure) {
-        return badInput("search.invalid", "search result", fmt::format("A stored search result cannot be read: {}.", failure.what()),
+        return badInput("search.invalid", "search result", {"A stored search result cannot be read: {what}.", {{"what", failure.what()}}},
                         "Run the search again.");
     }
 }
@@ -157,7 +158,8 @@ Result<std::vector<Selection>> selectLayers(const ProfileData& profile, const st
         const bool ranks = !method->needsGram;
         if (profile.layers[l].gram.listLength == 0 && !(ranks && options.scores))
             return badInput("profile.missing_statistics", fmt::format("layer {}", shape.index),
-                            fmt::format("The profile has no products of expert outputs for layer {}, which \"{}\" needs.", shape.index, id),
+                            {"The profile has no products of expert outputs for layer {shape}, which \"{id}\" needs.",
+                             {{"shape", shape.index}, {"id", id}}},
                             "Take the profile with --collect +gram.");
         if (options.scores && !base.isFixed(shape.index)) {
             ESPALIER_TRY(worth[l], worthOf(*options.scores, shape));

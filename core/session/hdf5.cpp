@@ -143,7 +143,8 @@ Error readError(const Format& format, const std::filesystem::path& path, const c
 // Not the disk's fault.
 Error unwritten(const std::filesystem::path& path, const std::string& detail)
 {
-    Error error = resourceError("output.unwritable", path.string(), fmt::format("{} cannot be written: {}.", path.string(), detail),
+    Error error = resourceError("output.unwritable", path.string(),
+                                {"{path} cannot be written: {detail}.", {{"path", path.string()}, {"detail", detail}}},
                                 "Check that nothing else changes the files it is made of, and try again.");
     error.kept = "What was there before is unchanged.";
     return error;
@@ -335,7 +336,8 @@ Status writeContainer(const std::filesystem::path& path, const Format& format, s
     const auto lock = exclusive();
     if (const auto free = freeDiskBytes(path); free.ok() && *free < estimate + (1 << 16)) {
         Error error = resourceError("output.disk_full", path.string(),
-                                    fmt::format("{} needs {} MB, {} MB are free.", path.string(), (estimate >> 20) + 1, *free >> 20),
+                                    {"{path} needs {estimate} MB, {free} MB are free.",
+                                     {{"path", path.string()}, {"estimate", (estimate >> 20) + 1}, {"free", *free >> 20}}},
                                     "Free some space or choose another folder.");
         error.kept = "What was there before is unchanged.";
         return error;

@@ -68,7 +68,8 @@ public:
             return invalidProfile(m_name, failure.what());
         }
         return badInput("plan.profile_without_factors", m_name,
-                        fmt::format("There are no factors for expert {} of layer {} at rank {}.", expert, layer, rank),
+                        {"There are no factors for expert {expert} of layer {layer} at rank {rank}.",
+                         {{"expert", expert}, {"layer", layer}, {"rank", rank}}},
                         "Use plain factors (\"svd\").");
     }
 

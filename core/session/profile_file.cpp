@@ -161,8 +161,8 @@ Result<ProfileData> dataFromHeader(const Json& json)
 
 Error invalidProfile(const std::filesystem::path& path, const std::string& why)
 {
-    Error error = badInput("profile.invalid", path.string(), fmt::format("{} is not a usable profile: {}.", path.string(), why),
-                           "Take the profile again.");
+    Error error = badInput("profile.invalid", path.string(),
+                           {"{path} is not a usable profile: {why}.", {{"path", path.string()}, {"why", why}}}, "Take the profile again.");
     error.kept = "Nothing was loaded and the file was not changed.";
     return error;
 }
@@ -171,7 +171,7 @@ Error unreadProfile(const std::filesystem::path& path, const std::exception& fai
 {
     if (!isOutOfMemory(failure)) return invalidProfile(path, failure.what());
     Error error =
-        resourceError("profile.out_of_memory", path.string(), fmt::format("There is not enough memory to read {}.", path.string()),
+        resourceError("profile.out_of_memory", path.string(), {"There is not enough memory to read {path}.", {{"path", path.string()}}},
                       "Close other programs, or take a profile with a smaller Gram store (--gram-tokens).");
     error.kept = "The file was not changed.";
     return error;
@@ -180,7 +180,8 @@ Error unreadProfile(const std::filesystem::path& path, const std::exception& fai
 Error newerProfile(const std::filesystem::path& path, int major, int minor)
 {
     return unsupported("profile.newer_version", path.string(),
-                       fmt::format("{} was written by a newer Espalier (profile format {}.{}).", path.string(), major, minor),
+                       {"{path} was written by a newer Espalier (profile format {major}.{minor}).",
+                        {{"path", path.string()}, {"major", major}, {"minor", minor}}},
                        "Open it with that version, or take the profile again.");
 }
 

@@ -29,8 +29,9 @@ bool hasBases(const ExpertParts& expert)
 
 Error missingStatistic(const std::filesystem::path& path, const char* what, const char* collect)
 {
-    Error error = badInput("profile.missing_statistics", path.string(), fmt::format("{} holds no {}.", path.string(), what),
-                           fmt::format("Take the profile with --collect {}.", collect));
+    Error error =
+        badInput("profile.missing_statistics", path.string(), {"{path} holds no {what}.", {{"path", path.string()}, {"what", what}}},
+                 {"Take the profile with --collect {collect}.", {{"collect", collect}}});
     error.kept = "Nothing was changed.";
     return error;
 }
@@ -183,11 +184,11 @@ FactorRule ProfileParts::rule(int layer, int expert, int rank, int matrix) const
 Result<FactorBasis> ProfileParts::basis(int layer, int expert, int matrix, int rank) const
 {
     const auto missing = [&] {
-        Error error =
-            badInput("plan.profile_without_factors", m_impl->path.string(),
-                     fmt::format("{} holds no factors for expert {} of layer {} at rank {}.", m_impl->path.string(), expert, layer, rank),
-                     hasFactors() ? "Take a profile of the model with this expert, or use plain factors (\"svd\")."
-                                  : "Take the profile with --collect factors, or use plain factors (\"svd\").");
+        Error error = badInput("plan.profile_without_factors", m_impl->path.string(),
+                               {"{impl} holds no factors for expert {expert} of layer {layer} at rank {rank}.",
+                                {{"impl", m_impl->path.string()}, {"expert", expert}, {"layer", layer}, {"rank", rank}}},
+                               hasFactors() ? "Take a profile of the model with this expert, or use plain factors (\"svd\")."
+                                            : "Take the profile with --collect factors, or use plain factors (\"svd\").");
         error.kept = "Nothing was changed.";
         return error;
     };

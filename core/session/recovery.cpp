@@ -41,9 +41,10 @@ bool isHeld(const std::filesystem::path& lock)
 
 Error notKept(const std::filesystem::path& folder, const std::string& cause, bool full)
 {
-    Error error = resourceError(
-        "session.recovery_unwritable", folder.string(), fmt::format("Unsaved work cannot be kept in {}: {}.", folder.string(), cause),
-        full ? "Free some space there, and save often until then." : "Make the folder writable, and save often until then.");
+    Error error =
+        resourceError("session.recovery_unwritable", folder.string(),
+                      {"Unsaved work cannot be kept in {folder}: {cause}.", {{"folder", folder.string()}, {"cause", cause}}},
+                      full ? "Free some space there, and save often until then." : "Make the folder writable, and save often until then.");
     error.kept = "Edits go on; those that are not saved are lost if the program or the machine stops.";
     return error;
 }
@@ -162,9 +163,10 @@ Result<RecoveredSession> takeRecovery(const RecoveryEntry& entry)
     std::error_code failure;
     std::filesystem::rename(entry.file, taken, failure);
     if (failure)
-        return badInput("session.recovery_gone", entry.file.string(),
-                        fmt::format("The recovered copy {} is no longer there: {}.", entry.file.string(), failure.message()),
-                        "Open the saved session.");
+        return badInput(
+            "session.recovery_gone", entry.file.string(),
+            {"The recovered copy {file} is no longer there: {message}.", {{"file", entry.file.string()}, {"message", failure.message()}}},
+            "Open the saved session.");
     ::unlink(withSuffix(entry.file, ".lock").c_str());
     ESPALIER_TRY(SessionData data, readSessionContainer(taken, nullptr));
     return RecoveredSession{.data = std::move(data), .entry = {.file = taken, .info = entry.info}};

@@ -461,14 +461,15 @@ Result<SessionData> readSessionContainer(const std::filesystem::path& path, Json
     }
     if (newerMajor) {
         Error error = unsupported("session.newer_version", path.string(),
-                                  fmt::format("{} was written by a newer Espalier (session format {}.{}) and cannot be shown here.",
-                                              path.string(), container.major, container.minor),
+                                  {"{path} was written by a newer Espalier (session format {major}.{minor}) and cannot be shown here.",
+                                   {{"path", path.string()}, {"major", container.major}, {"minor", container.minor}}},
                                   "Open it with that version.");
         error.kept = "The file was not changed.";
         return error;
     }
-    Error error = badInput("session.invalid", path.string(), fmt::format("{} is not a usable session: {}.", path.string(), reason),
-                           "Open an older copy.");
+    Error error =
+        badInput("session.invalid", path.string(),
+                 {"{path} is not a usable session: {reason}.", {{"path", path.string()}, {"reason", reason}}}, "Open an older copy.");
     error.kept = "Nothing was loaded and the file was not changed.";
     return error;
 }
@@ -487,10 +488,10 @@ Result<Json> readRecoveryJson(const std::filesystem::path& path)
 Status writeSession(const std::filesystem::path& path, const SessionData& data)
 {
     if (data.readOnly) {
-        Error error = badInput(
-            "session.read_only", path.string(),
-            fmt::format("{} was written by a newer Espalier; saving it here would lose what this version does not know.", path.string()),
-            "Save under another name with that version.");
+        Error error = badInput("session.read_only", path.string(),
+                               {"{path} was written by a newer Espalier; saving it here would lose what this version does not know.",
+                                {{"path", path.string()}}},
+                               "Save under another name with that version.");
         error.kept = "The file was not changed.";
         return error;
     }

@@ -37,7 +37,8 @@ Error lockedError(const std::filesystem::path& session, const std::string& conte
     if (holder.ok() && holder->is_object())
         who = fmt::format("{} on {} (process {})", holder->value("user", "somebody"), holder->value("host", "another machine"),
                           holder->value("process", 0));
-    Error error = badInput("session.locked", session.string(), fmt::format("{} is open by {}.", session.filename().string(), who),
+    Error error = badInput("session.locked", session.string(),
+                           {"{session} is open by {who}.", {{"session", session.filename().string()}, {"who", who}}},
                            "Open it read-only, or close it there first.");
     error.kept = "The file was not changed.";
     return error;
@@ -46,7 +47,7 @@ Error lockedError(const std::filesystem::path& session, const std::string& conte
 Error unwritable(const std::filesystem::path& session, const std::filesystem::path& lock, int number)
 {
     Error error = resourceError("session.lock_unwritable", session.string(),
-                                fmt::format("{} cannot be written: {}.", lock.string(), std::strerror(number)),
+                                {"{lock} cannot be written: {strerror}.", {{"lock", lock.string()}, {"strerror", std::strerror(number)}}},
                                 "The session can be opened read-only, or saved elsewhere.");
     error.kept = "The session was not changed.";
     return error;

@@ -87,7 +87,7 @@ Result<AddedToken> readToken(const Json& item)
 Error sharedId(int id, const std::string& content)
 {
     return badInput("tokenizer.duplicate_id", "tokenizer.json",
-                    fmt::format("tokenizer.json gives the id {} to two tokens, one of them \"{}\".", id, content),
+                    {"tokenizer.json gives the id {id} to two tokens, one of them \"{content}\".", {{"id", id}, {"content", content}}},
                     "The file is damaged: fetch it again.");
 }
 

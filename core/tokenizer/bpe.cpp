@@ -54,7 +54,7 @@ Result<Bpe> Bpe::fromJson(const Json& model)
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
         if (!nullOrEmpty(model, key))
             return unsupported("tokenizer.unsupported", "tokenizer.json",
-                               fmt::format("tokenizer.json sets {}, which is not supported.", key));
+                               {"tokenizer.json sets {key}, which is not supported.", {{"key", key}}});
 
     Bpe bpe;
     const Json& vocabulary = model["vocab"];

@@ -17,13 +17,13 @@ namespace espalier
 Error unsupportedComponent(std::string_view slot, std::string_view name)
 {
     return unsupported("tokenizer.unsupported", "tokenizer.json",
-                       fmt::format("tokenizer.json uses the {} {}, which is not supported.", slot, name),
+                       {"tokenizer.json uses the {slot} {name}, which is not supported.", {{"slot", slot}, {"name", name}}},
                        "Tokenise elsewhere and pass ids with --ids.");
 }
 
 Error damagedComponent(std::string_view slot, std::string_view what)
 {
-    return badInput("tokenizer.invalid", "tokenizer.json", fmt::format("tokenizer.json has a {} that {}.", slot, what),
+    return badInput("tokenizer.invalid", "tokenizer.json", {"tokenizer.json has a {slot} that {what}.", {{"slot", slot}, {"what", what}}},
                     "The file is damaged: fetch it again.");
 }
 

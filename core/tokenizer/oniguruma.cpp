@@ -14,16 +14,17 @@ namespace espalier
 Error invalidPattern(std::string_view pattern, std::string_view what)
 {
     return badInput("tokenizer.regex", "tokenizer.json",
-                    fmt::format("tokenizer.json has the pattern \"{}\", which is not valid: {}.", utf8Prefix(pattern, 200), what),
+                    {"tokenizer.json has the pattern \"{utf8_prefix}\", which is not valid: {what}.",
+                     {{"utf8_prefix", utf8Prefix(pattern, 200)}, {"what", what}}},
                     "The file is damaged: fetch it again.");
 }
 
 Error unsupportedPattern(std::string_view pattern, std::string_view construct)
 {
-    return unsupported(
-        "tokenizer.unsupported", "tokenizer.json",
-        fmt::format("tokenizer.json has the pattern \"{}\" with {}, which is not supported.", utf8Prefix(pattern, 200), construct),
-        "Tokenise elsewhere and pass ids with --ids.");
+    return unsupported("tokenizer.unsupported", "tokenizer.json",
+                       {"tokenizer.json has the pattern \"{utf8_prefix}\" with {construct}, which is not supported.",
+                        {{"utf8_prefix", utf8Prefix(pattern, 200)}, {"construct", construct}}},
+                       "Tokenise elsewhere and pass ids with --ids.");
 }
 
 namespace oniguruma

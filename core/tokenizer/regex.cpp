@@ -115,10 +115,10 @@ Result<std::vector<TextSpan>> TokenizerRegex::find(std::string_view text) const
         const int rc = m_data->match(text, from, match.get());
         if (rc == PCRE2_ERROR_NOMATCH) break;
         if (rc < 0)
-            return badInput(
-                "tokenizer.regex_limit", "tokenizer.json",
-                fmt::format("The pattern \"{}\" of tokenizer.json ran into its limit on this text.", utf8Prefix(m_data->pattern, 200)),
-                "Split the text into shorter lines, or check the tokenizer file.");
+            return badInput("tokenizer.regex_limit", "tokenizer.json",
+                            {"The pattern \"{utf8_prefix}\" of tokenizer.json ran into its limit on this text.",
+                             {{"utf8_prefix", utf8Prefix(m_data->pattern, 200)}}},
+                            "Split the text into shorter lines, or check the tokenizer file.");
         const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match.get());
         const std::size_t begin = bounds[0];
         const std::size_t end = std::max<std::size_t>(bounds[1], begin);

@@ -25,13 +25,13 @@ constexpr std::size_t kMaxPieceBytes = 4096;
 
 Error damagedModel(std::string_view what)
 {
-    return badInput("tokenizer.invalid", "tokenizer.model", fmt::format("tokenizer.model {}.", what),
+    return badInput("tokenizer.invalid", "tokenizer.model", {"tokenizer.model {what}.", {{"what", what}}},
                     "The file is damaged: fetch it again.");
 }
 
 Error unsupportedModel(std::string_view what)
 {
-    return unsupported("tokenizer.unsupported", "tokenizer.model", fmt::format("tokenizer.model {}, which is not supported.", what),
+    return unsupported("tokenizer.unsupported", "tokenizer.model", {"tokenizer.model {what}, which is not supported.", {{"what", what}}},
                        "Convert it to a tokenizer.json, or pass ids with --ids.");
 }
 

@@ -26,7 +26,8 @@ using namespace std::string_view_literals;
 
 Error otherForm(const std::string& subject, std::string_view form, std::string action)
 {
-    return badInput("text.other_form", subject, fmt::format("{} is {}, not a text.", subject, form), std::move(action));
+    return badInput("text.other_form", subject, {"{subject} is {form}, not a text.", {{"subject", subject}, {"form", form}}},
+                    std::move(action));
 }
 
 struct Signature {
@@ -131,27 +132,32 @@ public:
         if (item.is_string()) return append(item.get_ref<const std::string&>());
         if (!item.is_object())
             return badInput("text.invalid_line", m_subject,
-                            fmt::format("{}, {}, is neither a text nor an object with one.", m_subject, where),
+                            {"{subject}, {where}, is neither a text nor an object with one.", {{"subject", m_subject}, {"where", where}}},
                             item.is_array() || item.is_number() ? "Token ids go with --ids." : kOther);
         if (!m_chosen) ESPALIER_CHECK_OK(choose(item, where));
         const auto found = item.find(m_field);
         if (found != item.end() && !found->is_string())
-            return badInput("text.no_field", m_subject,
-                            fmt::format("{}, {}, has {} in \"{}\" instead of a text.", m_subject, where,
-                                        found->is_null() ? "null" : found->type_name(), m_field),
-                            "Choose the field with --text-field, or leave the line out.");
-        if (found == item.end())
             return badInput(
                 "text.no_field", m_subject,
-                fmt::format("{}, {}, has no text in \"{}\"; it has {}.", m_subject, where, m_field, fmt::join(keysOf(item), ", ")),
+                {"{subject}, {where}, has {found} in \"{field}\" instead of a text.",
+                 {{"subject", m_subject}, {"where", where}, {"found", found->is_null() ? "null" : found->type_name()}, {"field", m_field}}},
                 "Choose the field with --text-field, or leave the line out.");
+        if (found == item.end())
+            return badInput("text.no_field", m_subject,
+                            {"{subject}, {where}, has no text in \"{field}\"; it has {keys_of}.",
+                             {{"subject", m_subject},
+                              {"where", where},
+                              {"field", m_field},
+                              {"keys_of", fmt::format("{}", fmt::join(keysOf(item), ", "))}}},
+                            "Choose the field with --text-field, or leave the line out.");
         return append(found->get_ref<const std::string&>());
     }
 
     Result<TextFile> finish() &&
     {
         if (m_file.texts == 0)
-            return badInput("text.empty", m_subject, fmt::format("{} is JSON and holds no text.", m_subject), "Choose another file.");
+            return badInput("text.empty", m_subject, {"{subject} is JSON and holds no text.", {{"subject", m_subject}}},
+                            "Choose another file.");
         if (m_chosen) m_file.field = m_field;
         return std::move(m_file);
     }
@@ -189,8 +195,8 @@ private:
         }
         const bool turns = item.contains("messages") || item.contains("conversations");
         return badInput("text.no_field", m_subject,
-                        fmt::format("{}, {}, has no field \"text\", and it is not clear which of its fields is the text: {}.", m_subject,
-                                    where, fmt::join(keysOf(item), ", ")),
+                        {"{subject}, {where}, has no field \"text\", and it is not clear which of its fields is the text: {keys_of}.",
+                         {{"subject", m_subject}, {"where", where}, {"keys_of", fmt::format("{}", fmt::join(keysOf(item), ", "))}}},
                         turns ? "These are turns of a conversation: write them out by the model's chat template first."
                               : "Choose the field with --text-field.");
     }
@@ -224,7 +230,8 @@ Result<TextFile> fromLines(std::string_view bytes, const std::string& subject, c
         const std::string where = fmt::format("line {}", number);
         const Result<Json> item = parseJson(line, fmt::format("{} {}", subject, where), "text", kDocumentLimits);
         if (!item.ok())
-            return badInput("text.invalid_line", subject, fmt::format("{} is read as JSON lines, and {} is not JSON.", subject, where),
+            return badInput("text.invalid_line", subject,
+                            {"{subject} is read as JSON lines, and {where} is not JSON.", {{"subject", subject}, {"where", where}}},
                             "Mend the line, or use --text-format text to take the file as it stands.");
         return gatherer.add(*item, where);
     }));
@@ -245,7 +252,8 @@ Result<TextFile> fromDocument(const Json& document, const std::string& subject, 
         return std::move(gatherer).finish();
     }
     if (!document.is_object())
-        return badInput("text.invalid_line", subject, fmt::format("{} is JSON, but neither a list nor an object.", subject), kOther);
+        return badInput("text.invalid_line", subject, {"{subject} is JSON, but neither a list nor an object.", {{"subject", subject}}},
+                        kOther);
     // One object: a text, a column of texts, or the one list of rows in it.
     const std::string column = options.field.empty() ? "text" : options.field;
     if (const auto it = document.find(column); it != document.end() && it->is_array()) {
@@ -322,10 +330,11 @@ Result<TextFile> automatic(std::string_view bytes, const std::string& subject, c
             document.ok() && (document->is_object() || extension == ".json" || (!document->empty() && !document->front().is_null()));
         if (texts) return fromDocument(*document, subject, options);
         if (extension == ".json" && !document.ok())
-            return badInput("text.invalid_line", subject, fmt::format("{} is not valid JSON: {}", subject, document.error().message),
+            return badInput("text.invalid_line", subject,
+                            {"{subject} is not valid JSON: {message}", {{"subject", subject}, {"message", document.error().message}}},
                             "Mend the file, or use --text-format text to take it as it stands.");
     } else if (extension == ".json" && first != '\0') {
-        return badInput("text.invalid_line", subject, fmt::format("{} is called JSON and is none.", subject),
+        return badInput("text.invalid_line", subject, {"{subject} is called JSON and is none.", {{"subject", subject}}},
                         "Rename it, or use --text-format text to take it as it stands.");
     }
     return TextFile();
@@ -339,7 +348,7 @@ Result<TextForm> parseTextForm(std::string_view name)
     if (name == "text") return TextForm::Plain;
     if (name == "jsonl") return TextForm::JsonLines;
     if (name == "json") return TextForm::Json;
-    return usageError(fmt::format("\"{}\" is not one of auto, text, jsonl, json.", name));
+    return usageError({"\"{name}\" is not one of auto, text, jsonl, json.", {{"name", name}}});
 }
 
 Result<TextFile> textDocuments(std::string bytes, const std::string& subject, const TextFileOptions& options)
@@ -352,7 +361,8 @@ Result<TextFile> textDocuments(std::string bytes, const std::string& subject, co
     }
     if (const auto offset = invalidUtf8Offset(bytes))
         return badInput("text.invalid_utf8", subject,
-                        fmt::format("{} is not valid UTF-8: byte {} does not belong there.", subject, *offset + (warnings.empty() ? 0 : 3)),
+                        {"{subject} is not valid UTF-8: byte {empty} does not belong there.",
+                         {{"subject", subject}, {"empty", *offset + (warnings.empty() ? 0 : 3)}}},
                         "Convert the file to UTF-8.");
     TextFile file;
     std::string warning;

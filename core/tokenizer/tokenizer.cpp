@@ -125,8 +125,9 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
     };
     if (!json.is_object() || !part("model").is_object()) return damagedComponent("model", "is missing");
     if (const Json& version = part("version"); !version.is_null() && version != "1.0")
-        return unsupported("tokenizer.unsupported", "tokenizer.json",
-                           fmt::format("tokenizer.json is of version {}; only version 1.0 is read.", version.dump().substr(0, 40)));
+        return unsupported(
+            "tokenizer.unsupported", "tokenizer.json",
+            {"tokenizer.json is of version {version}; only version 1.0 is read.", {{"version", version.dump().substr(0, 40)}}});
     if (const Json type = part("model").value("type", Json("BPE")); type != "BPE")
         return unsupportedComponent("model", type.is_string() ? type.get<std::string>() : type.dump());
 
@@ -186,10 +187,10 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
     if (config.eos && !data->eos) data->eos = data->bpe.idOf(*config.eos);
     data->vocabularySize = highest + 1;
     if (highestOfModel >= data->embeddingRows)
-        return badInput(
-            "tokenizer.id_out_of_range", "tokenizer.json",
-            fmt::format("tokenizer.json has ids up to {}, but the model's embedding has {} rows.", highest, data->embeddingRows),
-            "The tokenizer belongs to another model: use the one that came with these weights.");
+        return badInput("tokenizer.id_out_of_range", "tokenizer.json",
+                        {"tokenizer.json has ids up to {highest}, but the model's embedding has {embedding_rows} rows.",
+                         {{"highest", highest}, {"embedding_rows", data->embeddingRows}}},
+                        "The tokenizer belongs to another model: use the one that came with these weights.");
     if (!beyond.empty())
         data->warnings.push_back(fmt::format(
             "The embedding has {} rows and none for the added tokens {}{}: a text with one of them is refused.", data->embeddingRows,
@@ -217,7 +218,8 @@ Result<std::vector<int>> Tokenizer::encode(std::string_view text, bool addSpecia
 {
     if (const auto offset = invalidUtf8Offset(text))
         return badInput("text.invalid_utf8", fmt::format("byte {}", *offset),
-                        fmt::format("The text is not valid UTF-8: byte {} does not belong there.", *offset), "Convert the file to UTF-8.");
+                        {"The text is not valid UTF-8: byte {offset} does not belong there.", {{"offset", *offset}}},
+                        "Convert the file to UTF-8.");
     std::vector<int> ids;
     if (addSpecial) ids = m_data->post.before;
     for (const Segment& raw : m_data->added.split(text, false)) {
@@ -252,10 +254,11 @@ Status Tokenizer::checkId(int id) const
 {
     if (id < m_data->embeddingRows) return {};
     const auto token = m_data->tokenOfId.find(id);
-    return badInput("tokenizer.id_out_of_range", "tokenizer.json",
-                    fmt::format("The text has the token \"{}\", whose id {} is beyond the {} rows of the model's embedding.",
-                                token == m_data->tokenOfId.end() ? std::string("?") : token->second, id, m_data->embeddingRows),
-                    "Take the token out of the text: the model has no vector for it.");
+    return badInput(
+        "tokenizer.id_out_of_range", "tokenizer.json",
+        {"The text has the token \"{token}\", whose id {id} is beyond the {data} rows of the model's embedding.",
+         {{"token", token == m_data->tokenOfId.end() ? std::string("?") : token->second}, {"id", id}, {"data", m_data->embeddingRows}}},
+        "Take the token out of the text: the model has no vector for it.");
 }
 
 bool Tokenizer::has(int id) const { return m_data->tokenOfId.contains(id); }

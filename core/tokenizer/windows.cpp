@@ -59,7 +59,7 @@ void compareWithAsked(const TextRequest& request, RequestedWindows& out)
 Status checkOptions(const WindowOptions& options)
 {
     if (options.windowLength < 2 || options.windowLength > (1 << 24))
-        return usageError(fmt::format("A window has at least 2 tokens, not {}.", options.windowLength));
+        return usageError({"A window has at least 2 tokens, not {window_length}.", {{"window_length", options.windowLength}}});
     return {};
 }
 

@@ -3,6 +3,7 @@
 #include "experts/selection.h"
 #include "heatmap/heatmap_view.h"
 #include "look/colour_map.h"
+#include "look/error_text.h"
 #include "look/format.h"
 #include "look/theme.h"
 #include "plan/compression_plan.h"
@@ -12,6 +13,7 @@
 #include <QApplication>
 #include <QLocale>
 #include <QSignalSpy>
+#include <QTranslator>
 #include <QtTest>
 
 #include <cmath>
@@ -23,6 +25,18 @@ namespace
 {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+// Says sentences of errors in another language.
+class OtherLanguage final : public QTranslator
+{
+public:
+    QHash<QByteArray, QString> sentences;
+    QString translate(const char* context, const char* source, const char*, int) const override
+    {
+        return qstrcmp(context, "errors") == 0 ? sentences.value(source) : QString();
+    }
+    bool isEmpty() const override { return false; }
+};
 
 ExpertScores scoresFor(const ModelShape& shape)
 {
@@ -63,6 +77,29 @@ class LookTest final : public QObject
 {
     Q_OBJECT
 private slots:
+    void errors_areSaidInTheLanguageOfTheWindow()
+    {
+        // As it comes from the engine: through JSON.
+        const Error error = errorFromJson(toJson(badInput(
+            "plan.example", "layer 3", {"Layer {layer} keeps {kept} of {experts} experts.", {{"layer", 3}, {"kept", 2}, {"experts", 16}}},
+            {"Keep {floor} or more, {share:.1f} %, or pass --keep.", {{"floor", 4}, {"share", 25.04}}})));
+        QCOMPARE(causeText(error), QStringLiteral("Layer 3 keeps 2 of 16 experts."));
+        QCOMPARE(adviceText(error), QStringLiteral("Keep 4 or more, 25.0 %"));
+        OtherLanguage language;
+        // The places stand elsewhere.
+        language.sentences.insert("Layer {layer} keeps {kept} of {experts} experts.",
+                                  QStringLiteral("Von {experts} Experten behält Ebene {layer} {kept}."));
+        language.sentences.insert("Plain.", QStringLiteral("Schlicht."));
+        QApplication::installTranslator(&language);
+        QCOMPARE(causeText(error), QString::fromUtf8("Von 16 Experten behält Ebene 3 2."));
+        QCOMPARE(causeText(badInput("a.b", "c", "Plain.")), QStringLiteral("Schlicht."));
+        QCOMPARE(adviceText(error), QStringLiteral("Keep 4 or more, 25.0 %"));
+        // A translation that knows other places is not used.
+        language.sentences.insert("Layer {layer} keeps {kept} of {experts} experts.", QStringLiteral("Ebene {ebene}."));
+        QCOMPARE(causeText(error), QStringLiteral("Layer 3 keeps 2 of 16 experts."));
+        QApplication::removeTranslator(&language);
+    }
+
     void contrastOfText_data()
     {
         QTest::addColumn<bool>("dark");

@@ -1,5 +1,6 @@
 #include "perplexity/history_panel.h"
 
+#include "look/error_text.h"
 #include "look/format.h"
 #include "look/icon.h"
 #include "look/number_cell.h"
@@ -155,8 +156,8 @@ QVariant HistoryModel::data(const QModelIndex& index, int role) const
     if (row.id < 0) return runningData(index.row(), role);
     if (!entry.readable()) {
         if (role == Qt::ToolTipRole)
-            return QStringList{QString::fromStdString(entry.text), unreadText(*entry.unread),
-                               QString::fromStdString(entry.unread->reason.message), tr("It is kept when the session is saved.")}
+            return QStringList{QString::fromStdString(entry.text), unreadText(*entry.unread), causeText(entry.unread->reason),
+                               tr("It is kept when the session is saved.")}
                 .join(QLatin1Char('\n'));
         if (role == Qt::AccessibleTextRole)
             return QString(QString::fromStdString(entry.text) + QStringLiteral(", ") + unreadText(*entry.unread));

@@ -39,8 +39,8 @@ Result<FormBasis> basis(const BuildContext& context, const MatrixSlot& slot, con
     ESPALIER_TRY(const FactorBasis found, context.factors->basis(slot.layer, slot.expert, slot.matrix, form.factorRank()));
     if (found.rows != matrix.weight.size(0))
         return badInput("profile.invalid", "profile",
-                        fmt::format("The basis of expert {} in layer {} has {} rows, the matrix {}.", slot.expert, slot.layer, found.rows,
-                                    matrix.weight.size(0)),
+                        {"The basis of expert {expert} in layer {layer} has {rows} rows, the matrix {weight}.",
+                         {{"expert", slot.expert}, {"layer", slot.layer}, {"rows", found.rows}, {"weight", matrix.weight.size(0)}}},
                         "Take the profile of this model again.");
     const at::Tensor q = at::from_blob(const_cast<float*>(found.values.data()), {found.rows, found.columns}, at::kFloat);
     ESPALIER_TRY(result.of, ProjectionFactors::of(matrix.weight, q));

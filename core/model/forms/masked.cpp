@@ -58,7 +58,8 @@ Result<FormBasis> basis(const BuildContext& context, const MatrixSlot& slot, con
         const Counted all = counted(mask, pattern);
         if (all.rows.sum({1}, false, at::kDouble).max().item<double>() > static_cast<double>(all.kept))
             return badInput("plan.values_damaged", maskName,
-                            fmt::format("More weights of expert {} in layer {} are stored than its mask keeps.", slot.expert, slot.layer),
+                            {"More weights of expert {expert} in layer {layer} are stored than its mask keeps.",
+                             {{"expert", slot.expert}, {"layer", slot.layer}}},
                             "Make the values file of this plan again, or the plan.");
     }
     result.of = (onGrid(weight * mask, form.storage) * mask).to(type.stored).contiguous();

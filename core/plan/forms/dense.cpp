@@ -15,7 +15,7 @@ Result<Structure> read(const Json&) { return Structure(Dense{}); }
 Status check(const SlotShape&, const MatrixForm& form, const std::string& where)
 {
     if (form.storage.bits < 0 || form.storage.bits > 16)
-        return badInput("plan.invalid", where, fmt::format("{} is stored in {} bits.", where, form.storage.bits),
+        return badInput("plan.invalid", where, {"{where} is stored in {bits} bits.", {{"where", where}, {"bits", form.storage.bits}}},
                         "Use 1 to 16, or 0 for the checkpoint's own type.");
     return {};
 }

@@ -32,9 +32,10 @@ Status onlyKnownKeys(const Json& object, const std::vector<std::string_view>& kn
 {
     for (const auto& item : object.items())
         if (std::find(known.begin(), known.end(), item.key()) == known.end())
-            return unsupported("plan.unknown_content", item.key(),
-                               fmt::format("The plan says \"{}\" {}, which this Espalier does not know.", item.key(), where),
-                               "Use the Espalier that wrote it or a newer one, or take it out: it is not left out in silence.");
+            return unsupported(
+                "plan.unknown_content", item.key(),
+                {"The plan says \"{key}\" {where}, which this Espalier does not know.", {{"key", item.key()}, {"where", where}}},
+                "Use the Espalier that wrote it or a newer one, or take it out: it is not left out in silence.");
     return {};
 }
 
@@ -65,13 +66,13 @@ Json toJson(const MatrixForm& form)
 
 Result<MatrixForm> matrixFormFromJson(const Json& json, const std::string& where)
 {
-    if (!json.is_object()) return badInput("plan.invalid", where, fmt::format("The form of {} is not an object.", where));
+    if (!json.is_object()) return badInput("plan.invalid", where, {"The form of {where} is not an object.", {{"where", where}}});
     const std::string id = json.value("form", std::string(kDenseRules.id));
     const auto& table = formTable();
     const auto rules = std::find_if(table.begin(), table.end(), [&](const FormRules* candidate) { return candidate->id == id; });
     if (rules == table.end())
         return unsupported("plan.unknown_content", id,
-                           fmt::format("The plan gives {} the form \"{}\", which this Espalier does not know.", where, id),
+                           {"The plan gives {where} the form \"{id}\", which this Espalier does not know.", {{"where", where}, {"id", id}}},
                            "Use the Espalier that wrote it, or a newer one.");
     std::vector<std::string_view> known = {"form", "bits", "group", "scheme", "values"};
     known.insert(known.end(), (*rules)->keys.begin(), (*rules)->keys.end());
@@ -84,7 +85,8 @@ Result<MatrixForm> matrixFormFromJson(const Json& json, const std::string& where
     const auto at = std::find(std::begin(kSchemes), std::end(kSchemes), scheme);
     if (at == std::end(kSchemes))
         return unsupported("plan.unknown_content", scheme,
-                           fmt::format("The plan stores {} by the scheme \"{}\", which this Espalier does not know.", where, scheme),
+                           {"The plan stores {where} by the scheme \"{scheme}\", which this Espalier does not know.",
+                            {{"where", where}, {"scheme", scheme}}},
                            "Use the Espalier that wrote it, or a newer one.");
     form.storage.scheme = static_cast<QuantScheme>(at - std::begin(kSchemes));
     form.values = json.value("values", std::string());
@@ -134,7 +136,7 @@ Result<std::vector<Band>> bandsFromJson(const Json& json, std::string_view where
     std::vector<Band> bands;
     for (const Json& item : json.at("bands")) {
         if (!item.is_array() || item.size() != 2)
-            return badInput("plan.invalid", std::string(where), fmt::format("Bands of {} are pairs [rank, bits].", where));
+            return badInput("plan.invalid", std::string(where), {"Bands of {where} are pairs [rank, bits].", {{"where", where}}});
         bands.push_back({.rank = item[0].get<int>(), .bits = item[1].get<int>()});
     }
     return bands;
@@ -145,16 +147,18 @@ Status checkBands(const SlotShape& slot, const std::vector<Band>& bands, const s
     std::int64_t total = 0;
     for (const Band& band : bands) {
         if (band.rank < 1)
-            return badInput("plan.invalid", where, fmt::format("A band of {} has rank {}.", where, band.rank), "Ranks are 1 or more.");
+            return badInput("plan.invalid", where, {"A band of {where} has rank {rank}.", {{"where", where}, {"rank", band.rank}}},
+                            "Ranks are 1 or more.");
         if (band.bits < 0 || band.bits > 16)
-            return badInput("plan.invalid", where, fmt::format("A band of {} has {} bits.", where, band.bits),
+            return badInput("plan.invalid", where, {"A band of {where} has {bits} bits.", {{"where", where}, {"bits", band.bits}}},
                             "Use 1 to 16, or 0 for the checkpoint's own type.");
         total += band.rank;
     }
-    if (bands.empty()) return badInput("plan.invalid", where, fmt::format("The factors of {} have no band.", where));
+    if (bands.empty()) return badInput("plan.invalid", where, {"The factors of {where} have no band.", {{"where", where}}});
     if (total > std::min(slot.out, slot.in))
         return badInput("plan.rank_beyond_break_even", where,
-                        fmt::format("{} has rank {} at most; the plan asks for {}.", where, std::min(slot.out, slot.in), total));
+                        {"{where} has rank {min} at most; the plan asks for {total}.",
+                         {{"where", where}, {"min", std::min(slot.out, slot.in)}, {"total", total}}});
     return {};
 }
 

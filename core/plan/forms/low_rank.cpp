@@ -32,10 +32,10 @@ Status check(const SlotShape& slot, const MatrixForm& form, const std::string& w
     const auto& low = std::get<LowRank>(form.structure);
     ESPALIER_CHECK_OK(checkBands(slot, low.bands, where));
     if (const int rank = form.plainRank(); rank > breakEvenRank(slot.out, slot.in))
-        return badInput(
-            "plan.rank_beyond_break_even", where,
-            fmt::format("Rank {} of {} is beyond {}, where factors save nothing.", rank, where, breakEvenRank(slot.out, slot.in)),
-            "Use 0 for a dense matrix.");
+        return badInput("plan.rank_beyond_break_even", where,
+                        {"Rank {rank} of {where} is beyond {break_even_rank}, where factors save nothing.",
+                         {{"rank", rank}, {"where", where}, {"break_even_rank", breakEvenRank(slot.out, slot.in)}}},
+                        "Use 0 for a dense matrix.");
     return {};
 }
 

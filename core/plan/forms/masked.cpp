@@ -33,8 +33,9 @@ Status check(const SlotShape& slot, const MatrixForm& form, const std::string& w
         pattern.of > 0 && pattern.kept > 0 && pattern.kept <= pattern.of && pattern.keptMillionths == 0 && slot.in % pattern.of == 0;
     const bool free = pattern.of == 0 && pattern.kept == 0 && pattern.keptMillionths > 0 && pattern.keptMillionths <= 1'000'000;
     if (!grouped && !free)
-        return badInput("plan.invalid", where, fmt::format("The mask of {} keeps {} of {}.", where, pattern.kept, pattern.of),
-                        fmt::format("Keep 1 to m of m neighbours, m a divisor of {}, or 1 to 1,000,000 millionths.", slot.in));
+        return badInput("plan.invalid", where,
+                        {"The mask of {where} keeps {kept} of {of}.", {{"where", where}, {"kept", pattern.kept}, {"of", pattern.of}}},
+                        {"Keep 1 to m of m neighbours, m a divisor of {in}, or 1 to 1,000,000 millionths.", {{"in", slot.in}}});
     return {};
 }
 

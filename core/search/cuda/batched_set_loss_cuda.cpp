@@ -41,17 +41,22 @@ Error deviceError(int code, int device, std::string_view doing)
         case cudaErrorInitializationError:
         case cudaErrorDevicesUnavailable:
         case cudaErrorStubLibrary:
-            return resourceError("device.unavailable", subject, fmt::format("The device {} is not available: {}.", subject, cause),
+            return resourceError("device.unavailable", subject,
+                                 {"The device {subject} is not available: {cause}.", {{"subject", subject}, {"cause", cause}}},
                                  "Search on the CPU, or install a driver for the device.");
         case cudaErrorNoKernelImageForDevice:
         case cudaErrorUnsupportedPtxVersion:
-            return unsupported("device.architecture", subject, fmt::format("This build has no kernels for {}: {}.", subject, cause),
+            return unsupported("device.architecture", subject,
+                               {"This build has no kernels for {subject}: {cause}.", {{"subject", subject}, {"cause", cause}}},
                                "Search on the CPU, or build with CMAKE_CUDA_ARCHITECTURES of this device.");
         case cudaErrorMemoryAllocation:
-            return resourceError("device.out_of_memory", subject, fmt::format("Out of memory of {} while {}.", subject, doing),
+            return resourceError("device.out_of_memory", subject,
+                                 {"Out of memory of {subject} while {doing}.", {{"subject", subject}, {"doing", doing}}},
                                  "Search fewer layers at a time, take a profile of fewer tokens, or search on the CPU.");
         default:
-            return resourceError("device.failed", subject, fmt::format("{} failed while {}: {}.", subject, doing, cause), kOnCpu);
+            return resourceError("device.failed", subject,
+                                 {"{subject} failed while {doing}: {cause}.", {{"subject", subject}, {"doing", doing}, {"cause", cause}}},
+                                 kOnCpu);
     }
 }
 

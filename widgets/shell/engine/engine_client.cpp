@@ -1,5 +1,6 @@
 #include "shell/engine/engine_client.h"
 
+#include "look/error_text.h"
 #include "rpc/messages.h"
 #include "shell/engine/engine_worker.h"
 
@@ -81,7 +82,7 @@ void EngineWorker::readOutput()
     for (;;) {
         Result<std::optional<std::string>> body = m_decoder.next();
         if (!body.ok()) {
-            end(QString::fromStdString(body.error().message));
+            end(causeText(body.error()));
             m_process->kill();
             m_process->waitForFinished(1000);
             return;
@@ -234,8 +235,7 @@ void EngineClient::initialize()
     // As it stands on the wire: of an engine of another protocol only that can be read.
     request(InitializeRequest::kMethod, toJson(hello), [this](const EngineReply& reply) {
         if (!reply.ok()) {
-            if (reply.outcome == EngineReply::Outcome::Failed)
-                setState(EngineState::Incompatible, QString::fromStdString(reply.error.message));
+            if (reply.outcome == EngineReply::Outcome::Failed) setState(EngineState::Incompatible, causeText(reply.error));
             return;
         }
         const Result<std::int64_t> protocol = protocolOf(reply.result);

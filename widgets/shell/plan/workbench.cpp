@@ -2,6 +2,7 @@
 
 #include "allocate/rank_rule.h"
 #include "base/sha256.h"
+#include "look/error_text.h"
 #include "plan/plan_name.h"
 #include "shell/engine/problem_id.h"
 
@@ -111,8 +112,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
     connect(&m_evaluation, &EvaluationController::runsChanged, this, [this] {
         if (!m_autosave.isActive()) m_autosave.start();
     });
-    connect(&m_store, &SessionStore::heldElsewhere, this,
-            [this](const Error& error) { openedReadOnly(QString::fromStdString(error.message)); });
+    connect(&m_store, &SessionStore::heldElsewhere, this, [this](const Error& error) { openedReadOnly(causeText(error)); });
     connect(&m_store, &SessionStore::recoveryFailed, this, [this](const Error& error) { emit notice(error, kRecoveryNotice); });
     connect(&m_store, &SessionStore::recoveryWorks, this, [this] { emit noticeSettled(kRecoveryNotice); });
     connect(&m_engine, &EngineClient::ready, this, [this] {

@@ -1,5 +1,6 @@
 #include "shell/window/error_notices.h"
 
+#include "look/error_text.h"
 #include "look/format.h"
 #include "planning/budget_bar.h"
 
@@ -50,9 +51,9 @@ void ErrorNotices::notice(const Error& error, const QString& id)
     banner.kind = QString::fromStdString(error.code).endsWith(QStringLiteral(".warning")) ? Banner::Kind::Warning : Banner::Kind::Error;
     // Of the disk that unsaved work is kept on, whatever model is open.
     banner.ofModel = error.code != "session.recovery_unwritable";
-    banner.cause = QString::fromStdString(error.message);
-    const QString kept = format::withoutOptions(error.kept);
-    const QString action = format::withoutOptions(error.action);
+    banner.cause = causeText(error);
+    const QString kept = keptText(error);
+    const QString action = adviceText(error);
     banner.consequence = QString(kept + QLatin1Char(' ') + action).trimmed();
     if (problem && banner.kind == Banner::Kind::Warning) m_problems.removeAll(banner.id);
     if (error.code == "allocate.infeasible") nameLocks(banner);

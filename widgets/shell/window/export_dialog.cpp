@@ -1,6 +1,7 @@
 #include "shell/window/export_dialog.h"
 
 #include "experts/expert_view.h"
+#include "look/error_text.h"
 #include "look/format.h"
 #include "look/theme.h"
 #include "plan/plan_name.h"
@@ -45,7 +46,7 @@ QString flavourTitle(const std::string& id)
 
 QString told(const Error& error)
 {
-    QStringList parts = {QString::fromStdString(error.message), format::withoutOptions(error.kept), format::withoutOptions(error.action)};
+    QStringList parts = {causeText(error), keptText(error), adviceText(error)};
     parts.removeAll(QString());
     return parts.join(QLatin1Char(' '));
 }

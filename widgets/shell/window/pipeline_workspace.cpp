@@ -3,6 +3,7 @@
 #include "allocate/allocator.h"
 #include "allocate/rank_rule.h"
 #include "layers/layers_panel.h"
+#include "look/error_text.h"
 #include "look/fold_row.h"
 #include "look/format.h"
 #include "look/panel.h"
@@ -272,7 +273,7 @@ void PipelineWorkspace::rankToSize(qint64 bytes, const MethodChoice& rule)
         request.importance = importance->second;
     const Result<CompressionPlan> ranked = assignRanks(plans->shape(), base, rule.method, request, rule.params);
     if (!ranked.ok()) {
-        panel->setMessage(QString::fromStdString(ranked.error().message), true);
+        panel->setMessage(causeText(ranked.error()), true);
         return;
     }
     panel->setMessage({}, false);
