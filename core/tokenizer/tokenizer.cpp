@@ -78,6 +78,41 @@ Result<Template> parsePostProcessor(const Json& value)
     return result;
 }
 
+// The file that is read: tokenizer.json, or else tokenizer.model of the folder, or what is named.
+Result<std::filesystem::path> tokenizerFile(const std::filesystem::path& folderOrFile)
+{
+    std::error_code failure;
+    const bool isFolder = std::filesystem::is_directory(folderOrFile, failure);
+    std::filesystem::path path = isFolder ? folderOrFile / "tokenizer.json" : folderOrFile;
+    if (isFolder && !std::filesystem::exists(path, failure) && std::filesystem::exists(folderOrFile / "tokenizer.model", failure))
+        path = folderOrFile / "tokenizer.model";
+    if (!std::filesystem::exists(path, failure))
+        return badInput("tokenizer.missing", "tokenizer.json",
+                        isFolder ? fmt::format("There is no tokenizer.json in {}.", folderOrFile.string())
+                                 : fmt::format("{} does not exist, so there is no tokenizer.json to read.", path.string()),
+                        "Put the model's tokenizer.json there, or pass token ids with --ids.");
+    return path;
+}
+
+const Json& partOf(const Json& json, const char* key)
+{
+    static const Json none;
+    const auto it = json.find(key);
+    return it == json.end() ? none : *it;
+}
+
+Status checkForm(const Json& json)
+{
+    if (!json.is_object() || !partOf(json, "model").is_object()) return damagedComponent("model", "is missing");
+    if (const Json& version = partOf(json, "version"); !version.is_null() && version != "1.0")
+        return unsupported(
+            "tokenizer.unsupported", "tokenizer.json",
+            {"tokenizer.json is of version {version}; only version 1.0 is read.", {{"version", version.dump().substr(0, 40)}}});
+    if (const Json type = partOf(json, "model").value("type", Json("BPE")); type != "BPE")
+        return unsupportedComponent("model", type.is_string() ? type.get<std::string>() : type.dump());
+    return {};
+}
+
 }  // namespace
 
 struct Tokenizer::Data {
@@ -96,6 +131,9 @@ struct Tokenizer::Data {
     std::int64_t embeddingRows = INT64_MAX;
     std::vector<std::string> warnings;
     std::optional<int> eos;
+
+    Result<std::optional<int>> nameTokens(const TokenizerConfig& config);
+    void chooseBos(const TokenizerConfig& config, std::optional<int> named);
 };
 
 Tokenizer::Tokenizer(std::unique_ptr<const Data> data) : m_data(std::move(data)) {}
@@ -103,45 +141,89 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
+// The texts of the ids, and the token that ends a text; returns the one that begins it by tokenizer_config.json. An added token may lie
+// beyond the embedding: a text need not have it.
+Result<std::optional<int>> Tokenizer::Data::nameTokens(const TokenizerConfig& config)
+{
+    std::unordered_set<int> addedIds;
+    for (const AddedToken& token : added.all())
+        addedIds.insert(token.id);
+    int highest = -1;
+    int highestOfModel = -1;  // that a text without added tokens may need
+    for (const auto& [token, id] : bpe.vocabulary()) {
+        tokenOfId.emplace(id, token);
+        highest = std::max(highest, id);
+        if (!addedIds.contains(id)) highestOfModel = std::max(highestOfModel, id);
+    }
+    std::vector<std::string> beyond;
+    std::optional<int> named;
+    for (const AddedToken& token : added.all()) {
+        // The reference decodes a normalised added token to what it matches, not to what the file says.
+        std::string shown = token.content;
+        if (token.normalized) {
+            ESPALIER_TRY(shown, normalizer->apply(std::move(shown)));
+        }
+        tokenOfId.insert_or_assign(token.id, std::move(shown));
+        if (token.special) specialIds.insert(token.id);
+        highest = std::max(highest, token.id);
+        if (token.id >= embeddingRows) beyond.push_back(fmt::format("\"{}\" ({})", token.content, token.id));
+        if (config.bos == token.content) named = token.id;
+        if (config.eos == token.content) eos = token.id;
+    }
+    if (config.bos && !named) named = bpe.idOf(*config.bos);
+    if (config.eos && !eos) eos = bpe.idOf(*config.eos);
+    vocabularySize = highest + 1;
+    if (highestOfModel >= embeddingRows)
+        return badInput("tokenizer.id_out_of_range", "tokenizer.json",
+                        {"tokenizer.json has ids up to {highest}, but the model's embedding has {embedding_rows} rows.",
+                         {{"highest", highest}, {"embedding_rows", embeddingRows}}},
+                        "The tokenizer belongs to another model: use the one that came with these weights.");
+    if (!beyond.empty())
+        warnings.push_back(fmt::format(
+            "The embedding has {} rows and none for the added tokens {}{}: a text with one of them is refused.", embeddingRows,
+            fmt::join(beyond.begin(), beyond.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(beyond.size(), 4)), ", "),
+            beyond.size() > 4 ? fmt::format(" and {} more", beyond.size() - 4) : std::string()));
+    return named;
+}
+
+void Tokenizer::Data::chooseBos(const TokenizerConfig& config, std::optional<int> named)
+{
+    const bool inTemplate = !post.before.empty();
+    bos = inTemplate ? post.before.front() : named;
+    addsBos = bos && config.addBos.value_or(inTemplate);
+    if (bos && addsBos != inTemplate)
+        warnings.push_back(fmt::format(
+            "tokenizer_config.json says add_bos_token {}, and the template of tokenizer.json {} one: the former is followed, as "
+            "transformers 4 does; transformers 5 follows the latter (--bos {}).",
+            addsBos, inTemplate ? "adds" : "does not add", inTemplate ? "yes" : "no"));
+    if (inTemplate && named && *named != *bos)
+        warnings.push_back(fmt::format(
+            "The template of tokenizer.json begins with \"{}\", bos_token of tokenizer_config.json is \"{}\": texts begin with the former.",
+            tokenOfId.contains(*bos) ? tokenOfId[*bos] : std::to_string(*bos), *config.bos));
+    if (post.before.size() > 1)
+        warnings.push_back(fmt::format("The template of tokenizer.json puts {} tokens in front of a text; only the first is put there.",
+                                       post.before.size()));
+}
+
 Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std::optional<std::int64_t> embeddingRows)
 {
-    std::error_code failure;
-    const bool isFolder = std::filesystem::is_directory(folderOrFile, failure);
-    std::filesystem::path path = isFolder ? folderOrFile / "tokenizer.json" : folderOrFile;
-    if (isFolder && !std::filesystem::exists(path, failure) && std::filesystem::exists(folderOrFile / "tokenizer.model", failure))
-        path = folderOrFile / "tokenizer.model";
-    if (!std::filesystem::exists(path, failure))
-        return badInput("tokenizer.missing", "tokenizer.json",
-                        isFolder ? fmt::format("There is no tokenizer.json in {}.", folderOrFile.string())
-                                 : fmt::format("{} does not exist, so there is no tokenizer.json to read.", path.string()),
-                        "Put the model's tokenizer.json there, or pass token ids with --ids.");
+    ESPALIER_TRY(const std::filesystem::path path, tokenizerFile(folderOrFile));
     ESPALIER_TRY(const std::string text, readTextFile(path, "tokenizer", kFileLimits.maxBytes));
     ESPALIER_TRY(const Json json, path.extension() == ".model" ? tokenizerJsonFromSentencePiece(text)
                                                                : parseJson(text, "tokenizer.json", "tokenizer", kFileLimits));
-    const Json none;
-    const auto part = [&](const char* key) -> const Json& {
-        const auto it = json.find(key);
-        return it == json.end() ? none : *it;
-    };
-    if (!json.is_object() || !part("model").is_object()) return damagedComponent("model", "is missing");
-    if (const Json& version = part("version"); !version.is_null() && version != "1.0")
-        return unsupported(
-            "tokenizer.unsupported", "tokenizer.json",
-            {"tokenizer.json is of version {version}; only version 1.0 is read.", {{"version", version.dump().substr(0, 40)}}});
-    if (const Json type = part("model").value("type", Json("BPE")); type != "BPE")
-        return unsupportedComponent("model", type.is_string() ? type.get<std::string>() : type.dump());
+    ESPALIER_CHECK_OK(checkForm(json));
 
-    ESPALIER_TRY(Bpe bpe, Bpe::fromJson(part("model")));
-    ESPALIER_TRY(auto normalizer, parseNormalizer(part("normalizer")));
-    ESPALIER_TRY(auto preTokenizer, parsePreTokenizer(part("pre_tokenizer")));
-    ESPALIER_TRY(auto decoder, parseDecoder(part("decoder")));
-    ESPALIER_TRY(Template post, parsePostProcessor(part("post_processor")));
+    ESPALIER_TRY(Bpe bpe, Bpe::fromJson(partOf(json, "model")));
+    ESPALIER_TRY(auto normalizer, parseNormalizer(partOf(json, "normalizer")));
+    ESPALIER_TRY(auto preTokenizer, parsePreTokenizer(partOf(json, "pre_tokenizer")));
+    ESPALIER_TRY(auto decoder, parseDecoder(partOf(json, "decoder")));
+    ESPALIER_TRY(Template post, parsePostProcessor(partOf(json, "post_processor")));
     std::vector<std::string> warnings;
-    ESPALIER_TRY(const TokenizerConfig config, readTokenizerConfig(path.parent_path(), part("added_tokens")));
+    ESPALIER_TRY(const TokenizerConfig config, readTokenizerConfig(path.parent_path(), partOf(json, "added_tokens")));
     ESPALIER_TRY(AddedTokens added,
-                 AddedTokens::fromJson(part("added_tokens"), config.tokens, bpe, *normalizer, config.splitsSpecial, warnings));
+                 AddedTokens::fromJson(partOf(json, "added_tokens"), config.tokens, bpe, *normalizer, config.splitsSpecial, warnings));
     for (const char* key : {"truncation", "padding"})
-        if (part(key).is_object())
+        if (partOf(json, key).is_object())
             warnings.push_back(fmt::format("tokenizer.json asks for {}, which is for batches: texts are taken as long as they are.", key));
 
     auto data = std::make_unique<Data>(Data{std::move(bpe),
@@ -158,59 +240,8 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
                                             0,
                                             embeddingRows.value_or(INT64_MAX),
                                             std::move(warnings)});
-    std::unordered_set<int> addedIds;
-    for (const AddedToken& token : data->added.all())
-        addedIds.insert(token.id);
-    int highest = -1;
-    int highestOfModel = -1;  // that a text without added tokens may need
-    for (const auto& [token, id] : data->bpe.vocabulary()) {
-        data->tokenOfId.emplace(id, token);
-        highest = std::max(highest, id);
-        if (!addedIds.contains(id)) highestOfModel = std::max(highestOfModel, id);
-    }
-    std::vector<std::string> beyond;
-    std::optional<int> named;
-    for (const AddedToken& token : data->added.all()) {
-        // The reference decodes a normalised added token to what it matches, not to what the file says.
-        std::string shown = token.content;
-        if (token.normalized) {
-            ESPALIER_TRY(shown, data->normalizer->apply(std::move(shown)));
-        }
-        data->tokenOfId.insert_or_assign(token.id, std::move(shown));
-        if (token.special) data->specialIds.insert(token.id);
-        highest = std::max(highest, token.id);
-        if (token.id >= data->embeddingRows) beyond.push_back(fmt::format("\"{}\" ({})", token.content, token.id));
-        if (config.bos == token.content) named = token.id;
-        if (config.eos == token.content) data->eos = token.id;
-    }
-    if (config.bos && !named) named = data->bpe.idOf(*config.bos);
-    if (config.eos && !data->eos) data->eos = data->bpe.idOf(*config.eos);
-    data->vocabularySize = highest + 1;
-    if (highestOfModel >= data->embeddingRows)
-        return badInput("tokenizer.id_out_of_range", "tokenizer.json",
-                        {"tokenizer.json has ids up to {highest}, but the model's embedding has {embedding_rows} rows.",
-                         {{"highest", highest}, {"embedding_rows", data->embeddingRows}}},
-                        "The tokenizer belongs to another model: use the one that came with these weights.");
-    if (!beyond.empty())
-        data->warnings.push_back(fmt::format(
-            "The embedding has {} rows and none for the added tokens {}{}: a text with one of them is refused.", data->embeddingRows,
-            fmt::join(beyond.begin(), beyond.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(beyond.size(), 4)), ", "),
-            beyond.size() > 4 ? fmt::format(" and {} more", beyond.size() - 4) : std::string()));
-    const bool inTemplate = !data->post.before.empty();
-    data->bos = inTemplate ? data->post.before.front() : named;
-    data->addsBos = data->bos && config.addBos.value_or(inTemplate);
-    if (data->bos && data->addsBos != inTemplate)
-        data->warnings.push_back(fmt::format(
-            "tokenizer_config.json says add_bos_token {}, and the template of tokenizer.json {} one: the former is followed, as "
-            "transformers 4 does; transformers 5 follows the latter (--bos {}).",
-            data->addsBos, inTemplate ? "adds" : "does not add", inTemplate ? "yes" : "no"));
-    if (inTemplate && named && *named != *data->bos)
-        data->warnings.push_back(fmt::format(
-            "The template of tokenizer.json begins with \"{}\", bos_token of tokenizer_config.json is \"{}\": texts begin with the former.",
-            data->tokenOfId.contains(*data->bos) ? data->tokenOfId[*data->bos] : std::to_string(*data->bos), *config.bos));
-    if (data->post.before.size() > 1)
-        data->warnings.push_back(fmt::format(
-            "The template of tokenizer.json puts {} tokens in front of a text; only the first is put there.", data->post.before.size()));
+    ESPALIER_TRY(const std::optional<int> named, data->nameTokens(config));
+    data->chooseBos(config, named);
     return Tokenizer(std::move(data));
 }
 

@@ -120,6 +120,9 @@ private:
 class InspectorPanel::Private
 {
 public:
+    explicit Private(InspectorPanel* panel) : q(panel) {}
+
+    InspectorPanel* q;
     SelectionModel* selection = nullptr;
     ModelShape shape;
     CompressionPlan plan;
@@ -165,7 +168,12 @@ public:
         return std::max(1, breakEven / 2 / step * step);
     }
     void makeForms(QVBoxLayout* column);
+    void makeExpert(QVBoxLayout* column);
+    void makeLayerHead(QVBoxLayout* column);
     void makeSkip(QVBoxLayout* column);
+    void makeLayer(QVBoxLayout* column);
+    void connectExpert();
+    void connectLayer();
     void refresh();
     void refreshForm(CellId cell);
     void fitForms();
@@ -184,6 +192,17 @@ QLabel* mutedNote(const QString& name)
     label->setWordWrap(true);
     label->setProperty("role", QStringLiteral("muted"));
     return label;
+}
+
+// A widget that is shown and hidden as a whole; its column.
+QVBoxLayout* addPart(QVBoxLayout* column, QWidget*& widget)
+{
+    widget = new QWidget;
+    auto* inner = new QVBoxLayout(widget);
+    inner->setContentsMargins(0, 0, 0, 0);
+    inner->setSpacing(8);
+    column->addWidget(widget);
+    return inner;
 }
 
 }  // namespace
@@ -255,7 +274,163 @@ void InspectorPanel::Private::makeSkip(QVBoxLayout* column)
     column->addWidget(whyNoSkipping);
 }
 
-InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QScrollArea(parent), d(std::make_unique<Private>())
+void InspectorPanel::Private::makeExpert(QVBoxLayout* column)
+{
+    makeForms(column);
+    ranks = new RankSection;
+    column->addWidget(ranks);
+    auto* grid = new QGridLayout;
+    grid->setVerticalSpacing(4);
+    grid->setHorizontalSpacing(12);
+    for (int i = 0; i < 4; ++i) {
+        names[i] = new QLabel;
+        names[i]->setProperty("role", QStringLiteral("muted"));
+        values[i] = new QLabel;
+        values[i]->setTextInteractionFlags(Qt::TextSelectableByMouse);
+        values[i]->setWordWrap(true);
+        names[i]->setAlignment(Qt::AlignLeft | Qt::AlignTop);
+        values[i]->setAlignment(Qt::AlignLeft | Qt::AlignTop);
+        grid->addWidget(names[i], i, 0);
+        grid->addWidget(values[i], i, 1);
+    }
+    grid->setColumnMinimumWidth(0, std::min(pixelsOf(96), kMostNameWidth));
+    grid->setColumnStretch(1, 1);
+    column->addLayout(grid);
+    bars = new SortedBars;
+    column->addWidget(bars);
+}
+
+void InspectorPanel::Private::makeLayerHead(QVBoxLayout* column)
+{
+    auto* layerHead = new QHBoxLayout;
+    layerTitle = new QLabel;
+    layerTitle->setFont(fontFor(FontRole::Head));
+    layerSize = new QLabel;
+    layerSize->setProperty("role", QStringLiteral("muted"));
+    locked = new QToolButton;
+    locked->setCheckable(true);
+    locked->setIconSize({pixelsOf(16), pixelsOf(16)});
+    locked->setAccessibleName(InspectorPanel::tr("Lock layer"));
+    locked->setToolTip(InspectorPanel::tr("Allocators leave a locked layer as it is (L)"));
+    layerHead->addWidget(layerTitle);
+    layerHead->addWidget(locked);
+    layerHead->addStretch();
+    layerHead->addWidget(layerSize);
+    column->addLayout(layerHead);
+}
+
+// How many experts the layer keeps and at what mean rank, in two rows whose sliders begin below each other.
+void InspectorPanel::Private::makeLayer(QVBoxLayout* column)
+{
+    auto* row = new FlowRow(pixelsOf(6));
+    auto* keptLabel = new QLabel(InspectorPanel::tr("Kept"));
+    keptLabel->setProperty("role", QStringLiteral("muted"));
+    slider = new Slider;
+    slider->setObjectName(QStringLiteral("inspector.keep"));
+    slider->setAccessibleName(InspectorPanel::tr("experts kept in this layer"));
+    spin = new KeepBox;
+    spin->setAccessibleName(InspectorPanel::tr("number of experts kept in this layer"));
+    of = new QLabel;
+    auto* number = new QWidget;
+    auto* numberRow = new QHBoxLayout(number);
+    numberRow->setContentsMargins(0, 0, 0, 0);
+    numberRow->addWidget(spin);
+    numberRow->addWidget(of);
+    row->add(keptLabel);
+    row->add(slider, 1);
+    row->add(number);
+    column->addLayout(row);
+    auto* rankRow = new FlowRow(pixelsOf(6));
+    auto* rankLabel = new QLabel(InspectorPanel::tr("Rank"));
+    rankLabel->setProperty("role", QStringLiteral("muted"));
+    rankSlider = new Slider;
+    rankSlider->setObjectName(QStringLiteral("inspector.layerRank"));
+    rankSlider->setAccessibleName(InspectorPanel::tr("mean rank of the experts kept in this layer"));
+    rankBox = new RankBox;
+    rankBox->setAccessibleName(InspectorPanel::tr("mean rank of the experts kept in this layer as a number"));
+    const int nameWidth = std::max(keptLabel->sizeHint().width(), rankLabel->sizeHint().width());
+    keptLabel->setMinimumWidth(nameWidth);
+    rankLabel->setMinimumWidth(nameWidth);
+    rankRow->add(rankLabel);
+    rankRow->add(rankSlider, 1);
+    rankRow->add(rankBox);
+    column->addLayout(rankRow);
+}
+
+void InspectorPanel::Private::connectExpert()
+{
+    QObject::connect(keep, &Segment::chosen, q, [this](int index) {
+        const CellId cell = selection->current();
+        const bool was = plan.keeps(cell.layer, cell.expert);
+        refresh();  // the plan decides: it comes back through setPlan
+        if (!cell.valid() || cell.expert < 0) return;
+        if (index == Form::Drop)
+            emit q->keepRequested(cell.layer, cell.expert, false);
+        else if (index == Form::ConstantForm)
+            emit q->constantRequested(cell.layer, cell.expert, ConstantKind::Mean);
+        else if (index == Form::Dense && !was)
+            emit q->keepRequested(cell.layer, cell.expert, true);
+        else
+            emit q->rankRequested(cell.layer, cell.expert, index == Form::Dense ? 0 : firstRank(cell.layer));
+    });
+    QObject::connect(constant, &Segment::chosen, q, [this](int index) {
+        const CellId cell = selection->current();
+        refresh();
+        if (cell.valid() && cell.expert >= 0)
+            emit q->constantRequested(cell.layer, cell.expert, index == 0 ? ConstantKind::Mean : ConstantKind::Weighted);
+    });
+    QObject::connect(ranks, &RankSection::gestureStarted, q, &InspectorPanel::gestureStarted);
+    QObject::connect(ranks, &RankSection::rankMoved, q, [this](int rank) {
+        const CellId cell = selection->current();
+        emit q->rankMoved(cell.layer, cell.expert, rank);
+    });
+    QObject::connect(ranks, &RankSection::gestureFinished, q, &InspectorPanel::gestureFinished);
+    QObject::connect(ranks, &RankSection::gestureFinished, q, [this] { refresh(); });
+    QObject::connect(ranks, &RankSection::gestureCancelled, q, &InspectorPanel::gestureCancelled);
+    QObject::connect(protect, &QToolButton::clicked, q, [this](bool on) {
+        const CellId cell = selection->current();
+        if (cell.valid() && cell.expert >= 0) emit q->protectRequested(cell.layer, cell.expert, on);
+    });
+}
+
+void InspectorPanel::Private::connectLayer()
+{
+    const auto layer = [this] { return selection->currentLayer(); };
+    QObject::connect(skip, &QCheckBox::clicked, q, [this, layer](bool on) {
+        refresh();
+        emit q->skipRequested(layer(), on);
+    });
+    QObject::connect(rankSlider, &Slider::gestureStarted, q, &InspectorPanel::gestureStarted);
+    QObject::connect(rankSlider, &Slider::moved, q, [this, layer](int value) { emit q->layerRankMoved(layer(), value); });
+    QObject::connect(rankSlider, &Slider::gestureFinished, q, &InspectorPanel::gestureFinished);
+    QObject::connect(rankSlider, &Slider::gestureCancelled, q, &InspectorPanel::gestureCancelled);
+    QObject::connect(rankBox, &QSpinBox::valueChanged, q, [this, layer](int value) {
+        if (filling) return;
+        asking = rankBox;
+        emit q->gestureStarted();
+        emit q->layerRankMoved(layer(), value);
+        emit q->gestureFinished();
+        asking = nullptr;
+        refresh();
+    });
+    QObject::connect(locked, &QToolButton::clicked, q, [this, layer] { emit q->lockRequested(layer()); });
+    QObject::connect(slider, &Slider::gestureStarted, q, &InspectorPanel::gestureStarted);
+    QObject::connect(slider, &Slider::moved, q, [this, layer](int value) { emit q->layerKeepMoved(layer(), value); });
+    QObject::connect(slider, &Slider::clamped, q, [this, layer](int wanted) { emit q->layerKeepMoved(layer(), wanted); });
+    QObject::connect(slider, &Slider::gestureFinished, q, &InspectorPanel::gestureFinished);
+    QObject::connect(slider, &Slider::gestureCancelled, q, &InspectorPanel::gestureCancelled);
+    QObject::connect(spin, &QSpinBox::valueChanged, q, [this, layer](int value) {
+        if (filling) return;
+        asking = spin;
+        emit q->gestureStarted();
+        emit q->layerKeepMoved(layer(), value);
+        emit q->gestureFinished();
+        asking = nullptr;
+        refresh();  // a number that was not taken goes back, also when the plan stays the same
+    });
+}
+
+InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QScrollArea(parent), d(std::make_unique<Private>(this))
 {
     d->selection = selection;
     setFrameShape(QFrame::NoFrame);
@@ -281,154 +456,14 @@ InspectorPanel::InspectorPanel(SelectionModel* selection, QWidget* parent) : QSc
     d->title->setFont(fontFor(FontRole::Title));
     d->title->setWordWrap(true);
     column->addWidget(d->title);
-    const auto part = [column](QWidget*& widget) {
-        widget = new QWidget;
-        auto* inner = new QVBoxLayout(widget);
-        inner->setContentsMargins(0, 0, 0, 0);
-        inner->setSpacing(8);
-        column->addWidget(widget);
-        return inner;
-    };
-    QVBoxLayout* ofExpert = part(d->expertPart);
-    d->makeForms(ofExpert);
-    d->ranks = new RankSection;
-    ofExpert->addWidget(d->ranks);
-    auto* grid = new QGridLayout;
-    grid->setVerticalSpacing(4);
-    grid->setHorizontalSpacing(12);
-    for (int i = 0; i < 4; ++i) {
-        d->names[i] = new QLabel;
-        d->names[i]->setProperty("role", QStringLiteral("muted"));
-        d->values[i] = new QLabel;
-        d->values[i]->setTextInteractionFlags(Qt::TextSelectableByMouse);
-        d->values[i]->setWordWrap(true);
-        d->names[i]->setAlignment(Qt::AlignLeft | Qt::AlignTop);
-        d->values[i]->setAlignment(Qt::AlignLeft | Qt::AlignTop);
-        grid->addWidget(d->names[i], i, 0);
-        grid->addWidget(d->values[i], i, 1);
-    }
-    grid->setColumnMinimumWidth(0, std::min(pixelsOf(96), kMostNameWidth));
-    grid->setColumnStretch(1, 1);
-    ofExpert->addLayout(grid);
-    d->bars = new SortedBars;
-    ofExpert->addWidget(d->bars);
-    auto* layerHead = new QHBoxLayout;
-    d->layerTitle = new QLabel;
-    d->layerTitle->setFont(fontFor(FontRole::Head));
-    d->layerSize = new QLabel;
-    d->layerSize->setProperty("role", QStringLiteral("muted"));
-    d->locked = new QToolButton;
-    d->locked->setCheckable(true);
-    d->locked->setIconSize({pixelsOf(16), pixelsOf(16)});
-    d->locked->setAccessibleName(tr("Lock layer"));
-    d->locked->setToolTip(tr("Allocators leave a locked layer as it is (L)"));
-    layerHead->addWidget(d->layerTitle);
-    layerHead->addWidget(d->locked);
-    layerHead->addStretch();
-    layerHead->addWidget(d->layerSize);
-    column->addLayout(layerHead);
+    d->makeExpert(addPart(column, d->expertPart));
+    d->makeLayerHead(column);
     d->makeSkip(column);
-    QVBoxLayout* ofLayer = part(d->layerPart);
-    auto* row = new FlowRow(pixelsOf(6));
-    auto* keptLabel = new QLabel(tr("Kept"));
-    keptLabel->setProperty("role", QStringLiteral("muted"));
-    d->slider = new Slider;
-    d->slider->setObjectName(QStringLiteral("inspector.keep"));
-    d->slider->setAccessibleName(tr("experts kept in this layer"));
-    d->spin = new KeepBox;
-    d->spin->setAccessibleName(tr("number of experts kept in this layer"));
-    d->of = new QLabel;
-    auto* number = new QWidget;
-    auto* numberRow = new QHBoxLayout(number);
-    numberRow->setContentsMargins(0, 0, 0, 0);
-    numberRow->addWidget(d->spin);
-    numberRow->addWidget(d->of);
-    row->add(keptLabel);
-    row->add(d->slider, 1);
-    row->add(number);
-    ofLayer->addLayout(row);
-    auto* rankRow = new FlowRow(pixelsOf(6));
-    auto* rankLabel = new QLabel(tr("Rank"));
-    rankLabel->setProperty("role", QStringLiteral("muted"));
-    d->rankSlider = new Slider;
-    d->rankSlider->setObjectName(QStringLiteral("inspector.layerRank"));
-    d->rankSlider->setAccessibleName(tr("mean rank of the experts kept in this layer"));
-    d->rankBox = new RankBox;
-    d->rankBox->setAccessibleName(tr("mean rank of the experts kept in this layer as a number"));
-    const int names = std::max(keptLabel->sizeHint().width(), rankLabel->sizeHint().width());
-    keptLabel->setMinimumWidth(names);
-    rankLabel->setMinimumWidth(names);
-    rankRow->add(rankLabel);
-    rankRow->add(d->rankSlider, 1);
-    rankRow->add(d->rankBox);
-    ofLayer->addLayout(rankRow);
+    d->makeLayer(addPart(column, d->layerPart));
     column->addStretch();
 
-    const auto layer = [this] { return d->selection->currentLayer(); };
-    connect(d->keep, &Segment::chosen, this, [this](int index) {
-        const CellId cell = d->selection->current();
-        const bool was = d->plan.keeps(cell.layer, cell.expert);
-        d->refresh();  // the plan decides: it comes back through setPlan
-        if (!cell.valid() || cell.expert < 0) return;
-        if (index == Form::Drop)
-            emit keepRequested(cell.layer, cell.expert, false);
-        else if (index == Form::ConstantForm)
-            emit constantRequested(cell.layer, cell.expert, ConstantKind::Mean);
-        else if (index == Form::Dense && !was)
-            emit keepRequested(cell.layer, cell.expert, true);
-        else
-            emit rankRequested(cell.layer, cell.expert, index == Form::Dense ? 0 : d->firstRank(cell.layer));
-    });
-    connect(d->constant, &Segment::chosen, this, [this](int index) {
-        const CellId cell = d->selection->current();
-        d->refresh();
-        if (cell.valid() && cell.expert >= 0)
-            emit constantRequested(cell.layer, cell.expert, index == 0 ? ConstantKind::Mean : ConstantKind::Weighted);
-    });
-    connect(d->skip, &QCheckBox::clicked, this, [this, layer](bool on) {
-        d->refresh();
-        emit skipRequested(layer(), on);
-    });
-    connect(d->ranks, &RankSection::gestureStarted, this, &InspectorPanel::gestureStarted);
-    connect(d->ranks, &RankSection::rankMoved, this, [this](int rank) {
-        const CellId cell = d->selection->current();
-        emit rankMoved(cell.layer, cell.expert, rank);
-    });
-    connect(d->ranks, &RankSection::gestureFinished, this, &InspectorPanel::gestureFinished);
-    connect(d->ranks, &RankSection::gestureFinished, this, [this] { d->refresh(); });
-    connect(d->ranks, &RankSection::gestureCancelled, this, &InspectorPanel::gestureCancelled);
-    connect(d->rankSlider, &Slider::gestureStarted, this, &InspectorPanel::gestureStarted);
-    connect(d->rankSlider, &Slider::moved, this, [this, layer](int value) { emit layerRankMoved(layer(), value); });
-    connect(d->rankSlider, &Slider::gestureFinished, this, &InspectorPanel::gestureFinished);
-    connect(d->rankSlider, &Slider::gestureCancelled, this, &InspectorPanel::gestureCancelled);
-    connect(d->rankBox, &QSpinBox::valueChanged, this, [this, layer](int value) {
-        if (d->filling) return;
-        d->asking = d->rankBox;
-        emit gestureStarted();
-        emit layerRankMoved(layer(), value);
-        emit gestureFinished();
-        d->asking = nullptr;
-        d->refresh();
-    });
-    connect(d->protect, &QToolButton::clicked, this, [this](bool on) {
-        const CellId cell = d->selection->current();
-        if (cell.valid() && cell.expert >= 0) emit protectRequested(cell.layer, cell.expert, on);
-    });
-    connect(d->locked, &QToolButton::clicked, this, [this, layer] { emit lockRequested(layer()); });
-    connect(d->slider, &Slider::gestureStarted, this, &InspectorPanel::gestureStarted);
-    connect(d->slider, &Slider::moved, this, [this, layer](int value) { emit layerKeepMoved(layer(), value); });
-    connect(d->slider, &Slider::clamped, this, [this, layer](int wanted) { emit layerKeepMoved(layer(), wanted); });
-    connect(d->slider, &Slider::gestureFinished, this, &InspectorPanel::gestureFinished);
-    connect(d->slider, &Slider::gestureCancelled, this, &InspectorPanel::gestureCancelled);
-    connect(d->spin, &QSpinBox::valueChanged, this, [this, layer](int value) {
-        if (d->filling) return;
-        d->asking = d->spin;
-        emit gestureStarted();
-        emit layerKeepMoved(layer(), value);
-        emit gestureFinished();
-        d->asking = nullptr;
-        d->refresh();  // a number that was not taken goes back, also when the plan stays the same
-    });
+    d->connectExpert();
+    d->connectLayer();
     connect(selection, &SelectionModel::currentChanged, this, [this] { d->refresh(); });
     d->refresh();
 }

@@ -247,7 +247,8 @@ void HeatmapView::Private::requestToggle(CellId c)
         emit q->toggleRequested(c.layer, c.expert);
 }
 
-void HeatmapView::Private::key(QKeyEvent* event)
+// The cursor, and the steps of its layer's count and rank.
+bool HeatmapView::Private::stepKey(QKeyEvent* event)
 {
     const CellId cell = selection->current();
     const bool shift = event->modifiers() & Qt::ShiftModifier;
@@ -265,68 +266,88 @@ void HeatmapView::Private::key(QKeyEvent* event)
     switch (event->key()) {
         case Qt::Key_Left:
             control ? rankStep(-1) : moveCursor(-1, 0, shift);
-            return;
+            return true;
         case Qt::Key_Right:
             control ? rankStep(1) : moveCursor(1, 0, shift);
-            return;
+            return true;
         case Qt::Key_Up:
             control ? keepStep(shift ? 5 : 1) : moveCursor(0, -1, shift);
-            return;
+            return true;
         case Qt::Key_Down:
             control ? keepStep(shift ? -5 : -1) : moveCursor(0, 1, shift);
-            return;
+            return true;
         case Qt::Key_BracketRight:
             keepStep(shift ? 5 : 1);
-            return;
+            return true;
         case Qt::Key_BracketLeft:
             keepStep(shift ? -5 : -1);
-            return;
+            return true;
         case Qt::Key_BraceRight:
             keepStep(5);
-            return;
+            return true;
         case Qt::Key_BraceLeft:
             keepStep(-5);
-            return;
+            return true;
         case Qt::Key_Home:
             moveCursor(-columnCount(), 0, shift);
-            return;
+            return true;
         case Qt::Key_End:
             moveCursor(columnCount(), 0, shift);
-            return;
+            return true;
         case Qt::Key_PageUp:
             moveCursor(0, -10, shift);
-            return;
+            return true;
         case Qt::Key_PageDown:
             moveCursor(0, 10, shift);
-            return;
-        // A key that is held edits once.
+            return true;
+        default:
+            return false;
+    }
+}
+
+// A key that is held edits once.
+bool HeatmapView::Private::editKey(QKeyEvent* event)
+{
+    const CellId cell = selection->current();
+    const bool control = event->modifiers() & Qt::ControlModifier;
+    switch (event->key()) {
         case Qt::Key_Space:
             if (validCell(cell) && !event->isAutoRepeat()) requestToggle(cell);
-            return;
+            return true;
         case Qt::Key_P:
-            if (control) break;
+            if (control) return false;
             if (validCell(cell) && !event->isAutoRepeat()) emit q->protectRequested(cell.layer, cell.expert);
-            return;
+            return true;
         case Qt::Key_L:
-            if (control) break;
+            if (control) return false;
             if (cell.valid() && !event->isAutoRepeat()) emit q->lockRequested(cell.layer);
-            return;
+            return true;
         case Qt::Key_C:
-            if (control) break;
+            if (control) return false;
             if (validCell(cell) && !event->isAutoRepeat()) requestConstant(cell);
-            return;
+            return true;
         case Qt::Key_S:
-            if (control) break;
+            if (control) return false;
             if (cell.valid() && cell.layer < rowCount() && !event->isAutoRepeat()) emit q->skipRequested(cell.layer, !skipped(cell.layer));
-            return;
+            return true;
+        default:
+            return false;
+    }
+}
+
+bool HeatmapView::Private::selectionKey(QKeyEvent* event)
+{
+    const CellId cell = selection->current();
+    const bool control = event->modifiers() & Qt::ControlModifier;
+    switch (event->key()) {
         case Qt::Key_F: {
-            if (control || selection->selected().empty()) break;
+            if (control || selection->selected().empty()) return false;
             QRect around;
             for (const CellId& c : selection->selected()) {
                 if (validCell(c)) around = around.united(QRect(q->columnOf(c), c.layer, 1, 1));
             }
             if (!around.isNull()) setWindow(around.adjusted(-1, -1, 1, 1), true);
-            return;
+            return true;
         }
         case Qt::Key_Backspace:
             if (!zoomBack.empty()) {
@@ -334,27 +355,31 @@ void HeatmapView::Private::key(QKeyEvent* event)
                 zoomBack.pop_back();
                 setWindow(back, false);
             }
-            return;
+            return true;
         case Qt::Key_Period:
         case Qt::Key_Comma: {
             const std::set<CellId>& chosen = selection->selected();
-            if (chosen.empty()) return;
+            if (chosen.empty()) return true;
             auto at = event->key() == Qt::Key_Period ? chosen.upper_bound(cell) : chosen.lower_bound(cell);
             if (event->key() == Qt::Key_Period)
                 at = at == chosen.end() ? chosen.begin() : at;
             else
                 at = at == chosen.begin() ? std::prev(chosen.end()) : std::prev(at);
             selection->setCurrent(*at);
-            return;
+            return true;
         }
         case Qt::Key_Escape:
-            if (selection->selected().empty()) break;
+            if (selection->selected().empty()) return false;
             selection->clear();
-            return;
+            return true;
         default:
-            break;
+            return false;
     }
-    event->ignore();
+}
+
+void HeatmapView::Private::key(QKeyEvent* event)
+{
+    if (!stepKey(event) && !editKey(event) && !selectionKey(event)) event->ignore();
 }
 
 // Constants again where they are constants already: they compute again.

@@ -91,24 +91,25 @@ void HeatmapView::Private::drawColourBar(QCPPainter* painter)
     }
 }
 
-void HeatmapView::Private::drawFrame(QCPPainter* painter)
+// What a search works on: a band on both sides of the cells, whose colours stay the data's.
+void HeatmapView::Private::drawSearched(QCPPainter* painter)
 {
-    if (!hasScores || rowCount() == 0) return;
     const Theme& t = theme();
-    const QFont small = fontFor(FontRole::Small);
-    const QFontMetrics metrics(small);
-    const CellId current = selection->current();
-    painter->setAntialiasing(false);
-
-    // What a search works on: a band on both sides of the cells, whose colours stay the data's.
     for (const int row : searching) {
         if (row < window.top() || row > window.bottom()) continue;
         const QRect box = boxOf(window.left(), row);
         painter->fillRect(QRect(0, box.top(), cells.left(), box.height()), t.selection);
         painter->fillRect(QRect(cells.right() + 1, box.top(), canvas->width() - cells.right() - 1, box.height()), t.selection);
     }
+}
 
-    // Row labels, every 14 px at least.
+// Every 14 px at least.
+void HeatmapView::Private::drawRowLabels(QCPPainter* painter)
+{
+    const Theme& t = theme();
+    const QFont small = fontFor(FontRole::Small);
+    const QFontMetrics metrics(small);
+    const CellId current = selection->current();
     int rowStep = 1;
     for (const int step : {1, 2, 5, 10, 20, 50}) {
         rowStep = step;
@@ -138,19 +139,24 @@ void HeatmapView::Private::drawFrame(QCPPainter* painter)
         painter->setPen(t.accent);
         painter->drawText(rowRect(current.layer), Qt::AlignRight | Qt::AlignVCenter, QString::number(current.layer));
     }
+}
 
-    // Column labels.
+void HeatmapView::Private::drawColumnLabels(QCPPainter* painter, int top)
+{
+    const Theme& t = theme();
+    const QFont small = fontFor(FontRole::Small);
+    const QFontMetrics metrics(small);
+    const CellId current = selection->current();
     int columnStep = 1;
     for (const int step : {1, 2, 5, 10, 20, 50, 100}) {
         columnStep = step;
         if (step * cellWidth >= pixelsOf(44)) break;
     }
-    const int labelTop = cells.bottom() + 1 + pixelsOf(4);
     const int currentColumn =
         validCell(current) ? columns[static_cast<std::size_t>(current.layer)][static_cast<std::size_t>(current.expert)] : -1;
     const auto columnRect = [&](int column) {
         const int x = boxOf(column, window.top()).center().x();
-        return QRect(x - 30, labelTop, 60, metrics.height());
+        return QRect(x - 30, top, 60, metrics.height());
     };
     for (int column = window.left(); column <= window.right(); ++column) {
         if (column % columnStep != 0 || column == currentColumn) continue;
@@ -169,44 +175,64 @@ void HeatmapView::Private::drawFrame(QCPPainter* painter)
     const QString axis = options.sort == ExpertSort::Index   ? HeatmapView::tr("expert")
                          : options.sort == ExpertSort::Score ? HeatmapView::tr("experts of each layer, by %1").arg(shownName())
                                                              : HeatmapView::tr("experts of each layer, by usage");
-    painter->drawText(QRect(cells.left(), labelTop + metrics.height(), cells.width(), metrics.height()), Qt::AlignCenter, axis);
-    drawLegend(painter, labelTop + 2 * metrics.height() + pixelsOf(6));
+    painter->drawText(QRect(cells.left(), top + metrics.height(), cells.width(), metrics.height()), Qt::AlignCenter, axis);
+}
 
-    if (!bars.isNull()) {
-        double most = 0;
-        const std::vector<double>& bar = options.ranks() ? ranks.layerImportance : importance;
-        for (const double value : bar) {
-            if (std::isfinite(value)) most = std::max(most, std::abs(value));
-        }
-        for (int row = window.top(); row <= window.bottom() && most > 0; ++row) {
-            const double value = static_cast<std::size_t>(row) < bar.size() ? bar[static_cast<std::size_t>(row)] : kNaN;
-            if (!std::isfinite(value)) continue;
-            const QRect box = boxOf(window.left(), row);
-            const int height = std::clamp(static_cast<int>(cellHeight * 0.4), 1, pixelsOf(8));
-            const int width = std::max(1, static_cast<int>(std::lround(std::abs(value) / most * bars.width())));
-            painter->fillRect(QRect(bars.left(), box.center().y() - height / 2, width, height), row == current.layer ? t.text : t.ghost);
-        }
-        painter->setPen(t.muted);
-        painter->drawText(QRect(bars.left(), labelTop, pixelsOf(70), metrics.height()), Qt::AlignLeft | Qt::AlignVCenter,
-                          HeatmapView::tr("per layer"));
+void HeatmapView::Private::drawLayerBars(QCPPainter* painter, int labelTop)
+{
+    const Theme& t = theme();
+    const QFontMetrics metrics(fontFor(FontRole::Small));
+    const CellId current = selection->current();
+    double most = 0;
+    const std::vector<double>& bar = options.ranks() ? ranks.layerImportance : importance;
+    for (const double value : bar) {
+        if (std::isfinite(value)) most = std::max(most, std::abs(value));
     }
-    if (!histogram.isNull()) {
-        const int bins = std::clamp(histogram.height() / 8, 8, 64);
-        std::vector<int> counts(static_cast<std::size_t>(bins), 0);
-        for (const auto& row : normed.positions.rows) {
-            for (const double position : row) {
-                if (std::isnan(position)) continue;
-                ++counts[static_cast<std::size_t>(std::clamp(static_cast<int>(position * bins), 0, bins - 1))];
-            }
-        }
-        const int most = std::max(1, *std::max_element(counts.begin(), counts.end()));
-        for (int i = 0; i < bins; ++i) {
-            const int y0 = histogram.bottom() + 1 - histogram.height() * (i + 1) / bins;
-            const int y1 = histogram.bottom() + 1 - histogram.height() * i / bins;
-            const int width = histogram.width() * counts[static_cast<std::size_t>(i)] / most;
-            painter->fillRect(QRect(histogram.right() + 1 - width, y0, width, y1 - y0), t.neutral);
+    for (int row = window.top(); row <= window.bottom() && most > 0; ++row) {
+        const double value = static_cast<std::size_t>(row) < bar.size() ? bar[static_cast<std::size_t>(row)] : kNaN;
+        if (!std::isfinite(value)) continue;
+        const QRect box = boxOf(window.left(), row);
+        const int height = std::clamp(static_cast<int>(cellHeight * 0.4), 1, pixelsOf(8));
+        const int width = std::max(1, static_cast<int>(std::lround(std::abs(value) / most * bars.width())));
+        painter->fillRect(QRect(bars.left(), box.center().y() - height / 2, width, height), row == current.layer ? t.text : t.ghost);
+    }
+    painter->setPen(t.muted);
+    painter->drawText(QRect(bars.left(), labelTop, pixelsOf(70), metrics.height()), Qt::AlignLeft | Qt::AlignVCenter,
+                      HeatmapView::tr("per layer"));
+}
+
+void HeatmapView::Private::drawHistogram(QCPPainter* painter)
+{
+    const Theme& t = theme();
+    const int bins = std::clamp(histogram.height() / 8, 8, 64);
+    std::vector<int> counts(static_cast<std::size_t>(bins), 0);
+    for (const auto& row : normed.positions.rows) {
+        for (const double position : row) {
+            if (std::isnan(position)) continue;
+            ++counts[static_cast<std::size_t>(std::clamp(static_cast<int>(position * bins), 0, bins - 1))];
         }
     }
+    const int most = std::max(1, *std::max_element(counts.begin(), counts.end()));
+    for (int i = 0; i < bins; ++i) {
+        const int y0 = histogram.bottom() + 1 - histogram.height() * (i + 1) / bins;
+        const int y1 = histogram.bottom() + 1 - histogram.height() * i / bins;
+        const int width = histogram.width() * counts[static_cast<std::size_t>(i)] / most;
+        painter->fillRect(QRect(histogram.right() + 1 - width, y0, width, y1 - y0), t.neutral);
+    }
+}
+
+void HeatmapView::Private::drawFrame(QCPPainter* painter)
+{
+    if (!hasScores || rowCount() == 0) return;
+    const int line = QFontMetrics(fontFor(FontRole::Small)).height();
+    const int labelTop = cells.bottom() + 1 + pixelsOf(4);
+    painter->setAntialiasing(false);
+    drawSearched(painter);
+    drawRowLabels(painter);
+    drawColumnLabels(painter, labelTop);
+    drawLegend(painter, labelTop + 2 * line + pixelsOf(6));
+    if (!bars.isNull()) drawLayerBars(painter, labelTop);
+    if (!histogram.isNull()) drawHistogram(painter);
     drawColourBar(painter);
 }
 

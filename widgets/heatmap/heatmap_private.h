@@ -153,6 +153,10 @@ public:
     bool dense(CellId c) const { return stateOf(c) == ExpertState::Kept; }
     bool skipped(int layer) const { return hasPlan() && layer >= 0 && layer < rowCount() && !plan.layer(layer).runsExperts(); }
 
+    void makeMap();
+    void makeChoosers();
+    void connectChoosers();
+
     void rebuildOrder();
     void rebuildStatistics();
     void rebuildRanks();
@@ -207,6 +211,11 @@ public:
 
     void drawMarks(QCPPainter* painter);
     void drawFrame(QCPPainter* painter);
+    void drawSearched(QCPPainter* painter);
+    void drawRowLabels(QCPPainter* painter);
+    void drawColumnLabels(QCPPainter* painter, int top);
+    void drawLayerBars(QCPPainter* painter, int labelTop);
+    void drawHistogram(QCPPainter* painter);
     void drawOverlay(QCPPainter* painter);
     void drawSkippedRows(QCPPainter* painter);
     void drawLegend(QCPPainter* painter, int top);
@@ -218,6 +227,10 @@ public:
     void setWindow(QRect next, bool remember);
     void userChanged();
     void key(QKeyEvent* event);
+    // Each: whether the key was one of its own.
+    bool stepKey(QKeyEvent* event);
+    bool editKey(QKeyEvent* event);
+    bool selectionKey(QKeyEvent* event);
     void contextMenu(const QPoint& at, const QPoint& global);
     void addConstantActions(QMenu& menu, CellId cell);
     void addLayerActions(QMenu& menu, int layer);

@@ -91,6 +91,84 @@ void HeatmapView::Private::refreshChoosers()
     chooserRow->choicesChanged();
 }
 
+// What is drawn on the canvas: the colour map, and around and above it the layers of this view.
+void HeatmapView::Private::makeMap()
+{
+    canvas->plotLayout()->setMargins(QMargins(0, 0, 0, 0));
+    canvas->axisRect()->setAutoMargins(QCP::msNone);
+    canvas->axisRect()->setMinimumSize(1, 1);
+    canvas->yAxis->setRangeReversed(true);
+    for (QCPAxis* axis : {canvas->xAxis, canvas->yAxis}) {
+        axis->setVisible(false);
+        axis->grid()->setVisible(false);
+    }
+    map = new QCPColorMap(canvas->xAxis, canvas->yAxis);
+    map->setInterpolate(false);
+    map->setAntialiased(false);
+    new PlotPainting(canvas, QStringLiteral("axes"), [this](QCPPainter* p) {
+        drawMarks(p);
+        drawFrame(p);
+    });
+    new PlotPainting(canvas, kOverlayLayer, [this](QCPPainter* p) { drawOverlay(p); });
+}
+
+void HeatmapView::Private::makeChoosers()
+{
+    chooserRow = new FoldRow(HeatmapView::tr("How the map is drawn"));
+    // Where there is little room the score comes first.
+    const auto box = [&](const QString& name, int weight) {
+        auto* combo = new QComboBox;
+        combo->setSizeAdjustPolicy(QComboBox::AdjustToContents);
+        combo->setAccessibleName(name);
+        combo->setToolTip(name);
+        chooserRow->add(combo, weight, name);
+        return combo;
+    };
+    scoreBox = box(HeatmapView::tr("Score"), 5);
+    normBox = box(HeatmapView::tr("Norm"), 4);
+    for (const Norm norm : {Norm::Linear, Norm::Log, Norm::Sqrt, Norm::Rank})
+        normBox->addItem(norm == Norm::Rank ? HeatmapView::tr("percentile") : normId(norm), normId(norm));
+    clipBox = box(HeatmapView::tr("Range of the colours"), 2);
+    for (const ClipChoice& clip : kClips)
+        clipBox->addItem(HeatmapView::tr(clip.text), clip.percent);
+    sortBox = box(HeatmapView::tr("Order of the experts"), 3);
+    sortBox->addItem(HeatmapView::tr("by index"), expertSortId(ExpertSort::Index));
+    sortBox->addItem(HeatmapView::tr("by score"), expertSortId(ExpertSort::Score));
+    sortBox->addItem(HeatmapView::tr("by usage"), expertSortId(ExpertSort::Usage));
+    chooserLine = new QFrame;
+    chooserLine->setFixedWidth(1);
+    chooserLine->setObjectName(QStringLiteral("hairline"));
+    chooserRow->add(chooserLine, 1, {});
+    perLayer = new Switch(HeatmapView::tr("Per layer"));
+    perLayer->setTextLeft(true);
+    perLayer->setToolTip(HeatmapView::tr("Each layer has its own range of colours"));
+    chooserRow->add(perLayer, 1, HeatmapView::tr("Range"));
+}
+
+void HeatmapView::Private::connectChoosers()
+{
+    QObject::connect(scoreBox, &QComboBox::activated, q, [this](int index) {
+        options.score = scoreBox->itemData(index).toString();
+        userChanged();
+    });
+    QObject::connect(normBox, &QComboBox::activated, q, [this](int index) {
+        normShown().norm = normFromId(normBox->itemData(index).toString());
+        userChanged();
+    });
+    QObject::connect(clipBox, &QComboBox::activated, q, [this](int index) {
+        normShown().clipPercent = clipBox->itemData(index).toDouble();
+        userChanged();
+    });
+    QObject::connect(sortBox, &QComboBox::activated, q, [this](int index) {
+        options.sort = expertSortFromId(sortBox->itemData(index).toString());
+        userChanged();
+    });
+    QObject::connect(perLayer, &QAbstractButton::clicked, q, [this](bool on) {
+        normShown().perLayer = on;
+        userChanged();
+    });
+}
+
 HeatmapView::HeatmapView(SelectionModel* selection, HoverModel* hover, QWidget* parent)
     : QWidget(parent), d(std::make_unique<Private>(this, selection, hover))
 {
@@ -115,72 +193,9 @@ HeatmapView::HeatmapView(SelectionModel* selection, HoverModel* hover, QWidget* 
     d->stack->addWidget(d->empty);
     connect(d->empty, &EmptyState::buttonClicked, this, &HeatmapView::profileRequested);
 
-    d->canvas->plotLayout()->setMargins(QMargins(0, 0, 0, 0));
-    d->canvas->axisRect()->setAutoMargins(QCP::msNone);
-    d->canvas->axisRect()->setMinimumSize(1, 1);
-    d->canvas->yAxis->setRangeReversed(true);
-    for (QCPAxis* axis : {d->canvas->xAxis, d->canvas->yAxis}) {
-        axis->setVisible(false);
-        axis->grid()->setVisible(false);
-    }
-    d->map = new QCPColorMap(d->canvas->xAxis, d->canvas->yAxis);
-    d->map->setInterpolate(false);
-    d->map->setAntialiased(false);
-    new PlotPainting(d->canvas, QStringLiteral("axes"), [this](QCPPainter* p) {
-        d->drawMarks(p);
-        d->drawFrame(p);
-    });
-    new PlotPainting(d->canvas, kOverlayLayer, [this](QCPPainter* p) { d->drawOverlay(p); });
-
-    d->chooserRow = new FoldRow(tr("How the map is drawn"));
-    // Where there is little room the score comes first.
-    const auto box = [&](const QString& name, int importance) {
-        auto* combo = new QComboBox;
-        combo->setSizeAdjustPolicy(QComboBox::AdjustToContents);
-        combo->setAccessibleName(name);
-        combo->setToolTip(name);
-        d->chooserRow->add(combo, importance, name);
-        return combo;
-    };
-    d->scoreBox = box(tr("Score"), 5);
-    d->normBox = box(tr("Norm"), 4);
-    for (const Norm norm : {Norm::Linear, Norm::Log, Norm::Sqrt, Norm::Rank})
-        d->normBox->addItem(norm == Norm::Rank ? tr("percentile") : normId(norm), normId(norm));
-    d->clipBox = box(tr("Range of the colours"), 2);
-    for (const ClipChoice& clip : kClips)
-        d->clipBox->addItem(tr(clip.text), clip.percent);
-    d->sortBox = box(tr("Order of the experts"), 3);
-    d->sortBox->addItem(tr("by index"), expertSortId(ExpertSort::Index));
-    d->sortBox->addItem(tr("by score"), expertSortId(ExpertSort::Score));
-    d->sortBox->addItem(tr("by usage"), expertSortId(ExpertSort::Usage));
-    d->chooserLine = new QFrame;
-    d->chooserLine->setFixedWidth(1);
-    d->chooserLine->setObjectName(QStringLiteral("hairline"));
-    d->chooserRow->add(d->chooserLine, 1, {});
-    d->perLayer = new Switch(tr("Per layer"));
-    d->perLayer->setTextLeft(true);
-    d->perLayer->setToolTip(tr("Each layer has its own range of colours"));
-    d->chooserRow->add(d->perLayer, 1, tr("Range"));
-    connect(d->scoreBox, &QComboBox::activated, this, [this](int index) {
-        d->options.score = d->scoreBox->itemData(index).toString();
-        d->userChanged();
-    });
-    connect(d->normBox, &QComboBox::activated, this, [this](int index) {
-        d->normShown().norm = normFromId(d->normBox->itemData(index).toString());
-        d->userChanged();
-    });
-    connect(d->clipBox, &QComboBox::activated, this, [this](int index) {
-        d->normShown().clipPercent = d->clipBox->itemData(index).toDouble();
-        d->userChanged();
-    });
-    connect(d->sortBox, &QComboBox::activated, this, [this](int index) {
-        d->options.sort = expertSortFromId(d->sortBox->itemData(index).toString());
-        d->userChanged();
-    });
-    connect(d->perLayer, &QAbstractButton::clicked, this, [this](bool on) {
-        d->normShown().perLayer = on;
-        d->userChanged();
-    });
+    d->makeMap();
+    d->makeChoosers();
+    d->connectChoosers();
 
     connect(selection, &SelectionModel::currentChanged, this, [this] {
         d->replot();  // row and column labels follow the cursor

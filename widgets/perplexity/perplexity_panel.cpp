@@ -186,9 +186,16 @@ public:
     QString denseValue;
 
     void refreshText();
+    void refreshHeadline(const HeadlinePerplexity& h);
+    void refreshTier(Row& row, const TierState& s, const HeadlinePerplexity& h);
+    void refreshEstimate(const HeadlinePerplexity& h);
     void refreshLocked();
     QString numberHelp(const HeadlinePerplexity& h) const;
+    const TierState* tierOnScreen() const;
     void refreshPlot();
+    void refreshLines();
+    QCPRange valueRange(bool deltaMode) const;
+    QStringList setTicks(const QCPRange& values, int most, bool deltaMode);
     QString plotTitle() const;
     void draw(QCPPainter* painter);
     void drawBehind(QCPPainter* painter);
@@ -303,11 +310,20 @@ static void paintLabel(QLabel* label, const QColor& colour)
 
 void PerplexityPanel::Private::refreshText()
 {
-    const Theme& t = theme();
     const HeadlinePerplexity h = headline(state);
-    using Kind = HeadlinePerplexity::Kind;
-    const bool anything = h.kind != Kind::None || !state.dense.empty() || state.full.running || state.quick.running;
+    const bool anything = h.kind != HeadlinePerplexity::Kind::None || !state.dense.empty() || state.full.running || state.quick.running;
     stack->setCurrentWidget(anything ? page : empty);
+    refreshHeadline(h);
+    refreshTier(rows[0], state.full, h);
+    refreshTier(rows[1], state.quick, h);
+    refreshEstimate(h);
+    refreshLocked();
+}
+
+void PerplexityPanel::Private::refreshHeadline(const HeadlinePerplexity& h)
+{
+    const Theme& t = theme();
+    using Kind = HeadlinePerplexity::Kind;
     number->setFont(fontFor(FontRole::Number));
     QString big;
     QString line;
@@ -357,41 +373,48 @@ void PerplexityPanel::Private::refreshText()
     paintLabel(second, h.kind == Kind::Estimate ? t.estimate : h.kind == Kind::Stale ? t.stale : t.text);
     clock->setVisible(h.kind == Kind::Stale);
     clock->setPixmap(iconPixmap(QStringLiteral("history"), t.stale, pixelsOf(18), plot->devicePixelRatioF()));
+}
 
-    const auto tier = [&](Row& row, const TierState& s) {
-        const bool shown = !s.windows.empty() || s.running;
-        for (QLabel* label : {row.name, row.value, row.delta, row.note})
-            label->setVisible(shown);
-        if (!shown) return;
-        const bool stale = !s.staleNote.isEmpty();
-        QString note;
-        if (!s.windows.empty()) {
-            const PerplexityEstimate e = perplexity(s.windows);
-            row.value->setText(format::perplexity(e.ppl, e.pplError));
-            const auto delta = format::pairedDelta(s.windows, state.dense);
-            row.delta->setText(delta ? format::delta(delta->value, delta->error) : QString());
-            const int have = static_cast<int>(s.windows.size());
-            note = stale ? s.staleNote : tr("%1 windows").arg(have < s.wanted ? format::countOf(have, s.wanted) : format::count(have));
-            if (!stale && s.running && have < s.wanted) note += QStringLiteral(", ") + tr("measuring");
-            if (!stale && s.paused) note += QStringLiteral(", ") + tr("paused");
-            if (!stale && s.seconds > 0 && !s.running) note += format::kDot + format::duration(s.seconds);
-        } else {
-            row.value->setText(tr("starting"));
-            row.delta->clear();
-        }
-        // Compact: one line per tier; the tier that the large number is of says how many windows it had.
-        const bool headlined = !stale && ((h.kind == Kind::Full && &s == &state.full) || (h.kind == Kind::Quick && &s == &state.quick));
-        if (compact && headlined && !note.isEmpty()) row.value->setText(note.remove(QStringLiteral(", ") + tr("measuring")));
-        row.delta->setVisible(!compact);
-        row.note->setText(note);
-        row.note->setFont(fontFor(FontRole::Small));
-        row.note->setVisible(!note.isEmpty() && !compact);
-        paintLabel(row.value, stale ? t.stale : t.text);
-        paintLabel(row.delta, stale ? t.stale : t.text);
-        row.value->setFont(fontFor(!stale && h.kind == Kind::Full && &s == &state.full ? FontRole::Head : FontRole::Body));
-    };
-    tier(rows[0], state.full);
-    tier(rows[1], state.quick);
+void PerplexityPanel::Private::refreshTier(Row& row, const TierState& s, const HeadlinePerplexity& h)
+{
+    const Theme& t = theme();
+    using Kind = HeadlinePerplexity::Kind;
+    const bool shown = !s.windows.empty() || s.running;
+    for (QLabel* label : {row.name, row.value, row.delta, row.note})
+        label->setVisible(shown);
+    if (!shown) return;
+    const bool stale = !s.staleNote.isEmpty();
+    QString note;
+    if (!s.windows.empty()) {
+        const PerplexityEstimate e = perplexity(s.windows);
+        row.value->setText(format::perplexity(e.ppl, e.pplError));
+        const auto delta = format::pairedDelta(s.windows, state.dense);
+        row.delta->setText(delta ? format::delta(delta->value, delta->error) : QString());
+        const int have = static_cast<int>(s.windows.size());
+        note = stale ? s.staleNote : tr("%1 windows").arg(have < s.wanted ? format::countOf(have, s.wanted) : format::count(have));
+        if (!stale && s.running && have < s.wanted) note += QStringLiteral(", ") + tr("measuring");
+        if (!stale && s.paused) note += QStringLiteral(", ") + tr("paused");
+        if (!stale && s.seconds > 0 && !s.running) note += format::kDot + format::duration(s.seconds);
+    } else {
+        row.value->setText(tr("starting"));
+        row.delta->clear();
+    }
+    // Compact: one line per tier; the tier that the large number is of says how many windows it had.
+    const bool headlined = !stale && ((h.kind == Kind::Full && &s == &state.full) || (h.kind == Kind::Quick && &s == &state.quick));
+    if (compact && headlined && !note.isEmpty()) row.value->setText(note.remove(QStringLiteral(", ") + tr("measuring")));
+    row.delta->setVisible(!compact);
+    row.note->setText(note);
+    row.note->setFont(fontFor(FontRole::Small));
+    row.note->setVisible(!note.isEmpty() && !compact);
+    paintLabel(row.value, stale ? t.stale : t.text);
+    paintLabel(row.delta, stale ? t.stale : t.text);
+    row.value->setFont(fontFor(!stale && h.kind == Kind::Full && &s == &state.full ? FontRole::Head : FontRole::Body));
+}
+
+void PerplexityPanel::Private::refreshEstimate(const HeadlinePerplexity& h)
+{
+    const Theme& t = theme();
+    using Kind = HeadlinePerplexity::Kind;
     Row& est = rows[2];
     const bool hasEstimate = state.estimatedDelta.has_value() && state.estimateBase > 0;
     const bool refused = !hasEstimate && !state.notEstimated.isEmpty() && (h.kind == Kind::None || h.kind == Kind::Stale);
@@ -418,7 +441,6 @@ void PerplexityPanel::Private::refreshText()
         paintLabel(est.value, t.estimate);
         paintLabel(est.delta, t.estimate);
     }
-    refreshLocked();
 }
 
 QString PerplexityPanel::Private::numberHelp(const HeadlinePerplexity& h) const
@@ -464,21 +486,21 @@ void PerplexityPanel::Private::refreshLocked()
     row.note->setVisible(!compact);
 }
 
-void PerplexityPanel::Private::refreshPlot()
+// The tier that the headline speaks of, else the stale one; null: none is measured.
+const TierState* PerplexityPanel::Private::tierOnScreen() const
 {
-    const Theme& t = theme();
-    // The line on screen: the tier that the headline speaks of, else the stale one.
     const bool fullCurrent = !state.full.windows.empty() && state.full.staleNote.isEmpty();
     const bool quickCurrent = !state.quick.windows.empty() && state.quick.staleNote.isEmpty();
-    const TierState* tier = nullptr;
-    if (fullCurrent && (!quickCurrent || state.full.windows.size() >= state.quick.windows.size()))
-        tier = &state.full;
-    else if (quickCurrent)
-        tier = &state.quick;
-    else if (!state.full.windows.empty())
-        tier = &state.full;
-    else if (!state.quick.windows.empty())
-        tier = &state.quick;
+    if (fullCurrent && (!quickCurrent || state.full.windows.size() >= state.quick.windows.size())) return &state.full;
+    if (quickCurrent) return &state.quick;
+    if (!state.full.windows.empty()) return &state.full;
+    if (!state.quick.windows.empty()) return &state.quick;
+    return nullptr;
+}
+
+void PerplexityPanel::Private::refreshPlot()
+{
+    const TierState* tier = tierOnScreen();
     const bool deltaMode = showDelta && !state.dense.empty();
     plan = {};
     dense = {};
@@ -498,17 +520,46 @@ void PerplexityPanel::Private::refreshPlot()
         dense = runningPerplexity(plan.empty() ? state.dense : sameWindows(state.dense, tier->windows), state.wideLimit);
     denseValue = dense.empty() ? QString() : format::perplexity(dense.y.back());
 
-    const auto setBand = [](QCPGraph* line, QCPGraph* low, QCPGraph* high, const Running& r) {
-        QVector<double> below;
-        QVector<double> above;
-        for (int i = 0; i < r.x.size(); ++i) {
-            below.append(r.y[i] - r.error[i]);
-            above.append(r.y[i] + r.error[i]);
-        }
-        line->setData(r.x, r.y, true);
-        low->setData(r.x, below, true);
-        high->setData(r.x, above, true);
-    };
+    refreshLines();
+    const bool few = tier == &state.quick || (tier == nullptr && static_cast<int>(state.dense.size()) <= state.quick.wanted);
+    const int most =
+        std::max({2, few ? state.quick.wanted : state.full.wanted, static_cast<int>(plan.x.size()), static_cast<int>(dense.x.size())});
+    const QCPRange values = valueRange(deltaMode);
+    plot->yAxis->setRange(values);
+    plot->xAxis->setRange(0, most);
+    const QStringList yTexts = setTicks(values, most, deltaMode);
+
+    const QFontMetrics small(fontFor(FontRole::Small));
+    const QFontMetrics strong(fontFor(FontRole::SmallStrong));
+    int widest = 0;
+    for (const QString& text : yTexts)
+        widest = std::max(widest, small.horizontalAdvance(text));
+    const int right = std::max({strong.horizontalAdvance(planLabel), small.horizontalAdvance(planValue),
+                                small.horizontalAdvance(tr("dense") + QStringLiteral("  ") + denseValue)}) +
+                      pixelsOf(16);
+    plot->axisRect()->setMargins(QMargins(widest + pixelsOf(18), small.height() + pixelsOf(10), std::min(right, plot->width() / 2),
+                                          2 * small.height() + pixelsOf(12)));
+    plot->replot(QCustomPlot::rpQueuedReplot);
+    plot->setAccessibleDescription(planLabel + QLatin1Char(' ') + planValue + QStringLiteral(", ") + tr("dense") + QLatin1Char(' ') +
+                                   denseValue);
+}
+
+static void setBand(QCPGraph* line, QCPGraph* low, QCPGraph* high, const Running& r)
+{
+    QVector<double> below;
+    QVector<double> above;
+    for (int i = 0; i < r.x.size(); ++i) {
+        below.append(r.y[i] - r.error[i]);
+        above.append(r.y[i] + r.error[i]);
+    }
+    line->setData(r.x, r.y, true);
+    low->setData(r.x, below, true);
+    high->setData(r.x, above, true);
+}
+
+void PerplexityPanel::Private::refreshLines()
+{
+    const Theme& t = theme();
     setBand(planLine, planLow, planHigh, plan);
     setBand(denseLine, denseLow, denseHigh, dense);
     const QColor planColour = planStale ? t.stale : t.accent;
@@ -524,11 +575,11 @@ void PerplexityPanel::Private::refreshPlot()
     };
     planHigh->setBrush(fill(planColour, 0.17));
     denseHigh->setBrush(fill(t.baseline, 0.13));
+}
 
-    // Range from what has calmed down: the first windows jump.
-    const bool few = tier == &state.quick || (tier == nullptr && static_cast<int>(state.dense.size()) <= state.quick.wanted);
-    int most = few ? state.quick.wanted : state.full.wanted;
-    most = std::max({2, most, static_cast<int>(plan.x.size()), static_cast<int>(dense.x.size())});
+// Range from what has calmed down: the first windows jump.
+QCPRange PerplexityPanel::Private::valueRange(bool deltaMode) const
+{
     double low = 1e300;
     double high = -1e300;
     const auto include = [&](const Running& r) {
@@ -549,10 +600,13 @@ void PerplexityPanel::Private::refreshPlot()
         high = 1;
     }
     const double pad = std::max((high - low) * 0.12, std::max(1e-3, std::abs(high) * 0.005));
-    plot->yAxis->setRange(low - pad, high + pad);
-    plot->xAxis->setRange(0, most);
+    return {low - pad, high + pad};
+}
 
-    const QVector<double> ys = roundTicks(low - pad, high + pad, 5);
+// Returns the texts of the vertical axis, which its margin must hold.
+QStringList PerplexityPanel::Private::setTicks(const QCPRange& values, int most, bool deltaMode)
+{
+    const QVector<double> ys = roundTicks(values.lower, values.upper, 5);
     const double step = ys.size() > 1 ? ys[1] - ys[0] : 1;
     // As many as the step has: 2.5 needs one more than its size says.
     int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 4);
@@ -568,20 +622,7 @@ void PerplexityPanel::Private::refreshPlot()
         xTexts.append(format::count(static_cast<std::int64_t>(x)));
     plot->xAxis->setTicker(fixedTicks(xs, xTexts));
     plot->xAxis->setLabel(state.windowLength > 0 ? tr("windows of %1 tokens").arg(format::count(state.windowLength)) : tr("windows"));
-
-    const QFontMetrics small(fontFor(FontRole::Small));
-    const QFontMetrics strong(fontFor(FontRole::SmallStrong));
-    int widest = 0;
-    for (const QString& text : yTexts)
-        widest = std::max(widest, small.horizontalAdvance(text));
-    const int right = std::max({strong.horizontalAdvance(planLabel), small.horizontalAdvance(planValue),
-                                small.horizontalAdvance(tr("dense") + QStringLiteral("  ") + denseValue)}) +
-                      pixelsOf(16);
-    plot->axisRect()->setMargins(QMargins(widest + pixelsOf(18), small.height() + pixelsOf(10), std::min(right, plot->width() / 2),
-                                          2 * small.height() + pixelsOf(12)));
-    plot->replot(QCustomPlot::rpQueuedReplot);
-    plot->setAccessibleDescription(planLabel + QLatin1Char(' ') + planValue + QStringLiteral(", ") + tr("dense") + QLatin1Char(' ') +
-                                   denseValue);
+    return yTexts;
 }
 
 void PerplexityPanel::Private::drawBehind(QCPPainter* painter)

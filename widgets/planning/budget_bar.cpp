@@ -116,8 +116,171 @@ public:
         emit q->gestureFinished();
     }
     void rebuildParams(const Params& start = {});  // parameters that are not in `start` get their defaults
+    // The control of one parameter, in its row after the name.
+    void addNumber(const ParamSpec& spec, const Json& start, QHBoxLayout* row);
+    void addChoice(const ParamSpec& spec, const Json& start, QHBoxLayout* row);
+    void addSwitch(const ParamSpec& spec, const Json& start, QHBoxLayout* row);
     void enter();
+
+    void makeTarget(QVBoxLayout* layout);
+    void makeMethod(QVBoxLayout* layout);  // and the place of its parameters
+    void makeRanking(QVBoxLayout* layout);
+    void makeMessage(QVBoxLayout* layout);
+    void connectTarget();
+    void connectChoices();  // method, equal counts, ranking, unlocking
 };
+
+void BudgetBar::Private::makeTarget(QVBoxLayout* layout)
+{
+    auto* first = new QHBoxLayout;
+    first->setSpacing(6);
+    targetLabel = new QLabel(BudgetBar::tr("Target"), q);
+    targetLabel->setProperty("role", QStringLiteral("muted"));
+    field = new QLineEdit(q);
+    field->setAlignment(Qt::AlignRight);
+    field->setAccessibleName(BudgetBar::tr("Experts kept"));
+    field->setToolTip(
+        BudgetBar::tr("Experts kept over all layers: a number, 75%, 0.75, 96/128, or a size of the model: 10.4 MiB, 12.1 M parameters"));
+    targetLabel->setBuddy(field);
+    ofLabel = new QLabel(q);
+    shareLabel = new QLabel(q);
+    shareLabel->setProperty("role", QStringLiteral("muted"));
+    first->addWidget(targetLabel);
+    first->addStretch(1);
+    first->addWidget(shareLabel);
+    first->addSpacing(6);
+    first->addWidget(field);
+    first->addWidget(ofLabel);
+    layout->addLayout(first);
+
+    slider = new Slider(q);
+    slider->setAccessibleName(BudgetBar::tr("Experts kept"));
+    layout->addWidget(slider);
+}
+
+void BudgetBar::Private::makeMethod(QVBoxLayout* layout)
+{
+    // Beside each other where there is room for whole words, else in lines of their own.
+    const auto filler = [this] {
+        auto* space = new QWidget(q);
+        space->setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Fixed);
+        return space;
+    };
+    auto* second = new FlowRow(pixelsOf(8));
+    methodBox = new QComboBox(q);
+    methodBox->setAccessibleName(BudgetBar::tr("How layers share the target"));
+    methodBox->setSizeAdjustPolicy(QComboBox::AdjustToContents);
+    equal = new Switch(BudgetBar::tr("Equal counts"), q);
+    equal->setTextLeft(true);
+    equal->setToolTip(BudgetBar::tr("One count for all layers, as a stock export needs"));
+    second->add(methodBox);
+    second->add(filler(), 1);
+    second->add(equal);
+    layout->addLayout(second);
+
+    paramArea = new QWidget(q);
+    paramLayout = new QVBoxLayout(paramArea);
+    paramLayout->setContentsMargins(0, 0, 0, 0);
+    paramLayout->setSpacing(4);
+    paramArea->hide();
+    layout->addWidget(paramArea);
+}
+
+void BudgetBar::Private::makeRanking(QVBoxLayout* layout)
+{
+    rankLine = new QWidget(q);
+    auto* third = new FlowRow(pixelsOf(8), rankLine);
+    auto* rankLabel = new QLabel(BudgetBar::tr("ranked by"), rankLine);
+    rankLabel->setProperty("role", QStringLiteral("muted"));
+    rankBox = new QComboBox(rankLine);
+    rankBox->setAccessibleName(BudgetBar::tr("Score that experts are ranked by"));
+    rankBox->setToolTip(
+        BudgetBar::tr("Where a count changes, the experts with the lowest score go and the best come back. What the map shows has no "
+                      "part in it."));
+    rankBox->setSizeAdjustPolicy(QComboBox::AdjustToContents);
+    rankLabel->setToolTip(rankBox->toolTip());
+    rankLabel->setBuddy(rankBox);
+    anew = new QToolButton(rankLine);
+    anew->setIcon(icon(QStringLiteral("wand-sparkles")));
+    anew->setIconSize({pixelsOf(16), pixelsOf(16)});
+    anew->setAutoRaise(true);
+    anew->setToolTip(BudgetBar::tr("Choose the experts of all unlocked layers anew by this score; the counts stay"));
+    anew->setAccessibleName(BudgetBar::tr("Choose the experts anew"));
+    third->add(rankLabel);
+    third->add(rankBox);
+    third->add(anew);
+    rankLine->hide();
+    layout->addWidget(rankLine);
+}
+
+void BudgetBar::Private::makeMessage(QVBoxLayout* layout)
+{
+    messageLine = new QWidget(q);
+    auto* told = new QVBoxLayout(messageLine);
+    told->setContentsMargins(0, 0, 0, 0);
+    told->setSpacing(pixelsOf(4));
+    message = new QLabel(messageLine);
+    message->setWordWrap(true);
+    unlock = new QPushButton(messageLine);
+    unlock->setObjectName(QStringLiteral("budget.unlock"));
+    told->addWidget(message);
+    told->addWidget(unlock, 0, Qt::AlignLeft);
+    messageLine->hide();
+    layout->addWidget(messageLine);
+}
+
+void BudgetBar::Private::connectTarget()
+{
+    QObject::connect(slider, &Slider::gestureStarted, q, &BudgetBar::gestureStarted);
+    QObject::connect(slider, &Slider::gestureFinished, q, [this] {
+        asked = -1;
+        emit q->gestureFinished();
+    });
+    QObject::connect(slider, &Slider::gestureCancelled, q, [this] {
+        asked = -1;
+        emit q->gestureCancelled();
+    });
+    QObject::connect(slider, &Slider::moved, q, [this](int value) {
+        if (value != least) asked = -1;
+        showNumber(value);
+        request(Change::Target);
+    });
+    // The plan knows what stands in the way; it says so.
+    QObject::connect(slider, &Slider::clamped, q, [this](int wanted) {
+        asked = wanted;
+        request(Change::Target);
+    });
+    QObject::connect(field, &QLineEdit::textEdited, q, [this] {
+        if (!field->property("invalid").toBool()) return;
+        mark(false);
+        q->setMessage({}, false);
+    });
+    QObject::connect(field, &QLineEdit::returnPressed, q, [this] { enter(); });
+    QObject::connect(field, &QLineEdit::editingFinished, q, [this] {
+        if (field->isModified()) enter();
+    });
+}
+
+void BudgetBar::Private::connectChoices()
+{
+    // A wheel that scrolls past must not share the target anew.
+    guardWheel(methodBox);
+    guardWheel(rankBox);
+    QObject::connect(rankBox, &QComboBox::activated, q, [this](int index) { emit q->rankingChosen(rankBox->itemData(index).toString()); });
+    QObject::connect(anew, &QToolButton::clicked, q, &BudgetBar::rankAnewRequested);
+    QObject::connect(unlock, &QPushButton::clicked, q, &BudgetBar::unlockRequested);
+    QObject::connect(methodBox, &QComboBox::activated, q, [this](int index) {
+        if (const QString id = methodBox->itemData(index).toString(); elsewhere.contains(id)) {
+            methodBox->setCurrentIndex(methodBox->findData(QString::fromStdString(method)));
+            emit q->methodElsewhere(id);
+            return;
+        }
+        method = methodBox->itemData(index).toString().toStdString();
+        rebuildParams();
+        requestOnce(Change::Method);
+    });
+    QObject::connect(equal, &QAbstractButton::clicked, q, [this] { requestOnce(Change::Equality); });
+}
 
 BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Private>(this))
 {
@@ -125,139 +288,12 @@ BudgetBar::BudgetBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
     auto* layout = new QVBoxLayout(this);
     layout->setContentsMargins(pixelsOf(12), pixelsOf(8), pixelsOf(12), pixelsOf(8));
     layout->setSpacing(pixelsOf(6));
-
-    auto* first = new QHBoxLayout;
-    first->setSpacing(6);
-    d->targetLabel = new QLabel(tr("Target"), this);
-    d->targetLabel->setProperty("role", QStringLiteral("muted"));
-    d->field = new QLineEdit(this);
-    d->field->setAlignment(Qt::AlignRight);
-    d->field->setAccessibleName(tr("Experts kept"));
-    d->field->setToolTip(
-        tr("Experts kept over all layers: a number, 75%, 0.75, 96/128, or a size of the model: 10.4 MiB, 12.1 M parameters"));
-    d->targetLabel->setBuddy(d->field);
-    d->ofLabel = new QLabel(this);
-    d->shareLabel = new QLabel(this);
-    d->shareLabel->setProperty("role", QStringLiteral("muted"));
-    first->addWidget(d->targetLabel);
-    first->addStretch(1);
-    first->addWidget(d->shareLabel);
-    first->addSpacing(6);
-    first->addWidget(d->field);
-    first->addWidget(d->ofLabel);
-    layout->addLayout(first);
-
-    d->slider = new Slider(this);
-    d->slider->setAccessibleName(tr("Experts kept"));
-    layout->addWidget(d->slider);
-
-    // Beside each other where there is room for whole words, else in lines of their own.
-    const auto filler = [this] {
-        auto* space = new QWidget(this);
-        space->setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Fixed);
-        return space;
-    };
-    auto* second = new FlowRow(pixelsOf(8));
-    d->methodBox = new QComboBox(this);
-    d->methodBox->setAccessibleName(tr("How layers share the target"));
-    d->methodBox->setSizeAdjustPolicy(QComboBox::AdjustToContents);
-    d->equal = new Switch(tr("Equal counts"), this);
-    d->equal->setTextLeft(true);
-    d->equal->setToolTip(tr("One count for all layers, as a stock export needs"));
-    second->add(d->methodBox);
-    second->add(filler(), 1);
-    second->add(d->equal);
-    layout->addLayout(second);
-
-    d->paramArea = new QWidget(this);
-    d->paramLayout = new QVBoxLayout(d->paramArea);
-    d->paramLayout->setContentsMargins(0, 0, 0, 0);
-    d->paramLayout->setSpacing(4);
-    d->paramArea->hide();
-    layout->addWidget(d->paramArea);
-
-    d->rankLine = new QWidget(this);
-    auto* third = new FlowRow(pixelsOf(8), d->rankLine);
-    auto* rankLabel = new QLabel(tr("ranked by"), d->rankLine);
-    rankLabel->setProperty("role", QStringLiteral("muted"));
-    d->rankBox = new QComboBox(d->rankLine);
-    d->rankBox->setAccessibleName(tr("Score that experts are ranked by"));
-    d->rankBox->setToolTip(
-        tr("Where a count changes, the experts with the lowest score go and the best come back. What the map shows has no "
-           "part in it."));
-    d->rankBox->setSizeAdjustPolicy(QComboBox::AdjustToContents);
-    rankLabel->setToolTip(d->rankBox->toolTip());
-    rankLabel->setBuddy(d->rankBox);
-    d->anew = new QToolButton(d->rankLine);
-    d->anew->setIcon(icon(QStringLiteral("wand-sparkles")));
-    d->anew->setIconSize({pixelsOf(16), pixelsOf(16)});
-    d->anew->setAutoRaise(true);
-    d->anew->setToolTip(tr("Choose the experts of all unlocked layers anew by this score; the counts stay"));
-    d->anew->setAccessibleName(tr("Choose the experts anew"));
-    third->add(rankLabel);
-    third->add(d->rankBox);
-    third->add(d->anew);
-    d->rankLine->hide();
-    layout->addWidget(d->rankLine);
-
-    d->messageLine = new QWidget(this);
-    auto* told = new QVBoxLayout(d->messageLine);
-    told->setContentsMargins(0, 0, 0, 0);
-    told->setSpacing(pixelsOf(4));
-    d->message = new QLabel(d->messageLine);
-    d->message->setWordWrap(true);
-    d->unlock = new QPushButton(d->messageLine);
-    d->unlock->setObjectName(QStringLiteral("budget.unlock"));
-    told->addWidget(d->message);
-    told->addWidget(d->unlock, 0, Qt::AlignLeft);
-    d->messageLine->hide();
-    layout->addWidget(d->messageLine);
-
-    // A wheel that scrolls past must not share the target anew.
-    guardWheel(d->methodBox);
-    guardWheel(d->rankBox);
-    connect(d->rankBox, &QComboBox::activated, this, [this](int index) { emit rankingChosen(d->rankBox->itemData(index).toString()); });
-    connect(d->anew, &QToolButton::clicked, this, &BudgetBar::rankAnewRequested);
-    connect(d->unlock, &QPushButton::clicked, this, &BudgetBar::unlockRequested);
-    connect(d->slider, &Slider::gestureStarted, this, &BudgetBar::gestureStarted);
-    connect(d->slider, &Slider::gestureFinished, this, [this] {
-        d->asked = -1;
-        emit gestureFinished();
-    });
-    connect(d->slider, &Slider::gestureCancelled, this, [this] {
-        d->asked = -1;
-        emit gestureCancelled();
-    });
-    connect(d->slider, &Slider::moved, this, [this](int value) {
-        if (value != d->least) d->asked = -1;
-        d->showNumber(value);
-        d->request(Private::Change::Target);
-    });
-    // The plan knows what stands in the way; it says so.
-    connect(d->slider, &Slider::clamped, this, [this](int wanted) {
-        d->asked = wanted;
-        d->request(Private::Change::Target);
-    });
-    connect(d->field, &QLineEdit::textEdited, this, [this] {
-        if (!d->field->property("invalid").toBool()) return;
-        d->mark(false);
-        setMessage({}, false);
-    });
-    connect(d->field, &QLineEdit::returnPressed, this, [this] { d->enter(); });
-    connect(d->field, &QLineEdit::editingFinished, this, [this] {
-        if (d->field->isModified()) d->enter();
-    });
-    connect(d->methodBox, &QComboBox::activated, this, [this](int index) {
-        if (const QString id = d->methodBox->itemData(index).toString(); d->elsewhere.contains(id)) {
-            d->methodBox->setCurrentIndex(d->methodBox->findData(QString::fromStdString(d->method)));
-            emit methodElsewhere(id);
-            return;
-        }
-        d->method = d->methodBox->itemData(index).toString().toStdString();
-        d->rebuildParams();
-        d->requestOnce(Private::Change::Method);
-    });
-    connect(d->equal, &QAbstractButton::clicked, this, [this] { d->requestOnce(Private::Change::Equality); });
+    d->makeTarget(layout);
+    d->makeMethod(layout);
+    d->makeRanking(layout);
+    d->makeMessage(layout);
+    d->connectTarget();
+    d->connectChoices();
     setTabOrder(d->field, d->slider);
     setTabOrder(d->slider, d->methodBox);
     setTabOrder(d->methodBox, d->equal);
@@ -309,6 +345,79 @@ void BudgetBar::keyPressEvent(QKeyEvent* event)
     d->showNumber(d->slider->value());
 }
 
+void BudgetBar::Private::addNumber(const ParamSpec& spec, const Json& start, QHBoxLayout* row)
+{
+    const bool whole = spec.type == ParamType::Integer;
+    auto* knob = new Slider(row->parentWidget());
+    knob->setAccessibleName(QString::fromStdString(spec.key));
+    knob->setToolTip(QString::fromStdString(spec.help));
+    const int steps = whole ? static_cast<int>(spec.high - spec.low) : kNumberSteps;
+    knob->setRange(0, std::max(1, steps));
+    const double span = spec.high > spec.low ? spec.high - spec.low : 1;
+    const auto stepOf = [&](const Json& number) {
+        const double at = number.is_number() ? number.get<double>() : spec.low;
+        return static_cast<int>(std::lround((at - spec.low) / span * std::max(1, steps)));
+    };
+    knob->setValue(stepOf(start));
+    knob->setResetValue(stepOf(spec.defaultValue));
+    auto* value = new QLabel(row->parentWidget());
+    value->setAlignment(Qt::AlignRight | Qt::AlignVCenter);
+    const QString unit = spec.unit.empty() ? QString() : QChar(0x00A0) + QString::fromStdString(spec.unit);
+    const auto show = [=](double v) { value->setText((whole ? format::number(v, 0) : format::number(v, 2)) + unit); };
+    value->setMinimumWidth(value->fontMetrics().horizontalAdvance(format::number(spec.high, whole ? 0 : 2) + unit));
+    show(start.is_number() ? start.get<double>() : spec.low);
+    row->addWidget(knob, 1);
+    row->addWidget(value);
+    QObject::connect(knob, &Slider::gestureStarted, q, &BudgetBar::gestureStarted);
+    QObject::connect(knob, &Slider::gestureFinished, q, &BudgetBar::gestureFinished);
+    const auto take = [=, this, key = spec.key, low = spec.low](int step) {
+        const double v = low + span * step / std::max(1, steps);
+        if (whole)
+            params[key] = static_cast<std::int64_t>(std::llround(v));
+        else
+            params[key] = v;
+        show(v);
+    };
+    QObject::connect(knob, &Slider::gestureCancelled, q, [=, this] {
+        take(knob->value());
+        emit q->gestureCancelled();
+    });
+    QObject::connect(knob, &Slider::moved, q, [=, this](int step) {
+        take(step);
+        request(Change::Method);
+    });
+}
+
+void BudgetBar::Private::addChoice(const ParamSpec& spec, const Json& start, QHBoxLayout* row)
+{
+    auto* box = new QComboBox(row->parentWidget());
+    box->setAccessibleName(QString::fromStdString(spec.key));
+    box->setToolTip(QString::fromStdString(spec.help));
+    for (const std::string& choice : spec.choices)
+        box->addItem(QString::fromStdString(choice));
+    if (start.is_string()) box->setCurrentText(QString::fromStdString(start.get<std::string>()));
+    row->addStretch(1);
+    row->addWidget(box);
+    QObject::connect(box, &QComboBox::activated, q, [this, box, key = spec.key] {
+        params[key] = box->currentText().toStdString();
+        requestOnce(Change::Method);
+    });
+}
+
+void BudgetBar::Private::addSwitch(const ParamSpec& spec, const Json& start, QHBoxLayout* row)
+{
+    auto* toggle = new Switch(QString(), row->parentWidget());
+    toggle->setAccessibleName(QString::fromStdString(spec.key));
+    toggle->setToolTip(QString::fromStdString(spec.help));
+    toggle->setChecked(start.is_boolean() && start.get<bool>());
+    row->addStretch(1);
+    row->addWidget(toggle);
+    QObject::connect(toggle, &QAbstractButton::clicked, q, [this, key = spec.key](bool on) {
+        params[key] = on;
+        requestOnce(Change::Method);
+    });
+}
+
 void BudgetBar::Private::rebuildParams(const Params& start)
 {
     while (QLayoutItem* item = paramLayout->takeAt(0)) {
@@ -324,92 +433,27 @@ void BudgetBar::Private::rebuildParams(const Params& start)
     QWidget* last = equal;
     for (const ParamSpec& spec : m->params) {
         const auto given = start.find(spec.key);
-        const Json value0 = given != start.end() && given->second.type() == spec.defaultValue.type() ? given->second : spec.defaultValue;
-        params[spec.key] = value0;
+        const Json value = given != start.end() && given->second.type() == spec.defaultValue.type() ? given->second : spec.defaultValue;
+        params[spec.key] = value;
         auto* line = new QWidget(paramArea);
         auto* row = new QHBoxLayout(line);
         row->setContentsMargins(0, 0, 0, 0);
         row->setSpacing(8);
-        const QString name = QString::fromStdString(spec.key);
-        auto* label = new QLabel(name, line);
+        auto* label = new QLabel(QString::fromStdString(spec.key), line);
         label->setProperty("role", QStringLiteral("muted"));
-        const QString help = QString::fromStdString(spec.help);
-        label->setToolTip(help);
+        label->setToolTip(QString::fromStdString(spec.help));
         row->addWidget(label);
         switch (spec.type) {
             case ParamType::Number:
-            case ParamType::Integer: {
-                const bool whole = spec.type == ParamType::Integer;
-                auto* knob = new Slider(line);
-                knob->setAccessibleName(name);
-                knob->setToolTip(help);
-                const int steps = whole ? static_cast<int>(spec.high - spec.low) : kNumberSteps;
-                knob->setRange(0, std::max(1, steps));
-                const double span = spec.high > spec.low ? spec.high - spec.low : 1;
-                const auto stepOf = [&](const Json& number) {
-                    const double at = number.is_number() ? number.get<double>() : spec.low;
-                    return static_cast<int>(std::lround((at - spec.low) / span * std::max(1, steps)));
-                };
-                knob->setValue(stepOf(value0));
-                knob->setResetValue(stepOf(spec.defaultValue));
-                auto* value = new QLabel(line);
-                value->setAlignment(Qt::AlignRight | Qt::AlignVCenter);
-                const QString unit = spec.unit.empty() ? QString() : QChar(0x00A0) + QString::fromStdString(spec.unit);
-                const auto show = [=](double v) { value->setText((whole ? format::number(v, 0) : format::number(v, 2)) + unit); };
-                value->setMinimumWidth(value->fontMetrics().horizontalAdvance(format::number(spec.high, whole ? 0 : 2) + unit));
-                show(value0.is_number() ? value0.get<double>() : spec.low);
-                row->addWidget(knob, 1);
-                row->addWidget(value);
-                QObject::connect(knob, &Slider::gestureStarted, q, &BudgetBar::gestureStarted);
-                QObject::connect(knob, &Slider::gestureFinished, q, &BudgetBar::gestureFinished);
-                QObject::connect(knob, &Slider::gestureCancelled, q, [=, this, key = spec.key] {
-                    const double v = spec.low + span * knob->value() / std::max(1, steps);
-                    if (whole)
-                        params[key] = static_cast<std::int64_t>(std::llround(v));
-                    else
-                        params[key] = v;
-                    show(v);
-                    emit q->gestureCancelled();
-                });
-                QObject::connect(knob, &Slider::moved, q, [=, this, key = spec.key, low = spec.low](int step) {
-                    const double v = low + span * step / std::max(1, steps);
-                    if (whole)
-                        params[key] = static_cast<std::int64_t>(std::llround(v));
-                    else
-                        params[key] = v;
-                    show(v);
-                    request(Change::Method);
-                });
+            case ParamType::Integer:
+                addNumber(spec, value, row);
                 break;
-            }
-            case ParamType::Choice: {
-                auto* box = new QComboBox(line);
-                box->setAccessibleName(name);
-                box->setToolTip(help);
-                for (const std::string& choice : spec.choices)
-                    box->addItem(QString::fromStdString(choice));
-                if (value0.is_string()) box->setCurrentText(QString::fromStdString(value0.get<std::string>()));
-                row->addStretch(1);
-                row->addWidget(box);
-                QObject::connect(box, &QComboBox::activated, q, [this, box, key = spec.key] {
-                    params[key] = box->currentText().toStdString();
-                    requestOnce(Change::Method);
-                });
+            case ParamType::Choice:
+                addChoice(spec, value, row);
                 break;
-            }
-            case ParamType::Switch: {
-                auto* toggle = new Switch(QString(), line);
-                toggle->setAccessibleName(name);
-                toggle->setToolTip(help);
-                toggle->setChecked(value0.is_boolean() && value0.get<bool>());
-                row->addStretch(1);
-                row->addWidget(toggle);
-                QObject::connect(toggle, &QAbstractButton::clicked, q, [this, key = spec.key](bool on) {
-                    params[key] = on;
-                    requestOnce(Change::Method);
-                });
+            case ParamType::Switch:
+                addSwitch(spec, value, row);
                 break;
-            }
         }
         paramLayout->addWidget(line);
         // Between the switch before and the table after.

@@ -97,6 +97,11 @@ public:
         return {};
     }
     void build();
+    void buildPresets(QWidget* page, QVBoxLayout* stages);
+    void buildStages(QWidget* page, QVBoxLayout* stages);
+    void buildSetRows(QWidget* page);  // of the selection and the receptive field
+    void buildRankRows(QWidget* page);
+    QSpinBox* spin(QWidget* page, int low, int high, int width);
     void buildFooter(QVBoxLayout* column);
     void fillMethods();
     void refill();
@@ -115,22 +120,20 @@ PipelinePanel::PipelinePanel(QWidget* parent) : QWidget(parent), d(std::make_uni
 
 PipelinePanel::~PipelinePanel() = default;
 
-void PipelinePanel::Private::build()
+QSpinBox* PipelinePanel::Private::spin(QWidget* page, int low, int high, int width)
 {
-    auto* column = new QVBoxLayout(q);
-    column->setContentsMargins(0, 0, 0, 0);
-    column->setSpacing(0);
-    auto* scroll = new QScrollArea(q);
-    scroll->setFrameShape(QFrame::NoFrame);
-    scroll->setWidgetResizable(true);
-    scroll->setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
-    scroll->setFocusPolicy(Qt::NoFocus);
-    auto* page = new QWidget(scroll);
-    page->setAutoFillBackground(true);
-    auto* stages = new QVBoxLayout(page);
-    stages->setContentsMargins(0, 0, 0, 0);
-    stages->setSpacing(0);
+    auto* box = new QSpinBox(page);
+    box->setRange(low, high);
+    box->setKeyboardTracking(false);
+    box->setAlignment(Qt::AlignRight);
+    box->setFixedWidth(pixelsOf(width));
+    guardWheel(box);
+    QObject::connect(box, &QSpinBox::valueChanged, q, [this] { collect(); });
+    return box;
+}
 
+void PipelinePanel::Private::buildPresets(QWidget* page, QVBoxLayout* stages)
+{
     auto* top = new QWidget(page);
     auto* topRow = new QHBoxLayout(top);
     topRow->setContentsMargins(pixelsOf(12), pixelsOf(8), pixelsOf(12), pixelsOf(8));
@@ -155,7 +158,10 @@ void PipelinePanel::Private::build()
     topRow->addWidget(presetLabel);
     topRow->addWidget(preset, 1);
     stages->addWidget(top);
+}
 
+void PipelinePanel::Private::buildStages(QWidget* page, QVBoxLayout* stages)
+{
     const auto add = [&](const QString& title, bool switchable, const QString& chooser) {
         stages->addWidget(new Rule(page));
         auto* section = new MethodSection(title, switchable, page, chooser);
@@ -168,28 +174,24 @@ void PipelinePanel::Private::build()
     select = add(tr("Select"), false, tr("method"));
     field = add(tr("Receptive field"), true, {});
     ranks = add(tr("Ranks"), true, tr("rule"));
-    stages->addStretch(1);
+}
 
-    const auto spin = [&](int low, int high, int width) {
-        auto* box = new QSpinBox(page);
-        box->setRange(low, high);
-        box->setKeyboardTracking(false);
-        box->setAlignment(Qt::AlignRight);
-        box->setFixedWidth(pixelsOf(width));
-        guardWheel(box);
-        QObject::connect(box, &QSpinBox::valueChanged, q, [this] { collect(); });
-        return box;
-    };
+void PipelinePanel::Private::buildSetRows(QWidget* page)
+{
     select->setExtraAsParameters();
-    seed = spin(0, 2'000'000'000, 96);
+    seed = spin(page, 0, 2'000'000'000, 96);
     select->extra()->addRow(tr("seed"), seed, {}, tr("Select, seed"),
                             methodToolTip(tr("seed"), tr("The same seed gives the same sets, whatever runs in parallel.").toStdString()));
-    sets = spin(1, 64, 64);
-    block = spin(1, 64, 64);
+    sets = spin(page, 1, 64, 64);
+    block = spin(page, 1, 64, 64);
     field->extra()->addRow(tr("sets"), sets, tr("per layer"), tr("Receptive field, sets"),
                            methodToolTip(tr("sets"), tr("Best sets of every layer (K) that are tried together.").toStdString()));
     field->extra()->addRow(tr("block"), block, tr("layers"), tr("Receptive field, block"),
                            methodToolTip(tr("block"), tr("Layers (T) whose sets are chosen together.").toStdString()));
+}
+
+void PipelinePanel::Private::buildRankRows(QWidget* page)
+{
     budget = new Chooser(page);
     budget->addItem(tr("automatic"), static_cast<int>(PipelineRecipe::RankBudget::Automatic));
     budget->addItem(tr("average rank"), static_cast<int>(PipelineRecipe::RankBudget::Average));
@@ -198,7 +200,7 @@ void PipelinePanel::Private::build()
         tr("budget"), budget, {}, tr("Ranks, budget"),
         methodToolTip(tr("budget"),
                       tr("How much the ranks may keep. Automatic is what the layer's shape and the target give.").toStdString()));
-    average = spin(1, 1'000'000, 96);
+    average = spin(page, 1, 1'000'000, 96);
     average->setGroupSeparatorShown(true);
     ranks->extra()->addRow(tr("average"), average, {}, tr("Ranks, average rank"),
                            methodToolTip(tr("average"), tr("Mean rank of a layer's matrices.").toStdString()));
@@ -219,6 +221,29 @@ void PipelinePanel::Private::build()
                       tr("How a matrix is factored. Automatic is whitened where the profile has its inputs.").toStdString()));
     for (QComboBox* box : {budget, factors})
         QObject::connect(box, &QComboBox::activated, q, [this] { collect(); });
+}
+
+void PipelinePanel::Private::build()
+{
+    auto* column = new QVBoxLayout(q);
+    column->setContentsMargins(0, 0, 0, 0);
+    column->setSpacing(0);
+    auto* scroll = new QScrollArea(q);
+    scroll->setFrameShape(QFrame::NoFrame);
+    scroll->setWidgetResizable(true);
+    scroll->setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+    scroll->setFocusPolicy(Qt::NoFocus);
+    auto* page = new QWidget(scroll);
+    page->setAutoFillBackground(true);
+    auto* stages = new QVBoxLayout(page);
+    stages->setContentsMargins(0, 0, 0, 0);
+    stages->setSpacing(0);
+
+    buildPresets(page, stages);
+    buildStages(page, stages);
+    stages->addStretch(1);
+    buildSetRows(page);
+    buildRankRows(page);
     QObject::connect(preset, &QComboBox::activated, q,
                      [this](int index) { q->choosePreset(static_cast<PipelinePreset>(preset->itemData(index).toInt())); });
 

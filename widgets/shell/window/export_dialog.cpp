@@ -72,6 +72,21 @@ QLabel* small(const QString& text)
     return label;
 }
 
+// Texts come and go inside both columns; the dialog keeps its height.
+std::pair<QScrollArea*, QVBoxLayout*> scrollingColumn(QWidget* parent)
+{
+    auto* scroll = new QScrollArea(parent);
+    scroll->setFrameShape(QFrame::NoFrame);
+    scroll->setFocusPolicy(Qt::NoFocus);
+    scroll->setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+    scroll->setWidgetResizable(true);
+    auto* page = new QWidget;
+    scroll->setWidget(page);
+    auto* rows = new QVBoxLayout(page);
+    rows->setContentsMargins(0, 0, pixelsOf(8), 0);
+    return {scroll, rows};
+}
+
 }  // namespace
 
 ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(parent), m_workbench(workbench)
@@ -80,93 +95,17 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     setModal(false);
     setMinimumWidth(pixelsOf(820));
 
-    // Texts come and go inside both columns; the dialog keeps its height.
-    const auto column = [this] {
-        auto* scroll = new QScrollArea(this);
-        scroll->setFrameShape(QFrame::NoFrame);
-        scroll->setFocusPolicy(Qt::NoFocus);
-        scroll->setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
-        scroll->setWidgetResizable(true);
-        auto* page = new QWidget;
-        scroll->setWidget(page);
-        auto* rows = new QVBoxLayout(page);
-        rows->setContentsMargins(0, 0, pixelsOf(8), 0);
-        return std::pair(scroll, rows);
-    };
-    const auto [leftScroll, left] = column();
-    auto* what = new QLabel(tr("What is written"));
-    what->setFont(fontFor(FontRole::Head));
-    left->addWidget(what);
-    m_plan = new QLabel;
-    m_plan->setWordWrap(true);
-    left->addWidget(m_plan);
-    m_measured = new QLabel;
-    m_measured->setObjectName(QStringLiteral("export.measured"));
-    m_measured->setWordWrap(true);
-    m_measured->setTextInteractionFlags(Qt::TextSelectableByMouse);
-    left->addWidget(m_measured);
-    m_size = new QLabel;
-    m_size->setWordWrap(true);
-    m_size->setTextInteractionFlags(Qt::TextSelectableByMouse);
-    left->addWidget(m_size);
-    m_result = new QLabel;
-    m_result->setWordWrap(true);
-    m_result->setTextInteractionFlags(Qt::TextSelectableByMouse);
-    m_result->setAccessibleName(tr("result"));
-    left->addWidget(m_result);
-    m_unlock = new QPushButton;
-    m_unlock->setObjectName(QStringLiteral("export.unlock"));
-    m_unlock->setAutoDefault(false);
-    m_unlock->hide();
-    left->addWidget(m_unlock, 0, Qt::AlignLeft);
-    connect(m_unlock, &QPushButton::clicked, workbench->plans(), &PlanController::retryUnlocked);
+    const auto [leftScroll, left] = scrollingColumn(this);
+    makeWhat(left);
     left->addStretch();
     m_bar = new QProgressBar;
     m_bar->setTextVisible(false);
     m_bar->hide();
 
-    const auto [rightScroll, right] = column();
-    auto* form = new QLabel(tr("Form"));
-    form->setFont(fontFor(FontRole::Head));
-    right->addWidget(form);
-    m_flavours = new QButtonGroup(this);
-    for (const FlavourChoice& choice : flavoursFor(workbench->plans()->shape(), workbench->plans()->plan())) {
-        auto* button = new QRadioButton(flavourTitle(choice.id));
-        button->setObjectName(QStringLiteral("export.%1").arg(QString::fromStdString(choice.id)));
-        button->setProperty("flavour", QString::fromStdString(choice.id));
-        m_flavours->addButton(button);
-        right->addWidget(button);
-        auto* note = small({});
-        note->setContentsMargins(pixelsOf(24), 0, 0, pixelsOf(6));
-        m_reasons.push_back(note);
-        right->addWidget(note);
-        if (choice.id == "stock") {
-            m_equalise = new QPushButton(tr("Equalise counts"));
-            m_equalise->setObjectName(QStringLiteral("export.equalise"));
-            m_equalise->setToolTip(tr("One count for all layers, as near as possible to what the plan keeps"));
-            m_equalise->setAutoDefault(false);
-            connect(m_equalise, &QPushButton::clicked, this, &ExportDialog::equaliseRequested);
-            auto* line = new QHBoxLayout;
-            line->setContentsMargins(pixelsOf(24), 0, 0, pixelsOf(6));
-            line->addWidget(m_equalise);
-            line->addStretch();
-            right->addLayout(line);
-        }
-    }
+    const auto [rightScroll, right] = scrollingColumn(this);
+    makeForms(right);
     right->addSpacing(8);
-    auto* where = new QLabel(tr("Folder"));
-    where->setFont(fontFor(FontRole::Head));
-    right->addWidget(where);
-    auto* row = new QHBoxLayout;
-    m_folder = new QLineEdit(QDir::home().filePath(folderName()));
-    m_folder->setObjectName(QStringLiteral("export.folder"));
-    m_folder->setAccessibleName(tr("folder to write"));
-    auto* browseButton = new QPushButton(tr("Browse…"));
-    row->addWidget(m_folder, 1);
-    row->addWidget(browseButton);
-    right->addLayout(row);
-    m_replace = new QCheckBox(tr("Replace an existing export"));
-    right->addWidget(m_replace);
+    makeFolder(right);
     right->addStretch();
 
     auto* columns = new QHBoxLayout;
@@ -190,34 +129,118 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     all->addLayout(buttons);
     resize(sizeHint().expandedTo({pixelsOf(820), pixelsOf(500)}));
 
-    connect(browseButton, &QPushButton::clicked, this, &ExportDialog::browse);
     connect(m_export, &QPushButton::clicked, this, &ExportDialog::startExport);
-    connect(m_cancel, &QPushButton::clicked, this, [this] {
-        if (m_request != 0) {
-            // The button stays, and with it the keyboard in this dialog.
-            m_workbench->engine()->cancel(m_request);
-            m_cancel->setText(tr("Cancelling"));
-            m_size->setText(tr("cancelling"));
-        } else {
-            close();
-        }
-    });
+    connect(m_cancel, &QPushButton::clicked, this, &ExportDialog::cancelOrClose);
     connect(m_flavours, &QButtonGroup::buttonClicked, this, &ExportDialog::dryRun);
     connect(workbench->plans(), &PlanController::historyChanged, this, &ExportDialog::refresh);
     connect(workbench->evaluation(), &EvaluationController::runsChanged, this, &ExportDialog::showMeasured);
     connect(workbench, &Workbench::closed, this, &QDialog::close);
-    // Why counts cannot be equalised: the line in the panel may lie behind this dialog.
-    connect(workbench->plans(), &PlanController::explained, this, [this](const QString& text, bool isError, const std::vector<int>& locks) {
-        if (m_request != 0) return;
-        // What goes elsewhere goes here; what was only a remark is no result.
-        const bool told = !text.isEmpty() && (isError || !locks.empty());
-        if (m_unlock->hasFocus()) focusForm();
-        m_unlock->setText(unlockText(locks));
-        m_unlock->setVisible(told && !locks.empty());
-        if (told || m_explained) showResult(told ? text : QString(), isError);
-        m_explained = told;
-    });
+    connect(workbench->plans(), &PlanController::explained, this, &ExportDialog::explain);
     refresh();
+}
+
+void ExportDialog::makeWhat(QVBoxLayout* rows)
+{
+    auto* what = new QLabel(tr("What is written"));
+    what->setFont(fontFor(FontRole::Head));
+    rows->addWidget(what);
+    m_plan = new QLabel;
+    m_plan->setWordWrap(true);
+    rows->addWidget(m_plan);
+    m_measured = new QLabel;
+    m_measured->setObjectName(QStringLiteral("export.measured"));
+    m_measured->setWordWrap(true);
+    m_measured->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    rows->addWidget(m_measured);
+    m_size = new QLabel;
+    m_size->setWordWrap(true);
+    m_size->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    rows->addWidget(m_size);
+    m_result = new QLabel;
+    m_result->setWordWrap(true);
+    m_result->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    m_result->setAccessibleName(tr("result"));
+    rows->addWidget(m_result);
+    m_unlock = new QPushButton;
+    m_unlock->setObjectName(QStringLiteral("export.unlock"));
+    m_unlock->setAutoDefault(false);
+    m_unlock->hide();
+    rows->addWidget(m_unlock, 0, Qt::AlignLeft);
+    connect(m_unlock, &QPushButton::clicked, m_workbench->plans(), &PlanController::retryUnlocked);
+}
+
+void ExportDialog::makeForms(QVBoxLayout* rows)
+{
+    auto* form = new QLabel(tr("Form"));
+    form->setFont(fontFor(FontRole::Head));
+    rows->addWidget(form);
+    m_flavours = new QButtonGroup(this);
+    for (const FlavourChoice& choice : flavoursFor(m_workbench->plans()->shape(), m_workbench->plans()->plan())) {
+        auto* button = new QRadioButton(flavourTitle(choice.id));
+        button->setObjectName(QStringLiteral("export.%1").arg(QString::fromStdString(choice.id)));
+        button->setProperty("flavour", QString::fromStdString(choice.id));
+        m_flavours->addButton(button);
+        rows->addWidget(button);
+        auto* note = small({});
+        note->setContentsMargins(pixelsOf(24), 0, 0, pixelsOf(6));
+        m_reasons.push_back(note);
+        rows->addWidget(note);
+        if (choice.id == "stock") {
+            m_equalise = new QPushButton(tr("Equalise counts"));
+            m_equalise->setObjectName(QStringLiteral("export.equalise"));
+            m_equalise->setToolTip(tr("One count for all layers, as near as possible to what the plan keeps"));
+            m_equalise->setAutoDefault(false);
+            connect(m_equalise, &QPushButton::clicked, this, &ExportDialog::equaliseRequested);
+            auto* line = new QHBoxLayout;
+            line->setContentsMargins(pixelsOf(24), 0, 0, pixelsOf(6));
+            line->addWidget(m_equalise);
+            line->addStretch();
+            rows->addLayout(line);
+        }
+    }
+}
+
+void ExportDialog::makeFolder(QVBoxLayout* rows)
+{
+    auto* where = new QLabel(tr("Folder"));
+    where->setFont(fontFor(FontRole::Head));
+    rows->addWidget(where);
+    auto* row = new QHBoxLayout;
+    m_folder = new QLineEdit(QDir::home().filePath(folderName()));
+    m_folder->setObjectName(QStringLiteral("export.folder"));
+    m_folder->setAccessibleName(tr("folder to write"));
+    auto* browseButton = new QPushButton(tr("Browse…"));
+    row->addWidget(m_folder, 1);
+    row->addWidget(browseButton);
+    rows->addLayout(row);
+    m_replace = new QCheckBox(tr("Replace an existing export"));
+    rows->addWidget(m_replace);
+    connect(browseButton, &QPushButton::clicked, this, &ExportDialog::browse);
+}
+
+void ExportDialog::cancelOrClose()
+{
+    if (m_request != 0) {
+        // The button stays, and with it the keyboard in this dialog.
+        m_workbench->engine()->cancel(m_request);
+        m_cancel->setText(tr("Cancelling"));
+        m_size->setText(tr("cancelling"));
+    } else {
+        close();
+    }
+}
+
+// Why counts cannot be equalised: the line in the panel may lie behind this dialog.
+void ExportDialog::explain(const QString& text, bool isError, const std::vector<int>& locks)
+{
+    if (m_request != 0) return;
+    // What goes elsewhere goes here; what was only a remark is no result.
+    const bool told = !text.isEmpty() && (isError || !locks.empty());
+    if (m_unlock->hasFocus()) focusForm();
+    m_unlock->setText(unlockText(locks));
+    m_unlock->setVisible(told && !locks.empty());
+    if (told || m_explained) showResult(told ? text : QString(), isError);
+    m_explained = told;
 }
 
 // Not before: what lies in a scroll area cannot hand the keyboard up to a window that was never shown.

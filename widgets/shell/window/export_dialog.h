@@ -12,6 +12,7 @@ class QLabel;
 class QLineEdit;
 class QProgressBar;
 class QPushButton;
+class QVBoxLayout;
 
 namespace espalier
 {
@@ -35,6 +36,11 @@ protected:
     void reject() override;
 
 private:
+    void makeWhat(QVBoxLayout* rows);
+    void makeForms(QVBoxLayout* rows);
+    void makeFolder(QVBoxLayout* rows);
+    void cancelOrClose();
+    void explain(const QString& text, bool isError, const std::vector<int>& locks);
     QString flavour() const;
     void browse();
     QString folderName() const;  // of the model and the plan
