@@ -22,6 +22,8 @@ set_property(GLOBAL APPEND PROPERTY JOB_POOLS heavy=2)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+# moc of Qt 6.4 cannot read <concepts> of libstdc++ and needs nothing of it: it is given the guard of that header.
+set(CMAKE_AUTOMOC_MOC_OPTIONS -D_GLIBCXX_CONCEPTS=1)
 
 add_library(espalier_options INTERFACE)
 add_library(espalier::options ALIAS espalier_options)
