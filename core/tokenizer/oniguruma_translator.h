@@ -26,7 +26,7 @@ struct Atom {
     bool empty = false;   // may match nothing
     // Where case is ignored: the letters it begins with, if they stand by themselves, and whether it is nothing else. The reference joins
     // letters that follow one another, also through groups that do nothing, before it folds them.
-    std::u32string letters;
+    std::u32string letters = {};
     bool onlyLetters = false;
 };
 

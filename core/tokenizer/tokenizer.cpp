@@ -239,7 +239,8 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folderOrFile, std
                                             sha256Hex(text),
                                             0,
                                             embeddingRows.value_or(INT64_MAX),
-                                            std::move(warnings)});
+                                            std::move(warnings),
+                                            {}});
     ESPALIER_TRY(const std::optional<int> named, data->nameTokens(config));
     data->chooseBos(config, named);
     return Tokenizer(std::move(data));

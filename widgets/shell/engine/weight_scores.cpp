@@ -40,7 +40,9 @@ void WeightScores::next()
 {
     if (m_request != 0 || m_wanted.empty()) return;
     const auto& [method, title] = *m_wanted.begin();
-    m_job = JobState{.what = tr("%1 · reads the weights").arg(QString::fromStdString(title)), .background = true};
+    m_job.emplace();
+    m_job->what = tr("%1 · reads the weights").arg(QString::fromStdString(title));
+    m_job->background = true;
     m_request = m_engine->ask(
         ScoreRequest{.method = method, .path = m_model.toStdString()}, JobTag{"weights", Lane::Full},
         [this, method = method, epoch = m_epoch](const EngineAnswer<ExpertScores>& reply) {
