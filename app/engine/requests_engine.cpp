@@ -30,8 +30,8 @@ void initialize(RequestCall& call)
     // Of another protocol the other fields may be any.
     if (const Result<std::int64_t> protocol = protocolOf(call.params()); protocol.ok() && *protocol != kProtocolVersion)
         return call.fail(unsupported("rpc.protocol", fmt::format("protocol {}", *protocol),
-                                     {"The window speaks protocol {protocol}, this engine ({value}) protocol {protocol_version}.",
-                                      {{"protocol", *protocol}, {"value", ESPALIER_VERSION}, {"protocol_version", kProtocolVersion}}},
+                                     {"The window speaks protocol {asked}, this engine ({engine_version}) protocol {spoken}.",
+                                      {{"asked", *protocol}, {"engine_version", ESPALIER_VERSION}, {"spoken", kProtocolVersion}}},
                                      "Install the same version of both."));
     if (!call.read<InitializeRequest>()) return;
     call.answer(InitializeAnswer{.name = "espalier-engine",
@@ -66,7 +66,7 @@ void listFolder(RequestCall& call)
     const std::filesystem::path path = request->path;
     std::error_code failure;
     if (!std::filesystem::is_directory(path, failure))
-        return call.fail(badInput("folder.missing", path.string(), {"{path} is not a folder.", {{"path", path.string()}}}));
+        return call.fail(badInput("folder.missing", path.string(), {"{named} is not a folder.", {{"named", path.string()}}}));
     std::vector<std::pair<std::string, std::filesystem::directory_entry>> found;
     for (std::filesystem::directory_iterator it(path, failure), end; !failure && it != end; it.increment(failure))
         found.emplace_back(it->path().filename().string(), *it);

@@ -84,7 +84,7 @@ private slots:
             "plan.example", "layer 3", {"Layer {layer} keeps {kept} of {experts} experts.", {{"layer", 3}, {"kept", 2}, {"experts", 16}}},
             {"Keep {floor} or more, {share:.1f} %, or pass --keep.", {{"floor", 4}, {"share", 25.04}}})));
         QCOMPARE(causeText(error), QStringLiteral("Layer 3 keeps 2 of 16 experts."));
-        QCOMPARE(adviceText(error), QStringLiteral("Keep 4 or more, 25.0 %"));
+        QCOMPARE(adviceText(error), QStringLiteral("Keep 4 or more, 25.0 %."));
         OtherLanguage language;
         // The places stand elsewhere.
         language.sentences.insert("Layer {layer} keeps {kept} of {experts} experts.",
@@ -93,7 +93,7 @@ private slots:
         QApplication::installTranslator(&language);
         QCOMPARE(causeText(error), QString::fromUtf8("Von 16 Experten behält Ebene 3 2."));
         QCOMPARE(causeText(badInput("a.b", "c", "Plain.")), QStringLiteral("Schlicht."));
-        QCOMPARE(adviceText(error), QStringLiteral("Keep 4 or more, 25.0 %"));
+        QCOMPARE(adviceText(error), QStringLiteral("Keep 4 or more, 25.0 %."));
         // A translation that knows other places is not used.
         language.sentences.insert("Layer {layer} keeps {kept} of {experts} experts.", QStringLiteral("Ebene {ebene}."));
         QCOMPARE(causeText(error), QStringLiteral("Layer 3 keeps 2 of 16 experts."));

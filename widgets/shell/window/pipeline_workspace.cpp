@@ -71,8 +71,6 @@ void PipelineWorkspace::makePages()
     m_panel = new PipelinePanel;
     m_page = m_beside.budget->dock()->addPage(tr("Pipeline"), m_panel);
     m_search = new SearchPanel;
-    // Not on screen beside the ranks, whose inspector its least width would take away from at 1024 pixels.
-    m_search->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Preferred);
     Panel* below = m_beside.measure->dock();
     m_searchPage = below->addPage(tr("Search"), m_search);
     // The perplexity stays in sight while the search is in front.
@@ -95,6 +93,8 @@ void PipelineWorkspace::makePages()
         m_beside.measure->panel()->choosers()->setVisible(page != m_searchPage);
         m_search->choosers()->setVisible(page == m_searchPage);
         m_headline->setVisible(page == m_searchPage);
+        // Its least width counts while it is seen: beside the ranks it would take the inspector's at 1024 pixels.
+        m_search->setSizePolicy(page == m_searchPage ? QSizePolicy::Preferred : QSizePolicy::Ignored, QSizePolicy::Preferred);
         showSearch();
     };
     connect(below->header(), &PanelHeader::currentPageChanged, this, choosers);
