@@ -21,6 +21,21 @@ namespace espalier
 namespace
 {
 
+// Pages behind the one that is seen ask for no width: QStackedWidget takes the largest of all.
+class Pages final : public QStackedWidget
+{
+public:
+    explicit Pages(QWidget* parent) : QStackedWidget(parent)
+    {
+        connect(this, &QStackedWidget::currentChanged, this, &QWidget::updateGeometry);
+    }
+    QSize minimumSizeHint() const override
+    {
+        const QWidget* page = currentWidget();
+        return {page ? std::max(page->minimumSizeHint().width(), page->minimumWidth()) : 0, QStackedWidget::minimumSizeHint().height()};
+    }
+};
+
 // The name of a page in the header: a title when it is alone, a tab with an underline when there are several.
 class HeaderTab final : public QToolButton
 {
@@ -219,7 +234,7 @@ PanelFrame::PanelFrame(QWidget* parent) : QWidget(parent)
     layout->setContentsMargins(0, 0, 0, 0);
     layout->setSpacing(0);
     m_header = new PanelHeader(this);
-    m_stack = new QStackedWidget(this);
+    m_stack = new Pages(this);
     layout->addWidget(m_header);
     layout->addWidget(m_stack, 1);
     connect(m_header, &PanelHeader::currentPageChanged, m_stack, &QStackedWidget::setCurrentIndex);
@@ -241,7 +256,7 @@ Panel::Panel(const QString& id, const QString& title, QWidget* parent) : QDockWi
     setAllowedAreas(Qt::AllDockWidgetAreas);
     setFeatures(QDockWidget::DockWidgetMovable | QDockWidget::DockWidgetFloatable | QDockWidget::DockWidgetClosable);
     m_header = new PanelHeader(this);
-    m_stack = new QStackedWidget(this);
+    m_stack = new Pages(this);
     setTitleBarWidget(m_header);
     setWidget(m_stack);
     connect(m_header, &PanelHeader::currentPageChanged, m_stack, &QStackedWidget::setCurrentIndex);

@@ -731,6 +731,13 @@ void PerplexityPanel::setState(const PerplexityState& state)
     d->refreshPlot();
 }
 
+QSize PerplexityPanel::minimumSizeHint() const
+{
+    const QSize all = QWidget::minimumSizeHint();
+    return {d->stack->currentWidget() == d->page ? std::min(all.width(), d->left->minimumWidth() + pixelsOf(24)) : all.width(),
+            all.height()};
+}
+
 int PerplexityPanel::stripWidth() const { return d->left->minimumWidth(); }
 
 bool PerplexityPanel::showsDelta() const { return d->showDelta; }

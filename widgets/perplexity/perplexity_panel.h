@@ -88,6 +88,8 @@ public:
     QCustomPlot* plot() const;
     QWidget* choosers() const;  // the segment PPL | Δ, for the trailing side of the header
     bool showsDelta() const;
+    // Of the page that is seen; the plot gives way first.
+    QSize minimumSizeHint() const override;
     int stripWidth() const;  // that the numbers need; the plot comes with more room
 
 public slots:

@@ -3,6 +3,7 @@
 #include "experts/inspector_panel.h"
 #include "heatmap/heatmap_table.h"
 #include "look/panel.h"
+#include "look/theme.h"
 
 #include <algorithm>
 #include <set>
@@ -22,6 +23,8 @@ ExploreWorkspace::ExploreWorkspace(const WindowContext& context, QObject* parent
     m_inspector = new InspectorPanel(m_in.selection);
     m_inspectorDock = new Panel(QStringLiteral("inspector"), tr("Inspector"));
     m_inspectorDock->addPage(tr("Inspector"), m_inspector);
+    // Below this its rows cannot be read: on a small screen the plots give way.
+    m_inspectorDock->setMinimumWidth(pixelsOf(200));
     m_in.docks->addDockWidget(Qt::RightDockWidgetArea, m_inspectorDock);
     banners().setFocusReturn(m_heatmap->focusTarget());
 

@@ -93,8 +93,6 @@ void PipelineWorkspace::makePages()
         m_beside.measure->panel()->choosers()->setVisible(page != m_searchPage);
         m_search->choosers()->setVisible(page == m_searchPage);
         m_headline->setVisible(page == m_searchPage);
-        // Its least width counts while it is seen: beside the ranks it would take the inspector's at 1024 pixels.
-        m_search->setSizePolicy(page == m_searchPage ? QSizePolicy::Preferred : QSizePolicy::Ignored, QSizePolicy::Preferred);
         showSearch();
     };
     connect(below->header(), &PanelHeader::currentPageChanged, this, choosers);
