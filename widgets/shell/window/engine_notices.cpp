@@ -41,8 +41,7 @@ void EngineNotices::showEngine()
     showMisfit();
     if (engine->usable()) {
         const InitializeAnswer info = engine->serverInfo().value_or(InitializeAnswer());
-        text = tr("Ready · %1, %n thread(s)", nullptr, info.threads)
-                   .arg(QString::fromStdString(info.device).toUpper());
+        text = tr("Ready · %1, %n thread(s)", nullptr, info.threads).arg(QString::fromStdString(info.device).toUpper());
     }
     m_start->setEngine(engine->state(), text);
     emit actionsChanged();
