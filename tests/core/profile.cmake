@@ -1,5 +1,5 @@
 espalier_test(test_hidden_states SOURCES core/test_hidden_states.cpp LIBS espalier::profile espalier::model)
-espalier_test(test_profile SOURCES core/test_profile.cpp
+espalier_test(test_profile SOURCES core/test_profile.cpp core/test_profile_factors.cpp
     LIBS espalier::profile espalier::score espalier::session espalier::model espalier::lowrank espalier::tokenizer espalier::checkpoint)
 espalier_test(test_whitened SOURCES core/test_whitened.cpp
     LIBS espalier::profile espalier::evaluate espalier::export espalier::model espalier::session)
