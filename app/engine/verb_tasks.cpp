@@ -290,7 +290,17 @@ Result<Json> tasks(const TasksOptions& options, Invocation& invocation)
     } else if (against != "none") {
         ESPALIER_TRY(reference, planOf(against));
     }
-    ESPALIER_TRY(const Tokenizer tokenizer, Tokenizer::load(options.model, checkpoint->shape().vocabularySize));
+    Result<Tokenizer> loaded = Tokenizer::load(options.model, checkpoint->shape().vocabularySize);
+    if (!loaded.ok()) {
+        Error error = std::move(loaded).error();
+        // Questions are texts: there are no ids to give instead.
+        if (error.code == "tokenizer.missing") {
+            error.action = "Put the model's tokenizer.json there.";
+            error.actionPattern.clear();
+        }
+        return error;
+    }
+    const Tokenizer tokenizer = std::move(loaded).value();
     const int stated = checkpoint->shape().maxPositions;
     std::vector<Asked> asked;
     for (const TaskFile& file : files) {

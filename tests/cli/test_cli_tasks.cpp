@@ -129,6 +129,9 @@ TEST_F(CliTasks, faultsAreNamed)
     EXPECT_EQ(code(tasks({kSmall, "--data", path("nowhere")})), "task.folder_missing");
     EXPECT_EQ(code(tasks({kSmall, "--data", scratch.path().string()})), "task.none");
     EXPECT_EQ(code(tasks({kSmall, "--data", kData, "--tasks", "mmlu"})), "task.unknown");
+    const Outcome wordless = tasks({kModel, "--data", kData});
+    EXPECT_EQ(code(wordless), "tokenizer.missing");
+    EXPECT_EQ(wordless.json()["error"]["action"].get<std::string>().find("--ids"), std::string::npos) << "which tasks do not take";
     std::ofstream(path("openbookqa.jsonl"))
         << R"({"question_stem": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"})"
         << "\n"
