@@ -1,96 +1,161 @@
-// What tests of the profile pass share: tiny models, their calibration ids, folders of their own.
+// Profiles made from random expert outputs, with the outputs beside them for brute-force comparison. No files, no model.
 #pragma once
 
-#include "checkpoint/checkpoint.h"
-#include "core/shared_work.h"
-#include "model/moe_model_torch.h"
-#include "parity/golden.h"
-#include "profile/profile_pass.h"
-#include "tokenizer/windows.h"
+#include "base/random.h"
+#include "core/shapes.h"
+#include "plan/routing.h"
+#include "statistics/profile_data.h"
 
-#include <gtest/gtest.h>
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
 
-#include <unistd.h>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <memory>
-#include <string>
-
-namespace espalier
+namespace espalier::test
 {
 
-namespace fs = std::filesystem;
+struct MadeLayer {
+    RouterShape router;
+    LayerProfile profile;
+    int width = 0;
+    std::vector<std::vector<double>> outputs;  // [token * experts + expert][width]
 
-inline const fs::path kFixtures = ESPALIER_TEST_FIXTURES;
-
-class Folder
-{
-public:
-    Folder()
+    // || Z - Z(kept) ||^2 by weighting and adding the outputs themselves. `topK`: of Z(kept), 0 = the model's.
+    double direct(const std::vector<int>& kept, int topK = 0) const
     {
-        m_path = fs::temp_directory_path() / (std::string("espalier-profile-") +
-                                              testing::UnitTest::GetInstance()->current_test_info()->name() + std::to_string(::getpid()));
-        fs::remove_all(m_path);
-        fs::create_directories(m_path);
+        RouterShape candidate = router;
+        if (topK > 0) candidate.topK = topK;
+        const auto n = static_cast<std::size_t>(profile.experts);
+        double sum = 0;
+        for (std::size_t t = 0; t < profile.gram.tokenCount(); ++t) {
+            std::vector<double> difference(static_cast<std::size_t>(width), 0.0);
+            const auto add = [&](const Routing& routing, double sign) {
+                for (std::size_t i = 0; i < routing.experts.size(); ++i)
+                    for (std::size_t c = 0; c < difference.size(); ++c)
+                        difference[c] += sign * routing.weights[i] * outputs[t * n + static_cast<std::size_t>(routing.experts[i])][c];
+            };
+            const std::span<const float> logits(profile.gram.logits.data() + t * n, n);
+            add(route(candidate, logits, kept), 1);
+            add(route(router, logits), -1);
+            for (const double value : difference)
+                sum += value * value;
+        }
+        return sum;
     }
-    ~Folder() { fs::remove_all(m_path); }
-    fs::path operator/(const std::string& name) const { return m_path / name; }
-
-private:
-    fs::path m_path;
 };
 
-inline std::string readBytes(const fs::path& path)
+// A layer with a store of `length` list positions (0 = all experts) and sums that belong to it.
+inline MadeLayer madeLayer(RoutingRule rule, int experts, int topK, int tokens, int length, std::uint64_t seed, double scaling = 1.0)
 {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
-inline std::unique_ptr<MoeModel> openModel(const fs::path& folder)
-{
-    auto checkpoint = Checkpoint::open(folder);
-    if (!checkpoint.ok()) throw std::runtime_error(checkpoint.error().describe());
-    ModelOptions options;
-    options.residency = Residency::Stream;
-    options.threads = 1;  // tiny batches: a second thread only waits
-    auto model = MoeModel::create(*checkpoint, options);
-    if (!model.ok()) throw std::runtime_error(model.error().describe());
-    return std::move(model).value();
-}
-
-inline std::unique_ptr<MoeModel> tinyModel(const std::string& name) { return openModel(kFixtures / "model" / "checkpoints" / name); }
-
-inline TokenWindows calibration(const std::string& name)
-{
-    auto windows = windowsFromIds((kFixtures / "profile" / (name + ".json")).string(), {.windowLength = 64}, 100000);
-    if (!windows.ok()) throw std::runtime_error(windows.error().describe());
-    return std::move(windows).value();
-}
-
-// Records what a job reports, and asks for a stop once `stopAfter` layers are reported.
-struct RecordingJob final : JobContext {
-    int stopAfter = -1;
-    std::vector<Json> partials;
-    std::int64_t done = 0;
-    std::int64_t total = 0;
-
-    bool stopRequested() const noexcept override { return stopAfter >= 0 && static_cast<int>(partials.size()) >= stopAfter; }
-    void progress(std::int64_t d, std::int64_t t, std::string_view) override
-    {
-        EXPECT_GE(d, done);
-        done = d;
-        total = t;
+    constexpr int kWidth = 7;
+    Random random(seed);
+    MadeLayer made;
+    made.width = kWidth;
+    made.router.rule = rule;
+    made.router.topK = topK;
+    made.router.scaling = scaling;
+    made.router.normalise = rule == RoutingRule::SigmoidBias;
+    LayerProfile& layer = made.profile;
+    layer.experts = experts;
+    layer.tokens = tokens;
+    const auto n = static_cast<std::size_t>(experts);
+    layer.count.assign(n, 0);
+    for (auto* sums :
+         {&layer.softMass, &layer.routedMassRaw, &layer.routedMassRenormalised, &layer.routedMassApplied, &layer.norm, &layer.normSquared,
+          &layer.weightedNormRaw, &layer.weightedNormRenormalised, &layer.weightedNormApplied, &layer.maxActivation})
+        sums->assign(n, 0.0);
+    GramStore& gram = layer.gram;
+    gram.listLength = length == 0 ? experts : length;
+    for (int t = 0; t < tokens; ++t) {
+        gram.tokens.push_back(t);
+        std::vector<float> logits;
+        for (std::size_t e = 0; e < n; ++e)
+            logits.push_back(static_cast<float>(6 * random.uniform() - 3));
+        gram.logits.insert(gram.logits.end(), logits.begin(), logits.end());
+        double total = 0;
+        for (const float z : logits)
+            total += std::exp(static_cast<double>(z));
+        std::vector<std::size_t> order(n);
+        std::iota(order.begin(), order.end(), std::size_t{0});
+        std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
+        const std::size_t base = made.outputs.size();
+        for (std::size_t e = 0; e < n; ++e) {
+            std::vector<double> y;
+            for (int c = 0; c < kWidth; ++c)
+                y.push_back(2 * random.uniform() - 1);
+            made.outputs.push_back(std::move(y));
+        }
+        const auto product = [&](std::size_t a, std::size_t b) {
+            return std::inner_product(made.outputs[base + a].begin(), made.outputs[base + a].end(), made.outputs[base + b].begin(), 0.0);
+        };
+        for (std::size_t a = 0; a < static_cast<std::size_t>(gram.listLength); ++a) {
+            gram.list.push_back(static_cast<std::uint16_t>(order[a]));
+            for (std::size_t b = 0; b <= a; ++b)
+                gram.products.push_back(product(order[a], order[b]));
+        }
+        const Routing routing = route(made.router, logits);
+        double mass = 0;
+        for (const int e : routing.experts)
+            mass += std::exp(static_cast<double>(logits[static_cast<std::size_t>(e)])) / total;
+        for (std::size_t e = 0; e < n; ++e)
+            layer.softMass[e] += std::exp(static_cast<double>(logits[e])) / total;
+        double energy = 0;
+        for (std::size_t i = 0; i < routing.experts.size(); ++i) {
+            const auto e = static_cast<std::size_t>(routing.experts[i]);
+            const double p = std::exp(static_cast<double>(logits[e])) / total;
+            const double norm = std::sqrt(product(e, e));
+            ++layer.count[e];
+            layer.routedMassRaw[e] += p;
+            layer.routedMassRenormalised[e] += p / mass;
+            layer.routedMassApplied[e] += routing.weights[i];
+            layer.norm[e] += norm;
+            layer.normSquared[e] += norm * norm;
+            layer.weightedNormRaw[e] += p * norm;
+            layer.weightedNormRenormalised[e] += p / mass * norm;
+            layer.weightedNormApplied[e] += routing.weights[i] * norm;
+            for (const double value : made.outputs[base + e])
+                layer.maxActivation[e] = std::max(layer.maxActivation[e], std::abs(value));
+            for (std::size_t j = 0; j < routing.experts.size(); ++j)
+                energy += routing.weights[i] * routing.weights[j] * product(e, static_cast<std::size_t>(routing.experts[j]));
+        }
+        layer.outputEnergy += energy;
+        layer.routedEnergy += energy;
+        gram.outputEnergy += energy;
     }
-    void partial(const Json& value) override { partials.push_back(value); }
-};
-
-inline ProfileData take(MoeModel& model, const TokenWindows& windows, const ProfileOptions& options = {})
-{
-    SilentJob job;
-    auto data = runProfile(model, windows, options, job);
-    if (!data.ok()) throw std::runtime_error(data.error().describe());
-    return std::move(data).value();
+    return made;
 }
 
-}  // namespace espalier
+// A whole profile of `layers` such layers; windows of 8 tokens starting at `firstWindow` of one text.
+inline ProfileData madeProfile(int layers, int experts, int topK, int windows, int firstWindow, std::uint64_t seed)
+{
+    ProfileData data;
+    data.shape = evenShape(layers, experts, topK);
+    data.fingerprint = "fingerprint";
+    data.configSha256 = "config";
+    data.weightsSha256 = "weights";
+    data.numericMode = "fp32";
+    data.windowLength = 8;
+    data.windows = windows;
+    data.tokens = 8 * windows;
+    data.textSha256 = "text";
+    data.source = "calibration.txt";
+    data.tokenizerSha256 = "tokenizer";
+    data.bos = true;
+    data.engineVersion = "1";
+    data.collected = {"counts", "ean", "reap", "gram"};
+    data.ranges = {{.textSha256 = "text",
+                    .firstWindow = firstWindow,
+                    .windowCount = windows,
+                    .tokens = 8 * windows,
+                    .sha256 = "rows of " + std::to_string(firstWindow)}};
+    for (int l = 0; l < layers; ++l) {
+        MadeLayer made = madeLayer(RoutingRule::Softmax, experts, topK, 8 * windows, 2 * topK, seed + static_cast<std::uint64_t>(l));
+        made.profile.layer = l;
+        for (std::int64_t& token : made.profile.gram.tokens)
+            token += 8 * firstWindow;
+        data.layers.push_back(std::move(made.profile));
+    }
+    return data;
+}
+
+}  // namespace espalier::test

@@ -1,7 +1,7 @@
 #include "profile/profile_pass.h"
 
 #include "checkpoint/checkpoint.h"
-#include "core/profile_fixture.h"
+#include "core/profile_pass_fixture.h"
 #include "core/shared_work.h"
 #include "lowrank/whitened_svd.h"
 #include "model/layer_weights.h"
