@@ -50,12 +50,12 @@ public:
         if (m_job->request.giveWay == GiveWay::Restart) {
             const std::scoped_lock lock(m_queue.m_mutex);
             const bool waiting = std::any_of(m_queue.m_waiting.begin(), m_queue.m_waiting.end(),
-                                             [](const auto& job) { return job->request.lane == Lane::Interactive; });
+                                             [this](const auto& job) { return interrupts(job->request.lane, m_job->request.lane); });
             auto none = Job::Stop::None;
             return waiting ? m_job->stop.compare_exchange_strong(none, Job::Stop::GiveWay) || m_job->stop != Job::Stop::None
                            : m_job->stop != Job::Stop::None;
         }
-        while (const std::shared_ptr<Job> next = m_queue.takeNext(true))
+        while (const std::shared_ptr<Job> next = m_queue.takeNext(m_job->request.lane))
             m_queue.run(next);
         return m_job->stop != Job::Stop::None;
     }
@@ -174,13 +174,16 @@ bool JobQueue::blockUntilIdle(std::chrono::milliseconds deadline)
     return m_changed.wait_for(lock, deadline, [this] { return m_waiting.empty() && m_running.empty() && m_answering == 0; });
 }
 
-std::shared_ptr<JobQueue::Job> JobQueue::takeNext(bool interactiveOnly)
+bool JobQueue::interrupts(Lane waiting, Lane running) { return waiting < running && waiting <= Lane::Attended; }
+
+// The first of the highest lane; where a job is to be interrupted, one that does.
+std::shared_ptr<JobQueue::Job> JobQueue::takeNext(std::optional<Lane> interrupting)
 {
     const std::scoped_lock lock(m_mutex);
     auto best = m_waiting.end();
     for (auto it = m_waiting.begin(); it != m_waiting.end(); ++it)
         if (best == m_waiting.end() || (*it)->request.lane < (*best)->request.lane) best = it;
-    if (best == m_waiting.end() || (interactiveOnly && (*best)->request.lane != Lane::Interactive)) return nullptr;
+    if (best == m_waiting.end() || (interrupting && !interrupts((*best)->request.lane, *interrupting))) return nullptr;
     std::shared_ptr<Job> job = *best;
     m_waiting.erase(best);
     job->stop = m_closed ? Job::Stop::Cancelled : Job::Stop::None;
@@ -235,7 +238,7 @@ void JobQueue::loop()
             m_changed.wait(lock, [this] { return m_closed || !m_waiting.empty(); });
             if (m_closed && m_waiting.empty()) return;
         }
-        if (const std::shared_ptr<Job> job = takeNext(false)) run(job);
+        if (const std::shared_ptr<Job> job = takeNext({})) run(job);
     }
 }
 

@@ -1,4 +1,4 @@
-// The engine's jobs: three lanes on one compute thread, latest wins by tag, exactly one terminal event for every accepted job.
+// The engine's jobs: four lanes on one compute thread, latest wins by tag, exactly one terminal event for every accepted job.
 //
 // A job's answer is its terminal event. It is given once, by a ReplyOnce that the queue owns until the end; whatever happens to the
 // job (taken out of the queue, superseded, the queue destroyed, an exception) the destructor answers if nobody did.
@@ -24,10 +24,10 @@
 namespace espalier
 {
 
-// How a running job gives way when an interactive one arrives at one of its stop checks.
+// How a running job gives way, at one of its stop checks, when an interactive one waits, or an attended one and it is neither.
 enum class GiveWay {
     Never,
-    Pause,    // the interactive job runs inside the stop check, then this one goes on
+    Pause,    // the other job runs inside the stop check, then this one goes on
     Restart,  // this one is stopped, put back at the head of its lane and started again (its finished windows are kept)
 };
 
@@ -84,7 +84,9 @@ private:
     class Context;
     void loop();
     void run(const std::shared_ptr<Job>& job);
-    std::shared_ptr<Job> takeNext(bool interactiveOnly);
+    // Whether a job of one lane interrupts a running one of another.
+    static bool interrupts(Lane waiting, Lane running);
+    std::shared_ptr<Job> takeNext(std::optional<Lane> interrupting);
 
     Notify m_notify;
     std::function<std::int64_t()> m_now;

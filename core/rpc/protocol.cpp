@@ -10,7 +10,8 @@ namespace espalier
 namespace
 {
 
-constexpr std::pair<Lane, const char*> kLanes[] = {{Lane::Interactive, "interactive"}, {Lane::Full, "full"}, {Lane::Export, "export"}};
+constexpr std::pair<Lane, const char*> kLanes[] = {
+    {Lane::Interactive, "interactive"}, {Lane::Attended, "attended"}, {Lane::Full, "full"}, {Lane::Export, "export"}};
 
 template <typename Fields>
 void idField(Fields& f, RequestId& id)
@@ -47,7 +48,7 @@ Result<JobTag> takeJobTag(Json& params)
     const std::string named = reader.text("lane", false);
     for (const auto& [lane, name] : kLanes)
         if (named == name) tag.lane = lane;
-    if (!named.empty() && !tag.lane) reader.fail("lane", "is none of \"interactive\", \"full\" and \"export\"");
+    if (!named.empty() && !tag.lane) reader.fail("lane", "is none of \"interactive\", \"attended\", \"full\" and \"export\"");
     const Status status = reader.status();
     if (!status.ok()) return status.error();
     params.erase("tag");

@@ -26,7 +26,8 @@ Result<T> fromJson(const Json& json);
     template <>                      \
     Result<Type> fromJson<Type>(const Json& json)
 
-enum class Lane { Interactive, Full, Export };  // of the engine's jobs, in order of precedence
+// Of the engine's jobs, in order of precedence. Attended: somebody watches it, and it gives way to edits all the same.
+enum class Lane { Interactive, Attended, Full, Export };
 
 // Beside the fields of every request that becomes a job.
 struct JobTag {

@@ -3,6 +3,7 @@
 #include "rpc/protocol_engine.h"
 #include "rpc/protocol_evaluation.h"
 #include "rpc/protocol_export.h"
+#include "rpc/protocol_generate.h"
 #include "rpc/protocol_model.h"
 #include "rpc/protocol_plan.h"
 #include "rpc/protocol_profile.h"
@@ -154,7 +155,7 @@ TEST(Protocol, tagAndLaneStandBesideTheFields)
     EXPECT_EQ(params, Json({{"path", "m"}}));
     EXPECT_FALSE(takeJobTag(params)->lane);
     Json wrong = {{"lane", "fast"}};
-    EXPECT_EQ(takeJobTag(wrong).error().message, "\"lane\" is none of \"interactive\", \"full\" and \"export\".");
+    EXPECT_EQ(takeJobTag(wrong).error().message, "\"lane\" is none of \"interactive\", \"attended\", \"full\" and \"export\".");
 }
 
 TEST(Protocol, openingAndExporting)
@@ -326,6 +327,68 @@ TEST(Protocol, estimates)
     everyField(*answer.estimate.calibration, {"residual", "beta"});
     const Json nothing = toJson(Estimate());
     EXPECT_TRUE(nothing["delta_nll"].is_null() && nothing["calibration"].is_null());
+}
+
+TEST(Protocol, completionsAndTheirSpeed)
+{
+    GenerateRequest request;
+    request.path = "model";
+    request.prompt = "Once";
+    request.promptIds = {1, 2};
+    request.plan = {{"version", 2}};
+    request.profiles = {"p.h5"};
+    request.tokens = 8;
+    request.temperature = 0.5;
+    request.topP = 0.9;
+    request.seed = 7;
+    request.stop = {"\n"};
+    request.alternatives = 3;
+    request.ignoreEnd = true;
+    everyField(request,
+               {"prompt", "prompt_ids", "plan", "profile", "tokens", "temperature", "top_p", "seed", "stop", "alternatives", "ignore_end"});
+    EXPECT_EQ(fromJson<GenerateRequest>({{"path", "m"}}).error().message, "\"prompt\" is missing.");
+    for (const auto& [key, value] : {std::pair<std::string, Json>{"temperature", -1},
+                                     {"temperature", nullptr},
+                                     {"top_p", 0},
+                                     {"top_p", 1.5},
+                                     {"tokens", 0},
+                                     {"alternatives", -1},
+                                     {"stop", "\n"}}) {
+        Json wrong = toJson(request);
+        wrong[key] = value;
+        const Result<GenerateRequest> read = fromJson<GenerateRequest>(wrong);
+        if (value.is_null()) {
+            EXPECT_EQ(read->temperature, 0);  // absent
+            continue;
+        }
+        ASSERT_FALSE(read.ok()) << key;
+        EXPECT_TRUE(read.error().subject.starts_with(key)) << read.error().message;
+    }
+    everyField(GeneratedTokenEvent{3, 7, "a", -0.5, {{7, "a", -0.5}, {8, "b", -1}}});
+    everyField(GenerateAnswer{.planHash = "ab",
+                              .promptIds = {1},
+                              .ids = {7},
+                              .text = "a",
+                              .logprobs = {-0.5},
+                              .finish = "length",
+                              .prefillSeconds = 1,
+                              .decodeSeconds = 2,
+                              .dtype = "fp32",
+                              .warnings = {"w"}});
+    everyField(
+        SpeedRequest{.path = "model", .plan = {{"version", 2}}, .profiles = {"p.h5"}, .prefill = 8, .decode = 4, .rounds = 3, .seed = 5},
+        {"plan", "profile", "prefill", "decode", "rounds", "seed"});
+    everyField(SpeedRound{1, 100, 10, 120, 12});
+    SpeedAnswer answer;
+    answer.planHash = "ab";
+    answer.plan = SpeedSide{.prefillTokensPerSecond = 100, .bytesReadPerToken = 3};
+    answer.ratio = SpeedRatio{1.3, 1.2, 1.1, 1.4, 1, 1.5};
+    everyField(answer);
+    everyField(*answer.plan);
+    everyField(*answer.ratio);
+    answer.plan.reset();
+    answer.ratio.reset();
+    EXPECT_TRUE(toJson(answer)["plan"].is_null() && toJson(answer)["ratio"].is_null());
 }
 
 TEST(Protocol, plansAndWhatTheyStream)

@@ -284,6 +284,58 @@ TEST(JobQueue, interactiveGoesFirst)
     }
 }
 
+// What somebody watches interrupts a long evaluation, and is itself interrupted by an edit; it does not interrupt its like.
+TEST(JobQueue, attendedGoesBetween)
+{
+    Client client;
+    JobQueue queue([](const Notification&) {});
+    std::vector<std::string> order;  // of the compute thread
+    std::atomic<bool> editDone = false, attendedDone = false;
+    std::promise<void> fullStarted, attendedStarted;
+    queue.submit(jobOf(
+                     Lane::Full,
+                     [&](JobContext& job) -> Result<Json> {
+                         fullStarted.set_value();
+                         while (!attendedDone)
+                             if (job.stopRequested()) return cancelledError();
+                         order.push_back("full");
+                         return Json();
+                     },
+                     "", GiveWay::Pause),
+                 client.reply(1));
+    fullStarted.get_future().wait();
+    queue.submit(jobOf(
+                     Lane::Attended,
+                     [&](JobContext& job) -> Result<Json> {
+                         attendedStarted.set_value();
+                         while (!editDone)
+                             if (job.stopRequested()) return cancelledError();
+                         order.push_back("attended");
+                         return Json();
+                     },
+                     "", GiveWay::Pause),
+                 client.reply(2));
+    attendedStarted.get_future().wait();
+    queue.submit(jobOf(Lane::Attended,
+                       [&](JobContext&) -> Result<Json> {
+                           order.push_back("second attended");
+                           attendedDone = true;
+                           return Json();
+                       }),
+                 client.reply(3));
+    queue.submit(jobOf(Lane::Interactive,
+                       [&](JobContext&) -> Result<Json> {
+                           order.push_back("edit");
+                           editDone = true;
+                           return Json();
+                       }),
+                 client.reply(4));
+    ASSERT_TRUE(queue.blockUntilIdle(10s));
+    for (std::int64_t id = 1; id <= 4; ++id)
+        EXPECT_EQ(client.code(id), 0) << id;
+    EXPECT_EQ(order, (std::vector<std::string>{"edit", "attended", "second attended", "full"}));
+}
+
 TEST(JobQueue, progressIsThrottledAndEndsAtTheEnd)
 {
     Client client;
@@ -318,8 +370,8 @@ TEST(JobQueue, everyAcceptedJobEndsOnceUnderRandomUseAndClose)
         {
             JobQueue queue([](const Notification&) {});
             for (std::int64_t id = 1; id <= kJobs; ++id) {
-                const auto lane = static_cast<Lane>(random() % 3);
-                const auto giveWay = lane == Lane::Full ? static_cast<GiveWay>(random() % 3) : GiveWay::Never;
+                const auto lane = static_cast<Lane>(random() % 4);
+                const auto giveWay = lane == Lane::Full || lane == Lane::Attended ? static_cast<GiveWay>(random() % 3) : GiveWay::Never;
                 const unsigned steps = random() % 200;
                 const bool fails = random() % 5 == 0;
                 const std::string tag = random() % 2 ? std::string(1, static_cast<char>('a' + random() % 3)) : std::string();
