@@ -119,19 +119,39 @@ bool readsWeights(const std::string& id)
     });
 }
 
+// Beside the weights.
+bool readsProfile(const std::string& id)
+{
+    const auto& all = scorers();
+    return std::any_of(all.begin(), all.end(), [&id](const MethodInfo& method) {
+        return method.id == id && std::any_of(method.needs.begin(), method.needs.end(), [](const auto& need) { return need != "weights"; });
+    });
+}
+
 // The model's weights are read, all of its experts once: long for a large model, so it gives way to what is asked for meanwhile.
 void scoreWeightsOf(RequestCall& call, ScoreRequest request)
 {
     if (request.path.empty())
         return call.fail(
             usageError("The score \"" + request.method + "\" reads the weights of the model, and no model was named.", "Name it."));
-    call.submit(Lane::Full, GiveWay::Pause,
-                [models = call.models(), request = std::move(request)](JobContext& job) -> Result<ExpertScores> {
-                    ESPALIER_TRY(const auto open, models->open(request.path));
-                    const ModelShape& shape = open->checkpoint->shape();
-                    const WatchedWeights weights(open->checkpoint, shape, job);
-                    return scoreWeights(shape, request.method, request.params, weights);
-                });
+    if (readsProfile(request.method) && request.profile.empty())
+        return call.fail(
+            usageError("The score \"" + request.method + "\" is computed from a profile, and none was named.", "Name a profile."));
+    call.submit(
+        Lane::Full, GiveWay::Pause, [models = call.models(), request = std::move(request)](JobContext& job) -> Result<ExpertScores> {
+            ESPALIER_TRY(const auto open, models->open(request.path));
+            const ModelShape& shape = open->checkpoint->shape();
+            const WatchedWeights weights(open->checkpoint, shape, job);
+            if (readsProfile(request.method)) {
+                ESPALIER_TRY(const auto data, models->profileData(request.profile));
+                if (data->fingerprint != open->checkpoint->fingerprint())
+                    return badInput("profile.other_model", request.profile,
+                                    {"{file} belongs to another model than {model}.", {{"file", request.profile}, {"model", request.path}}},
+                                    "Name the model the profile was taken of.");
+                return score(*data, request.method, request.params, &weights);
+            }
+            return scoreWeights(shape, request.method, request.params, weights);
+        });
 }
 
 void scoreProfile(RequestCall& call)

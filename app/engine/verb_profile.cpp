@@ -201,6 +201,7 @@ struct ScoreOptions {
     std::filesystem::path model;
     std::string method = "leave-one-out";
     std::vector<std::string> params;
+    bool channels = false;
 };
 
 std::string scoresText(const ExpertScores& scores)
@@ -232,9 +233,12 @@ Result<Json> scoreVerb(const ScoreOptions& options, Invocation& invocation)
         weights.emplace(std::move(checkpoint));
     }
     ESPALIER_TRY(const ExpertScores scores, score(data, options.method, params[""], weights ? &*weights : nullptr));
+    Json result = toJson(scores);
+    if (options.channels) {
+        ESPALIER_TRY(result["channels"], channelScores(data, options.method, params[""], weights ? &*weights : nullptr));
+    }
     invocation.warnings = profileWarnings(data);
     invocation.text = scoresText(scores);
-    Json result = toJson(scores);
     result["profile"] = options.profile.string();
     result["tokens"] = data.tokens;
     return result;
@@ -292,6 +296,7 @@ void addProfile(Verbs& verbs)
     scoreApp->add_option("PROFILE", scoreOptions->profile, "Profile file")->required();
     scoreApp->add_option("--model", scoreOptions->model, "Checkpoint folder, for scores that read the weights")->type_name("FOLDER");
     scoreApp->add_option("--method", scoreOptions->method, "Scoring method (see `methods --slot score`)");
+    scoreApp->add_flag("--channels", scoreOptions->channels, "In the JSON also the value of every channel of every expert (camera)");
     scoreApp->add_option("--param", scoreOptions->params, "Parameter of the method, key=value")->type_name("K=V");
 }
 

@@ -92,7 +92,7 @@ struct ScoreRequest {
     std::string profile = {};  // that the score is computed from
     std::string method;
     Params params = {};
-    std::string path = {};  // the model's folder, for scores that read its weights and no profile
+    std::string path = {};  // the model's folder, for scores that read its weights
 };
 ESPALIER_PROTOCOL_TYPE(ScoreRequest);
 

@@ -25,14 +25,14 @@ ScoreMethod aimerMethod()
                    .needs = {"weights"},
                    .source = "AIMER, arXiv 2603.18492"};
     method.unit = [](const Params&) { return "rms over mean of the weights"; };
-    method.fromWeights = [](const LayerShape& layer, const ExpertWeights& weights, const Params&) -> Result<std::vector<double>> {
+    method.experts = [](const ScoreInput& input) -> Result<std::vector<double>> {
         std::vector<double> values;
-        for (int expert = 0; expert < layer.experts; ++expert) {
+        for (int expert = 0; expert < input.shape.experts; ++expert) {
             double absolute = 0;
             double squared = 0;
             std::size_t count = 0;
             for (int matrix = 0; matrix < 3; ++matrix) {
-                ESPALIER_TRY(const std::vector<float> w, weights.matrix(layer.index, expert, matrix));
+                ESPALIER_TRY(const std::vector<float> w, input.weights->matrix(input.shape.index, expert, matrix));
                 for (const float value : w) {
                     absolute += std::abs(static_cast<double>(value));
                     squared += static_cast<double>(value) * value;

@@ -16,14 +16,24 @@ namespace espalier
 
 class ExpertWeights;
 
+// What a score of one layer is computed from. `profile` and `weights` are there where info.needs names statistics or "weights".
+struct ScoreInput {
+    const LayerShape& shape;
+    const Params& params;
+    const LayerProfile* profile = nullptr;
+    const ExpertWeights* weights = nullptr;
+};
+
 struct ScoreMethod {
     MethodInfo info;
     Better better = Better::Higher;
     std::function<std::string(const Params&)> unit;
-    // One value per expert of a MoE layer. What info.needs names is there, params are checked and complete. A score reads the statistics
-    // (row), or the weights where it needs "weights" (fromWeights): one of the two is set.
+    // Of a MoE layer; what info.needs names is there, params are checked and complete. One of the three is set: `row`, one value per
+    // expert from the statistics alone, which is shown while the pass still runs; `experts`, one per expert from weights or both;
+    // `channels`, one per expert and channel of its intermediate width, whose sum is the expert's score.
     std::function<std::vector<double>(const LayerProfile&, const RouterShape&, const Params&)> row;
-    std::function<Result<std::vector<double>>(const LayerShape&, const ExpertWeights&, const Params&)> fromWeights;
+    std::function<Result<std::vector<double>>(const ScoreInput&)> experts;
+    std::function<Result<std::vector<std::vector<double>>>(const ScoreInput&)> channels;
     bool sumIsLayerImportance = false;
 };
 
@@ -39,6 +49,7 @@ ScoreMethod reapMethod();
 ScoreMethod maxActivationMethod();
 ScoreMethod moneMethod();
 ScoreMethod aimerMethod();
+ScoreMethod cameraMethod();
 
 // sum / count per expert, 0 for an expert that was never routed.
 std::vector<double> meanPerToken(const std::vector<double>& sum, const std::vector<std::int64_t>& count);

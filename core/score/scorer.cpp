@@ -22,8 +22,9 @@ namespace
 const std::vector<ScoreMethod>& methods()
 {
     static const std::vector<ScoreMethod> table = {
-        leaveOneOutMethod(), expertFrequencyMethod(), eanMeanMethod(), reapMethod(), moneMethod(),           aimerMethod(),
-        softCountMethod(),   routedSoftCountMethod(), eanSumMethod(),  msanMethod(), weightedEanSumMethod(), maxActivationMethod(),
+        leaveOneOutMethod(),   expertFrequencyMethod(), eanMeanMethod(),         reapMethod(),   moneMethod(), aimerMethod(),
+        cameraMethod(),        softCountMethod(),       routedSoftCountMethod(), eanSumMethod(), msanMethod(), weightedEanSumMethod(),
+        maxActivationMethod(),
     };
     return table;
 }
@@ -49,22 +50,41 @@ bool hasStatistic(const LayerProfile& layer, const std::string& need)
     return info && info->there(layer);
 }
 
-Status checkNeeds(const LayerProfile& layer, const ScoreMethod& method, const ExpertWeights* weights)
+bool readsWeights(const ScoreMethod& method)
 {
-    if (method.fromWeights && !weights) {
+    return std::find(method.info.needs.begin(), method.info.needs.end(), "weights") != method.info.needs.end();
+}
+
+// Statistics it needs: all but the weights.
+bool readsProfile(const ScoreMethod& method) { return method.info.needs.size() > (readsWeights(method) ? 1u : 0u); }
+
+Status checkNeeds(const LayerProfile* layer, const ScoreMethod& method, const ExpertWeights* weights)
+{
+    if (readsWeights(method) && !weights) {
         Error error = usageError({"The score \"{id}\" reads the weights of the model, and no model was named.", {{"id", method.info.id}}},
                                  "Name it with --model, or use a score that reads the profile alone.");
         error.code = "score.no_weights";
         return error;
     }
-    if (method.fromWeights) return {};
     for (const std::string& need : method.info.needs)
-        if (!hasStatistic(layer, need))
+        if (need != "weights" && (!layer || !hasStatistic(*layer, need)))
             return badInput(
                 "profile.missing_statistics", need,
                 {"The profile was taken without \"{need}\", which the score \"{id}\" needs.", {{"need", need}, {"id", method.info.id}}},
                 {"Take the profile with --collect +{need}.", {{"need", need}}});
     return {};
+}
+
+// Of one MoE layer whose needs are there.
+Result<std::vector<double>> rowOf(const ScoreMethod& method, const ScoreInput& input)
+{
+    if (method.row) return method.row(*input.profile, input.shape.router, input.params);
+    if (method.experts) return method.experts(input);
+    ESPALIER_TRY(const auto channels, method.channels(input));
+    std::vector<double> row;
+    for (const std::vector<double>& values : channels)
+        row.push_back(std::accumulate(values.begin(), values.end(), 0.0));
+    return row;
 }
 
 ExpertScores describedBy(const ScoreMethod& method, const Params& complete)
@@ -126,12 +146,8 @@ Result<ExpertScores> score(const ProfileData& profile, const std::string& id, co
         std::vector<double> row;
         if (layer.experts > 0) {
             const LayerShape& shape = profile.shape.layers[static_cast<std::size_t>(layer.layer)];
-            ESPALIER_CHECK_OK(checkNeeds(layer, *method, weights));
-            if (method->fromWeights) {
-                ESPALIER_TRY(row, method->fromWeights(shape, *weights, complete));
-            } else {
-                row = method->row(layer, shape.router, complete);
-            }
+            ESPALIER_CHECK_OK(checkNeeds(&layer, *method, weights));
+            ESPALIER_TRY(row, rowOf(*method, {.shape = shape, .params = complete, .profile = &layer, .weights = weights}));
         }
         if (method->sumIsLayerImportance)
             scores.layerImportance.push_back(layer.experts > 0 ? std::accumulate(row.begin(), row.end(), 0.0)
@@ -145,7 +161,7 @@ Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& id
 {
     ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
     ESPALIER_TRY(const Params complete, checkParams(method->info, params));
-    if (!method->fromWeights) {
+    if (readsProfile(*method)) {
         Error error = usageError(fmt::format("The score \"{}\" is computed from a profile, and none was named.", id), "Name a profile.");
         error.code = "score.reads_profile";
         return error;
@@ -154,9 +170,35 @@ Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& id
     for (const LayerShape& layer : shape.layers) {
         std::vector<double> row;
         if (layer.moe) {
-            ESPALIER_TRY(row, method->fromWeights(layer, weights, complete));
+            ESPALIER_TRY(row, rowOf(*method, {.shape = layer, .params = complete, .profile = nullptr, .weights = &weights}));
         }
         scores.values.rows.push_back(std::move(row));
+    }
+    return scores;
+}
+
+Result<ChannelScores> channelScores(const ProfileData& profile, const std::string& id, const Params& params, const ExpertWeights* weights)
+{
+    ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
+    ESPALIER_TRY(const Params complete, checkParams(method->info, params));
+    if (!method->channels) {
+        std::vector<std::string> able;
+        for (const ScoreMethod& other : methods())
+            if (other.channels) able.push_back(other.info.id);
+        Error error = usageError({"The score \"{id}\" values experts, not their channels.", {{"id", id}}},
+                                 {"Use one of {able}.", {{"able", fmt::format("{}", fmt::join(able, ", "))}}});
+        error.code = "score.no_channels";
+        return error;
+    }
+    ChannelScores scores;
+    for (const LayerProfile& layer : profile.layers) {
+        std::vector<std::vector<double>> values;
+        if (layer.experts > 0) {
+            const LayerShape& shape = profile.shape.layers[static_cast<std::size_t>(layer.layer)];
+            ESPALIER_CHECK_OK(checkNeeds(&layer, *method, weights));
+            ESPALIER_TRY(values, method->channels({.shape = shape, .params = complete, .profile = &layer, .weights = weights}));
+        }
+        scores.push_back(std::move(values));
     }
     return scores;
 }
@@ -166,7 +208,7 @@ Result<std::vector<double>> scoreLayer(const LayerProfile& layer, const RouterSh
     ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
     ESPALIER_TRY(const Params complete, checkParams(method->info, params));
     if (layer.experts == 0) return std::vector<double>();
-    ESPALIER_CHECK_OK(checkNeeds(layer, *method, nullptr));
+    ESPALIER_CHECK_OK(checkNeeds(&layer, *method, nullptr));
     return method->row(layer, router, complete);
 }
 

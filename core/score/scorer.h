@@ -26,6 +26,12 @@ const std::vector<MethodInfo>& scorers();
 Result<ExpertScores> score(const ProfileData& profile, const std::string& method, const Params& params = {},
                            const ExpertWeights* weights = nullptr);
 
+// Values of single channels [layer][expert][channel of its intermediate width], rows of dense layers empty; higher is better. score() has
+// their sums. Errors: as score(); score.no_channels (Usage) for methods that value whole experts.
+using ChannelScores = std::vector<std::vector<std::vector<double>>>;
+Result<ChannelScores> channelScores(const ProfileData& profile, const std::string& method, const Params& params = {},
+                                    const ExpertWeights* weights = nullptr);
+
 // Of a method that reads the weights alone: no profile is needed. Rows of layers without experts are empty.
 // Errors: method.unknown, method.bad_parameter, score.reads_profile (Usage), those of reading weights.
 Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& method, const Params& params, const ExpertWeights& weights);

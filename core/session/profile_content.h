@@ -16,7 +16,7 @@ namespace espalier
 
 // 1.1: rank curves, parts, kept experts. 1.2: gradients. 1.3: token ids of the windows. 1.4: probes. 1.5: outputs, similarity. Older
 // readers skip what they do not know.
-inline constexpr h5::Format kProfileFormat = {"profile", "profile", 1, 5};
+inline constexpr h5::Format kProfileFormat = {"profile", "profile", 1, 6};
 inline constexpr int kOldestMinor = 4;  // what a profile of nothing newer is written as
 inline constexpr h5::Format kPartsFormat = {"profile-parts", "profile", 1, 0};
 

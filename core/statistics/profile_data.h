@@ -3,6 +3,7 @@
 #pragma once
 
 #include "plan/model_shape.h"
+#include "statistics/channel_sums.h"
 #include "statistics/layer_similarity.h"
 #include "statistics/output_moments.h"
 
@@ -67,6 +68,7 @@ struct LayerProfile {
     GramStore gram;
     GradientStore gradients;     // "gradients"; empty without
     OutputMoments outputs;       // "outputs"; empty without
+    ChannelSums channels;        // "channels"; empty without
     LayerSimilarity similarity;  // "similarity", of dense layers too; empty without
 
     // Rank curves ("curves"). A factored matrix of rank r has the squared error E(r) = sum of its spectrum from r
@@ -153,8 +155,8 @@ struct ProfileData {
     // Experts that existed, per decoder layer, where the pass ran on an already pruned model; empty = all. The others have no tokens, no
     // probability (logit -infinity) and no output.
     std::vector<std::vector<int>> kept;
-    // What was collected (MethodInfo::needs): "counts", "ean", "reap", "gram", "outputs", "similarity", "gradients", "curvature", "curves"
-    // (spectra), and the bulky parts that stay in the file (session/profile_parts.h): "factors" and "moments".
+    // What was collected (MethodInfo::needs): "counts", "ean", "reap", "gram", "outputs", "similarity", "channels", "gradients",
+    // "curvature", "curves" (spectra), and the bulky parts that stay in the file (session/profile_parts.h): "factors" and "moments".
     std::vector<std::string> collected;
     std::vector<LayerProfile> layers;  // all decoder layers, in order
     std::vector<NllProbeSet> probes;   // one per shard; empty where none were taken

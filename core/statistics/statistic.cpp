@@ -42,6 +42,10 @@ const std::vector<StatisticInfo>& statistics()
          .help = "cosine of the hidden states before and after each layer",
          .with = {},
          .there = [](const LayerProfile& layer) { return !layer.similarity.empty(); }},
+        {.id = "channels",
+         .help = "energy of each channel of each expert",
+         .with = {},
+         .there = [](const LayerProfile& layer) { return !layer.channels.empty(); }},
         {.id = "gradients",
          .help = "what each expert's output does to the NLL, on the same sample",
          .with = {},
@@ -70,9 +74,9 @@ const StatisticInfo* findStatistic(std::string_view id)
 
 const std::vector<StatisticStore>& statisticStores()
 {
-    static const std::vector<StatisticStore> table = {routingCountStore(), activationNormStore(), rankGainStore(),
-                                                      outputEnergyStore(), spectrumStore(),       outputMomentStore(),
-                                                      gramStoreStore(),    gradientStore(),       layerSimilarityStore()};
+    static const std::vector<StatisticStore> table = {routingCountStore(),    activationNormStore(), rankGainStore(),  outputEnergyStore(),
+                                                      spectrumStore(),        outputMomentStore(),   gramStoreStore(), gradientStore(),
+                                                      layerSimilarityStore(), channelSumStore()};
     return table;
 }
 

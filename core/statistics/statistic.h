@@ -106,5 +106,6 @@ StatisticStore outputMomentStore();
 StatisticStore gramStoreStore();
 StatisticStore gradientStore();
 StatisticStore layerSimilarityStore();
+StatisticStore channelSumStore();
 
 }  // namespace espalier

@@ -165,6 +165,34 @@ TEST(Serve, scoresWeights)
     EXPECT_EQ(printed.json()["values"], values);
 }
 
+// One that reads both gets both, and values every channel.
+TEST(Serve, scoresChannels)
+{
+    Scratch scratch;
+    const std::string profile = (scratch / "p.h5").string();
+    ASSERT_EQ(runEngine({"profile", kDemo, "--text", kText, "--window-length", "64", "--windows", "2", "--collect", "counts,channels",
+                         "--out", profile})
+                  .code,
+              0);
+    const Outcome printed = runEngine({"score", profile, "--model", kDemo, "--method", "camera", "--channels", "--json"});
+    ASSERT_EQ(printed.code, 0) << printed.errors;
+    const Json channels = printed.json()["channels"];
+    const Json values = printed.json()["values"];
+    for (std::size_t layer = 0; layer < values.size(); ++layer)
+        for (std::size_t expert = 0; expert < values[layer].size(); ++expert) {
+            double sum = 0;
+            for (const Json& value : channels[layer][expert])
+                sum += value.get<double>();
+            EXPECT_NEAR(sum, values[layer][expert].get<double>(), 1e-9 * sum);
+        }
+    EngineProcess engine({"serve"});
+    engine.send(ask(1, "score", {{"path", kDemo}, {"profile", profile}, {"method", "camera"}}));
+    EXPECT_EQ(engine.answer(1)["result"]["values"], values);
+    engine.send(ask(2, "score", {{"path", kDemo}, {"method", "camera"}}));
+    EXPECT_TRUE(engine.answer(2).contains("error"));
+    EXPECT_EQ(runEngine({"score", profile, "--model", kDemo, "--method", "aimer", "--channels"}).code, 2);
+}
+
 // The instant tier: answered by the reader thread while the compute thread is busy.
 TEST(Serve, estimatesWhileItComputes)
 {

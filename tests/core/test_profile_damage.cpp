@@ -117,6 +117,15 @@ TEST_F(ProfileDamage, ArraysThatDoNotFitAreRefused)
     EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.similarity = {.cosine = 8, .tokens = 8}; }), "accepted");
     EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.similarity = {.cosine = 8.5, .tokens = 8}; }), "profile.invalid");
     EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.similarity = {.cosine = std::nan(""), .tokens = 8}; }), "profile.invalid");
+    const auto withChannels = [&](auto change) {
+        return codeOf([&](LayerProfile& layer) {
+            layer.channels = ChannelSums::zeros(6, 4);
+            change(layer.channels);
+        });
+    };
+    EXPECT_EQ(withChannels([](ChannelSums&) {}), "accepted");
+    EXPECT_EQ(withChannels([](ChannelSums& channels) { channels.energy[5] = -1; }), "profile.invalid");
+    EXPECT_EQ(withChannels([](ChannelSums& channels) { channels.peak[23] = std::nan(""); }), "profile.invalid");
     // Lists shorter than the selection would be read beyond their end.
     EXPECT_EQ(codeOf([](LayerProfile& layer) { layer.gram = madeLayer(RoutingRule::Softmax, 6, 2, 8, 1, 5).profile.gram; }),
               "profile.invalid");

@@ -34,6 +34,35 @@ TEST(ProfileFile, RoundTripIsExact)
     EXPECT_EQ(profileSha256(folder / "a.h5")->size(), 64u);
 }
 
+// Energies of channels add up over shards, of their peaks the largest stays; and only a file that has them is of the newest format.
+TEST(ProfileFile, ChannelsAreKeptAndMerged)
+{
+    const Folder folder;
+    std::vector<ProfileData> shards = {sampleProfile(0, 4), sampleProfile(4, 2)};
+    for (std::size_t shard = 0; shard < shards.size(); ++shard) {
+        for (LayerProfile& layer : shards[shard].layers) {
+            if (layer.experts == 0) continue;
+            layer.channels = ChannelSums::zeros(layer.experts, 3);
+            for (std::size_t i = 0; i < layer.channels.energy.size(); ++i) {
+                layer.channels.energy[i] = static_cast<double>(i) + 0.5;
+                layer.channels.peak[i] = i % 2 == shard ? 0.5 : 0.25;
+            }
+        }
+        shards[shard].collected.push_back("channels");
+    }
+    ASSERT_TRUE(writeProfile(folder / "a.h5", shards[0]).ok());
+    EXPECT_EQ(readBytes(folder / "a.h5").substr(0, std::string("espalier-profile 1.6").size()), "espalier-profile 1.6");
+    EXPECT_EQ(readProfile(folder / "a.h5")->layers, shards[0].layers);
+
+    const auto sum = mergeProfiles(shards);
+    ASSERT_TRUE(sum.ok()) << sum.error().describe();
+    const ChannelSums& channels = sum->layers[1].channels;
+    for (std::size_t i = 0; i < channels.energy.size(); ++i) {
+        EXPECT_EQ(channels.energy[i], 2 * static_cast<double>(i) + 1);
+        EXPECT_EQ(channels.peak[i], 0.5);
+    }
+}
+
 // What an older version can say is written as it wrote it, and what it cannot is counted as newer.
 TEST(ProfileFile, TheFormatIsTheOldestThatHoldsTheContent)
 {

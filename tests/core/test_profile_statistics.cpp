@@ -52,13 +52,14 @@ struct Answers final : LayerObserver {
     struct One {
         at::Tensor outputs;  // [M,H] fp64
         at::Tensor weights;  // [M] fp64
+        at::Tensor hidden;   // [M,I] fp64
     };
     std::map<std::pair<int, int>, std::vector<One>> all;
 
-    void expert(int layer, int expert, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor& y,
+    void expert(int layer, int expert, const at::Tensor&, const at::Tensor&, const at::Tensor& h, const at::Tensor& y,
                 const at::Tensor& w) override
     {
-        all[{layer, expert}].push_back({y.to(at::kDouble).clone(), w.to(at::kDouble).clone()});
+        all[{layer, expert}].push_back({y.to(at::kDouble).clone(), w.to(at::kDouble).clone(), h.to(at::kDouble).clone()});
     }
 };
 
@@ -72,8 +73,8 @@ TEST_P(ProfileStatistics, AreThoseOfTheirDefinitions)
     const auto& [name, compute] = GetParam();
     const auto model = openModel(name, compute, 1);
     const TokenWindows windows = calibration(name);
-    const ProfileData data = take(*model, windows, {.collect = {"outputs", "similarity"}});
-    EXPECT_EQ(data.collected, (std::vector<std::string>{"counts", "outputs", "similarity"}));
+    const ProfileData data = take(*model, windows, {.collect = {"outputs", "similarity", "channels"}});
+    EXPECT_EQ(data.collected, (std::vector<std::string>{"counts", "outputs", "similarity", "channels"}));
 
     // The pass puts several windows into a batch; a product of other rows rounds otherwise.
     const double rounding = compute == ComputeType::Bf16 ? 2e-2 : 1e-5;
@@ -105,19 +106,30 @@ TEST_P(ProfileStatistics, AreThoseOfTheirDefinitions)
             SCOPED_TRACE("expert " + std::to_string(expert));
             const auto e = static_cast<std::size_t>(expert);
             const auto found = answers.all.find({layer.layer, expert});
+            const auto channelsOf = [&](const std::vector<double>& values) {
+                const std::int64_t width = layer.channels.width;
+                return at::from_blob(const_cast<double*>(values.data()) + expert * width, {width}, at::kDouble);
+            };
             if (found == answers.all.end()) {
+                EXPECT_EQ(channelsOf(layer.channels.energy).sum().item<double>(), 0);
                 EXPECT_EQ(layer.outputs.variance(expert, OutputWeight::Plain), 0);
                 continue;
             }
             ++routed;
             std::vector<at::Tensor> outputs;
             std::vector<at::Tensor> weights;
+            std::vector<at::Tensor> hidden;
             for (const Answers::One& one : found->second) {
                 outputs.push_back(one.outputs);
                 weights.push_back(one.weights);
+                hidden.push_back(one.hidden);
             }
             const at::Tensor y = at::cat(outputs);
             const at::Tensor w = at::cat(weights);
+            const at::Tensor squares = (at::cat(hidden) * w.unsqueeze(1)).pow(2);
+            const double most = squares.sum().item<double>();
+            EXPECT_LE((channelsOf(layer.channels.energy) - squares.sum(0)).abs().max().item<double>(), rounding * most);
+            EXPECT_LE((channelsOf(layer.channels.peak) - squares.amax(0)).abs().max().item<double>(), rounding * most);
             EXPECT_EQ(layer.outputs.of(OutputWeight::Plain).mass[e], static_cast<double>(layer.count[e]));
             EXPECT_NEAR(layer.outputs.of(OutputWeight::Routing).mass[e], layer.routedMassApplied[e], 1e-9 * layer.routedMassApplied[e]);
             for (const OutputWeight p : kOutputWeights) {
@@ -148,7 +160,7 @@ INSTANTIATE_TEST_SUITE_P(Tiny, ProfileStatistics,
 TEST(ProfilePassStatistics, ThreadsChangeNoBit)
 {
     const TokenWindows windows = calibration("mixtral-tiny");
-    const ProfileOptions options{.collect = {"outputs", "similarity"}};
+    const ProfileOptions options{.collect = {"outputs", "similarity", "channels"}};
     const ProfileData one = take(*openModel("mixtral-tiny", ComputeType::Fp32, 1), windows, options);
     const ProfileData two = take(*openModel("mixtral-tiny", ComputeType::Fp32, 2), windows, options);
     EXPECT_EQ(one.layers, two.layers);

@@ -389,6 +389,31 @@ TEST(Scorers, AimerOfTheWorkedExample)
     EXPECT_EQ(score(exampleProfile(), "aimer").error().code, "score.no_weights");
 }
 
+// Column (3,4) of the down projection, w h over two tokens 1 and 2; the second channel is dead, the third has no column.
+TEST(Scorers, CameraOfTheWorkedExample)
+{
+    ProfileData data = exampleProfile();
+    ChannelSums& channels = data.layers[0].channels = ChannelSums::zeros(4, 3);
+    channels.energy[0] = 1 + 4;
+    channels.peak[0] = 4;
+    channels.energy[2] = channels.peak[2] = 7;
+    MadeWeights weights;
+    weights.experts.assign(4, {3, 1, 0, 4, 1, 0});  // [2][3]
+    const auto channelsAt = [&](double peak) { return channelScores(data, "camera", {{"peak", peak}}, &weights).value()[0]; };
+    using testing::DoubleNear;
+    using testing::ElementsAre;
+    EXPECT_THAT(channelsAt(0)[0], ElementsAre(125, 0, 0));
+    EXPECT_THAT(channelsAt(0.9)[0], ElementsAre(DoubleNear(102.5, 1e-12), 0, 0));
+    EXPECT_THAT(channelsAt(1)[0], ElementsAre(100, 0, 0));
+    EXPECT_THAT(score(data, "camera", {}, &weights)->values.rows[0], ElementsAre(DoubleNear(102.5, 1e-12), 0, 0, 0)) << "their sum";
+
+    EXPECT_EQ(score(data, "camera").error().code, "score.no_weights");
+    EXPECT_EQ(channelScores(data, "aimer", {}, &weights).error().code, "score.no_channels");
+    EXPECT_EQ(channelScores(exampleProfile(), "camera", {}, &weights).error().code, "profile.missing_statistics");
+    weights.experts.assign(4, {1, 2, 3, 4});
+    EXPECT_EQ(score(data, "camera", {}, &weights).error().code, "profile.other_model");
+}
+
 TEST(Scorers, ErrorsAndWarnings)
 {
     const ProfileData data = exampleProfile();

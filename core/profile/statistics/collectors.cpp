@@ -22,6 +22,7 @@ const std::vector<Entry>& table()
         {{"counts", "ean", "reap"}, false, routingSumCollector},
         {{"gram"}, false, gramCollector},
         {{"outputs"}, false, outputMomentsCollector},
+        {{"channels"}, false, channelSumsCollector},
         {{"similarity"}, true, layerSimilarityCollector},
     };
     return entries;

@@ -50,6 +50,22 @@ template <typename Stored>
 }
 
 template <typename Stored>
+[[gnu::always_inline]] inline void squareBlock(const Stored* x, const float* w, std::int64_t rows, std::int64_t width, std::int64_t count,
+                                               double* energy, double* peak)
+{
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const Stored* row = x + r * width;
+        const double weight = w[r];
+        for (std::int64_t i = 0; i < count; ++i) {
+            const double value = static_cast<double>(wide(row[i])) * weight;
+            const double square = value * value;
+            energy[i] += square;
+            peak[i] = square > peak[i] ? square : peak[i];
+        }
+    }
+}
+
+template <typename Stored>
 [[gnu::always_inline]] inline double distance(const Stored* x, const double* centre, std::int64_t width)
 {
     constexpr std::int64_t kParts = 4;  // sums side by side hide the latency of an addition
@@ -120,6 +136,16 @@ ESPALIER_CLONES void addBlockOf16(const std::uint16_t* x, const float* w, std::i
 {
     addBlock(x, w, rows, width, count, plain, routing, squared);
 }
+ESPALIER_CLONES void squareBlockOf(const float* x, const float* w, std::int64_t rows, std::int64_t width, std::int64_t count,
+                                   double* energy, double* peak)
+{
+    squareBlock(x, w, rows, width, count, energy, peak);
+}
+ESPALIER_CLONES void squareBlockOf16(const std::uint16_t* x, const float* w, std::int64_t rows, std::int64_t width, std::int64_t count,
+                                     double* energy, double* peak)
+{
+    squareBlock(x, w, rows, width, count, energy, peak);
+}
 ESPALIER_CLONES double distanceOf(const float* x, const double* centre, std::int64_t width) { return distance(x, centre, width); }
 ESPALIER_CLONES double distanceOf16(const std::uint16_t* x, const double* centre, std::int64_t width) { return distance(x, centre, width); }
 ESPALIER_CLONES void productsOf(const float* x, const float* z, std::int64_t width, double* xx, double* zz, double* xz)
@@ -172,6 +198,20 @@ void addWeightedRows(const std::uint16_t* x, const float* w, std::int64_t rows, 
 {
     byColumns(rows, width, [&](std::int64_t first, std::int64_t count) {
         addBlockOf16(x + first, w, rows, width, count, plain + first, routing + first, squared + first);
+    });
+}
+
+void addSquaredRows(const float* x, const float* w, std::int64_t rows, std::int64_t width, double* energy, double* peak)
+{
+    byColumns(rows, width, [&](std::int64_t first, std::int64_t count) {
+        squareBlockOf(x + first, w, rows, width, count, energy + first, peak + first);
+    });
+}
+
+void addSquaredRows(const std::uint16_t* x, const float* w, std::int64_t rows, std::int64_t width, double* energy, double* peak)
+{
+    byColumns(rows, width, [&](std::int64_t first, std::int64_t count) {
+        squareBlockOf16(x + first, w, rows, width, count, energy + first, peak + first);
     });
 }
 

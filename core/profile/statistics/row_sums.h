@@ -15,6 +15,10 @@ void addWeightedRows(const float* x, const float* w, std::int64_t rows, std::int
 void addWeightedRows(const std::uint16_t* x, const float* w, std::int64_t rows, std::int64_t width, double* plain, double* routing,
                      double* squared);
 
+// With v = (w[r] x[r][c])^2: energy[c] += v, peak[c] = max(peak[c], v), each [width].
+void addSquaredRows(const float* x, const float* w, std::int64_t rows, std::int64_t width, double* energy, double* peak);
+void addSquaredRows(const std::uint16_t* x, const float* w, std::int64_t rows, std::int64_t width, double* energy, double* peak);
+
 // out[r] = ||x[r] - centre||^2, centre [width].
 void rowDistances(const float* x, const double* centre, std::int64_t rows, std::int64_t width, double* out);
 void rowDistances(const std::uint16_t* x, const double* centre, std::int64_t rows, std::int64_t width, double* out);

@@ -76,6 +76,7 @@ std::vector<std::unique_ptr<StatisticCollector>> makeCollectors(const CollectorC
 std::unique_ptr<StatisticCollector> routingSumCollector(const CollectorContext& context);
 std::unique_ptr<StatisticCollector> gramCollector(const CollectorContext& context);
 std::unique_ptr<StatisticCollector> outputMomentsCollector(const CollectorContext& context);
+std::unique_ptr<StatisticCollector> channelSumsCollector(const CollectorContext& context);
 std::unique_ptr<StatisticCollector> layerSimilarityCollector(const CollectorContext& context);
 
 // Router logits [N,n] of all experts of the layer, fp32: -infinity where one does not exist under the plan.

@@ -8,6 +8,8 @@ namespace espalier
 
 bool readsWeights(const MethodInfo& method) { return std::find(method.needs.begin(), method.needs.end(), "weights") != method.needs.end(); }
 
+bool readsWeightsAlone(const MethodInfo& method) { return method.needs.size() == 1 && readsWeights(method); }
+
 WeightScores::WeightScores(EngineClient* engine, QObject* parent) : QObject(parent), m_engine(engine) {}
 
 void WeightScores::setModel(const QString& path)
@@ -20,10 +22,10 @@ void WeightScores::setModel(const QString& path)
     if (std::exchange(m_job, std::nullopt)) emit jobChanged();
 }
 
-void WeightScores::ask(const MethodInfo& method)
+void WeightScores::ask(const MethodInfo& method, const QString& profile)
 {
     if (m_model.isEmpty() || !m_engine->usable() || m_wanted.contains(method.id)) return;
-    m_wanted[method.id] = method.title;
+    m_wanted[method.id] = {method.title, readsWeightsAlone(method) ? std::string() : profile.toStdString()};
     next();
 }
 
@@ -39,12 +41,12 @@ void WeightScores::cancel()
 void WeightScores::next()
 {
     if (m_request != 0 || m_wanted.empty()) return;
-    const auto& [method, title] = *m_wanted.begin();
+    const auto& [method, wanted] = *m_wanted.begin();
     m_job.emplace();
-    m_job->what = tr("%1 · reads the weights").arg(QString::fromStdString(title));
+    m_job->what = tr("%1 · reads the weights").arg(QString::fromStdString(wanted.title));
     m_job->background = true;
     m_request = m_engine->ask(
-        ScoreRequest{.method = method, .path = m_model.toStdString()}, JobTag{"weights", Lane::Full},
+        ScoreRequest{.profile = wanted.profile, .method = method, .path = m_model.toStdString()}, JobTag{"weights", Lane::Full},
         [this, method = method, epoch = m_epoch](const EngineAnswer<ExpertScores>& reply) {
             if (epoch == m_epoch) finish(method, reply);
         },

@@ -1,5 +1,5 @@
-// Scores that read the model's weights and no text: computed by the engine when first asked for, in the background, all experts once. Who
-// asks keeps the answers. GUI thread.
+// Scores that read the model's weights, and no text or beside a profile: computed by the engine when first asked for, in the background,
+// all experts once. Who asks keeps the answers. GUI thread.
 #pragma once
 
 #include "base/method_registry.h"
@@ -17,6 +17,8 @@ namespace espalier
 
 // Its needs name the weights: no profile has its values.
 bool readsWeights(const MethodInfo& method);
+// Nothing but the weights.
+bool readsWeightsAlone(const MethodInfo& method);
 
 class WeightScores final : public QObject
 {
@@ -26,7 +28,8 @@ public:
 
     void setModel(const QString& path);  // its folder; what is asked of another one ends. Empty: none
     // One at a time; a second one waits. Again after it was answered: computed again.
-    void ask(const MethodInfo& method);
+    // `profile`: the file, for one that reads statistics too.
+    void ask(const MethodInfo& method, const QString& profile);
     bool pending(const std::string& method) const { return m_wanted.contains(method); }
     void cancel();  // what runs and what waits
 
@@ -44,7 +47,11 @@ private:
 
     EngineClient* m_engine;
     QString m_model;
-    std::map<std::string, std::string> m_wanted;  // titles by id
+    struct Wanted {
+        std::string title;
+        std::string profile;
+    };
+    std::map<std::string, Wanted> m_wanted;  // by id
     std::int64_t m_request = 0;
     std::optional<JobState> m_job;
     int m_epoch = 0;  // counts models: answers of an earlier one are dropped

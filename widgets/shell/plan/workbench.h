@@ -169,6 +169,7 @@ private:
     void forgetScores(bool sameModel);
     void connectWeightScores();
     void askForWeightScores();
+    bool canReadWeights(const MethodInfo& method) const;
     SessionData snapshot() const;
     void markSaved(std::string hash, std::size_t entries);
     void committed();

@@ -41,12 +41,20 @@ void Workbench::takeScores(const ScoresByMethod& scores)
     chooseScore(m_chosenScore);
 }
 
+// Statistics that it reads beside the weights are in the profile.
+bool Workbench::canReadWeights(const MethodInfo& method) const
+{
+    if (!readsWeights(method)) return false;
+    return std::all_of(method.needs.begin(), method.needs.end(),
+                       [this](const std::string& need) { return need == "weights" || (m_profiled && m_collected.contains(need)); });
+}
+
 QStringList Workbench::scoreIds() const
 {
     QStringList ids;
     // What the profile brought with it, and what the engine can compute without one: nothing else has values here.
     for (const MethodInfo& method : methods(Slot::Score))
-        if (m_scores.empty() || m_scores.contains(method.id) || (readsWeights(method) && m_engine.usable()))
+        if (m_scores.empty() || m_scores.contains(method.id) || (canReadWeights(method) && m_engine.usable()))
             ids << QString::fromStdString(method.id);
     for (const auto& [id, scores] : m_scores)
         if (!ids.contains(QString::fromStdString(id))) ids << QString::fromStdString(id);
@@ -118,9 +126,9 @@ void Workbench::askForWeightScores()
 {
     for (const MethodInfo& method : methods(Slot::Score)) {
         const bool wanted = method.id == m_chosenScore || method.id == m_ranking;
-        if (!wanted || !readsWeights(method) || m_scores.contains(method.id)) continue;
+        if (!wanted || !canReadWeights(method) || m_scores.contains(method.id)) continue;
         m_deep.giveWay();  // nobody waits for that one
-        m_weightScores.ask(method);
+        m_weightScores.ask(method, profileOnDisk());
     }
 }
 
@@ -128,7 +136,7 @@ void Workbench::forgetScores(bool sameModel)
 {
     std::set<std::string> kept;
     for (const MethodInfo& method : methods(Slot::Score))
-        if (sameModel && readsWeights(method)) kept.insert(method.id);
+        if (sameModel && readsWeightsAlone(method)) kept.insert(method.id);
     std::erase_if(m_scores, [&kept](const auto& entry) { return !kept.contains(entry.first); });
 }
 
