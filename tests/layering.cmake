@@ -24,9 +24,10 @@ set(table
     "evaluate: base plan rpc tokenizer tasks model"
     "search/receptive_field: base plan allocate rpc tokenizer statistics score search model evaluate"
     "export: base plan rpc checkpoint tokenizer lowrank model evaluate"
-    "pipeline: base plan allocate rpc checkpoint tokenizer statistics session score search lowrank model profile evaluate search/receptive_field export")
+    "recover: base plan rpc checkpoint tokenizer statistics session lowrank model profile evaluate"
+    "pipeline: base plan allocate rpc checkpoint tokenizer statistics session score search lowrank model profile evaluate search/receptive_field export recover")
 # Whose sources may include torch. All others stay free of it through every header they include.
-set(torchRooms lowrank model profile evaluate search/receptive_field export)
+set(torchRooms lowrank model profile evaluate search/receptive_field export recover)
 set(hdf5Rooms session)
 set(cudaFolder search/cuda)
 # What the window may know of core: values; its views fewer than its shell.
@@ -49,6 +50,7 @@ set(windowTable
 set(room_of_search_cuda search)
 set(room_of_receptive_field search/receptive_field)
 set(room_of_pipeline_stages pipeline)
+set(room_of_recover_methods recover)
 
 set(violations "")
 set(targets "")

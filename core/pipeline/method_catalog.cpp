@@ -4,6 +4,7 @@
 #include "allocate/rank_rule.h"
 #include "pipeline/drop_layers.h"
 #include "plan/factor_methods.h"
+#include "recover/recover_methods.h"
 #include "score/scorer.h"
 #include "search/plan_search.h"
 #include "search/selector.h"
@@ -44,6 +45,7 @@ const std::vector<MethodInfo>& methodsOf(Slot slot)
         case Slot::Layers:
             return layerMethods();
         case Slot::Recover:
+            return recoverMethods();
         case Slot::Skip:
             break;
     }

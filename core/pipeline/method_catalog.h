@@ -9,7 +9,7 @@
 namespace espalier
 {
 
-// Of the slots recover and skip there is none yet.
+// Of the slot skip there is none yet.
 const std::vector<MethodInfo>& methodsOf(Slot slot);
 std::vector<MethodInfo> allMethods();
 // Null: not known.

@@ -1,0 +1,538 @@
+// Mending by least squares (README.md here): layer after layer on the compressed prefix, towards the dense model's hidden states.
+#include "base/journal_file.h"
+#include "checkpoint/checkpoint.h"
+#include "model/form_builder.h"
+#include "model/moe_model_torch.h"
+#include "plan/values.h"
+#include "profile/hidden_states.h"
+#include "recover/least_squares_solver.h"
+#include "recover/recover_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+
+namespace espalier
+{
+
+namespace
+{
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kBatchTokens = 2048;
+constexpr std::int64_t kChunkRows = 2048;  // inputs of a map that are held together: long enough for a product, small enough to convert
+constexpr std::int64_t kBlockRows = 256;   // rows of the maps that are solved together
+
+// A linear map of the layer that is refitted: the down projection of a body, dense or its U.
+struct Target {
+    std::size_t body = 0;
+    int expert = 0;     // first source: by which its values are named
+    at::Tensor weight;  // [out,width], fp32: the original
+    at::Tensor v;       // [r,in] of a factored one, whose inputs are v h
+    at::Tensor bias;    // kept beside the factors
+    at::ScalarType stored = at::kFloat;
+    FittedMap map;
+    // Inputs that are not a chunk yet.
+    std::vector<MapRows> pending;
+    std::int64_t pendingRows = 0;
+};
+
+DType storedAs(at::ScalarType type) { return type == at::kBFloat16 ? DType::BF16 : type == at::kHalf ? DType::F16 : DType::F32; }
+
+std::span<const std::byte> bytesOf(const at::Tensor& tensor)
+{
+    return {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()};
+}
+
+class Mending
+{
+public:
+    Mending(RecoverRun& run, JobContext& job)
+        : m_run(run),
+          m_job(job),
+          m_model(run.model),
+          m_shape(run.model.shape()),
+          m_ridge(run.params.at("ridge").get<double>()),
+          m_sweeps(run.params.at("sweeps").get<int>()),
+          m_towardsDense(run.params.at("target") == "dense"),
+          m_plan(run.plan)
+    {
+        m_batches = makeBatches(run.text.windows, {.batchTokens = kBatchTokens, .mostWindows = 1U << 20});
+        for (const WindowBatch& batch : m_batches) {
+            m_firstRow.push_back(m_tokens);
+            m_tokens += static_cast<std::int64_t>(batch.count) * batch.length;
+        }
+    }
+
+    Result<Recovered> run()
+    {
+        const c10::InferenceMode guard;
+        ESPALIER_TRY(JournalFile journal, openJournal());
+        const int first = m_done;
+        const auto type = m_model.options().compute == ComputeType::Bf16 ? at::kBFloat16 : at::kFloat;
+        HiddenStates dense(m_batches, m_shape.hiddenSize, type);
+        HiddenStates planned(m_batches, m_shape.hiddenSize, type);
+        ESPALIER_CHECK_OK(useFiles(dense, "dense", first));
+        ESPALIER_CHECK_OK(useFiles(planned, "plan", first));
+        m_identity = m_model.identity();
+        for (std::size_t b = 0; first == 0 && b < m_batches.size(); ++b) {
+            ESPALIER_TRY(const at::Tensor embedded, m_model.embed(idTensor(m_run.text.windows, m_batches[b])));
+            dense.setInput(b, embedded);
+            planned.setInput(b, embedded);
+        }
+        const int layers = m_model.layerCount();
+        const int apart = m_run.plan.firstDifference(CompressionPlan::identity(m_shape));
+        for (int l = first; l < layers; ++l) {
+            m_job.progress(l, layers, "layer");
+            ESPALIER_CHECK_OK(prepare());
+            // Below the first layer in which anything happens the two are one model.
+            ESPALIER_CHECK_OK(l < apart ? together(l, dense, planned) : mend(l, dense, planned));
+            ESPALIER_CHECK_OK(dense.advance());
+            ESPALIER_CHECK_OK(planned.advance());
+            ESPALIER_CHECK_OK(record(journal, l));
+        }
+        m_job.progress(layers, layers, "layer");
+        return Recovered{m_plan, m_parts, false};
+    }
+
+private:
+    // {"layer","part","steps"} for each layer that is finished.
+    Result<JournalFile> openJournal()
+    {
+        fs::path path = m_run.folder / (m_run.share.first() ? "layers.jsonl" : fmt::format("layers-{}.jsonl", m_run.share.rank() + 1));
+        const Json header = {{"method", "least-squares"}, {"tokens", m_tokens}};
+        return JournalFile::open(path, header, {.resume = m_run.resume, .area = "recover", .maxBytes = std::size_t{64} << 20, .locked = {}},
+                                 [&](const JournalLine& line) -> Result<bool> {
+                                     if (!line.json.ok()) return false;
+                                     if (line.first) return *line.json == header;
+                                     return resumed(*line.json);
+                                 });
+    }
+    Result<bool> resumed(const Json& line)
+    {
+        if (!line.is_object() || line.value("layer", -1) != m_done) return false;
+        if (const std::string id = line.value("part", ""); !id.empty()) {
+            const auto part = openValuesFile(m_run.folder / (id + ".safetensors"), id);
+            if (!part.ok()) return false;  // from here on it is made again
+            ESPALIER_CHECK_OK(adopt(m_done, *part, line.value("bodies", std::vector<std::size_t>())));
+        }
+        for (const Json& step : line.value("losses", Json::array()))
+            report(m_done, step.get<double>());
+        ++m_done;
+        return true;
+    }
+    Status record(JournalFile& journal, int layer)
+    {
+        Json line = {{"layer", layer}, {"part", m_part}, {"bodies", m_mended}, {"losses", m_losses}};
+        m_part.clear();
+        m_mended.clear();
+        m_losses.clear();
+        return journal.append(line);
+    }
+    Status useFiles(HiddenStates& states, const std::string& name, int layer)
+    {
+        fs::path folder = m_run.folder / (m_run.share.alone() ? name : fmt::format("{}-{}", name, m_run.share.rank() + 1));
+        ESPALIER_CHECK_OK(makeFolder(folder));
+        return states.useFiles(folder, layer, layer > 0);
+    }
+
+    void report(int layer, double loss) { m_run.report({.step = ++m_step, .loss = loss, .layer = layer, .gateNll = {}}); }
+    Status stopped() const
+    {
+        if (!m_job.stopRequested()) return {};
+        Error error = cancelledError();
+        error.kept = fmt::format("{} of {} layers are mended and kept.", m_done, m_model.layerCount());
+        return error;
+    }
+
+    Status prepare()
+    {
+        m_sources = m_run.sources;
+        m_sources.insert(m_sources.end(), m_parts.begin(), m_parts.end());
+        m_model.setFactorSources(m_sources);
+        ESPALIER_TRY(m_prepared, m_model.prepare(m_plan));
+        return {};
+    }
+
+    Status together(int layer, HiddenStates& dense, HiddenStates& planned)
+    {
+        for (std::size_t b = 0; b < m_batches.size(); ++b) {
+            ESPALIER_CHECK_OK(stopped());
+            ESPALIER_TRY(const at::Tensor out, m_model.layer(layer, dense.input(b), m_identity));
+            dense.setOutput(b, out);
+            planned.setOutput(b, out);
+        }
+        ++m_done;
+        return {};
+    }
+
+    // Whether anything of the layer is refitted, and what.
+    Result<std::vector<Target>> targetsOf(int layer)
+    {
+        std::vector<Target> targets;
+        const LayerPlan& plan = m_plan.layer(layer);
+        if (!m_shape.layers[static_cast<std::size_t>(layer)].moe || !plan.runsExperts() || m_plan.isLocked(layer)) return targets;
+        const LayerPlan::Content& content = plan.content();
+        for (std::size_t b = 0; b < content.bodies.size(); ++b) {
+            const auto* body = std::get_if<ExpertBody>(&content.bodies[b]);
+            if (!body || !mendable(layer, *body)) continue;
+            Target target;
+            target.body = b;
+            target.expert = body->sources.front();
+            targets.push_back(std::move(target));
+        }
+        return targets;
+    }
+    bool mendable(int layer, const ExpertBody& body)
+    {
+        const MatrixForm& form = body.matrices[2];
+        const auto* low = std::get_if<LowRank>(&form.structure);
+        const bool whole = body.channels.empty() && form.storage == Storage{};
+        const bool plain = std::holds_alternative<Dense>(form.structure) ||
+                           (low && std::all_of(low->bands.begin(), low->bands.end(), [](const Band& band) { return band.bits == 0; }));
+        // What a checkpoint stores factored would come back dense.
+        const bool source = form.isSource() && m_model.checkpoint().expert(layer, body.sources.front(), Matrix::Down).factored;
+        if (whole && plain && !source) return true;
+        if (!m_warned)
+            m_run.warnings.push_back(
+                fmt::format("Layer {}: down projections on a grid of few points, with masks, bases or fewer channels, "
+                            "and those that the checkpoint stores factored stay as they are.",
+                            layer));
+        m_warned = true;
+        return false;
+    }
+
+    // The matrices as the layer runs them now.
+    Status loadWeights(int layer, std::vector<Target>& targets)
+    {
+        ESPALIER_TRY(const auto factors, factorSourceFor(m_plan, m_sources, m_model.checkpoint().fingerprint()));
+        const BuildContext context{m_model.checkpoint(), factors.get(), m_sources};
+        std::vector<Status> states(targets.size());
+        eachOnOneThread(targets.size(), [&](std::size_t i) {
+            const c10::InferenceMode guard;
+            states[i] = load(context, layer, targets[i]);
+        });
+        for (const Status& status : states)
+            ESPALIER_CHECK_OK(status);
+        return {};
+    }
+    Status load(const BuildContext& context, int layer, Target& target) const
+    {
+        const auto& body = std::get<ExpertBody>(m_plan.layer(layer).content().bodies[target.body]);
+        const MatrixForm& form = body.matrices[2];
+        const MatrixSlot slot{layer, target.expert, 2};
+        const FormBuilder& builder = builderOf(form);
+        ESPALIER_TRY(const FormBasis basis, builder.basis(context, slot, form));
+        ESPALIER_TRY(const FormTerms terms, builder.terms(context, slot, form, basis));
+        target.stored = basis.stored;
+        target.weight = (terms.u.defined() ? terms.u : terms.weight).to(at::kFloat);
+        target.v = terms.v;
+        target.bias = terms.bias;
+        target.map.width = target.weight.size(1);
+        return {};
+    }
+
+    // Sees what each body of the layer gets.
+    class Inputs final : public LayerObserver
+    {
+    public:
+        Inputs(Mending& mending, std::map<int, Target*> byColumn) : m_mending(mending), m_byColumn(std::move(byColumn)) {}
+        void expert(int, int expert, const at::Tensor& tokens, const at::Tensor&, const at::Tensor& h, const at::Tensor&,
+                    const at::Tensor& w) override
+        {
+            const auto found = m_byColumn.find(expert);
+            if (found == m_byColumn.end() || !status.ok()) return;
+            Target& target = *found->second;
+            at::Tensor inputs = target.v.defined() ? at::mm(h.to(at::kDouble), target.v.to(at::kDouble).t()) : h.clone();
+            target.pending.push_back({tokens + firstRow, w.clone(), std::move(inputs)});
+            target.pendingRows += tokens.numel();
+            if (target.pendingRows >= kChunkRows) status = m_mending.flush(target);
+        }
+        std::int64_t firstRow = 0;
+        Status status;
+
+    private:
+        Mending& m_mending;
+        std::map<int, Target*> m_byColumn;
+    };
+    Status flush(Target& target)
+    {
+        if (target.pending.empty()) return {};
+        std::vector<at::Tensor> tokens, weights, inputs;
+        for (const MapRows& rows : target.pending) {
+            tokens.push_back(rows.tokens);
+            weights.push_back(rows.weights);
+            inputs.push_back(rows.inputs);
+        }
+        target.pending.clear();
+        target.pendingRows = 0;
+        ESPALIER_TRY(at::Tensor kept, m_scratch->keep(at::cat(inputs)));
+        target.map.rows.push_back({at::cat(tokens), at::cat(weights), std::move(kept)});
+        return {};
+    }
+
+    Status mend(int layer, HiddenStates& dense, HiddenStates& planned)
+    {
+        m_scratch.emplace(m_run.folder, m_model.spareBytes() / 2);
+        ESPALIER_TRY(std::vector<Target> targets, targetsOf(layer));
+        if (!targets.empty()) ESPALIER_CHECK_OK(loadWeights(layer, targets));
+        std::map<int, Target*> byColumn;
+        const LayerPlan::Content& content = m_plan.layer(layer).content();
+        for (Target& target : targets)
+            for (const RouterColumn& column : content.columns)
+                if (static_cast<std::size_t>(column.body) == target.body) {
+                    byColumn[column.expert] = &target;
+                    break;
+                }
+        Inputs inputs(*this, std::move(byColumn));
+        at::Tensor residual;  // [tokens,H] fp64: what the layer lacks
+        if (!targets.empty()) {
+            ESPALIER_TRY(residual, m_scratch->empty({m_tokens, m_shape.hiddenSize}, at::kDouble));
+        }
+        std::vector<at::Tensor> attended;
+        double wanted = 0;  // of the experts: the size of the target
+        for (std::size_t b = 0; b < m_batches.size(); ++b) {
+            ESPALIER_CHECK_OK(stopped());
+            ESPALIER_TRY(const at::Tensor whole, m_model.layer(layer, dense.input(b), m_identity));
+            dense.setOutput(b, whole);
+            ESPALIER_TRY(const at::Tensor middle, m_model.attend(layer, planned.input(b), m_prepared));
+            inputs.firstRow = m_firstRow[b];
+            ESPALIER_TRY(const at::Tensor out, m_model.feedForward(layer, middle, m_prepared, targets.empty() ? nullptr : &inputs));
+            ESPALIER_CHECK_OK(inputs.status);
+            planned.setOutput(b, out);
+            if (targets.empty()) continue;
+            at::Tensor goal = whole;
+            if (!m_towardsDense) {
+                ESPALIER_TRY(goal, m_model.feedForward(layer, middle, m_identity));
+            }
+            const at::Tensor rows = goal.to(at::kDouble).view({-1, m_shape.hiddenSize});
+            wanted += (rows - middle.to(at::kDouble).view_as(rows)).square().sum().item<double>();
+            residual.narrow(0, m_firstRow[b], rows.size(0)).copy_(rows - out.to(at::kDouble).view_as(rows));
+            ESPALIER_TRY(at::Tensor kept, m_scratch->keep(middle));
+            attended.push_back(std::move(kept));
+        }
+        if (!targets.empty()) {
+            for (Target& target : targets)
+                ESPALIER_CHECK_OK(flush(target));
+            ESPALIER_CHECK_OK(fit(layer, targets, residual, wanted));
+        }
+        ++m_done;
+        if (m_part.empty()) return {};
+        // What the layer gives now: the numbers as they are stored, not as they were solved for.
+        targets.clear();
+        residual.reset();
+        ESPALIER_CHECK_OK(prepare());
+        for (std::size_t b = 0; b < m_batches.size(); ++b) {
+            ESPALIER_TRY(const at::Tensor out, m_model.feedForward(layer, attended[b], m_prepared));
+            planned.setOutput(b, out);
+        }
+        return {};
+    }
+
+    Status roomFor(const std::vector<Target>& targets) const
+    {
+        for (const Target& target : targets) {
+            const std::int64_t bytes = factoriseBytes(target.map.tokens(), target.map.width);
+            if (bytes <= std::max<std::int64_t>(m_model.spareBytes(), std::int64_t{256} << 20)) continue;
+            return resourceError("recover.memory", "memory",
+                                 {"Mending an expert of {width} columns on {tokens} tokens takes {mib} MiB beside the weights.",
+                                  {{"width", target.map.width}, {"tokens", target.map.tokens()}, {"mib", bytes >> 20}}},
+                                 "Take fewer windows, or allow more memory with --memory-budget.");
+        }
+        return {};
+    }
+
+    Status fit(int layer, std::vector<Target>& targets, const at::Tensor& residual, double wanted)
+    {
+        const double before = residual.square().sum().item<double>();
+        if (before == 0 || wanted == 0) return {};
+        ESPALIER_CHECK_OK(roomFor(targets));
+        std::vector<FittedMap> maps;
+        for (Target& target : targets) {
+            ESPALIER_CHECK_OK(stopped());
+            ESPALIER_CHECK_OK(factorise(target.map, m_ridge, *m_scratch));
+            maps.push_back(target.map);
+        }
+        std::vector<at::Tensor> fresh(targets.size());
+        for (std::size_t i = 0; i < targets.size(); ++i)
+            if (maps[i].factor.defined()) {
+                ESPALIER_TRY(fresh[i], m_scratch->empty(targets[i].weight.sizes(), targets[i].stored));
+            }
+        ESPALIER_TRY(const std::vector<SweepLoss> losses, solve(layer, targets, maps, residual, fresh));
+        ESPALIER_CHECK_OK(write(layer, targets, fresh));
+        m_losses.push_back(before / wanted);
+        for (const SweepLoss& loss : losses)
+            m_losses.push_back((loss.squares + loss.penalty) / wanted);
+        for (const double loss : m_losses)
+            report(layer, loss);
+        return {};
+    }
+
+    // Blocks of rows, each by the process that owns it; everyone gets all of them.
+    Result<std::vector<SweepLoss>> solve(int layer, const std::vector<Target>& targets, const std::vector<FittedMap>& maps,
+                                         const at::Tensor& residual, std::vector<at::Tensor>& fresh)
+    {
+        const std::int64_t out = residual.size(1);
+        Json own = Json::array();
+        Status status;
+        for (std::int64_t begin = 0; begin < out && status.ok(); begin += kBlockRows) {
+            if (!m_run.share.owns(static_cast<std::size_t>(begin / kBlockRows))) continue;
+            const std::int64_t rows = std::min(kBlockRows, out - begin);
+            at::Tensor left = residual.narrow(1, begin, rows).contiguous();
+            std::vector<at::Tensor> changes;
+            for (const FittedMap& map : maps)
+                changes.push_back(at::zeros({map.factor.defined() ? rows : 0, map.width}, at::kDouble));
+            const std::vector<SweepLoss> losses = sweep(maps, m_sweeps, left, changes, [this] { return m_job.stopRequested(); });
+            if (losses.empty()) status = stopped();
+            for (std::size_t i = 0; i < maps.size(); ++i)
+                if (maps[i].factor.defined())
+                    fresh[i].narrow(0, begin, rows).copy_(targets[i].weight.narrow(0, begin, rows).to(at::kDouble) + changes[i]);
+            Json block = {{"begin", begin}, {"losses", Json::array()}};
+            for (const SweepLoss& loss : losses)
+                block["losses"].push_back({loss.squares, loss.penalty});
+            own.push_back(std::move(block));
+        }
+        if (status.ok() && !m_run.share.alone()) status = handOver(layer, own, fresh);
+        ESPALIER_TRY(const std::vector<Json> parts,
+                     m_run.share.exchange(status.ok() ? Result<Json>(std::move(own)) : Result<Json>(status.error())));
+        std::map<std::int64_t, Json> blocks;
+        for (const Json& part : parts)
+            for (const Json& block : part)
+                blocks[block["begin"].get<std::int64_t>()] = block;
+        std::vector<SweepLoss> sums(static_cast<std::size_t>(m_sweeps));
+        Status taken;
+        for (const auto& [begin, block] : blocks) {
+            for (std::size_t i = 0; i < sums.size(); ++i) {
+                sums[i].squares += block["losses"][i][0].get<double>();
+                sums[i].penalty += block["losses"][i][1].get<double>();
+            }
+            if (block.contains("file") && !m_run.share.owns(static_cast<std::size_t>(begin / kBlockRows)) && taken.ok())
+                taken = takeOver(begin, block, fresh);
+        }
+        ESPALIER_CHECK_OK(m_run.share.meet(taken));
+        return sums;
+    }
+    // Rows of a block as a values file in the run's folder, which all processes see.
+    Status handOver(int layer, Json& own, const std::vector<at::Tensor>& fresh)
+    {
+        for (Json& block : own) {
+            const auto begin = block["begin"].get<std::int64_t>();
+            std::vector<at::Tensor> rows;
+            std::vector<ValueToWrite> values;
+            for (std::size_t i = 0; i < fresh.size(); ++i) {
+                if (!fresh[i].defined()) continue;
+                rows.push_back(fresh[i].narrow(0, begin, std::min(kBlockRows, fresh[i].size(0) - begin)).contiguous());
+                values.push_back(
+                    {{fmt::format("layers.{}.rows.{}.{}", layer, begin, i), storedAs(rows.back().scalar_type()), rows.back().sizes().vec()},
+                     bytesOf(rows.back())});
+            }
+            fs::path folder = m_run.folder / fmt::format("rows-{}", m_run.share.rank() + 1);
+            ESPALIER_TRY(const ValuesInfo info, writeValuesFile(folder, values, Json::object()));
+            block["file"] = info.file;
+            block["layer"] = layer;
+        }
+        return {};
+    }
+    static Status takeOver(std::int64_t begin, const Json& block, std::vector<at::Tensor>& fresh)
+    {
+        ESPALIER_TRY(const SafetensorsFile file, SafetensorsFile::open(block["file"].get<std::string>()));
+        for (std::size_t i = 0; i < fresh.size(); ++i) {
+            if (!fresh[i].defined()) continue;
+            const TensorInfo* info = file.find(fmt::format("layers.{}.rows.{}.{}", block["layer"].get<int>(), begin, i));
+            if (!info) return internalError("rows of another process are not there");
+            at::Tensor rows = fresh[i].narrow(0, begin, info->shape[0]);
+            std::copy_n(file.bytes(*info).data(), file.bytes(*info).size(), static_cast<std::byte*>(rows.mutable_data_ptr()));
+        }
+        return {};
+    }
+
+    // The layer's new numbers as a part of the run, and the plan that reads them.
+    Status write(int layer, const std::vector<Target>& targets, const std::vector<at::Tensor>& fresh)
+    {
+        std::vector<ValueToWrite> values;
+        std::vector<at::Tensor> held;
+        std::vector<std::size_t> bodies;
+        const auto add = [&](const Target& target, std::string_view part, const at::Tensor& tensor) {
+            held.push_back(tensor.contiguous());
+            values.push_back({{matrixValueName(layer, target.expert, 2, part), storedAs(tensor.scalar_type()), tensor.sizes().vec()},
+                              bytesOf(held.back())});
+        };
+        for (std::size_t i = 0; i < targets.size(); ++i) {
+            const Target& target = targets[i];
+            if (!fresh[i].defined() || at::equal(fresh[i], target.weight.to(target.stored))) continue;
+            if (!at::isfinite(fresh[i]).all().item<bool>())
+                return badInput("recover.not_finite", fmt::format("layer {}", layer),
+                                {"The mended weights of expert {expert} in layer {layer} are not finite in the checkpoint's type.",
+                                 {{"expert", target.expert}, {"layer", layer}}},
+                                "Use a larger ridge.");
+            if (target.v.defined()) {
+                add(target, "U", fresh[i]);
+                add(target, "V", target.v);
+                if (target.bias.defined()) add(target, "bias", target.bias);
+            } else {
+                add(target, "weight", fresh[i]);
+            }
+            bodies.push_back(target.body);
+        }
+        if (values.empty()) return {};
+        std::shared_ptr<const FactorSource> part;
+        if (m_run.share.first()) {
+            auto written = writePart(m_run.folder, values);
+            ESPALIER_TRY([[maybe_unused]] const auto all,
+                         m_run.share.exchange(written.ok() ? Result<Json>((*written)->stored()->id()) : Result<Json>(written.error())));
+            part = *written;
+        } else {
+            ESPALIER_TRY(const auto all, m_run.share.exchange(Json()));
+            const auto id = all.front().get<std::string>();
+            ESPALIER_TRY(part, openValuesFile(m_run.folder / (id + ".safetensors"), id));
+        }
+        m_part = part->stored()->id();
+        m_mended = bodies;
+        return adopt(layer, part, bodies);
+    }
+    Status adopt(int layer, const std::shared_ptr<const FactorSource>& part, const std::vector<std::size_t>& bodies)
+    {
+        LayerPlan::Content content = m_plan.layer(layer).content();
+        for (const std::size_t body : bodies) {
+            if (body >= content.bodies.size() || !std::holds_alternative<ExpertBody>(content.bodies[body]))
+                return internalError("a part of another plan");
+            std::get<ExpertBody>(content.bodies[body]).matrices[2].values = part->stored()->id();
+        }
+        ESPALIER_TRY(m_plan, m_plan.with(m_shape, layer, LayerPlan(std::move(content))));
+        m_parts.push_back(part);
+        return {};
+    }
+
+    RecoverRun& m_run;
+    JobContext& m_job;
+    MoeModel& m_model;
+    const ModelShape& m_shape;
+    const double m_ridge;
+    const int m_sweeps;
+    const bool m_towardsDense;
+    CompressionPlan m_plan;
+    FactorSources m_parts;    // of the layers that are done
+    FactorSources m_sources;  // the run's and the parts
+    PreparedPlan m_prepared, m_identity;
+    std::vector<WindowBatch> m_batches;
+    std::vector<std::int64_t> m_firstRow;  // of each batch among all tokens
+    std::int64_t m_tokens = 0;
+    std::optional<Scratch> m_scratch;  // of the layer that runs
+    int m_done = 0;                    // layers
+    int m_step = 0;
+    bool m_warned = false;
+    // Of the layer that runs, for the journal.
+    std::string m_part;
+    std::vector<std::size_t> m_mended;
+    std::vector<double> m_losses;
+};
+
+}  // namespace
+
+Result<Recovered> runLeastSquares(RecoverRun& run, JobContext& job) { return Mending(run, job).run(); }
+
+}  // namespace espalier

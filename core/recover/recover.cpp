@@ -1,0 +1,304 @@
+#include "recover/recover.h"
+
+#include "base/atomic_file.h"
+#include "base/sha256.h"
+#include "checkpoint/checkpoint.h"
+#include "evaluate/evaluator.h"
+#include "model/moe_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <system_error>
+
+namespace espalier
+{
+
+namespace
+{
+
+namespace fs = std::filesystem;
+
+// In the order of recoverMethods().
+const std::vector<RecoverMethod>& methods()
+{
+    static const std::vector<RecoverMethod> all = {{leastSquaresInfo(), &runLeastSquares, true}};
+    return all;
+}
+
+Result<const RecoverMethod*> methodOf(const std::string& id)
+{
+    for (const RecoverMethod& method : methods())
+        if (method.info.id == id) return &method;
+    Error error = usageError({"There is no recovery method \"{id}\".", {{"id", id}}}, "See `espalier-engine methods --slot recover`.");
+    error.code = "method.unknown";
+    error.subject = id;
+    return error;
+}
+
+constexpr int kEvery = 8;  // of the text's windows one judges where no other text does
+constexpr const char* kRunFile = "run.json";
+
+TokenWindows subset(const TokenWindows& windows, const std::vector<std::size_t>& rows)
+{
+    TokenWindows some = windows;
+    some.rows.clear();
+    for (const std::size_t row : rows)
+        some.rows.push_back(windows.rows[row]);
+    some.textSha256 = hashOfRows(some.rows);
+    return some;
+}
+
+struct Texts {
+    TuningText tuning;
+    TokenWindows gate;
+    bool heldOut = false;
+};
+
+Result<Texts> textsOf(const RecoverRequest& request)
+{
+    const TuningText& text = request.text;
+    const auto usable = [](const TokenWindows& windows) {
+        return std::any_of(windows.rows.begin(), windows.rows.end(), [](const auto& row) { return row.size() >= 2; });
+    };
+    if (!usable(text.windows))
+        return badInput("recover.no_tokens", text.windows.source, "The text has no window of at least two tokens to learn from.",
+                        "Give a longer text, or shorter windows.");
+    if (request.gate) {
+        if (!usable(*request.gate))
+            return badInput("recover.no_tokens", request.gate->source, "The gate's text has no window of at least two tokens.",
+                            "Give a longer text with --gate.");
+        return Texts{text, *request.gate, false};
+    }
+    std::vector<std::size_t> learn, judge;
+    for (std::size_t i = 0; i < text.windows.rows.size(); ++i)
+        (i % kEvery == kEvery - 1 ? judge : learn).push_back(i);
+    if (judge.empty()) {
+        // The last of a few.
+        if (learn.size() < 2) {
+            Error error = usageError("A text of one window leaves none to judge the result by.",
+                                     "Give another text with --gate, more text, or shorter windows.");
+            error.code = "recover.gate_needed";
+            return error;
+        }
+        judge.push_back(learn.back());
+        learn.pop_back();
+    }
+    Texts texts{{subset(text.windows, learn), {}}, subset(text.windows, judge), true};
+    if (!text.scored.empty())
+        for (const std::size_t row : learn)
+            texts.tuning.scored.push_back(text.scored[row]);
+    if (!usable(texts.tuning.windows) || !usable(texts.gate))
+        return badInput("recover.no_tokens", text.windows.source, "The text has too few windows of at least two tokens.",
+                        "Give a longer text, or shorter windows.");
+    return texts;
+}
+
+class Recovery
+{
+public:
+    Recovery(const RecoverRequest& request, JobContext& job)
+        : m_request(request), m_job(job), m_share(request.processes ? *request.processes : WorkShare::none())
+    {
+    }
+
+    Result<RecoverResult> run()
+    {
+        const auto started = std::chrono::steady_clock::now();
+        ESPALIER_TRY(const RecoverMethod* method, methodOf(m_request.method));
+        ESPALIER_TRY(m_params, checkParams(method->info, m_request.params));
+        ESPALIER_TRY(m_texts, textsOf(m_request));
+        RecoverResult& result = m_result;
+        result.plan = m_request.plan;
+        result.gateText = m_texts.gate.source;
+        result.gateHeldOut = m_texts.heldOut;
+        const CompressionPlan dense = CompressionPlan::identity(m_request.model.shape()).withModel(m_request.plan.model());
+        {
+            // Before anything is measured: what cannot run is said.
+            m_request.model.setFactorSources(m_request.sources);
+            ESPALIER_TRY([[maybe_unused]] const PreparedPlan prepared, m_request.model.prepare(m_request.plan));
+        }
+        ESPALIER_CHECK_OK(openFolder());
+        ESPALIER_TRY(result.dense, measure(dense, {}));
+        ESPALIER_TRY(result.before, measure(m_request.plan, {}));
+        ESPALIER_TRY(const Recovered recovered, tuned(*method, m_request.plan, m_request.folder, &result.steps));
+        result.cancelled = recovered.cancelled;
+        result.changed = recovered.plan.hash() != m_request.plan.hash();
+        result.after = result.before;
+        if (result.changed) {
+            // The best so far of a run that was stopped is measured all the same.
+            ESPALIER_TRY(result.after, measure(recovered.plan, recovered.parts));
+        }
+        result.accepted = result.changed && perplexity(result.after).nll < perplexity(result.before).nll;
+        ESPALIER_CHECK_OK(control(*method, dense));
+        if (result.accepted) {
+            ESPALIER_TRY(JoinedValues joined,
+                         joinParts(m_request.model.shape(), recovered.plan, recovered.parts, m_request.valuesFolder, madeBy(m_request)));
+            result.plan = std::move(joined.plan);
+            result.values = std::move(joined.file);
+        }
+        result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+        return std::move(m_result);
+    }
+
+private:
+    // What the folder's run was made from; another one's is not gone on with.
+    Status openFolder()
+    {
+        ESPALIER_CHECK_OK(makeFolder(m_request.folder));
+        const Checkpoint& checkpoint = m_request.model.checkpoint();
+        const Json key = {{"espalier", ESPALIER_VERSION},
+                          {"model", checkpoint.fingerprint()},
+                          {"plan", m_request.plan.hash()},
+                          {"made_by", madeBy(m_request)},
+                          {"params", Json(m_params)},
+                          {"tuning_sha256", m_texts.tuning.windows.textSha256},
+                          {"scored", sha256Hex(canonicalJson(Json(m_texts.tuning.scored)))},
+                          {"gate_sha256", m_texts.gate.textSha256},
+                          {"control", m_request.control},
+                          {"compute", m_request.model.numericMode()},
+                          {"threads", m_request.model.options().threads},
+                          {"processes", m_share.size()}};
+        const fs::path file = m_request.folder / kRunFile;
+        const std::string text = canonicalJson(key) + "\n";
+        if (m_request.resume) {
+            std::error_code ignored;
+            if (!fs::exists(file, ignored)) {
+                Error error = usageError({"{folder} holds no recovery to go on with.", {{"folder", m_request.folder.string()}}},
+                                         "Begin without --resume.");
+                error.code = "recover.nothing_to_resume";
+                return error;
+            }
+            ESPALIER_TRY(const Json there, readJsonFile(file, "recover"));
+            if (canonicalJson(there) + "\n" == text) return {};
+            Error error = badInput(
+                "recover.other_run", m_request.folder.string(),
+                {"{folder} belongs to a recovery of another model, plan, text or other settings.", {{"folder", m_request.folder.string()}}},
+                "Give the settings of the interrupted run, or begin again without --resume.");
+            error.kept = "What it finished is still there.";
+            return error;
+        }
+        if (m_share.first()) {
+            ESPALIER_CHECK_OK(m_share.meet(emptied(file, text)));
+        } else {
+            ESPALIER_CHECK_OK(m_share.meet({}));
+        }
+        return {};
+    }
+    Status emptied(const fs::path& file, const std::string& text)
+    {
+        // Of an earlier run, and nothing else that lies there.
+        std::error_code failure;
+        if (fs::exists(file, failure)) removeRun(m_request.folder);
+        ESPALIER_CHECK_OK(makeFolder(m_request.folder));
+        return writeFileAtomically(file, text);
+    }
+
+    Result<std::vector<WindowLoss>> measure(const CompressionPlan& plan, const FactorSources& more)
+    {
+        FactorSources sources = m_request.sources;
+        sources.insert(sources.end(), more.begin(), more.end());
+        m_request.model.setFactorSources(sources);
+        if (m_request.measure) return m_request.measure(plan, more);
+        Evaluator evaluator(m_request.model, m_texts.gate, std::int64_t{0});
+        QuietJob quiet(m_job, m_result.cancelled);
+        return evaluator.run(plan, firstWindows(evaluator.windowCount()), {}, quiet);
+    }
+
+    Result<Recovered> tuned(const RecoverMethod& method, const CompressionPlan& plan, const fs::path& folder,
+                            std::vector<RecoverStep>* steps)
+    {
+        ESPALIER_CHECK_OK(makeFolder(folder));
+        RecoverRun run{.model = m_request.model,
+                       .plan = plan,
+                       .sources = m_request.sources,
+                       .text = m_texts.tuning,
+                       .profile = m_request.profile,
+                       .params = m_params,
+                       .seed = m_request.seed,
+                       .share = m_share,
+                       .folder = folder,
+                       .resume = m_request.resume,
+                       .gateNll = [this](const CompressionPlan& of, const FactorSources& more) -> Result<double> {
+                           ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(of, more));
+                           return perplexity(losses).nll;
+                       },
+                       .report =
+                           [this, steps](const RecoverStep& step) {
+                               if (!steps) return;
+                               steps->push_back(step);
+                               m_job.partial(toJson(step));
+                           },
+                       .warnings = m_result.warnings};
+        return method.run(run, m_job);
+    }
+
+    // Nobody is to mistake more training for recovery: what the same tuning does for the dense model.
+    Status control(const RecoverMethod& method, const CompressionPlan& dense)
+    {
+        if (method.keepsDense) {
+            m_result.control = m_result.dense;
+            return {};
+        }
+        if (!m_request.control || m_result.cancelled) return {};
+        ESPALIER_TRY(const Recovered recovered, tuned(method, dense, m_request.folder / "control", nullptr));
+        ESPALIER_TRY(m_result.control, measure(recovered.plan, recovered.parts));
+        return {};
+    }
+
+    // Windows of single measurements are no results of the run; a run that was stopped is measured to its end.
+    class QuietJob final : public JobContext
+    {
+    public:
+        QuietJob(JobContext& job, bool toTheEnd) : m_job(job), m_toTheEnd(toTheEnd) {}
+        bool stopRequested() const noexcept override { return !m_toTheEnd && m_job.stopRequested(); }
+        void progress(std::int64_t, std::int64_t, std::string_view) override {}
+        void partial(const Json&) override {}
+
+    private:
+        JobContext& m_job;
+        bool m_toTheEnd;
+    };
+
+    const RecoverRequest& m_request;
+    JobContext& m_job;
+    WorkShare& m_share;
+    Params m_params;
+    Texts m_texts;
+    RecoverResult m_result;
+};
+
+}  // namespace
+
+Result<RecoverResult> recoverPlan(const RecoverRequest& request, JobContext& job) { return Recovery(request, job).run(); }
+
+void removeRun(const fs::path& folder)
+{
+    std::error_code ignored;
+    fs::remove_all(folder, ignored);
+}
+
+Json toJson(const RecoverStep& step)
+{
+    Json json = {{"step", step.step}, {"loss", step.loss}};
+    if (step.layer) json["layer"] = *step.layer;
+    if (step.gateNll) json["gate_nll"] = *step.gateNll;
+    return json;
+}
+
+Json madeBy(const RecoverRequest& request)
+{
+    Json settings = Json::object();
+    for (const auto& [key, value] : request.params)
+        settings[key] = value.is_number_float() ? Json(value.dump()) : value;
+    settings["seed"] = request.seed;
+    settings["text"] = request.text.windows.source;
+    settings["text_sha256"] = request.text.windows.textSha256;
+    settings["windows"] = request.text.windows.rows.size();
+    settings["gate_sha256"] = request.gate ? request.gate->textSha256 : std::string();
+    settings["plan"] = request.plan.hash();
+    return {{"method", request.method}, {"settings", std::move(settings)}, {"profile", request.plan.factors().profileSha256}};
+}
+
+}  // namespace espalier

@@ -1,0 +1,12 @@
+#include "recover/recover_methods.h"
+
+namespace espalier
+{
+
+const std::vector<MethodInfo>& recoverMethods()
+{
+    static const std::vector<MethodInfo> all = {leastSquaresInfo()};
+    return all;
+}
+
+}  // namespace espalier
