@@ -59,7 +59,10 @@ Status setLayers(const ConfigReader& reader, ModelConfig& config, int experts, i
 // decoder_sparse_step and mlp_only_layers (Qwen): true for MoE layers.
 Result<std::vector<bool>> readSparseLayers(const ConfigReader& reader, const ModelConfig& config);
 
-// All tensors of layer i but the routed experts; `block` replaces names().block in a fused source. False when the sink stopped.
+// Linear maps beside the routed experts as the family has them, whole; numberBytes and what a source factored are the caller's to fill in.
+std::vector<LinearShape> linearShapes(const ArchitectureAdapter& adapter, const ModelConfig& config, int layer);
+// All tensors of layer i but the routed experts, factors where it stores them; `block` replaces names().block in a fused source. False when
+// the sink stopped.
 bool forEachLayerTensor(const ArchitectureAdapter& adapter, const ModelConfig& config, int layer, std::string_view block,
                         const TensorSink& sink);
 // embed_tokens, norm and, unless tied, lm_head.

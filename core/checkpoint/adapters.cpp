@@ -133,7 +133,11 @@ Result<std::vector<bool>> readSparseLayers(const ConfigReader& reader, const Mod
     return moe;
 }
 
-bool forEachLayerTensor(const ArchitectureAdapter& adapter, const ModelConfig& config, int index, std::string_view block,
+namespace
+{
+
+// As the family has them, all whole.
+bool forEachWholeTensor(const ArchitectureAdapter& adapter, const ModelConfig& config, int index, std::string_view block,
                         const TensorSink& sink)
 {
     const LayerConfig& layer = config.layers[static_cast<std::size_t>(index)];
@@ -155,6 +159,56 @@ bool forEachLayerTensor(const ArchitectureAdapter& adapter, const ModelConfig& c
     if (layer.sharedWidth > 0 && !mlp(fmt::format("{}{}.{}", prefix, block, names.shared), layer.sharedWidth)) return false;
     return !config.sharedGate || layer.sharedWidth == 0 ||
            sink(fmt::format("{}{}.{}.weight", prefix, block, names.sharedGate), std::array{std::int64_t(1), hidden});
+}
+
+constexpr std::string_view kWeight = ".weight";
+
+}  // namespace
+
+std::vector<LinearShape> linearShapes(const ArchitectureAdapter& adapter, const ModelConfig& config, int index)
+{
+    const std::string prefix = fmt::format("model.layers.{}.", index);
+    const MoeNames& names = adapter.names();
+    std::vector<LinearShape> linears;
+    forEachWholeTensor(adapter, config, index, names.block, [&](std::string_view name, std::span<const std::int64_t> shape) {
+        name.remove_prefix(prefix.size());
+        // Routers and the gate of a shared expert choose; they are no maps that are compressed.
+        const bool chooses = name == fmt::format("{}.gate.weight", names.block) ||
+                             (!names.sharedGate.empty() && name == fmt::format("{}.{}.weight", names.block, names.sharedGate));
+        if (shape.size() == 2 && name.ends_with(kWeight) && !chooses) {
+            LinearShape linear;
+            linear.name = std::string(name.substr(0, name.size() - kWeight.size()));
+            linear.out = shape[0];
+            linear.in = shape[1];
+            linears.push_back(std::move(linear));
+        } else if (name.ends_with(".bias")) {
+            const std::string_view of = name.substr(0, name.size() - std::string_view(".bias").size());
+            for (LinearShape& linear : linears)
+                linear.bias = linear.bias || linear.name == of;
+        }
+        return true;
+    });
+    return linears;
+}
+
+bool forEachLayerTensor(const ArchitectureAdapter& adapter, const ModelConfig& config, int index, std::string_view block,
+                        const TensorSink& sink)
+{
+    const LayerConfig& layer = config.layers[static_cast<std::size_t>(index)];
+    if (layer.linears.empty()) return forEachWholeTensor(adapter, config, index, block, sink);
+    const std::string prefix = fmt::format("model.layers.{}.", index);
+    const std::vector<LinearShape> linears = linearShapes(adapter, config, index);
+    return forEachWholeTensor(adapter, config, index, block, [&](std::string_view name, std::span<const std::int64_t> shape) {
+        if (!name.ends_with(kWeight)) return sink(name, shape);
+        const std::string_view stem = name.substr(0, name.size() - kWeight.size());
+        const auto factors = layer.linears.find(stem.substr(prefix.size()));
+        if (factors == layer.linears.end()) return sink(name, shape);
+        const std::int64_t rank = factors->second.rank;
+        const bool ownBias =
+            std::any_of(linears.begin(), linears.end(), [&](const LinearShape& l) { return l.name == factors->first && l.bias; });
+        return sink(fmt::format("{}.U", stem), std::array{shape[0], rank}) && sink(fmt::format("{}.V", stem), std::array{rank, shape[1]}) &&
+               (!factors->second.bias || ownBias || sink(fmt::format("{}.bias", stem), std::array{shape[0]}));
+    });
 }
 
 bool forEachTopTensor(const ModelConfig& config, bool tied, const TensorSink& sink)

@@ -147,6 +147,15 @@ TensorRole Checkpoint::Data::parse(std::string_view name) const
         role.kind = TensorRole::Kind::Ignored;
         return role;
     }
+    if (static_cast<std::size_t>(index) < shape.layers.size())
+        for (const LinearShape& linear : shape.layers[static_cast<std::size_t>(index)].linears) {
+            std::string_view end = name;
+            using Factor = TensorRole::Factor;
+            if (!takePrefix(end, linear.name) || (end != ".weight" && end != ".U" && end != ".V" && end != ".bias")) continue;
+            role.linear = linear.name;
+            role.factor = end == ".U" ? Factor::U : end == ".V" ? Factor::V : end == ".bias" ? Factor::Bias : Factor::None;
+            return role;
+        }
     std::string_view rest = name;
     if (!takePrefix(rest, block(index)) || !takePrefix(rest, ".")) return role;
     if (rest == "gate.weight") {
@@ -375,6 +384,12 @@ void Checkpoint::Data::measure()
         }
     }
     shape.embeddingBytes = top;
+    for (LayerShape& layer : shape.layers)
+        for (LinearShape& linear : layer.linears)
+            linear.numberBytes =
+                dtypeBits(mustView(fmt::format("model.layers.{}.{}.{}", layer.index, linear.name, linear.sourceRank > 0 ? "U" : "weight"))
+                              .dtype) /
+                8;
     for (std::size_t i = 0; i < sums.size(); ++i) {
         LayerShape& layer = shape.layers[i];
         layer.otherBytes = sums[i].other;
@@ -509,13 +524,30 @@ LinearView Checkpoint::expert(int layer, int number, Matrix matrix) const
     return linear;
 }
 
+LinearView Checkpoint::linear(int layer, std::string_view name) const
+{
+    const LinearShape* shape = m_data->shape.layers[static_cast<std::size_t>(layer)].linear(name);
+    assert(shape != nullptr);
+    LinearView linear;
+    if (shape == nullptr) return linear;
+    const std::string base = fmt::format("model.layers.{}.{}", layer, name);
+    if (shape->sourceRank > 0) {
+        linear.factored = true;
+        linear.u = m_data->mustView(base + ".U");
+        linear.v = m_data->mustView(base + ".V");
+    } else {
+        linear.dense = m_data->mustView(base + ".weight");
+    }
+    linear.biased = shape->bias || shape->sourceBias;
+    if (linear.biased) linear.bias = m_data->mustView(base + ".bias");
+    return linear;
+}
+
 std::optional<LinearView> Checkpoint::sharedExpert(int layer, Matrix matrix) const
 {
     if (m_data->layer(layer).sharedWidth == 0) return std::nullopt;
-    LinearView linear;
-    linear.dense = m_data->mustView(fmt::format("model.layers.{}.{}.{}.{}.weight", layer, m_data->block(layer),
-                                                m_data->adapter->names().shared, kSharedMatrix[static_cast<int>(matrix)]));
-    return linear;
+    return linear(layer, fmt::format("{}.{}.{}", m_data->adapter->names().block, m_data->adapter->names().shared,
+                                     kSharedMatrix[static_cast<int>(matrix)]));
 }
 
 std::optional<TensorView> Checkpoint::sharedGate(int layer) const
@@ -527,9 +559,7 @@ std::optional<TensorView> Checkpoint::sharedGate(int layer) const
 LinearView Checkpoint::denseMlp(int layer, Matrix matrix) const
 {
     assert(!m_data->layer(layer).moe);
-    LinearView linear;
-    linear.dense = m_data->mustView(fmt::format("model.layers.{}.mlp.{}.weight", layer, kSharedMatrix[static_cast<int>(matrix)]));
-    return linear;
+    return linear(layer, fmt::format("mlp.{}", kSharedMatrix[static_cast<int>(matrix)]));
 }
 
 bool Checkpoint::fusedExperts(int layer) const noexcept { return m_data->fused[static_cast<std::size_t>(layer)]; }

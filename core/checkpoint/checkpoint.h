@@ -59,6 +59,7 @@ struct TensorRole {
     int expert = -1;
     Matrix matrix = Matrix::Gate;  // Expert only
     Factor factor = Factor::None;
+    std::string linear;  // Other: the map beside the experts that it belongs to ("self_attn.q_proj"), or empty; `factor` likewise
 };
 
 struct StoredTensor {
@@ -114,6 +115,8 @@ public:
     // Of a checkpoint that merged experts: those of the expert under which they are stored.
     // The vector [H] that this checkpoint holds in place of the expert, if it does; expert() may not be called then.
     std::optional<TensorView> expertConstant(int layer, int expert) const;
+    // A map beside the experts, by its name in the shape. `biased`: of factors whose bias is theirs, and wherever the family has one.
+    LinearView linear(int layer, std::string_view name) const;
     std::optional<LinearView> sharedExpert(int layer, Matrix matrix) const;
     std::optional<TensorView> sharedGate(int layer) const;  // [1, H]
     LinearView denseMlp(int layer, Matrix matrix) const;    // of a layer that is not MoE

@@ -266,6 +266,28 @@ Status readBiases(const ConfigReader& reader, const Json& list, std::size_t inde
     return {};
 }
 
+// {"self_attn.q_proj": {"rank", "bias"}, ..}: maps beside the experts that are factors.
+Status readLinears(const ConfigReader& reader, const Json& object, int index, ModelConfig& config)
+{
+    LayerConfig& layer = config.layers[static_cast<std::size_t>(index)];
+    const std::vector<LinearShape> known = linearShapes(adapterFor(config.architecture), config, index);
+    if (!object.is_object()) return reader.conflict("espalier.linears", fmt::format("espalier.linears of layer {} is no object", index));
+    for (const auto& item : object.items()) {
+        const auto linear = std::find_if(known.begin(), known.end(), [&](const LinearShape& one) { return one.name == item.key(); });
+        const Json& said = item.value();
+        std::optional<int> rank;
+        const bool named = linear != known.end() && said.is_object() && said.contains("rank");
+        const bool bias = named && said.contains("bias") && said["bias"] == true;
+        const std::size_t keys = named && said.contains("bias") && said["bias"].is_boolean() ? 2 : 1;
+        if (named && said.size() == keys) rank = wholeNumber(said["rank"], static_cast<int>(std::min(linear->out, linear->in)));
+        if (!rank || *rank < 1)
+            return reader.conflict("espalier.linears", fmt::format("espalier.linears of layer {} gives {} as {}, which is no rank of it",
+                                                                   index, ConfigReader::shown(item.key()), ConfigReader::shown(said)));
+        layer.linears[item.key()] = {*rank, bias};
+    }
+    return {};
+}
+
 // The "espalier" object of a factored export.
 Status readExport(const ConfigReader& reader, ModelConfig& config)
 {
@@ -274,12 +296,13 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
     if (!object.is_object()) return reader.wrongType("espalier", "an object");
     const ConfigReader inner(object, reader.subject(), "espalier.");
     ESPALIER_TRY(const int version, inner.integer("version", 0, std::numeric_limits<int>::max()));
-    if (version != 1 && version != 2)
+    if (version < 1 || version > 3)
         return reader.valueUnsupported("espalier.version",
-                                       fmt::format("the export has version {}, this program reads versions 1 and 2", version));
+                                       fmt::format("the export has version {}, this program reads versions 1 to 3", version));
     for (const auto& item : object.items())
         if (item.key() != "version" && item.key() != "base_model_type" && item.key() != "kept_experts" && item.key() != "ranks" &&
-            !(version == 2 && (item.key() == "constants" || item.key() == "bodies" || item.key() == "biases")))
+            !(version >= 2 && (item.key() == "constants" || item.key() == "bodies" || item.key() == "biases")) &&
+            !(version >= 3 && item.key() == "linears"))
             return reader.valueUnsupported("espalier." + item.key(),
                                            fmt::format("the export holds \"{}\", which this program does not know", item.key()));
     ESPALIER_TRY(const std::string base, inner.string("base_model_type"));
@@ -297,6 +320,7 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
     ESPALIER_TRY(const Json* const constants, lists("constants"));
     ESPALIER_TRY(const Json* const bodies, lists("bodies"));
     ESPALIER_TRY(const Json* const biases, lists("biases"));
+    ESPALIER_TRY(const Json* const linears, lists("linears"));
     if (ranks == nullptr) return inner.missing("ranks");
     for (std::size_t i = 0; i < config.layers.size(); ++i) {
         LayerConfig& layer = config.layers[i];
@@ -329,6 +353,7 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
             }
         if (bodies != nullptr) ESPALIER_CHECK_OK(readBodies(reader, (*bodies)[i], i, layer));
         if (biases != nullptr) ESPALIER_CHECK_OK(readBiases(reader, (*biases)[i], i, layer));
+        if (linears != nullptr) ESPALIER_CHECK_OK(readLinears(reader, (*linears)[i], static_cast<int>(i), config));
         if (kept == nullptr || (*kept)[i].empty()) continue;
         if (!(*kept)[i].is_array() || (*kept)[i].size() != experts)
             return reader.conflict("espalier.kept_experts",
@@ -448,6 +473,14 @@ ModelShape modelShape(const ModelConfig& config)
         sum = 0;
         forEachLayerTensor(adapter, config, i, adapter.names().block, add);
         layer.otherParameters = sum;
+        layer.linears = linearShapes(adapter, config, i);
+        for (LinearShape& linear : layer.linears) {
+            linear.numberBytes = bytes;
+            const auto factors = from.linears.find(linear.name);
+            if (factors == from.linears.end()) continue;
+            linear.sourceRank = factors->second.rank;
+            linear.sourceBias = factors->second.bias && !linear.bias;
+        }
         if (from.moe) {
             layer.router = config.router;
             layer.router.topK = from.topK;

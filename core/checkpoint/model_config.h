@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -54,16 +56,24 @@ struct LayerConfig {
     int window = 0;  // attention window in tokens; 0 = none
     int experts = 0;
     int topK = 0;
-    int expertWidth = 0;  // I
-    int sharedWidth = 0;  // 0: no shared expert
-    int denseWidth = 0;   // of the MLP of a layer that is not MoE
+    int expertWidth = 0;      // I
+    int sharedWidth = 0;      // 0: no shared expert
+    std::vector<int> widths;  // of a routed expert, where they differ; empty: all expertWidth
+    std::optional<SkipRule> skip;
+    int denseWidth = 0;  // of the MLP of a layer that is not MoE
     // Factored exports only. ranks: gate, up, down per expert, 0 = dense; empty = all dense. keptExperts: original ids.
     std::vector<std::array<int, 3>> ranks;
     std::vector<int> keptExperts;
-    std::vector<int> constants;               // experts that are stored as one vector, ascending
-    std::vector<int> bodies;                  // per expert: the one whose weights it uses, itself or a lower one; empty = each its own
-    std::vector<std::array<bool, 3>> biases;  // per expert: factors with a bias (gate, up, down); empty = none
+    std::vector<int> constants;  // experts that are stored as one vector, ascending
+    std::vector<int> bodies;     // per expert: the one whose weights it uses, itself or a lower one; empty = each its own
+    struct Factors {
+        int rank = 0;
+        bool bias = false;  // of the factors; where the family has one anyway it is that one
+    };
+    std::map<std::string, Factors, std::less<>> linears;  // maps beside the experts that are stored as factors
+    std::vector<std::array<bool, 3>> biases;              // per expert: factors with a bias (gate, up, down); empty = none
 
+    int widthOf(int expert) const { return widths.empty() ? expertWidth : widths[static_cast<std::size_t>(expert)]; }
     int bodyOf(int expert) const { return bodies.empty() ? expert : bodies[static_cast<std::size_t>(expert)]; }
     bool hasBias(int expert, std::size_t matrix) const { return !biases.empty() && biases[static_cast<std::size_t>(expert)][matrix]; }
     bool isConstant(int expert) const { return std::binary_search(constants.begin(), constants.end(), expert); }

@@ -29,6 +29,19 @@ void put(OrderedJson& config, const std::string& key, OrderedJson value, bool& c
     changed = true;
 }
 
+// By layer of the export, the linear maps beside the experts that are factors: {"self_attn.o_proj": {"rank", "bias"}}.
+void describeLinears(OrderedJson& exported, const ModelShape& shape, const CompressionPlan& plan, const LayerNumbers& numbers)
+{
+    OrderedJson linears = OrderedJson::array();
+    for (const int index : numbers.kept()) {
+        OrderedJson own = OrderedJson::object();
+        for (const DescribedLinear& linear : factoredLinears(shape.layers[static_cast<std::size_t>(index)], plan.layer(index)))
+            own[linear.name] = {{"rank", linear.rank}, {"bias", linear.bias}};
+        linears.push_back(std::move(own));
+    }
+    exported["linears"] = std::move(linears);
+}
+
 // Ranks of every column's matrices, and what version 2 adds, by layer of the export: columns that are constants; the column under which
 // each one's weights are stored, where some share them; factors with a bias.
 void describeBodies(OrderedJson& exported, const ModelShape& shape, const CompressionPlan& plan, const LayerNumbers& numbers)
@@ -59,6 +72,7 @@ void describeBodies(OrderedJson& exported, const ModelShape& shape, const Compre
     exported["ranks"] = std::move(ranks);
     if (exported["version"] == 1) return;
     exported["constants"] = std::move(constants);
+    if (exported["version"] == 3) describeLinears(exported, shape, plan, numbers);
     if (shared) exported["bodies"] = std::move(bodies);
     if (biased) exported["biases"] = std::move(biases);
 }

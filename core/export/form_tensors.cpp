@@ -40,6 +40,22 @@ Comparison comparisonOf(FormPart part)
     return part == FormPart::Bias ? Comparison::Bytes : Comparison::Rounded;
 }
 
+std::vector<DescribedLinear> factoredLinears(const LayerShape& shape, const LayerPlan& plan)
+{
+    std::vector<DescribedLinear> described;
+    if (plan.run() == LayerRun::Skipped) return described;
+    const auto& planned = plan.content().linears;
+    for (const LinearShape& linear : shape.linears) {
+        const auto found = std::find_if(planned.begin(), planned.end(), [&](const auto& entry) { return entry.first == linear.name; });
+        if (found == planned.end()) {
+            if (linear.sourceRank > 0) described.push_back({linear.name, linear.sourceRank, linear.bias || linear.sourceBias});
+        } else if (const int rank = found->second.factorRank(); rank > 0) {
+            described.push_back({linear.name, rank, linear.bias || std::get<LowRank>(found->second.structure).bias});
+        }
+    }
+    return described;
+}
+
 std::vector<DescribedColumn> describeColumns(const LayerShape& shape, const LayerPlan& plan)
 {
     std::vector<DescribedColumn> described;

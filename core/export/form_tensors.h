@@ -47,6 +47,15 @@ struct DescribedColumn {
     RankTriple ranks{};
     std::array<bool, 3> biases{};
 };
+// Linear maps beside the experts that are factors in a factored export of the layer, and whether they have a bias, the family's or their
+// own.
+struct DescribedLinear {
+    LinearId name;
+    int rank = 0;
+    bool bias = false;
+};
+std::vector<DescribedLinear> factoredLinears(const LayerShape& shape, const LayerPlan& plan);
+
 std::vector<DescribedColumn> describeColumns(const LayerShape& shape, const LayerPlan& plan);
 
 }  // namespace espalier

@@ -130,6 +130,55 @@ struct Builder {
         return {};
     }
 
+    // A tensor of a linear map beside the experts: what stands for the whole map is added when its weight, or U of it, comes by.
+    Status addLinear(const TensorRole& role, const TensorView& view, const std::string& name)
+    {
+        const LayerShape& shape = checkpoint.shape().layers[static_cast<std::size_t>(role.layer)];
+        const LinearShape& linear = *shape.linear(role.linear);
+        const auto& planned = plan.layer(role.layer).content().linears;
+        const auto found = std::find_if(planned.begin(), planned.end(), [&](const auto& entry) { return entry.first == role.linear; });
+        const MatrixForm form = found == planned.end() ? MatrixForm{} : found->second;
+        const bool multiplied = layout.flavor == ExportFlavor::Reconstructed;
+        using Factor = TensorRole::Factor;
+        const auto* low = std::get_if<LowRank>(&form.structure);
+        if (role.factor == Factor::Bias) {
+            // The family's bias stays unless the form has one; that of factors goes with them.
+            const bool gone = (low && low->bias) || (!linear.bias && !form.isSource());
+            if (!gone) add(copyOf(view, name));
+            return {};
+        }
+        if (form.isSource() && !(multiplied && linear.sourceRank > 0)) {
+            add(copyOf(view, name));
+            return {};
+        }
+        if (role.factor == Factor::V) return {};
+        const std::string whole = name.substr(0, name.rfind('.')) + ".weight";
+        const std::vector<FormTensor> tensors = form.isSource()
+                                                    ? std::vector<FormTensor>{{FormPart::Product, ".weight", {linear.out, linear.in}}}
+                                                    : formTensors(form, linear.out, linear.in, multiplied);
+        for (const FormTensor& tensor : tensors)
+            addFormOf(role.layer, role.linear, whole, view.dtype, form, tensor);
+        // Multiplied out, what the form adds takes the place of the family's bias.
+        if (multiplied && low && low->bias)
+            addFormOf(role.layer, role.linear, whole, view.dtype, form, {FormPart::Bias, ".bias", {linear.out}});
+        return {};
+    }
+
+    void addFormOf(int layer, const LinearId& linear, const std::string& name, DType type, const MatrixForm& form, const FormTensor& part)
+    {
+        OutputTensor tensor;
+        tensor.origin = OutputTensor::Origin::Form;
+        tensor.name = stem(name) + std::string(part.suffix);
+        tensor.dtype = type;
+        tensor.shape = part.shape;
+        tensor.bytes = byteCount(tensor.dtype, tensor.shape);
+        tensor.layer = layer;
+        tensor.linear = linear;
+        tensor.form = form;
+        tensor.part = part.part;
+        add(std::move(tensor));
+    }
+
     void addForm(int layer, int expert, int number, Matrix matrix, const std::string& name, const MatrixForm& form, const FormTensor& part)
     {
         const LinearView linear = checkpoint.expert(layer, expert, matrix);
@@ -214,6 +263,7 @@ struct Builder {
             role.kind == Kind::Ignored ? view.name : numbers.renamed(standardTensorName(checkpoint, view.name), role.layer);
         switch (role.kind) {
             case Kind::Other:
+                if (!role.linear.empty()) return addLinear(role, view, name);
                 add(copyOf(view, name));
                 return {};
             case Kind::Ignored:
@@ -265,6 +315,9 @@ std::string ExportLayout::shardName(std::size_t shard) const
 int exportVersion(const Checkpoint& checkpoint, const CompressionPlan& plan)
 {
     const auto& layers = checkpoint.shape().layers;
+    if (std::any_of(layers.begin(), layers.end(),
+                    [&](const LayerShape& layer) { return !factoredLinears(layer, plan.layer(layer.index)).empty(); }))
+        return 3;
     return std::any_of(
                layers.begin(), layers.end(),
                [&](const LayerShape& layer) {
@@ -306,7 +359,7 @@ Result<ExportLayout> layoutExport(const Checkpoint& checkpoint, const Compressio
     layout.flavor = flavor;
     layout.metadata = {{"format", "pt"}};
     if (flavor == ExportFlavor::Plan) return layout;
-    if (flavor == ExportFlavor::Factored) layout.metadata.emplace("espalier.version", exportVersion(checkpoint, plan) == 1 ? "1" : "2");
+    if (flavor == ExportFlavor::Factored) layout.metadata.emplace("espalier.version", std::to_string(exportVersion(checkpoint, plan)));
 
     // A fused tensor cannot hold matrices of reduced rank multiplied back one by one without being put together again; such a
     // source is written per expert.
@@ -346,6 +399,7 @@ struct TensorProducer::State {
         int layer = -1;
         int number = -1;
         Matrix matrix = Matrix::Gate;
+        LinearId linear;
         auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): the 0 that a comparison expands to
     };
     struct Wanted {
@@ -366,14 +420,14 @@ struct TensorProducer::State {
 
     static Wanted wanted(const OutputTensor& of)
     {
-        return {{of.layer, of.number, of.matrix}, {of.layer, of.expert, static_cast<int>(of.matrix)}, &of.form};
+        return {{of.layer, of.number, of.matrix, of.linear}, {of.layer, of.expert, static_cast<int>(of.matrix), of.linear}, &of.form};
     }
 
     Result<FormTerms> build(const Wanted& one) const
     {
         if (one.form->isSource()) {  // the product of factors that the source holds
             FormTerms terms;
-            ESPALIER_TRY(const StoredMatrix whole, loadExpertMatrix(checkpoint, one.slot.layer, one.slot.expert, one.slot.matrix));
+            ESPALIER_TRY(const StoredMatrix whole, loadMatrix(viewOf(context, one.slot)));
             terms.weight = whole.weight;
             return terms;
         }

@@ -41,6 +41,7 @@ struct OutputTensor {
     int expert = -1;        // Form: first source of the body; Constant: whose place it takes
     int number = -1;        // Form: column of the export
     Matrix matrix = Matrix::Gate;
+    LinearId linear;  // Form: the linear map beside the experts, in place of expert and matrix
     MatrixForm form;  // the source's own in a Product: of the factors that the source holds
     FormPart part = FormPart::Weight;
     ConstantBody constant;
@@ -59,7 +60,8 @@ struct ExportLayout {
     std::string shardName(std::size_t shard) const;  // model-00001-of-00003.safetensors; model.safetensors for a single one
 };
 
-// Of the "espalier" object of a factored export: 1, or 2 where it holds constants, merged experts or biases.
+// Of the "espalier" object of a factored export: 1; 2 where it holds constants, merged experts or biases; 3 where linear maps beside the
+// experts are factors.
 int exportVersion(const Checkpoint& checkpoint, const CompressionPlan& plan);
 
 // `plan` must be valid for the checkpoint and fit the flavour (checkFlavor). Flavor Plan has no tensors.

@@ -176,13 +176,19 @@ std::string constantsText(const CompressionPlan& plan)
 // What else became of experts and matrices, by form.
 std::string formsText(const CompressionPlan& plan, ExportFlavor flavor)
 {
-    std::map<std::string, int> matrices;
+    std::map<std::string, int> matrices, linears;
     std::size_t shared = 0;
     int stored = 0, packed = 0, routers = 0;
     for (int l = 0; l < plan.layerCount(); ++l) {
         const LayerPlan::Content& content = plan.layer(l).content();
         shared += content.columns.size() - content.bodies.size();
         routers += content.router.empty() ? 0 : 1;
+        for (const auto& [name, form] : content.linears) {
+            const bool bits = form.storage.bits > 0;
+            stored += form.values.empty() ? 0 : 1;
+            packed += bits || std::holds_alternative<Masked>(form.structure) ? 1 : 0;
+            ++linears[std::string(rulesOf(form).title) + (bits ? fmt::format(" in {} bits", form.storage.bits) : "")];
+        }
         for (const Body& body : content.bodies) {
             const auto* expert = std::get_if<ExpertBody>(&body);
             for (std::size_t m = 0; expert && m < 3; ++m) {
@@ -202,6 +208,9 @@ std::string formsText(const CompressionPlan& plan, ExportFlavor flavor)
             shared, flavor == ExportFlavor::Reconstructed ? ", and so do the weights here" : "");
     for (const auto& [title, count] : matrices)
         text += fmt::format("{} matrices of experts: {}.\n\n", count, title);
+    for (const auto& [title, count] : linears)
+        text += fmt::format("{} linear maps beside the experts (attention, shared experts, dense MLPs): {}{}.\n\n", count, title,
+                            flavor == ExportFlavor::Reconstructed && title == "low rank" ? ", multiplied back" : "");
     if (stored > 0) text += fmt::format("{} matrices have numbers of their own (`values` in `espalier_plan.json`).\n\n", stored);
     if (routers > 0) text += fmt::format("The router has rows of its own in {} layers.\n\n", routers);
     if (packed > 0 && flavor != ExportFlavor::Plan)

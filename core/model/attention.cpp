@@ -230,7 +230,7 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
     const std::int64_t d = m_shape.headDim;
     const std::int64_t queryWidth = m_shape.heads * d;
     const std::int64_t keyWidth = m_shape.kvHeads * d;
-    at::Tensor qkv = weights.qkv(x);  // [B,T,q|k|v]
+    at::Tensor qkv = weights.queryKeyValue(x);  // [B,T,q|k|v]
     if (takesPortableWay(x)) return weights.output(portableQuery(qkv, weights, window));
 
     if (m_shape.norm == QkNorm::Whole) {

@@ -92,9 +92,25 @@ Result<at::Tensor> storedMask(const BuildContext& context, const ValuesId& id, c
     return mask.ne(0).to(at::kFloat);
 }
 
+std::string MatrixSlot::valueName(std::string_view part) const
+{
+    return linear.empty() ? matrixValueName(layer, expert, matrix, part) : linearValueName(layer, linear, part);
+}
+
+std::string MatrixSlot::words() const
+{
+    return linear.empty() ? fmt::format("expert {} in layer {}", expert, layer) : fmt::format("{} in layer {}", linear, layer);
+}
+
+LinearView viewOf(const BuildContext& context, const MatrixSlot& slot)
+{
+    return slot.linear.empty() ? context.checkpoint.expert(slot.layer, slot.expert, static_cast<Matrix>(slot.matrix))
+                               : context.checkpoint.linear(slot.layer, slot.linear);
+}
+
 SlotType typeOf(const BuildContext& context, const MatrixSlot& slot)
 {
-    const LinearView view = context.checkpoint.expert(slot.layer, slot.expert, static_cast<Matrix>(slot.matrix));
+    const LinearView view = viewOf(context, slot);
     const TensorView& rows = view.factored ? view.u : view.dense;
     const TensorView& columns = view.factored ? view.v : view.dense;
     return {rows.shape[0], columns.shape[1], storedType(view)};
@@ -102,9 +118,9 @@ SlotType typeOf(const BuildContext& context, const MatrixSlot& slot)
 
 Result<at::Tensor> wholeMatrix(const BuildContext& context, const MatrixSlot& slot, const MatrixForm& form)
 {
-    const std::string name = matrixValueName(slot.layer, slot.expert, slot.matrix, "weight");
+    const std::string name = slot.valueName("weight");
     if (form.values.empty()) {
-        ESPALIER_TRY(const StoredMatrix matrix, loadExpertMatrix(context.checkpoint, slot.layer, slot.expert, slot.matrix));
+        ESPALIER_TRY(const StoredMatrix matrix, loadMatrix(viewOf(context, slot)));
         return matrix.weight;
     }
     const SlotType type = typeOf(context, slot);

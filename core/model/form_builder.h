@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "checkpoint/checkpoint.h"
 #include "lowrank/plain_svd.h"
 #include "lowrank/whitened_svd.h"
 #include "plan/factor_source.h"
@@ -19,13 +20,16 @@
 namespace espalier
 {
 
-class Checkpoint;
-
-// One matrix of a body: `expert` is its first source, an original id; matrix 0 gate, 1 up, 2 down.
+// One matrix of a body: `expert` is its first source, an original id; matrix 0 gate, 1 up, 2 down. Or, where it is named, a linear map
+// beside the experts.
 struct MatrixSlot {
     int layer = 0;
     int expert = 0;
     int matrix = 0;
+    LinearId linear = {};
+
+    std::string valueName(std::string_view part) const;  // of its stored numbers (plan/values.h)
+    std::string words() const;                           // "expert 3 in layer 1"
 };
 
 struct BuildContext {
@@ -75,6 +79,7 @@ Result<at::Tensor> storedNumbers(const BuildContext& context, const ValuesId& id
 bool hasStored(const BuildContext& context, const ValuesId& id, const std::string& name);
 // A mask [out,in] of 0 and 1. Errors: plan.values_damaged.
 Result<at::Tensor> storedMask(const BuildContext& context, const ValuesId& id, const std::string& name, at::IntArrayRef shape);
+LinearView viewOf(const BuildContext& context, const MatrixSlot& slot);
 // [out, in] of the slot and the dtype it is stored in, without reading it.
 struct SlotType {
     std::int64_t out = 0, in = 0;

@@ -1,6 +1,7 @@
 // A matrix that is wanted in the form a plan gives it.
 #pragma once
 
+#include "plan/layer_plan.h"
 #include "plan/matrix_form.h"
 
 namespace espalier
@@ -10,6 +11,7 @@ struct FormRequest {
     int expert = 0;  // original id, first source of the body
     int matrix = 0;  // 0 gate, 1 up, 2 down
     const MatrixForm* form = nullptr;
+    LinearId linear = {};  // where it is a linear map beside the experts: its name, and no expert
 };
 
 }  // namespace espalier

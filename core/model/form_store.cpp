@@ -49,13 +49,14 @@ Result<std::vector<Linear>> FormStore::linears(int layer, const FactorSource* fa
                                                std::span<const FormRequest> requests)
 {
     const BuildContext context{*m_checkpoint, factors, given};
-    const auto slotOf = [&](const FormRequest& request) { return MatrixSlot{layer, request.expert, request.matrix}; };
+    const auto slotOf = [&](const FormRequest& request) { return MatrixSlot{layer, request.expert, request.matrix, request.linear}; };
     std::vector<Key> keys;
     keys.reserve(requests.size());
     std::vector<std::size_t> missing;
     for (std::size_t i = 0; i < requests.size(); ++i) {
         const FormRequest& request = requests[i];
-        keys.push_back({layer, request.expert, request.matrix, builderOf(*request.form).key(context, slotOf(request), *request.form)});
+        keys.push_back(
+            {layer, request.expert, request.matrix, request.linear, builderOf(*request.form).key(context, slotOf(request), *request.form)});
         if (!m_entries.contains(keys.back())) missing.push_back(i);
     }
 
@@ -90,6 +91,43 @@ Result<std::vector<Linear>> FormStore::linears(int layer, const FactorSource* fa
         }
         result.push_back(entry.linear);
     }
+    shrink();
+    return result;
+}
+
+Result<Linear> FormStore::stacked(int layer, const FactorSources& given, std::span<const FormRequest> requests)
+{
+    const BuildContext context{*m_checkpoint, nullptr, given};
+    Key key{layer, -1, -1, {}, {}};
+    for (const FormRequest& request : requests) {
+        const MatrixSlot slot{layer, request.expert, request.matrix, request.linear};
+        key.linear += request.linear + " ";
+        key.variant += builderOf(*request.form).key(context, slot, *request.form) + "; ";
+    }
+    ++m_clock;
+    Entry& entry = m_entries[key];
+    entry.used = m_clock;
+    if (!entry.linear.defined()) {
+        std::vector<at::Tensor> rows;
+        for (const FormRequest& request : requests) {
+            const MatrixSlot slot{layer, request.expert, request.matrix, request.linear};
+            const FormBuilder& builder = builderOf(*request.form);
+            const auto one = [&]() -> Result<FormTerms> {
+                ESPALIER_TRY(const FormBasis basis, builder.basis(context, slot, *request.form));
+                return builder.terms(context, slot, *request.form, basis);
+            };
+            auto terms = one();
+            if (!terms.ok()) {
+                m_entries.erase(key);
+                return terms.error();
+            }
+            rows.push_back(terms->weight);
+        }
+        entry.linear.weight = placed(at::cat(rows, 0));
+        entry.bytes = entry.linear.weight.bytes();
+        m_bytes += entry.bytes;
+    }
+    const Linear result = entry.linear;
     shrink();
     return result;
 }

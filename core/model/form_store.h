@@ -35,12 +35,15 @@ public:
     // budget. Errors: those of the builders.
     Result<std::vector<Linear>> linears(int layer, const FactorSource* factors, const FactorSources& given,
                                         std::span<const FormRequest> requests);
+    // Matrices whose terms are one dense matrix each, with equal columns, one below the other: what a single product computes with.
+    Result<Linear> stacked(int layer, const FactorSources& given, std::span<const FormRequest> requests);
     std::int64_t bytes() const { return m_bytes; }
     void release();
 
 private:
     struct Key {
         int layer, expert, matrix;
+        LinearId linear;
         std::string variant;                           // FormBuilder::key; empty for plain factors
         auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): the 0 that a comparison expands to
     };

@@ -120,14 +120,15 @@ at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradien
     in.add_(at::mm(logitGradient.to(x.device()), routed.rows.to(at::kFloat)));
 
     if (weights.shared.defined()) {
+        const GatedMlp shared = plannedMlp(weights.shared, plan, forms);
         if (weights.sharedGate.defined()) {
-            const MlpPass pass = forward(weights.shared, x);
+            const MlpPass pass = forward(shared, x);
             const at::Tensor open = at::sigmoid(at::linear(x, weights.sharedGate).to(at::kFloat));
-            const at::Tensor output = weights.shared.down(pass.hidden).to(at::kFloat);
-            in.add_(backward(weights.shared, pass, (gradient * open).to(x.scalar_type())));
+            const at::Tensor output = shared.down(pass.hidden).to(at::kFloat);
+            in.add_(backward(shared, pass, (gradient * open).to(x.scalar_type())));
             in.add_(at::mm((gradient * output).sum({1}, true) * open * (1 - open), weights.sharedGate.to(at::kFloat)));
         } else {
-            in.add_(mlpGradient(weights.shared, x, gradient));
+            in.add_(mlpGradient(shared, x, gradient));
         }
     }
     if (observer) {
@@ -161,6 +162,9 @@ at::Tensor attentionGradient(Attention& attention, const at::Tensor& x, const at
         return to;
     };
     own.qkv = linear(weights.qkv);
+    own.query = linear(weights.query);
+    own.key = linear(weights.key);
+    own.value = linear(weights.value);
     own.output = linear(weights.output);
     own.queryA = linear(weights.queryA);
     own.queryB = linear(weights.queryB);

@@ -134,10 +134,10 @@ public:
         if (view.factored) {
             linear.u = matrix(view.u, bad);
             linear.v = matrix(view.v, bad);
-            if (view.biased) linear.bias = load(view.bias, bad);
         } else {
             linear.weight = matrix(view.dense, bad);
         }
+        if (view.biased) linear.bias = load(view.bias, bad);
         return linear;
     }
     GatedMlp mlp(const LinearView& gate, const LinearView& up, const LinearView& down, std::string& bad)
@@ -212,6 +212,12 @@ Status checkDtype(const TensorView& view)
                        {"The tensor {name} is stored as {dtype_name}, which cannot be computed with.",
                         {{"name", view.name}, {"dtype_name", dtypeName(view.dtype)}}},
                        "Use a checkpoint in BF16, F16 or F32.");
+}
+
+Status checkDtype(const LinearView& view)
+{
+    ESPALIER_CHECK_OK(checkDtype(view.factored ? view.u : view.dense));
+    return view.biased ? checkDtype(view.bias) : Status();
 }
 
 struct ExpertViews {
@@ -325,15 +331,10 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
         ESPALIER_CHECK_OK(checkDtype(view));
         return view;
     };
-    const auto linear = [&](std::string_view projection, bool bias) -> Result<Linear> {
-        Linear result;
-        ESPALIER_TRY(const TensorView view, named(fmt::format("self_attn.{}.weight", projection)));
-        result.weight = loader.matrix(view, bad);
-        if (bias) {
-            ESPALIER_TRY(const TensorView biasView, named(fmt::format("self_attn.{}.bias", projection)));
-            result.bias = loader.load(biasView, bad);
-        }
-        return result;
+    const auto linear = [&](std::string_view projection) -> Result<Linear> {
+        const LinearView view = checkpoint.linear(layer, fmt::format("self_attn.{}", projection));
+        ESPALIER_CHECK_OK(checkDtype(view));
+        return loader.linear(view, bad);
     };
     const auto vector = [&](std::string_view suffix) -> Result<at::Tensor> {
         ESPALIER_TRY(const TensorView view, named(suffix));
@@ -343,38 +344,43 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     ESPALIER_TRY(weights->inputNorm, vector("input_layernorm.weight"));
     if (config.mla) {
         if (config.mla->qLoraRank > 0) {
-            ESPALIER_TRY(weights->queryA, linear("q_a_proj", config.qkvBias));
+            ESPALIER_TRY(weights->queryA, linear("q_a_proj"));
             ESPALIER_TRY(weights->queryNorm, vector("self_attn.q_a_layernorm.weight"));
-            ESPALIER_TRY(weights->queryB, linear("q_b_proj", false));
+            ESPALIER_TRY(weights->queryB, linear("q_b_proj"));
         } else {
-            ESPALIER_TRY(weights->queryB, linear("q_proj", false));
+            ESPALIER_TRY(weights->queryB, linear("q_proj"));
         }
-        ESPALIER_TRY(weights->latentA, linear("kv_a_proj_with_mqa", config.qkvBias));
+        ESPALIER_TRY(weights->latentA, linear("kv_a_proj_with_mqa"));
         ESPALIER_TRY(weights->keyNorm, vector("self_attn.kv_a_layernorm.weight"));
-        ESPALIER_TRY(weights->latentB, linear("kv_b_proj", false));
+        ESPALIER_TRY(weights->latentB, linear("kv_b_proj"));
     } else {
+        std::vector<LinearView> views;
         std::vector<TensorView> matrices, biases;
         for (const char* projection : {"q_proj", "k_proj", "v_proj"}) {
-            ESPALIER_TRY(TensorView matrix, named(fmt::format("self_attn.{}.weight", projection)));
-            matrices.push_back(std::move(matrix));
-            if (config.qkvBias) {
-                ESPALIER_TRY(TensorView bias, named(fmt::format("self_attn.{}.bias", projection)));
-                biases.push_back(std::move(bias));
-            }
+            views.push_back(checkpoint.linear(layer, fmt::format("self_attn.{}", projection)));
+            ESPALIER_CHECK_OK(checkDtype(views.back()));
+            matrices.push_back(views.back().dense);
+            if (views.back().biased) biases.push_back(views.back().bias);
         }
-        weights->qkv.weight = loader.stack(matrices, bad);
-        if (!biases.empty()) weights->qkv.bias = loader.stackVectors(biases, bad);
+        if (std::any_of(views.begin(), views.end(), [](const LinearView& view) { return view.factored; })) {
+            weights->query = loader.linear(views[0], bad);
+            weights->key = loader.linear(views[1], bad);
+            weights->value = loader.linear(views[2], bad);
+        } else {
+            weights->qkv.weight = loader.stack(matrices, bad);
+            if (!biases.empty()) weights->qkv.bias = loader.stackVectors(biases, bad);
+        }
         if (config.qkNorm != QkNorm::None) {
             ESPALIER_TRY(weights->queryNorm, vector("self_attn.q_norm.weight"));
             ESPALIER_TRY(weights->keyNorm, vector("self_attn.k_norm.weight"));
         }
     }
-    ESPALIER_TRY(weights->output, linear("o_proj", config.outputBias));
+    ESPALIER_TRY(weights->output, linear("o_proj"));
     ESPALIER_TRY(weights->postNorm, vector("post_attention_layernorm.weight"));
 
     if (!layerConfig.moe) {
         const LinearView gate = checkpoint.denseMlp(layer, Matrix::Gate);
-        ESPALIER_CHECK_OK(checkDtype(gate.dense));
+        ESPALIER_CHECK_OK(checkDtype(gate));
         weights->dense = loader.mlp(gate, checkpoint.denseMlp(layer, Matrix::Up), checkpoint.denseMlp(layer, Matrix::Down), bad);
         weights->bytes = loader.bytes();
         if (staging) staging->finish();
@@ -401,7 +407,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     if (loading.heldExperts >= 0 && loading.heldExperts < layerConfig.experts)
         weights->reader = std::make_shared<ExpertReader>(checkpoint, layer, compute, loading.mostRead);
     if (const auto gate = checkpoint.sharedExpert(layer, Matrix::Gate)) {
-        ESPALIER_CHECK_OK(checkDtype(gate->dense));
+        ESPALIER_CHECK_OK(checkDtype(*gate));
         weights->shared =
             loader.mlp(*gate, *checkpoint.sharedExpert(layer, Matrix::Up), *checkpoint.sharedExpert(layer, Matrix::Down), bad);
         if (const auto sharedGate = checkpoint.sharedGate(layer)) weights->sharedGate = loader.load(*sharedGate, bad);
@@ -432,7 +438,11 @@ Result<at::Tensor> loadVector(const TensorView& view)
 
 Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, int expert, int matrix)
 {
-    const LinearView view = checkpoint.expert(layer, expert, static_cast<Matrix>(matrix));
+    return loadMatrix(checkpoint.expert(layer, expert, static_cast<Matrix>(matrix)));
+}
+
+Result<StoredMatrix> loadMatrix(const LinearView& view)
+{
     const TensorView& stored = view.factored ? view.u : view.dense;
     ESPALIER_CHECK_OK(checkDtype(stored));
     StoredMatrix result;

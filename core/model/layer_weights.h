@@ -76,7 +76,8 @@ private:
 
 struct LayerWeights {
     at::Tensor inputNorm, postNorm;  // [H]
-    Linear qkv;                      // rows q | k | v (grouped-query attention)
+    Linear qkv;                      // rows q | k | v (grouped-query attention), or
+    Linear query, key, value;        // .. one by one, where some of them are factors
     Linear output;                   // o_proj
     at::Tensor queryNorm, keyNorm;   // q_norm, k_norm; latent attention: q_a_layernorm, kv_a_layernorm
     Linear queryA, queryB;           // latent attention; queryB alone is q_proj
@@ -90,6 +91,9 @@ struct LayerWeights {
     GatedMlp dense;         // of a layer that is not MoE
 
     std::shared_ptr<ExpertReader> reader;  // where not all experts are held
+
+    // q | k | v of x [..,H].
+    at::Tensor queryKeyValue(const at::Tensor& x) const { return qkv.defined() ? qkv(x) : at::cat({query(x), key(x), value(x)}, -1); }
 
     // The matrices of an expert, for as long as the value lives: the layer's own, or read now.
     std::shared_ptr<const GatedMlp> expert(int id) const;
@@ -126,6 +130,7 @@ struct StoredMatrix {
     at::Tensor weight;  // [out,in] fp32
     at::ScalarType stored = at::kFloat;
 };
+Result<StoredMatrix> loadMatrix(const LinearView& view);
 // matrix: 0 gate, 1 up, 2 down.
 Result<StoredMatrix> loadExpertMatrix(const Checkpoint& checkpoint, int layer, int expert, int matrix);
 

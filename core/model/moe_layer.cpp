@@ -168,6 +168,17 @@ PlannedExpert plannedExpert(const LayerWeights& weights, int expert, const Linea
     return planned;
 }
 
+GatedMlp plannedMlp(const GatedMlp& own, const PlannedLayer& plan, const std::vector<Linear>& forms)
+{
+    GatedMlp mlp = own;
+    const std::size_t first = 3 * plan.bodies.size();
+    if (forms.size() < first + 3) return mlp;
+    if (forms[first].defined()) mlp.gate = forms[first];
+    if (forms[first + 1].defined()) mlp.up = forms[first + 1];
+    if (forms[first + 2].defined()) mlp.down = forms[first + 2];
+    return mlp;
+}
+
 at::Tensor RoutedBatch::selectedIds(const PlannedLayer& plan) const
 {
     if (plan.allColumns) return tokens.selected;
@@ -252,7 +263,7 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
     at::Tensor out = sum;
 
     if (weights.shared.defined()) {
-        const at::Tensor shared = weights.shared(x);
+        const at::Tensor shared = plannedMlp(weights.shared, plan, forms)(x);
         if (weights.sharedGate.defined())
             out = sum + at::sigmoid(at::linear(x, weights.sharedGate)) * shared;
         else

@@ -32,7 +32,8 @@ struct PlannedLayer {
     std::vector<PlannedBody> bodies;    // in the order in which columns first lead to them
     at::Tensor bodyIndex;               // [n] int64: of every column; undefined where column i leads to body i
     std::vector<FormRequest> requests;  // matrices that are not as the checkpoint has them; forms lie in the plan
-    std::vector<std::size_t> places;    // of each request: 3 * body + matrix
+    std::vector<std::size_t> places;    // of each request: 3 * body + matrix; the MLP beside the bodies comes last
+    bool attentionForms = false;        // linear maps of attention are not as the checkpoint has them
     at::Tensor routerRows;              // [n,H] stored rows, where the model computes; undefined: the checkpoint's
     RouterShape router;                 // with the plan's top_k
 };
@@ -56,6 +57,9 @@ struct PlannedExpert {
     GatedMlp mlp;
 };
 PlannedExpert plannedExpert(const LayerWeights& weights, int expert, const Linear* forms);
+
+// The shared experts or the MLP of a dense layer under the plan: their matrices stand behind those of the bodies in `forms`.
+GatedMlp plannedMlp(const GatedMlp& own, const PlannedLayer& plan, const std::vector<Linear>& forms);
 
 // The tokens of one body, each once, ascending.
 struct BodyTokens {
@@ -81,7 +85,8 @@ struct RoutedBatch {
 RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan, const MoeArithmetic& arithmetic);
 
 // x [N,H] normed -> [N,H]. `forms`: per body and matrix (3 * n, gate, up, down) what the plan makes of it, undefined where it is as the
-// checkpoint has it; empty when all are. The result lies on the device of x; what an observer sees lies on the host.
+// checkpoint has it, then the same of the shared experts; empty when all are. The result lies on the device of x; what an observer sees
+// lies on the host.
 at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan,
                       const std::vector<Linear>& forms, const MoeArithmetic& arithmetic, LayerObserver* observer);
 

@@ -7,6 +7,7 @@
 #include "model/moe_layer.h"
 #include "model/norm.h"
 #include "model/placement.h"
+#include "model/planned_attention.h"
 #include "model/residence.h"
 #include "model/row_operations.h"
 #include "model/weight_store.h"
@@ -136,6 +137,12 @@ struct MoeModel::Impl {
         if (currentLayer == layer && current) return current;
         return store->layer(layer);
     }
+    // What attention computes with under the plan: the layer's own weights, or a copy of its attention with the plan's linear maps.
+    Result<std::shared_ptr<const LayerWeights>> attending(int layer, const PreparedPlan& plan, std::shared_ptr<const LayerWeights> own)
+    {
+        if (!plan.data().layers[static_cast<std::size_t>(layer)].attentionForms) return own;
+        return attentionUnder(*checkpoint, layer, plan.data().plan.layer(layer), *own, plan.data().given, *forms);
+    }
     Result<std::shared_ptr<const LayerWeights>> begin(int layer, const PreparedPlan& plan, int step, std::vector<Linear>& planned);
     Result<PlannedLayer> planned(int layer, const LayerPlan& plan, const FactorSource* constants) const;
     Status planBodies(int layer, const LayerPlan& plan, const FactorSource* constants, PlannedLayer& planned) const;
@@ -240,7 +247,7 @@ const FactorSources& MoeModel::factorSources() const { return m_impl->sources; }
 namespace
 {
 
-// What can be said and not yet run: merged layers, linears beside the experts, skip rules, channels. Refused by name.
+// What can be said and not yet run: merged layers, skip rules, channels. Refused by name.
 Status checkRuns(const CompressionPlan& plan)
 {
     const auto refuse = [](int layer, std::string_view what) {
@@ -252,7 +259,8 @@ Status checkRuns(const CompressionPlan& plan)
         if (plan.layer(l).isPlain()) continue;
         const LayerPlan::Content& content = plan.layer(l).content();
         if (content.mergedFrom) return refuse(l, "a merged layer");
-        if (!content.linears.empty()) return refuse(l, content.linears.front().first);
+        for (const auto& [name, form] : content.linears)
+            if (const std::string what = linearRefusal(form); !what.empty()) return refuse(l, fmt::format("{} ({})", name, what));
         if (content.skip) return refuse(l, "a skip rule");
         for (const Body& body : content.bodies)
             if (const auto* expert = std::get_if<ExpertBody>(&body))
@@ -344,7 +352,21 @@ Result<PlannedLayer> MoeModel::Impl::planned(int index, const LayerPlan& plan, c
     PlannedLayer layer;
     layer.runsAttention = plan.runsAttention();
     layer.runsExperts = plan.runsExperts();
-    if (!layerShape.moe) return layer;
+    const auto requestMlp = [&] {
+        for (const auto& [name, form] : plan.content().linears) {
+            if (isOfAttention(name)) {
+                layer.attentionForms = true;
+                continue;
+            }
+            const int matrix = name.ends_with("gate_proj") ? 0 : name.ends_with("up_proj") ? 1 : 2;
+            layer.requests.push_back({.matrix = matrix, .form = &form, .linear = name});
+            layer.places.push_back(3 * layer.bodies.size() + static_cast<std::size_t>(matrix));
+        }
+    };
+    if (!layerShape.moe) {
+        requestMlp();
+        return layer;
+    }
     layer.router = layerShape.router;
     if (plan.topK()) layer.router.topK = *plan.topK();
     layer.columns = plan.columns();
@@ -352,6 +374,7 @@ Result<PlannedLayer> MoeModel::Impl::planned(int index, const LayerPlan& plan, c
     layer.columnIndex = at::empty({std::ssize(layer.columns)}, at::kLong);
     std::copy(layer.columns.begin(), layer.columns.end(), layer.columnIndex.mutable_data_ptr<std::int64_t>());
     ESPALIER_CHECK_OK(planBodies(index, plan, constants, layer));
+    requestMlp();
     if (const ValuesId& id = plan.content().router; !id.empty()) {
         ESPALIER_TRY(layer.routerRows, routerRows(index, id, layer.columnIndex));
     }
@@ -430,7 +453,7 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
 
     if (!planLayer.requests.empty()) {
         ESPALIER_TRY(const auto built, forms->linears(layer, plan.data().factors.get(), plan.data().given, planLayer.requests));
-        planned.resize(3 * planLayer.bodies.size());
+        planned.resize(3 * planLayer.bodies.size() + 3);
         for (std::size_t i = 0; i < built.size(); ++i)
             planned[planLayer.places[i]] = built[i];
     }
@@ -448,8 +471,9 @@ Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, c
     if (!plan.data().layers[static_cast<std::size_t>(layer)].runsAttention) return hidden;
     ESPALIER_TRY(const auto weights, store->layer(layer));
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
+    ESPALIER_TRY(const auto planned, attending(layer, plan, weights));
     const at::Tensor attended =
-        attention->forward(rmsNorm(hidden, weights->inputNorm, eps), *weights, windows[static_cast<std::size_t>(layer)], tree);
+        attention->forward(rmsNorm(hidden, weights->inputNorm, eps), *planned, windows[static_cast<std::size_t>(layer)], tree);
     if (observer) observer->attention(layer, attended.to(at::kCPU));
     return hidden + attended;
 }
@@ -462,7 +486,8 @@ Result<at::Tensor> MoeModel::Impl::feedForward(int layer, const at::Tensor& resi
     const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
     const at::Tensor x = rmsNorm(residual, weights->postNorm, eps).view({residual.size(0) * residual.size(1), -1});
-    const at::Tensor y = moe ? moeForward(layer, x, *weights, planLayer, planned, arithmetic, observer) : weights->dense(x);
+    const at::Tensor y =
+        moe ? moeForward(layer, x, *weights, planLayer, planned, arithmetic, observer) : plannedMlp(weights->dense, planLayer, planned)(x);
     current.reset();
     at::Tensor out = residual + y.view_as(residual);
     ESPALIER_CHECK_OK(checkpoint->checkUnchanged());
@@ -605,24 +630,25 @@ Result<at::Tensor> MoeModel::layerGradient(int layer, const at::Tensor& hidden, 
     std::vector<Linear> factors;
     ESPALIER_TRY(const auto weights, impl.begin(layer, plan, -1, factors));
     const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    ESPALIER_TRY(const auto attending, impl.attending(layer, plan, weights));
     const int window = impl.windows[static_cast<std::size_t>(layer)];
     const at::Tensor in = impl.placed(hidden);
     const at::Tensor normed = rmsNorm(in, weights->inputNorm, impl.eps);
-    const at::Tensor residual = planLayer.runsAttention ? in + impl.attention->forward(normed, *weights, window) : in;
+    const at::Tensor residual = planLayer.runsAttention ? in + impl.attention->forward(normed, *attending, window) : in;
     const at::Tensor rows = residual.view({-1, residual.size(2)});
     at::Tensor middle = impl.placed(gradient).to(at::kFloat).reshape(rows.sizes());
     if (planLayer.runsExperts) {
         const at::Tensor x = rmsNorm(rows, weights->postNorm, impl.eps);
         const at::Tensor input = impl.shape().layers[static_cast<std::size_t>(layer)].moe
                                      ? moeGradient(layer, x, middle, *weights, planLayer, factors, impl.arithmetic, observer)
-                                     : mlpGradient(weights->dense, x, middle);
+                                     : mlpGradient(plannedMlp(weights->dense, planLayer, factors), x, middle);
         middle = middle + rmsNormGradient(rows, weights->postNorm, input, impl.eps);
     }
     middle = middle.view(hidden.sizes());
     impl.current.reset();
     at::Tensor out = middle;
     if (planLayer.runsAttention) {
-        const at::Tensor attended = attentionGradient(*impl.attention, normed, middle, *weights, window);
+        const at::Tensor attended = attentionGradient(*impl.attention, normed, middle, *attending, window);
         out = middle + rmsNormGradient(in, weights->inputNorm, attended, impl.eps);
     }
     out = out.to(at::kCPU);

@@ -121,26 +121,58 @@ std::int64_t leftOverBytes(const LayerShape& shape, int hiddenSize)
     return bytesOf(shape, all) - shape.experts * shape.bytesPerExpert;
 }
 
+// What forms of linear maps beside the experts add to what the checkpoint holds of them; negative where they are smaller.
+struct LinearChange {
+    std::int64_t bytes = 0;
+    std::int64_t parameters = 0;
+};
+
+LinearChange linearChange(const LayerShape& shape, const LayerPlan& plan)
+{
+    LinearChange change;
+    for (const auto& [name, form] : plan.content().linears) {
+        const LinearShape* linear = shape.linear(name);
+        if (linear == nullptr) continue;
+        const SlotShape slot = slotOf(*linear);
+        const Footprint before = rulesOf(MatrixForm{}).footprint(slot, MatrixForm{}), after = rulesOf(form).footprint(slot, form);
+        change.parameters += after.parameters - before.parameters;
+        change.bytes += (after.sourceNumbers - before.sourceNumbers) * linear->numberBytes + after.packedBytes;
+    }
+    return change;
+}
+
 // Numbers of the second half of a layer that are no routed expert and no router row: its norm, shared experts, dense MLP.
 std::int64_t besideExperts(const LayerShape& shape, int hiddenSize)
 {
+    if (!shape.linears.empty()) {
+        std::int64_t numbers = hiddenSize + (shape.sharedGate ? hiddenSize : 0);
+        for (const LinearShape& linear : shape.linears)
+            if (!isOfAttention(linear.name)) numbers += rulesOf(MatrixForm{}).footprint(slotOf(linear), MatrixForm{}).parameters;
+        return numbers;
+    }
     return std::int64_t{3} * hiddenSize * (shape.denseWidth + shape.sharedWidth) + (shape.sharedGate ? hiddenSize : 0) + hiddenSize;
 }
 
-// The layer without experts and router, as far as it runs.
-std::int64_t otherParameters(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
+// The layer without experts and router, as far as it runs, as the checkpoint has it.
+std::int64_t runningParameters(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
 {
     const std::int64_t all = shape.otherParameters - leftOverParameters(shape, hiddenSize);
     const std::int64_t second = besideExperts(shape, hiddenSize);
     return (plan.runsAttention() ? all - second : 0) + (plan.runsExperts() ? second : 0);
 }
 
+std::int64_t otherParameters(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
+{
+    return runningParameters(shape, hiddenSize, plan) + linearChange(shape, plan).parameters;
+}
+
 std::int64_t otherBytes(const LayerShape& shape, int hiddenSize, const LayerPlan& plan)
 {
     const std::int64_t all = shape.otherBytes - leftOverBytes(shape, hiddenSize);
-    if (plan.run() == LayerRun::Whole) return all;
+    const std::int64_t change = linearChange(shape, plan).bytes;
+    if (plan.run() == LayerRun::Whole) return all + change;
     const std::int64_t numbers = std::max<std::int64_t>(shape.otherParameters - leftOverParameters(shape, hiddenSize), 1);
-    return all * otherParameters(shape, hiddenSize, plan) / numbers;
+    return all * runningParameters(shape, hiddenSize, plan) / numbers + change;
 }
 
 }  // namespace

@@ -62,7 +62,8 @@ struct Forms {
     bool planned = false;       // some of them are the plan's
     bool factors = true;        // all of them are factors
     std::vector<LayerAndWhat> notFactored, notReconstructed;
-    std::vector<LayerAndWhat> unheld;  // no export but the plan alone
+    std::vector<LayerAndWhat> linears;  // beside the experts, that are no whole matrices
+    std::vector<LayerAndWhat> unheld;   // no export but the plan alone
 };
 
 void addBody(Forms& forms, const ModelShape& shape, const LayerShape& layer, const ExpertBody& expert, bool& stock)
@@ -85,6 +86,31 @@ void addBody(Forms& forms, const ModelShape& shape, const LayerShape& layer, con
     }
 }
 
+// Of linear maps beside the experts, those that the checkpoint itself factored among them.
+void addLinears(Forms& forms, const LayerShape& layer, const LayerPlan& plan)
+{
+    const auto add = [&](const std::string& name, const SlotShape& slot, const MatrixForm& form) {
+        const FlavourSet fits = rulesOf(form).fits(form);
+        const std::string what = fmt::format("{} as {}", name, rulesOf(form).title);
+        const auto* low = std::get_if<LowRank>(&form.structure);
+        const bool place = slot.ownBias && low && low->bias;  // the family's own bias gives way
+        if (const std::string why = linearRefusal(form); !why.empty())
+            forms.unheld.emplace_back(layer.index, fmt::format("{}: {}", name, why));
+        if (!fits.factored) forms.notFactored.emplace_back(layer.index, what);
+        if ((!fits.reconstructed && !place) || (slot.sourceBias && form.isSource())) forms.notReconstructed.emplace_back(layer.index, what);
+        if (!fits.stock || (slot.sourceRank > 0 && form.isSource())) forms.linears.emplace_back(layer.index, name);
+    };
+    const auto& planned = plan.content().linears;
+    for (const auto& [name, form] : planned) {
+        const LinearShape* linear = layer.linear(name);
+        add(name, linear ? slotOf(*linear) : SlotShape{}, form);
+    }
+    for (const LinearShape& linear : layer.linears)
+        if (linear.sourceRank > 0 &&
+            std::none_of(planned.begin(), planned.end(), [&](const auto& entry) { return entry.first == linear.name; }))
+            add(linear.name, slotOf(linear), MatrixForm{});
+}
+
 Forms formsOf(const ModelShape& shape, const CompressionPlan& plan)
 {
     Forms forms;
@@ -95,7 +121,7 @@ Forms formsOf(const ModelShape& shape, const CompressionPlan& plan)
         if (content.run == LayerRun::AttentionOnly || content.run == LayerRun::ExpertsOnly)
             forms.unheld.emplace_back(layer.index, "half a layer");
         if (content.mergedFrom) forms.unheld.emplace_back(layer.index, "a merged layer");
-        if (!content.linears.empty()) forms.unheld.emplace_back(layer.index, content.linears.front().first);
+        if (content.run != LayerRun::Skipped) addLinears(forms, layer, part);
         if (content.skip) forms.unheld.emplace_back(layer.index, "a skip rule");
         // A column of the plan for every row: those of an expert that the checkpoint itself merged share what they hold.
         bool stock = layer.sourceBodies.empty();
@@ -202,7 +228,13 @@ Status checkFlavor(const ModelShape& shape, const CompressionPlan& plan, ExportF
                                                        : "stored as factors"}}},
                         "Export as \"factored\" (saves memory), as \"reconstructed\" (runs everywhere, ranks save nothing), or as "
                         "\"plan\".");
-    if (flavor == ExportFlavor::Reconstructed && forms.notStock.empty())
+    if (flavor == ExportFlavor::Stock && !forms.linears.empty())
+        return badInput("export.ranks_not_dense", fmt::format("layer {}", forms.linears.front().first),
+                        {"A stock checkpoint holds whole matrices; {linear} of layer {layer} is none.",
+                         {{"linear", forms.linears.front().second}, {"layer", forms.linears.front().first}}},
+                        "Export as \"factored\" (saves memory), as \"reconstructed\" (runs everywhere, saves nothing of it), or as "
+                        "\"plan\".");
+    if (flavor == ExportFlavor::Reconstructed && forms.notStock.empty() && forms.linears.empty())
         return badInput("export.nothing_factored", "plan", "Nothing is factored: this would be the stock form.", "Export as \"stock\".");
     return {};
 }

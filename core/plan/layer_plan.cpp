@@ -75,12 +75,10 @@ private:
     std::string m_bytes;
 };
 
-bool onAttention(const LinearId& linear) { return linear.starts_with("self_attn."); }
-
 void addLinears(Encoding& encoding, const LayerPlan::Content& content, bool attention)
 {
     for (const auto& [name, form] : content.linears) {
-        if (onAttention(name) != attention) continue;
+        if (isOfAttention(name) != attention) continue;
         encoding.add(name);
         encoding.add(form);
     }
@@ -184,7 +182,7 @@ void LayerPlan::derive()
     }
     if (!ranked) m_ranks.clear();
     for (const auto& [name, form] : c.linears) {
-        bool& half = onAttention(name) ? m_attentionFactors : m_expertFactors;
+        bool& half = isOfAttention(name) ? m_attentionFactors : m_expertFactors;
         half = half || form.needsFactors();
     }
     m_attentionDigest = attentionDigestOf(c, runsAttention());

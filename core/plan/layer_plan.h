@@ -5,6 +5,7 @@
 
 #include "base/sha256.h"
 #include "plan/matrix_form.h"
+#include "plan/skip_rule.h"
 
 #include <array>
 #include <cstdint>
@@ -61,16 +62,10 @@ struct RouterColumn {
     bool operator==(const RouterColumn&) const = default;
 };
 
-// Which of the chosen experts a token skips: those whose weight is below a share of the largest one's, or those after a cumulative share.
-struct SkipRule {
-    enum class Kind { Ratio, Cumulative };
-    Kind kind = Kind::Ratio;
-    int thresholdMillionths = 0;
-    bool operator==(const SkipRule&) const = default;
-};
-
 // A linear map beside the routed experts: "self_attn.q_proj", "mlp.shared_expert.down_proj", "mlp.gate_proj".
 using LinearId = std::string;
+
+inline bool isOfAttention(std::string_view linear) { return linear.starts_with("self_attn."); }
 
 class LayerPlan
 {

@@ -18,6 +18,26 @@ constexpr std::pair<RoutingRule, const char*> kRules[] = {
     {RoutingRule::Unknown, "unknown"},
 };
 
+// [name, out, in, bytes of a number, bias, rank, bias of factors]
+Json linearsJson(const LayerShape& layer)
+{
+    Json list = Json::array();
+    for (const LinearShape& linear : layer.linears)
+        list.push_back({linear.name, linear.out, linear.in, linear.numberBytes, linear.bias, linear.sourceRank, linear.sourceBias});
+    return list;
+}
+
+LinearShape linearFromJson(const Json& item)
+{
+    return {.name = item.at(0),
+            .out = item.at(1),
+            .in = item.at(2),
+            .bias = item.at(4),
+            .sourceRank = item.at(5),
+            .sourceBias = item.at(6),
+            .numberBytes = item.at(3)};
+}
+
 }  // namespace
 
 int ModelShape::moeLayerCount() const
@@ -65,6 +85,12 @@ std::int64_t ModelShape::activeParameters() const
     return total;
 }
 
+const LinearShape* LayerShape::linear(std::string_view name) const
+{
+    const auto found = std::find_if(linears.begin(), linears.end(), [&](const LinearShape& linear) { return linear.name == name; });
+    return found == linears.end() ? nullptr : &*found;
+}
+
 bool LayerShape::isSourceConstant(int expert) const { return std::binary_search(sourceConstants.begin(), sourceConstants.end(), expert); }
 
 std::int64_t LayerShape::expertParametersOf(int expert, int hiddenSize) const
@@ -90,7 +116,7 @@ std::int64_t LayerShape::allExpertParameters(int hiddenSize) const
     return total;
 }
 
-Json toJson(const ModelShape& shape)
+Json toJson(const ModelShape& shape, bool linears)
 {
     Json layers = Json::array();
     for (const LayerShape& layer : shape.layers) {
@@ -121,6 +147,7 @@ Json toJson(const ModelShape& shape)
         if (!layer.sourceConstants.empty()) layers.back()["source_constants"] = layer.sourceConstants;
         if (!layer.sourceBiases.empty()) layers.back()["source_biases"] = layer.sourceBiases;
         if (!layer.sourceBodies.empty()) layers.back()["source_bodies"] = layer.sourceBodies;
+        if (linears && !layer.linears.empty()) layers.back()["linears"] = linearsJson(layer);
     }
     return {{"model_type", shape.modelType},
             {"architecture", shape.architecture},
@@ -176,6 +203,9 @@ Result<ModelShape> modelShapeFromJson(const Json& value)
             if (!layer.sourceBiases.empty() && layer.sourceBiases.size() != static_cast<std::size_t>(std::max(layer.experts, 0)))
                 return badInput("shape.invalid", fmt::format("layer {}", layer.index),
                                 {"Layer {layer} has biases of experts that do not exist.", {{"layer", layer.index}}});
+            if (item.contains("linears"))
+                for (const Json& linear : item["linears"])
+                    layer.linears.push_back(linearFromJson(linear));
             if (item.contains("source_bodies")) layer.sourceBodies = item["source_bodies"].get<std::vector<int>>();
             for (std::size_t e = 0; e < layer.sourceBodies.size(); ++e)
                 if (layer.sourceBodies.size() != static_cast<std::size_t>(std::max(layer.experts, 0)) || layer.sourceBodies[e] < 0 ||

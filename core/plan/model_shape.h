@@ -3,10 +3,13 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "plan/skip_rule.h"
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace espalier
@@ -28,6 +31,19 @@ struct RouterShape {
     int topGroups = 1;
     double scaling = 1.0;
     bool normalise = false;  // SigmoidBias only
+    std::optional<SkipRule> skip;
+};
+
+// A linear map beside the routed experts, W [out, in]: of attention, of a shared expert, of a dense MLP.
+struct LinearShape {
+    std::string name;  // within its layer: "self_attn.q_proj", "mlp.shared_expert.down_proj", "mlp.gate_proj"
+    std::int64_t out = 0;
+    std::int64_t in = 0;
+    bool bias = false;             // the family adds b [out] to W x
+    int sourceRank = 0;            // the checkpoint itself stores factors of this rank; 0 = a whole matrix
+    bool sourceBias = false;       // .. with a bias beside them that the family does not have
+    std::int64_t numberBytes = 0;  // that a number takes as stored
+    bool operator==(const LinearShape&) const = default;
 };
 
 struct LayerShape {
@@ -48,6 +64,10 @@ struct LayerShape {
     // Per routed expert, where the checkpoint itself merged some: the first whose weights it uses, itself or a lower one. Empty: all their
     // own.
     std::vector<int> sourceBodies;
+    // Per routed expert, where the checkpoint itself cut channels out of some: the width that is left. Empty: all expertWidth.
+    std::vector<int> sourceWidths;
+    // Linear maps beside the routed experts. Empty: not known (a shape that was written down before they were).
+    std::vector<LinearShape> linears;
     // Parameter counts of this layer, and their bytes as stored.
     std::int64_t expertParameters = 0;  // of one routed expert (where experts differ: their mean, rounded down)
     std::int64_t routerParametersPerExpert = 0;
@@ -57,7 +77,12 @@ struct LayerShape {
     std::int64_t otherBytes = 0;
 
     bool isSourceConstant(int expert) const;
-    bool evenExperts() const { return sourceRanks.empty() && sourceConstants.empty() && sourceBodies.empty() && sourceBiases.empty(); }
+    const LinearShape* linear(std::string_view name) const;  // null: there is none of that name
+    bool evenExperts() const
+    {
+        return sourceRanks.empty() && sourceConstants.empty() && sourceBodies.empty() && sourceBiases.empty() && sourceWidths.empty();
+    }
+    int widthOf(int expert) const { return sourceWidths.empty() ? expertWidth : sourceWidths[static_cast<std::size_t>(expert)]; }
     // The expert under which the weights of this one are stored.
     int sourceBodyOf(int expert) const { return sourceBodies.empty() ? expert : sourceBodies[static_cast<std::size_t>(expert)]; }
     std::int64_t expertParametersOf(int expert, int hiddenSize) const;
@@ -85,7 +110,8 @@ struct ModelShape {
     std::int64_t activeParameters() const;
 };
 
-Json toJson(const ModelShape& shape);
+// `linears`: whether the linear maps beside the experts are listed. Profiles do not: they are what they were before.
+Json toJson(const ModelShape& shape, bool linears = true);
 Result<ModelShape> modelShapeFromJson(const Json& value);
 
 // Largest rank of an [a, b] matrix that is still smaller than the dense matrix: floor(ab / (a + b)), 1 less where it is equal

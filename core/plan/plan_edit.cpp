@@ -103,6 +103,24 @@ Result<CompressionPlan> withTopK(const ModelShape& shape, const CompressionPlan&
     return plan.with(shape, layer, LayerPlan(std::move(next)));
 }
 
+Result<CompressionPlan> withLinearForm(const ModelShape& shape, const CompressionPlan& plan, int layer, const LinearId& linear,
+                                       const MatrixForm& form)
+{
+    LayerPlan::Content next = plan.layer(layer).content();
+    const auto at = std::lower_bound(next.linears.begin(), next.linears.end(), linear,
+                                     [](const auto& entry, const LinearId& wanted) { return entry.first < wanted; });
+    const bool there = at != next.linears.end() && at->first == linear;
+    if (form.isSource()) {
+        if (!there) return plan;
+        next.linears.erase(at);
+    } else if (there) {
+        at->second = form;
+    } else {
+        next.linears.emplace(at, linear, form);
+    }
+    return plan.with(shape, layer, LayerPlan(std::move(next)));
+}
+
 Result<CompressionPlan> withRun(const ModelShape& shape, const CompressionPlan& plan, int layer, LayerRun run)
 {
     if (layer < 0 || layer >= static_cast<int>(shape.layers.size()))

@@ -30,6 +30,11 @@ namespace espalier
 // Fewer are active, and as few may be kept. Errors also: plan.invalid for a number beyond.
 [[nodiscard]] Result<CompressionPlan> withTopK(const ModelShape& shape, const CompressionPlan& plan, int layer, int topK);
 
+// What becomes of a linear map beside the routed experts ("self_attn.o_proj", "mlp.shared_expert.down_proj"); a form that is the
+// checkpoint's own takes it out of the plan. Errors also: plan.unknown_linear.
+[[nodiscard]] Result<CompressionPlan> withLinearForm(const ModelShape& shape, const CompressionPlan& plan, int layer,
+                                                     const LinearId& linear, const MatrixForm& form);
+
 // Which halves of the layer run. One that comes back to running its experts is whole; one whose experts do not run says nothing of them.
 [[nodiscard]] Result<CompressionPlan> withRun(const ModelShape& shape, const CompressionPlan& plan, int layer, LayerRun run);
 

@@ -31,6 +31,10 @@ std::string proposedPlanName(const ModelShape& shape, const CompressionPlan& pla
     if (plan.runningLayers() < plan.layerCount()) add(fmt::format("{} of {} layers", plan.runningLayers(), plan.layerCount()));
     if (plan.keptExperts() < experts) add(fmt::format("{} of {} experts", plan.keptExperts(), experts));
     if (constants > 0) add(fmt::format("{} constant{}", constants, constants == 1 ? "" : "s"));
+    std::size_t linears = 0;
+    for (int layer = 0; layer < plan.layerCount(); ++layer)
+        linears += plan.layer(layer).content().linears.size();
+    if (linears > 0) add(fmt::format("{} linear map{}", linears, linears == 1 ? "" : "s"));
     if (factors > 0) add(fmt::format("mean rank {}", std::lround(rankSum / factors)));
     return name.empty() ? "fewer experts a token" : name;
 }

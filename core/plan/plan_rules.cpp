@@ -149,6 +149,38 @@ Status checkBodies(int index, const ModelShape& model, const LayerPlan& plan)
     return {};
 }
 
+// Ascending, none twice, none as the checkpoint has it, none in a half that does not run. Names and shapes where the shape knows them.
+Status checkLinears(int index, const LayerShape& shape, const LayerPlan& plan)
+{
+    const auto& linears = plan.content().linears;
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+        const auto& [name, form] = linears[i];
+        if (i > 0 && linears[i - 1].first >= name)
+            return invalid("invalid", index, fmt::format("The linear maps of layer {} must be ascending and distinct.", index));
+        if (form.isSource())
+            return invalid("invalid", index, fmt::format("Layer {} lists {}, which is as the checkpoint has it.", index, name));
+        const bool attention = isOfAttention(name);
+        if (attention && !plan.runsAttention())
+            return invalid("invalid", index, fmt::format("The attention of layer {} does not run and has forms.", index));
+        if (!attention && !plan.runsExperts())
+            return invalid("invalid", index, fmt::format("{} of layer {} does not run and has a form.", name, index));
+        if (shape.linears.empty()) continue;
+        const LinearShape* linear = shape.linear(name);
+        if (linear == nullptr) {
+            std::string names;
+            for (const LinearShape& known : shape.linears)
+                names += (names.empty() ? "" : ", ") + known.name;
+            return invalid("unknown_linear", index, fmt::format("Layer {} has no linear map {}.", index, name),
+                           fmt::format("It has {}.", names));
+        }
+        if (linear->sourceBias && form.values.empty())
+            return invalid("invalid", index, fmt::format("The checkpoint stores {} of layer {} as factors with a bias.", name, index),
+                           "Leave it as it is, or give it stored values.");
+        ESPALIER_CHECK_OK(rulesOf(form).check(slotOf(*linear), form, fmt::format("layer {}, {}", index, name)));
+    }
+    return {};
+}
+
 Status checkSkipRule(int index, const LayerPlan& plan)
 {
     const auto& skip = plan.content().skip;
@@ -180,9 +212,7 @@ Status checkLayerPlan(const ModelShape& model, int index, const LayerPlan& plan)
     const LayerShape& shape = model.layers[static_cast<std::size_t>(index)];
     const LayerPlan::Content& content = plan.content();
     ESPALIER_CHECK_OK(checkCanonical(index, content));
-    if (!plan.runsAttention() && std::any_of(content.linears.begin(), content.linears.end(),
-                                             [](const auto& linear) { return linear.first.starts_with("self_attn."); }))
-        return invalid("invalid", index, fmt::format("The attention of layer {} does not run and has forms.", index));
+    ESPALIER_CHECK_OK(checkLinears(index, shape, plan));
     if (!shape.moe || !plan.runsExperts()) {
         if (content.columns.empty()) return {};
         return shape.moe ? invalid("invalid", index, fmt::format("The experts of layer {} do not run; the plan lists some.", index))
@@ -211,9 +241,14 @@ int fewestExperts(const LayerShape& shape, const LayerPlan& plan, const ExpertSe
     return perGroup * groups;
 }
 
+SlotShape slotOf(const LinearShape& linear)
+{
+    return {.out = linear.out, .in = linear.in, .sourceRank = linear.sourceRank, .sourceBias = linear.sourceBias, .ownBias = linear.bias};
+}
+
 SlotShape slotOf(const LayerShape& shape, int hiddenSize, int expert, int matrix)
 {
-    SlotShape slot = {.out = shape.expertWidth, .in = hiddenSize, .sourceRank = 0, .sourceBias = false};
+    SlotShape slot = {.out = shape.expertWidth, .in = hiddenSize, .sourceRank = 0, .sourceBias = false, .ownBias = false};
     if (matrix == 2) std::swap(slot.out, slot.in);
     if (static_cast<std::size_t>(expert) < shape.sourceRanks.size())
         slot.sourceRank = shape.sourceRanks[static_cast<std::size_t>(expert)][static_cast<std::size_t>(matrix)];

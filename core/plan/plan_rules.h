@@ -12,7 +12,8 @@
 namespace espalier
 {
 
-// Errors: plan.unknown_layer, plan.unknown_expert, plan.kept_below_top_k, plan.groups, plan.rank_beyond_break_even, plan.invalid.
+// Errors: plan.unknown_layer, plan.unknown_linear, plan.unknown_expert, plan.kept_below_top_k, plan.groups, plan.rank_beyond_break_even,
+// plan.invalid.
 Status checkLayerPlan(const ModelShape& model, int layer, const LayerPlan& plan);
 
 // Ranks as version 1 lists them, before they become forms: one triple a kept expert, 0 to break-even. Errors as above.
@@ -22,6 +23,9 @@ Status checkRankTriples(const ModelShape& model, int layer, std::size_t kept, co
 // hold top-k of them; two a group for routers that score a group by its two best) and its protected experts allow; a multiple of the
 // groups. 0 where no expert runs.
 int fewestExperts(const LayerShape& shape, const LayerPlan& plan, const ExpertSet& pinned = {});
+
+// A linear map beside the experts.
+SlotShape slotOf(const LinearShape& linear);
 
 // The matrix as the checkpoint stores it: gate, up [I, H], down [H, I].
 SlotShape slotOf(const LayerShape& shape, int hiddenSize, int expert, int matrix);

@@ -16,6 +16,11 @@ std::string matrixValueName(int layer, int expert, int matrix, std::string_view 
     return fmt::format("layers.{}.experts.{}.{}.{}", layer, expert, kMatrixNames[static_cast<std::size_t>(matrix)], part);
 }
 
+std::string linearValueName(int layer, std::string_view linear, std::string_view part)
+{
+    return fmt::format("layers.{}.{}.{}", layer, linear, part);
+}
+
 std::string baseValueName(int layer, std::string_view base) { return fmt::format("layers.{}.bases.{}", layer, base); }
 
 std::string constantValueName(int layer, int expert) { return fmt::format("layers.{}.experts.{}.constant", layer, expert); }

@@ -8,6 +8,7 @@
 //   layers.l.experts.e.{gate,up,down}.U, .V   [out,r], [r,in]; .bias [out] where the form has one
 //   layers.l.bases.b                          [out,in]   the base b of a base-and-delta form
 //   layers.l.experts.e.constant               [H]        in place of an expert
+//   layers.l.NAME.weight, .mask, .U, .V, .bias           the same of the linear map NAME beside the experts ("self_attn.o_proj")
 //   layers.l.router                           [E,H]      rows of all experts of the checkpoint's layer
 #pragma once
 
@@ -48,6 +49,7 @@ public:
 };
 
 std::string matrixValueName(int layer, int expert, int matrix, std::string_view part);  // part: "weight", "mask", "U", "V", "bias"
+std::string linearValueName(int layer, std::string_view linear, std::string_view part);
 std::string baseValueName(int layer, std::string_view base);
 std::string constantValueName(int layer, int expert);
 std::string routerValueName(int layer);

@@ -57,7 +57,7 @@ Result<ProfileData> mergeProfiles(const std::vector<ProfileData>& shards)
     const ProfileData& first = shards.front();
     for (const ProfileData& shard : shards) {
         const std::string name = describeShard(shard);
-        if (shard.fingerprint != first.fingerprint || toJson(shard.shape) != toJson(first.shape))
+        if (shard.fingerprint != first.fingerprint || toJson(shard.shape, false) != toJson(first.shape, false))
             return cannotMerge("profile.other_model", name,
                                fmt::format("The profile of {} belongs to another model than the one of {}.", name, describeShard(first)),
                                "Merge profiles of one model only.");

@@ -105,7 +105,7 @@ Json headerJson(const ProfileData& data)
                           {"windows", range.windowCount},
                           {"tokens", range.tokens},
                           {"sha256", range.sha256}});
-    Json json = {{"shape", toJson(data.shape)},
+    Json json = {{"shape", toJson(data.shape, false)},
                  {"fingerprint", data.fingerprint},
                  {"config_sha256", data.configSha256},
                  {"weights_sha256", data.weightsSha256},

@@ -16,6 +16,7 @@ Loaded by transformers through `auto_map` (trust_remote_code=True). config.json 
 * `espalier`: {"version", "base_model_type", "kept_experts", "ranks"}; `ranks[layer][expert]` = [gate, up, down], 0 = not factored.
   Version 2 adds, each with one list per layer: `constants`, experts that are one vector; `bodies[layer][expert]`, the expert whose weights
   it uses (an empty list: each its own); `biases`, pairs [expert, matrix] of factors with a bias
+  Version 3 adds `linears[layer]`: {"self_attn.q_proj": {"rank", "bias"}}, maps beside the experts that are factors
 """
 
 try:
@@ -23,7 +24,7 @@ try:
 except ImportError:  # transformers 4
     from transformers.configuration_utils import PretrainedConfig as PreTrainedConfig
 
-SUPPORTED_VERSIONS = (1, 2)
+SUPPORTED_VERSIONS = (1, 2, 3)
 SUPPORTED_BASES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3")
 LATENT_BASES = ("deepseek_v2", "deepseek_v3")  # multi-head latent attention, shared experts as one MLP
 PREFIX = "espalier_"
@@ -81,7 +82,7 @@ class EspalierConfig(PreTrainedConfig):
         version = espalier.get("version")
         if version not in SUPPORTED_VERSIONS:
             raise ValueError(f"This export has format version {version!r}; this file reads versions {SUPPORTED_VERSIONS}.")
-        unknown = set(espalier) - {"version", "base_model_type", "kept_experts", "ranks", "constants", "bodies", "biases"}
+        unknown = set(espalier) - {"version", "base_model_type", "kept_experts", "ranks", "constants", "bodies", "biases", "linears"}
         if unknown:
             raise ValueError(f"This export holds {sorted(unknown)}, which this file does not know.")
         base = espalier.get("base_model_type")
@@ -96,7 +97,7 @@ class EspalierConfig(PreTrainedConfig):
         if ranks is not None and [len(rows) for rows in ranks] not in (list(num_experts_per_layer), [0] * layers):
             raise ValueError("`espalier.ranks` does not match `num_experts_per_layer`.")
 
-        for key in ("constants", "bodies", "biases"):
+        for key in ("constants", "bodies", "biases", "linears"):
             if espalier.get(key) is not None and len(espalier[key]) != layers:
                 raise ValueError(f"`espalier.{key}` must list all {layers} layers.")
         for experts, owners in zip(num_experts_per_layer, espalier.get("bodies") or []):

@@ -56,11 +56,18 @@ class EspalierFactoredLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
 
 
-def make_linear(inputs, outputs, form):
-    """form: {"rank": 0 = a whole matrix, "bias": of factors}."""
+def make_linear(inputs, outputs, form, bias=False):
+    """form: {"rank": 0 = a whole matrix, "bias": of factors}; bias: the family's, which a whole matrix has beside it."""
     if form["rank"]:
         return EspalierFactoredLinear(inputs, outputs, form["rank"], form["bias"])
-    return nn.Linear(inputs, outputs, bias=False)
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+def linear_maker(config, layer, path):
+    """Makes the linear maps beside the experts of a layer, under `path` there: whole, or factors where the export holds them."""
+    told = (config.espalier.get("linears") or [{}] * config.num_hidden_layers)[layer]
+    whole = {"rank": 0, "bias": False}
+    return lambda name, inputs, outputs, bias=False: make_linear(inputs, outputs, told.get(f"{path}.{name}", whole), bias)
 
 
 def layer_bodies(config, layer):
@@ -84,12 +91,13 @@ def layer_bodies(config, layer):
 
 
 class EspalierMLP(nn.Module):
-    def __init__(self, config, width):
+    def __init__(self, config, width, layer, path):
         super().__init__()
         bias = bool(getattr(config, "mlp_bias", False))
-        self.gate_proj = nn.Linear(config.hidden_size, width, bias=bias)
-        self.up_proj = nn.Linear(config.hidden_size, width, bias=bias)
-        self.down_proj = nn.Linear(width, config.hidden_size, bias=bias)
+        linear = linear_maker(config, layer, path)
+        self.gate_proj = linear("gate_proj", config.hidden_size, width, bias)
+        self.up_proj = linear("up_proj", config.hidden_size, width, bias)
+        self.down_proj = linear("down_proj", width, config.hidden_size, bias)
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x):
@@ -264,10 +272,11 @@ class EspalierAttention(nn.Module):
         self.clip = getattr(config, "clip_qkv", None) if base == "olmoe" else None
         attention_bias = bool(getattr(config, "attention_bias", False)) and base in ("qwen3_moe", "olmoe")
         qkv_bias = bool(getattr(config, "qkv_bias", True)) if base == "qwen2_moe" else attention_bias
-        self.q_proj = nn.Linear(hidden, heads * self.head_dim, bias=qkv_bias)
-        self.k_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=qkv_bias)
-        self.v_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=qkv_bias)
-        self.o_proj = nn.Linear(heads * self.head_dim, hidden, bias=attention_bias)
+        linear = linear_maker(config, layer, "self_attn")
+        self.q_proj = linear("q_proj", hidden, heads * self.head_dim, qkv_bias)
+        self.k_proj = linear("k_proj", hidden, kv_heads * self.head_dim, qkv_bias)
+        self.v_proj = linear("v_proj", hidden, kv_heads * self.head_dim, qkv_bias)
+        self.o_proj = linear("o_proj", heads * self.head_dim, hidden, attention_bias)
         self.norm = None
         if base == "olmoe":
             self.norm = "whole"
@@ -315,18 +324,19 @@ class EspalierLatentAttention(nn.Module):
         rope = config.rope_parameters
         if rope["rope_type"] != "default" and rope.get("mscale_all_dim"):
             self.scaling *= yarn_gain(rope["factor"], rope["mscale_all_dim"]) ** 2
+        linear = linear_maker(config, layer, "self_attn")
         # The norms of the latent vectors have their own epsilon.
         self.q_lora_rank = getattr(config, "q_lora_rank", None)
         if self.q_lora_rank is None:
-            self.q_proj = nn.Linear(hidden, heads * width, bias=False)
+            self.q_proj = linear("q_proj", hidden, heads * width)
         else:
-            self.q_a_proj = nn.Linear(hidden, self.q_lora_rank, bias=bias)
+            self.q_a_proj = linear("q_a_proj", hidden, self.q_lora_rank, bias)
             self.q_a_layernorm = EspalierRMSNorm(self.q_lora_rank, 1e-6)
-            self.q_b_proj = nn.Linear(self.q_lora_rank, heads * width, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(hidden, self.latent + self.rope, bias=bias)
+            self.q_b_proj = linear("q_b_proj", self.q_lora_rank, heads * width)
+        self.kv_a_proj_with_mqa = linear("kv_a_proj_with_mqa", hidden, self.latent + self.rope, bias)
         self.kv_a_layernorm = EspalierRMSNorm(self.latent, 1e-6)
-        self.kv_b_proj = nn.Linear(self.latent, heads * (self.nope + self.value_dim), bias=False)
-        self.o_proj = nn.Linear(heads * self.value_dim, hidden, bias=bias)
+        self.kv_b_proj = linear("kv_b_proj", self.latent, heads * (self.nope + self.value_dim))
+        self.o_proj = linear("o_proj", heads * self.value_dim, hidden, bias)
 
     def forward(self, x, rotary, masks, cache, implementation):
         batch, length, _ = x.shape
@@ -425,11 +435,12 @@ class EspalierMoe(nn.Module):
         self.shared = None
         if base == "qwen2_moe":
             self.shared = "gated"
-            self.shared_expert = EspalierMLP(config, config.shared_expert_intermediate_size)
+            self.shared_expert = EspalierMLP(config, config.shared_expert_intermediate_size, layer, "mlp.shared_expert")
             self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False)
         elif base in LATENT_BASES and getattr(config, "n_shared_experts", None):
             self.shared = "plain"
-            self.shared_experts = EspalierMLP(config, config.moe_intermediate_size * config.n_shared_experts)
+            width = config.moe_intermediate_size * config.n_shared_experts
+            self.shared_experts = EspalierMLP(config, width, layer, "mlp.shared_experts")
 
     def forward(self, hidden):
         x = hidden.reshape(-1, hidden.shape[-1])
@@ -461,7 +472,7 @@ class EspalierDecoderLayer(nn.Module):
         latent = config.base_model_type in LATENT_BASES
         self.self_attn = EspalierLatentAttention(config, layer) if latent else EspalierAttention(config, layer)
         if config.num_experts_per_layer[layer] == 0:
-            mlp = EspalierMLP(config, config.intermediate_size)
+            mlp = EspalierMLP(config, config.intermediate_size, layer, "mlp")
         else:
             mlp = EspalierMoe(config, layer)
         self.mlp_name = "block_sparse_moe" if config.base_model_type == "mixtral" else "mlp"

@@ -413,7 +413,7 @@ TEST(ModelConfig, FactoredExportsCarryCountsAndRanksPerLayer)
     EXPECT_EQ(refused(with("per_layer_config", {{"2", {{"num_experts", 3}, {"hidden_act", "relu"}}}})).code, "config.value_unsupported");
     EXPECT_EQ(refused(with("espalier", nullptr)).code, "config.missing_key");
     Json json = factored();
-    json["espalier"]["version"] = 3;
+    json["espalier"]["version"] = 4;
     EXPECT_EQ(refused(json).exitCode(), 6);
     json = factored();
     json["espalier"]["base_model_type"] = "mixtral";

@@ -17,7 +17,8 @@ namespace
 std::string key(const BuildContext& context, const MatrixSlot& slot, const MatrixForm& form)
 {
     if (!form.values.empty()) return "stored " + form.values;
-    if (!context.factors) return {};
+    // Profiles hold bases for matrices of experts.
+    if (!context.factors || !slot.linear.empty()) return {};
     std::string name(factorRuleName(context.factors->rule(slot.layer, slot.expert, form.factorRank(), slot.matrix)));
     return name + context.factors->profileSha256();
 }
@@ -30,9 +31,9 @@ Result<FormBasis> basis(const BuildContext& context, const MatrixSlot& slot, con
         result.stored = typeOf(context, slot).stored;
         return result;
     }
-    ESPALIER_TRY(const StoredMatrix matrix, loadExpertMatrix(context.checkpoint, slot.layer, slot.expert, slot.matrix));
+    ESPALIER_TRY(const StoredMatrix matrix, loadMatrix(viewOf(context, slot)));
     result.stored = matrix.stored;
-    if (!context.factors) {
+    if (!context.factors || !slot.linear.empty()) {
         ESPALIER_TRY(result.of, PlainSvd::of(matrix.weight));
         return result;
     }
@@ -79,7 +80,7 @@ Result<FormTerms> terms(const BuildContext& context, const MatrixSlot& slot, con
         factors = cut(basis, rank, rounded ? at::kFloat : basis.stored);
     } else {
         const SlotType type = typeOf(context, slot);
-        const auto name = [&](std::string_view part) { return matrixValueName(slot.layer, slot.expert, slot.matrix, part); };
+        const auto name = [&](std::string_view part) { return slot.valueName(part); };
         ESPALIER_TRY(factors.u, storedNumbers(context, form.values, name("U"), {type.out, rank}));
         ESPALIER_TRY(factors.v, storedNumbers(context, form.values, name("V"), {rank, type.in}));
         if (low.bias) {

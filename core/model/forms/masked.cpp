@@ -43,7 +43,7 @@ Result<FormBasis> basis(const BuildContext& context, const MatrixSlot& slot, con
     const SlotType type = typeOf(context, slot);
     FormBasis result;
     result.stored = type.stored;
-    const std::string maskName = matrixValueName(slot.layer, slot.expert, slot.matrix, "mask");
+    const std::string maskName = slot.valueName("mask");
     const bool storedAsMask = !form.values.empty() && hasStored(context, form.values, maskName);
     ESPALIER_TRY(const at::Tensor weight, wholeMatrix(context, slot, storedAsMask ? MatrixForm{} : form));
     at::Tensor mask;
@@ -58,8 +58,7 @@ Result<FormBasis> basis(const BuildContext& context, const MatrixSlot& slot, con
         const Counted all = counted(mask, pattern);
         if (all.rows.sum({1}, false, at::kDouble).max().item<double>() > static_cast<double>(all.kept))
             return badInput("plan.values_damaged", maskName,
-                            {"More weights of expert {expert} in layer {layer} are stored than its mask keeps.",
-                             {{"expert", slot.expert}, {"layer", slot.layer}}},
+                            {"More weights of {matrix} are stored than its mask keeps.", {{"matrix", slot.words()}}},
                             "Make the values file of this plan again, or the plan.");
     }
     result.of = (onGrid(weight * mask, form.storage) * mask).to(type.stored).contiguous();

@@ -23,6 +23,7 @@ struct SlotShape {
     std::int64_t in = 0;
     int sourceRank = 0;       // the checkpoint itself stores factors of this rank; 0 = a whole matrix
     bool sourceBias = false;  // .. and a bias beside them
+    bool ownBias = false;     // the family adds a bias, which is no part of any form; a form's own bias takes its place
 };
 
 // What a form takes. Numbers at the checkpoint's own dtype are counted, not weighed: bytes per number are the caller's to know.
@@ -77,6 +78,8 @@ Status checkBands(const SlotShape& slot, const std::vector<Band>& bands, const s
 // What of a form of an expert's matrix can be said and neither run nor exported here yet, for people ("merged experts without stored
 // values"); empty: nothing. The one list that model and exporter ask.
 std::string formRefusal(const ExpertBody& expert, const MatrixForm& form);
+// The same of a linear map beside the experts.
+std::string linearRefusal(const MatrixForm& form);
 
 // plan.unknown_content for the first key of `object` that is not among `known`; `where` for people.
 Status onlyKnownKeys(const Json& object, const std::vector<std::string_view>& known, std::string_view where);

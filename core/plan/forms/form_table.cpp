@@ -51,6 +51,12 @@ std::string formRefusal(const ExpertBody& expert, const MatrixForm& form)
     return {};
 }
 
+std::string linearRefusal(const MatrixForm& form)
+{
+    if (std::holds_alternative<BaseDelta>(form.structure)) return "a shared base beside the experts";
+    return formRefusal(ExpertBody{}, form);
+}
+
 Json toJson(const MatrixForm& form)
 {
     Json json = rulesOf(form).write(form.structure);

@@ -43,7 +43,7 @@ Footprint footprint(const SlotShape& slot, const MatrixForm& form)
 {
     const auto& low = std::get<LowRank>(form.structure);
     Footprint sum = bandNumbers(slot, low.bands);
-    if (low.bias) {
+    if (low.bias && !slot.ownBias) {
         sum.sourceNumbers += slot.out;
         sum.parameters += slot.out;
     }
