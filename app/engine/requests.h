@@ -86,5 +86,6 @@ std::vector<RequestHandler> modelRequests();       // open_model, export
 std::vector<RequestHandler> evaluationRequests();  // evaluate, estimate
 std::vector<RequestHandler> planRequests();        // plan
 std::vector<RequestHandler> profileRequests();     // profile, load_profile, score, rank_curves
+std::vector<RequestHandler> taskRequests();        // tasks
 
 }  // namespace espalier

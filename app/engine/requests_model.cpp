@@ -76,6 +76,7 @@ Result<ExportAnswer> runExport(OpenModels& models, const ExportRequest& request,
     options.unfuse = request.unfuse;
     options.shardSize = request.shardSize.value_or(options.shardSize);
     options.measured = request.measured;
+    options.measuredTasks = request.measuredTasks;
     ESPALIER_TRY(options.profiles, models.factorSourcesOf(compression, request.profiles));
     compression = withGivenProfile(compression, options.profiles);
     ExportAnswer answer;

@@ -33,6 +33,11 @@ Result<Json> exportVerb(ExportVerbOptions& verb, Invocation& invocation)
     }
     for (const std::filesystem::path& path : verb.measured) {
         ESPALIER_TRY(const Json measured, readJsonFile(path, "export"));
+        if (holdsTasks(measured)) {
+            ESPALIER_TRY(const std::vector<TaskMeasurement> tasks, parseMeasuredTasks(measured));
+            verb.options.measuredTasks.insert(verb.options.measuredTasks.end(), tasks.begin(), tasks.end());
+            continue;
+        }
         ESPALIER_TRY(const std::vector<Measurement> parsed, parseMeasured(measured));
         verb.options.measured.insert(verb.options.measured.end(), parsed.begin(), parsed.end());
     }
@@ -106,7 +111,8 @@ void addExport(Verbs& verbs)
     verb->add_option("--flavor", options->options.flavor, "stock, factored, reconstructed, plan or auto (the first that fits)")
         ->check(CLI::IsMember({"stock", "factored", "reconstructed", "plan", "auto"}));
     addProfileOption(verb, options->profiles);
-    verb->add_option("--measured", options->measured, "What evaluate --json printed for this plan, for the README of the export (several)")
+    verb->add_option("--measured", options->measured,
+                     "What evaluate --json or tasks --json printed for this plan, for the README of the export (several)")
         ->type_name("FILE")
         ->allow_extra_args(false);
     verb->add_option("--shard-size", options->shardSize, "Largest shard (default: 5GB)")->type_name("SIZE");

@@ -1,20 +1,11 @@
 #include "base/atomic_file.h"
-#include "base/text.h"
-#include "evaluate/choice_scoring.h"
 #include "factor_profiles.h"
 #include "pipeline/model_match.h"
 #include "pipeline/result_json.h"
-#include "tasks/task_files.h"
-#include "tasks/task_results.h"
-#include "tasks/task_score_file.h"
-#include "tokenizer/tokenizer.h"
+#include "task_run.h"
 #include "verb_inputs.h"
 
 #include <fmt/format.h>
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
 
 namespace espalier
 {
@@ -37,150 +28,12 @@ struct TasksOptions {
     bool allowOther = false;
 };
 
-// One task with what the model is asked, in the order of items and choices.
-struct Asked {
-    Task task;
-    std::vector<ChoiceRequest> requests;
-    std::vector<std::size_t> first;  // request of each item's first choice
-};
-
-// The chosen tasks, or all of the folder.
-Result<std::vector<TaskFile>> chosenTasks(const TasksOptions& options)
-{
-    ESPALIER_TRY(const std::vector<TaskFile> there, findTaskFiles(options.data));
-    std::string names;
-    for (const TaskFile& file : there)
-        names += (names.empty() ? "" : ", ") + file.name;
-    if (there.empty())
-        return badInput("task.none", options.data.string(), fmt::format("{} holds no task files.", options.data.string()),
-                        "Put files as hellaswag.jsonl there, or list others in tasks.json.");
-    if (options.names.empty()) return there;
-    std::vector<TaskFile> chosen;
-    for (const std::string& name : options.names) {
-        const auto found = std::find_if(there.begin(), there.end(), [&](const TaskFile& file) { return file.name == name; });
-        if (found == there.end())
-            return badInput("task.unknown", name, fmt::format("{} has no task \"{}\".", options.data.string(), name),
-                            fmt::format("There are: {}.", names));
-        chosen.push_back(*found);
-    }
-    return chosen;
-}
-
-Result<Asked> ask(const TaskFile& file, const TasksOptions& options, const Tokenizer& tokenizer, int positions, JobContext& job)
-{
-    Asked asked;
-    ESPALIER_TRY(asked.task, readTask(file, options.limit, options.examples));
-    for (std::size_t i = 0; i < asked.task.items.size(); ++i) {
-        if (job.stopRequested()) return cancelledError();
-        const TaskItem& item = asked.task.items[i];
-        asked.first.push_back(asked.requests.size());
-        for (std::size_t choice = 0; choice < item.choices(); ++choice) {
-            Result<ChoiceRequest> request = encodeChoice(tokenizer, item.contexts[choice], item.continuations[choice], positions);
-            if (!request.ok()) {
-                Error error = std::move(request).error();
-                error.message = fmt::format("{}, question {}, choice {}: {}", file.name, i + 1, choice + 1, error.message);
-                return error;
-            }
-            asked.requests.push_back(std::move(request).value());
-        }
-    }
-    return asked;
-}
-
-// Scores of all items under one plan, those of an earlier run included.
-class Measurement
-{
-public:
-    Measurement(MoeModel& model, const std::vector<Asked>& asked, TaskScoreFile* file, Invocation& invocation)
-        : m_model(model), m_asked(asked), m_file(file), m_invocation(invocation)
-    {
-    }
-
-    Result<std::vector<std::vector<ItemScore>>> run(const CompressionPlan& plan)
-    {
-        std::vector<std::vector<ItemScore>> scores;
-        std::vector<ChoiceRequest> requests;
-        std::vector<Place> places;
-        for (std::size_t t = 0; t < m_asked.size(); ++t) {
-            const Asked& asked = m_asked[t];
-            scores.emplace_back(asked.task.items.size());
-            for (std::size_t i = 0; i < asked.task.items.size(); ++i) {
-                const std::size_t choices = asked.task.items[i].choices();
-                const ItemScore* known = m_file ? m_file->find(plan.hash(), asked.task.sha256, static_cast<int>(i)) : nullptr;
-                if (known && known->tokens.size() == choices) {
-                    scores[t][i] = *known;
-                    continue;
-                }
-                for (std::size_t choice = 0; choice < choices; ++choice) {
-                    places.push_back({t, i, choice});
-                    requests.push_back(asked.requests[asked.first[i] + choice]);
-                }
-                ItemScore& score = scores[t][i];
-                score.logLikelihoods.assign(choices, std::numeric_limits<double>::quiet_NaN());
-                score.greedy.assign(choices, false);
-                for (std::size_t choice = 0; choice < choices; ++choice)
-                    score.tokens.push_back(asked.requests[asked.first[i] + choice].scored);
-            }
-        }
-        const Status status = scoreChoices(m_model, plan, requests, m_invocation.job, [&](std::size_t request, const ChoiceScore& score) {
-            const Place& place = places[request];
-            ItemScore& item = scores[place.task][place.item];
-            item.logLikelihoods[place.choice] = score.logLikelihood;
-            item.greedy[place.choice] = score.greedy;
-            const bool whole =
-                std::none_of(item.logLikelihoods.begin(), item.logLikelihoods.end(), [](double value) { return std::isnan(value); });
-            if (whole) keep(plan.hash(), place, item);
-            return Status();
-        });
-        if (m_file) note(m_file->flush());
-        if (!status.ok()) {
-            Error error = status.error();
-            if (m_file) error.kept = "Questions that were answered are kept: the same command with --resume goes on.";
-            return error;
-        }
-        return scores;
-    }
-
-private:
-    struct Place {
-        std::size_t task = 0, item = 0, choice = 0;
-    };
-
-    void keep(const std::string& planHash, const Place& place, const ItemScore& score)
-    {
-        if (m_file) note(m_file->append(planHash, m_asked[place.task].task.sha256, static_cast<int>(place.item), score));
-    }
-    void note(const Status& kept)
-    {
-        if (kept.ok()) return;
-        m_file = nullptr;
-        m_invocation.warnings.push_back("Answers from now on are not kept for --resume: " + kept.error().message);
-    }
-
-    MoeModel& m_model;
-    const std::vector<Asked>& m_asked;
-    TaskScoreFile* m_file;
-    Invocation& m_invocation;
-};
-
 Json errorJson(const std::optional<double>& error) { return error ? numberJson(*error) : Json(); }
 
 void addAccuracy(Json& json, const std::string& name, const Accuracy& accuracy)
 {
     json[name] = numberJson(accuracy.value);
     json[name + "_stderr"] = errorJson(accuracy.error);
-}
-
-// Mean over tasks, each of which counts alike; its error from theirs.
-Accuracy meanOf(const std::vector<Accuracy>& values)
-{
-    Accuracy mean{0, 0.0};
-    for (const Accuracy& each : values) {
-        mean.value += each.value / static_cast<double>(values.size());
-        mean.error = mean.error && each.error ? std::optional(*mean.error + *each.error * *each.error) : std::nullopt;
-    }
-    if (mean.error) mean.error = std::sqrt(*mean.error) / static_cast<double>(values.size());
-    return mean;
 }
 
 std::string shown(const Accuracy& accuracy)
@@ -194,7 +47,7 @@ std::string shownDifference(const Accuracy& change)
 }
 
 // JSON lines: what the model said of every item.
-std::string samplesOf(const std::vector<Asked>& asked, const std::vector<std::vector<ItemScore>>& scores)
+std::string samplesOf(const std::vector<AskedTask>& asked, const std::vector<std::vector<ItemScore>>& scores)
 {
     std::string lines;
     for (std::size_t t = 0; t < asked.size(); ++t)
@@ -217,7 +70,7 @@ std::string samplesOf(const std::vector<Asked>& asked, const std::vector<std::ve
 }
 
 // The table, and the same as JSON.
-Json report(const std::vector<Asked>& asked, const std::vector<std::vector<ItemScore>>& scores,
+Json report(const std::vector<AskedTask>& asked, const std::vector<std::vector<ItemScore>>& scores,
             const std::vector<std::vector<ItemScore>>& reference, const std::string& against, Invocation& invocation)
 {
     Json tasks = Json::object();
@@ -253,12 +106,12 @@ Json report(const std::vector<Asked>& asked, const std::vector<std::vector<ItemS
         tasks[task.file.name] = std::move(entry);
     }
     Json json = {{"tasks", std::move(tasks)}, {"delta", nullptr}, {"against", reference.empty() ? "none" : against}};
-    addAccuracy(json, "mean", meanOf(accuracies));
-    if (asked.size() > 1) text += fmt::format("{:<16}{:>6}  {:<36}", "mean of acc", "", shown(meanOf(accuracies)));
+    addAccuracy(json, "mean", meanAccuracy(accuracies));
+    if (asked.size() > 1) text += fmt::format("{:<16}{:>6}  {:<36}", "mean of acc", "", shown(meanAccuracy(accuracies)));
     if (!reference.empty()) {
         json["delta"] = Json::object();
-        addAccuracy(json["delta"], "mean", meanOf(changes));
-        if (asked.size() > 1) text += shownDifference(meanOf(changes));
+        addAccuracy(json["delta"], "mean", meanAccuracy(changes));
+        if (asked.size() > 1) text += shownDifference(meanAccuracy(changes));
     }
     while (text.ends_with(' '))
         text.pop_back();
@@ -270,7 +123,7 @@ Json report(const std::vector<Asked>& asked, const std::vector<std::vector<ItemS
 Result<Json> tasks(const TasksOptions& options, Invocation& invocation)
 {
     if (!options.samples.empty()) ESPALIER_CHECK_OK(checkOutput(options.samples, options.force));
-    ESPALIER_TRY(const std::vector<TaskFile> files, chosenTasks(options));
+    ESPALIER_TRY(const std::vector<TaskFile> files, chosenTasks(options.data, options.names));
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     const CompressionPlan dense = CompressionPlan::identity(checkpoint->shape());
     ESPALIER_TRY(FactorSources profiles, openProfiles(options.profiles));
@@ -290,24 +143,11 @@ Result<Json> tasks(const TasksOptions& options, Invocation& invocation)
     } else if (against != "none") {
         ESPALIER_TRY(reference, planOf(against));
     }
-    Result<Tokenizer> loaded = Tokenizer::load(options.model, checkpoint->shape().vocabularySize);
-    if (!loaded.ok()) {
-        Error error = std::move(loaded).error();
-        // Questions are texts: there are no ids to give instead.
-        if (error.code == "tokenizer.missing") {
-            error.action = "Put the model's tokenizer.json there.";
-            error.actionPattern.clear();
-        }
-        return error;
-    }
-    const Tokenizer tokenizer = std::move(loaded).value();
-    const int stated = checkpoint->shape().maxPositions;
-    std::vector<Asked> asked;
+    ESPALIER_TRY(const Tokenizer tokenizer, taskTokenizer(options.model, *checkpoint));
+    std::vector<AskedTask> asked;
     for (const TaskFile& file : files) {
-        ESPALIER_TRY(Asked next, ask(file, options, tokenizer, stated > 0 ? stated : std::numeric_limits<int>::max() - 1, invocation.job));
-        if (next.task.hidden > 0)
-            invocation.warnings.push_back(fmt::format("{}: {} of {} questions do not say which answer is right, and count as wrong.",
-                                                      file.name, next.task.hidden, next.task.items.size()));
+        ESPALIER_TRY(AskedTask next, askTask(file, options.limit, options.examples, tokenizer, *checkpoint, invocation.job));
+        if (std::string hidden = hiddenAnswers(next.task); !hidden.empty()) invocation.warnings.push_back(std::move(hidden));
         asked.push_back(std::move(next));
     }
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
@@ -318,11 +158,11 @@ Result<Json> tasks(const TasksOptions& options, Invocation& invocation)
         if (options.resume) return std::move(kept).error();
         invocation.warnings.push_back("Answers are not kept for --resume: " + kept.error().message);
     }
-    Measurement measurement(*model, asked, kept.ok() ? &*kept : nullptr, invocation);
-    ESPALIER_TRY(const auto scores, measurement.run(plan));
+    TaskRun run(*model, asked, kept.ok() ? &*kept : nullptr, invocation.warnings);
+    ESPALIER_TRY(const auto scores, run.all(plan, invocation.job));
     std::vector<std::vector<ItemScore>> other;
     if (reference) {
-        ESPALIER_TRY(other, measurement.run(*reference));
+        ESPALIER_TRY(other, run.all(*reference, invocation.job));
     }
     if (!options.samples.empty()) ESPALIER_CHECK_OK(writeFileAtomically(options.samples, samplesOf(asked, scores)));
     Json result = report(asked, scores, other, against, invocation);

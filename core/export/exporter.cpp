@@ -227,6 +227,7 @@ Status Exporter::prepare(ExportFlavor flavor)
     facts.fingerprint = checkpoint.fingerprint();
     facts.fused = layout.fused;
     facts.measured = options.measured;
+    facts.tasks = options.measuredTasks;
     texts.emplace_back("README.md", exportReadme(checkpoint.shape(), plan, facts));
 
     total = layout.bytes;
@@ -340,6 +341,8 @@ Result<std::string> Exporter::planText(bool withFiles) const
     json["export"] = {{"espalier", ESPALIER_VERSION}, {"flavor", flavorName(layout.flavor)}, {"plan_hash", plan.hash()},
                       {"unfuse", options.unfuse},     {"shard_size", options.shardSize},     {"files", std::move(files)}};
     if (!measured.empty()) json["export"]["measured"] = std::move(measured);
+    for (const TaskMeasurement& measurement : options.measuredTasks)
+        json["export"]["measured_tasks"].push_back(toJson(measurement));
     return sealedJson(std::move(json));
 }
 
@@ -601,10 +604,20 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
         FactorSettings factors = plan.factors();
         if (plan.needsFactors() && factors.method.empty()) factors.method = "svd";
         const CompressionPlan named = factors == plan.factors() ? plan : plan.withFactors(std::move(factors));
-        for (const Measurement& measurement : options.measured) {
+        const auto isOfThis = [&](const auto& measurement) {
             const std::string& of = measurement.planHash;
             const std::string& on = measurement.modelFingerprint;
-            if ((of.empty() || of == plan.hash() || of == named.hash()) && (on.empty() || on == checkpoint.fingerprint())) continue;
+            return (of.empty() || of == plan.hash() || of == named.hash()) && (on.empty() || on == checkpoint.fingerprint());
+        };
+        for (const TaskMeasurement& measurement : options.measuredTasks) {
+            if (isOfThis(measurement)) continue;
+            return badInput(
+                "export.measured_other_plan", measurement.task,
+                {"The accuracy measured on {task} is that of another plan or model than the one exported.", {{"task", measurement.task}}},
+                "Measure this plan, or export without the measurement.");
+        }
+        for (const Measurement& measurement : options.measured) {
+            if (isOfThis(measurement)) continue;
             return badInput(
                 "export.measured_other_plan", measurement.text,
                 {"The perplexity measured on {text} is that of another plan or model than the one exported.", {{"text", measurement.text}}},

@@ -35,6 +35,7 @@ struct ExportOptions {
     // it. All call alike. Null: one.
     WorkShare* share = nullptr;
     std::vector<Measurement> measured;  // for README.md and espalier_plan.json
+    std::vector<TaskMeasurement> measuredTasks;
 };
 
 // Progress counts bytes ("byte"). A stop is honoured between tensors: finished shards stay in `<out>.partial` for a resumed run

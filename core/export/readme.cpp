@@ -52,6 +52,32 @@ std::string measuredText(const std::vector<Measurement>& measured)
     return text + "\n";
 }
 
+std::string accuracyText(const std::optional<Accuracy>& accuracy, bool sign = false)
+{
+    if (!accuracy) return "not measured";
+    std::string text = sign ? fmt::format("{:+.4f}", accuracy->value) : fmt::format("{:.4f}", accuracy->value);
+    return accuracy->error ? text + fmt::format(" ± {:.4f}", *accuracy->error) : text;
+}
+
+std::string tasksText(const std::vector<TaskMeasurement>& tasks)
+{
+    if (tasks.empty()) return {};
+    std::string text =
+        "\n| task | questions | metric | accuracy of the original | of this model | difference |\n"
+        "|---|---|---|---|---|---|\n";
+    for (const TaskMeasurement& task : tasks) {
+        const auto row = [&](const char* metric, const TaskMeasurement::Metric& of) {
+            text += fmt::format("| {} | {} | {} | {} | {} | {} |\n", task.task, task.questions, metric, accuracyText(of.dense),
+                                accuracyText(of.plan), accuracyText(of.delta, true));
+        };
+        row("acc", task.acc);
+        if (task.norm) row("acc_norm", *task.norm);
+    }
+    return text +
+           "\nMultiple choice, zero-shot, with the contexts, choices and metrics of lm-evaluation-harness 0.4, one standard error. The "
+           "difference is that on the same questions, with its paired error.\n";
+}
+
 std::string leftOutText(const ReadmeFacts& facts)
 {
     if (facts.leftOut.empty() && facts.code.empty()) return {};
@@ -267,7 +293,7 @@ std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, c
         text += fmt::format("| {} | {} | {} | {} | {} |\n", row.index, row.experts, row.kept, row.factored, row.topK);
     text += "\nWhich experts (by their original number) and which ranks: `espalier_plan.json`.\n\n";
 
-    text += "## Quality\n\n" + measuredText(facts.measured) + "\n";
+    text += "## Quality\n\n" + measuredText(facts.measured) + tasksText(facts.tasks) + "\n";
 
     text += leftOutText(facts);
     text += "## How to load\n\n";

@@ -20,6 +20,7 @@ struct ReadmeFacts {
     std::string fingerprint;  // of the source
     bool fused = false;       // experts stored in 3-D tensors
     std::vector<Measurement> measured;
+    std::vector<TaskMeasurement> tasks;
     // Plan alone: where the bases of whitened factors are.
     enum class Factors { None, Brought, OfProfile };
     Factors factors = Factors::None;

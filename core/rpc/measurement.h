@@ -1,6 +1,8 @@
-// What was measured of an export before it was written: perplexities, each with the text, windows and window length it belongs to.
+// What was measured of an export before it was written: perplexities, each with the text, windows and window length it belongs to, and
+// accuracies on multiple-choice tasks, each with the file and the questions.
 #pragma once
 
+#include "base/accuracy.h"
 #include "base/error.h"
 #include "base/json.h"
 
@@ -34,5 +36,29 @@ struct Measurement {
 Result<std::vector<Measurement>> parseMeasured(const Json& value);
 
 Json toJson(const Measurement& measurement);
+
+// One task under the plan, zero-shot.
+struct TaskMeasurement {
+    struct Metric {
+        Accuracy plan;
+        std::optional<Accuracy> dense;
+        std::optional<Accuracy> delta;  // plan - dense on the same questions, with its paired error
+    };
+    std::string task;   // "hellaswag"
+    std::string rules;  // whose contexts and choices
+    std::string fileSha256;
+    int questions = 0;
+    Metric acc;                    // the choice with the largest log-likelihood
+    std::optional<Metric> norm;    // the largest per character, where the rules report it
+    std::string dtype;             // computed in
+    std::string planHash;          // of the plan that was measured; empty: the one exported
+    std::string modelFingerprint;  // of the model it was measured on; empty: not said
+};
+
+// What `tasks --json` prints, or the list that toJson makes of them. Null gives none. Error: export.measured_invalid (names the field).
+Result<std::vector<TaskMeasurement>> parseMeasuredTasks(const Json& value);
+bool holdsTasks(const Json& value);  // whether it is what `tasks --json` prints rather than a perplexity
+
+Json toJson(const TaskMeasurement& measurement);
 
 }  // namespace espalier

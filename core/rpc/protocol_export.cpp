@@ -83,6 +83,17 @@ void fields(Fields& f, Message& m)
     } else if (!m.measured.empty()) {
         f.set("measured", m.measured.size() == 1 ? toJson(m.measured.front()) : encode(m.measured));
     }
+    if constexpr (Fields::kReads) {
+        if (const Json* tasks = f.find("measured_tasks")) {
+            auto parsed = parseMeasuredTasks(*tasks);
+            if (parsed.ok())
+                m.measuredTasks = std::move(parsed).value();
+            else
+                f.fail("measured_tasks", parsed.error().message);
+        }
+    } else if (!m.measuredTasks.empty()) {
+        f.set("measured_tasks", encode(m.measuredTasks));
+    }
     f.paths("profile", m.profiles);
     f.optional("verify", m.verify, true);
     fields(f, m.text);

@@ -72,6 +72,7 @@ struct ExportRequest {
     bool unfuse = false;
     std::optional<std::int64_t> shardSize;  // bytes
     std::vector<Measurement> measured;
+    std::vector<TaskMeasurement> measuredTasks;
     std::vector<std::filesystem::path> profiles;  // that factors and constants come from
     bool verify = true;
     TextSelection text;          // for the verification

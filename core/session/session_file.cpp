@@ -21,8 +21,8 @@ namespace
 
 constexpr h5::Format kFormat = {"session", "session", kSessionMajor, kSessionMinor};
 constexpr const char* kKnownLinks[] = {"session", "plans", "history", "snapshots", "runs", "scores", "usage", kRecoveryLink};
-constexpr const char* kKnownFields[] = {"model", "shape", "texts", "openings", "plan_names", "view", "profile", "profile_fingerprint",
-                                        "writer"};
+constexpr const char* kKnownFields[] = {
+    "model", "shape", "texts", "openings", "tasks", "plan_names", "view", "profile", "profile_fingerprint", "writer"};
 
 std::string numbered(std::size_t i) { return fmt::format("{:06}", i); }
 
@@ -72,6 +72,42 @@ SessionOpening openingFromJson(const Json& json)
             .deltaNllError = json.at("delta_nll_error")};
 }
 
+Json toJson(const SessionTask& task)
+{
+    return {{"plan_hash", task.planHash},
+            {"plan_name", task.planName},
+            {"folder", task.folder.string()},
+            {"name", task.name},
+            {"rules", task.rules},
+            {"sha256", task.fileSha256},
+            {"hidden", task.hidden},
+            {"acc", task.acc},
+            {"norm", task.norm},
+            {"first", task.first},
+            {"dtype", task.dtype},
+            {"time", task.time}};
+}
+
+SessionTask taskFromJson(const Json& json)
+{
+    SessionTask task{.planHash = json.at("plan_hash"),
+                     .planName = json.at("plan_name"),
+                     .folder = json.at("folder").get<std::string>(),
+                     .name = json.at("name"),
+                     .rules = json.at("rules"),
+                     .fileSha256 = json.at("sha256"),
+                     .hidden = json.at("hidden"),
+                     .acc = json.at("acc"),
+                     .norm = json.at("norm"),
+                     .first = json.at("first"),
+                     .dtype = json.at("dtype"),
+                     .time = json.at("time")};
+    for (const std::string* marks : {&task.acc, &task.norm})
+        if (marks->find_first_not_of("01-") != std::string::npos) throw h5::Failure("the answers to a task are no marks");
+    if (!task.norm.empty() && task.norm.size() != task.acc.size()) throw h5::Failure("the answers to a task do not fit together");
+    return task;
+}
+
 Json sessionJson(const SessionData& data)
 {
     Json json = data.unknownFields.is_object() ? data.unknownFields : Json::object();
@@ -93,6 +129,9 @@ Json sessionJson(const SessionData& data)
     json["shape"] = toJson(data.shape);
     json["texts"] = texts;
     json["openings"] = openings;
+    json["tasks"] = Json::array();
+    for (const SessionTask& task : data.tasks)
+        json["tasks"].push_back(toJson(task));
     json["plan_names"] = data.planNames;
     json["view"] = data.view;
     json["profile"] = data.profile.string();
@@ -317,6 +356,8 @@ Result<SessionData> readContent(const h5::Group& root)
                               .textSha256 = item.value("text_sha256", std::string())});
     for (const Json& item : json.value("openings", Json::array()))
         data.openings.push_back(openingFromJson(item));
+    for (const Json& item : json.value("tasks", Json::array()))
+        data.tasks.push_back(taskFromJson(item));
     data.planNames = json.value("plan_names", std::map<std::string, std::string>());
     data.view = json.at("view");
     data.profile = json.at("profile").get<std::string>();
@@ -358,6 +399,8 @@ std::int64_t estimateBytes(const SessionData& data)
             bytes += static_cast<std::int64_t>(row.size() * sizeof(double));
     for (const SessionRun& run : data.runs)
         bytes += 4096 + static_cast<std::int64_t>(run.losses.size() * 16);
+    for (const SessionTask& task : data.tasks)
+        bytes += 1024 + static_cast<std::int64_t>(task.acc.size() + task.norm.size());
     if (data.unknown) bytes += static_cast<std::int64_t>(data.unknown->size());
     return bytes;
 }
@@ -505,7 +548,17 @@ std::string sessionContentHash(const SessionData& data)
     ContentHash hash;
     Json json = sessionJson(data);
     json.erase("view");
+    json.erase("tasks");
     hash.add(canonicalJson(json));
+    for (const SessionTask& task : data.tasks) {
+        // Marks are long.
+        Json rest = toJson(task);
+        rest.erase("acc");
+        rest.erase("norm");
+        hash.add(canonicalJson(rest));
+        hash.add(task.acc);
+        hash.add(task.norm);
+    }
     hash.add(data.history.currentId());
     for (const HistoryEntry& entry : data.history.entries()) {
         hash.add(entry.id);

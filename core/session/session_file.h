@@ -80,6 +80,23 @@ struct SessionOpening {
     double deltaNllError = 0;
 };
 
+// What one plan answered of one multiple-choice task. Marks: a character per question in the order of the file, '1' right, '0' wrong, '-'
+// not answered.
+struct SessionTask {
+    std::string planHash;
+    std::string planName;
+    std::filesystem::path folder;
+    std::string name;
+    std::string rules;
+    std::string fileSha256;
+    int hidden = 0;     // questions without a right answer in the file
+    std::string acc;    // marks by the sum of log-likelihoods
+    std::string norm;   // by the sum per character; may be empty
+    int first = 0;      // questions that were asked for; 0: all
+    std::string dtype;  // computed in
+    std::int64_t time = 0;
+};
+
 struct SessionData {
     SessionModel model;
     ModelShape shape;
@@ -88,6 +105,7 @@ struct SessionData {
     std::vector<SessionSnapshot> snapshots;
     std::vector<SessionRun> runs;
     std::vector<SessionOpening> openings;          // of the locked text, oldest first
+    std::vector<SessionTask> tasks;                // those of a plan and folder in the folder's order
     std::map<std::string, std::string> planNames;  // given by the user, by plan hash
     std::vector<ExpertScores> scores;
     ExpertGrid usage;                // share of tokens per expert, for the router view; may be empty
@@ -106,7 +124,8 @@ struct SessionData {
 
 // Major.minor of the session format written by this version.
 inline constexpr int kSessionMajor = 1;
-inline constexpr int kSessionMinor = 1;  // 1.1: windows of texts, openings of the locked text, names of plans
+// 1.1: windows of texts, openings of the locked text, names of plans; 1.2: answers to tasks.
+inline constexpr int kSessionMinor = 2;
 
 // Replaces `path`. Errors: session.read_only (data.readOnly), output.unwritable, output.disk_full.
 Status writeSession(const std::filesystem::path& path, const SessionData& data);

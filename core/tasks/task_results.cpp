@@ -1,6 +1,5 @@
 #include "tasks/task_results.h"
 
-#include <cmath>
 #include <limits>
 
 namespace espalier
@@ -30,21 +29,6 @@ int chosenNormalised(const ItemScore& score, const TaskItem& item)
     return largest(values);
 }
 
-Accuracy accuracy(std::span<const double> right)
-{
-    const auto n = static_cast<double>(right.size());
-    double sum = 0;
-    for (const double value : right)
-        sum += value;
-    Accuracy result{sum / n, std::nullopt};
-    if (right.size() < 2) return result;
-    double squares = 0;
-    for (const double value : right)
-        squares += (value - result.value) * (value - result.value);
-    result.error = std::sqrt(squares / (n - 1)) / std::sqrt(n);
-    return result;
-}
-
 TaskResult taskResult(std::span<const TaskItem> items, std::span<const ItemScore> scores, bool normalised)
 {
     TaskResult result;
@@ -55,14 +39,6 @@ TaskResult taskResult(std::span<const TaskItem> items, std::span<const ItemScore
     result.acc = accuracy(result.right);
     if (normalised) result.normalised = accuracy(result.rightNormalised);
     return result;
-}
-
-Accuracy pairedAccuracy(std::span<const double> first, std::span<const double> second)
-{
-    std::vector<double> differences;
-    for (std::size_t i = 0; i < first.size(); ++i)
-        differences.push_back(first[i] - second[i]);
-    return accuracy(differences);
 }
 
 }  // namespace espalier

@@ -1,6 +1,7 @@
 // From log-likelihoods to accuracies, as lm-evaluation-harness reports them.
 #pragma once
 
+#include "base/accuracy.h"
 #include "tasks/task_item.h"
 
 #include <optional>
@@ -21,13 +22,6 @@ struct ItemScore {
 int chosen(const ItemScore& score);
 int chosenNormalised(const ItemScore& score, const TaskItem& item);
 
-// Share of right answers and its standard error, sample deviation by root n; no error for a single item.
-struct Accuracy {
-    double value = 0;
-    std::optional<double> error;
-};
-Accuracy accuracy(std::span<const double> right);
-
 struct TaskResult {
     std::vector<double> right, rightNormalised;  // 0 or 1 per item
     Accuracy acc;
@@ -35,8 +29,5 @@ struct TaskResult {
 };
 // `items` and `scores` one to one.
 TaskResult taskResult(std::span<const TaskItem> items, std::span<const ItemScore> scores, bool normalised);
-
-// Difference of the same items under two plans, first minus second: its mean and the error of that mean.
-Accuracy pairedAccuracy(std::span<const double> first, std::span<const double> second);
 
 }  // namespace espalier

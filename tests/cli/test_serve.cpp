@@ -106,6 +106,52 @@ TEST(Serve, evaluatesAndStreamsWindows)
     EXPECT_NE(fewer["warnings"][0].get<std::string>().find("99 windows were asked for"), std::string::npos);
 }
 
+// The demo's tasks under a plan: streamed whole, an evaluation goes before them, answers of before are not asked again.
+TEST(Serve, tasksAreStreamedAndGiveWay)
+{
+    const Scratch scratch;  // no answers of another run
+    EngineProcess engine({"serve"});
+    const std::string folder = std::string(ESPALIER_RESOURCES) + "/demo/tasks";
+    const Json tasks = {{"path", kDemo}, {"data", folder}, {"plan", kPlan}, {"limit", 30}, {"tag", "tasks"}};
+    engine.send(ask(1, "tasks", tasks));
+    engine.send(ask(2, "evaluate", evaluation(kDense, "quick", {{"first", 2}})));
+    std::map<std::int64_t, Json> answers;
+    std::vector<std::int64_t> order;
+    std::map<std::string, Json> streamed;
+    while (answers.size() < 2) {
+        const auto message = engine.next();
+        ASSERT_TRUE(message.has_value());
+        if (message->contains("result") || message->contains("error")) {
+            order.push_back((*message)["id"].get<std::int64_t>());
+            answers[order.back()] = *message;
+        } else if ((*message)["method"] == "$/partial" && (*message)["params"]["id"] == 1) {
+            const Json value = (*message)["params"]["value"];
+            streamed[value["name"].get<std::string>()] = value;
+        }
+    }
+    EXPECT_EQ(order, (std::vector<std::int64_t>{2, 1}));
+    ASSERT_TRUE(answers[1].contains("result")) << answers[1];
+    const Json result = answers[1]["result"];
+    ASSERT_EQ(result["tasks"].size(), 2u);
+    for (const Json& task : result["tasks"]) {
+        EXPECT_EQ(task["acc"].get<std::string>().size(), 30u);
+        EXPECT_EQ(task["acc"].get<std::string>().find('-'), std::string::npos);
+        EXPECT_EQ(task["norm"].get<std::string>().size(), 30u);
+        EXPECT_EQ(streamed[task["name"].get<std::string>()], task);
+    }
+    // Again: the same marks, and no question is computed.
+    engine.send(ask(3, "tasks", tasks));
+    const Json again = engine.answer(3)["result"];
+    EXPECT_EQ(again["tasks"], result["tasks"]);
+    EXPECT_EQ(again["recovered"], 60);
+    engine.send(ask(4, "tasks", {{"path", kDemo}, {"data", kDemo}}));
+    EXPECT_EQ(engine.answer(4)["error"]["data"]["code"], "task.none");
+    engine.send(ask(5, "tasks", {{"path", kDemo}, {"data", "/no/such/folder"}}));
+    EXPECT_EQ(engine.answer(5)["error"]["data"]["code"], "task.folder_missing");
+    engine.send(ask(6, "tasks", {{"path", kDemo}, {"data", folder}, {"only", {"rte"}}}));
+    EXPECT_EQ(engine.answer(6)["error"]["data"]["code"], "task.unknown");
+}
+
 TEST(Serve, interactiveOvertakesAndEveryRequestIsAnsweredOnce)
 {
     EngineProcess engine({"serve"});

@@ -117,6 +117,18 @@ inline SessionData sampleSession()
                       .densePpl = 40.25,
                       .deltaNll = 0.1226,
                       .deltaNllError = 0.002}};
+    data.tasks = {{.planHash = first.hash(),
+                   .planName = "Layer 1: keep 6 → 3",
+                   .folder = "/tasks",
+                   .name = "rte",
+                   .rules = "rte",
+                   .fileSha256 = "f1",
+                   .hidden = 1,
+                   .acc = "10-",
+                   .norm = "01-",
+                   .first = 3,
+                   .dtype = "fp32",
+                   .time = 150}};
     ExpertScores scores;
     scores.method = "leave-one-out";
     scores.title = "Leave-one-out importance";

@@ -207,6 +207,38 @@ TEST_F(Export, MeasurementsComeFromTheWindowOrFromEvaluate)
     const VerifyReport report = verify("out");
     EXPECT_TRUE(report.holds) << failing(report);
 
+    // As `tasks --json` prints it.
+    const Json tasks = {{"plan_hash", plan.hash()},
+                        {"against", "dense"},
+                        {"tasks",
+                         {{"rte",
+                           {{"items", 60},
+                            {"rules", "rte"},
+                            {"sha256", std::string(64, 'b')},
+                            {"acc", 0.55},
+                            {"acc_stderr", 0.0648},
+                            {"delta", {{"acc", -0.05}, {"acc_stderr", 0.0433}}}}}}}};
+    EXPECT_TRUE(holdsTasks(tasks));
+    EXPECT_FALSE(holdsTasks(printed));
+    options.force = true;
+    options.measuredTasks = take(parseMeasuredTasks(tasks));
+    ASSERT_TRUE(exportCheckpoint(*source, plan, options, job).ok());
+    EXPECT_THAT(contents(folder / "out" / "README.md"), HasSubstr("| rte | 60 | acc | 0.6000 | 0.5500 ± 0.0648 | -0.0500 ± 0.0433 |"));
+    const Json withTasks = take(readJsonFile(folder / "out" / "espalier_plan.json", "plan"));
+    const auto again = take(parseMeasuredTasks(withTasks["export"]["measured_tasks"]));
+    ASSERT_EQ(again.size(), 1u);
+    EXPECT_EQ(again[0].acc.delta->value, -0.05);
+    EXPECT_EQ(again[0].questions, 60);
+    options.measuredTasks[0].planHash = std::string(64, '0');
+    EXPECT_EQ(refused(*source, plan, options).code, "export.measured_other_plan");
+    options.measuredTasks.clear();
+    Json lackingTasks = tasks;
+    lackingTasks["tasks"]["rte"].erase("acc");
+    EXPECT_EQ(parseMeasuredTasks(lackingTasks).error().code, "export.measured_invalid");
+    lackingTasks = tasks;
+    lackingTasks["tasks"]["rte"]["items"] = 0;
+    EXPECT_EQ(parseMeasuredTasks(lackingTasks).error().code, "export.measured_invalid");
+
     // Numbers of something else do not get into a README.
     options.force = true;
     printed["plan_hash"] = std::string(64, '0');

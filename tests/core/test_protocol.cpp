@@ -7,6 +7,7 @@
 #include "rpc/protocol_model.h"
 #include "rpc/protocol_plan.h"
 #include "rpc/protocol_profile.h"
+#include "rpc/protocol_tasks.h"
 #include "rpc/recipe_json.h"
 #include "rpc/search_record.h"
 
@@ -108,6 +109,23 @@ PlanSearchStep step()
             .accepted = true};
 }
 
+TEST(Protocol, messagesAboutTasks)
+{
+    const TaskMarks marks{.name = "mine", .rules = "hellaswag", .sha256 = "ab", .hidden = 1, .acc = "10-", .norm = "01-"};
+    everyField(marks, {"norm"});
+    everyField(TasksAnswer{.planHash = "cd", .tasks = {marks}, .dtype = "fp32", .recovered = 2, .warnings = {"w"}, .seconds = 1.5});
+    everyField(
+        TasksRequest{
+            .path = "model", .data = "folder", .only = {"mine"}, .limit = 5, .examples = 2, .plan = {{"version", 1}}, .profiles = {"p.h5"}},
+        {"only", "limit", "examples", "plan", "profile"});
+    Json odd = toJson(marks);
+    odd["acc"] = "10?";
+    EXPECT_EQ(fromJson<TaskMarks>(odd).error().subject, "acc");
+    odd = toJson(marks);
+    odd["norm"] = "01";
+    EXPECT_EQ(fromJson<TaskMarks>(odd).error().subject, "norm");
+}
+
 TEST(Protocol, messagesAboutTheEngine)
 {
     everyField(InitializeRequest{.clientVersion = "1.2", .protocol = 1}, {"client_version", "protocol"});
@@ -185,13 +203,22 @@ TEST(Protocol, openingAndExporting)
     measured.windowLength = 64;
     measured.ppl = 9;
     request.measured = {measured};
+    request.measuredTasks = {{.task = "rte",
+                              .rules = "rte",
+                              .fileSha256 = "ab",
+                              .questions = 60,
+                              .acc = {{0.5, 0.1}, Accuracy{0.75, 0.2}, Accuracy{-0.25, std::nullopt}},
+                              .norm = TaskMeasurement::Metric{{0.25, 0.1}, {}, {}},
+                              .dtype = "fp32",
+                              .planHash = "cd",
+                              .modelFingerprint = {}}};
     request.profiles = {"p.h5"};
     request.verify = false;
     request.text = text();
     request.windows = 4;
     request.spread = 2;
-    everyField(request, with(kText, {"flavor", "force", "resume", "dry_run", "unfuse", "shard_size", "measured", "profile", "verify",
-                                     "windows", "spread"}));
+    everyField(request, with(kText, {"flavor", "force", "resume", "dry_run", "unfuse", "shard_size", "measured", "measured_tasks",
+                                     "profile", "verify", "windows", "spread"}));
     Json damaged = toJson(request);
     damaged["measured"].erase("ppl");
     EXPECT_EQ(fromJson<ExportRequest>(damaged).error().subject, "measured");

@@ -44,6 +44,13 @@ TEST(Session, RoundTripKeepsEverything)
     EXPECT_EQ(back->openings[0].time, 140);
     EXPECT_EQ(back->openings[0].densePpl, 40.25);
     EXPECT_EQ(back->openings[0].deltaNll, 0.1226);
+    ASSERT_EQ(back->tasks.size(), 1u);
+    EXPECT_EQ(back->tasks[0].planHash, data.tasks[0].planHash);
+    EXPECT_EQ(back->tasks[0].folder, "/tasks");
+    EXPECT_EQ(back->tasks[0].fileSha256, "f1");
+    EXPECT_EQ(back->tasks[0].acc, "10-");
+    EXPECT_EQ(back->tasks[0].norm, "01-");
+    EXPECT_EQ(back->tasks[0].first, 3);
     EXPECT_EQ(back->scores[0].values, data.scores[0].values);
     EXPECT_EQ(back->usage, data.usage);
     EXPECT_EQ(back->view, data.view);

@@ -7,3 +7,10 @@ add_test(NAME interop_transformers
     COMMAND ${CMAKE_CURRENT_LIST_DIR}/run-interop.sh $<TARGET_FILE:espalier_interop_tool> ${PROJECT_SOURCE_DIR}/resources
         ${PROJECT_SOURCE_DIR}/tests/fixtures/model/checkpoints)
 set_tests_properties(interop_transformers PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)
+# `tasks` beside lm-evaluation-harness itself (ESPALIER_HARNESS_PYTHON, or an environment that make-venv.sh --harness installs once).
+if(TARGET espalier-engine)
+    add_test(NAME interop_harness
+        COMMAND ${CMAKE_CURRENT_LIST_DIR}/run-harness.sh $<TARGET_FILE:espalier-engine> ${PROJECT_SOURCE_DIR}/resources
+            ${PROJECT_SOURCE_DIR}/tests/fixtures/tasks)
+    set_tests_properties(interop_harness PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)
+endif()

@@ -1,14 +1,23 @@
 #!/bin/sh
-# Makes (once) the Python environment of the interop tests in the user's cache and prints the path of its interpreter.
+# make-venv.sh [--harness]: makes (once) the Python environment of the interop tests in the user's cache and prints the path of its
+# interpreter. With --harness it has lm-evaluation-harness too, in a folder of its own.
 # Pinned: the reference must not move under the tests. CPU wheels only. Exit 1 with a reason on stderr when it cannot be made.
 set -eu
 
 torch=2.15.0
 transformers=5.23.0
-folder="${XDG_CACHE_HOME:-$HOME/.cache}/espalier/interop-torch$torch-transformers$transformers"
+harness=0.4.13
+datasets=5.2.0
+name="interop-torch$torch-transformers$transformers"
+modules='torch, transformers, safetensors, numpy'
+if [ "${1:-}" = --harness ]; then
+    name="$name-harness$harness"
+    modules="$modules, lm_eval, datasets"
+fi
+folder="${XDG_CACHE_HOME:-$HOME/.cache}/espalier/$name"
 python="$folder/bin/python"
 
-if [ -x "$python" ] && "$python" -c 'import torch, transformers, safetensors, numpy' 2>/dev/null; then
+if [ -x "$python" ] && "$python" -c "import $modules" 2>/dev/null; then
     echo "$python"
     exit 0
 fi
@@ -22,8 +31,12 @@ pip() { "$folder.partial/bin/python" -m pip install --quiet --disable-pip-versio
 pip --retries 0 --timeout 20 --index-url https://download.pytorch.org/whl/cpu "torch==$torch" ||
     pip "torch==$torch" || fail "torch $torch could not be installed"
 pip "transformers==$transformers" safetensors numpy || fail "transformers $transformers could not be installed"
+if [ "${1:-}" = --harness ]; then
+    pip "lm_eval[hf]==$harness" "datasets==$datasets" "transformers==$transformers" "torch==$torch" ||
+        fail "lm_eval $harness could not be installed"
+fi
 # A venv names its own folder in its scripts, not in the interpreter: only the interpreter is used from here on.
 rm -rf "$folder"
 mv "$folder.partial" "$folder"
-"$python" -c 'import torch, transformers, safetensors, numpy' >&2 || { echo "the new environment does not import torch" >&2; exit 1; }
+"$python" -c "import $modules" >&2 || { echo "the new environment does not import $modules" >&2; exit 1; }
 echo "$python"

@@ -1,5 +1,6 @@
 // A small screen: at 1024 x 640 every text of every view and dialog can be read. Nothing is narrower than its words, nothing lies outside.
 #include "look/fold_row.h"
+#include "look/panel.h"
 #include "shell/session/texts_dialog.h"
 #include "shell/window/export_dialog.h"
 #include "widgets/shell_fixture.h"
@@ -145,6 +146,31 @@ private slots:
         NOTHING_IS_CUT(&shell.window, "search begins");
         QTRY_VERIFY_WITH_TIMEOUT(!ended.isEmpty(), kLimit);
         NOTHING_IS_CUT(&shell.window, "search ended");
+    }
+
+    // Not measured, running with half of the answers, measured, of an earlier plan.
+    void nothingIsCutInTasks()
+    {
+        Home home;
+        Shell shell(home, {QStringLiteral("--eight"), QStringLiteral("--hold"), QStringLiteral("tasks")});
+        shell.window.resize(kScreen);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(1, 5);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        auto* dock = shell.window.findChild<Panel*>(QStringLiteral("perplexity"));
+        dock->setCurrentPage(1);
+        NOTHING_IS_CUT(&shell.window, "no tasks yet");
+        shell.window.action(QStringLiteral("evaluate.tasks"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.tasks()->measured(shell.hash()), kLimit);
+        NOTHING_IS_CUT(&shell.window, "tasks run");
+        shell.workbench.cancelJob();
+        QTRY_VERIFY_WITH_TIMEOUT(!shell.workbench.tasks()->busy(), kLimit);
+        shell.window.action(QStringLiteral("evaluate.tasks"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(!shell.workbench.tasks()->busy(), kLimit);
+        NOTHING_IS_CUT(&shell.window, "tasks measured");
+        QCOMPARE(shell.window.size(), kScreen);
+        shell.plans().setKeep(2, 5);
+        NOTHING_IS_CUT(&shell.window, "tasks of an earlier plan");
     }
 
     void nothingIsCutInDialogs()

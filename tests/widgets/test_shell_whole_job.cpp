@@ -2,11 +2,14 @@
 // texts. What the two said to each other is recorded between them, and the names of its fields are those of whole_job_fields.txt: scripts
 // that speak with `serve` rely on them.
 #include "experts/expert_spectra.h"
+#include "perplexity/task_bars.h"
+#include "perplexity/tasks_panel.h"
 #include "rpc/framing.h"
 #include "rpc/protocol_engine.h"
 #include "shell/engine/deep_profile.h"
 #include "shell/engine/estimate_controller.h"
 #include "shell/engine/rank_curve_store.h"
+#include "shell/engine/tasks_controller.h"
 #include "shell/window/export_dialog.h"
 #include "widgets/planner_fixture.h"
 
@@ -38,6 +41,7 @@ void shortenTexts(const Home& home)
         QVERIFY(whole.open(QIODevice::ReadOnly) && part.open(QIODevice::WriteOnly | QIODevice::Truncate));
         part.write(whole.read(8000));
     }
+    QVERIFY(QFile::link(QStringLiteral(ESPALIER_RESOURCES "/demo/tasks"), home.path("demo/tasks")));
     QVERIFY(QDir().rmdir(home.path("demo/espalier-demo-moe")));
     QVERIFY(QFile::link(kModel, home.path("demo/espalier-demo-moe")));
 }
@@ -192,6 +196,9 @@ private:
         QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), quick, kRealLimit);
         QVERIFY(std::isfinite(*shell.evaluation().perplexityOf(plan.hash(), false)));
 
+        measureTasks(shell);
+        if (QTest::currentTestFailed()) return;
+
         // Export: the engine reopens what it wrote and finds the number that the window shows.
         shell.window.action(QStringLiteral("file.export"))->trigger();
         ExportDialog* dialog = shell.window.exportDialog();
@@ -210,6 +217,42 @@ private:
         QCOMPARE(shell.window.banners()->count(), 2);
         QCOMPARE(shell.banners().count(QStringLiteral("windows were asked for")), 2);
         SAVE(shell, home.path("job.espalier"));
+    }
+
+    // Tasks: the plan, then the dense model on the same questions, while an edit gets its number.
+    static void measureTasks(Shell& shell)
+    {
+        auto* panel = shell.window.findChild<TasksPanel*>();
+        panel->setQuestions(50);
+        TasksController& tasks = *shell.workbench.tasks();
+        const std::string plan = shell.hash();
+        shell.window.action(QStringLiteral("evaluate.tasks"))->trigger();
+        QVERIFY(tasks.busy());
+        const int quick = static_cast<int>(shell.evaluation().tierWindows(false).size());
+        shell.plans().toggleExpert(0, shell.plans().plan().layer(0).kept().front());
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), quick, kRealLimit);
+        shell.plans().undo();
+        QCOMPARE(shell.hash(), plan);
+        QTRY_VERIFY_WITH_TIMEOUT(!tasks.busy(), kRealLimit);
+        const std::vector<TaskRow>& rows = panel->bars()->rows();
+        QCOMPARE(rows.size(), std::size_t(3));
+        for (const TaskRow& row : rows) {
+            QVERIFY(row.plan && row.dense && row.delta && row.delta->error);
+            QCOMPARE(row.questions, row.wanted);
+            QVERIFY(std::abs(row.plan->value - row.dense->value - row.delta->value) < 1e-12);
+        }
+        QCOMPARE(rows[0].questions, 50);
+        // What the command line says of the same 50 questions of the dense model.
+        QProcess engine;
+        engine.start(
+            QStringLiteral(ESPALIER_ENGINE),
+            {QStringLiteral("tasks"), kModel, QStringLiteral("--data"), QStringLiteral(ESPALIER_RESOURCES "/demo/tasks"),
+             QStringLiteral("--limit"), QStringLiteral("50"), QStringLiteral("--json"), QStringLiteral("--threads"), QStringLiteral("2")});
+        QVERIFY(engine.waitForFinished(kRealLimit));
+        QVERIFY2(engine.exitCode() == 0, engine.readAllStandardError().constData());
+        const Json told = Json::parse(engine.readAllStandardOutput().toStdString());
+        for (const TaskRow& row : rows)
+            if (row.kind == TaskRow::Kind::Task) QCOMPARE(row.dense->value, told["tasks"][row.name.toStdString()]["acc"].get<double>());
     }
 
     static void verifyFolder(const QString& out, const QString& profile)

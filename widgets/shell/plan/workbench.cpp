@@ -46,6 +46,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
       m_plans(this),
       m_evaluation(&m_engine, this),
       m_locked(&m_engine, this),
+      m_tasks(&m_engine, this),
       m_planning(&m_engine, &m_plans, this),
       m_store(m_paths.dataFolder + QStringLiteral("/recovery")),
       m_deep(&m_engine, &m_store, this),
@@ -87,6 +88,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
         writeRecovery();
     });
     connectWeightScores();
+    connectTasks();
     connect(&m_planning, &PlanningController::jobChanged, this, [this] { tellJob(backgroundJob()); });
     connect(&m_planning, &PlanningController::failed, this, [this](const Error& error) { emit notice(error, QStringLiteral("plan")); });
     connect(&m_planning, &PlanningController::started, &m_deep, &DeepProfile::giveWay);
@@ -135,7 +137,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
 
 std::optional<JobState> Workbench::backgroundJob() const
 {
-    return m_profileJob ? m_profileJob : m_weightScores.job() ? m_weightScores.job() : m_deep.job();
+    return m_tasks.job() ? m_tasks.job() : m_profileJob ? m_profileJob : m_weightScores.job() ? m_weightScores.job() : m_deep.job();
 }
 
 Workbench::~Workbench() = default;
@@ -301,6 +303,7 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, cons
     m_evaluation.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), m_shares.live);
     m_locked.clear();
     m_locked.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), m_shares.locked);
+    m_tasks.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), m_texts.tasks.toStdString());
     m_plans.open(shape, model, modelName());
     m_store.clearRecovery();
     m_editsSinceSave = 0;
@@ -543,6 +546,10 @@ void Workbench::cancelJob()
         m_locked.cancel();
         return;
     }
+    if (m_tasks.busy()) {
+        m_tasks.cancel();
+        return;
+    }
     if (m_profileRequest == 0) {
         m_weightScores.job() ? m_weightScores.cancel() : m_deep.cancel();
         return;
@@ -564,6 +571,7 @@ void Workbench::closeModel()
     m_store.release();
     m_evaluation.clear();
     m_locked.clear();
+    m_tasks.setModel({}, {}, {});
     m_plans.close();
     m_planNames.clear();
     m_nameNumbers.clear();
@@ -588,6 +596,7 @@ SessionData Workbench::snapshot() const
     data.history = m_plans.history();
     saveTexts(data);
     saveRuns(data);
+    saveTasks(data);
     if (m_profiled)
         for (const auto& [method, scores] : m_scores)
             data.scores.push_back(scores);
@@ -701,6 +710,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_kept.history = PlanHistory();
     m_kept.runs.clear();
     m_kept.openings.clear();
+    m_kept.tasks.clear();
     m_kept.scores.clear();
     m_planNames = data.planNames;
     m_proposedNames.clear();
@@ -714,6 +724,7 @@ void Workbench::adoptSession(SessionData data, const QString& file, bool recover
     m_locked.clear();
     m_locked.setModel(m_modelPath.toStdString(), CompressionPlan::identity(data.shape), m_shares.locked);
     adoptRuns(data);
+    adoptTasks(data);
     m_evaluation.setPlan(m_plans.plan(), planName());
     const std::string shown = m_view.value("score", m_chosenScore);
     // Sessions of before ranked by what their map showed.

@@ -11,6 +11,7 @@
 #include "shell/engine/engine_client.h"
 #include "shell/engine/evaluation_controller.h"
 #include "shell/engine/locked_controller.h"
+#include "shell/engine/tasks_controller.h"
 #include "shell/engine/weight_scores.h"
 #include "shell/plan/plan_controller.h"
 #include "shell/plan/planning_controller.h"
@@ -45,6 +46,7 @@ public:
     PlanController* plans() { return &m_plans; }
     EvaluationController* evaluation() { return &m_evaluation; }
     LockedController* locked() { return &m_locked; }
+    TasksController* tasks() { return &m_tasks; }
     PlanningController* planning() { return &m_planning; }
     SessionStore* store() { return &m_store; }
     // Spectra, bases and gradients: measured by itself once the first profile and the quick tier are there, if the first pass was quick.
@@ -69,7 +71,8 @@ public:
     const TextShares& textShares() const { return m_shares; }
     // What was measured on texts that are no longer in use, of one plan, in words.
     QStringList elsewhere(const std::string& planHash) const;
-    void measureLocked();  // the plan on screen, on the locked text: counted
+    void measureLocked();          // the plan on screen, on the locked text: counted
+    void measureTasks(int first);  // the plan on screen and the dense model, so many questions of every task; 0: all
     void profile();
     void profileAgain();  // a complete one too; the old one stays until the new one is there
     void cancelJob();
@@ -165,6 +168,9 @@ private:
     void adoptRuns(const SessionData& data);
     void saveTexts(SessionData& data) const;
     void saveRuns(SessionData& data) const;
+    void connectTasks();
+    void adoptTasks(const SessionData& data);
+    void saveTasks(SessionData& data) const;
     void forgetProfile(bool sameModel = false);  // of another text of it: what the weights say stays
     void forgetScores(bool sameModel);
     void connectWeightScores();
@@ -183,6 +189,7 @@ private:
     PlanController m_plans;
     EvaluationController m_evaluation;
     LockedController m_locked;
+    TasksController m_tasks;
     PlanningController m_planning;
     SessionStore m_store;
     DeepProfile m_deep;

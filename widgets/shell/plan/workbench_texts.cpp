@@ -60,7 +60,7 @@ const SessionText* textOf(const SessionData& data, const char* role)
 TextChoice Workbench::builtInTexts() const
 {
     return {m_paths.demoFolder + QStringLiteral("/calibration.txt"), m_paths.demoFolder + QStringLiteral("/validation.txt"),
-            m_paths.demoFolder + QStringLiteral("/test.txt")};
+            m_paths.demoFolder + QStringLiteral("/test.txt"), m_paths.demoFolder + QStringLiteral("/tasks")};
 }
 
 bool Workbench::isBuiltIn(const QString& file) const
@@ -187,6 +187,7 @@ void Workbench::useTexts(const TextChoice& texts, const TextShares& shares)
     const bool calibration = shares.calibration != m_shares.calibration;
     const bool live = shares.live != m_shares.live;
     const bool locked = shares.locked != m_shares.locked;
+    m_tasks.setFolder(texts.tasks.toStdString());
     if (live) keepRuns();
     if (calibration) {
         keepDeep();
@@ -265,6 +266,7 @@ QStringList Workbench::elsewhere(const std::string& planHash) const
                               basisText(QFileInfo(QString::fromStdString(opening.text.string())).fileName(), opening.windows, 0,
                                         opening.windowLength),
                               format::perplexity(opening.densePpl));
+    if (QString tasks = m_tasks.words(planHash); !tasks.isEmpty()) lines += tasks;
     return lines;
 }
 
@@ -282,11 +284,12 @@ void Workbench::measureLocked()
 void Workbench::saveTexts(SessionData& data) const
 {
     std::erase_if(data.texts, [](const SessionText& text) {
-        return text.role == "calibration" || text.role == "live" || text.role == "locked" || text.role == "profile";
+        return text.role == "calibration" || text.role == "live" || text.role == "locked" || text.role == "profile" || text.role == "tasks";
     });
     data.texts.push_back(sessionText("calibration", m_shares.calibration, m_calibrationSha256));
     data.texts.push_back(sessionText("live", m_shares.live, m_evaluation.textSha256()));
     data.texts.push_back(sessionText("locked", m_shares.locked, m_locked.textSha256()));
+    if (!m_texts.tasks.isEmpty()) data.texts.push_back({"tasks", m_texts.tasks.toStdString()});
     data.openings = m_locked.openings();
 }
 
@@ -344,6 +347,9 @@ void Workbench::adoptTexts(const SessionData& data)
         texts.locked = QString::fromStdString(locked->path.string());
         shares.locked = evaluationText(*locked, length);
     }
+    // A folder that is gone, the built-in one of another installation say, gives way to the one that is here.
+    if (const SessionText* tasks = textOf(data, "tasks"); tasks && QFileInfo::exists(QString::fromStdString(tasks->path.string())))
+        texts.tasks = QString::fromStdString(tasks->path.string());
     m_texts = texts;
     m_shares = shares;
 }

@@ -1,6 +1,6 @@
-// The three texts of a model and which windows of them each is for. Scores and searches are fitted to the calibration text, so that a
-// perplexity on it flatters; the live text is measured while editing, which in time fits plans to it too; the locked text is opened on
-// request only, and every opening is counted. No two of them share a window.
+// The three texts of a model, with a folder of tasks beside them, and which windows of them each is for. Scores and searches are fitted to
+// the calibration text, so that a perplexity on it flatters; the live text is measured while editing, which in time fits plans to it too;
+// the locked text is opened on request only, and every opening is counted. No two of them share a window.
 #pragma once
 
 #include "rpc/text_selection.h"
@@ -35,6 +35,7 @@ struct TextChoice {
     QString calibration;
     QString live;    // empty: other windows of the calibration text
     QString locked;  // empty: other windows of the live text
+    QString tasks;   // folder of multiple-choice tasks
     bool operator==(const TextChoice&) const = default;
 };
 

@@ -41,11 +41,12 @@ TextsDialog::TextsDialog(const QString& model, bool opens, const TextChoice& now
     } texts[] = {
         {tr("calibration"), tr("scores, ranks and searches"), QStringLiteral("texts.calibration"), now.calibration, builtIn.calibration},
         {tr("live"), tr("the perplexity while you edit"), QStringLiteral("texts.live"), now.live, builtIn.live},
-        {tr("locked"), tr("measured when you ask, counted"), QStringLiteral("texts.locked"), now.locked, builtIn.locked}};
+        {tr("locked"), tr("measured when you ask, counted"), QStringLiteral("texts.locked"), now.locked, builtIn.locked},
+        {tr("tasks"), tr("a folder of multiple-choice questions"), QStringLiteral("texts.tasks"), now.tasks, builtIn.tasks}};
     auto* grid = new QGridLayout;
     grid->setHorizontalSpacing(pixelsOf(12));
     grid->setVerticalSpacing(pixelsOf(8));
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 4; ++i) {
         auto* name = new QLabel(texts[i].name);
         name->setFont(fontFor(FontRole::Head));
         auto* what = new QLabel(texts[i].what);
@@ -53,18 +54,20 @@ TextsDialog::TextsDialog(const QString& model, bool opens, const TextChoice& now
         what->setFont(fontFor(FontRole::Small));
         auto* files = new QComboBox;
         files->setObjectName(texts[i].id);
-        files->setAccessibleName(tr("%1 text, %2").arg(texts[i].name, texts[i].what));
+        files->setAccessibleName(i == Tasks ? tr("tasks, %1").arg(texts[i].what) : tr("%1 text, %2").arg(texts[i].name, texts[i].what));
         files->setSizeAdjustPolicy(QComboBox::AdjustToMinimumContentsLengthWithIcon);
         m_files[static_cast<std::size_t>(i)] = files;
-        files->addItem(tr("%1 · built in, English prose").arg(QFileInfo(texts[i].own).fileName()), texts[i].own);
-        if (i > 0)
+        files->addItem(i == Tasks ? tr("endings and cloze · built in, English prose")
+                                  : tr("%1 · built in, English prose").arg(QFileInfo(texts[i].own).fileName()),
+                       texts[i].own);
+        if (i == Live || i == Locked)
             files->addItem(i == Live ? tr("other windows of the calibration text") : tr("other windows of the live text"), QString());
         if (!texts[i].now.isEmpty()) offer(static_cast<Role>(i), texts[i].now);
         files->setCurrentIndex(files->findData(texts[i].now));
         auto* browse = new QPushButton(tr("Browse…"));
         browse->setAutoDefault(false);
-        browse->setAccessibleName(tr("choose a file as %1 text").arg(texts[i].name));
-        const QString title = tr("Text: %1").arg(texts[i].what);
+        browse->setAccessibleName(i == Tasks ? tr("choose a folder of tasks") : tr("choose a file as %1 text").arg(texts[i].name));
+        const QString title = i == Tasks ? tr("Folder of tasks") : tr("Text: %1").arg(texts[i].what);
         connect(browse, &QPushButton::clicked, this, [this, i, title] { emit browseRequested(static_cast<Role>(i), title); });
         connect(files, &QComboBox::currentIndexChanged, this, &TextsDialog::refresh);
         grid->addWidget(name, 2 * i, 0);
@@ -125,7 +128,7 @@ void TextsDialog::setFile(int role, const QString& file)
 TextChoice TextsDialog::choice() const
 {
     return {m_files[Calibration]->currentData().toString(), m_files[Live]->currentData().toString(),
-            m_files[Locked]->currentData().toString()};
+            m_files[Locked]->currentData().toString(), m_files[Tasks]->currentData().toString()};
 }
 
 // What the choice means where it is not plain.

@@ -1,4 +1,5 @@
-// Which texts a model is measured on, not modal: one for scores and searches, one for the perplexity while editing, one that stays locked.
+// Which texts a model is measured on, not modal: one for scores and searches, one for the perplexity while editing, one that stays locked;
+// and the folder of multiple-choice tasks.
 #pragma once
 
 #include "shell/session/text_choice.h"
@@ -17,7 +18,7 @@ class TextsDialog final : public QDialog
 {
     Q_OBJECT
 public:
-    enum Role { Calibration, Live, Locked };
+    enum Role { Calibration, Live, Locked, Tasks };
 
     // `opens`: the button opens the model, else it changes the texts of the open one.
     TextsDialog(const QString& model, bool opens, const TextChoice& now, const TextChoice& builtIn, QWidget* parent = nullptr);
@@ -35,7 +36,7 @@ private:
     void offer(Role role, const QString& file);
 
     TextChoice m_builtIn;
-    std::array<QComboBox*, 3> m_files{};
+    std::array<QComboBox*, 4> m_files{};
     QLabel* m_note = nullptr;
 };
 

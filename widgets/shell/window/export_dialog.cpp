@@ -134,6 +134,7 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     connect(m_flavours, &QButtonGroup::buttonClicked, this, &ExportDialog::dryRun);
     connect(workbench->plans(), &PlanController::historyChanged, this, &ExportDialog::refresh);
     connect(workbench->evaluation(), &EvaluationController::runsChanged, this, &ExportDialog::showMeasured);
+    connect(workbench->tasks(), &TasksController::runsChanged, this, &ExportDialog::showMeasured);
     connect(workbench, &Workbench::closed, this, &QDialog::close);
     connect(workbench->plans(), &PlanController::explained, this, &ExportDialog::explain);
     refresh();
@@ -303,12 +304,17 @@ void ExportDialog::refresh()
 void ExportDialog::showMeasured()
 {
     if (!m_workbench->isOpen()) return;
-    const auto measured = m_workbench->evaluation()->measuredOf(m_workbench->plans()->plan().hash());
-    if (!measured) return m_measured->setText(tr("Its perplexity is not measured."));
-    const Measurement& of = measured->measurement;
-    m_measured->setText(tr("Perplexity %1, dense %2, on %3")
-                            .arg(format::perplexity(of.ppl), format::perplexity(of.densePpl.value_or(std::nan(""))),
-                                 basisText(QString::fromStdString(of.text), of.windows, measured->windowsOf, of.windowLength)));
+    const std::string& hash = m_workbench->plans()->plan().hash();
+    const auto measured = m_workbench->evaluation()->measuredOf(hash);
+    QString text = tr("Its perplexity is not measured.");
+    if (measured) {
+        const Measurement& of = measured->measurement;
+        text = tr("Perplexity %1, dense %2, on %3")
+                   .arg(format::perplexity(of.ppl), format::perplexity(of.densePpl.value_or(std::nan(""))),
+                        basisText(QString::fromStdString(of.text), of.windows, measured->windowsOf, of.windowLength));
+    }
+    if (const QString tasks = m_workbench->tasks()->words(hash); !tasks.isEmpty()) text += QLatin1Char('\n') + tasks;
+    m_measured->setText(text);
 }
 
 void ExportDialog::closeEvent(QCloseEvent* event)
@@ -416,6 +422,7 @@ void ExportDialog::startExport()
     request.windows = text.fullWindows;
     request.spread = text.quickWindows;  // those of the quick number in the window
     if (const auto measured = m_workbench->evaluation()->measuredOf(m_exporting.hash())) request.measured = {measured->measurement};
+    request.measuredTasks = m_workbench->tasks()->measurements(m_exporting.hash());
     m_request = m_workbench->engine()->ask(
         request, {"export", Lane::Export},
         [this, alive = QPointer<ExportDialog>(this), folder, text,

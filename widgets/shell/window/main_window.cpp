@@ -2,6 +2,7 @@
 
 #include "look/controls.h"
 #include "look/panel.h"
+#include "perplexity/tasks_panel.h"
 #include "planning/pipeline_panel.h"
 #include "planning/search_panel.h"
 #include "ranks/rank_panel.h"
@@ -17,6 +18,7 @@
 #include "shell/window/rank_workspace.h"
 #include "shell/window/session_workspace.h"
 #include "shell/window/start_page.h"
+#include "shell/window/tasks_workspace.h"
 #include "shell/window/texts_workspace.h"
 #include "shell/window/window_layout.h"
 
@@ -137,6 +139,7 @@ void MainWindow::makeWorkspaces()
     m_budget = new BudgetWorkspace(m_context, this);
     m_explore = new ExploreWorkspace(m_context, this);
     m_measure = new MeasureWorkspace(m_context, this);
+    m_tasks = new TasksWorkspace(m_context, m_measure, this);
     m_history = new HistoryWorkspace(m_context, m_measure, this);
     m_docks->splitDockWidget(m_explore->inspectorDock(), m_history->dock(), Qt::Vertical);
     m_ranks = new RankWorkspace(m_context, {m_budget, m_explore, m_measure}, this);
@@ -148,7 +151,8 @@ void MainWindow::makeWorkspaces()
     auto* profiles = new MissingProfiles(m_context, m_measure, this);
     auto* help = new HelpWorkspace(
         m_context, m_options.helpFolder, [this] { return helpPage(); }, this);
-    m_workspaces = {m_session, m_explore, m_pipeline, m_ranks, m_budget, m_history, m_measure, profiles, m_errors, m_engine, texts, help};
+    m_workspaces = {m_session, m_explore, m_pipeline, m_ranks,  m_budget, m_history, m_tasks,
+                    m_measure, profiles,  m_errors,   m_engine, texts,    help};
     m_layout = std::make_unique<WindowLayout>(
         m_context, WindowLayout::Panels{m_budget->dock(), m_explore->inspectorDock(), m_history->dock(), m_measure->dock()});
     connect(m_measure, &MeasureWorkspace::cellEstimateChanged, m_explore, &ExploreWorkspace::setCellEstimate);
@@ -201,8 +205,8 @@ void MainWindow::makeMenus()
                     ids({"plan.find", "plan.run", "plan.stop", "plan.pipeline", "", "plan.name", "plan.dense", "plan.equal", "plan.rank",
                          "", "plan.constants", "plan.constantsWeighted", "plan.dropConstants", "plan.skipLayer", "", "plan.matricesDense",
                          "plan.measureRanks"}));
-    m_actions->fill(menuBar()->addMenu(tr("Eva&luate")), ids({"evaluate.full", "evaluate.locked", "evaluate.cancel", "", "evaluate.profile",
-                                                              "evaluate.text", "", "engine.restart"}));
+    m_actions->fill(menuBar()->addMenu(tr("Eva&luate")), ids({"evaluate.full", "evaluate.locked", "evaluate.tasks", "evaluate.cancel", "",
+                                                              "evaluate.profile", "evaluate.text", "", "engine.restart"}));
     m_actions->fill(menuBar()->addMenu(tr("&Help")), ids({"help.contents", "help.keyboard", "help.about"}));
 }
 
@@ -336,20 +340,24 @@ void MainWindow::focusPanel(int step)
     if (!m_workbench->isOpen()) return;
     Panel* left = m_budget->dock();
     Panel* below = m_measure->dock();
-    WindowLayout::moveFocus(
-        {{left,
-          [&] {
-              return left->currentPage() == m_pipeline->panel() ? m_pipeline->firstOfPanel()
-                     : left->currentPage() == m_ranks->panel()  ? m_ranks->firstOfPanel()
-                                                                : m_budget->firstControl();
-          }},
-         {m_explore->frame(), [&] { return m_explore->firstOfFrame(); }},
-         {below, [&] { return below->currentPage() == m_pipeline->search() ? m_pipeline->firstOfSearch() : m_measure->firstControl(); }},
-         {m_ranks->spectrumDock(), [&] { return m_ranks->firstOfSpectrum(); }},
-         {m_ranks->energyDock(), [&] { return m_ranks->firstOfEnergy(); }},
-         {m_explore->inspectorDock(), [&] { return m_explore->firstOfInspector(); }},
-         {m_history->dock(), [&] { return m_history->firstControl(); }}},
-        step);
+    WindowLayout::moveFocus({{left,
+                              [&] {
+                                  return left->currentPage() == m_pipeline->panel() ? m_pipeline->firstOfPanel()
+                                         : left->currentPage() == m_ranks->panel()  ? m_ranks->firstOfPanel()
+                                                                                    : m_budget->firstControl();
+                              }},
+                             {m_explore->frame(), [&] { return m_explore->firstOfFrame(); }},
+                             {below,
+                              [&] {
+                                  return below->currentPage() == m_pipeline->search() ? m_pipeline->firstOfSearch()
+                                         : below->currentPage() == m_tasks->panel()   ? m_tasks->firstControl()
+                                                                                      : m_measure->firstControl();
+                              }},
+                             {m_ranks->spectrumDock(), [&] { return m_ranks->firstOfSpectrum(); }},
+                             {m_ranks->energyDock(), [&] { return m_ranks->firstOfEnergy(); }},
+                             {m_explore->inspectorDock(), [&] { return m_explore->firstOfInspector(); }},
+                             {m_history->dock(), [&] { return m_history->firstControl(); }}},
+                            step);
 }
 
 void MainWindow::resetLayout()

@@ -25,6 +25,7 @@ class PipelineWorkspace;
 class RankWorkspace;
 class SessionWorkspace;
 class StartPage;
+class TasksWorkspace;
 class WindowLayout;
 
 struct WindowOptions {
@@ -95,6 +96,7 @@ private:
     HistoryWorkspace* m_history = nullptr;
     MeasureWorkspace* m_measure = nullptr;
     RankWorkspace* m_ranks = nullptr;
+    TasksWorkspace* m_tasks = nullptr;
     PipelineWorkspace* m_pipeline = nullptr;
     SessionWorkspace* m_session = nullptr;
     EngineNotices* m_engine = nullptr;

@@ -35,6 +35,9 @@ MeasureWorkspace::MeasureWorkspace(const WindowContext& context, QObject* parent
     m_dock = new Panel(QStringLiteral("perplexity"), tr("Perplexity"));
     m_dock->addPage(tr("Perplexity"), m_panel);
     m_dock->header()->addTrailing(m_panel->choosers());
+    // PPL or Δ is a choice of this page alone.
+    connect(m_dock->header(), &PanelHeader::currentPageChanged, m_panel->choosers(),
+            [this](int page) { m_panel->choosers()->setVisible(page == 0); });
     m_in.docks->addDockWidget(Qt::BottomDockWidgetArea, m_dock);
     m_estimates = new EstimateController(workbench().engine(), this);
     makeActions();

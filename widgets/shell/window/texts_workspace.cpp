@@ -50,8 +50,10 @@ void TextsWorkspace::ask(const QString& folder)
     m_dialog = new TextsDialog(model, opens, opens ? textsOf(folder) : workbench().texts(), workbench().builtInTexts(), m_in.window);
     m_dialog->setAttribute(Qt::WA_DeleteOnClose);
     connect(m_dialog, &TextsDialog::browseRequested, this, [this](TextsDialog::Role role, const QString& title) {
-        QFileDialog* files = fileDialog(m_in, title, tr("Text (*.txt *.md);;All files (*)"), QStringLiteral("text"));
-        files->setFileMode(QFileDialog::ExistingFile);
+        const bool folder = role == TextsDialog::Tasks;
+        QFileDialog* files = fileDialog(m_in, title, folder ? QString() : tr("Text (*.txt *.md);;All files (*)"),
+                                        folder ? QStringLiteral("tasks") : QStringLiteral("text"));
+        files->setFileMode(folder ? QFileDialog::Directory : QFileDialog::ExistingFile);
         connect(files, &QFileDialog::fileSelected, m_dialog.data(),
                 [texts = m_dialog, role](const QString& file) { texts->setFile(role, file); });
         files->show();
@@ -68,7 +70,13 @@ void TextsWorkspace::ask(const QString& folder)
 TextChoice TextsWorkspace::textsOf(const QString& folder) const
 {
     const QStringList kept = m_in.settings->value(textsKey(folder)).toStringList();
-    return kept.size() == 3 && QFileInfo::exists(kept[0]) ? TextChoice{kept[0], kept[1], kept[2]} : workbench().builtInTexts();
+    TextChoice texts = workbench().builtInTexts();
+    if (kept.size() < 3 || !QFileInfo::exists(kept[0])) return texts;
+    texts.calibration = kept[0];
+    texts.live = kept[1];
+    texts.locked = kept[2];
+    if (kept.size() > 3 && QFileInfo::exists(kept[3])) texts.tasks = kept[3];
+    return texts;
 }
 
 void TextsWorkspace::remember()
@@ -77,7 +85,7 @@ void TextsWorkspace::remember()
     if (texts == workbench().builtInTexts())
         m_in.settings->remove(textsKey(workbench().modelPath()));
     else
-        m_in.settings->setValue(textsKey(workbench().modelPath()), QStringList{texts.calibration, texts.live, texts.locked});
+        m_in.settings->setValue(textsKey(workbench().modelPath()), QStringList{texts.calibration, texts.live, texts.locked, texts.tasks});
 }
 
 void TextsWorkspace::note(const QString& cause, const QString& consequence)
