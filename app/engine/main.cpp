@@ -27,6 +27,7 @@ void addVerbs(CLI::App& app, Verbs& verbs, int output)
     addEvaluate(verbs);
     addTasks(verbs);
     addExport(verbs);
+    addRecover(verbs);
     addCompress(verbs);
     addServe(verbs, output);
     addDocumentation(verbs, app);

@@ -84,6 +84,7 @@ void addEstimate(Verbs& verbs);
 void addEvaluate(Verbs& verbs);
 void addTasks(Verbs& verbs);
 void addExport(Verbs& verbs);  // export, verify
+void addRecover(Verbs& verbs);
 void addCompress(Verbs& verbs);
 void addServe(Verbs& verbs, int protocolDescriptor);
 void addDocumentation(Verbs& verbs, const CLI::App& app);  // for the build, not for people

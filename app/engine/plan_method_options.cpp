@@ -140,6 +140,9 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
                      "Leave out so many decoder layers: those that change the hidden state least")
         ->check(CLI::PositiveNumber)
         ->type_name("N");
+    verb->add_option("--recover", options.recover,
+                     "How what was lost is won back once experts and ranks are settled (see `methods --slot recover`); none")
+        ->type_name("METHOD");
     verb->add_option("--lock", options.lock, "Layers that stay as they are")->delimiter(',')->type_name("L");
     verb->add_option("--protect", options.protect, "Experts that are never removed, LAYER:EXPERT")->delimiter(',')->type_name("L:E");
     verb->add_option("--floor", options.floors, "Experts that layers keep at least: N for all, LAYER:N for one")
@@ -176,6 +179,8 @@ Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& 
     choose(recipe.score, options.score, "score");
     choose(recipe.allocate, options.allocate, "allocate");
     choose(recipe.select, options.select, "select");
+    choose(recipe.recover, options.recover, "recover");
+    if (recipe.recover == "none") recipe.recover.clear();
     if (options.uniform) recipe.uniformCount = true;
     if (options.dropped == "none") recipe.dropped.reset();
     if (options.dropped == "constant") recipe.dropped = ConstantKind::Mean;
@@ -189,7 +194,7 @@ Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& 
     if (!options.receptiveField.empty()) {
         ESPALIER_TRY(recipe.receptiveField, parseReceptiveField(options.receptiveField));
     }
-    ESPALIER_TRY(const auto params, parseParams(options.params, {"score", "allocate", "select", "rank"}));
+    ESPALIER_TRY(const auto params, parseParams(options.params, {"score", "allocate", "select", "rank", "recover"}));
     for (const auto& [slot, given] : params)
         for (const auto& [key, value] : given)
             recipe.params[slot][key] = value;

@@ -37,6 +37,7 @@ struct PlanMethodOptions {
     std::string dropped;
     std::vector<int> dropLayers;
     int dropSimilar = 0;
+    std::string recover;  // method id, or "none"
 };
 void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options);
 

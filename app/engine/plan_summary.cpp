@@ -32,4 +32,21 @@ std::string planText(const ModelShape& shape, const CompressionPlan& plan, const
     return text + table.text() + fmt::format("\nplan {}\n", plan.hash().substr(0, 12));
 }
 
+std::string recoveryText(const std::vector<PlanStage>& stages)
+{
+    for (const PlanStage& stage : stages) {
+        if (stage.name != "recover") continue;
+        const auto number = [&](const char* key) {
+            return stage.detail.value(key, Json()).is_number() ? stage.detail[key].get<double>() : 0.0;
+        };
+        const char* outcome = stage.detail.value("accepted", false)  ? ""
+                              : stage.detail.value("changed", false) ? ": not accepted, the plan stays as it was"
+                                                                     : ": nothing was missing";
+        return fmt::format("Recovery by {}: perplexity {:.4f} before, {:.4f} after, dense {:.4f}, on {} windows kept apart{}\n",
+                           stage.detail.value("method", ""), number("ppl_before"), number("ppl_after"), number("ppl_dense"),
+                           stage.detail.value("gate_windows", 0), outcome);
+    }
+    return {};
+}
+
 }  // namespace espalier

@@ -1,11 +1,14 @@
 // From a profile to a plan, on the model that is open.
 #include "requests.h"
 
+#include "base/atomic_file.h"
+#include "base/cache_folder.h"
 #include "pipeline/make_plan.h"
 #include "pipeline/model_match.h"
 #include "pipeline/search_journal.h"
 #include "plan/factor_methods.h"
 #include "profile/profile_windows.h"
+#include "recover/recover.h"
 #include "rpc/protocol_plan.h"
 #include "search_device.h"
 #include "session/profile_file.h"
@@ -33,6 +36,18 @@ SearchSummary summaryOf(const PlanSearchResult& search)
             .againstGiven = search.againstFirst,
             .lockedChange = search.lockedChange,
             .trace = search.trace};
+}
+
+// The file stays by the name of its content, so that every plan and session that names it finds it.
+Result<CompressionPlan> withValuesKept(const CompressionPlan& plan, const ValuesInfo& values, const std::filesystem::path& folder)
+{
+    ESPALIER_CHECK_OK(makeFolder(folder));
+    const std::filesystem::path kept = folder / (values.id + ".safetensors");
+    ESPALIER_CHECK_OK(syncAndRename(values.file, kept));
+    std::vector<ValuesInfo> all = plan.values();
+    for (ValuesInfo& info : all)
+        if (info.id == values.id) info.file = kept.string();
+    return plan.withValues(std::move(all));
 }
 
 Result<PlanAnswer> runPlan(OpenModels& models, const PlanRequest& request, JobContext& job)
@@ -103,6 +118,9 @@ Result<PlanAnswer> runPlan(OpenModels& models, const PlanRequest& request, JobCo
         locked.text = request.locked;
         ESPALIER_TRY(inputs.locked, openText(given ? locked : cutAsProfile(locked, *profile), *checkpoint, warnings));
     }
+    const std::filesystem::path valuesFolder = request.values.empty() ? cacheFolder() / "values" : std::filesystem::path(request.values);
+    inputs.recoverFolder = request.state.empty() ? valuesFolder / "recover" : std::filesystem::path(request.state + ".recover");
+    inputs.sources = [&](const CompressionPlan& which) { return models.factorSourcesOf(which, {request.profile}); };
     PlanRecipe recipe = request.recipe;
     recipe.threads = models.options().threads;
     std::optional<SearchJournal> journal;
@@ -117,7 +135,11 @@ Result<PlanAnswer> runPlan(OpenModels& models, const PlanRequest& request, JobCo
             warnings.push_back(opened.error().describe());
         inputs.journal = journal ? &*journal : nullptr;
     }
-    ESPALIER_TRY(const PlanOutcome outcome, makePlan(inputs, recipe, job));
+    ESPALIER_TRY(PlanOutcome outcome, makePlan(inputs, recipe, job));
+    if (outcome.values) {
+        ESPALIER_TRY(outcome.plan, withValuesKept(outcome.plan, *outcome.values, valuesFolder));
+    }
+    if (!recipe.recover.empty()) removeRun(inputs.recoverFolder);
     if (journal) journal->remove();
     warnings.insert(warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
     PlanAnswer answer{.plan = toJson(outcome.plan),
@@ -127,6 +149,7 @@ Result<PlanAnswer> runPlan(OpenModels& models, const PlanRequest& request, JobCo
                       .warnings = std::move(warnings),
                       .recovered = journal ? static_cast<std::int64_t>(journal->recovered()) : 0,
                       .exchange = outcome.search ? std::optional(summaryOf(*outcome.search)) : std::nullopt,
+                      .recovery = outcome.recovery,
                       .cost = costFacts(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape))),
                       .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()};
     for (const PlanStage& stage : outcome.stages)

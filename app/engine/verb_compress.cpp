@@ -1,5 +1,6 @@
 #include "base/atomic_file.h"
 #include "base/text.h"
+#include "checkpoint/values_file.h"
 #include "evaluate/evaluator.h"
 #include "evaluate/loss_file.h"
 #include "export/exporter.h"
@@ -11,14 +12,18 @@
 #include "pipeline/result_json.h"
 #include "pipeline/search_journal.h"
 #include "pipeline/window_losses.h"
+#include "plan/factor_methods.h"
 #include "plan_method_options.h"
+#include "plan_summary.h"
 #include "profile/profile_pass.h"
+#include "recover/recover.h"
 #include "rpc/plan_presets.h"
 #include "score/scorer.h"
 #include "search_device.h"
 #include "session/profile_file.h"
 #include "session/profile_parts.h"
 #include "text_options.h"
+#include "values_beside.h"
 #include "verb_inputs.h"
 
 #include <fmt/format.h>
@@ -171,6 +176,11 @@ private:
             inputs.batch = batchFactoryFor(m_invocation.options.device);
             inputs.model = [this]() -> Result<MoeModel*> { return m_model.get(); };
             if (measuresRanks(recipe) && profile.has("factors")) ESPALIER_CHECK_OK(openSources());
+            inputs.recoverFolder = m_work / "recover";
+            inputs.sources = [this](const CompressionPlan& plan) -> Result<FactorSources> {
+                if (factorsNeedProfile(plan) || plan.hasConstants()) ESPALIER_CHECK_OK(openSources());
+                return m_sources;
+            };
             ESPALIER_TRY(SearchJournal journal, openSearchJournal(m_work / "search.jsonl", m_options.resume, inputs, recipe, m_invocation));
             inputs.journal = &journal;
             Result<PlanOutcome> made = makePlan(inputs, recipe, m_invocation.job);
@@ -178,11 +188,19 @@ private:
             m_recovered = journal.recovered();
             outcome = std::move(made).value();
             m_planPath = m_work / "plan.json";
+            ESPALIER_TRY(outcome.plan, withValuesBeside(outcome.plan, outcome.values, m_planPath));
+            removeRun(inputs.recoverFolder);
             return writeFileAtomically(m_planPath, planFileText(outcome.plan, recipe, hash) + "\n");
         }));
         m_invocation.warnings.insert(m_invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
+        if (factorsNeedProfile(outcome.plan) || outcome.plan.hasConstants()) ESPALIER_CHECK_OK(openSources());
+        if (outcome.values) {
+            ESPALIER_CHECK_OK(addValuesFiles(outcome.plan, m_planPath, m_sources));
+            // From here on the plan is used, not read: whole paths.
+            outcome.plan = withValuesOf(outcome.plan, m_sources);
+        }
+        m_model->setFactorSources(m_sources);
         if (outcome.plan.hasRanks()) {
-            ESPALIER_CHECK_OK(openSources());
             ESPALIER_TRY(const auto source, factorSourceFor(outcome.plan, m_sources, m_checkpoint->fingerprint()));
             for (std::string& warning : factorWarnings(outcome.plan, source.get()))
                 m_invocation.warnings.push_back(std::move(warning));
@@ -323,6 +341,7 @@ private:
             formatBytes(planCost(shape, CompressionPlan::identity(shape)).bytes), perplexity(m_after).ppl, perplexity(m_before).ppl,
             (change.pplRatio - 1) * 100, change.se * change.pplRatio * 100, validation.source, validation.rows.size(),
             validation.windowLength, m_options.validation.empty() ? ", which the plan was made on: it flatters" : "");
+        m_invocation.text += recoveryText(outcome.stages);
         for (const auto& [name, seconds] : m_seconds)
             m_invocation.text += fmt::format("  {:<9} {}\n", name, formatSeconds(seconds));
         if (!m_verification.is_null())

@@ -9,11 +9,13 @@
 #include "plan_method_options.h"
 #include "plan_summary.h"
 #include "profile/profile_windows.h"
+#include "recover/recover.h"
 #include "search_device.h"
 #include "session/profile_file.h"
 #include "terminal.h"
 #include "text_options.h"
 #include "tokenizer/text_windows.h"
+#include "values_beside.h"
 #include "verb_inputs.h"
 
 #include <fmt/format.h>
@@ -58,6 +60,8 @@ Json ranksJson(const ModelShape& shape, const CompressionPlan& plan)
 Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
 {
     ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
+    if (!options.methods.recover.empty() && options.methods.recover != "none")
+        ESPALIER_CHECK_OK(checkOutput(valuesBeside(options.out), options.force));
     ESPALIER_TRY(PlanRecipe recipe, recipeOf(options.methods, invocation));
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     const ModelShape& shape = checkpoint->shape();
@@ -115,6 +119,16 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
             return model.get();
         };
     }
+    inputs.recoverFolder = options.out;
+    inputs.recoverFolder += ".recover";
+    inputs.sources = [&](const CompressionPlan& which) -> Result<FactorSources> {
+        const bool profile = std::any_of(sources.begin(), sources.end(), [](const auto& source) { return !source->stored(); });
+        if (!profile && (factorsNeedProfile(which) || which.hasConstants())) {
+            ESPALIER_TRY(FactorSources own, openProfiles({options.profile}));
+            sources.insert(sources.end(), own.begin(), own.end());
+        }
+        return sources;
+    };
     // Under mpirun every process records what it finished itself.
     inputs.processes = &invocation.processes;
     std::filesystem::path journalPath = options.out;
@@ -124,11 +138,15 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     Result<PlanOutcome> made = makePlan(inputs, recipe, invocation.job);
     if (!made.ok()) return withSearchKept(std::move(made).error(), journal);
     const PlanOutcome& outcome = *made;
-    const CompressionPlan& plan = outcome.plan;
+    CompressionPlan plan = outcome.plan;
     invocation.warnings.insert(invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
 
     ESPALIER_CHECK_OK(invocation.processes.meet({}));
-    if (invocation.processes.first()) ESPALIER_CHECK_OK(writeFileAtomically(options.out, planFileText(plan, recipe, profileHash) + "\n"));
+    if (invocation.processes.first()) {
+        ESPALIER_TRY(plan, withValuesBeside(plan, outcome.values, options.out));
+        ESPALIER_CHECK_OK(writeFileAtomically(options.out, planFileText(plan, recipe, profileHash) + "\n"));
+        removeRun(inputs.recoverFolder);
+    }
 
     journal.remove();
 
@@ -147,7 +165,8 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     result["trace"]["stages"] = Json::array();
     for (const PlanStage& stage : outcome.stages)
         result["trace"]["stages"].push_back(toJson(stage));
-    invocation.text = planText(shape, plan, losses);
+    result["values"] = outcome.values ? Json(valuesBeside(options.out).string()) : Json();
+    invocation.text = planText(shape, plan, losses) + recoveryText(outcome.stages);
     if (outcome.search)
         invocation.text += fmt::format("Search: {} plans measured, worth {:.1f} passes of the model over all windows ({})\n",
                                        outcome.search->measured, outcome.search->passes, planSearchEndName(outcome.search->end));

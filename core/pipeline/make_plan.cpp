@@ -14,6 +14,7 @@
 #include "pipeline/profile_rank_curves.h"
 #include "pipeline/rank_stage.h"
 #include "pipeline/recipe_json.h"
+#include "pipeline/recover_stage.h"
 #include "pipeline/result_json.h"
 #include "pipeline/select_stage.h"
 #include "pipeline/size_fit.h"
@@ -68,8 +69,9 @@ public:
         ESPALIER_CHECK_OK(checkRecipe(m_recipe));
         const bool model = runsModel(m_recipe);
         if (model && (!m_inputs.model || !m_inputs.windows))
-            return textNeeded(m_recipe.receptiveField ? "The receptive field" : "The verified allocator");
+            return textNeeded(m_recipe.receptiveField ? "The receptive field" : measures() ? "The verified allocator" : "Recovery");
         ESPALIER_CHECK_OK(checkRecipeNeeds(m_recipe, m_inputs.profile));
+        ESPALIER_TRY(m_base, withoutRecovered(m_shape, m_base));
         ESPALIER_CHECK_OK(dropLayers());
         const CheckpointWeights weights(m_inputs.checkpoint);
         ESPALIER_TRY(m_scores, score(m_inputs.profile, m_recipe.score, m_recipe.paramsOf("score"), &weights));
@@ -90,6 +92,7 @@ public:
             ESPALIER_CHECK_OK(assign());
         }
         ESPALIER_TRY(m_outcome.plan, completed(m_outcome.plan));
+        ESPALIER_CHECK_OK(recover());
         if (std::string warning = m_journal.takeWarning(); !warning.empty()) m_outcome.warnings.push_back(std::move(warning));
         if (model && !m_inputs.missingWindows.empty())
             m_outcome.warnings.push_back(
@@ -101,7 +104,7 @@ private:
     using Clock = std::chrono::steady_clock;
 
     // What each part takes of the whole, roughly: on the demo model with the window's text.
-    enum class Part { Curves, Allocate, Select, Field, Rank, End };
+    enum class Part { Curves, Allocate, Select, Field, Rank, Recover, End };
     double weightOf(Part part) const
     {
         switch (part) {
@@ -115,6 +118,8 @@ private:
                 return m_recipe.receptiveField ? 5 : 0;
             case Part::Rank:
                 return m_recipe.ranks ? 0.5 : 0;
+            case Part::Recover:
+                return m_recipe.recover.empty() ? 0 : 5;
             case Part::End:
                 break;
         }
@@ -506,6 +511,28 @@ private:
         if (ranked.ok()) return std::optional(std::move(ranked).value());
         if (ranked.error().code == "allocate.infeasible") return std::optional<CompressionPlan>();
         return std::move(ranked).error();
+    }
+
+    // What was lost is won back once shapes are settled.
+    Status recover()
+    {
+        if (m_recipe.recover.empty()) return {};
+        const auto started = Clock::now();
+        begin(Part::Recover);
+        StageJob job(m_job, "recover");
+        job.partial(toJson(PlanFound{toJson(m_outcome.plan), {}}));
+        std::string warning;
+        ESPALIER_TRY(std::optional<RecoverResult> result, recoverStage(m_inputs, m_recipe, m_outcome.plan, m_share, job, warning));
+        if (!warning.empty()) m_outcome.warnings.push_back(std::move(warning));
+        if (!result) return {};
+        m_outcome.warnings.insert(m_outcome.warnings.end(), result->warnings.begin(), result->warnings.end());
+        if (!result->accepted && result->changed)
+            m_outcome.warnings.push_back("Recovery did not lower the loss on the windows kept apart: the plan is as it was before.");
+        m_outcome.plan = result->plan;
+        m_outcome.values = result->values;
+        m_outcome.recovery = recoverSummary(*result, m_recipe.recover);
+        stage("recover", started, recoverDetail(*result, m_recipe.recover));
+        return stopped();
     }
 
     Result<Evaluator*> evaluator()

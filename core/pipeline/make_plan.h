@@ -9,6 +9,8 @@
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "pipeline/plan_recipe.h"
+#include "plan/factor_source.h"
+#include "rpc/protocol_plan.h"
 #include "search/plan_search.h"
 #include "search/receptive_field.h"
 #include "search/selector.h"
@@ -16,6 +18,7 @@
 #include "tokenizer/windows.h"
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -46,10 +49,14 @@ struct PlanInputs {
     std::optional<TokenWindows> locked = {};   // text that no search sees, measured once at the end
     BatchFactory batch = {};                   // of the searches, for SelectOptions
     WorkShare* processes = nullptr;            // that make the same plan and share layers and windows; null: one
+    // Of the stage "recover": where it keeps what it finished, and its values file in the folder "values" there (the caller moves that
+    // beside the plan); and the profiles and values files that a plan reads.
+    std::filesystem::path recoverFolder = {};
+    std::function<Result<FactorSources>(const CompressionPlan&)> sources = {};
 };
 
 struct PlanStage {
-    std::string name;  // "allocate", "select", "receptive-field", "rank"; for some sizes "size" (below)
+    std::string name;  // "allocate", "select", "receptive-field", "rank", "recover"; for some sizes "size" (below)
     double seconds = 0;
     Json detail;
 };
@@ -60,6 +67,8 @@ struct PlanOutcome {
     std::vector<Selection> selections;  // per decoder layer
     std::optional<ReceptiveField> receptiveField;
     std::optional<PlanSearchResult> search;  // of the verified allocator
+    std::optional<RecoverSummary> recovery;  // of the stage "recover"
+    std::optional<ValuesInfo> values;        // of the stage "recover", where its result was accepted
     std::vector<PlanStage> stages;
     std::vector<std::string> warnings;
 };
@@ -74,6 +83,7 @@ std::string searchKey(const PlanInputs& inputs, const PlanRecipe& recipe, const 
 //                      "best_loss","reference_loss","output_norm","evaluated","trace"} for every layer that ends
 //   "receptive-field"  those of chooseByBlocks
 //   "rank"             {"plan"}
+//   "recover"          {"plan"} once: what is going to be recovered; then those of recoverPlan
 // For a size that counts and rank rule have to meet together, counts are found by arithmetic (pipeline/size_fit.h) and every stage runs
 // once. A stage "size" follows where what was searched turned out larger: {"excess","experts","bytes"}, what it gave back. Every "plan" is
 // complete and valid. Progress counts thousandths of the whole (phase "search"). Errors: those of the parts and of checkRecipe,

@@ -100,28 +100,49 @@ public:
     }
 
 private:
-    // {"layer","part","steps"} for each layer that is finished.
+    // {"layer","part","bodies","losses"} for each layer that is finished. What is not whole, or what processes do not agree on, is begun
+    // again: the residual streams are those of the last layer.
     Result<JournalFile> openJournal()
     {
-        fs::path path = m_run.folder / (m_run.share.first() ? "layers.jsonl" : fmt::format("layers-{}.jsonl", m_run.share.rank() + 1));
+        const fs::path path =
+            m_run.folder / (m_run.share.first() ? "layers.jsonl" : fmt::format("layers-{}.jsonl", m_run.share.rank() + 1));
         const Json header = {{"method", "least-squares"}, {"tokens", m_tokens}};
-        return JournalFile::open(path, header, {.resume = m_run.resume, .area = "recover", .maxBytes = std::size_t{64} << 20, .locked = {}},
-                                 [&](const JournalLine& line) -> Result<bool> {
-                                     if (!line.json.ok()) return false;
-                                     if (line.first) return *line.json == header;
-                                     return resumed(*line.json);
-                                 });
+        const auto open = [&](bool resume) {
+            return JournalFile::open(path, header, {.resume = resume, .area = "recover", .maxBytes = std::size_t{64} << 20, .locked = {}},
+                                     [&](const JournalLine& line) -> Result<bool> {
+                                         if (line.json.ok() && line.first) return *line.json == header;
+                                         if (line.json.ok()) {
+                                             ESPALIER_TRY(const bool taken, resumed(*line.json));
+                                             if (taken) return true;
+                                         }
+                                         m_whole = false;
+                                         return false;
+                                     });
+        };
+        Result<JournalFile> journal = open(m_run.resume);
+        if (!m_run.resume) return journal;
+        ESPALIER_TRY(const std::vector<Json> all,
+                     m_run.share.exchange(journal.ok() ? Result<Json>(Json(m_whole ? m_done : -1)) : Result<Json>(journal.error())));
+        if (m_whole && std::all_of(all.begin(), all.end(), [&](const Json& done) { return done == m_done; })) {
+            for (const auto& [layer, losses] : m_earlier)
+                for (const double loss : losses)
+                    report(layer, loss);
+            return journal;
+        }
+        m_done = 0;
+        m_plan = m_run.plan;
+        m_parts.clear();
+        return open(false);
     }
     Result<bool> resumed(const Json& line)
     {
-        if (!line.is_object() || line.value("layer", -1) != m_done) return false;
+        if (!line.is_object() || line.value("layer", -1) != m_done || m_done >= m_model.layerCount()) return false;
         if (const std::string id = line.value("part", ""); !id.empty()) {
             const auto part = openValuesFile(m_run.folder / (id + ".safetensors"), id);
-            if (!part.ok()) return false;  // from here on it is made again
+            if (!part.ok()) return false;
             ESPALIER_CHECK_OK(adopt(m_done, *part, line.value("bodies", std::vector<std::size_t>())));
         }
-        for (const Json& step : line.value("losses", Json::array()))
-            report(m_done, step.get<double>());
+        m_earlier.emplace_back(m_done, line.value("losses", std::vector<double>()));
         ++m_done;
         return true;
     }
@@ -131,7 +152,8 @@ private:
         m_part.clear();
         m_mended.clear();
         m_losses.clear();
-        return journal.append(line);
+        // Nobody begins the next layer, whose output takes the place of this one's input, before all have this one on the disk.
+        return m_run.share.meet(journal.append(line));
     }
     Status useFiles(HiddenStates& states, const std::string& name, int layer)
     {
@@ -141,9 +163,9 @@ private:
     }
 
     void report(int layer, double loss) { m_run.report({.step = ++m_step, .loss = loss, .layer = layer, .gateNll = {}}); }
-    Status stopped() const
+    Status stopped() const { return m_job.stopRequested() ? Status(cancelled()) : Status(); }
+    Error cancelled() const
     {
-        if (!m_job.stopRequested()) return {};
         Error error = cancelledError();
         error.kept = fmt::format("{} of {} layers are mended and kept.", m_done, m_model.layerCount());
         return error;
@@ -387,7 +409,7 @@ private:
             for (const FittedMap& map : maps)
                 changes.push_back(at::zeros({map.factor.defined() ? rows : 0, map.width}, at::kDouble));
             const std::vector<SweepLoss> losses = sweep(maps, m_sweeps, left, changes, [this] { return m_job.stopRequested(); });
-            if (losses.empty()) status = stopped();
+            if (losses.empty()) status = cancelled();
             for (std::size_t i = 0; i < maps.size(); ++i)
                 if (maps[i].factor.defined())
                     fresh[i].narrow(0, begin, rows).copy_(targets[i].weight.narrow(0, begin, rows).to(at::kDouble) + changes[i]);
@@ -525,6 +547,8 @@ private:
     int m_done = 0;                    // layers
     int m_step = 0;
     bool m_warned = false;
+    bool m_whole = true;                                         // what was found of an earlier run
+    std::vector<std::pair<int, std::vector<double>>> m_earlier;  // losses of its layers
     // Of the layer that runs, for the journal.
     std::string m_part;
     std::vector<std::size_t> m_mended;

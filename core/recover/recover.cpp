@@ -113,11 +113,11 @@ public:
         result.plan = m_request.plan;
         result.gateText = m_texts.gate.source;
         result.gateHeldOut = m_texts.heldOut;
-        const CompressionPlan dense = CompressionPlan::identity(m_request.model.shape()).withModel(m_request.plan.model());
+        const CompressionPlan dense = CompressionPlan::identity(m_request.model->shape()).withModel(m_request.plan.model());
         {
             // Before anything is measured: what cannot run is said.
-            m_request.model.setFactorSources(m_request.sources);
-            ESPALIER_TRY([[maybe_unused]] const PreparedPlan prepared, m_request.model.prepare(m_request.plan));
+            m_request.model->setFactorSources(m_request.sources);
+            ESPALIER_TRY([[maybe_unused]] const PreparedPlan prepared, m_request.model->prepare(m_request.plan));
         }
         ESPALIER_CHECK_OK(openFolder());
         ESPALIER_TRY(result.dense, measure(dense, {}));
@@ -133,8 +133,8 @@ public:
         result.accepted = result.changed && perplexity(result.after).nll < perplexity(result.before).nll;
         ESPALIER_CHECK_OK(control(*method, dense));
         if (result.accepted) {
-            ESPALIER_TRY(JoinedValues joined,
-                         joinParts(m_request.model.shape(), recovered.plan, recovered.parts, m_request.valuesFolder, madeBy(m_request)));
+            ESPALIER_TRY(JoinedValues joined, joinParts(m_request.model->shape(), recovered.plan, recovered.parts, m_request.valuesFolder,
+                                                        madeBy(m_request), m_share));
             result.plan = std::move(joined.plan);
             result.values = std::move(joined.file);
         }
@@ -147,7 +147,7 @@ private:
     Status openFolder()
     {
         ESPALIER_CHECK_OK(makeFolder(m_request.folder));
-        const Checkpoint& checkpoint = m_request.model.checkpoint();
+        const Checkpoint& checkpoint = m_request.model->checkpoint();
         const Json key = {{"espalier", ESPALIER_VERSION},
                           {"model", checkpoint.fingerprint()},
                           {"plan", m_request.plan.hash()},
@@ -157,34 +157,44 @@ private:
                           {"scored", sha256Hex(canonicalJson(Json(m_texts.tuning.scored)))},
                           {"gate_sha256", m_texts.gate.textSha256},
                           {"control", m_request.control},
-                          {"compute", m_request.model.numericMode()},
-                          {"threads", m_request.model.options().threads},
+                          {"compute", m_request.model->numericMode()},
+                          {"threads", m_request.model->options().threads},
                           {"processes", m_share.size()}};
         const fs::path file = m_request.folder / kRunFile;
         const std::string text = canonicalJson(key) + "\n";
-        if (m_request.resume) {
-            std::error_code ignored;
-            if (!fs::exists(file, ignored)) {
-                Error error = usageError({"{folder} holds no recovery to go on with.", {{"folder", m_request.folder.string()}}},
-                                         "Begin without --resume.");
-                error.code = "recover.nothing_to_resume";
-                return error;
-            }
-            ESPALIER_TRY(const Json there, readJsonFile(file, "recover"));
-            if (canonicalJson(there) + "\n" == text) return {};
-            Error error = badInput(
-                "recover.other_run", m_request.folder.string(),
-                {"{folder} belongs to a recovery of another model, plan, text or other settings.", {{"folder", m_request.folder.string()}}},
-                "Give the settings of the interrupted run, or begin again without --resume.");
-            error.kept = "What it finished is still there.";
+        // One decides for all.
+        const auto decided = [&]() -> Result<Json> {
+            if (!m_share.first()) return Json();
+            ESPALIER_TRY(const bool goesOn, goOn(file, text));
+            if (!goesOn) ESPALIER_CHECK_OK(emptied(file, text));
+            return Json(goesOn);
+        };
+        ESPALIER_TRY(const std::vector<Json> all, m_share.exchange(decided()));
+        m_resumed = all.front().get<bool>();
+        return {};
+    }
+    Result<bool> goOn(const fs::path& file, const std::string& text) const
+    {
+        if (m_request.resume == RecoverResume::No) return false;
+        std::error_code ignored;
+        const bool there = fs::exists(file, ignored);
+        if (!there && m_request.resume == RecoverResume::IfSame) return false;
+        if (!there) {
+            Error error = usageError({"{folder} holds no recovery to go on with.", {{"folder", m_request.folder.string()}}},
+                                     "Begin without --resume.");
+            error.code = "recover.nothing_to_resume";
             return error;
         }
-        if (m_share.first()) {
-            ESPALIER_CHECK_OK(m_share.meet(emptied(file, text)));
-        } else {
-            ESPALIER_CHECK_OK(m_share.meet({}));
-        }
-        return {};
+        const Result<Json> earlier = readJsonFile(file, "recover");
+        if (earlier.ok() && canonicalJson(*earlier) + "\n" == text) return true;
+        if (m_request.resume == RecoverResume::IfSame) return false;
+        if (!earlier.ok()) return earlier.error();
+        Error error = badInput(
+            "recover.other_run", m_request.folder.string(),
+            {"{folder} belongs to a recovery of another model, plan, text or other settings.", {{"folder", m_request.folder.string()}}},
+            "Give the settings of the interrupted run, or begin again without --resume.");
+        error.kept = "What it finished is still there.";
+        return error;
     }
     Status emptied(const fs::path& file, const std::string& text)
     {
@@ -199,10 +209,10 @@ private:
     {
         FactorSources sources = m_request.sources;
         sources.insert(sources.end(), more.begin(), more.end());
-        m_request.model.setFactorSources(sources);
-        if (m_request.measure) return m_request.measure(plan, more);
-        Evaluator evaluator(m_request.model, m_texts.gate, std::int64_t{0});
+        m_request.model->setFactorSources(sources);
         QuietJob quiet(m_job, m_result.cancelled);
+        if (m_request.measure) return m_request.measure(m_texts.gate, plan, quiet);
+        Evaluator evaluator(*m_request.model, m_texts.gate, std::int64_t{0});
         return evaluator.run(plan, firstWindows(evaluator.windowCount()), {}, quiet);
     }
 
@@ -210,7 +220,7 @@ private:
                             std::vector<RecoverStep>* steps)
     {
         ESPALIER_CHECK_OK(makeFolder(folder));
-        RecoverRun run{.model = m_request.model,
+        RecoverRun run{.model = *m_request.model,
                        .plan = plan,
                        .sources = m_request.sources,
                        .text = m_texts.tuning,
@@ -219,7 +229,7 @@ private:
                        .seed = m_request.seed,
                        .share = m_share,
                        .folder = folder,
-                       .resume = m_request.resume,
+                       .resume = m_resumed,
                        .gateNll = [this](const CompressionPlan& of, const FactorSources& more) -> Result<double> {
                            ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(of, more));
                            return perplexity(losses).nll;
@@ -266,6 +276,7 @@ private:
     WorkShare& m_share;
     Params m_params;
     Texts m_texts;
+    bool m_resumed = false;
     RecoverResult m_result;
 };
 
@@ -277,14 +288,6 @@ void removeRun(const fs::path& folder)
 {
     std::error_code ignored;
     fs::remove_all(folder, ignored);
-}
-
-Json toJson(const RecoverStep& step)
-{
-    Json json = {{"step", step.step}, {"loss", step.loss}};
-    if (step.layer) json["layer"] = *step.layer;
-    if (step.gateNll) json["gate_nll"] = *step.gateNll;
-    return json;
 }
 
 Json madeBy(const RecoverRequest& request)

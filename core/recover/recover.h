@@ -18,8 +18,14 @@
 namespace espalier
 {
 
+enum class RecoverResume {
+    No,      // begin, whatever an earlier run left
+    Yes,     // go on, or fail
+    IfSame,  // go on where the folder's run is this one, else begin
+};
+
 struct RecoverRequest {
-    MoeModel& model;
+    MoeModel* model = nullptr;
     CompressionPlan plan;
     FactorSources sources;  // profiles and values files that the plan reads
     std::string method;
@@ -30,11 +36,11 @@ struct RecoverRequest {
     std::uint64_t seed = 0;
     bool control = false;          // also tune the dense model by the same method, and measure it
     std::filesystem::path folder;  // for what is finished; made here, removed by removeRun
-    bool resume = false;
+    RecoverResume resume = RecoverResume::No;
     std::filesystem::path valuesFolder;  // where the values file is written
     WorkShare* processes = nullptr;      // null: one
-    // Losses of a plan on the gate's windows, ready for `more` sources; empty: measured here.
-    std::function<Result<std::vector<WindowLoss>>(const CompressionPlan&, const FactorSources& more)> measure = {};
+    // Losses of a plan on all windows of the gate; the model is ready for its sources. Empty: measured here.
+    std::function<Result<std::vector<WindowLoss>>(const TokenWindows& gate, const CompressionPlan&, JobContext&)> measure = {};
 };
 
 struct RecoverResult {
@@ -61,7 +67,6 @@ Result<RecoverResult> recoverPlan(const RecoverRequest& request, JobContext& job
 // What a run leaves in its folder, once the answer is written.
 void removeRun(const std::filesystem::path& folder);
 
-Json toJson(const RecoverStep& step);
 // {"method","params","seed","text","text_sha256",..}: what a values file says of its making.
 Json madeBy(const RecoverRequest& request);
 

@@ -67,7 +67,7 @@ Result<std::shared_ptr<const FactorSource>> writePart(const std::filesystem::pat
 }
 
 Result<JoinedValues> joinParts(const ModelShape& shape, const CompressionPlan& plan, const FactorSources& parts,
-                               const std::filesystem::path& folder, const Json& madeBy)
+                               const std::filesystem::path& folder, const Json& madeBy, WorkShare& share)
 {
     std::set<ValuesId> joined;
     for (const auto& part : parts)
@@ -84,7 +84,14 @@ Result<JoinedValues> joinParts(const ModelShape& shape, const CompressionPlan& p
     for (const auto& [name, tensor] : gathered.tensors)
         tensors.push_back(tensor);
     JoinedValues result;
-    ESPALIER_TRY(result.file, writeValuesFile(folder, tensors, madeBy));
+    const auto written = [&]() -> Result<Json> {
+        if (!share.first()) return Json();
+        ESPALIER_TRY(const ValuesInfo info, writeValuesFile(folder, tensors, madeBy));
+        return Json{{"id", info.id}, {"file", info.file}, {"made_by", info.madeBy}};
+    };
+    ESPALIER_TRY(const std::vector<Json> all, share.exchange(written()));
+    const Json& first = all.front();
+    result.file = ValuesInfo{first["id"].get<std::string>(), first["file"].get<std::string>(), first["made_by"].get<std::string>()};
     result.plan = plan;
     for (int l = 0; l < plan.layerCount(); ++l) {
         LayerPlan::Content content = plan.layer(l).content();

@@ -12,6 +12,7 @@
 #include "checkpoint/values_file.h"
 #include "plan/compression_plan.h"
 #include "plan/factor_source.h"
+#include "rpc/plan_event.h"
 #include "tokenizer/windows.h"
 
 #include <cstdint>
@@ -35,13 +36,8 @@ struct TuningText {
     std::vector<std::vector<bool>> scored = {};
 };
 
-// One point of the trace.
-struct RecoverStep {
-    int step = 0;                        // from 1; of methods that go layer by layer over all layers
-    double loss = 0;                     // what the method minimises, in its own unit (its MethodInfo says which)
-    std::optional<int> layer = {};       // decoder layer, where the step is a layer's
-    std::optional<double> gateNll = {};  // nats per token on the gate's text, where the step was measured
-};
+// One point of the trace; steps of methods that go layer by layer count over all layers.
+using RecoverStep = RecoverPoint;
 
 // What a method works with. Belongs to the thread of the model.
 struct RecoverRun {
@@ -86,12 +82,12 @@ Result<Recovered> runLeastSquares(RecoverRun& run, JobContext& job);
 Result<std::shared_ptr<const FactorSource>> writePart(const std::filesystem::path& folder, const std::vector<ValueToWrite>& values);
 
 // The plan with every stored number that lies in `parts` in one values file, written into `folder`. A plan that reads none of the parts is
-// answered as it is, without a file.
+// answered as it is, without a file. Of processes that share a run the first writes.
 struct JoinedValues {
     CompressionPlan plan;
     std::optional<ValuesInfo> file;
 };
 Result<JoinedValues> joinParts(const ModelShape& shape, const CompressionPlan& plan, const FactorSources& parts,
-                               const std::filesystem::path& folder, const Json& madeBy);
+                               const std::filesystem::path& folder, const Json& madeBy, WorkShare& share = WorkShare::none());
 
 }  // namespace espalier

@@ -115,6 +115,16 @@ void fields(Fields& f, Message& m)
 }
 ESPALIER_PROTOCOL_JSON(BlockChosen);
 
+template <typename Fields, Is<RecoverPoint> Message>
+void fields(Fields& f, Message& m)
+{
+    f.required("step", m.step, 1);
+    f.required("loss", m.loss);
+    f.maybe("layer", m.layer);
+    f.maybe("gate_nll", m.gateNll);
+}
+ESPALIER_PROTOCOL_JSON(RecoverPoint);
+
 namespace
 {
 
@@ -152,7 +162,8 @@ Result<PlanEvent> fromJson<PlanEvent>(const Json& json)
     // Each kind has a field that no other has.
     constexpr std::pair<const char*, Status (*)(const Json&, PlanEvent&)> kKinds[] = {
         {"curve", readWhat<CurveKnown>},       {"alone", readWhat<LayerAlone>},          {"name", readWhat<PlanMeasured>},
-        {"finished", readWhat<LayerSearched>}, {"generation", readWhat<LayerSearching>}, {"moe_layers", readWhat<BlockChosen>}};
+        {"finished", readWhat<LayerSearched>}, {"generation", readWhat<LayerSearching>}, {"moe_layers", readWhat<BlockChosen>},
+        {"step", readWhat<RecoverPoint>}};
     for (const auto& [key, read] : kKinds)
         if (what.contains(key)) {
             ESPALIER_CHECK_OK(read(what, event));

@@ -50,7 +50,7 @@ struct PlanMeasured {
 ESPALIER_PROTOCOL_TYPE(PlanMeasured);
 
 // Complete and valid: "allocate" the best candidate after its first windows, "select" what the search improves on, "rank" the plan with
-// ranks.
+// ranks, "recover" what is going to be recovered.
 struct PlanFound {
     Json plan;
     std::optional<std::vector<int>> keep;  // per decoder layer
@@ -110,9 +110,18 @@ struct BlockChosen {
 };
 ESPALIER_PROTOCOL_TYPE(BlockChosen);
 
+// "recover": one point of a recovery's trace.
+struct RecoverPoint {
+    int step = 0;                        // from 1
+    double loss = 0;                     // what the method minimises, in its own unit
+    std::optional<int> layer = {};       // decoder layer, where the step is a layer's
+    std::optional<double> gateNll = {};  // nats per token on the text that judges, where it was measured
+};
+ESPALIER_PROTOCOL_TYPE(RecoverPoint);
+
 struct PlanEvent {
-    std::string stage;  // "allocate", "select", "receptive-field", "rank"
-    std::variant<PlanFound, CurveKnown, LayerAlone, PlanMeasured, LayerSearching, LayerSearched, BlockChosen> what;
+    std::string stage;  // "allocate", "select", "receptive-field", "rank", "recover"
+    std::variant<PlanFound, CurveKnown, LayerAlone, PlanMeasured, LayerSearching, LayerSearched, BlockChosen, RecoverPoint> what;
 };
 ESPALIER_PROTOCOL_TYPE(PlanEvent);
 

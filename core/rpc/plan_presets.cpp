@@ -37,11 +37,13 @@ const std::vector<PlanPreset>& planPresets()
         moeI2.select = "genetic";
         moeI2.receptiveField = ReceptiveFieldChoice{3, 3};
         moeI2.ranks = true;
+        moeI2.recover = "least-squares";
         PlanRecipe verified;
         verified.allocate = "verified";
         verified.select = "genetic";
-        return std::vector<PlanPreset>{{"moe-i2", "both stages, the default", moeI2, 0.75},
-                                       {"verified", "plans measured on the model; ranks with --size", verified, 0.75}};
+        verified.recover = "least-squares";
+        return std::vector<PlanPreset>{{"moe-i2", "both stages, mended by least squares, the default", moeI2, 0.75},
+                                       {"verified", "plans measured on the model, mended by least squares; ranks with --size", verified, 0.75}};
     }();
     return presets;
 }

@@ -19,7 +19,7 @@ struct PlanPreset {
 };
 ESPALIER_PROTOCOL_TYPE(PlanPreset);
 
-// moe-i2: both stages of MoE-I2 (arXiv 2411.01016). verified: plans measured on the model.
+// moe-i2: both stages of MoE-I2 (arXiv 2411.01016). verified: plans measured on the model. Both are mended by least squares.
 const std::vector<PlanPreset>& planPresets();
 // Error: usage.arguments.
 Result<PlanPreset> planPreset(const std::string& id);

@@ -53,8 +53,8 @@ struct PlanRecipe {
     std::optional<ConstantKind> dropped;   // dropped experts become constants of this kind; otherwise they go
     std::vector<int> dropLayers;           // decoder layers that are left out, and
     int dropSimilar = 0;                   // so many of those that change the hidden state least
-    std::string recover;                   // how what was lost is tuned back; empty: not. Of this slot and the next there is no method yet
-    std::string skip;                      // which experts a token may skip; empty: none
+    std::string recover;                   // how what was lost is won back; empty: not
+    std::string skip;                      // which experts a token may skip; empty: none. There is no method yet
     std::map<std::string, Params> params;  // by slot: score, allocate, select, rank, recover, skip
     std::uint64_t seed = 0;
     int threads = 0;

@@ -21,6 +21,20 @@ void fields(Fields& f, Message& m)
 }
 ESPALIER_PROTOCOL_JSON(SearchSummary);
 
+template <typename Fields, Is<RecoverSummary> Message>
+void fields(Fields& f, Message& m)
+{
+    f.required("method", m.method);
+    f.required("accepted", m.accepted);
+    f.required("changed", m.changed);
+    f.required("windows", m.windows);
+    f.required("nll_dense", m.nllDense);
+    f.required("nll_before", m.nllBefore);
+    f.required("nll_after", m.nllAfter);
+    f.required("change", m.change);
+}
+ESPALIER_PROTOCOL_JSON(RecoverSummary);
+
 template <typename Fields, Is<PlanAnswer> Message>
 void fields(Fields& f, Message& m)
 {
@@ -31,6 +45,7 @@ void fields(Fields& f, Message& m)
     f.required("warnings", m.warnings);
     f.required("recovered", m.recovered);
     f.nullable("exchange", m.exchange);
+    f.maybe("recovery", m.recovery);
     f.required("cost", m.cost);
     f.required("seconds", m.seconds);
 }
@@ -52,6 +67,7 @@ void fields(Fields& f, Message& m)
     f.paths("locked", m.locked);
     f.optional("state", m.state);
     f.optional("resume", m.resume);
+    f.optional("values", m.values);
 }
 ESPALIER_PROTOCOL_JSON(PlanRequest);
 

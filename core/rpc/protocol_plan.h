@@ -31,6 +31,19 @@ struct SearchSummary {
 };
 ESPALIER_PROTOCOL_TYPE(SearchSummary);
 
+// What a recovery did, on the text that judges.
+struct RecoverSummary {
+    std::string method;
+    bool accepted = false;
+    bool changed = false;  // any number
+    int windows = 0;
+    double nllDense = 0;  // nats per token
+    double nllBefore = 0;
+    double nllAfter = 0;
+    PairedDifference change;  // after - before
+};
+ESPALIER_PROTOCOL_TYPE(RecoverSummary);
+
 struct PlanAnswer {
     Json plan;  // as core/plan writes it
     std::string planHash;
@@ -39,6 +52,7 @@ struct PlanAnswer {
     std::vector<std::string> warnings;
     std::int64_t recovered = 0;  // finished parts taken from the journal
     std::optional<SearchSummary> exchange;
+    std::optional<RecoverSummary> recovery;
     CostFacts cost;
     double seconds = 0;
 };
@@ -58,6 +72,7 @@ struct PlanRequest {
     std::vector<std::filesystem::path> locked;  // text that no search sees
     std::string state;                          // file in which a search is kept while it runs; empty: nowhere
     bool resume = false;
+    std::string values;  // folder in which the numbers of a recovered plan stay; empty: the program's cache
 };
 ESPALIER_PROTOCOL_TYPE(PlanRequest);
 

@@ -65,6 +65,7 @@ public:
     MethodSection* select = nullptr;
     MethodSection* field = nullptr;
     MethodSection* ranks = nullptr;
+    MethodSection* recover = nullptr;
     QSpinBox* seed = nullptr;
     QSpinBox* sets = nullptr;
     QSpinBox* block = nullptr;
@@ -174,6 +175,7 @@ void PipelinePanel::Private::buildStages(QWidget* page, QVBoxLayout* stages)
     select = add(tr("Select"), false, tr("method"));
     field = add(tr("Receptive field"), true, {});
     ranks = add(tr("Ranks"), true, tr("rule"));
+    recover = add(tr("Recover"), true, tr("method"));
 }
 
 void PipelinePanel::Private::buildSetRows(QWidget* page)
@@ -316,6 +318,7 @@ void PipelinePanel::Private::fillMethods()
     allocate->setMethods(slot(Slot::Allocate), why);
     select->setMethods(slot(Slot::Select), why);
     ranks->setMethods(slot(Slot::RankRule), why);
+    recover->setMethods(slot(Slot::Recover), why);
     const QSignalBlocker blocker(factors);
     factors->clear();
     factors->addItem(tr("automatic"), QString());
@@ -335,13 +338,13 @@ void PipelinePanel::Private::fillMethods()
          {tr("preset"), tr("method"), tr("rule"), tr("budget"), tr("factors"), tr("average"), tr("share"), tr("sets"), tr("block")})
         choosers = std::max(choosers, metrics.horizontalAdvance(label));
     int parameters = choosers;
-    for (MethodSection* section : {score, allocate, select, ranks})
+    for (MethodSection* section : {score, allocate, select, ranks, recover})
         parameters = std::max(parameters, section->labelWidth());
     // Labels are a little wider than their text.
     choosers += 2;
     parameters += 2;
     presetLabel->setFixedWidth(choosers);
-    for (MethodSection* section : {score, allocate, select, field, ranks})
+    for (MethodSection* section : {score, allocate, select, field, ranks, recover})
         section->setLabelWidths(choosers, parameters);
 }
 
@@ -362,6 +365,8 @@ void PipelinePanel::Private::show()
     ranks->setChoice(recipe.rule);
     field->setOn(recipe.field);
     ranks->setOn(recipe.ranks);
+    recover->setChoice(recipe.recover);
+    recover->setOn(recipe.recovers);
     seed->setValue(static_cast<int>(recipe.seed));
     sets->setValue(recipe.sets);
     block->setValue(recipe.blockSize);
@@ -386,6 +391,8 @@ void PipelinePanel::Private::collect()
     recipe.rule = ranks->choice();
     recipe.field = field->isOn();
     recipe.ranks = ranks->isOn();
+    recipe.recover = recover->choice();
+    recipe.recovers = recover->isOn();
     recipe.seed = seed->value();
     recipe.sets = sets->value();
     recipe.blockSize = block->value();
@@ -442,7 +449,7 @@ QWidget* PipelinePanel::firstControl() const { return d->preset; }
 QString PipelinePanel::problem() const
 {
     if (QString why = d->target->problem(); !why.isEmpty()) return why;
-    for (const MethodSection* section : {d->score, d->allocate, d->select, d->ranks})
+    for (const MethodSection* section : {d->score, d->allocate, d->select, d->ranks, d->recover})
         if (QString why = section->problem(); !why.isEmpty()) return why;
     if (d->recipe.field && !d->noText.isEmpty()) return tr("The receptive field cannot run: %1.").arg(d->noText);
     return {};

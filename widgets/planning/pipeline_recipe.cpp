@@ -70,6 +70,7 @@ PlanRecipe planRecipe(const PipelineRecipe& r)
         if (r.rankBudget == PipelineRecipe::RankBudget::Share) recipe.decomposeShare = r.share;
         recipe.factors = r.factors;
     }
+    if (r.recovers) choose("recover", r.recover, recipe.recover);
     recipe.seed = static_cast<std::uint64_t>(r.seed);
     return recipe;
 }
@@ -95,6 +96,8 @@ Json viewJson(const PipelineRecipe& r)
             {"average_rank", r.averageRank},
             {"share", r.share},
             {"factors", r.factors},
+            {"recovers", r.recovers},
+            {"recover", choiceJson(r.recover)},
             {"seed", r.seed},
             {"minutes", r.minutes}};
 }
@@ -134,6 +137,8 @@ PipelineRecipe recipeFromViewJson(const Json& view, PipelineRecipe r)
     real("average_rank", r.averageRank, 1, 1e6);
     real("share", r.share, 0, 0.99);
     if (const Json factors = view.value("factors", Json()); factors.is_string()) r.factors = factors.get<std::string>();
+    flag("recovers", r.recovers);
+    readChoice(view, "recover", r.recover);
     whole("seed", r.seed, 0, std::int64_t{1} << 31);
     real("minutes", r.minutes, 0, 10000);
     return r;
@@ -173,6 +178,8 @@ PipelineRecipe withPreset(PipelineRecipe r, PipelinePreset preset)
         r.rankBudget = PipelineRecipe::RankBudget::Automatic;
         r.factors = recipe.factors;
     }
+    r.recovers = !recipe.recover.empty();
+    if (r.recovers) r.recover = {recipe.recover, {}};
     return r;
 }
 
@@ -246,6 +253,7 @@ QString recipeTitle(const PipelineRecipe& r, const std::vector<MethodInfo>& meth
         title = tr("%1 for %2, ranked by %3").arg(name, targetText(r, shape), QString::fromStdString(r.score.method));
     if (r.field) title += QStringLiteral(", ") + tr("blocks of %n layer(s)", r.blockSize);
     if (r.ranks) title += QStringLiteral(", ") + tr("ranks");
+    if (r.recovers) title += QStringLiteral(", ") + tr("recovered");
     return title;
 }
 

@@ -43,6 +43,8 @@ struct PipelineRecipe {
     double averageRank = 64;
     double share = 0.25;  // of the expert parameters to decompose away, in [0, 1)
     std::string factors;  // method id; empty: the best that the profile allows
+    bool recovers = true;
+    MethodChoice recover = {"least-squares", {}};
     std::int64_t seed = 0;
     double minutes = 0;  // that "Find a plan for this size" may take; 0 = until nothing helps
 

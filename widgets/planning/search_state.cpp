@@ -76,7 +76,7 @@ void SearchState::takePlan(const Json& plan)
     Result<CompressionPlan> parsed = planFromJson(plan, shape);
     if (!parsed.ok()) return;
     best = std::move(parsed).value();
-    planReachesTarget = stage == "rank" || !recipe.ranks;
+    planReachesTarget = stage == "rank" || stage == "recover" || !recipe.ranks;
 }
 
 void SearchState::take(const PlanFound& found)

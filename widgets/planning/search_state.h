@@ -69,13 +69,14 @@ struct SearchState {
     ModelShape shape;
     CompressionPlan base;  // the plan it started from
 
-    std::string stage;  // "allocate", "select", "receptive-field", "rank"; empty: not begun
+    std::string stage;  // "allocate", "select", "receptive-field", "rank", "recover"; empty: not begun
     std::map<int, LayerSearch> layers;
     int currentLayer = -1;        // that reported last
     std::map<int, double> alone;  // verified: rise of the loss when only this layer gives up its share
     std::vector<MeasuredPlan> measured;
     std::vector<SearchBlock> blocks;
-    int curves = 0;  // layers whose error curve is known (allocate)
+    std::vector<RecoverPoint> recovery;  // trace of the recovery
+    int curves = 0;                      // layers whose error curve is known (allocate)
     std::optional<CompressionPlan> best;
     bool planReachesTarget = false;  // nothing that the target needs is still to come
     std::int64_t done = 0;
@@ -101,6 +102,7 @@ private:
     void take(const PlanMeasured& plan);
     void take(const LayerSearching& layer);
     void take(const LayerSearched& layer);
+    void take(const RecoverPoint& point) { recovery.push_back(point); }
     void take(const BlockChosen& chosen);
     void takePlan(const Json& plan);
     bool knows(int layer) const { return layer >= 0 && layer < static_cast<int>(shape.layers.size()); }

@@ -2,6 +2,7 @@
 
 #include "look/format.h"
 
+#include <cmath>
 #include <utility>
 
 namespace espalier
@@ -10,6 +11,19 @@ namespace espalier
 namespace
 {
 constexpr int kFrameMsec = 33;
+
+// Before and after, on the windows that were kept apart to judge.
+QString recoveryText(const RecoverSummary& recovery)
+{
+    if (!recovery.changed) return PlanningController::tr("Recovery: nothing was missing.");
+    const auto ppl = [](double nll) { return format::number(std::exp(nll), 3); };
+    const QString numbers = PlanningController::tr("perplexity %1 before, %2 after, %3 dense")
+                                .arg(ppl(recovery.nllBefore), ppl(recovery.nllAfter), ppl(recovery.nllDense));
+    return (recovery.accepted
+                ? PlanningController::tr("Recovered: %1, on %n window(s) kept apart.", nullptr, recovery.windows)
+                : PlanningController::tr("Recovery was not accepted: %1, on %n window(s) kept apart.", nullptr, recovery.windows))
+        .arg(numbers);
+}
 }  // namespace
 
 PlanningController::PlanningController(EngineClient* engine, PlanController* plans, QObject* parent)
@@ -50,6 +64,7 @@ void PlanningController::start(const PipelineRecipe& recipe, const PlanningInput
     request.text = selectionOf(inputs.text);
     request.windows = inputs.windows;
     request.state = inputs.journal;
+    request.values = inputs.values;
     send(request);
 }
 
@@ -181,6 +196,7 @@ void PlanningController::finish(const EngineAnswer<PlanAnswer>& reply)
             m_state.phase = SearchState::Phase::Finished;
             m_state.best = std::move(plan).value();
             commit(*m_state.best, m_state.title);
+            if (reply->recovery) m_state.notes << recoveryText(*reply->recovery);
             for (const std::string& warning : reply->warnings)
                 m_state.notes << QString::fromStdString(warning);
             break;
@@ -246,6 +262,10 @@ std::optional<JobState> PlanningController::job() const
         job.count = tr("%1 blocks done").arg(format::countOf(static_cast<int>(m_state.blocks.size()), m_state.blocksToTry()));
     else if (m_state.stage == "rank")
         job.count = tr("ranks");
+    else if (m_state.stage == "recover")
+        job.count = m_state.recovery.empty() || !m_state.recovery.back().layer
+                        ? tr("recovering")
+                        : tr("recovering layer %1").arg(*m_state.recovery.back().layer);
     else if (m_state.stage == "allocate")
         job.count = !m_state.measured.empty() ? tr("%n plan(s) measured", nullptr, static_cast<int>(m_state.measured.size()))
                     : !m_state.alone.empty()  ? tr("%n layer(s) measured alone", nullptr, static_cast<int>(m_state.alone.size()))

@@ -28,6 +28,7 @@ struct PlanningInputs {
     std::vector<MethodInfo> methods;
     std::string journal;                              // file on the engine's side in which the search is kept while it runs; empty: nowhere
     std::vector<std::filesystem::path> baseProfiles;  // that the plan to start from is made of
+    std::string values;                               // folder in which the numbers of recovered plans stay, on the engine's side
 };
 
 class PlanningController final : public QObject

@@ -519,7 +519,8 @@ void Workbench::plan(const PipelineRecipe& recipe)
     const QString journal = QStringLiteral("%1/%2.jsonl").arg(folder, QString::fromStdString(sha256Hex(m_fingerprint)).left(32));
     m_planning.start(recipe,
                      {m_modelPath.toStdString(), planningProfile().toStdString(), m_shares.calibration, m_shares.calibration.fullWindows,
-                      methods(), journal.toStdString(), m_evaluation.profilesFor(m_plans.committed())});
+                      methods(), journal.toStdString(), m_evaluation.profilesFor(m_plans.committed()),
+                      (m_paths.dataFolder + QStringLiteral("/values")).toStdString()});
 }
 
 void Workbench::tellJob(const std::optional<JobState>& job)
