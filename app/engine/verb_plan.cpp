@@ -57,6 +57,49 @@ Json ranksJson(const ModelShape& shape, const CompressionPlan& plan)
     return ranks;
 }
 
+// What the plan was made from, for its file and its answer.
+struct MadeFrom {
+    const ModelShape& shape;
+    const ProfileData& profile;
+    const std::string& profileHash;
+    const PlanRecipe& recipe;
+};
+
+// Writes the plan and its numbers, and says what it is.
+Result<Json> written(const PlanOptions& options, const MadeFrom& from, const PlanOutcome& outcome, std::size_t recovered,
+                     Invocation& invocation)
+{
+    const ModelShape& shape = from.shape;
+    CompressionPlan plan = outcome.plan;
+    invocation.warnings.insert(invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
+    ESPALIER_CHECK_OK(invocation.processes.meet({}));
+    if (invocation.processes.first()) {
+        ESPALIER_TRY(plan, withValuesBeside(plan, outcome.values, options.out));
+        ESPALIER_CHECK_OK(writeFileAtomically(options.out, planFileText(plan, from.recipe, from.profileHash) + "\n"));
+    }
+    Json result = toJson(costFacts(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape))));
+    const Json losses = gramLossesJson(from.profile, plan);
+    result["plan"] = options.out.string();
+    result["plan_hash"] = plan.hash();
+    result["kept"] = keptJson(shape, plan);
+    result["ranks"] = ranksJson(shape, plan);
+    result["kept_experts"] = plan.keptExperts();
+    result["experts"] = shape.totalExperts();
+    result["losses"] = losses;
+    result["recovered"] = recovered;
+    result["trace"] = toJson(from.recipe);
+    result["trace"]["profile_sha256"] = from.profileHash;
+    result["trace"]["stages"] = Json::array();
+    for (const PlanStage& stage : outcome.stages)
+        result["trace"]["stages"].push_back(toJson(stage));
+    result["values"] = outcome.values ? Json(valuesBeside(options.out).string()) : Json();
+    invocation.text = planText(shape, plan, losses) + recoveryText(outcome.stages);
+    if (outcome.search)
+        invocation.text += fmt::format("Search: {} plans measured, worth {:.1f} passes of the model over all windows ({})\n",
+                                       outcome.search->measured, outcome.search->passes, planSearchEndName(outcome.search->end));
+    return result;
+}
+
 Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
 {
     ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
@@ -137,39 +180,9 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     inputs.journal = &journal;
     Result<PlanOutcome> made = makePlan(inputs, recipe, invocation.job);
     if (!made.ok()) return withSearchKept(std::move(made).error(), journal);
-    const PlanOutcome& outcome = *made;
-    CompressionPlan plan = outcome.plan;
-    invocation.warnings.insert(invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
-
-    ESPALIER_CHECK_OK(invocation.processes.meet({}));
-    if (invocation.processes.first()) {
-        ESPALIER_TRY(plan, withValuesBeside(plan, outcome.values, options.out));
-        ESPALIER_CHECK_OK(writeFileAtomically(options.out, planFileText(plan, recipe, profileHash) + "\n"));
-        removeRun(inputs.recoverFolder);
-    }
-
+    ESPALIER_TRY(Json result, written(options, {shape, data, profileHash, recipe}, *made, journal.recovered(), invocation));
+    if (invocation.processes.first()) removeRun(inputs.recoverFolder);
     journal.remove();
-
-    Json result = toJson(costFacts(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape))));
-    const Json losses = gramLossesJson(data, plan);
-    result["plan"] = options.out.string();
-    result["plan_hash"] = plan.hash();
-    result["kept"] = keptJson(shape, plan);
-    result["ranks"] = ranksJson(shape, plan);
-    result["kept_experts"] = plan.keptExperts();
-    result["experts"] = shape.totalExperts();
-    result["losses"] = losses;
-    result["recovered"] = journal.recovered();
-    result["trace"] = toJson(recipe);
-    result["trace"]["profile_sha256"] = profileHash;
-    result["trace"]["stages"] = Json::array();
-    for (const PlanStage& stage : outcome.stages)
-        result["trace"]["stages"].push_back(toJson(stage));
-    result["values"] = outcome.values ? Json(valuesBeside(options.out).string()) : Json();
-    invocation.text = planText(shape, plan, losses) + recoveryText(outcome.stages);
-    if (outcome.search)
-        invocation.text += fmt::format("Search: {} plans measured, worth {:.1f} passes of the model over all windows ({})\n",
-                                       outcome.search->measured, outcome.search->passes, planSearchEndName(outcome.search->end));
     return result;
 }
 

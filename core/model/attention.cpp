@@ -231,7 +231,7 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
     const std::int64_t queryWidth = m_shape.heads * d;
     const std::int64_t keyWidth = m_shape.kvHeads * d;
     at::Tensor qkv = weights.queryKeyValue(x);  // [B,T,q|k|v]
-    if (takesPortableWay(x)) return weights.output(portableQuery(qkv, weights, window));
+    if (takesPortableWay(x)) return projected(portableQuery(qkv, weights, window), weights);
 
     if (m_shape.norm == QkNorm::Whole) {
         qkv.narrow(2, 0, queryWidth).copy_(normed(qkv.narrow(2, 0, queryWidth), weights.queryNorm, m_shape.eps));
@@ -262,7 +262,7 @@ at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weig
     const at::Tensor q = heads.narrow(2, 0, m_shape.heads).transpose(1, 2);
     const at::Tensor k = heads.narrow(2, m_shape.heads, m_shape.kvHeads).transpose(1, 2);
     const at::Tensor v = heads.narrow(2, m_shape.heads + m_shape.kvHeads, m_shape.kvHeads).transpose(1, 2);
-    return weights.output(attend(q, k, v, window));
+    return projected(attend(q, k, v, window), weights);
 }
 
 // The same by ATen's operations, and without writing into qkv, which a recorded graph may still need.
@@ -330,7 +330,7 @@ at::Tensor Attention::latentAttention(const at::Tensor& x, const LayerWeights& w
     const at::Tensor k =
         at::cat({expanded.narrow(3, 0, m_shape.nopeDim), keyRope.expand({batch, length, m_shape.heads, m_shape.ropeDim})}, 3);
     const at::Tensor v = expanded.narrow(3, m_shape.nopeDim, m_shape.valueDim);
-    return weights.output(attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), window));
+    return projected(attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), window), weights);
 }
 
 at::Tensor Attention::forward(const at::Tensor& x, const LayerWeights& weights, int window, const TokenTree* tree)

@@ -58,6 +58,8 @@ public:
 
     // x [B,T,H], normed; window 0 = full causal. Output after o_proj [B,T,H]. With a tree B is 1 and tokens see what leads to them.
     at::Tensor forward(const at::Tensor& x, const LayerWeights& weights, int window, const TokenTree* tree = nullptr);
+    // What o_proj gets in the calls to come, put there; null: nowhere.
+    void seeOutputInput(at::Tensor* seen) { m_seen = seen; }
 
 private:
     struct Tables {
@@ -73,11 +75,18 @@ private:
     at::Tensor latentAttention(const at::Tensor& x, const LayerWeights& weights, int window);
     at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window);
 
+    at::Tensor projected(const at::Tensor& in, const LayerWeights& weights) const
+    {
+        if (m_seen) *m_seen = in;
+        return weights.output(in);
+    }
+
     AttentionShape m_shape;
     at::ScalarType m_compute;
     c10::Device m_device;
     std::map<std::int64_t, Tables> m_tables;
     const TokenTree* m_tree = nullptr;  // of the forward call that runs
+    at::Tensor* m_seen = nullptr;
     Tables m_treeTables;
     std::map<std::pair<std::int64_t, int>, at::Tensor> m_masks;
 };

@@ -263,11 +263,12 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
     at::Tensor out = sum;
 
     if (weights.shared.defined()) {
-        const at::Tensor shared = plannedMlp(weights.shared, plan, forms)(x);
-        if (weights.sharedGate.defined())
-            out = sum + at::sigmoid(at::linear(x, weights.sharedGate)) * shared;
-        else
-            out = sum + shared;
+        const GatedMlp mlp = plannedMlp(weights.shared, plan, forms);
+        const at::Tensor hidden = mlp.hidden(x);
+        const at::Tensor shared = mlp.down(hidden);
+        const at::Tensor gate = weights.sharedGate.defined() ? at::sigmoid(at::linear(x, weights.sharedGate)) : at::Tensor();
+        out = gate.defined() ? sum + gate * shared : sum + shared;
+        if (observer) observer->shared(layer, onHost(hidden), gate.defined() ? onHost(gate) : gate);
     }
     if (observer) {
         MoeBatch batch;

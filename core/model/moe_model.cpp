@@ -472,9 +472,15 @@ Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, c
     ESPALIER_TRY(const auto weights, store->layer(layer));
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     ESPALIER_TRY(const auto planned, attending(layer, plan, weights));
+    at::Tensor seen;
+    attention->seeOutputInput(observer ? &seen : nullptr);
     const at::Tensor attended =
         attention->forward(rmsNorm(hidden, weights->inputNorm, eps), *planned, windows[static_cast<std::size_t>(layer)], tree);
-    if (observer) observer->attention(layer, attended.to(at::kCPU));
+    attention->seeOutputInput(nullptr);
+    if (observer) {
+        observer->attentionInput(layer, seen.to(at::kCPU));
+        observer->attention(layer, attended.to(at::kCPU));
+    }
     return hidden + attended;
 }
 

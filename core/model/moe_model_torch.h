@@ -27,7 +27,8 @@ struct MoeBatch {
     at::Tensor output;         // [N,H] compute type: MoE module output, shared experts included
 };
 
-// Called by MoeModel::layer on the compute thread: attention, then expert for every expert with tokens by ascending id, then moe.
+// Called by MoeModel::layer on the compute thread: attentionInput, attention, then expert for every expert with tokens by ascending id, then
+// shared where there is one, then moe.
 // The tensors are the model's own; an observer reads them and keeps copies of what it wants to keep. A dense layer calls attention only.
 class LayerObserver
 {
@@ -35,6 +36,8 @@ public:
     virtual ~LayerObserver() = default;
     // attnOut [B,T,H]: attention output after o_proj, before the residual is added.
     virtual void attention(int layer, const at::Tensor& attnOut) { (void)layer, (void)attnOut; }
+    // in [B,T,A]: what attention's output projection gets.
+    virtual void attentionInput(int layer, const at::Tensor& in) { (void)layer, (void)in; }
     // The M tokens routed to `expert` (original id): tokens [M] int64 rows of MoeBatch, ascending; x [M,H] inputs, h [M,I] hidden
     // activation silu(gate x) * (up x), y [M,H] expert output before weighting, w [M] fp32 weights as applied.
     virtual void expert(int layer, int expert, const at::Tensor& tokens, const at::Tensor& x, const at::Tensor& h, const at::Tensor& y,
@@ -42,6 +45,8 @@ public:
     {
         (void)layer, (void)expert, (void)tokens, (void)x, (void)h, (void)y, (void)w;
     }
+    // Hidden activation of the shared experts h [N,I], and what multiplies their output, gate [N,1] (undefined: 1).
+    virtual void shared(int layer, const at::Tensor& h, const at::Tensor& gate) { (void)layer, (void)h, (void)gate; }
     virtual void moe(const MoeBatch& batch) { (void)batch; }
 };
 

@@ -1,19 +1,13 @@
 // Mending by least squares (README.md here): layer after layer on the compressed prefix, towards the dense model's hidden states.
 #include "base/journal_file.h"
-#include "checkpoint/checkpoint.h"
-#include "model/form_builder.h"
-#include "model/moe_model_torch.h"
-#include "plan/values.h"
 #include "profile/hidden_states.h"
-#include "recover/least_squares_solver.h"
+#include "recover/least_squares_targets.h"
 #include "recover/recover_run.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
-#include <numeric>
 
 namespace espalier
 {
@@ -24,29 +18,7 @@ namespace
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kBatchTokens = 2048;
-constexpr std::int64_t kChunkRows = 2048;  // inputs of a map that are held together: long enough for a product, small enough to convert
-constexpr std::int64_t kBlockRows = 256;   // rows of the maps that are solved together
-
-// A linear map of the layer that is refitted: the down projection of a body, dense or its U.
-struct Target {
-    std::size_t body = 0;
-    int expert = 0;     // first source: by which its values are named
-    at::Tensor weight;  // [out,width], fp32: the original
-    at::Tensor v;       // [r,in] of a factored one, whose inputs are v h
-    at::Tensor bias;    // kept beside the factors
-    at::ScalarType stored = at::kFloat;
-    FittedMap map;
-    // Inputs that are not a chunk yet.
-    std::vector<MapRows> pending;
-    std::int64_t pendingRows = 0;
-};
-
-DType storedAs(at::ScalarType type) { return type == at::kBFloat16 ? DType::BF16 : type == at::kHalf ? DType::F16 : DType::F32; }
-
-std::span<const std::byte> bytesOf(const at::Tensor& tensor)
-{
-    return {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()};
-}
+constexpr std::int64_t kBlockRows = 256;  // rows of the maps that are solved together
 
 class Mending
 {
@@ -59,6 +31,8 @@ public:
           m_ridge(run.params.at("ridge").get<double>()),
           m_sweeps(run.params.at("sweeps").get<int>()),
           m_towardsDense(run.params.at("target") == "dense"),
+          m_shared(run.params.at("shared").get<bool>()),
+          m_attention(run.params.at("attention").get<bool>() && m_towardsDense),
           m_plan(run.plan)
     {
         m_batches = makeBatches(run.text.windows, {.batchTokens = kBatchTokens, .mostWindows = 1U << 20});
@@ -96,12 +70,16 @@ public:
             ESPALIER_CHECK_OK(record(journal, l));
         }
         m_job.progress(layers, layers, "layer");
+        if (m_left)
+            m_run.warnings.emplace_back(
+                "Matrices on a grid of few points, with masks, bases or fewer channels, and those that the checkpoint stores factored, "
+                "stay as they are.");
         return Recovered{m_plan, m_parts, false};
     }
 
 private:
-    // {"layer","part","bodies","losses"} for each layer that is finished. What is not whole, or what processes do not agree on, is begun
-    // again: the residual streams are those of the last layer.
+    // {"layer","parts","losses"} for each layer that is finished. What is not whole, or what processes do not agree on, is begun again: the
+    // residual streams are those of the last layer.
     Result<JournalFile> openJournal()
     {
         const fs::path path =
@@ -137,10 +115,12 @@ private:
     Result<bool> resumed(const Json& line)
     {
         if (!line.is_object() || line.value("layer", -1) != m_done || m_done >= m_model.layerCount()) return false;
-        if (const std::string id = line.value("part", ""); !id.empty()) {
-            const auto part = openValuesFile(m_run.folder / (id + ".safetensors"), id);
-            if (!part.ok()) return false;
-            ESPALIER_CHECK_OK(adopt(m_done, *part, line.value("bodies", std::vector<std::size_t>())));
+        for (const Json& part : line.value("parts", Json::array())) {
+            const std::string id = part.value("id", "");
+            const auto opened = openValuesFile(m_run.folder / (id + ".safetensors"), id);
+            if (!opened.ok()) return false;
+            ESPALIER_CHECK_OK(adopt(m_done, *opened, part.value("bodies", std::vector<std::size_t>()),
+                                    part.value("linears", std::vector<std::string>())));
         }
         m_earlier.emplace_back(m_done, line.value("losses", std::vector<double>()));
         ++m_done;
@@ -148,16 +128,13 @@ private:
     }
     Status record(JournalFile& journal, int layer)
     {
-        Json line = {{"layer", layer}, {"part", m_part}, {"bodies", m_mended}, {"losses", m_losses}};
-        m_part.clear();
-        m_mended.clear();
-        m_losses.clear();
+        const Json line = {{"layer", layer}, {"parts", std::exchange(m_written, Json::array())}, {"losses", std::exchange(m_losses, {})}};
         // Nobody begins the next layer, whose output takes the place of this one's input, before all have this one on the disk.
         return m_run.share.meet(journal.append(line));
     }
     Status useFiles(HiddenStates& states, const std::string& name, int layer)
     {
-        fs::path folder = m_run.folder / (m_run.share.alone() ? name : fmt::format("{}-{}", name, m_run.share.rank() + 1));
+        const fs::path folder = m_run.folder / (m_run.share.alone() ? name : fmt::format("{}-{}", name, m_run.share.rank() + 1));
         ESPALIER_CHECK_OK(makeFolder(folder));
         return states.useFiles(folder, layer, layer > 0);
     }
@@ -192,164 +169,89 @@ private:
         return {};
     }
 
-    // Whether anything of the layer is refitted, and what.
-    Result<std::vector<Target>> targetsOf(int layer)
-    {
-        std::vector<Target> targets;
-        const LayerPlan& plan = m_plan.layer(layer);
-        if (!m_shape.layers[static_cast<std::size_t>(layer)].moe || !plan.runsExperts() || m_plan.isLocked(layer)) return targets;
-        const LayerPlan::Content& content = plan.content();
-        for (std::size_t b = 0; b < content.bodies.size(); ++b) {
-            const auto* body = std::get_if<ExpertBody>(&content.bodies[b]);
-            if (!body || !mendable(layer, *body)) continue;
-            Target target;
-            target.body = b;
-            target.expert = body->sources.front();
-            targets.push_back(std::move(target));
-        }
-        return targets;
-    }
-    bool mendable(int layer, const ExpertBody& body)
-    {
-        const MatrixForm& form = body.matrices[2];
-        const auto* low = std::get_if<LowRank>(&form.structure);
-        const bool whole = body.channels.empty() && form.storage == Storage{};
-        const bool plain = std::holds_alternative<Dense>(form.structure) ||
-                           (low && std::all_of(low->bands.begin(), low->bands.end(), [](const Band& band) { return band.bits == 0; }));
-        // What a checkpoint stores factored would come back dense.
-        const bool source = form.isSource() && m_model.checkpoint().expert(layer, body.sources.front(), Matrix::Down).factored;
-        if (whole && plain && !source) return true;
-        if (!m_warned)
-            m_run.warnings.push_back(
-                fmt::format("Layer {}: down projections on a grid of few points, with masks, bases or fewer channels, "
-                            "and those that the checkpoint stores factored stay as they are.",
-                            layer));
-        m_warned = true;
-        return false;
-    }
-
-    // The matrices as the layer runs them now.
-    Status loadWeights(int layer, std::vector<Target>& targets)
+    Status load(std::vector<Target>& targets) const
     {
         ESPALIER_TRY(const auto factors, factorSourceFor(m_plan, m_sources, m_model.checkpoint().fingerprint()));
-        const BuildContext context{m_model.checkpoint(), factors.get(), m_sources};
-        std::vector<Status> states(targets.size());
-        eachOnOneThread(targets.size(), [&](std::size_t i) {
-            const c10::InferenceMode guard;
-            states[i] = load(context, layer, targets[i]);
-        });
-        for (const Status& status : states)
-            ESPALIER_CHECK_OK(status);
-        return {};
+        return loadTargets({m_model.checkpoint(), factors.get(), m_sources}, m_plan, targets);
     }
-    Status load(const BuildContext& context, int layer, Target& target) const
+
+    // Attention's half. Afterwards m_middle has the residual streams that reach the experts.
+    Status mendAttention(int layer, const HiddenStates& dense, const HiddenStates& planned)
     {
-        const auto& body = std::get<ExpertBody>(m_plan.layer(layer).content().bodies[target.body]);
-        const MatrixForm& form = body.matrices[2];
-        const MatrixSlot slot{layer, target.expert, 2};
-        const FormBuilder& builder = builderOf(form);
-        ESPALIER_TRY(const FormBasis basis, builder.basis(context, slot, form));
-        ESPALIER_TRY(const FormTerms terms, builder.terms(context, slot, form, basis));
-        target.stored = basis.stored;
-        target.weight = (terms.u.defined() ? terms.u : terms.weight).to(at::kFloat);
-        target.v = terms.v;
-        target.bias = terms.bias;
-        target.map.width = target.weight.size(1);
+        std::vector<Target> targets;
+        if (m_attention) targets = attentionTarget(m_model.checkpoint(), m_plan, layer, m_left);
+        ESPALIER_CHECK_OK(load(targets));
+        TargetInputs inputs(m_plan, layer, targets, *m_scratch);
+        at::Tensor residual;
+        if (!targets.empty()) {
+            ESPALIER_TRY(residual, m_scratch->empty({m_tokens, m_shape.hiddenSize}, at::kDouble));
+        }
+        double wanted = 0;
+        m_middle.clear();
+        for (std::size_t b = 0; b < m_batches.size(); ++b) {
+            ESPALIER_CHECK_OK(stopped());
+            inputs.firstRow = m_firstRow[b];
+            ESPALIER_TRY(const at::Tensor middle, m_model.attend(layer, planned.input(b), m_prepared, targets.empty() ? nullptr : &inputs));
+            ESPALIER_CHECK_OK(inputs.status);
+            ESPALIER_TRY(at::Tensor kept, m_scratch->keep(middle));
+            m_middle.push_back(std::move(kept));
+            if (targets.empty()) continue;
+            ESPALIER_TRY(const at::Tensor goal, m_model.attend(layer, dense.input(b), m_identity));
+            wanted += missing(residual, b, goal, planned.input(b), middle);
+        }
+        if (targets.empty()) return {};
+        ESPALIER_CHECK_OK(fit(layer, targets, residual, wanted));
+        if (!std::exchange(m_changed, false)) return {};
+        ESPALIER_CHECK_OK(prepare());
+        for (std::size_t b = 0; b < m_batches.size(); ++b) {
+            ESPALIER_TRY(const at::Tensor middle, m_model.attend(layer, planned.input(b), m_prepared));
+            m_middle[b].copy_(middle);
+        }
         return {};
     }
 
-    // Sees what each body of the layer gets.
-    class Inputs final : public LayerObserver
+    // Fills in the rows of a batch: what `now` lacks of `goal`. The energy of what was to be added to `before`.
+    double missing(at::Tensor& residual, std::size_t batch, const at::Tensor& goal, const at::Tensor& before, const at::Tensor& now) const
     {
-    public:
-        Inputs(Mending& mending, std::map<int, Target*> byColumn) : m_mending(mending), m_byColumn(std::move(byColumn)) {}
-        void expert(int, int expert, const at::Tensor& tokens, const at::Tensor&, const at::Tensor& h, const at::Tensor&,
-                    const at::Tensor& w) override
-        {
-            const auto found = m_byColumn.find(expert);
-            if (found == m_byColumn.end() || !status.ok()) return;
-            Target& target = *found->second;
-            at::Tensor inputs = target.v.defined() ? at::mm(h.to(at::kDouble), target.v.to(at::kDouble).t()) : h.clone();
-            target.pending.push_back({tokens + firstRow, w.clone(), std::move(inputs)});
-            target.pendingRows += tokens.numel();
-            if (target.pendingRows >= kChunkRows) status = m_mending.flush(target);
-        }
-        std::int64_t firstRow = 0;
-        Status status;
-
-    private:
-        Mending& m_mending;
-        std::map<int, Target*> m_byColumn;
-    };
-    Status flush(Target& target)
-    {
-        if (target.pending.empty()) return {};
-        std::vector<at::Tensor> tokens, weights, inputs;
-        for (const MapRows& rows : target.pending) {
-            tokens.push_back(rows.tokens);
-            weights.push_back(rows.weights);
-            inputs.push_back(rows.inputs);
-        }
-        target.pending.clear();
-        target.pendingRows = 0;
-        ESPALIER_TRY(at::Tensor kept, m_scratch->keep(at::cat(inputs)));
-        target.map.rows.push_back({at::cat(tokens), at::cat(weights), std::move(kept)});
-        return {};
+        const at::Tensor rows = goal.to(at::kDouble).view({-1, m_shape.hiddenSize});
+        residual.narrow(0, m_firstRow[batch], rows.size(0)).copy_(rows - now.to(at::kDouble).view_as(rows));
+        return (rows - before.to(at::kDouble).view_as(rows)).square().sum().item<double>();
     }
 
     Status mend(int layer, HiddenStates& dense, HiddenStates& planned)
     {
         m_scratch.emplace(m_run.folder, m_model.spareBytes() / 2);
-        ESPALIER_TRY(std::vector<Target> targets, targetsOf(layer));
-        if (!targets.empty()) ESPALIER_CHECK_OK(loadWeights(layer, targets));
-        std::map<int, Target*> byColumn;
-        const LayerPlan::Content& content = m_plan.layer(layer).content();
-        for (Target& target : targets)
-            for (const RouterColumn& column : content.columns)
-                if (static_cast<std::size_t>(column.body) == target.body) {
-                    byColumn[column.expert] = &target;
-                    break;
-                }
-        Inputs inputs(*this, std::move(byColumn));
+        ESPALIER_CHECK_OK(mendAttention(layer, dense, planned));
+        std::vector<Target> targets = expertTargets(m_model.checkpoint(), m_plan, layer, m_shared, m_left);
+        ESPALIER_CHECK_OK(load(targets));
+        TargetInputs inputs(m_plan, layer, targets, *m_scratch);
         at::Tensor residual;  // [tokens,H] fp64: what the layer lacks
         if (!targets.empty()) {
             ESPALIER_TRY(residual, m_scratch->empty({m_tokens, m_shape.hiddenSize}, at::kDouble));
         }
-        std::vector<at::Tensor> attended;
-        double wanted = 0;  // of the experts: the size of the target
+        double wanted = 0;
         for (std::size_t b = 0; b < m_batches.size(); ++b) {
             ESPALIER_CHECK_OK(stopped());
             ESPALIER_TRY(const at::Tensor whole, m_model.layer(layer, dense.input(b), m_identity));
             dense.setOutput(b, whole);
-            ESPALIER_TRY(const at::Tensor middle, m_model.attend(layer, planned.input(b), m_prepared));
             inputs.firstRow = m_firstRow[b];
-            ESPALIER_TRY(const at::Tensor out, m_model.feedForward(layer, middle, m_prepared, targets.empty() ? nullptr : &inputs));
+            ESPALIER_TRY(const at::Tensor out, m_model.feedForward(layer, m_middle[b], m_prepared, targets.empty() ? nullptr : &inputs));
             ESPALIER_CHECK_OK(inputs.status);
             planned.setOutput(b, out);
             if (targets.empty()) continue;
             at::Tensor goal = whole;
             if (!m_towardsDense) {
-                ESPALIER_TRY(goal, m_model.feedForward(layer, middle, m_identity));
+                ESPALIER_TRY(goal, m_model.feedForward(layer, m_middle[b], m_identity));
             }
-            const at::Tensor rows = goal.to(at::kDouble).view({-1, m_shape.hiddenSize});
-            wanted += (rows - middle.to(at::kDouble).view_as(rows)).square().sum().item<double>();
-            residual.narrow(0, m_firstRow[b], rows.size(0)).copy_(rows - out.to(at::kDouble).view_as(rows));
-            ESPALIER_TRY(at::Tensor kept, m_scratch->keep(middle));
-            attended.push_back(std::move(kept));
+            wanted += missing(residual, b, goal, m_middle[b], out);
         }
-        if (!targets.empty()) {
-            for (Target& target : targets)
-                ESPALIER_CHECK_OK(flush(target));
-            ESPALIER_CHECK_OK(fit(layer, targets, residual, wanted));
-        }
+        if (!targets.empty()) ESPALIER_CHECK_OK(fit(layer, targets, residual, wanted));
         ++m_done;
-        if (m_part.empty()) return {};
+        if (!std::exchange(m_changed, false)) return {};
         // What the layer gives now: the numbers as they are stored, not as they were solved for.
-        targets.clear();
-        residual.reset();
         ESPALIER_CHECK_OK(prepare());
         for (std::size_t b = 0; b < m_batches.size(); ++b) {
-            ESPALIER_TRY(const at::Tensor out, m_model.feedForward(layer, attended[b], m_prepared));
+            ESPALIER_TRY(const at::Tensor out, m_model.feedForward(layer, m_middle[b], m_prepared));
             planned.setOutput(b, out);
         }
         return {};
@@ -360,37 +262,40 @@ private:
         for (const Target& target : targets) {
             const std::int64_t bytes = factoriseBytes(target.map.tokens(), target.map.width);
             if (bytes <= std::max<std::int64_t>(m_model.spareBytes(), std::int64_t{256} << 20)) continue;
-            return resourceError("recover.memory", "memory",
-                                 {"Mending an expert of {width} columns on {tokens} tokens takes {mib} MiB beside the weights.",
-                                  {{"width", target.map.width}, {"tokens", target.map.tokens()}, {"mib", bytes >> 20}}},
-                                 "Take fewer windows, or allow more memory with --memory-budget.");
+            return resourceError(
+                "recover.memory", "memory",
+                {"Mending {matrix}, {width} columns on {tokens} tokens, takes {mib} MiB beside the weights.",
+                 {{"matrix", target.slot.words()}, {"width", target.map.width}, {"tokens", target.map.tokens()}, {"mib", bytes >> 20}}},
+                "Take fewer windows, or allow more memory with --memory-budget.");
         }
         return {};
     }
 
     Status fit(int layer, std::vector<Target>& targets, const at::Tensor& residual, double wanted)
     {
+        for (Target& target : targets)
+            ESPALIER_CHECK_OK(target.flush(*m_scratch));
         const double before = residual.square().sum().item<double>();
         if (before == 0 || wanted == 0) return {};
         ESPALIER_CHECK_OK(roomFor(targets));
         std::vector<FittedMap> maps;
+        std::vector<at::Tensor> fresh;
         for (Target& target : targets) {
             ESPALIER_CHECK_OK(stopped());
             ESPALIER_CHECK_OK(factorise(target.map, m_ridge, *m_scratch));
             maps.push_back(target.map);
+            fresh.emplace_back();
+            if (!target.map.factor.defined()) continue;
+            ESPALIER_TRY(fresh.back(), m_scratch->empty(target.weight.sizes(), target.stored));
         }
-        std::vector<at::Tensor> fresh(targets.size());
-        for (std::size_t i = 0; i < targets.size(); ++i)
-            if (maps[i].factor.defined()) {
-                ESPALIER_TRY(fresh[i], m_scratch->empty(targets[i].weight.sizes(), targets[i].stored));
-            }
         ESPALIER_TRY(const std::vector<SweepLoss> losses, solve(layer, targets, maps, residual, fresh));
         ESPALIER_CHECK_OK(write(layer, targets, fresh));
-        m_losses.push_back(before / wanted);
+        std::vector<double> relative = {before / wanted};
         for (const SweepLoss& loss : losses)
-            m_losses.push_back((loss.squares + loss.penalty) / wanted);
-        for (const double loss : m_losses)
+            relative.push_back((loss.squares + loss.penalty) / wanted);
+        for (const double loss : relative)
             report(layer, loss);
+        m_losses.insert(m_losses.end(), relative.begin(), relative.end());
         return {};
     }
 
@@ -439,7 +344,7 @@ private:
         return sums;
     }
     // Rows of a block as a values file in the run's folder, which all processes see.
-    Status handOver(int layer, Json& own, const std::vector<at::Tensor>& fresh)
+    Status handOver(int layer, Json& own, const std::vector<at::Tensor>& fresh) const
     {
         for (Json& block : own) {
             const auto begin = block["begin"].get<std::int64_t>();
@@ -452,7 +357,7 @@ private:
                     {{fmt::format("layers.{}.rows.{}.{}", layer, begin, i), storedAs(rows.back().scalar_type()), rows.back().sizes().vec()},
                      bytesOf(rows.back())});
             }
-            fs::path folder = m_run.folder / fmt::format("rows-{}", m_run.share.rank() + 1);
+            const fs::path folder = m_run.folder / fmt::format("rows-{}", m_run.share.rank() + 1);
             ESPALIER_TRY(const ValuesInfo info, writeValuesFile(folder, values, Json::object()));
             block["file"] = info.file;
             block["layer"] = layer;
@@ -472,38 +377,14 @@ private:
         return {};
     }
 
-    // The layer's new numbers as a part of the run, and the plan that reads them.
+    // New numbers as a part of the run, and the plan that reads them.
     Status write(int layer, const std::vector<Target>& targets, const std::vector<at::Tensor>& fresh)
     {
-        std::vector<ValueToWrite> values;
-        std::vector<at::Tensor> held;
-        std::vector<std::size_t> bodies;
-        const auto add = [&](const Target& target, std::string_view part, const at::Tensor& tensor) {
-            held.push_back(tensor.contiguous());
-            values.push_back({{matrixValueName(layer, target.expert, 2, part), storedAs(tensor.scalar_type()), tensor.sizes().vec()},
-                              bytesOf(held.back())});
-        };
-        for (std::size_t i = 0; i < targets.size(); ++i) {
-            const Target& target = targets[i];
-            if (!fresh[i].defined() || at::equal(fresh[i], target.weight.to(target.stored))) continue;
-            if (!at::isfinite(fresh[i]).all().item<bool>())
-                return badInput("recover.not_finite", fmt::format("layer {}", layer),
-                                {"The mended weights of expert {expert} in layer {layer} are not finite in the checkpoint's type.",
-                                 {{"expert", target.expert}, {"layer", layer}}},
-                                "Use a larger ridge.");
-            if (target.v.defined()) {
-                add(target, "U", fresh[i]);
-                add(target, "V", target.v);
-                if (target.bias.defined()) add(target, "bias", target.bias);
-            } else {
-                add(target, "weight", fresh[i]);
-            }
-            bodies.push_back(target.body);
-        }
-        if (values.empty()) return {};
+        ESPALIER_TRY(const TargetValues made, valuesOf(targets, fresh));
+        if (made.values.empty()) return {};
         std::shared_ptr<const FactorSource> part;
         if (m_run.share.first()) {
-            auto written = writePart(m_run.folder, values);
+            auto written = writePart(m_run.folder, made.values);
             ESPALIER_TRY([[maybe_unused]] const auto all,
                          m_run.share.exchange(written.ok() ? Result<Json>((*written)->stored()->id()) : Result<Json>(written.error())));
             part = *written;
@@ -512,19 +393,14 @@ private:
             const auto id = all.front().get<std::string>();
             ESPALIER_TRY(part, openValuesFile(m_run.folder / (id + ".safetensors"), id));
         }
-        m_part = part->stored()->id();
-        m_mended = bodies;
-        return adopt(layer, part, bodies);
+        m_written.push_back({{"id", part->stored()->id()}, {"bodies", made.bodies}, {"linears", made.linears}});
+        m_changed = true;
+        return adopt(layer, part, made.bodies, made.linears);
     }
-    Status adopt(int layer, const std::shared_ptr<const FactorSource>& part, const std::vector<std::size_t>& bodies)
+    Status adopt(int layer, const std::shared_ptr<const FactorSource>& part, const std::vector<std::size_t>& bodies,
+                 const std::vector<std::string>& linears)
     {
-        LayerPlan::Content content = m_plan.layer(layer).content();
-        for (const std::size_t body : bodies) {
-            if (body >= content.bodies.size() || !std::holds_alternative<ExpertBody>(content.bodies[body]))
-                return internalError("a part of another plan");
-            std::get<ExpertBody>(content.bodies[body]).matrices[2].values = part->stored()->id();
-        }
-        ESPALIER_TRY(m_plan, m_plan.with(m_shape, layer, LayerPlan(std::move(content))));
+        ESPALIER_TRY(m_plan, withStored(m_shape, m_plan, layer, bodies, linears, part->stored()->id()));
         m_parts.push_back(part);
         return {};
     }
@@ -536,6 +412,8 @@ private:
     const double m_ridge;
     const int m_sweeps;
     const bool m_towardsDense;
+    const bool m_shared;
+    const bool m_attention;
     CompressionPlan m_plan;
     FactorSources m_parts;    // of the layers that are done
     FactorSources m_sources;  // the run's and the parts
@@ -544,14 +422,15 @@ private:
     std::vector<std::int64_t> m_firstRow;  // of each batch among all tokens
     std::int64_t m_tokens = 0;
     std::optional<Scratch> m_scratch;  // of the layer that runs
+    std::vector<at::Tensor> m_middle;  // by batch: residual streams after its attention
     int m_done = 0;                    // layers
     int m_step = 0;
-    bool m_warned = false;
+    bool m_left = false;                                         // something is not of a kind that can be refitted
+    bool m_changed = false;                                      // numbers were written since the plan was last made ready
     bool m_whole = true;                                         // what was found of an earlier run
     std::vector<std::pair<int, std::vector<double>>> m_earlier;  // losses of its layers
     // Of the layer that runs, for the journal.
-    std::string m_part;
-    std::vector<std::size_t> m_mended;
+    Json m_written = Json::array();
     std::vector<double> m_losses;
 };
 

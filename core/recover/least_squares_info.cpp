@@ -36,6 +36,18 @@ MethodInfo leastSquaresInfo()
          .unit = {},
          .help = "What a layer is to give: the dense model's hidden state (errors of earlier layers are mended too), or what the dense "
                  "layer makes of the compressed model's input."},
+        {.key = "shared",
+         .type = ParamType::Switch,
+         .defaultValue = true,
+         .choices = {},
+         .unit = {},
+         .help = "Refit the down projection of the shared experts as well, where there are some."},
+        {.key = "attention",
+         .type = ParamType::Switch,
+         .defaultValue = true,
+         .choices = {},
+         .unit = {},
+         .help = "Refit attention's output projection as well, towards the dense model's residual stream there."},
     };
     info.source = "ridge regression on the layer's output, Gauss-Seidel over experts (core/recover/README.md)";
     info.runsModel = true;

@@ -287,6 +287,8 @@ Result<RecoverResult> recoverPlan(const RecoverRequest& request, JobContext& job
 void removeRun(const fs::path& folder)
 {
     std::error_code ignored;
+    // What is left of it after a kill is nobody's run.
+    fs::remove(folder / kRunFile, ignored);
     fs::remove_all(folder, ignored);
 }
 

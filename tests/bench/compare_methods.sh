@@ -47,7 +47,8 @@ plan() { # NAME TARGET.. : a plan, and its perplexity on the locked text
 plan moe-i2 --prune "$prune" "${text[@]}" "${paper[@]}"
 bytes=$(jq .bytes "$out/plan-moe-i2.json")
 size=(--size "$bytes")
-names=(moe-i2 uniform plain-svd no-kt no-ga no-ranks-uniform exact verified search dropped constants weighted-constants mone mone-constants layer)
+names=(moe-i2 uniform plain-svd no-kt no-ga no-ranks-uniform exact verified search dropped constants weighted-constants mone mone-constants layer
+  moe-i2-mended search-mended dropped-mended)
 titles=(
   "MoE-I² (damped budgets, genetic search, KT 3,3, ranks by importance, whitened)"
   "uniform counts, ranking by REAP, uniform ranks, plain SVD"
@@ -64,6 +65,9 @@ titles=(
   "no ranks: dropped, by MoNE's score"
   "no ranks: weighted constants, by MoNE's score"
   "no ranks: the most similar decoder layer left out, the rest dropped by leave-one-out"
+  "MoE-I², mended by least squares"
+  "search for the size, mended by least squares"
+  "no ranks: dropped, by leave-one-out, mended by least squares"
 )
 plan uniform "${size[@]}" --allocate uniform --score reap --select ranking "${ranks[@]}" --rank-rule uniform --factors svd
 plan plain-svd "${size[@]}" "${text[@]}" "${paper[@]}" --factors svd
@@ -80,6 +84,18 @@ plan mone "${ranked[@]}" --score mone
 plan mone-constants "${ranked[@]}" --score mone --dropped weighted-constant
 plan layer "${ranked[@]}" --drop-similar-layers 1
 plan search "${size[@]}" "${text[@]}" --allocate verified --select genetic
+
+# On all calibration windows; every eighth of them judges.
+mended() { # NAME : the plan NAME with new numbers, under the same description
+  verb "recover-$1" recover "$model" --plan "$out/$1.plan" --profile "$profile" --text "$calibration" --windows "$windows" --window-length "$length" \
+    --out "$out/$1-mended.plan" --force
+  jq -s '.[0] + {seconds: .[1].seconds, peak_rss_bytes: .[1].peak_rss_bytes}' "$out/plan-$1.json" "$out/recover-$1.json" > "$out/plan-$1-mended.json"
+  verb "evaluate-$1-mended" evaluate "$model" --text "$validation" --windows "$check_windows" --window-length "$length" \
+    --plan "$out/$1-mended.plan" --profile "$profile" --against dense
+}
+mended moe-i2
+mended search
+mended dropped
 
 for name in "${names[@]}"; do
   [ "$name" = moe-i2 ] && continue

@@ -467,7 +467,7 @@ TEST(Cli, compress)
     std::set<std::string> made;
     for (const Json& stage : result["stages"]["plan"]["stages"])
         made.insert(stage["stage"].get<std::string>());
-    EXPECT_EQ(made, (std::set<std::string>{"allocate", "select", "receptive-field", "rank"}));
+    EXPECT_EQ(made, (std::set<std::string>{"allocate", "select", "receptive-field", "rank", "recover"}));
     const std::string html = *readTextFile(report, "test", 1 << 24);
     EXPECT_THAT(html, HasSubstr(result["plan_hash"].get<std::string>().substr(0, 12)));
     EXPECT_THAT(html, Not(HasSubstr("nan")));

@@ -215,8 +215,8 @@ TEST(MethodCatalog, EverySlotIsListedAndEveryEntrySurvivesJson)
     for (const Slot slot : allSlots())
         names.insert(std::string(slotName(slot)));
     EXPECT_EQ(names, (std::set<std::string>{"score", "allocate", "select", "factors", "rank-rule", "layers", "recover", "skip"}));
-    for (const Slot slot : {Slot::Recover, Slot::Skip})
-        EXPECT_TRUE(methodsOf(slot).empty());
+    EXPECT_TRUE(methodsOf(Slot::Skip).empty());
+    EXPECT_EQ(methodsOf(Slot::Recover).front().id, "least-squares");
     for (const MethodInfo& method : allMethods()) {
         EXPECT_EQ(findMethod(method.slot, method.id)->title, method.title);
         const auto read = methodFromJson(toJson(method));
@@ -252,6 +252,12 @@ TEST(PlanPresets, AreWholeRecipes)
     EXPECT_EQ(paper.receptiveField->sets, 3);
     EXPECT_EQ(paper.receptiveField->blockSize, 3);
     EXPECT_TRUE(paper.ranks && !paper.averageRank && !paper.decomposeShare);
+    EXPECT_EQ(paper.recover, "least-squares");
+    EXPECT_EQ(planPreset("verified")->recipe.recover, "least-squares");
+    PlanRecipe mended;
+    EXPECT_FALSE(runsModel(mended));
+    mended.recover = "least-squares";
+    EXPECT_TRUE(runsModel(mended));
     EXPECT_TRUE(measuresRanks(planPreset("verified")->recipe));
     EXPECT_FALSE(planPreset("verified")->recipe.ranks);
     EXPECT_EQ(planPreset("none").error().action, "Presets: moe-i2, verified.");

@@ -2,6 +2,7 @@
 #include "pipeline/make_plan.h"
 #include "pipeline/plan_journal.h"
 #include "pipeline/recipe_json.h"
+#include "pipeline/recover_stage.h"
 #include "rpc/plan_presets.h"
 
 #include "core/compression_fixture.h"
@@ -11,6 +12,9 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -315,6 +319,40 @@ TEST(MakePlan, ProcessesThatShareTheWorkMakeTheSamePlan)
         }
         EXPECT_EQ(searched, 4u) << "every layer was searched by one process";
     }
+}
+
+// The last stage changes numbers and nothing else, and a plan that is made anew from the result begins with the checkpoint's own.
+TEST(MakePlan, RecoversWhenShapesAreSettled)
+{
+    Made tiny("qwen2moe-tiny");
+    const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("espalier-stage-recover-" + std::to_string(::getpid()));
+    std::filesystem::remove_all(folder);
+    PlanRecipe recipe = recipeOf("uniform", "ranking");
+    recipe.keepTotal = static_cast<int>(tiny.shape().totalExperts() * 6 / 10);
+    SilentJob job;
+    const PlanOutcome without = take(makePlan(tiny.inputs(), recipe, job));
+    EXPECT_FALSE(without.recovery);
+    recipe.recover = "least-squares";
+    PlanInputs inputs = tiny.inputs();
+    inputs.recoverFolder = folder;
+    const PlanOutcome with = take(makePlan(inputs, recipe, job));
+    ASSERT_TRUE(with.recovery);
+    EXPECT_TRUE(with.recovery->changed);
+    EXPECT_EQ(with.stages.back().name, "recover");
+    EXPECT_EQ(with.values.has_value(), with.recovery->accepted);
+    EXPECT_EQ(take(withoutRecovered(tiny.shape(), with.plan)).hash(), without.plan.hash());
+    EXPECT_EQ(tiny.bytesOf(with.plan), tiny.bytesOf(without.plan));
+    inputs.base = with.plan;
+    EXPECT_EQ(take(makePlan(inputs, recipe, job)).plan.hash(), with.plan.hash());
+
+    // One window leaves none to judge by: said, and the plan is as it was.
+    inputs.base = CompressionPlan::identity(tiny.shape());
+    inputs.windows->rows.resize(1);
+    const PlanOutcome few = take(makePlan(inputs, recipe, job));
+    EXPECT_FALSE(few.recovery);
+    EXPECT_EQ(few.plan.hash(), without.plan.hash());
+    ASSERT_EQ(few.warnings.size(), 1U);
+    std::filesystem::remove_all(folder);
 }
 
 TEST(MakePlan, NeedsTheTextWhereTheModelRuns)

@@ -434,7 +434,10 @@ TEST(Protocol, plansAndWhatTheyStream)
     request.locked = {"l.txt"};
     request.state = "s.jsonl";
     request.resume = true;
-    everyField(request, with(kText, {"base_profiles", "plan", "windows", "locked", "state", "resume"}));
+    request.values = "values";
+    request.recipe.recover = "least-squares";
+    request.recipe.params["recover"] = {{"ridge", 0.1}};
+    everyField(request, with(kText, {"base_profiles", "plan", "windows", "locked", "state", "resume", "values"}));
     Json wrong = toJson(request);
     wrong["recipe"]["keep"] = 3;
     EXPECT_EQ(fromJson<PlanRequest>(wrong).error().message, "\"recipe.keep\" is not known.");
@@ -448,7 +451,16 @@ TEST(Protocol, plansAndWhatTheyStream)
     answer.exchange = SearchSummary{};
     answer.exchange->againstGiven = PairedDifference{};
     answer.exchange->trace = {step()};
-    everyField(answer);
+    answer.recovery = RecoverSummary{.method = "least-squares",
+                                     .accepted = true,
+                                     .changed = true,
+                                     .windows = 12,
+                                     .nllDense = 2,
+                                     .nllBefore = 2.5,
+                                     .nllAfter = 2.25,
+                                     .change = {}};
+    everyField(answer, {"recovery"});
+    everyField(*answer.recovery);
     everyField(*answer.exchange);
     const std::vector<PlanEvent> events = {
         {"select", PlanFound{{{"version", 2}}, std::vector{3, 4}}},
@@ -458,7 +470,8 @@ TEST(Protocol, plansAndWhatTheyStream)
         {"allocate", PlanMeasured{step(), Json{{"version", 2}}}},
         {"select", LayerSearching{1, 4, 3, {}, true, {4, 3}}},
         {"select", LayerSearched{1, {0, 2}, 3, 4.5, 100, 400, {4, 3}}},
-        {"receptive-field", BlockChosen{{{0, 1}, 0, 1, 5.0, {{{0, 0}, 5.0}}, {{0, 0}, 5.0}, 3, 2}, {{"version", 2}}}}};
+        {"receptive-field", BlockChosen{{{0, 1}, 0, 1, 5.0, {{{0, 0}, 5.0}}, {{0, 0}, 5.0}, 3, 2}, {{"version", 2}}}},
+        {"recover", RecoverPoint{.step = 3, .loss = 0.5, .layer = 1, .gateNll = 2.5}}};
     for (const PlanEvent& event : events) {
         const std::set<std::string> absent = event.what.index() == 0 ? std::set<std::string>{"keep"} : std::set<std::string>{"plan"};
         const Json json = toJson(event);

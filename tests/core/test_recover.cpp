@@ -15,6 +15,7 @@
 #include <atomic>
 #include <fstream>
 #include <map>
+#include <set>
 
 namespace espalier
 {
@@ -113,7 +114,9 @@ TEST_P(Recovering, TheLossOfNoLayerRises)
     auto model = modelOf(openTiny(GetParam()));
     for (const CompressionPlan& plan : {halved(model->shape()), withRank(halved(model->shape()), model->shape(), 3)}) {
         SilentJob job;
-        const RecoverResult result = take(recoverPlan(request(*model, plan, plan.hash().substr(0, 6)), job));
+        RecoverRequest asked = request(*model, plan, plan.hash().substr(0, 6));
+        asked.params = {{"attention", false}};
+        const RecoverResult result = take(recoverPlan(asked, job));
         ASSERT_TRUE(result.changed);
         std::map<int, std::vector<double>> byLayer;
         for (const RecoverStep& step : result.steps)
@@ -130,6 +133,34 @@ TEST_P(Recovering, TheLossOfNoLayerRises)
             EXPECT_EQ(result.plan.layer(l).kept(), plan.layer(l).kept());
         }
     }
+}
+
+// Of attention's half and of the experts'.
+TEST_P(Recovering, AttentionAndSharedExpertsAreRefittedWhereThatIsAskedFor)
+{
+    const auto source = openTiny(GetParam());
+    auto model = modelOf(source);
+    const CompressionPlan plan = halved(model->shape());
+    std::vector<double> after;
+    for (const bool all : {false, true}) {
+        SilentJob job;
+        RecoverRequest asked = request(*model, plan, all ? "all" : "experts");
+        asked.params = {{"attention", all}, {"shared", all}};
+        const RecoverResult result = take(recoverPlan(asked, job));
+        ASSERT_TRUE(result.changed);
+        after.push_back(result.steps.back().loss);
+        std::set<std::string> linears;
+        for (int l = 0; result.accepted && l < plan.layerCount(); ++l)
+            for (const auto& [name, form] : result.plan.layer(l).content().linears)
+                linears.insert(name);
+        const bool hasShared = std::any_of(model->shape().layers.begin(), model->shape().layers.end(),
+                                           [](const LayerShape& layer) { return layer.moe && layer.sharedWidth > 0; });
+        if (result.accepted) {
+            EXPECT_EQ(linears.size(), all ? (hasShared ? 2U : 1U) : 0U);
+        }
+    }
+    // More to refit: less is missing at the end.
+    EXPECT_LT(after[1], after[0]);
 }
 
 TEST_P(Recovering, WhatLostNothingStaysAsItIs)

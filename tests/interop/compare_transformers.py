@@ -53,13 +53,14 @@ def load(folder, trust):
     return model.eval()
 
 
-def compare(name, source, plan, flavor, folder, text=None):
+def compare(name, source, plan, flavor, folder, text=None, recover=None):
     """One export: what Espalier says about source + plan against what transformers computes from the files."""
     plan_file = os.path.join(folder, "plan.json")
     with open(plan_file, "w") as handle:
         json.dump(plan, handle)
     out = os.path.join(folder, f"{name}-{flavor}")
-    command = [tool, source, plan_file, flavor, out, os.path.join(folder, "logits.bin")] + ([text] if text else [])
+    command = [tool, source, plan_file, flavor, out, os.path.join(folder, "logits.bin")]
+    command += [text or "", recover] if recover else [text] if text else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         check(False, f"{name} {flavor}: export failed: {done.stderr.strip()}")
@@ -178,6 +179,9 @@ def main():
             ppl = perplexity(half.eval(), told["rows"][:4])
             check(half.dtype == torch.bfloat16 and math.isfinite(ppl), f"demo factored: runs in bfloat16 (perplexity {ppl:.3f})")
 
+        compare("demo mended", demo, uniform, "stock", folder, text, recover="least-squares")
+        compare("demo mended", demo, every_other_plan([experts] * layers, ranks=True), "factored", folder, text, recover="least-squares")
+
         found = {}
         for parent in fixtures:
             for name in sorted(os.listdir(parent)) if os.path.isdir(parent) else []:
@@ -207,6 +211,7 @@ def main():
             first = {g * (c // groups) for c in counts for g in range(groups)}
             half = {"version": 1, "layers": [{"layer": l, "kept": [e for e in range(c) if e not in first]} for l, c in enumerate(counts) if c]}
             compare(name, source, half, "stock", folder)
+            compare(name + " mended", source, half, "stock", folder, recover="least-squares")
             # The whole checkpoint again, factored matrices multiplied out: any loader of the architecture takes it.
             for entry in half["layers"]:
                 entry["ranks"] = [[4, 0, 6]] * len(entry["kept"])

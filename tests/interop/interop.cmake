@@ -2,7 +2,7 @@
 # that make-venv.sh installs once, about 1 GB): not part of the default test run, `ctest -L interop` asks for it.
 add_executable(espalier_interop_tool interop/interop_tool.cpp)
 target_link_libraries(espalier_interop_tool
-    PRIVATE espalier::export espalier::evaluate espalier::profile espalier::tokenizer espalier::model espalier::options)
+    PRIVATE espalier::export espalier::evaluate espalier::profile espalier::tokenizer espalier::model espalier::recover espalier::options)
 add_test(NAME interop_transformers
     COMMAND ${CMAKE_CURRENT_LIST_DIR}/run-interop.sh $<TARGET_FILE:espalier_interop_tool> ${PROJECT_SOURCE_DIR}/resources
         ${PROJECT_SOURCE_DIR}/tests/fixtures/model/checkpoints)

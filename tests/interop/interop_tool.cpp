@@ -1,7 +1,8 @@
 // For compare_transformers.py: exports a plan and says what Espalier computes for the source under it.
-//   espalier_interop_tool MODEL PLAN FLAVOR OUT LOGITS [TEXT]
+//   espalier_interop_tool MODEL PLAN FLAVOR OUT LOGITS [TEXT [METHOD]]
 // LOGITS: fp32 logits of the first window, row-major. stdout: {"rows": token ids, "ppl": perplexity over them}. Without a text the
-// windows are random ids. Whitened factors of a plan come from a profile of the same windows, taken here.
+// windows are random ids (so they are with an empty one). With a METHOD the plan is recovered by it first, on those windows. Whitened
+// factors of a plan come from a profile of the same windows, taken here.
 #include "base/random.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/values_file.h"
@@ -9,6 +10,7 @@
 #include "export/exporter.h"
 #include "model/moe_model_torch.h"
 #include "profile/profile_pass.h"
+#include "recover/recover.h"
 #include "session/profile_parts.h"
 #include "tokenizer/tokenizer.h"
 
@@ -66,6 +68,22 @@ Status run(int count, char** arguments)
     }
     ESPALIER_CHECK_OK(addValuesFiles(plan, arguments[2], options.profiles));
     model->setFactorSources(options.profiles);
+    if (count > 7) {
+        RecoverRequest request;
+        request.model = model.get();
+        request.plan = plan;
+        request.sources = options.profiles;
+        request.method = arguments[7];
+        request.text.windows = windows;
+        request.gate = windows;
+        request.folder = options.out.string() + ".recover";
+        request.valuesFolder = request.folder;
+        ESPALIER_TRY(const RecoverResult recovered, recoverPlan(request, job));
+        if (!recovered.accepted) return internalError("the recovery was not accepted");
+        plan = recovered.plan;
+        ESPALIER_CHECK_OK(addValuesFiles(plan, {}, options.profiles));
+        model->setFactorSources(options.profiles);
+    }
     ESPALIER_CHECK_OK(exportCheckpoint(*checkpoint, plan, options, job));
     if (options.flavor == "reconstructed") {
         // Products are rounded to the checkpoint's type once more, and small models feel it: what counts here are the files.

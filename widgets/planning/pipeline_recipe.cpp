@@ -253,7 +253,6 @@ QString recipeTitle(const PipelineRecipe& r, const std::vector<MethodInfo>& meth
         title = tr("%1 for %2, ranked by %3").arg(name, targetText(r, shape), QString::fromStdString(r.score.method));
     if (r.field) title += QStringLiteral(", ") + tr("blocks of %n layer(s)", r.blockSize);
     if (r.ranks) title += QStringLiteral(", ") + tr("ranks");
-    if (r.recovers) title += QStringLiteral(", ") + tr("recovered");
     return title;
 }
 

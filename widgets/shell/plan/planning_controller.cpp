@@ -195,6 +195,7 @@ void PlanningController::finish(const EngineAnswer<PlanAnswer>& reply)
             }
             m_state.phase = SearchState::Phase::Finished;
             m_state.best = std::move(plan).value();
+            if (reply->recovery && reply->recovery->accepted) m_state.title += QStringLiteral(", ") + tr("recovered");
             commit(*m_state.best, m_state.title);
             if (reply->recovery) m_state.notes << recoveryText(*reply->recovery);
             for (const std::string& warning : reply->warnings)
