@@ -520,7 +520,7 @@ void Workbench::plan(const PipelineRecipe& recipe)
     m_planning.start(recipe,
                      {m_modelPath.toStdString(), planningProfile().toStdString(), m_shares.calibration, m_shares.calibration.fullWindows,
                       methods(), journal.toStdString(), m_evaluation.profilesFor(m_plans.committed()),
-                      (m_paths.dataFolder + QStringLiteral("/values")).toStdString()});
+                      QString(m_paths.dataFolder + QStringLiteral("/values")).toStdString()});
 }
 
 void Workbench::tellJob(const std::optional<JobState>& job)
