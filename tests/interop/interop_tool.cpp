@@ -79,7 +79,11 @@ Status run(int count, char** arguments)
         request.folder = options.out.string() + ".recover";
         request.valuesFolder = request.folder;
         ESPALIER_TRY(const RecoverResult recovered, recoverPlan(request, job));
-        if (!recovered.accepted) return internalError("the recovery was not accepted");
+        if (!recovered.accepted) {
+            Error error = internalError("The recovery was not accepted.");
+            error.kind = ErrorKind::VerificationFailed;
+            return error;
+        }
         plan = recovered.plan;
         ESPALIER_CHECK_OK(addValuesFiles(plan, {}, options.profiles));
         model->setFactorSources(options.profiles);
