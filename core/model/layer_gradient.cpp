@@ -43,7 +43,8 @@ at::Tensor backward(const GatedMlp& mlp, const MlpPass& pass, const at::Tensor& 
     return (through(mlp.gate, gate) + through(mlp.up, up)).to(at::kFloat);
 }
 
-// Gradient of the logits, [N,n] fp64, from that of the weights of the selected columns, [N,k] fp64.
+}  // namespace
+
 at::Tensor routerGradient(const RouterShape& router, const at::Tensor& logits, const RoutedTokens& routed, const at::Tensor& products)
 {
     const at::Tensor weights = routed.weights.to(at::kDouble);
@@ -61,8 +62,6 @@ at::Tensor routerGradient(const RouterShape& router, const at::Tensor& logits, c
     const at::Tensor probability = at::softmax(logits.to(at::kDouble), 1);
     return (probability * -mean).scatter_add(1, routed.selected, weighted);
 }
-
-}  // namespace
 
 at::Tensor recordable(const at::Tensor& tensor)
 {

@@ -28,6 +28,9 @@ at::Tensor rmsNormGradient(const at::Tensor& x, const at::Tensor& weight, const 
 // The same for the MLP: x [M,H], gradient [M,H] of its output -> [M,H] fp32.
 at::Tensor mlpGradient(const GatedMlp& mlp, const at::Tensor& x, const at::Tensor& gradient);
 
+// Gradient of the logits, [N,n] fp64, from that of the weights of the selected columns, [N,k] fp64.
+at::Tensor routerGradient(const RouterShape& router, const at::Tensor& logits, const RoutedTokens& routed, const at::Tensor& products);
+
 // x [N,H] input of the MoE module, gradient [N,H] fp32 of its output -> gradient of x, fp32. Observer may be empty.
 at::Tensor moeGradient(int layer, const at::Tensor& x, const at::Tensor& gradient, const LayerWeights& weights, const PlannedLayer& plan,
                        const std::vector<Linear>& forms, const MoeArithmetic& arithmetic, const GradientObserver& observer);

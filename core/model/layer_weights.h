@@ -30,12 +30,13 @@ struct Linear {
     WeightMatrix weight;  // [out,in], or undefined
     WeightMatrix u, v;    // [out,r], [r,in], or undefined
     at::Tensor bias;      // [out], or undefined
+    at::Tensor keep;      // what of x is left for v, in training: as x; or undefined
 
     bool defined() const { return weight.defined() || u.defined(); }
     at::Tensor operator()(const at::Tensor& x) const
     {
         if (!u.defined()) return weight.product(x, bias);
-        const at::Tensor low = u.product(v.product(x), bias);
+        const at::Tensor low = u.product(v.product(keep.defined() ? x * keep : x), bias);
         return weight.defined() ? weight.product(x) + low : low;
     }
 };

@@ -23,7 +23,10 @@ namespace fs = std::filesystem;
 // In the order of recoverMethods().
 const std::vector<RecoverMethod>& methods()
 {
-    static const std::vector<RecoverMethod> all = {{leastSquaresInfo(), &runLeastSquares, true}};
+    static const std::vector<RecoverMethod> all = {{leastSquaresInfo(), &runLeastSquares, true},
+                                                   {loraInfo(), &runLora, false},
+                                                   {routerKdInfo(), &runRouterKd, true},
+                                                   {entropyRouterInfo(), &runEntropyRouter, false}};
     return all;
 }
 

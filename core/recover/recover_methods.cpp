@@ -5,7 +5,7 @@ namespace espalier
 
 const std::vector<MethodInfo>& recoverMethods()
 {
-    static const std::vector<MethodInfo> all = {leastSquaresInfo()};
+    static const std::vector<MethodInfo> all = {leastSquaresInfo(), loraInfo(), routerKdInfo(), entropyRouterInfo()};
     return all;
 }
 

@@ -14,5 +14,8 @@ namespace espalier
 const std::vector<MethodInfo>& recoverMethods();
 
 MethodInfo leastSquaresInfo();
+MethodInfo loraInfo();
+MethodInfo routerKdInfo();
+MethodInfo entropyRouterInfo();
 
 }  // namespace espalier

@@ -75,6 +75,9 @@ struct RecoverMethod {
 };
 
 Result<Recovered> runLeastSquares(RecoverRun& run, JobContext& job);
+Result<Recovered> runLora(RecoverRun& run, JobContext& job);
+Result<Recovered> runRouterKd(RecoverRun& run, JobContext& job);
+Result<Recovered> runEntropyRouter(RecoverRun& run, JobContext& job);
 
 // --- Values files of a run.
 

@@ -14,3 +14,11 @@ if(TARGET espalier-engine)
             ${PROJECT_SOURCE_DIR}/tests/fixtures/tasks)
     set_tests_properties(interop_harness PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)
 endif()
+
+# Gradients and losses of training against PyTorch's autograd and optimiser, and peft's adapters where it is installed.
+add_executable(espalier_training_tool interop/training_tool.cpp)
+target_link_libraries(espalier_training_tool PRIVATE espalier::recover espalier::checkpoint espalier::model espalier::options)
+add_test(NAME interop_training
+    COMMAND ${CMAKE_CURRENT_LIST_DIR}/run-interop.sh --script compare_training.py $<TARGET_FILE:espalier_training_tool>
+        ${PROJECT_SOURCE_DIR}/tests/fixtures/model/checkpoints)
+set_tests_properties(interop_training PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)

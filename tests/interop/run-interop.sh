@@ -1,7 +1,12 @@
 #!/bin/sh
-# run-interop.sh TOOL RESOURCES FIXTURES..: runs compare_transformers.py with $ESPALIER_INTEROP_PYTHON or an environment of its own.
+# run-interop.sh [--script NAME] ARGUMENTS..: runs compare_transformers.py, or NAME, with $ESPALIER_INTEROP_PYTHON or an environment of its own.
 # Exit 77 (skipped) when there is no such environment.
 here=$(dirname "$0")
+script=compare_transformers.py
+if [ "${1:-}" = --script ]; then
+    script=$2
+    shift 2
+fi
 python="${ESPALIER_INTEROP_PYTHON:-}"
 if [ -z "$python" ]; then
     python=$("$here/make-venv.sh") || {
@@ -13,4 +18,4 @@ fi
     echo "SKIPPED: ESPALIER_INTEROP_PYTHON ($python) is not an executable." >&2
     exit 77
 }
-exec "$python" "$here/compare_transformers.py" "$@"
+exec "$python" "$here/$script" "$@"
