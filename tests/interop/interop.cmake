@@ -14,3 +14,9 @@ if(TARGET espalier-engine)
             ${PROJECT_SOURCE_DIR}/tests/fixtures/tasks)
     set_tests_properties(interop_harness PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)
 endif()
+
+# Completions of the command line beside transformers' greedy decoding.
+add_test(NAME interop_generate
+    COMMAND ${CMAKE_COMMAND} -E env ESPALIER_INTEROP_SCRIPT=compare_generate.py ${CMAKE_CURRENT_LIST_DIR}/run-interop.sh
+        $<TARGET_FILE:espalier-engine> ${PROJECT_SOURCE_DIR}/tests/fixtures/model)
+set_tests_properties(interop_generate PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)

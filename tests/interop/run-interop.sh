@@ -1,5 +1,5 @@
 #!/bin/sh
-# run-interop.sh TOOL RESOURCES FIXTURES..: runs compare_transformers.py with $ESPALIER_INTEROP_PYTHON or an environment of its own.
+# run-interop.sh TOOL RESOURCES FIXTURES..: runs compare_transformers.py (or $ESPALIER_INTEROP_SCRIPT) with $ESPALIER_INTEROP_PYTHON or an environment of its own.
 # Exit 77 (skipped) when there is no such environment.
 here=$(dirname "$0")
 python="${ESPALIER_INTEROP_PYTHON:-}"
@@ -13,4 +13,4 @@ fi
     echo "SKIPPED: ESPALIER_INTEROP_PYTHON ($python) is not an executable." >&2
     exit 77
 }
-exec "$python" "$here/compare_transformers.py" "$@"
+exec "$python" "$here/${ESPALIER_INTEROP_SCRIPT:-compare_transformers.py}" "$@"
