@@ -22,12 +22,13 @@ set(table
     "model: base plan checkpoint lowrank"
     "profile: base plan rpc checkpoint tokenizer statistics session score lowrank model"
     "evaluate: base plan rpc tokenizer tasks model"
+    "generate: base plan checkpoint tokenizer model"
     "search/receptive_field: base plan allocate rpc tokenizer statistics score search model evaluate"
     "export: base plan rpc checkpoint tokenizer lowrank model evaluate"
     "recover: base plan rpc checkpoint tokenizer statistics session lowrank model profile evaluate"
     "pipeline: base plan allocate rpc checkpoint tokenizer statistics session score search lowrank model profile evaluate search/receptive_field export recover")
 # Whose sources may include torch. All others stay free of it through every header they include.
-set(torchRooms lowrank model profile evaluate search/receptive_field export recover)
+set(torchRooms lowrank model profile evaluate generate search/receptive_field export recover)
 set(hdf5Rooms session)
 set(cudaFolder search/cuda)
 # What the window may know of core: values; its views fewer than its shell.

@@ -26,6 +26,8 @@ void addVerbs(CLI::App& app, Verbs& verbs, int output)
     addEstimate(verbs);
     addEvaluate(verbs);
     addTasks(verbs);
+    addGenerate(verbs);
+    addSpeed(verbs);
     addExport(verbs);
     addRecover(verbs);
     addCompress(verbs);

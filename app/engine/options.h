@@ -83,6 +83,8 @@ void addPlan(Verbs& verbs);
 void addEstimate(Verbs& verbs);
 void addEvaluate(Verbs& verbs);
 void addTasks(Verbs& verbs);
+void addGenerate(Verbs& verbs);
+void addSpeed(Verbs& verbs);
 void addExport(Verbs& verbs);  // export, verify
 void addRecover(Verbs& verbs);
 void addCompress(Verbs& verbs);

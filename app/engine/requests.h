@@ -84,6 +84,7 @@ struct RequestHandler {
 std::vector<RequestHandler> engineRequests();      // initialize, ping, shutdown, list_folder
 std::vector<RequestHandler> modelRequests();       // open_model, export
 std::vector<RequestHandler> evaluationRequests();  // evaluate, estimate
+std::vector<RequestHandler> generateRequests();    // generate, speed
 std::vector<RequestHandler> planRequests();        // plan
 std::vector<RequestHandler> profileRequests();     // profile, load_profile, score, rank_curves
 std::vector<RequestHandler> taskRequests();        // tasks

@@ -24,7 +24,8 @@ void RequestCall::submitJob(Lane lane, GiveWay giveWay, std::function<Result<Jso
 Server::Server(const CommonOptions& options, std::function<void(std::string_view)> send)
     : m_send(std::move(send)), m_models(std::make_shared<OpenModels>(options))
 {
-    for (const auto& table : {engineRequests(), modelRequests(), evaluationRequests(), planRequests(), profileRequests(), taskRequests()})
+    for (const auto& table :
+         {engineRequests(), modelRequests(), evaluationRequests(), generateRequests(), planRequests(), profileRequests(), taskRequests()})
         for (const RequestHandler& handler : table)
             m_handlers.emplace(handler.method, handler);
     m_queue = std::make_unique<JobQueue>([this](const Notification& notification) {

@@ -128,6 +128,15 @@ Result<std::shared_ptr<Evaluator>> OpenModels::addEvaluator(OpenModel& open, con
     return held.back().second;
 }
 
+Result<std::shared_ptr<const Tokenizer>> OpenModels::tokenizer(OpenModel& open)
+{
+    if (!open.tokenizer) {
+        ESPALIER_TRY(Tokenizer tokenizer, Tokenizer::load(open.checkpoint->folder(), open.checkpoint->shape().vocabularySize));
+        open.tokenizer = std::make_shared<const Tokenizer>(std::move(tokenizer));
+    }
+    return open.tokenizer;
+}
+
 Result<FactorSources> OpenModels::factorSources(const std::vector<std::filesystem::path>& paths)
 {
     FactorSources sources;

@@ -14,6 +14,7 @@
 #include "session/profile_parts.h"
 #include "statistics/profile_data.h"
 #include "text_options.h"
+#include "tokenizer/tokenizer.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -33,6 +34,7 @@ struct OpenModel {
     std::shared_ptr<StreamCache> streams;                                        // of all evaluators; made with the model
     std::vector<std::pair<std::string, std::shared_ptr<Evaluator>>> evaluators;  // most recently used last
     std::map<std::string, std::vector<std::string>> textWarnings;                // by text, as evaluators
+    std::shared_ptr<const Tokenizer> tokenizer;                                  // read when first needed
 };
 
 class OpenModels
@@ -52,6 +54,9 @@ public:
     Result<std::shared_ptr<Evaluator>> evaluator(OpenModel& open, TokenWindows windows);
     // What was worth saying when the evaluator of this text was made.
     static std::vector<std::string> textWarnings(const OpenModel& open, const TextOptions& text);
+
+    // Errors: those of Tokenizer::load.
+    static Result<std::shared_ptr<const Tokenizer>> tokenizer(OpenModel& open);
 
     // The profiles that a plan's factors and constants may come from; empty paths are left out. Held open while their content stays the
     // same.

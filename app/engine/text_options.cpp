@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 
 namespace espalier
 {
@@ -41,6 +42,25 @@ Result<Bos> parseBos(const std::string& text)
     if (text == "yes") return Bos::Yes;
     if (text == "no") return Bos::No;
     return usageError({"\"{text}\" is not one of auto, yes, no.", {{"text", text}}});
+}
+
+Result<std::vector<int>> parseIdList(const std::string& list)
+{
+    std::vector<int> ids;
+    const char* at = list.data();
+    const char* end = at + list.size();
+    while (at != end) {
+        while (at != end && (*at == ' ' || *at == ',' || *at == '[' || *at == ']'))
+            ++at;
+        if (at == end) break;
+        int id = 0;
+        const auto [next, failure] = std::from_chars(at, end, id);
+        if (failure != std::errc() || id < 0)
+            return usageError({"\"{list}\" is not a list of token ids.", {{"list", list}}}, "Write --ids 1,2,3.");
+        ids.push_back(id);
+        at = next;
+    }
+    return ids;
 }
 
 TextOptions cutAsProfile(TextOptions options, const ProfileData& profile)

@@ -44,6 +44,8 @@ Result<TokenWindows> openText(const TextOptions& options, const Checkpoint& chec
 // The number of windows that somebody asked for.
 std::optional<int> windowsAsked(const TextOptions& options);
 Result<Bos> parseBos(const std::string& text);
+// "1,2,3", brackets and spaces allowed. Error: usage.arguments.
+Result<std::vector<int>> parseIdList(const std::string& list);
 // Cut as the profile's text was: what a second text is opened with where the profile's own windows stand in for the first.
 TextOptions cutAsProfile(TextOptions options, const ProfileData& profile);
 

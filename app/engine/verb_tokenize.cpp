@@ -8,7 +8,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <iostream>
 #include <iterator>
 
@@ -71,20 +70,7 @@ Result<Json> encodeJson(const Tokenizer& tokenizer, std::string_view text, Bos b
 
 Result<Json> decodeJson(const Tokenizer& tokenizer, const std::string& list, std::vector<std::string>& warnings)
 {
-    std::vector<int> ids;
-    const char* at = list.data();
-    const char* end = at + list.size();
-    while (at != end) {
-        while (at != end && (*at == ' ' || *at == ',' || *at == '[' || *at == ']'))
-            ++at;
-        if (at == end) break;
-        int id = 0;
-        const auto [next, failure] = std::from_chars(at, end, id);
-        if (failure != std::errc() || id < 0)
-            return usageError({"\"{list}\" is not a list of token ids.", {{"list", list}}}, "Write --ids 1,2,3.");
-        ids.push_back(id);
-        at = next;
-    }
+    ESPALIER_TRY(const std::vector<int> ids, parseIdList(list));
     const auto unknown = std::find_if(ids.begin(), ids.end(), [&](int id) { return !tokenizer.has(id); });
     if (unknown != ids.end()) warnings.push_back(fmt::format("No token has the id {}: the text leaves out what has no token.", *unknown));
     return resultJson(tokenizer, ids);

@@ -103,4 +103,20 @@ void MappedFile::populate(std::span<const std::byte> bytes) noexcept
 #endif
 }
 
+namespace
+{
+// Of whole pages.
+void advise(std::span<const std::byte> bytes, int advice)
+{
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto begin = reinterpret_cast<std::uintptr_t>(bytes.data()) / page * page;
+    const auto end = reinterpret_cast<std::uintptr_t>(bytes.data() + bytes.size());
+    ::madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+}
+}  // namespace
+
+void MappedFile::willNeed(std::span<const std::byte> bytes) noexcept { advise(bytes, MADV_WILLNEED); }
+
+void MappedFile::dontNeed(std::span<const std::byte> bytes) noexcept { advise(bytes, MADV_DONTNEED); }
+
 }  // namespace espalier

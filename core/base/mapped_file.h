@@ -36,9 +36,13 @@ public:
     // Hint to the kernel: drop the pages (they come back from the file when touched again). Any thread.
     void dontNeed(std::size_t offset, std::size_t length) const noexcept;
 
+    static void dontNeed(std::span<const std::byte> bytes) noexcept;  // of an open file
+
     // Reads and maps pages of an open file at once, which is cheaper than a fault for every few of them; returns when they are there. Any
     // thread. (The kernel reads ahead a few hundred kB however much it is advised to: reading ahead is calling this on another thread.)
     static void populate(std::span<const std::byte> bytes) noexcept;
+    // Starts reading exactly these pages of an open file from the disk, if they are not in memory. Any thread.
+    static void willNeed(std::span<const std::byte> bytes) noexcept;
 
 private:
     std::filesystem::path m_path;

@@ -633,4 +633,26 @@ void Checkpoint::dontNeedLayer(int layer) const noexcept
         m_data->source.files[range.file].file().dontNeed(range.begin, range.end - range.begin);
 }
 
+namespace
+{
+
+template <typename Advise>
+void eachPart(const LinearView& matrix, Advise&& advise)
+{
+    for (const TensorView* view : {&matrix.dense, &matrix.u, &matrix.v, &matrix.bias})
+        if (!view->bytes.empty()) advise(view->bytes);
+}
+
+}  // namespace
+
+void Checkpoint::willNeed(const LinearView& matrix) const noexcept
+{
+    eachPart(matrix, [](std::span<const std::byte> bytes) { MappedFile::willNeed(bytes); });
+}
+
+void Checkpoint::dontNeed(const LinearView& matrix) const noexcept
+{
+    eachPart(matrix, [](std::span<const std::byte> bytes) { MappedFile::dontNeed(bytes); });
+}
+
 }  // namespace espalier

@@ -139,6 +139,9 @@ public:
     void readLayer(int layer, const std::function<bool()>& goOn) const;
     // Hint to the kernel: the pages are not needed now. Any thread.
     void dontNeedLayer(int layer) const noexcept;
+    // Of one matrix. willNeed starts reading its pages, and no others. Any thread.
+    void willNeed(const LinearView& matrix) const noexcept;
+    void dontNeed(const LinearView& matrix) const noexcept;
 
 private:
     struct Data;

@@ -179,6 +179,7 @@ Result<Companions> companionsOf(const fs::path& source)
     // Of a source that is a factored export: what is written anew, or not needed any more.
     for (const auto& [name, content] : pythonFiles())
         collector.code.erase(std::string(name));
+    collector.code.erase(std::string(timingFile().first));
     found.code.assign(collector.code.begin(), collector.code.end());
     found.tokenizerCode.assign(collector.tokenizerCode.begin(), collector.tokenizerCode.end());
     if (!found.code.empty())

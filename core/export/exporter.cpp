@@ -202,6 +202,7 @@ Status Exporter::prepare(ExportFlavor flavor)
         if (flavor == ExportFlavor::Factored)
             for (const auto& [name, content] : pythonFiles())
                 texts.emplace_back(name, content);
+        texts.emplace_back(timingFile().first, timingFile().second);
         ESPALIER_TRY(companions, companionsOf(source));
         texts.insert(texts.end(), companions.edited.begin(), companions.edited.end());
     }

@@ -1,4 +1,4 @@
-// The modelling code written into factored exports, as it stands in resources/python.
+// The Python files that go with exports, as they stand in resources/python.
 #pragma once
 
 #include <span>
@@ -8,7 +8,9 @@
 namespace espalier
 {
 
-// File name and content.
+// File name and content. The modelling code of factored exports.
 std::span<const std::pair<std::string_view, std::string_view>> pythonFiles();
+// Times an export in transformers beside its original; runs nothing of itself.
+std::pair<std::string_view, std::string_view> timingFile();
 
 }  // namespace espalier

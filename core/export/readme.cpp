@@ -1,6 +1,7 @@
 #include "export/readme.h"
 
 #include "base/text.h"
+#include "export/python_files.h"
 #include "plan/forms/form_rules.h"
 
 #include <fmt/format.h>
@@ -113,7 +114,8 @@ std::string stockLoading(const ReadmeFacts& facts)
 std::string factoredLoading(const ReadmeFacts& facts)
 {
     std::string text =
-        "In transformers 5 (checked with 5.23) with the two Python files of this folder, in any version of Espalier that reads format "
+        "In transformers 5 (checked with 5.23) with the two `_espalier.py` files of this folder that `config.json` names, in any version "
+        "of Espalier that reads format "
         "1.\n\n"
         "```python\n";
     if (!facts.tokenizerFile)
@@ -143,6 +145,16 @@ std::string tokenizerText(const ReadmeFacts& facts)
         "the "
         "original into this folder and load the tokenizer with `trust_remote_code=True`. Its vocabulary is here already.\n\n",
         fmt::join(facts.tokenizerCode, "`, `"));
+}
+
+std::string timingText(const ReadmeFacts& facts)
+{
+    return fmt::format(
+        "How fast it is in transformers on a machine, beside the original, says `{}` (needs torch and transformers):\n\n"
+        "```sh\n"
+        "python {} --against \"{}\"\n"
+        "```\n\n",
+        timingFile().first, timingFile().first, facts.sourcePath);
 }
 
 // Commands that work as they stand, in this folder, as long as the original lies where it was.
@@ -298,7 +310,7 @@ std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, c
     text += leftOutText(facts);
     text += "## How to load\n\n";
     text += stock ? stockLoading(facts) : facts.flavor == ExportFlavor::Factored ? factoredLoading(facts) : planLoading(facts);
-    if (facts.flavor != ExportFlavor::Plan) text += tokenizerText(facts);
+    if (facts.flavor != ExportFlavor::Plan) text += tokenizerText(facts) + timingText(facts);
 
     text += "## Not supported\n\n";
     if (stock)

@@ -101,6 +101,15 @@ namespace
 // Tables for trees are made for multiples of so many positions, so that there are few of them.
 constexpr std::int64_t kTreePositions = 256;
 
+// Tables for sequences that grow double.
+std::int64_t tablePositions(std::int64_t length)
+{
+    std::int64_t positions = kTreePositions;
+    while (positions < length)
+        positions *= 2;
+    return positions;
+}
+
 }  // namespace
 
 const Attention::Tables& Attention::tables(std::int64_t length)
@@ -121,6 +130,13 @@ const Attention::Tables& Attention::tables(std::int64_t length)
 // By the positions that the tokens of the row have.
 const Attention::Tables& Attention::tablesOfRow(std::int64_t length)
 {
+    if (m_cache) {
+        const std::int64_t past = m_cache->seen();
+        const Tables& all = tables(tablePositions(past + length));
+        const auto part = [&](const at::Tensor& table) { return table.narrow(0, past, length); };
+        m_partTables = {part(all.cos), part(all.sin), part(all.cosHalf), part(all.sinHalf)};
+        return m_partTables;
+    }
     if (!m_tree) return tables(length);
     const std::int64_t rounded = (m_tree->positionCount() + kTreePositions - 1) / kTreePositions * kTreePositions;
     const Tables& all = tables(rounded);
@@ -128,8 +144,8 @@ const Attention::Tables& Attention::tablesOfRow(std::int64_t length)
     std::copy(m_tree->positions().begin(), m_tree->positions().end(), positions.mutable_data_ptr<std::int64_t>());
     positions = positions.to(m_device);
     const auto pick = [&positions](const at::Tensor& table) { return table.index_select(0, positions); };
-    m_treeTables = {pick(all.cos), pick(all.sin), pick(all.cosHalf), pick(all.sinHalf)};
-    return m_treeTables;
+    m_partTables = {pick(all.cos), pick(all.sin), pick(all.cosHalf), pick(all.sinHalf)};
+    return m_partTables;
 }
 
 const at::Tensor& Attention::windowMask(std::int64_t length, int window)
@@ -151,10 +167,13 @@ namespace
 // Queries of one head that are computed at a time: the keys behind them are skipped, and their products stay in the cache.
 constexpr std::int64_t kQueryRows = 128;
 
-// Head after head, each on one thread, in fp32 whatever the compute type: scaled_dot_product_attention multiplies these small matrices
-// at a fraction of the speed, and computes the keys behind a query too when a window fits one of its blocks.
-at::Tensor headByHead(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window, double scale)
+}  // namespace
+
+// scaled_dot_product_attention multiplies these small matrices at a fraction of the speed, and computes the keys behind a query too when a
+// window fits one of its blocks.
+at::Tensor attendHeadByHead(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window, double scale)
 {
+    const std::int64_t past = k.size(2) - q.size(2);
     const std::int64_t batch = q.size(0);
     const std::int64_t heads = q.size(1);
     const std::int64_t length = q.size(2);
@@ -173,11 +192,12 @@ at::Tensor headByHead(const at::Tensor& q, const at::Tensor& k, const at::Tensor
             const at::Tensor result = out.select(0, b).select(1, head);
             for (std::int64_t first = 0; first < length; first += kQueryRows) {
                 const std::int64_t rows = std::min(kQueryRows, length - first);
-                const std::int64_t firstKey = window > 0 ? std::max<std::int64_t>(0, first - window + 1) : 0;
-                const std::int64_t columns = first + rows - firstKey;
+                const std::int64_t position = past + first;
+                const std::int64_t firstKey = window > 0 ? std::max<std::int64_t>(0, position - window + 1) : 0;
+                const std::int64_t columns = position + rows - firstKey;
                 at::Tensor weights = WeightMatrix::plain(keys.narrow(0, firstKey, columns)).product(queries.narrow(0, first, rows));
                 at::Tensor sums = at::empty({rows, 1}, weights.options());
-                kernels::causalSoftmax(weights.mutable_data_ptr<float>(), sums.mutable_data_ptr<float>(), rows, columns, first, firstKey,
+                kernels::causalSoftmax(weights.mutable_data_ptr<float>(), sums.mutable_data_ptr<float>(), rows, columns, position, firstKey,
                                        window, static_cast<float>(scale));
                 at::Tensor mixed = WeightMatrix::plain(values.narrow(1, firstKey, columns).contiguous()).product(weights);
                 result.narrow(0, first, rows).copy_(mixed.div_(sums));
@@ -186,6 +206,26 @@ at::Tensor headByHead(const at::Tensor& q, const at::Tensor& k, const at::Tensor
     });
     return out.view({batch, length, heads * width});
 }
+
+at::Tensor attendFused(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>& mask, double scale)
+{
+    const std::int64_t repeat = q.size(1) / k.size(1);
+    at::Tensor keys = k;
+    at::Tensor values = v;
+    if (repeat > 1) {
+        keys = k.repeat_interleave(repeat, 1);
+        values = v.repeat_interleave(repeat, 1);
+    }
+    // The fused kernel wants one head width: a narrower v is padded with zeros, which come out as zeros.
+    const std::int64_t valueDim = values.size(3);
+    if (valueDim != q.size(3)) values = at::constant_pad_nd(values, {0, q.size(3) - valueDim});
+    at::Tensor out = at::scaled_dot_product_attention(q, keys, values, mask, 0.0, !mask.has_value(), scale);
+    if (valueDim != q.size(3)) out = out.narrow(3, 0, valueDim);
+    return out.transpose(1, 2).reshape({q.size(0), q.size(2), q.size(1) * valueDim});
+}
+
+namespace
+{
 
 // Where bf16 products run on matrix units (AMX) the fused kernel is twice as fast as products in fp32; it has no sliding window and one
 // head width.
@@ -201,26 +241,19 @@ bool matrixUnits(const at::Tensor& q, const at::Tensor& v, bool windowed)
 at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window)
 {
     const std::int64_t length = q.size(2);
-    if (!m_tree && !takesPortableWay(q) && !matrixUnits(q, v, window > 0 && window < length))
-        return headByHead(q, k, v, window, m_shape.softmaxScale);
-    const std::int64_t repeat = q.size(1) / k.size(1);
-    at::Tensor keys = k;
-    at::Tensor values = v;
-    if (repeat > 1) {
-        keys = k.repeat_interleave(repeat, 1);
-        values = v.repeat_interleave(repeat, 1);
+    if (m_cache && !m_shape.latent) {
+        const bool begins = m_cache->seen() == 0;
+        m_cache->append(k, v, window);
+        if (!begins) return attendCached(q, window);
     }
-    // The fused kernel wants one head width: a narrower v is padded with zeros, which come out as zeros.
-    const std::int64_t valueDim = values.size(3);
-    if (valueDim != q.size(3)) values = at::constant_pad_nd(values, {0, q.size(3) - valueDim});
+    if (!m_tree && !takesPortableWay(q) && !matrixUnits(q, v, window > 0 && window < length))
+        return attendHeadByHead(q, k, v, window, m_shape.softmaxScale);
     std::optional<at::Tensor> mask;
     if (m_tree)
         mask = m_tree->mask(window > 0 && window < length ? window : 0, m_compute, m_device);
     else if (window > 0 && window < length)
         mask = recordable(windowMask(length, window));
-    at::Tensor out = at::scaled_dot_product_attention(q, keys, values, mask, 0.0, !mask.has_value(), m_shape.softmaxScale);
-    if (valueDim != q.size(3)) out = out.narrow(3, 0, valueDim);
-    return out.transpose(1, 2).reshape({q.size(0), length, q.size(1) * valueDim});
+    return attendFused(q, k, v, mask, m_shape.softmaxScale);
 }
 
 at::Tensor Attention::groupedQuery(const at::Tensor& x, const LayerWeights& weights, int window)
@@ -326,6 +359,11 @@ at::Tensor Attention::latentAttention(const at::Tensor& x, const LayerWeights& w
     const at::Tensor latent = normed(compressed.narrow(2, 0, m_shape.latentRank), weights.keyNorm, m_shape.latentEps);
     const at::Tensor keyRope =
         ropePairs(compressed.narrow(2, m_shape.latentRank, m_shape.ropeDim).unsqueeze(2), rotary.cosHalf, rotary.sinHalf);
+    if (m_cache) {
+        const bool begins = m_cache->seen() == 0;
+        m_cache->append(at::cat({latent, keyRope.squeeze(2)}, 2).unsqueeze(1), {}, window);
+        if (!begins) return projected(attendLatent(q.transpose(1, 2), weights, window), weights);
+    }
     const at::Tensor expanded = weights.latentB(latent).view({batch, length, m_shape.heads, m_shape.nopeDim + m_shape.valueDim});
     const at::Tensor k =
         at::cat({expanded.narrow(3, 0, m_shape.nopeDim), keyRope.expand({batch, length, m_shape.heads, m_shape.ropeDim})}, 3);
@@ -336,6 +374,7 @@ at::Tensor Attention::latentAttention(const at::Tensor& x, const LayerWeights& w
 at::Tensor Attention::forward(const at::Tensor& x, const LayerWeights& weights, int window, const TokenTree* tree)
 {
     m_tree = tree;
+    m_cache = nullptr;
     return m_shape.latent ? latentAttention(x, weights, window) : groupedQuery(x, weights, window);
 }
 

@@ -3,12 +3,15 @@
 #pragma once
 
 #include "checkpoint/model_config.h"
+#include "model/kv_cache.h"
 #include "model/layer_weights.h"
 #include "model/token_tree.h"
 
 #include <ATen/ATen.h>
 
 #include <map>
+#include <optional>
+#include <utility>
 #include <vector>
 
 namespace espalier
@@ -60,6 +63,9 @@ public:
     at::Tensor forward(const at::Tensor& x, const LayerWeights& weights, int window, const TokenTree* tree = nullptr);
     // What o_proj gets in the calls to come, put there; null: nowhere.
     void seeOutputInput(at::Tensor* seen) { m_seen = seen; }
+    // x [1,T,H]: the T tokens behind those that the cache has seen, which it has as well then. The first ones of a sequence are computed as
+    // forward() does, to the bit.
+    at::Tensor extend(const at::Tensor& x, const LayerWeights& weights, int window, LayerCache& cache, bool keepExpansion);
 
 private:
     struct Tables {
@@ -74,6 +80,9 @@ private:
     at::Tensor portableQuery(const at::Tensor& qkv, const LayerWeights& weights, int window);
     at::Tensor latentAttention(const at::Tensor& x, const LayerWeights& weights, int window);
     at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window);
+    // Over a cache that has tokens from before (cached_attention.cpp). q [1,heads,T,d]; of latent attention q is nope | rope.
+    at::Tensor attendCached(const at::Tensor& q, int window);
+    at::Tensor attendLatent(const at::Tensor& q, const LayerWeights& weights, int window);
 
     at::Tensor projected(const at::Tensor& in, const LayerWeights& weights) const
     {
@@ -87,8 +96,16 @@ private:
     std::map<std::int64_t, Tables> m_tables;
     const TokenTree* m_tree = nullptr;  // of the forward call that runs
     at::Tensor* m_seen = nullptr;
-    Tables m_treeTables;
+    LayerCache* m_cache = nullptr;  // of the extend call that runs
+    bool m_keepExpansion = false;
+    Tables m_partTables;  // of the positions of that call
     std::map<std::pair<std::int64_t, int>, at::Tensor> m_masks;
 };
+
+// Private to core/model. q [B,heads,T,d], the last T of the k [B,kvHeads,T',d] and v [B,kvHeads,T',dv] -> [B,T,heads*dv]. Head after head,
+// each on one thread, in fp32 whatever the compute type.
+at::Tensor attendHeadByHead(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int window, double scale);
+// The same by ATen's fused kernel; `mask` is added to the scores, without one tokens see those up to their own.
+at::Tensor attendFused(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>& mask, double scale);
 
 }  // namespace espalier

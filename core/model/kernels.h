@@ -28,6 +28,20 @@ void sumWeightedRows(const std::byte* const* rows, const float* weight, int k, f
 void causalSoftmax(float* x, float* sums, std::int64_t rows, std::int64_t columns, std::int64_t first, std::int64_t firstKey,
                    std::int64_t window, float scale);
 
+// Keys and values of one head that a single token sees: `count` of them, rows so many values apart.
+template <typename T>
+struct CachedRows {
+    const T* keys = nullptr;
+    const T* values = nullptr;
+    std::int64_t count = 0;
+    std::int64_t keyWidth = 0, keyStride = 0;
+    std::int64_t valueWidth = 0, valueStride = 0;
+};
+// out[r] = sum over i of softmax_i(scale q[r].key_i) value_i for queries [queries, keyWidth] that share them; out [queries, valueWidth],
+// scores: room for queries x count. One thread. bf16 rows are computed with in fp32.
+void attendCached(const CachedRows<float>& rows, const float* q, std::int64_t queries, float* scores, float* out, float scale);
+void attendCached(const CachedRows<std::uint16_t>& rows, const float* q, std::int64_t queries, float* scores, float* out, float scale);
+
 // gate = silu(gate) * up
 void siluMul(float* gate, const float* up, std::int64_t count);
 

@@ -1,5 +1,6 @@
 #include "model/layer_weights.h"
 
+#include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
 #include "model/device_staging.h"
 #include "model/kernels.h"
@@ -83,7 +84,11 @@ at::Tensor convertedRows(const TensorView& view, std::int64_t first, std::int64_
 class Loader
 {
 public:
-    explicit Loader(at::ScalarType compute, DeviceStaging* staging = nullptr) : m_compute(compute), m_staging(staging) {}
+    // `exact`: no page is read that no tensor lies in: a fault reads its neighbours too, unless they were asked for.
+    explicit Loader(at::ScalarType compute, DeviceStaging* staging = nullptr, bool exact = false)
+        : m_compute(compute), m_staging(staging), m_exact(exact)
+    {
+    }
 
     // The first non-finite tensor goes to `bad` (kept if it already names one).
     at::Tensor load(const TensorView& view, std::string& bad) { return load(view, bad, m_compute); }
@@ -106,6 +111,7 @@ public:
         const auto address = reinterpret_cast<std::uintptr_t>(view.bytes.data());
         if (!m_staging && m_compute == at::kBFloat16 && view.dtype == DType::BF16 && address % alignof(std::uint16_t) == 0) {
             m_bytes += count * 2;
+            if (m_exact) MappedFile::willNeed(view.bytes);
             const auto* values = reinterpret_cast<const std::uint16_t*>(view.bytes.data());
             if (bad.empty() && !kernels::allFiniteBf16(values, count)) bad = view.name;
             return WeightMatrix::packed(at::from_blob(const_cast<std::uint16_t*>(values), view.shape, at::kBFloat16));
@@ -195,12 +201,14 @@ private:
     {
         const std::int64_t count = elements(view);
         m_bytes += count * static_cast<std::int64_t>(out.element_size());
+        if (m_exact) MappedFile::willNeed(view.bytes);
         const bool finite = convert(view, 0, count, out.scalar_type(), out.mutable_data_ptr());
         if (!finite && bad.empty()) bad = view.name;
     }
 
     at::ScalarType m_compute;
     DeviceStaging* m_staging;
+    bool m_exact;
     at::Tensor m_scratch;
     std::int64_t m_bytes = 0;
 };
@@ -308,6 +316,17 @@ std::shared_ptr<const GatedMlp> ExpertReader::read(int expert)
     return {place, &place->mlp};
 }
 
+std::shared_ptr<const GatedMlp> loadExpert(const Checkpoint& checkpoint, int layer, int expert, at::ScalarType compute, std::string& bad,
+                                           std::int64_t& bytes)
+{
+    Loader loader(compute);
+    auto mlp =
+        std::make_shared<GatedMlp>(loader.mlp(checkpoint.expert(layer, expert, Matrix::Gate), checkpoint.expert(layer, expert, Matrix::Up),
+                                              checkpoint.expert(layer, expert, Matrix::Down), bad));
+    bytes = loader.bytes();
+    return mlp;
+}
+
 std::shared_ptr<const GatedMlp> LayerWeights::expert(int id) const
 {
     const GatedMlp& held = experts[static_cast<std::size_t>(id)].mlp;
@@ -324,7 +343,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     const LayerConfig& layerConfig = config.layers[static_cast<std::size_t>(layer)];
     auto weights = std::make_shared<LayerWeights>();
     std::string& bad = weights->nonFinite;
-    Loader loader(compute, staging);
+    Loader loader(compute, staging, loading.experts != nullptr);
 
     const auto named = [&](std::string_view suffix) -> Result<TensorView> {
         ESPALIER_TRY(TensorView view, checkpoint.layerTensor(layer, suffix));
@@ -403,8 +422,10 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
         for (const LinearView* view : {&experts.back().gate, &experts.back().up, &experts.back().down})
             ESPALIER_CHECK_OK(checkDtype(view->factored ? view->u : view->dense));
     }
-    const std::int64_t expertBytes = loadExperts(std::move(experts), loader, loading, *weights);
-    if (loading.heldExperts >= 0 && loading.heldExperts < layerConfig.experts)
+    const std::int64_t expertBytes = loading.experts ? 0 : loadExperts(std::move(experts), loader, loading, *weights);
+    if (loading.experts)
+        weights->reader = loading.experts;
+    else if (loading.heldExperts >= 0 && loading.heldExperts < layerConfig.experts)
         weights->reader = std::make_shared<ExpertReader>(checkpoint, layer, compute, loading.mostRead);
     if (const auto gate = checkpoint.sharedExpert(layer, Matrix::Gate)) {
         ESPALIER_CHECK_OK(checkDtype(*gate));

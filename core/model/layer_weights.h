@@ -57,14 +57,25 @@ struct ExpertWeights {
     std::string nonFinite;  // the first tensor of this expert with a NaN or infinity, or empty
 };
 
+// Where the experts come from that a layer does not hold. Any thread.
+class ExpertSource
+{
+public:
+    virtual ~ExpertSource() = default;
+    // Converted as when the whole layer is: same bits.
+    virtual std::shared_ptr<const GatedMlp> read(int expert) = 0;
+    // The first tensor read here that has a NaN or infinity; empty: none, or it is known since the layer was loaded.
+    virtual std::string nonFinite() const { return {}; }
+};
+
 // Reads single experts of a layer that does not fit in memory as a whole, no more than `most` of them at a time. Any thread.
-class ExpertReader : public std::enable_shared_from_this<ExpertReader>
+class ExpertReader : public ExpertSource, public std::enable_shared_from_this<ExpertReader>
 {
 public:
     // The checkpoint must outlive it.
     ExpertReader(const Checkpoint& checkpoint, int layer, at::ScalarType compute, int most);
-    // Blocks until fewer than `most` are held by others: a thread holds one at a time. Converted as when the whole layer is: same bits.
-    std::shared_ptr<const GatedMlp> read(int expert);
+    // Blocks until fewer than `most` are held by others: a thread holds one at a time.
+    std::shared_ptr<const GatedMlp> read(int expert) override;
 
 private:
     const Checkpoint& m_checkpoint;
@@ -91,7 +102,7 @@ struct LayerWeights {
     at::Tensor sharedGate;  // [1,H], or undefined
     GatedMlp dense;         // of a layer that is not MoE
 
-    std::shared_ptr<ExpertReader> reader;  // where not all experts are held
+    std::shared_ptr<ExpertSource> reader;  // where not all experts are held
 
     // q | k | v of x [..,H].
     at::Tensor queryKeyValue(const at::Tensor& x) const { return qkv.defined() ? qkv(x) : at::cat({query(x), key(x), value(x)}, -1); }
@@ -111,6 +122,8 @@ struct LayerLoading {
     // time they are wanted. Negative: all are held.
     int heldExperts = -1;
     int mostRead = 1;  // of those others at a time
+    // Where it is given, no expert is held nor looked through: they come from there when they are wanted.
+    std::shared_ptr<ExpertSource> experts = nullptr;
     // The weights lie row-major on its device, whole when loadLayer returns, all experts held; only routerBias stays on the host, where
     // tokens are routed. Null: on the host.
     DeviceStaging* staging = nullptr;
@@ -119,6 +132,11 @@ struct LayerLoading {
 // Reads and converts one layer. Any thread. The checkpoint must outlive a layer that does not hold all experts. Errors: checkpoint.*,
 // model.unsupported_dtype.
 Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoint, int layer, const LayerLoading& loading);
+
+// One expert, converted as loadLayer does. The first tensor that is not finite goes to `bad`, the bytes that it takes to `bytes`. Any
+// thread.
+std::shared_ptr<const GatedMlp> loadExpert(const Checkpoint& checkpoint, int layer, int expert, at::ScalarType compute, std::string& bad,
+                                           std::int64_t& bytes);
 
 // What the numbers of a matrix are stored in: bf16, fp16, or fp32 for everything else.
 at::ScalarType storedType(const TensorView& view);

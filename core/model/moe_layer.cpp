@@ -237,7 +237,12 @@ RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const P
 at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan,
                       const std::vector<Linear>& forms, const MoeArithmetic& arithmetic, LayerObserver* observer)
 {
-    const RoutedBatch routed = routeBatch(x, weights, plan, arithmetic);
+    return moeForward(layer, x, weights, plan, forms, routeBatch(x, weights, plan, arithmetic), observer);
+}
+
+at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan,
+                      const std::vector<Linear>& forms, const RoutedBatch& routed, LayerObserver* observer)
+{
     std::vector<ExpertRows> work;
     for (std::size_t body = 0; body < plan.bodies.size(); ++body) {
         if (routed.slotsOf(body) == 0) continue;

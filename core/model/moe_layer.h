@@ -84,9 +84,12 @@ struct RoutedBatch {
 };
 RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan, const MoeArithmetic& arithmetic);
 
-// x [N,H] normed -> [N,H]. `forms`: per body and matrix (3 * n, gate, up, down) what the plan makes of it, undefined where it is as the
-// checkpoint has it, then the same of the shared experts; empty when all are. The result lies on the device of x; what an observer sees
-// lies on the host.
+// x [N,H] normed, what the router did with it -> [N,H]. `forms`: per body and matrix (3 * n, gate, up, down) what the plan makes of it,
+// undefined where it is as the checkpoint has it, then the same of the shared experts; empty when all are. The result lies on the device of
+// x; what an observer sees lies on the host.
+at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan,
+                      const std::vector<Linear>& forms, const RoutedBatch& routed, LayerObserver* observer);
+// Both.
 at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weights, const PlannedLayer& plan,
                       const std::vector<Linear>& forms, const MoeArithmetic& arithmetic, LayerObserver* observer);
 

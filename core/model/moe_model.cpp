@@ -1,8 +1,11 @@
 #include "model/moe_model_torch.h"
 
+#include "base/text.h"
 #include "checkpoint/checkpoint.h"
 #include "model/attention.h"
+#include "model/demand_store.h"
 #include "model/form_store.h"
+#include "model/kv_cache.h"
 #include "model/layer_gradient.h"
 #include "model/moe_layer.h"
 #include "model/norm.h"
@@ -20,6 +23,7 @@
 #include <algorithm>
 #include <numeric>
 #include <thread>
+#include <utility>
 
 #include <malloc.h>
 #include <unistd.h>
@@ -120,6 +124,10 @@ struct MoeModel::Impl {
     bool streams = false;
     std::vector<std::string> warnings;
     std::unique_ptr<WeightStore> store;
+    std::unique_ptr<DemandStore> demand;  // where layers are streamed on the processor
+    int heldLayers = 0;                   // the first so many stay in the store
+    bool streamedLayers = false;          // it may have others
+    ExtendReads reads;
     std::unique_ptr<FormStore> forms;
     FactorSources sources;
     std::unique_ptr<Attention> attention;
@@ -143,6 +151,22 @@ struct MoeModel::Impl {
         if (!plan.data().layers[static_cast<std::size_t>(layer)].attentionForms) return own;
         return attentionUnder(*checkpoint, layer, plan.data().plan.layer(layer), *own, plan.data().given, *forms);
     }
+    // All of a layer. Where it is streamed it takes the room of what steps keep.
+    Result<std::shared_ptr<const LayerWeights>> whole(int layer, int step)
+    {
+        if (demand && layer >= heldLayers) {
+            demand->release();
+            streamedLayers = true;
+        }
+        return store->layer(layer, step);
+    }
+    // What every token needs of a layer; experts come as they are chosen.
+    Result<std::shared_ptr<const LayerWeights>> onDemand(int layer)
+    {
+        if (layer < heldLayers) return store->layer(layer, 0);
+        if (std::exchange(streamedLayers, false)) store->dropStreamed();
+        return demand->layer(layer);
+    }
     Result<std::shared_ptr<const LayerWeights>> begin(int layer, const PreparedPlan& plan, int step, std::vector<Linear>& planned);
     Result<PlannedLayer> planned(int layer, const LayerPlan& plan, const FactorSource* constants) const;
     Status planBodies(int layer, const LayerPlan& plan, const FactorSource* constants, PlannedLayer& planned) const;
@@ -151,6 +175,11 @@ struct MoeModel::Impl {
     Result<at::Tensor> attend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, LayerObserver* observer,
                               const TokenTree* tree = nullptr);
     Result<at::Tensor> feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer);
+    bool readsChosen(std::int64_t tokens) const;
+    std::int64_t valueBytes() const { return compute == at::kFloat ? 4 : 2; }
+    Result<at::Tensor> extend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, KvCache& cache);
+    Result<std::vector<Linear>> chosenForms(int layer, const PreparedPlan& plan, const RoutedBatch* routed);
+    Result<at::Tensor> extendMoe(int layer, const at::Tensor& x, const LayerWeights& weights, const PreparedPlan& plan);
 };
 
 Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpoint> checkpoint, const ModelOptions& options)
@@ -205,6 +234,10 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     const std::int64_t factorBudget = std::max(std::min(residence.spare / 4, 4 * shape.bytes()), kFactors);
     impl->store = std::make_unique<WeightStore>(impl->checkpoint, impl->compute, impl->placement, static_cast<int>(shape.layers.size()),
                                                 residence.holding, impl->options.threads);
+    impl->heldLayers = residence.holding.layers;
+    if (impl->streams && !impl->placement.portable)
+        impl->demand =
+            std::make_unique<DemandStore>(impl->checkpoint, impl->compute, static_cast<int>(shape.layers.size()), residence.streamed);
     impl->forms = std::make_unique<FormStore>(impl->checkpoint, impl->compute, impl->placement, factorBudget);
     impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute, impl->placement.device);
     return std::unique_ptr<MoeModel>(new MoeModel(std::move(impl)));
@@ -225,7 +258,10 @@ std::string MoeModel::numericMode() const { return m_impl->compute == at::kFloat
 
 int MoeModel::layerCount() const { return static_cast<int>(shape().layers.size()); }
 
-std::int64_t MoeModel::residentBytes() const { return m_impl->store->bytes() + m_impl->forms->bytes(); }
+std::int64_t MoeModel::residentBytes() const
+{
+    return m_impl->store->bytes() + m_impl->forms->bytes() + (m_impl->demand ? m_impl->demand->bytes() : 0);
+}
 
 bool MoeModel::streamsWeights() const { return m_impl->streams; }
 
@@ -237,6 +273,7 @@ void MoeModel::releaseWeights()
 {
     m_impl->current.reset();
     m_impl->store->release();
+    if (m_impl->demand) m_impl->demand->release();
     m_impl->forms->release();
 }
 
@@ -437,7 +474,7 @@ Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, con
                                                                   std::vector<Linear>& planned)
 {
     current.reset();
-    ESPALIER_TRY(const auto weights, store->layer(layer, step));
+    ESPALIER_TRY(const auto weights, whole(layer, step));
     const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
@@ -469,7 +506,7 @@ Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, c
 {
     current.reset();
     if (!plan.data().layers[static_cast<std::size_t>(layer)].runsAttention) return hidden;
-    ESPALIER_TRY(const auto weights, store->layer(layer));
+    ESPALIER_TRY(const auto weights, whole(layer, 1));
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     ESPALIER_TRY(const auto planned, attending(layer, plan, weights));
     at::Tensor seen;
@@ -526,6 +563,168 @@ Result<at::Tensor> MoeModel::layer(int layer, const at::Tensor& hidden, const Pr
     ESPALIER_TRY(const at::Tensor out, m_impl->feedForward(layer, residual, plan, observer));
     return out.to(at::kCPU);
 }
+
+namespace
+{
+
+std::int64_t bytesOf(const Linear& linear)
+{
+    return (linear.weight.defined() ? linear.weight.bytes() : 0) + (linear.u.defined() ? linear.u.bytes() + linear.v.bytes() : 0);
+}
+
+std::int64_t bytesOf(const GatedMlp& mlp) { return mlp.defined() ? bytesOf(mlp.gate) + bytesOf(mlp.up) + bytesOf(mlp.down) : 0; }
+
+std::int64_t bytesOf(const at::Tensor& tensor) { return tensor.defined() ? static_cast<std::int64_t>(tensor.nbytes()) : 0; }
+
+std::int64_t numbersOf(const LinearView& view)
+{
+    std::int64_t numbers = 0;
+    for (const TensorView* part : {&view.dense, &view.u, &view.v})
+        if (!part->shape.empty()) numbers += c10::multiply_integers(part->shape);
+    return numbers;
+}
+
+std::int64_t attentionBytes(const LayerWeights& weights)
+{
+    std::int64_t bytes = 0;
+    for (const Linear* linear : {&weights.qkv, &weights.query, &weights.key, &weights.value, &weights.output, &weights.queryA,
+                                 &weights.queryB, &weights.latentA, &weights.latentB})
+        bytes += bytesOf(*linear);
+    return bytes;
+}
+
+}  // namespace
+
+// Whether a step of so many tokens leaves experts out that reading whole layers would read.
+bool MoeModel::Impl::readsChosen(std::int64_t tokens) const
+{
+    if (!demand) return false;
+    std::int64_t experts = 0;
+    std::int64_t chosen = 0;
+    for (const LayerShape& layer : shape().layers)
+        if (layer.moe) {
+            experts += layer.experts;
+            chosen += std::min<std::int64_t>(layer.experts, tokens * layer.router.topK);
+        }
+    return chosen < experts;
+}
+
+// Forms of the bodies that tokens came to, and of the MLP beside them; by place, empty where there are none.
+Result<std::vector<Linear>> MoeModel::Impl::chosenForms(int layer, const PreparedPlan& plan, const RoutedBatch* routed)
+{
+    const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    std::vector<FormRequest> requests;
+    std::vector<std::size_t> places;
+    for (std::size_t i = 0; i < planLayer.requests.size(); ++i) {
+        const std::size_t body = planLayer.places[i] / 3;
+        if (body < planLayer.bodies.size() && (!routed || routed->slotsOf(body) == 0)) continue;
+        requests.push_back(planLayer.requests[i]);
+        places.push_back(planLayer.places[i]);
+    }
+    std::vector<Linear> planned;
+    if (requests.empty()) return planned;
+    ESPALIER_TRY(const auto built, forms->linears(layer, plan.data().factors.get(), plan.data().given, requests));
+    planned.resize(3 * planLayer.bodies.size() + 3);
+    for (std::size_t i = 0; i < built.size(); ++i)
+        planned[places[i]] = built[i];
+    return planned;
+}
+
+Result<at::Tensor> MoeModel::Impl::extendMoe(int layer, const at::Tensor& x, const LayerWeights& weights, const PreparedPlan& plan)
+{
+    const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    if (!weights.routerNonFinite.empty() && !planLayer.routerRows.defined() &&
+        !allFinite(weights.router.index_select(0, planLayer.columnIndex.to(weights.router.device()))))
+        return notFiniteWeight(weights.routerNonFinite);
+    const RoutedBatch routed = routeBatch(x, weights, planLayer, arithmetic);
+    ESPALIER_TRY(const std::vector<Linear> planned, chosenForms(layer, plan, &routed));
+    reads.weightBytes += bytesOf(routed.rows) + bytesOf(plannedMlp(weights.shared, planLayer, planned)) + bytesOf(weights.sharedGate);
+    for (std::size_t body = 0; body < planLayer.bodies.size(); ++body) {
+        if (routed.slotsOf(body) == 0) continue;
+        const PlannedBody& runs = planLayer.bodies[body];
+        if (runs.constant.defined()) {
+            reads.weightBytes += bytesOf(runs.constant);
+            continue;
+        }
+        const std::string& bad = weights.experts[static_cast<std::size_t>(runs.expert)].nonFinite;
+        if (!bad.empty() && runs.ownWeights) return notFiniteWeight(bad);
+        bool own = false;
+        for (int matrix = 0; matrix < 3; ++matrix) {
+            const Linear* form = planned.empty() ? nullptr : &planned[3 * body + static_cast<std::size_t>(matrix)];
+            const bool formed = form && form->defined();
+            own = own || !formed;
+            reads.weightBytes +=
+                formed ? bytesOf(*form) : numbersOf(checkpoint->expert(layer, runs.expert, static_cast<Matrix>(matrix))) * valueBytes();
+        }
+        if (own && weights.reader && demand) demand->expect(layer, runs.expert);
+    }
+    at::Tensor y = moeForward(layer, x, weights, planLayer, planned, routed, nullptr);
+    if (weights.reader)
+        if (const std::string bad = weights.reader->nonFinite(); !bad.empty()) return notFiniteWeight(bad);
+    return y;
+}
+
+Result<at::Tensor> MoeModel::Impl::extend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, KvCache& cache)
+{
+    current.reset();
+    const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
+    if (!planLayer.runsAttention && !planLayer.runsExperts) return hidden;
+    const bool chosen = readsChosen(hidden.size(1));
+    const std::int64_t before = chosen ? demand->bytesRead() : 0;
+    ESPALIER_TRY(const auto weights, chosen ? onDemand(layer) : whole(layer, 1));
+    if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
+    at::Tensor residual = hidden;
+    if (planLayer.runsAttention) {
+        ESPALIER_TRY(const auto planned, attending(layer, plan, weights));
+        residual = hidden + attention->extend(rmsNorm(hidden, weights->inputNorm, eps), *planned, windows[static_cast<std::size_t>(layer)],
+                                              cache.layer(layer), cache.keepsExpansions());
+        reads.weightBytes += attentionBytes(*planned);
+    }
+    at::Tensor out = residual;
+    if (planLayer.runsExperts) {
+        const at::Tensor x = rmsNorm(residual, weights->postNorm, eps).view({residual.size(1), -1});
+        at::Tensor y;
+        if (shape().layers[static_cast<std::size_t>(layer)].moe) {
+            ESPALIER_TRY(y, extendMoe(layer, x, *weights, plan));
+        } else {
+            ESPALIER_TRY(const std::vector<Linear> planned, chosenForms(layer, plan, nullptr));
+            const GatedMlp mlp = plannedMlp(weights->dense, planLayer, planned);
+            y = mlp(x);
+            reads.weightBytes += bytesOf(mlp);
+        }
+        out = residual + y.view_as(residual);
+    }
+    if (chosen) {
+        reads.fileBytes += demand->bytesRead() - before;
+        reads.experts = demand->expertsRead();
+    }
+    if (!allFinite(out)) return notFiniteResult(fmt::format("layer {}", layer));
+    return out;
+}
+
+Result<at::Tensor> MoeModel::extend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, KvCache& cache)
+{
+    const c10::InferenceMode guard;
+    const PortableScope scope(m_impl->placement.portable);
+    ESPALIER_TRY(const at::Tensor out, m_impl->extend(layer, m_impl->placed(hidden), plan, cache));
+    return out.to(at::kCPU);
+}
+
+ExtendReads MoeModel::extendReads() const { return m_impl->reads; }
+
+Result<KvCache> MoeModel::makeCache(std::int64_t tokens) const
+{
+    const ModelConfig& config = m_impl->checkpoint->config();
+    const std::int64_t bytes = kvCacheBytes(config, tokens, m_impl->valueBytes());
+    if (bytes > m_impl->spare)
+        return resourceError("model.cache_too_large", std::to_string(tokens),
+                             {"Keys and values of {tokens} tokens take {bytes}, and the memory budget leaves {spare} beside the weights.",
+                              {{"tokens", tokens}, {"bytes", formatBytes(bytes)}, {"spare", formatBytes(m_impl->spare)}}},
+                             "Use a shorter prompt or fewer tokens, or raise --memory-budget.");
+    return KvCache(layerCount(), bytes + kvExpansionBytes(config, m_impl->valueBytes()) <= m_impl->spare);
+}
+
+std::int64_t MoeModel::headBytes() const { return std::int64_t{shape().vocabularySize} * shape().hiddenSize * m_impl->valueBytes(); }
 
 Result<at::Tensor> MoeModel::hiddenStates(const at::Tensor& ids, const PreparedPlan& plan, LayerObserver* observer)
 {

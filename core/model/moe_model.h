@@ -34,6 +34,7 @@ namespace espalier
 {
 
 class Checkpoint;
+class KvCache;
 class LayerObserver;
 class TokenTree;
 struct MoeGradient;
@@ -60,6 +61,13 @@ struct ModelOptions {
 
 // Whether "cpu", "cuda" or "cuda:N" can be computed on by this build on this machine. Errors: device.unavailable (Resource), usage.
 Status checkDevice(const std::string& device);
+
+// What extend() read, since the model was made.
+struct ExtendReads {
+    std::int64_t weightBytes = 0;  // of the matrices that were multiplied with, in the compute type
+    std::int64_t fileBytes = 0;    // of those, converted from the files because they were not held
+    std::int64_t experts = 0;      // converted from the files
+};
 
 // A plan that was checked against a model and made ready for it. A cheap value (one shared_ptr); belongs to the model that made it.
 class PreparedPlan
@@ -135,6 +143,15 @@ public:
                               const TokenTree* tree = nullptr);
     Result<at::Tensor> feedForward(int layer, const at::Tensor& residual, const PreparedPlan& plan, LayerObserver* observer = nullptr);
 
+    // One decoder layer for a sequence that grows: hidden [1,T,H] of the T tokens behind those that the cache has seen there -> [1,T,H];
+    // the cache has them as well then. The first tokens of a sequence give the bits of layer(), later ones those of the whole sequence but
+    // for rounding. Where layers are streamed and T is small, of the routed experts those are read that these tokens chose, and no page of
+    // another; forms of a plan likewise. Files that changed meanwhile are found by logits(). Loading and errors as layer().
+    Result<at::Tensor> extend(int layer, const at::Tensor& hidden, const PreparedPlan& plan, KvCache& cache);
+    ExtendReads extendReads() const;
+    // A cache for one sequence of up to so many tokens. Errors: model.cache_too_large (Resource), before anything is allocated.
+    Result<KvCache> makeCache(std::int64_t tokens) const;
+
     // All layers, embedding included; no logits. For tests and small models: callers that can be cancelled loop over layer().
     Result<at::Tensor> hiddenStates(const at::Tensor& ids, const PreparedPlan& plan, LayerObserver* observer = nullptr);
 
@@ -166,6 +183,9 @@ public:
 
     // What its activation gets: x [M,H] -> [M,2I], gate and then up. As expertOutput.
     Result<at::Tensor> expertPreActivation(int layer, int expert, const at::Tensor& x);
+
+    // Bytes of the output head in the compute type, which logits() reads.
+    std::int64_t headBytes() const;
 
     // Drops every weight and factor held; they are read again when needed.
     void releaseWeights();

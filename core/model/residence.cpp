@@ -68,6 +68,7 @@ void holdSomeExperts(const Sizes& sizes, std::int64_t budget, std::int64_t room,
     const std::int64_t left = budget - beside - residence.holding.mostRead * sizes.reading;
     residence.holding.experts = sizes.expert > 0 ? static_cast<int>(std::clamp<std::int64_t>(left / sizes.expert, 0, sizes.experts)) : 0;
     residence.spare = room + std::max<std::int64_t>(left - residence.holding.experts * sizes.expert, 0);
+    residence.streamed = 2 * sizes.fixed + residence.holding.mostRead * sizes.reading + residence.holding.experts * sizes.expert;
     if (left < 0)
         residence.warnings.push_back(
             fmt::format("The memory budget of {} is too small for this model: one expert, the rest of its layer and room to compute in "
@@ -113,6 +114,7 @@ Residence residenceOf(const ModelShape& shape, std::int64_t valueBytes, const Mo
            left >= layerBytes(shape.layers[static_cast<std::size_t>(holding.layers)], valueBytes))
         left -= layerBytes(shape.layers[static_cast<std::size_t>(holding.layers++)], valueBytes);
     residence.spare = std::max<std::int64_t>(left, 0) + room;
+    residence.streamed = (holding.readAhead ? 2 : 1) * sizes.largest;
     return residence;
 }
 

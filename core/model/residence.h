@@ -14,7 +14,8 @@ namespace espalier
 
 struct Residence {
     WeightStore::Holding holding;
-    std::int64_t spare = 0;  // bytes beside the weights, for caches and sums
+    std::int64_t spare = 0;     // bytes beside the weights, for caches and sums
+    std::int64_t streamed = 0;  // bytes that layers take which come and go; 0: all stay
     std::vector<std::string> warnings;
 };
 

@@ -169,6 +169,14 @@ Result<std::shared_ptr<const LayerWeights>> WeightStore::layer(int layer, int st
     return weights;
 }
 
+void WeightStore::dropStreamed()
+{
+    const std::unique_lock lock(m_mutex);
+    for (std::size_t i = static_cast<std::size_t>(m_holding.layers); i < m_slots.size(); ++i)
+        if (const auto gone = std::exchange(m_slots[i].weights, {}); gone && gone->reader) m_checkpoint->dontNeedLayer(static_cast<int>(i));
+    malloc_trim(0);
+}
+
 Result<std::shared_ptr<const GlobalWeights>> WeightStore::globals()
 {
     if (!m_globals) {

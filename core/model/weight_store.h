@@ -41,6 +41,8 @@ public:
     // Blocks until the layer is there, drops what is neither resident nor next, and starts reading the next layer (layer + step). The
     // caller has let go of the layer before, and a device has finished with it.
     Result<std::shared_ptr<const LayerWeights>> layer(int layer, int step = 1);
+    // Layers that do not stay. The caller has let go of them.
+    void dropStreamed();
     Result<std::shared_ptr<const GlobalWeights>> globals();
     std::int64_t bytes() const;
     void release();

@@ -26,8 +26,8 @@ ESPALIER_PROTOCOL_TYPE(TokenAlternative);
 struct GeneratedTokenEvent {
     int index = 0;  // from 0
     int id = 0;
-    // What it adds to the text. Empty while the bytes of a character are not complete, and of special tokens; the token that completes
-    // a character has all of it.
+    // What it makes certain of the text. Empty while the bytes of a character are not complete or a stop string may have begun, and of special
+    // tokens; the token that settles it has all of it.
     std::string text;
     double logprob = 0;                          // nats, of the model's own distribution, before temperature and top-p
     std::vector<TokenAlternative> alternatives;  // the most probable ones, the chosen one among them where it is one; by probability

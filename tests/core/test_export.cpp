@@ -23,7 +23,8 @@ TEST_F(Export, StockKeepsEverythingThatThePlanDoesNotTouch)
     const CompressionPlan plan = uniformPlan(source->shape(), 4);
     const ExportReport report = write(*source, plan, "stock");
     EXPECT_EQ(report.flavor, "stock");
-    EXPECT_EQ(fileNames(folder / "out"), (std::set<std::string>{"README.md", "config.json", "espalier_plan.json", "model.safetensors"}));
+    EXPECT_EQ(fileNames(folder / "out"),
+              (std::set<std::string>{"README.md", "config.json", "espalier_plan.json", "model.safetensors", "speed_espalier.py"}));
     EXPECT_FALSE(fs::exists(folder / "out.partial"));
 
     const auto exported = take(Checkpoint::open(folder / "out"));
@@ -98,6 +99,8 @@ TEST_F(Export, FactoredHoldsIrregularCountsAndRanks)
     EXPECT_EQ(file.metadata(), (std::map<std::string, std::string>{{"format", "pt"}, {"espalier.version", "1"}}));
     for (const auto& [name, content] : pythonFiles())
         EXPECT_EQ(contents(folder / "out" / name), contents(fs::path(ESPALIER_RESOURCES) / "python" / name)) << name;
+    EXPECT_EQ(contents(folder / "out" / timingFile().first), contents(fs::path(ESPALIER_RESOURCES) / "python" / timingFile().first));
+    EXPECT_THAT(contents(folder / "out" / "README.md"), HasSubstr("python speed_espalier.py --against"));
 
     expectSamePerplexity("mixtral-tiny", source, plan);
     const VerifyReport verified = verify("out", tiny("mixtral-tiny"));

@@ -128,8 +128,8 @@ TEST_F(Export, EverythingATokenizerNeedsTravelsButItsCode)
     EXPECT_EQ(fileNames(folder / "out"),
               (std::set<std::string>{"README.md", "added_tokens.json", "additional_chat_templates", "chat_template.jinja", "config.json",
                                      "espalier_plan.json", "generation_config.json", "merges.txt", "model.safetensors",
-                                     "preprocessor_config.json", "qwen.tiktoken", "spiece.model", "tiktoken.model", "tokenizer_config.json",
-                                     "vocab.json", "vocab.txt", "words.dat"}));
+                                     "preprocessor_config.json", "qwen.tiktoken", "speed_espalier.py", "spiece.model", "tiktoken.model",
+                                     "tokenizer_config.json", "vocab.json", "vocab.txt", "words.dat"}));
     EXPECT_TRUE(fs::exists(folder / "out" / "additional_chat_templates" / "rag.jinja"));
     EXPECT_EQ(contents(folder / "out" / "generation_config.json"), R"({"eos_token_id": 2})") << "byte for byte where nothing changes";
     const Json settings = take(readJsonFile(folder / "out" / "tokenizer_config.json", "tokenizer"));
@@ -167,9 +167,10 @@ TEST_F(Export, CompanionFilesTravelAndForeignCodeDoesNot)
                                            {"delta_nll_error", 0.0041}}));
     SilentJob job;
     ASSERT_TRUE(exportCheckpoint(*source, uniformPlan(source->shape(), 2), options, job).ok());
-    EXPECT_EQ(fileNames(folder / "out"), (std::set<std::string>{"LICENSE", "README.md", "chat_template.jinja", "config.json",
-                                                                "espalier_plan.json", "generation_config.json", "model.safetensors",
-                                                                "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"}));
+    EXPECT_EQ(fileNames(folder / "out"),
+              (std::set<std::string>{"LICENSE", "README.md", "chat_template.jinja", "config.json", "espalier_plan.json",
+                                     "generation_config.json", "model.safetensors", "special_tokens_map.json", "speed_espalier.py",
+                                     "tokenizer.json", "tokenizer_config.json"}));
     EXPECT_EQ(contents(folder / "out" / "LICENSE"), "LICENSE of the source\n");
     const std::string readme = contents(folder / "out" / "README.md");
     EXPECT_THAT(readme, HasSubstr("8 of 32 routed experts are gone (25.0 %)"));

@@ -22,3 +22,9 @@ add_test(NAME interop_training
     COMMAND ${CMAKE_CURRENT_LIST_DIR}/run-interop.sh --script compare_training.py $<TARGET_FILE:espalier_training_tool>
         ${PROJECT_SOURCE_DIR}/tests/fixtures/model/checkpoints)
 set_tests_properties(interop_training PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)
+
+# Completions of the command line beside transformers' greedy decoding.
+add_test(NAME interop_generate
+    COMMAND ${CMAKE_CURRENT_LIST_DIR}/run-interop.sh --script compare_generate.py
+        $<TARGET_FILE:espalier-engine> ${PROJECT_SOURCE_DIR}/tests/fixtures/model)
+set_tests_properties(interop_generate PROPERTIES LABELS "interop;slow" SKIP_RETURN_CODE 77 TIMEOUT 3600)
