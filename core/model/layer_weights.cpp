@@ -3,6 +3,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/device_staging.h"
 #include "model/kernels.h"
+#include "model/layer_mix.h"
 
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -83,7 +84,10 @@ at::Tensor convertedRows(const TensorView& view, std::int64_t first, std::int64_
 class Loader
 {
 public:
-    explicit Loader(at::ScalarType compute, DeviceStaging* staging = nullptr) : m_compute(compute), m_staging(staging) {}
+    explicit Loader(at::ScalarType compute, DeviceStaging* staging = nullptr, std::shared_ptr<const LayerMix> mix = {})
+        : m_compute(compute), m_staging(staging), m_mix(std::move(mix))
+    {
+    }
 
     // The first non-finite tensor goes to `bad` (kept if it already names one).
     at::Tensor load(const TensorView& view, std::string& bad) { return load(view, bad, m_compute); }
@@ -104,7 +108,7 @@ public:
     {
         const std::int64_t count = elements(view);
         const auto address = reinterpret_cast<std::uintptr_t>(view.bytes.data());
-        if (!m_staging && m_compute == at::kBFloat16 && view.dtype == DType::BF16 && address % alignof(std::uint16_t) == 0) {
+        if (!m_staging && !m_mix && m_compute == at::kBFloat16 && view.dtype == DType::BF16 && address % alignof(std::uint16_t) == 0) {
             m_bytes += count * 2;
             const auto* values = reinterpret_cast<const std::uint16_t*>(view.bytes.data());
             if (bad.empty() && !kernels::allFiniteBf16(values, count)) bad = view.name;
@@ -159,6 +163,7 @@ public:
     }
     std::int64_t bytes() const { return m_bytes; }
     at::ScalarType compute() const { return m_compute; }
+    const std::shared_ptr<const LayerMix>& mix() const { return m_mix; }
 
 private:
     // Memory for a matrix on its way into the blocked layout. One for all: freed and taken again it would leave holes between the matrices
@@ -195,12 +200,19 @@ private:
     {
         const std::int64_t count = elements(view);
         m_bytes += count * static_cast<std::int64_t>(out.element_size());
+        if (m_mix) {
+            const auto mixed = m_mix->numbers(view, 0, count);
+            if (mixed.ok()) out.copy_(mixed->view(out.sizes()));
+            if (bad.empty() && (!mixed.ok() || !at::isfinite(*mixed).all().item<bool>())) bad = view.name;
+            return;
+        }
         const bool finite = convert(view, 0, count, out.scalar_type(), out.mutable_data_ptr());
         if (!finite && bad.empty()) bad = view.name;
     }
 
     at::ScalarType m_compute;
     DeviceStaging* m_staging;
+    std::shared_ptr<const LayerMix> m_mix;
     at::Tensor m_scratch;
     std::int64_t m_bytes = 0;
 };
@@ -245,7 +257,7 @@ std::int64_t loadExperts(std::vector<ExpertViews> experts, Loader& loader, const
         }
     };
     const int threads = loading.staging ? 1 : loading.threads;
-    std::vector<Loader> loaders(static_cast<std::size_t>(std::max(threads - 1, 0)), Loader(loader.compute()));
+    std::vector<Loader> loaders(static_cast<std::size_t>(std::max(threads - 1, 0)), Loader(loader.compute(), nullptr, loader.mix()));
     std::vector<std::exception_ptr> failures(loaders.size() + 1);
     const auto guarded = [&](Loader& own, std::exception_ptr& failure) {
         const c10::InferenceMode guard;
@@ -324,7 +336,8 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     const LayerConfig& layerConfig = config.layers[static_cast<std::size_t>(layer)];
     auto weights = std::make_shared<LayerWeights>();
     std::string& bad = weights->nonFinite;
-    Loader loader(compute, staging);
+    Loader loader(compute, staging,
+                  loading.merge ? std::make_shared<const LayerMix>(checkpoint, layer, *loading.merge) : std::shared_ptr<const LayerMix>());
 
     const auto named = [&](std::string_view suffix) -> Result<TensorView> {
         ESPALIER_TRY(TensorView view, checkpoint.layerTensor(layer, suffix));
