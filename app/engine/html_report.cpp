@@ -1,6 +1,7 @@
 #include "html_report.h"
 
 #include "base/text.h"
+#include "plan/routing.h"
 
 #include <fmt/format.h>
 
@@ -321,7 +322,8 @@ std::string sizesSection(const ReportFacts& facts)
                    percent(facts.cost.parameters, facts.dense.parameters)},
                   {"parameters of experts", formatCount(facts.dense.expertParameters), formatCount(facts.cost.expertParameters),
                    percent(facts.cost.expertParameters, facts.dense.expertParameters)},
-                  {"active parameters per token", formatCount(facts.dense.activeParameters), formatCount(facts.cost.activeParameters),
+                  {tokensSkip(facts.shape, facts.plan) ? "active parameters per token, at most" : "active parameters per token",
+                   formatCount(facts.dense.activeParameters), formatCount(facts.cost.activeParameters),
                    percent(facts.cost.activeParameters, facts.dense.activeParameters)}});
 }
 

@@ -86,9 +86,10 @@ Result<std::map<std::string, Params>> parseParams(const std::vector<std::string>
             key = key.substr(dot + 1);
         }
         Json value = text;
-        if (text == "true" || text == "false")
-            value = text == "true";
-        else if (const Result<Json> number = parseJson(text, "parameter", "usage"); number.ok() && number->is_number())
+        if (text == "true" || text == "false") value = text == "true";
+        // People write .3 where JSON wants 0.3.
+        else if (const Result<Json> number = parseJson(text.starts_with('.') ? "0" + text : text, "parameter", "usage");
+                 number.ok() && number->is_number())
             value = *number;
         params[slot][key] = value;
     }

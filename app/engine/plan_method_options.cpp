@@ -143,6 +143,10 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
     verb->add_option("--recover", options.recover,
                      "How what was lost is won back once experts and ranks are settled (see `methods --slot recover`); none")
         ->type_name("METHOD");
+    verb->add_option("--skip", options.skip,
+                     "Which of its chosen experts a token skips: ratio (scores below --param skip.threshold times the largest), "
+                     "cumulative (those after that share of their sum), none")
+        ->type_name("RULE");
     verb->add_option("--lock", options.lock, "Layers that stay as they are")->delimiter(',')->type_name("L");
     verb->add_option("--protect", options.protect, "Experts that are never removed, LAYER:EXPERT")->delimiter(',')->type_name("L:E");
     verb->add_option("--floor", options.floors, "Experts that layers keep at least: N for all, LAYER:N for one")
@@ -181,6 +185,8 @@ Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& 
     choose(recipe.select, options.select, "select");
     choose(recipe.recover, options.recover, "recover");
     if (recipe.recover == "none") recipe.recover.clear();
+    choose(recipe.skip, options.skip, "skip");
+    if (options.skip == "none") recipe.skip.clear();
     if (options.uniform) recipe.uniformCount = true;
     if (options.dropped == "none") recipe.dropped.reset();
     if (options.dropped == "constant") recipe.dropped = ConstantKind::Mean;
@@ -194,7 +200,7 @@ Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& 
     if (!options.receptiveField.empty()) {
         ESPALIER_TRY(recipe.receptiveField, parseReceptiveField(options.receptiveField));
     }
-    ESPALIER_TRY(const auto params, parseParams(options.params, {"score", "allocate", "select", "rank", "recover"}));
+    ESPALIER_TRY(const auto params, parseParams(options.params, {"score", "allocate", "select", "rank", "recover", "skip"}));
     for (const auto& [slot, given] : params)
         for (const auto& [key, value] : given)
             recipe.params[slot][key] = value;
@@ -215,7 +221,7 @@ Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, Pla
                 (layer >= static_cast<int>(shape.layers.size()) || !shape.layers[static_cast<std::size_t>(layer)].moe))
                 return usageError({"Layer {layer} has no experts to bound.", {{"layer", layer}}});
     if (given == 0 && (recipe.keepTotal || recipe.bytes)) return {};
-    if (given == 0 && (!recipe.dropLayers.empty() || recipe.dropSimilar > 0 || !options.topK.empty())) {
+    if (given == 0 && (!recipe.dropLayers.empty() || recipe.dropSimilar > 0 || !options.topK.empty() || !recipe.skip.empty())) {
         recipe.keepTotal = total;
         return {};
     }

@@ -38,6 +38,7 @@ struct PlanMethodOptions {
     std::vector<int> dropLayers;
     int dropSimilar = 0;
     std::string recover;  // method id, or "none"
+    std::string skip;
 };
 void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options);
 

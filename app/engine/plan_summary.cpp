@@ -2,6 +2,8 @@
 
 #include "base/text.h"
 #include "plan/cost_model.h"
+#include "plan/plan_name.h"
+#include "plan/routing.h"
 #include "terminal.h"
 
 #include <fmt/format.h>
@@ -13,9 +15,10 @@ std::string planText(const ModelShape& shape, const CompressionPlan& plan, const
 {
     const PlanCost cost = planCost(shape, plan);
     const PlanCost dense = planCost(shape, CompressionPlan::identity(shape));
-    std::string text = fmt::format("{} of {} experts, {} (dense {}), {} parameters ({} active), {:.1f} % of expert parameters removed\n\n",
-                                   plan.keptExperts(), shape.totalExperts(), formatBytes(cost.bytes), formatBytes(dense.bytes),
-                                   formatCount(cost.parameters), formatCount(cost.activeParameters), cost.expertParametersRemoved() * 100);
+    std::string text = fmt::format(
+        "{} of {} experts, {} (dense {}), {} parameters ({}{} active), {:.1f} % of expert parameters removed\n\n", plan.keptExperts(),
+        shape.totalExperts(), formatBytes(cost.bytes), formatBytes(dense.bytes), formatCount(cost.parameters),
+        tokensSkip(shape, plan) ? "at most " : "", formatCount(cost.activeParameters), cost.expertParametersRemoved() * 100);
     Table table({"layer", "kept", "of", "layer error", "relative"});
     for (const LayerShape& layer : shape.layers) {
         if (!layer.moe) continue;
@@ -29,7 +32,11 @@ std::string planText(const ModelShape& shape, const CompressionPlan& plan, const
         table.row({std::to_string(layer.index), std::to_string(plan.layer(layer.index).kept().size()), std::to_string(layer.experts), error,
                    relative});
     }
-    return text + table.text() + fmt::format("\nplan {}\n", plan.hash().substr(0, 12));
+    std::string others;
+    for (const LayerShape& layer : shape.layers)
+        for (const std::string& words : otherForms(plan.layer(layer.index)))
+            others += fmt::format("layer {}: {}\n", layer.index, words);
+    return text + table.text() + (others.empty() ? "" : "\n" + others) + fmt::format("\nplan {}\n", plan.hash().substr(0, 12));
 }
 
 std::string recoveryText(const std::vector<PlanStage>& stages)

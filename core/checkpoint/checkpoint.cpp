@@ -258,8 +258,8 @@ Status Checkpoint::Data::verify()
                 continue;
             }
             for (const Matrix matrix : kMatrices) {
-                const std::int64_t rows = matrix == Matrix::Down ? hidden : l.expertWidth;
-                const std::int64_t columns = matrix == Matrix::Down ? l.expertWidth : hidden;
+                const std::int64_t rows = matrix == Matrix::Down ? hidden : l.widthOf(e);
+                const std::int64_t columns = matrix == Matrix::Down ? l.widthOf(e) : hidden;
                 const std::int64_t rank = l.ranks.empty() ? 0 : l.ranks[static_cast<std::size_t>(e)][static_cast<std::size_t>(matrix)];
                 const std::string base = expertBase(i, e, matrix);
                 going =

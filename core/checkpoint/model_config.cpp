@@ -3,6 +3,7 @@
 #include "checkpoint/adapter.h"
 #include "checkpoint/departures.h"
 #include "checkpoint/safetensors.h"
+#include "plan/routing.h"
 
 #include <fmt/format.h>
 
@@ -266,6 +267,34 @@ Status readBiases(const ConfigReader& reader, const Json& list, std::size_t inde
     return {};
 }
 
+// Per expert, 1 to the width of the layer; an empty list: all have that.
+Status readWidths(const ConfigReader& reader, const Json& list, std::size_t index, LayerConfig& layer)
+{
+    bool valid = list.is_array() && (list.empty() || list.size() == static_cast<std::size_t>(layer.experts));
+    for (std::size_t e = 0; valid && e < list.size(); ++e) {
+        const std::optional<int> width = wholeNumber(list[e], layer.expertWidth);
+        valid = width && *width > 0;
+        layer.widths.push_back(width.value_or(0));
+    }
+    if (valid) return {};
+    return reader.conflict("espalier.widths", fmt::format("espalier.widths of layer {} is not a list of {} widths from 1 to {}", index,
+                                                          layer.experts, layer.expertWidth));
+}
+
+// {"rule", "threshold_millionths"}, or null.
+Status readSkip(const ConfigReader& reader, const Json& rule, std::size_t index, LayerConfig& layer)
+{
+    if (rule.is_null()) return {};
+    std::optional<int> threshold;
+    const bool complete = rule.is_object() && rule.size() == 2 && rule.contains("rule") && rule.contains("threshold_millionths");
+    if (complete) threshold = wholeNumber(rule["threshold_millionths"], 1'000'000);
+    for (std::size_t kind = 0; threshold && layer.moe && kind < kSkipRuleNames.size(); ++kind)
+        if (rule["rule"] == kSkipRuleNames[kind]) layer.skip = SkipRule{static_cast<SkipRule::Kind>(kind), *threshold};
+    if (layer.skip) return {};
+    return reader.conflict("espalier.skip", fmt::format("espalier.skip of layer {} is {}, which is no rule that is known here", index,
+                                                        ConfigReader::shown(rule)));
+}
+
 // {"self_attn.q_proj": {"rank", "bias"}, ..}: maps beside the experts that are factors.
 Status readLinears(const ConfigReader& reader, const Json& object, int index, ModelConfig& config)
 {
@@ -302,7 +331,7 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
     for (const auto& item : object.items())
         if (item.key() != "version" && item.key() != "base_model_type" && item.key() != "kept_experts" && item.key() != "ranks" &&
             !(version >= 2 && (item.key() == "constants" || item.key() == "bodies" || item.key() == "biases")) &&
-            !(version >= 3 && item.key() == "linears"))
+            !(version >= 3 && (item.key() == "linears" || item.key() == "skip" || item.key() == "widths")))
             return reader.valueUnsupported("espalier." + item.key(),
                                            fmt::format("the export holds \"{}\", which this program does not know", item.key()));
     ESPALIER_TRY(const std::string base, inner.string("base_model_type"));
@@ -321,10 +350,13 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
     ESPALIER_TRY(const Json* const bodies, lists("bodies"));
     ESPALIER_TRY(const Json* const biases, lists("biases"));
     ESPALIER_TRY(const Json* const linears, lists("linears"));
+    ESPALIER_TRY(const Json* const skips, lists("skip"));
+    ESPALIER_TRY(const Json* const widths, lists("widths"));
     if (ranks == nullptr) return inner.missing("ranks");
     for (std::size_t i = 0; i < config.layers.size(); ++i) {
         LayerConfig& layer = config.layers[i];
         const auto experts = static_cast<std::size_t>(layer.experts);
+        if (widths != nullptr) ESPALIER_CHECK_OK(readWidths(reader, (*widths)[i], i, layer));
         const Json& triples = (*ranks)[i];
         if (!triples.is_array() || (!triples.empty() && triples.size() != experts))
             return reader.conflict("espalier.ranks", fmt::format("espalier.ranks of layer {} is not a list of {} triples", i, experts));
@@ -353,6 +385,7 @@ Status readExport(const ConfigReader& reader, ModelConfig& config)
             }
         if (bodies != nullptr) ESPALIER_CHECK_OK(readBodies(reader, (*bodies)[i], i, layer));
         if (biases != nullptr) ESPALIER_CHECK_OK(readBiases(reader, (*biases)[i], i, layer));
+        if (skips != nullptr) ESPALIER_CHECK_OK(readSkip(reader, (*skips)[i], i, layer));
         if (linears != nullptr) ESPALIER_CHECK_OK(readLinears(reader, (*linears)[i], static_cast<int>(i), config));
         if (kept == nullptr || (*kept)[i].empty()) continue;
         if (!(*kept)[i].is_array() || (*kept)[i].size() != experts)
@@ -484,36 +517,20 @@ ModelShape modelShape(const ModelConfig& config)
         if (from.moe) {
             layer.router = config.router;
             layer.router.topK = from.topK;
+            layer.router.skip = from.skip;
             layer.expertWidth = from.expertWidth;
             layer.sharedWidth = from.sharedWidth;
             layer.sharedGate = config.sharedGate && from.sharedWidth > 0;
             layer.routerParametersPerExpert = hidden + (adapter.names().routerBias.empty() ? 0 : 1);
             layer.otherParameters -= from.experts * layer.routerParametersPerExpert;
-            std::int64_t expertSum = std::int64_t(from.experts) * 3 * hidden * from.expertWidth;
-            for (const auto& triple : from.ranks)
-                for (const int rank : triple)
-                    if (rank > 0) expertSum += rank * (hidden + from.expertWidth) - hidden * from.expertWidth;
-            for (int e = 0; e < from.experts; ++e) {
-                const std::array<int, 3> triple = from.ranks.empty() ? std::array<int, 3>{} : from.ranks[static_cast<std::size_t>(e)];
-                for (std::size_t m = 0; m < 3; ++m) {
-                    // Stored under the expert whose weights this one uses.
-                    if (from.bodyOf(e) != e)
-                        expertSum -= triple[m] > 0 ? triple[m] * (hidden + from.expertWidth) : hidden * from.expertWidth;
-                    else if (from.hasBias(e, m))
-                        expertSum += m == 2 ? hidden : from.expertWidth;
-                }
-            }
             if (std::any_of(from.ranks.begin(), from.ranks.end(), [](const auto& triple) { return triple != std::array<int, 3>{}; }))
                 layer.sourceRanks = from.ranks;
             layer.sourceConstants = from.constants;
             layer.sourceBodies = from.bodies;
             layer.sourceBiases = from.biases;
-            for (const int e : from.constants) {
-                expertSum -= 3 * hidden * from.expertWidth - hidden;
-                if (!from.ranks.empty())
-                    for (const int rank : from.ranks[static_cast<std::size_t>(e)])
-                        if (rank > 0) expertSum -= rank * (hidden + from.expertWidth) - hidden * from.expertWidth;
-            }
+            layer.sourceWidths = from.widths;
+            const std::int64_t expertSum = layer.evenExperts() ? std::int64_t(from.experts) * 3 * hidden * from.expertWidth
+                                                               : layer.allExpertParameters(config.hiddenSize);
             layer.expertParameters = expertSum / from.experts;
             layer.otherParameters += expertSum % from.experts;
         }

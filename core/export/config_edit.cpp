@@ -4,6 +4,7 @@
 #include "export/form_tensors.h"
 #include "export/layer_numbers.h"
 #include "export/layout.h"
+#include "plan/routing.h"
 
 #include <fmt/format.h>
 
@@ -39,7 +40,38 @@ void describeLinears(OrderedJson& exported, const ModelShape& shape, const Compr
             own[linear.name] = {{"rank", linear.rank}, {"bias", linear.bias}};
         linears.push_back(std::move(own));
     }
-    exported["linears"] = std::move(linears);
+    if (std::any_of(linears.begin(), linears.end(), [](const OrderedJson& own) { return !own.empty(); }))
+        exported["linears"] = std::move(linears);
+}
+
+// Widths of experts, by layer of the export and column; an empty list where all have the layer's.
+void describeWidths(OrderedJson& exported, const ModelShape& shape, const CompressionPlan& plan, const LayerNumbers& numbers)
+{
+    OrderedJson widths = OrderedJson::array();
+    bool some = false;
+    for (const int index : numbers.kept()) {
+        const LayerShape& layer = shape.layers[static_cast<std::size_t>(index)];
+        widths.push_back(layer.moe ? widthsOf(layer, plan.layer(index)) : std::vector<int>());
+        some = some || !widths.back().empty();
+    }
+    if (some) exported["widths"] = std::move(widths);
+}
+
+// Rules by which tokens skip experts, null where there is none.
+void describeSkips(OrderedJson& exported, const ModelShape& shape, const CompressionPlan& plan, const LayerNumbers& numbers)
+{
+    OrderedJson rules = OrderedJson::array();
+    bool some = false;
+    for (const int index : numbers.kept()) {
+        const std::optional<SkipRule> rule = skipRuleOf(shape.layers[static_cast<std::size_t>(index)], plan.layer(index));
+        some = some || rule.has_value();
+        if (rule)
+            rules.push_back(
+                {{"rule", kSkipRuleNames[static_cast<std::size_t>(rule->kind)]}, {"threshold_millionths", rule->thresholdMillionths}});
+        else
+            rules.push_back(nullptr);
+    }
+    if (some) exported["skip"] = std::move(rules);
 }
 
 // Ranks of every column's matrices, and what version 2 adds, by layer of the export: columns that are constants; the column under which
@@ -72,7 +104,11 @@ void describeBodies(OrderedJson& exported, const ModelShape& shape, const Compre
     exported["ranks"] = std::move(ranks);
     if (exported["version"] == 1) return;
     exported["constants"] = std::move(constants);
-    if (exported["version"] == 3) describeLinears(exported, shape, plan, numbers);
+    if (exported["version"] == 3) {
+        describeLinears(exported, shape, plan, numbers);
+        describeSkips(exported, shape, plan, numbers);
+        describeWidths(exported, shape, plan, numbers);
+    }
     if (shared) exported["bodies"] = std::move(bodies);
     if (biased) exported["biases"] = std::move(biases);
 }

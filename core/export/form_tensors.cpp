@@ -1,5 +1,7 @@
 #include "export/form_tensors.h"
 
+#include "plan/routing.h"
+
 #include <algorithm>
 #include <map>
 
@@ -56,6 +58,28 @@ std::vector<DescribedLinear> factoredLinears(const LayerShape& shape, const Laye
     return described;
 }
 
+std::optional<SkipRule> skipRuleOf(const LayerShape& shape, const LayerPlan& plan)
+{
+    if (!shape.moe || !plan.runsExperts()) return std::nullopt;
+    const std::optional<SkipRule>& rule = plan.content().skip ? plan.content().skip : shape.router.skip;
+    return rule && !skipsNothing(*rule) ? rule : std::nullopt;
+}
+
+std::vector<int> widthsOf(const LayerShape& shape, const LayerPlan& plan)
+{
+    std::vector<int> widths;
+    bool narrower = false;
+    for (const RouterColumn& column : plan.content().columns) {
+        const auto* body = std::get_if<ExpertBody>(&plan.content().bodies[static_cast<std::size_t>(column.body)]);
+        int width = shape.expertWidth;
+        if (body && !shape.isSourceConstant(body->sources.front()))
+            width = body->channels.empty() ? shape.widthOf(body->sources.front()) : static_cast<int>(body->channels.size());
+        narrower = narrower || width != shape.expertWidth;
+        widths.push_back(width);
+    }
+    return narrower ? widths : std::vector<int>();
+}
+
 std::vector<DescribedColumn> describeColumns(const LayerShape& shape, const LayerPlan& plan)
 {
     std::vector<DescribedColumn> described;
@@ -73,7 +97,7 @@ std::vector<DescribedColumn> describeColumns(const LayerShape& shape, const Laye
             bool untouched = true;
             for (std::size_t m = 0; m < 3 && !column.constant; ++m) {
                 const MatrixForm& form = body->matrices[m];
-                untouched = untouched && form.isSource();
+                untouched = untouched && form.isSource() && body->channels.empty();
                 column.ranks[m] = form.factorRank();
                 if (const auto* low = std::get_if<LowRank>(&form.structure)) column.biases[m] = low->bias;
                 if (!form.isSource()) continue;

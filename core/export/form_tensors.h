@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -55,6 +56,12 @@ struct DescribedLinear {
     bool bias = false;
 };
 std::vector<DescribedLinear> factoredLinears(const LayerShape& shape, const LayerPlan& plan);
+
+// The plan's rule, else the checkpoint's; none where it skips nothing, or where no expert runs.
+std::optional<SkipRule> skipRuleOf(const LayerShape& shape, const LayerPlan& plan);
+
+// Width of the expert behind every column, where one is narrower than the layer's; else empty. That of a constant is the layer's.
+std::vector<int> widthsOf(const LayerShape& shape, const LayerPlan& plan);
 
 std::vector<DescribedColumn> describeColumns(const LayerShape& shape, const LayerPlan& plan);
 

@@ -3,7 +3,9 @@
 #include "checkpoint/tensor_names.h"
 #include "export/layer_numbers.h"
 #include "model/form_builder.h"
+#include "model/layer_mix.h"
 #include "model/layer_weights.h"
+#include "plan/plan_rules.h"
 
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -179,7 +181,8 @@ struct Builder {
         add(std::move(tensor));
     }
 
-    void addForm(int layer, int expert, int number, Matrix matrix, const std::string& name, const MatrixForm& form, const FormTensor& part)
+    void addForm(int layer, int expert, int number, Matrix matrix, const std::string& name, const MatrixForm& form, const FormTensor& part,
+                 const ChannelSet& channels = {})
     {
         const LinearView linear = checkpoint.expert(layer, expert, matrix);
         OutputTensor tensor;
@@ -192,6 +195,7 @@ struct Builder {
         tensor.expert = expert;
         tensor.number = number;
         tensor.matrix = matrix;
+        tensor.channels = channels;
         tensor.form = form;
         tensor.part = part.part;
         add(std::move(tensor));
@@ -215,12 +219,23 @@ struct Builder {
             return {};
         }
         const MatrixForm& form = expert.matrices[static_cast<std::size_t>(matrix)];
-        if (form.isSource()) return addSource(layer, source, number, matrix, name);
-        const LinearView linear = checkpoint.expert(layer, source, matrix);
-        const std::int64_t out = linear.factored ? linear.u.shape[0] : linear.dense.shape[0];
-        const std::int64_t in = linear.factored ? linear.v.shape[1] : linear.dense.shape[1];
-        for (const FormTensor& tensor : formTensors(form, out, in, layout.flavor == ExportFlavor::Reconstructed))
-            addForm(layer, source, number, matrix, name, form, tensor);
+        const LayerShape& shape = checkpoint.shape().layers[static_cast<std::size_t>(layer)];
+        const bool reconstructed = layout.flavor == ExportFlavor::Reconstructed;
+        // Channels that are gone, here or in the source, are zeros in a checkpoint of one width.
+        const bool widened = reconstructed && (!expert.channels.empty() || shape.widthOf(source) < shape.expertWidth);
+        if (form.isSource() && expert.channels.empty() && !widened) return addSource(layer, source, number, matrix, name);
+        SlotShape slot = slotOf(shape, checkpoint.shape().hiddenSize, expert, static_cast<int>(matrix));
+        if (widened) {
+            (matrix == Matrix::Down ? slot.in : slot.out) = shape.expertWidth;
+            addForm(layer, source, number, matrix, name, form, {FormPart::Product, ".weight", {slot.out, slot.in}}, expert.channels);
+            return {};
+        }
+        const MatrixForm held =
+            form.isSource() && slot.sourceRank > 0
+                ? MatrixForm{.structure = LowRank{.bands = {{slot.sourceRank, 0}}, .bias = slot.sourceBias}, .storage = {}, .values = {}}
+                : form;
+        for (const FormTensor& tensor : formTensors(held, slot.out, slot.in, reconstructed))
+            addForm(layer, source, number, matrix, name, form, tensor, expert.channels);
         return {};
     }
 
@@ -253,7 +268,24 @@ struct Builder {
         add(std::move(tensor));
     }
 
+    // What comes of a tensor of a merged layer is mixed.
     Status addTensor(const StoredTensor& stored)
+    {
+        const std::size_t before = layout.tensors.size();
+        ESPALIER_CHECK_OK(addStored(stored));
+        const int layer = stored.role.layer;
+        if (stored.role.kind == TensorRole::Kind::Ignored || layer < 0) return {};
+        using Origin = OutputTensor::Origin;
+        for (std::size_t i = before; i < layout.tensors.size(); ++i)
+            if (OutputTensor& tensor = layout.tensors[i];
+                tensor.origin == Origin::Copy || tensor.origin == Origin::Rows || tensor.origin == Origin::Matrix) {
+                tensor.merge = plan.layer(layer).content().mergedFrom;
+                tensor.layer = layer;
+            }
+        return {};
+    }
+
+    Status addStored(const StoredTensor& stored)
     {
         using Kind = TensorRole::Kind;
         const TensorRole& role = stored.role;
@@ -315,8 +347,10 @@ std::string ExportLayout::shardName(std::size_t shard) const
 int exportVersion(const Checkpoint& checkpoint, const CompressionPlan& plan)
 {
     const auto& layers = checkpoint.shape().layers;
-    if (std::any_of(layers.begin(), layers.end(),
-                    [&](const LayerShape& layer) { return !factoredLinears(layer, plan.layer(layer.index)).empty(); }))
+    if (std::any_of(layers.begin(), layers.end(), [&](const LayerShape& layer) {
+            const LayerPlan& part = plan.layer(layer.index);
+            return !factoredLinears(layer, part).empty() || skipRuleOf(layer, part).has_value() || !widthsOf(layer, part).empty();
+        }))
         return 3;
     return std::any_of(
                layers.begin(), layers.end(),
@@ -344,7 +378,7 @@ bool changesMatrices(const ModelShape& shape, const CompressionPlan& plan)
         return std::any_of(content.columns.begin(), content.columns.end(), [&](const RouterColumn& column) {
             const auto* expert = std::get_if<ExpertBody>(&content.bodies[static_cast<std::size_t>(column.body)]);
             return expert &&
-                   (expert->sources != ExpertSet{column.expert} ||
+                   (expert->sources != ExpertSet{column.expert} || !expert->channels.empty() ||
                     std::any_of(expert->matrices.begin(), expert->matrices.end(), [](const auto& form) { return !form.isSource(); }));
         });
     });
@@ -420,18 +454,20 @@ struct TensorProducer::State {
 
     static Wanted wanted(const OutputTensor& of)
     {
-        return {{of.layer, of.number, of.matrix, of.linear}, {of.layer, of.expert, static_cast<int>(of.matrix), of.linear}, &of.form};
+        return {{of.layer, of.number, of.matrix, of.linear},
+                {of.layer, of.expert, static_cast<int>(of.matrix), of.linear, &of.channels},
+                &of.form};
     }
 
     Result<FormTerms> build(const Wanted& one) const
     {
-        if (one.form->isSource()) {  // the product of factors that the source holds
+        if (one.form->isSource() && !one.slot.sliced()) {  // the product of factors that the source holds
             FormTerms terms;
             ESPALIER_TRY(const StoredMatrix whole, loadMatrix(viewOf(context, one.slot)));
             terms.weight = whole.weight;
             return terms;
         }
-        const FormBuilder& builder = builderOf(*one.form);
+        const FormBuilder& builder = builderOf(one.slot, *one.form);
         ESPALIER_TRY(const FormBasis basis, builder.basis(context, one.slot, *one.form));
         return builder.terms(context, one.slot, *one.form, basis);
     }
@@ -476,6 +512,31 @@ struct TensorProducer::State {
         return at::tensor(values, at::kFloat);
     }
 
+    // Piece by piece, row by row where rows were chosen.
+    Status mixed(const OutputTensor& tensor, const Sink& sink) const
+    {
+        const c10::InferenceMode inference;
+        const LayerMix mix(checkpoint, tensor.layer, *tensor.merge);
+        std::int64_t all = 1;
+        for (const std::int64_t size : tensor.source.shape)
+            all *= size;
+        const auto range = [&](std::int64_t first, std::int64_t count) -> Status {
+            for (const std::int64_t end = first + count; first < end;) {
+                const std::int64_t piece = std::min<std::int64_t>(end - first, static_cast<std::int64_t>(kPiece / sizeof(double)));
+                ESPALIER_TRY(const at::Tensor numbers, mix.numbers(tensor.source, first, piece));
+                ESPALIER_CHECK_OK(
+                    sink({static_cast<const std::byte*>(numbers.const_data_ptr()), static_cast<std::size_t>(numbers.nbytes())}));
+                first += piece;
+            }
+            return {};
+        };
+        if (tensor.origin != OutputTensor::Origin::Rows) return range(0, all);
+        const std::int64_t row = all / tensor.source.shape[0];
+        for (const int r : tensor.rows)
+            ESPALIER_CHECK_OK(range(r * row, row));
+        return {};
+    }
+
     Result<at::Tensor> routerOf(const OutputTensor& tensor) const
     {
         const std::vector<std::int64_t> shape = checkpoint.router(tensor.layer).shape;
@@ -483,6 +544,22 @@ struct TensorProducer::State {
         return rows.index_select(0, at::tensor(std::vector<std::int64_t>(tensor.rows.begin(), tensor.rows.end()), at::kLong));
     }
 };
+
+namespace
+{
+
+// Zeros for the channels that are gone: those of the body, or the last of an expert that is narrower in the source.
+at::Tensor widened(const at::Tensor& product, const OutputTensor& tensor)
+{
+    if (product.sizes() == at::IntArrayRef(tensor.shape)) return product;
+    const std::int64_t dim = tensor.matrix == Matrix::Down ? 1 : 0;
+    const at::Tensor place = tensor.channels.empty()
+                                 ? at::arange(product.size(dim), at::kLong)
+                                 : at::tensor(std::vector<std::int64_t>(tensor.channels.begin(), tensor.channels.end()), at::kLong);
+    return at::zeros(tensor.shape, product.options()).index_copy_(dim, place, product);
+}
+
+}  // namespace
 
 TensorProducer::TensorProducer(const Checkpoint& checkpoint, const FactorSource* factors, const FactorSource* constants,
                                const FactorSources& given)
@@ -505,6 +582,7 @@ Status TensorProducer::produce(const OutputTensor& tensor, const Sink& sink)
         return {};
     };
     using Origin = OutputTensor::Origin;
+    if (tensor.merge) return m_state->mixed(tensor, sink);
     if (tensor.origin == Origin::Copy || tensor.origin == Origin::Matrix) return pieces(tensor.source.bytes);
     if (tensor.origin == Origin::Rows) {
         const std::size_t row = tensor.source.bytes.size() / static_cast<std::size_t>(tensor.source.shape[0]);
@@ -522,6 +600,7 @@ Status TensorProducer::produce(const OutputTensor& tensor, const Sink& sink)
         // A product is of the rounded terms: the same matrix that the factored flavour stands for, rounded once more.
         ESPALIER_TRY(const FormTerms* terms, m_state->entry(tensor));
         result = partOf(*terms, tensor.part);
+        if (tensor.part == FormPart::Product && tensor.linear.empty()) result = widened(result, tensor);
     }
     result = result.to(scalarType(tensor.dtype)).contiguous();
     return pieces({static_cast<const std::byte*>(result.const_data_ptr()), static_cast<std::size_t>(tensor.bytes)}, false);

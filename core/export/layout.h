@@ -14,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,15 +38,17 @@ struct OutputTensor {
     Origin origin = Origin::Copy;
     TensorView source;      // Copy, Rows, Matrix
     std::vector<int> rows;  // Rows, Router
-    int layer = -1;         // Form, Constant, Router
+    int layer = -1;         // Form, Constant, Router, merged
     int expert = -1;        // Form: first source of the body; Constant: whose place it takes
     int number = -1;        // Form: column of the export
     Matrix matrix = Matrix::Gate;
-    LinearId linear;  // Form: the linear map beside the experts, in place of expert and matrix
-    MatrixForm form;  // the source's own in a Product: of the factors that the source holds
+    LinearId linear;      // Form: the linear map beside the experts, in place of expert and matrix
+    ChannelSet channels;  // Form: of the body; empty: all
+    MatrixForm form;      // the source's own in a Product: of the factors that the source holds
     FormPart part = FormPart::Weight;
     ConstantBody constant;
-    ValuesId values;  // Router
+    std::optional<LayerMerge> merge;  // Copy, Rows, Matrix: numbers of `source` mixed with those of another layer (model/layer_mix.h)
+    ValuesId values;                  // Router
 };
 
 struct ExportLayout {

@@ -3,6 +3,7 @@
 #include "base/text.h"
 #include "export/python_files.h"
 #include "plan/forms/form_rules.h"
+#include "plan/routing.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -216,11 +217,13 @@ std::string formsText(const CompressionPlan& plan, ExportFlavor flavor)
 {
     std::map<std::string, int> matrices, linears;
     std::size_t shared = 0;
+    int skips = 0;
     int stored = 0, packed = 0, routers = 0;
     for (int l = 0; l < plan.layerCount(); ++l) {
         const LayerPlan::Content& content = plan.layer(l).content();
         shared += content.columns.size() - content.bodies.size();
         routers += content.router.empty() ? 0 : 1;
+        skips += content.skip && !skipsNothing(*content.skip) ? 1 : 0;
         for (const auto& [name, form] : content.linears) {
             const bool bits = form.storage.bits > 0;
             stored += form.values.empty() ? 0 : 1;
@@ -249,6 +252,13 @@ std::string formsText(const CompressionPlan& plan, ExportFlavor flavor)
     for (const auto& [title, count] : linears)
         text += fmt::format("{} linear maps beside the experts (attention, shared experts, dense MLPs): {}{}.\n\n", count, title,
                             flavor == ExportFlavor::Reconstructed && title == "low rank" ? ", multiplied back" : "");
+    for (int l = 0; l < plan.layerCount(); ++l)
+        if (const auto& merge = plan.layer(l).content().mergedFrom)
+            text += fmt::format("The weights of layer {} are {:.4g} of its own and {:.4g} of those of layer {}.\n\n", l,
+                                merge->alphaMillionths / 1e6, 1 - merge->alphaMillionths / 1e6, merge->layer);
+    if (skips > 0)
+        text +=
+            fmt::format("Tokens skip chosen experts of small weight in {} layers: how much is computed depends on the text.\n\n", skips);
     if (stored > 0) text += fmt::format("{} matrices have numbers of their own (`values` in `espalier_plan.json`).\n\n", stored);
     if (routers > 0) text += fmt::format("The router has rows of its own in {} layers.\n\n", routers);
     if (packed > 0 && flavor != ExportFlavor::Plan)

@@ -163,8 +163,8 @@ Status Verifier::checkTensors()
         const OutputTensor& tensor = layout.tensors[i];
         const auto view = exported->tensor(tensor.name);
         using Origin = OutputTensor::Origin;
-        const bool computed = tensor.origin == Origin::Form;
-        const Comparison comparison = computed ? comparisonOf(tensor.part) : Comparison::Bytes;
+        const bool computed = tensor.origin == Origin::Form || tensor.merge;
+        const Comparison comparison = tensor.origin == Origin::Form ? comparisonOf(tensor.part) : Comparison::Bytes;
         Differences& differences = computed ? factors : tensor.origin == Origin::Copy ? untouched : sliced;
         ++(computed ? factorCount : tensor.origin == Origin::Copy ? untouchedCount : slicedCount);
         done += tensor.bytes;
@@ -177,8 +177,8 @@ Status Verifier::checkTensors()
                 const auto there = view->bytes.subspan(offset, bytes.size());
                 if (std::memcmp(bytes.data(), there.data(), bytes.size()) != 0) {
                     const auto at = std::mismatch(bytes.begin(), bytes.end(), there.begin()).first - bytes.begin();
-                    differences.add(
-                        fmt::format("{} differs from the source at byte {}", tensor.name, offset + static_cast<std::size_t>(at)));
+                    differences.add(fmt::format("{} differs from the {} at byte {}", tensor.name,
+                                                tensor.merge ? "mean of two layers" : "source", offset + static_cast<std::size_t>(at)));
                 }
                 offset += bytes.size();
                 return {};

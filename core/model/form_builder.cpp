@@ -1,10 +1,12 @@
 #include "model/form_builder.h"
 
+#include "base/sha256.h"
 #include "checkpoint/checkpoint.h"
 #include "model/layer_weights.h"
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -26,6 +28,43 @@ at::Tensor FormTerms::sum() const
     if (!u.defined()) return weight.to(at::kFloat);
     const at::Tensor product = at::matmul(u.to(at::kFloat), v.to(at::kFloat));
     return weight.defined() ? weight.to(at::kFloat) + product : product;
+}
+
+namespace
+{
+
+// A body that lost channels and is otherwise as the checkpoint has it: the matrix without them, or factors without them.
+const FormBuilder kSlicedBuilder = {
+    false, [](const BuildContext&, const MatrixSlot& slot, const MatrixForm&) { return "sliced" + slot.channelsKey(); },
+    [](const BuildContext& context, const MatrixSlot& slot, const MatrixForm&) -> Result<FormBasis> {
+        FormBasis basis;
+        basis.stored = typeOf(context, slot).stored;
+        return basis;
+    },
+    [](const BuildContext& context, const MatrixSlot& slot, const MatrixForm&, const FormBasis& basis) -> Result<FormTerms> {
+        const LinearView view = viewOf(context, slot);
+        FormTerms terms;
+        if (!view.factored) {
+            ESPALIER_TRY(const StoredMatrix matrix, loadMatrix(view));
+            terms.weight = slot.sliceColumns(slot.sliceRows(matrix.weight)).to(basis.stored).contiguous();
+            return terms;
+        }
+        ESPALIER_TRY(const at::Tensor u, loadVector(view.u));
+        ESPALIER_TRY(const at::Tensor v, loadVector(view.v));
+        terms.u = slot.sliceRows(u).to(basis.stored).contiguous();
+        terms.v = slot.sliceColumns(v).to(basis.stored).contiguous();
+        if (view.biased) {
+            ESPALIER_TRY(const at::Tensor bias, loadVector(view.bias));
+            terms.bias = slot.sliceRows(bias).to(basis.stored).contiguous();
+        }
+        return terms;
+    }};
+
+}  // namespace
+
+const FormBuilder& builderOf(const MatrixSlot& slot, const MatrixForm& form)
+{
+    return slot.sliced() && form.isSource() ? kSlicedBuilder : builderOf(form);
 }
 
 const FormBuilder& builderOf(const MatrixForm& form)
@@ -102,6 +141,23 @@ std::string MatrixSlot::words() const
     return linear.empty() ? fmt::format("expert {} in layer {}", expert, layer) : fmt::format("{} in layer {}", linear, layer);
 }
 
+at::Tensor MatrixSlot::sliceRows(const at::Tensor& rows) const
+{
+    if (!sliced() || matrix == 2) return rows;
+    return rows.index_select(0, at::tensor(std::vector<std::int64_t>(channels->begin(), channels->end()), at::kLong));
+}
+
+at::Tensor MatrixSlot::sliceColumns(const at::Tensor& rows) const
+{
+    if (!sliced() || matrix != 2) return rows;
+    return rows.index_select(1, at::tensor(std::vector<std::int64_t>(channels->begin(), channels->end()), at::kLong));
+}
+
+std::string MatrixSlot::channelsKey() const
+{
+    return sliced() ? " of " + sha256Hex(fmt::format("{}", fmt::join(*channels, " "))) : std::string();
+}
+
 LinearView viewOf(const BuildContext& context, const MatrixSlot& slot)
 {
     return slot.linear.empty() ? context.checkpoint.expert(slot.layer, slot.expert, static_cast<Matrix>(slot.matrix))
@@ -113,7 +169,9 @@ SlotType typeOf(const BuildContext& context, const MatrixSlot& slot)
     const LinearView view = viewOf(context, slot);
     const TensorView& rows = view.factored ? view.u : view.dense;
     const TensorView& columns = view.factored ? view.v : view.dense;
-    return {rows.shape[0], columns.shape[1], storedType(view)};
+    SlotType type{rows.shape[0], columns.shape[1], storedType(view)};
+    if (slot.sliced()) (slot.matrix == 2 ? type.in : type.out) = std::ssize(*slot.channels);
+    return type;
 }
 
 Result<at::Tensor> wholeMatrix(const BuildContext& context, const MatrixSlot& slot, const MatrixForm& form)
@@ -121,7 +179,7 @@ Result<at::Tensor> wholeMatrix(const BuildContext& context, const MatrixSlot& sl
     const std::string name = slot.valueName("weight");
     if (form.values.empty()) {
         ESPALIER_TRY(const StoredMatrix matrix, loadMatrix(viewOf(context, slot)));
-        return matrix.weight;
+        return slot.sliceColumns(slot.sliceRows(matrix.weight));
     }
     const SlotType type = typeOf(context, slot);
     return storedNumbers(context, form.values, name, {type.out, type.in});

@@ -27,6 +27,13 @@ struct MatrixSlot {
     int expert = 0;
     int matrix = 0;
     LinearId linear = {};
+    const ChannelSet* channels = nullptr;  // of the body, where some are cut: rows of gate and up, columns of down that stay
+
+    bool sliced() const { return channels != nullptr && !channels->empty(); }
+    // What is left of the matrix, or of its factors.
+    at::Tensor sliceRows(const at::Tensor& rows) const;     // [out, ..] of gate and up
+    at::Tensor sliceColumns(const at::Tensor& rows) const;  // [.., in] of down
+    std::string channelsKey() const;                        // tells sets apart; empty: all
 
     std::string valueName(std::string_view part) const;  // of its stored numbers (plan/values.h)
     std::string words() const;                           // "expert 3 in layer 1"
@@ -73,6 +80,8 @@ extern const FormBuilder kBaseDeltaBuilder;
 extern const FormBuilder kMaskedBuilder;
 
 const FormBuilder& builderOf(const MatrixForm& form);
+// .. of a slot that may have lost channels.
+const FormBuilder& builderOf(const MatrixSlot& slot, const MatrixForm& form);
 
 // For the builders: of stored numbers, in fp32. Errors: plan.values_damaged (shape, type, a NaN or infinity), plan.values_missing.
 Result<at::Tensor> storedNumbers(const BuildContext& context, const ValuesId& id, const std::string& name, at::IntArrayRef shape);

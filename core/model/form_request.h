@@ -11,7 +11,8 @@ struct FormRequest {
     int expert = 0;  // original id, first source of the body
     int matrix = 0;  // 0 gate, 1 up, 2 down
     const MatrixForm* form = nullptr;
-    LinearId linear = {};  // where it is a linear map beside the experts: its name, and no expert
+    const ChannelSet* channels = nullptr;  // of the body; null or empty: all
+    LinearId linear = {};                  // where it is a linear map beside the experts: its name, and no expert
 };
 
 }  // namespace espalier

@@ -16,7 +16,7 @@ WeightMatrix FormStore::placed(const at::Tensor& rows) const
 
 Status FormStore::build(Entry& entry, const BuildContext& context, const MatrixSlot& slot, const MatrixForm& form)
 {
-    const FormBuilder& builder = builderOf(form);
+    const FormBuilder& builder = builderOf(slot, form);
     ESPALIER_TRY(const FormTerms terms, builder.terms(context, slot, form, entry.basis));
     entry.linear = {};
     if (terms.weight.defined()) {
@@ -49,14 +49,16 @@ Result<std::vector<Linear>> FormStore::linears(int layer, const FactorSource* fa
                                                std::span<const FormRequest> requests)
 {
     const BuildContext context{*m_checkpoint, factors, given};
-    const auto slotOf = [&](const FormRequest& request) { return MatrixSlot{layer, request.expert, request.matrix, request.linear}; };
+    const auto slotOf = [&](const FormRequest& request) {
+        return MatrixSlot{layer, request.expert, request.matrix, request.linear, request.channels};
+    };
     std::vector<Key> keys;
     keys.reserve(requests.size());
     std::vector<std::size_t> missing;
     for (std::size_t i = 0; i < requests.size(); ++i) {
         const FormRequest& request = requests[i];
-        keys.push_back(
-            {layer, request.expert, request.matrix, request.linear, builderOf(*request.form).key(context, slotOf(request), *request.form)});
+        keys.push_back({layer, request.expert, request.matrix, request.linear,
+                        builderOf(slotOf(request), *request.form).key(context, slotOf(request), *request.form)});
         if (!m_entries.contains(keys.back())) missing.push_back(i);
     }
 
@@ -65,7 +67,7 @@ Result<std::vector<Linear>> FormStore::linears(int layer, const FactorSource* fa
     eachOnOneThread(missing.size(), [&](std::size_t i) {
         const c10::InferenceMode guard;
         const FormRequest& request = requests[missing[i]];
-        auto basis = builderOf(*request.form).basis(context, slotOf(request), *request.form);
+        auto basis = builderOf(slotOf(request), *request.form).basis(context, slotOf(request), *request.form);
         if (basis)
             computed[i] = std::move(basis).value();
         else

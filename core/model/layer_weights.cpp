@@ -4,6 +4,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/device_staging.h"
 #include "model/kernels.h"
+#include "model/layer_mix.h"
 
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -85,8 +86,8 @@ class Loader
 {
 public:
     // `exact`: no page is read that no tensor lies in: a fault reads its neighbours too, unless they were asked for.
-    explicit Loader(at::ScalarType compute, DeviceStaging* staging = nullptr, bool exact = false)
-        : m_compute(compute), m_staging(staging), m_exact(exact)
+    explicit Loader(at::ScalarType compute, DeviceStaging* staging = nullptr, bool exact = false, std::shared_ptr<const LayerMix> mix = {})
+        : m_compute(compute), m_staging(staging), m_exact(exact), m_mix(std::move(mix))
     {
     }
 
@@ -109,7 +110,7 @@ public:
     {
         const std::int64_t count = elements(view);
         const auto address = reinterpret_cast<std::uintptr_t>(view.bytes.data());
-        if (!m_staging && m_compute == at::kBFloat16 && view.dtype == DType::BF16 && address % alignof(std::uint16_t) == 0) {
+        if (!m_staging && !m_mix && m_compute == at::kBFloat16 && view.dtype == DType::BF16 && address % alignof(std::uint16_t) == 0) {
             m_bytes += count * 2;
             if (m_exact) MappedFile::willNeed(view.bytes);
             const auto* values = reinterpret_cast<const std::uint16_t*>(view.bytes.data());
@@ -165,6 +166,7 @@ public:
     }
     std::int64_t bytes() const { return m_bytes; }
     at::ScalarType compute() const { return m_compute; }
+    const std::shared_ptr<const LayerMix>& mix() const { return m_mix; }
 
 private:
     // Memory for a matrix on its way into the blocked layout. One for all: freed and taken again it would leave holes between the matrices
@@ -201,6 +203,12 @@ private:
     {
         const std::int64_t count = elements(view);
         m_bytes += count * static_cast<std::int64_t>(out.element_size());
+        if (m_mix) {
+            const auto mixed = m_mix->numbers(view, 0, count);
+            if (mixed.ok()) out.copy_(mixed->view(out.sizes()));
+            if (bad.empty() && (!mixed.ok() || !at::isfinite(*mixed).all().item<bool>())) bad = view.name;
+            return;
+        }
         if (m_exact) MappedFile::willNeed(view.bytes);
         const bool finite = convert(view, 0, count, out.scalar_type(), out.mutable_data_ptr());
         if (!finite && bad.empty()) bad = view.name;
@@ -209,6 +217,7 @@ private:
     at::ScalarType m_compute;
     DeviceStaging* m_staging;
     bool m_exact;
+    std::shared_ptr<const LayerMix> m_mix;
     at::Tensor m_scratch;
     std::int64_t m_bytes = 0;
 };
@@ -253,7 +262,7 @@ std::int64_t loadExperts(std::vector<ExpertViews> experts, Loader& loader, const
         }
     };
     const int threads = loading.staging ? 1 : loading.threads;
-    std::vector<Loader> loaders(static_cast<std::size_t>(std::max(threads - 1, 0)), Loader(loader.compute()));
+    std::vector<Loader> loaders(static_cast<std::size_t>(std::max(threads - 1, 0)), Loader(loader.compute(), nullptr, loader.mix()));
     std::vector<std::exception_ptr> failures(loaders.size() + 1);
     const auto guarded = [&](Loader& own, std::exception_ptr& failure) {
         const c10::InferenceMode guard;
@@ -343,7 +352,8 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
     const LayerConfig& layerConfig = config.layers[static_cast<std::size_t>(layer)];
     auto weights = std::make_shared<LayerWeights>();
     std::string& bad = weights->nonFinite;
-    Loader loader(compute, staging, loading.experts != nullptr);
+    Loader loader(compute, staging, loading.experts != nullptr,
+                  loading.merge ? std::make_shared<const LayerMix>(checkpoint, layer, *loading.merge) : std::shared_ptr<const LayerMix>());
 
     const auto named = [&](std::string_view suffix) -> Result<TensorView> {
         ESPALIER_TRY(TensorView view, checkpoint.layerTensor(layer, suffix));

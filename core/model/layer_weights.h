@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "model/weight_matrix.h"
+#include "plan/layer_plan.h"
 
 #include <ATen/ATen.h>
 
@@ -127,6 +128,7 @@ struct LayerLoading {
     // The weights lie row-major on its device, whole when loadLayer returns, all experts held; only routerBias stays on the host, where
     // tokens are routed. Null: on the host.
     DeviceStaging* staging = nullptr;
+    const LayerMerge* merge = nullptr;  // every tensor is mixed with the other layer's (model/layer_mix.h); all experts are held then
 };
 
 // Reads and converts one layer. Any thread. The checkpoint must outlive a layer that does not hold all experts. Errors: checkpoint.*,

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <span>
 #include <utility>
 
@@ -24,6 +25,13 @@ at::Tensor GatedMlp::hidden(const at::Tensor& x) const
 namespace
 {
 
+// The tokens that reach a body through one of its columns.
+struct ColumnRows {
+    int expert = 0;  // original id of the column
+    std::vector<std::int64_t> tokens, rows;
+    std::vector<float> weights;
+};
+
 // One expert's share of a batch.
 struct ExpertRows {
     const PlannedBody* body = nullptr;
@@ -33,7 +41,45 @@ struct ExpertRows {
     at::Tensor in, hidden;  // [M,H], [M,I]; kept for an observer only
     at::Tensor out;         // [M,H]; [1,H] of a constant, the same for all tokens
     bool constant = false;
+    std::vector<ColumnRows> columns;  // for an observer, where several lead here
 };
+
+// By column: what a row of the router stands for is measured of the tokens that chose it.
+std::vector<ColumnRows> columnsOf(const RoutedBatch& routed, const PlannedLayer& plan, std::size_t body, const BodyTokens& own)
+{
+    std::map<int, ColumnRows> byColumn;
+    const auto* selected = routed.tokens.selected.const_data_ptr<std::int64_t>();
+    const auto* token = routed.groups.order.const_data_ptr<std::int64_t>();
+    const auto* weight = routed.weights.const_data_ptr<float>();
+    const std::int64_t begin = routed.groups.offsets[body];
+    for (std::int64_t i = 0; i < routed.slotsOf(body); ++i) {
+        const std::int64_t slot = routed.groups.slots[static_cast<std::size_t>(begin + i)];
+        const int expert = plan.columns[static_cast<std::size_t>(selected[slot])];
+        ColumnRows& rows = byColumn[expert];
+        rows.expert = expert;
+        rows.tokens.push_back(token[begin + i]);
+        rows.rows.push_back(own.rowOf.empty() ? i : own.rowOf[static_cast<std::size_t>(i)]);
+        rows.weights.push_back(weight[begin + i]);
+    }
+    std::vector<ColumnRows> columns;
+    for (auto& [expert, rows] : byColumn)
+        columns.push_back(std::move(rows));
+    return columns;
+}
+
+// in [M,H], hidden [M,I], out [M,H] on the host.
+void tell(LayerObserver& observer, int layer, const ExpertRows& rows, const at::Tensor& in, const at::Tensor& hidden, const at::Tensor& out)
+{
+    if (rows.columns.empty()) {
+        observer.expert(layer, rows.body->column, rows.tokens, in, hidden, out, rows.weights);
+        return;
+    }
+    for (const ColumnRows& column : rows.columns) {
+        const at::Tensor index = at::tensor(column.rows, at::kLong);
+        observer.expert(layer, column.expert, at::tensor(column.tokens, at::kLong), in.index_select(0, index),
+                        hidden.index_select(0, index), out.index_select(0, index), at::tensor(column.weights, at::kFloat));
+    }
+}
 
 at::Tensor onHost(const at::Tensor& x) { return x.to(at::kCPU); }
 
@@ -93,7 +139,7 @@ void runExperts(int layer, const at::Tensor& x, const LayerWeights& weights, std
         for (; first < last; ++first) {
             ExpertRows& rows = work[first];
             if (rows.constant) continue;
-            observer->expert(layer, rows.body->column, rows.tokens, rows.in, rows.hidden, rows.out, rows.weights);
+            tell(*observer, layer, rows, rows.in, rows.hidden, rows.out);
             rows.in.reset();
             rows.hidden.reset();
         }
@@ -117,13 +163,13 @@ at::Tensor runPortably(int layer, const at::Tensor& x, const LayerWeights& weigh
         const at::Tensor hidden = expert.mlp.hidden(in);
         const at::Tensor result = expert.mlp.down(hidden);
         out.index_add_(0, tokens, (result.to(at::kFloat) * weight).to(x.scalar_type()));
-        if (observer) observer->expert(layer, rows.body->column, rows.tokens, onHost(in), onHost(hidden), onHost(result), rows.weights);
+        if (observer) tell(*observer, layer, rows, onHost(in), onHost(hidden), onHost(result));
     }
     return out;
 }
 
-// sum over the bodies of a token, by ascending expert: weight * output. `shared`: columns may lead to one body, and a token to fewer bodies
-// than columns.
+// sum over the bodies of a token, by ascending expert: weight * output. `shared`: columns may lead to one body, or be skipped, and a
+// token have fewer bodies than columns.
 at::Tensor combined(const at::Tensor& x, const std::vector<ExpertRows>& work, int topK, bool shared)
 {
     at::Tensor out = at::empty_like(x);
@@ -225,7 +271,7 @@ RoutedBatch routeBatch(const at::Tensor& x, const LayerWeights& weights, const P
         routeTokens(plan.router, batch.logits, batch.bias, arithmetic.weightsRounded ? arithmetic.compute : at::ScalarType::Float);
     const at::Tensor& selected = batch.tokens.selected;
     batch.groups = groupTokens(plan.bodyIndex.defined() ? plan.bodyIndex.index_select(0, selected.view({-1})).view_as(selected) : selected,
-                               static_cast<int>(plan.bodies.size()));
+                               static_cast<int>(plan.bodies.size()), batch.tokens.skipped);
     batch.weights = at::empty({std::ssize(batch.groups.slots)}, at::kFloat);
     const float* bySlot = batch.tokens.weights.const_data_ptr<float>();
     float* out = batch.weights.mutable_data_ptr<float>();
@@ -253,6 +299,7 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
             rows.out = rows.body->constant;
         }
         BodyTokens own = routed.tokensOf(body);
+        if (observer && plan.bodyIndex.defined() && !rows.constant) rows.columns = columnsOf(routed, plan, body, own);
         rows.tokens = std::move(own.tokens);
         rows.weights = std::move(own.weights);
         rows.forms = forms.empty() ? nullptr : &forms[3 * body];
@@ -263,7 +310,7 @@ at::Tensor moeForward(int layer, const at::Tensor& x, const LayerWeights& weight
         sum = runPortably(layer, x, weights, work, observer);
     } else {
         runExperts(layer, x, weights, work, observer);
-        sum = combined(x, work, plan.router.topK, plan.bodyIndex.defined());
+        sum = combined(x, work, plan.router.topK, plan.bodyIndex.defined() || routed.tokens.skipped.defined());
     }
     at::Tensor out = sum;
 

@@ -1,9 +1,11 @@
 #include "model/moe_model_torch.h"
 
+#include "base/exception.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint.h"
 #include "model/attention.h"
 #include "model/demand_store.h"
+#include "model/device_staging.h"
 #include "model/form_store.h"
 #include "model/kv_cache.h"
 #include "model/layer_gradient.h"
@@ -16,11 +18,13 @@
 #include "model/weight_store.h"
 #include "plan/forms/form_rules.h"
 #include "plan/plan_rules.h"
+#include "plan/routing.h"
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <thread>
 #include <utility>
@@ -145,6 +149,16 @@ struct MoeModel::Impl {
         if (currentLayer == layer && current) return current;
         return store->layer(layer);
     }
+    // The layer's weights, mixed with another's where the plan says so; `step` as WeightStore::layer.
+    Result<std::shared_ptr<const LayerWeights>> weightsUnder(int layer, const PreparedPlan& plan, int step = 1);
+    struct Merged {
+        LayerMerge merge;
+        std::shared_ptr<const LayerWeights> weights;
+        std::uint64_t used = 0;
+    };
+    std::map<int, Merged> merged;  // by layer, within mergedBudget, one at least
+    std::int64_t mergedBudget = 0;
+    std::uint64_t mergedClock = 0;
     // What attention computes with under the plan: the layer's own weights, or a copy of its attention with the plan's linear maps.
     Result<std::shared_ptr<const LayerWeights>> attending(int layer, const PreparedPlan& plan, std::shared_ptr<const LayerWeights> own)
     {
@@ -239,6 +253,7 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
         impl->demand =
             std::make_unique<DemandStore>(impl->checkpoint, impl->compute, static_cast<int>(shape.layers.size()), residence.streamed);
     impl->forms = std::make_unique<FormStore>(impl->checkpoint, impl->compute, impl->placement, factorBudget);
+    impl->mergedBudget = residence.spare / 4;
     impl->attention = std::make_unique<Attention>(attentionShape(config), impl->compute, impl->placement.device);
     return std::unique_ptr<MoeModel>(new MoeModel(std::move(impl)));
 }
@@ -260,7 +275,10 @@ int MoeModel::layerCount() const { return static_cast<int>(shape().layers.size()
 
 std::int64_t MoeModel::residentBytes() const
 {
-    return m_impl->store->bytes() + m_impl->forms->bytes() + (m_impl->demand ? m_impl->demand->bytes() : 0);
+    std::int64_t bytes = m_impl->store->bytes() + m_impl->forms->bytes() + (m_impl->demand ? m_impl->demand->bytes() : 0);
+    for (const auto& [layer, merged] : m_impl->merged)
+        bytes += merged.weights->bytes;
+    return bytes;
 }
 
 bool MoeModel::streamsWeights() const { return m_impl->streams; }
@@ -275,6 +293,7 @@ void MoeModel::releaseWeights()
     m_impl->store->release();
     if (m_impl->demand) m_impl->demand->release();
     m_impl->forms->release();
+    m_impl->merged.clear();
 }
 
 void MoeModel::setFactorSources(FactorSources sources) { m_impl->sources = std::move(sources); }
@@ -284,7 +303,7 @@ const FactorSources& MoeModel::factorSources() const { return m_impl->sources; }
 namespace
 {
 
-// What can be said and not yet run: merged layers, skip rules, channels. Refused by name.
+// What can be said and not run. Refused by name.
 Status checkRuns(const CompressionPlan& plan)
 {
     const auto refuse = [](int layer, std::string_view what) {
@@ -295,10 +314,9 @@ Status checkRuns(const CompressionPlan& plan)
     for (int l = 0; l < plan.layerCount(); ++l) {
         if (plan.layer(l).isPlain()) continue;
         const LayerPlan::Content& content = plan.layer(l).content();
-        if (content.mergedFrom) return refuse(l, "a merged layer");
+        if (const std::string what = mergeRefusal(plan.layer(l)); !what.empty()) return refuse(l, what);
         for (const auto& [name, form] : content.linears)
             if (const std::string what = linearRefusal(form); !what.empty()) return refuse(l, fmt::format("{} ({})", name, what));
-        if (content.skip) return refuse(l, "a skip rule");
         for (const Body& body : content.bodies)
             if (const auto* expert = std::get_if<ExpertBody>(&body))
                 for (const MatrixForm& form : expert->matrices)
@@ -368,9 +386,9 @@ Status MoeModel::Impl::planBodies(int index, const LayerPlan& plan, const Factor
                 for (int matrix = 0; matrix < 3; ++matrix) {
                     const MatrixForm& form = expert->matrices[static_cast<std::size_t>(matrix)];
                     next.ownWeights = next.ownWeights || form.values.empty();
-                    if (form.isSource()) continue;
+                    if (form.isSource() && expert->channels.empty()) continue;
                     // Stored numbers are named by the plan's source, whatever the checkpoint keeps them under.
-                    planned.requests.push_back({expert->sources.front(), matrix, &form});
+                    planned.requests.push_back({expert->sources.front(), matrix, &form, &expert->channels});
                     planned.places.push_back(3 * planned.bodies.size() + static_cast<std::size_t>(matrix));
                 }
             }
@@ -406,6 +424,8 @@ Result<PlannedLayer> MoeModel::Impl::planned(int index, const LayerPlan& plan, c
     }
     layer.router = layerShape.router;
     if (plan.topK()) layer.router.topK = *plan.topK();
+    if (plan.content().skip) layer.router.skip = plan.content().skip;
+    if (layer.router.skip && skipsNothing(*layer.router.skip)) layer.router.skip.reset();
     layer.columns = plan.columns();
     layer.allColumns = static_cast<int>(layer.columns.size()) == layerShape.experts;
     layer.columnIndex = at::empty({std::ssize(layer.columns)}, at::kLong);
@@ -469,12 +489,51 @@ Result<at::Tensor> MoeModel::embed(const at::Tensor& ids)
     return embedded.view(sizes);
 }
 
+Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::weightsUnder(int layer, const PreparedPlan& plan, int step)
+{
+    const std::optional<LayerMerge>& merge = plan.data().plan.layer(layer).content().mergedFrom;
+    if (!merge) return whole(layer, step);
+    if (const auto found = merged.find(layer); found != merged.end()) {
+        if (found->second.merge == *merge) {
+            found->second.used = ++mergedClock;
+            return found->second.weights;
+        }
+        merged.erase(found);
+    }
+    try {
+        std::optional<DeviceStaging> staging;
+        if (placement.portable) staging.emplace(placement.device);
+        ESPALIER_TRY(
+            auto weights,
+            loadLayer(*checkpoint, layer,
+                      {.compute = compute, .threads = options.threads, .staging = staging ? &*staging : nullptr, .merge = &*merge}));
+        std::int64_t bytes = weights->bytes;
+        for (const auto& [other, held] : merged)
+            bytes += held.weights->bytes;
+        while (!merged.empty() && bytes > mergedBudget) {
+            const auto oldest =
+                std::min_element(merged.begin(), merged.end(), [](const auto& a, const auto& b) { return a.second.used < b.second.used; });
+            bytes -= oldest->second.weights->bytes;
+            merged.erase(oldest);
+        }
+        merged[layer] = {*merge, weights, ++mergedClock};
+        return weights;
+    } catch (const std::exception& failure) {
+        return errorOf(
+            failure,
+            resourceError("model.out_of_memory", std::to_string(layer),
+                          "The weights of layer " + std::to_string(layer) + " and the layer it is merged with do not fit in memory.",
+                          "Close other programs, or lower the memory budget so that layers are streamed."),
+            "Merging layer " + std::to_string(layer));
+    }
+}
+
 // The weights of the layer that is to run, checked, and the matrices that the plan makes something else of.
 Result<std::shared_ptr<const LayerWeights>> MoeModel::Impl::begin(int layer, const PreparedPlan& plan, int step,
                                                                   std::vector<Linear>& planned)
 {
     current.reset();
-    ESPALIER_TRY(const auto weights, whole(layer, step));
+    ESPALIER_TRY(const auto weights, weightsUnder(layer, plan, step));
     const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     const bool moe = shape().layers[static_cast<std::size_t>(layer)].moe;
@@ -506,7 +565,7 @@ Result<at::Tensor> MoeModel::Impl::attend(int layer, const at::Tensor& hidden, c
 {
     current.reset();
     if (!plan.data().layers[static_cast<std::size_t>(layer)].runsAttention) return hidden;
-    ESPALIER_TRY(const auto weights, whole(layer, 1));
+    ESPALIER_TRY(const auto weights, weightsUnder(layer, plan));
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     ESPALIER_TRY(const auto planned, attending(layer, plan, weights));
     at::Tensor seen;
@@ -669,9 +728,10 @@ Result<at::Tensor> MoeModel::Impl::extend(int layer, const at::Tensor& hidden, c
     current.reset();
     const PlannedLayer& planLayer = plan.data().layers[static_cast<std::size_t>(layer)];
     if (!planLayer.runsAttention && !planLayer.runsExperts) return hidden;
-    const bool chosen = readsChosen(hidden.size(1));
+    // A layer that is mixed with another is held whole.
+    const bool chosen = !plan.data().plan.layer(layer).content().mergedFrom && readsChosen(hidden.size(1));
     const std::int64_t before = chosen ? demand->bytesRead() : 0;
-    ESPALIER_TRY(const auto weights, chosen ? onDemand(layer) : whole(layer, 1));
+    ESPALIER_TRY(const auto weights, chosen ? onDemand(layer) : weightsUnder(layer, plan));
     if (!weights->nonFinite.empty()) return notFiniteWeight(weights->nonFinite);
     at::Tensor residual = hidden;
     if (planLayer.runsAttention) {

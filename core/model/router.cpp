@@ -1,5 +1,7 @@
 #include "model/router.h"
 
+#include "plan/routing.h"
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -76,7 +78,9 @@ RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, co
     const std::int64_t tokens = logits.size(0);
     const auto n = static_cast<std::size_t>(logits.size(1));
     const int k = router.topK;
-    RoutedTokens routed{at::empty({tokens, k}, at::kLong), at::empty({tokens, k}, at::kFloat)};
+    RoutedTokens routed{at::empty({tokens, k}, at::kLong), at::empty({tokens, k}, at::kFloat), {}};
+    if (router.skip) routed.skipped = at::zeros({tokens, k}, at::kBool);
+    auto* skippedOut = router.skip ? routed.skipped.mutable_data_ptr<bool>() : nullptr;
     const float* in = logits.const_data_ptr<float>();
     auto* selectedOut = routed.selected.mutable_data_ptr<std::int64_t>();
     auto* weightsOut = routed.weights.mutable_data_ptr<float>();
@@ -88,6 +92,8 @@ RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, co
     at::parallel_for(0, tokens, 256, [&](std::int64_t begin, std::int64_t end) {
         std::vector<double> score(n), selection, groupScore;
         std::vector<int> groups, best(static_cast<std::size_t>(k));
+        std::vector<double> chosenScores(best.size());
+        std::vector<char> skipped(best.size(), 0);
         for (std::int64_t t = begin; t < end; ++t) {
             scoresOf(router, in + t * static_cast<std::int64_t>(n), score);
             std::span<const double> choice = score;
@@ -100,16 +106,23 @@ RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, co
                 choice = selection;
             }
             largest(choice, k, best.data());
+            if (router.skip) {
+                for (std::size_t slot = 0; slot < best.size(); ++slot)
+                    chosenScores[slot] = score[static_cast<std::size_t>(best[slot])];
+                markSkipped(*router.skip, chosenScores, skipped);
+                std::copy(skipped.begin(), skipped.end(), skippedOut + t * k);
+            }
             double scale = router.scaling;
             if (router.rule == RoutingRule::SoftmaxRenormalised || (sigmoid && router.normalise)) {
                 double chosen = 0;
-                for (const int column : best)
-                    chosen += score[static_cast<std::size_t>(column)];
+                for (std::size_t slot = 0; slot < best.size(); ++slot)
+                    if (skipped[slot] == 0) chosen += score[static_cast<std::size_t>(best[slot])];
                 scale = sigmoid ? router.scaling / (chosen + 1e-20) : 1.0 / chosen;
             }
             for (int slot = 0; slot < k; ++slot) {
                 const int column = best[static_cast<std::size_t>(slot)];
                 auto weight = static_cast<float>(score[static_cast<std::size_t>(column)] * scale);
+                if (skipped[static_cast<std::size_t>(slot)] != 0) weight = 0;
                 if (weightType == at::kBFloat16) weight = static_cast<float>(c10::BFloat16(weight));
                 selectedOut[t * k + slot] = column;
                 weightsOut[t * k + slot] = weight;
@@ -119,22 +132,25 @@ RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, co
     return routed;
 }
 
-TokenGroups groupTokens(const at::Tensor& selected, int columns)
+TokenGroups groupTokens(const at::Tensor& selected, int columns, const at::Tensor& skipped)
 {
     const std::int64_t total = selected.numel();
     const std::int64_t k = selected.size(1);
     const auto* column = selected.const_data_ptr<std::int64_t>();
     TokenGroups groups;
     groups.offsets.assign(static_cast<std::size_t>(columns) + 1, 0);
+    const bool* gone = skipped.defined() ? skipped.const_data_ptr<bool>() : nullptr;
     for (std::int64_t i = 0; i < total; ++i)
-        ++groups.offsets[static_cast<std::size_t>(column[i]) + 1];
+        if (!gone || !gone[i]) ++groups.offsets[static_cast<std::size_t>(column[i]) + 1];
     for (std::size_t c = 0; c < static_cast<std::size_t>(columns); ++c)
         groups.offsets[c + 1] += groups.offsets[c];
     std::vector<std::int64_t> next(groups.offsets.begin(), groups.offsets.end() - 1);
-    groups.order = at::empty({total}, at::kLong);
-    groups.slots.resize(static_cast<std::size_t>(total));
+    const std::int64_t grouped = groups.offsets.back();
+    groups.order = at::empty({grouped}, at::kLong);
+    groups.slots.resize(static_cast<std::size_t>(grouped));
     auto* order = groups.order.mutable_data_ptr<std::int64_t>();
     for (std::int64_t i = 0; i < total; ++i) {
+        if (gone && gone[i]) continue;
         const std::int64_t place = next[static_cast<std::size_t>(column[i])]++;
         order[place] = i / k;
         groups.slots[static_cast<std::size_t>(place)] = i;

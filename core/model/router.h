@@ -12,7 +12,8 @@ namespace espalier
 
 struct RoutedTokens {
     at::Tensor selected;  // [N,k] int64: COLUMN of the logits, by weight descending, ties to the lower column
-    at::Tensor weights;   // [N,k] fp32
+    at::Tensor weights;   // [N,k] fp32; 0 of those that are skipped
+    at::Tensor skipped;   // [N,k] bool: by the router's skip rule; undefined where it has none
 };
 
 // logits [N,n] fp32, contiguous, n >= topK. `bias` [n] fp32: selection bias of rule C, or undefined. weightType Bf16: weights are rounded
@@ -23,9 +24,10 @@ RoutedTokens routeTokens(const RouterShape& router, const at::Tensor& logits, co
 // index [token, slot] into `selected` and `weights`.
 struct TokenGroups {
     std::vector<std::int64_t> offsets;  // n + 1
-    at::Tensor order;                   // [N*k] int64
-    std::vector<std::int64_t> slots;    // N*k
+    at::Tensor order;                   // [N*k] int64, fewer where some are skipped
+    std::vector<std::int64_t> slots;    // as many
 };
-TokenGroups groupTokens(const at::Tensor& selected, int columns);
+// `skipped` slots [N,k] are in no group; undefined: there are none.
+TokenGroups groupTokens(const at::Tensor& selected, int columns, const at::Tensor& skipped = {});
 
 }  // namespace espalier

@@ -18,6 +18,7 @@
 #include "pipeline/result_json.h"
 #include "pipeline/select_stage.h"
 #include "pipeline/size_fit.h"
+#include "pipeline/skip_rules.h"
 #include "pipeline/stage_job.h"
 #include "pipeline/verified_search.h"
 #include "pipeline/window_losses.h"
@@ -166,9 +167,12 @@ private:
         return {};
     }
 
-    // With constants where they are asked for.
-    Result<CompressionPlan> completed(const CompressionPlan& plan) const
+    // With constants and a skip rule where they are asked for.
+    Result<CompressionPlan> completed(CompressionPlan plan) const
     {
+        if (!m_recipe.skip.empty()) {
+            ESPALIER_TRY(plan, withSkipMethod(m_shape, plan, m_recipe.skip, m_recipe.paramsOf("skip")));
+        }
         if (!m_recipe.dropped) return plan;
         ESPALIER_TRY(const CompressionPlan next, withDroppedAs(m_shape, plan, m_recipe.dropped));
         return next.hasConstants() ? next.withConstantsProfile(m_inputs.profileSha256) : next;

@@ -3,6 +3,7 @@
 #include "allocate/allocator.h"
 #include "allocate/rank_rule.h"
 #include "pipeline/drop_layers.h"
+#include "pipeline/skip_rules.h"
 #include "plan/factor_methods.h"
 #include "recover/recover_methods.h"
 #include "score/scorer.h"
@@ -47,7 +48,7 @@ const std::vector<MethodInfo>& methodsOf(Slot slot)
         case Slot::Recover:
             return recoverMethods();
         case Slot::Skip:
-            break;
+            return skipMethods();
     }
     return none;
 }

@@ -43,8 +43,7 @@ Footprint bodyFootprint(const LayerShape& shape, int hiddenSize, const Body& bod
     const std::int64_t beside = shape.evenExperts() ? shape.expertParameters - std::int64_t{3} * hiddenSize * shape.expertWidth : 0;
     sum.sourceNumbers = sum.parameters = beside;
     for (int matrix = 0; matrix < 3; ++matrix) {
-        SlotShape slot = slotOf(shape, hiddenSize, expert->sources.front(), matrix);
-        if (!expert->channels.empty()) (matrix == 2 ? slot.in : slot.out) = std::ssize(expert->channels);
+        const SlotShape slot = slotOf(shape, hiddenSize, *expert, matrix);
         const MatrixForm& form = expert->matrices[static_cast<std::size_t>(matrix)];
         add(sum, rulesOf(form).footprint(slot, form));
     }

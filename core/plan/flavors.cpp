@@ -1,6 +1,7 @@
 #include "plan/flavors.h"
 
 #include "plan/plan_rules.h"
+#include "plan/routing.h"
 
 #include <fmt/format.h>
 
@@ -62,14 +63,16 @@ struct Forms {
     bool planned = false;       // some of them are the plan's
     bool factors = true;        // all of them are factors
     std::vector<LayerAndWhat> notFactored, notReconstructed;
-    std::vector<LayerAndWhat> linears;  // beside the experts, that are no whole matrices
-    std::vector<LayerAndWhat> unheld;   // no export but the plan alone
+    std::vector<LayerAndWhat> notWhole;  // neither stock nor, where they are there too, reconstructed
+    std::vector<LayerAndWhat> linears;   // beside the experts, that are no whole matrices
+    std::vector<LayerAndWhat> unheld;    // no export but the plan alone
 };
 
 void addBody(Forms& forms, const ModelShape& shape, const LayerShape& layer, const ExpertBody& expert, bool& stock)
 {
     const bool merged = expert.sources.size() > 1;
-    if (!expert.channels.empty()) forms.unheld.emplace_back(layer.index, "channels of experts");
+    const bool sliced = !expert.channels.empty() ||
+                        (layer.widthOf(expert.sources.front()) < layer.expertWidth && !layer.isSourceConstant(expert.sources.front()));
     for (int m = 0; m < 3; ++m) {
         const MatrixForm& form = expert.matrices[static_cast<std::size_t>(m)];
         const std::string title(rulesOf(form).title);
@@ -80,9 +83,9 @@ void addBody(Forms& forms, const ModelShape& shape, const LayerShape& layer, con
         const SlotShape slot = slotOf(layer, shape.hiddenSize, expert.sources.front(), m);
         const bool source = slot.sourceRank > 0;
         if (slot.sourceBias && form.isSource()) forms.notReconstructed.emplace_back(layer.index, "factors with a bias");
-        forms.planned = forms.planned || !fits.stock || merged;
-        forms.factors = forms.factors && !merged && (fits.stock || std::holds_alternative<LowRank>(form.structure));
-        stock = stock && !merged && fits.stock && !(source && form.isSource());
+        forms.planned = forms.planned || !fits.stock || merged || !expert.channels.empty();
+        forms.factors = forms.factors && !merged && !sliced && (fits.stock || std::holds_alternative<LowRank>(form.structure));
+        stock = stock && !merged && !sliced && fits.stock && !(source && form.isSource());
     }
 }
 
@@ -120,9 +123,13 @@ Forms formsOf(const ModelShape& shape, const CompressionPlan& plan)
         if (!part.constants().empty()) forms.constants.push_back(layer.index);
         if (content.run == LayerRun::AttentionOnly || content.run == LayerRun::ExpertsOnly)
             forms.unheld.emplace_back(layer.index, "half a layer");
-        if (content.mergedFrom) forms.unheld.emplace_back(layer.index, "a merged layer");
+        if (const std::string why = mergeRefusal(part); !why.empty()) forms.unheld.emplace_back(layer.index, why);
         if (content.run != LayerRun::Skipped) addLinears(forms, layer, part);
-        if (content.skip) forms.unheld.emplace_back(layer.index, "a skip rule");
+        const std::optional<SkipRule>& skip = content.skip ? content.skip : layer.router.skip;
+        if (skip && !skipsNothing(*skip) && part.runsExperts()) {
+            forms.notWhole.emplace_back(layer.index, "a skip rule");
+            forms.notReconstructed.emplace_back(layer.index, "a skip rule");
+        }
         // A column of the plan for every row: those of an expert that the checkpoint itself merged share what they hold.
         bool stock = layer.sourceBodies.empty();
         forms.factors = forms.factors && stock;
@@ -195,7 +202,7 @@ Status checkFlavor(const ModelShape& shape, const CompressionPlan& plan, ExportF
                            "Export as \"plan\".");
     const auto& lacking = flavor == ExportFlavor::Factored        ? forms.notFactored
                           : flavor == ExportFlavor::Reconstructed ? forms.notReconstructed
-                                                                  : std::vector<LayerAndWhat>();
+                                                                  : forms.notWhole;
     if (!lacking.empty())
         return unsupported("export.form", fmt::format("layer {}", lacking.front().first),
                            {"A {flavor_name} checkpoint has no place for {second} (layer {first}).",

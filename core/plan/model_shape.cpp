@@ -1,5 +1,7 @@
 #include "plan/model_shape.h"
 
+#include "plan/routing.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -97,13 +99,14 @@ std::int64_t LayerShape::expertParametersOf(int expert, int hiddenSize) const
 {
     if (evenExperts()) return expertParameters;
     if (isSourceConstant(expert)) return hiddenSize;
-    const std::int64_t whole = static_cast<std::int64_t>(hiddenSize) * expertWidth;
+    const std::int64_t width = widthOf(expert);
+    const std::int64_t whole = hiddenSize * width;
     std::int64_t total = 0;
     if (sourceRanks.empty()) return 3 * whole;
     for (const int rank : sourceRanks[static_cast<std::size_t>(expert)])
-        total += rank > 0 ? static_cast<std::int64_t>(rank) * (hiddenSize + expertWidth) : whole;
+        total += rank > 0 ? rank * (hiddenSize + width) : whole;
     for (std::size_t m = 0; m < 3 && !sourceBiases.empty(); ++m)
-        if (sourceBiases[static_cast<std::size_t>(expert)][m]) total += m == 2 ? hiddenSize : expertWidth;
+        if (sourceBiases[static_cast<std::size_t>(expert)][m]) total += m == 2 ? hiddenSize : width;
     return total;
 }
 
@@ -143,9 +146,13 @@ Json toJson(const ModelShape& shape, bool linears)
                           {"bytes_per_expert", layer.bytesPerExpert},
                           {"router_bytes_per_expert", layer.routerBytesPerExpert},
                           {"other_bytes", layer.otherBytes}});
+        if (const auto& skip = layer.router.skip)
+            layers.back()["router"]["skip"] = {{"rule", kSkipRuleNames[static_cast<std::size_t>(skip->kind)]},
+                                               {"threshold_millionths", skip->thresholdMillionths}};
         if (!layer.sourceRanks.empty()) layers.back()["source_ranks"] = layer.sourceRanks;
         if (!layer.sourceConstants.empty()) layers.back()["source_constants"] = layer.sourceConstants;
         if (!layer.sourceBiases.empty()) layers.back()["source_biases"] = layer.sourceBiases;
+        if (!layer.sourceWidths.empty()) layers.back()["source_widths"] = layer.sourceWidths;
         if (!layer.sourceBodies.empty()) layers.back()["source_bodies"] = layer.sourceBodies;
         if (linears && !layer.linears.empty()) layers.back()["linears"] = linearsJson(layer);
     }
@@ -187,6 +194,10 @@ Result<ModelShape> modelShapeFromJson(const Json& value)
             layer.router.topGroups = router.at("top_groups");
             layer.router.scaling = router.at("scaling");
             layer.router.normalise = router.at("normalise");
+            if (router.contains("skip"))
+                layer.router.skip = {
+                    .kind = router["skip"].at("rule") == kSkipRuleNames[0] ? SkipRule::Kind::Ratio : SkipRule::Kind::Cumulative,
+                    .thresholdMillionths = router["skip"].at("threshold_millionths")};
             layer.expertWidth = item.at("expert_width");
             layer.sharedWidth = item.at("shared_width");
             layer.sharedGate = item.at("shared_gate");
@@ -206,6 +217,10 @@ Result<ModelShape> modelShapeFromJson(const Json& value)
             if (item.contains("linears"))
                 for (const Json& linear : item["linears"])
                     layer.linears.push_back(linearFromJson(linear));
+            if (item.contains("source_widths")) layer.sourceWidths = item["source_widths"].get<std::vector<int>>();
+            if (!layer.sourceWidths.empty() && layer.sourceWidths.size() != static_cast<std::size_t>(std::max(layer.experts, 0)))
+                return badInput("shape.invalid", fmt::format("layer {}", layer.index),
+                                {"Layer {layer} has widths of experts that do not exist.", {{"layer", layer.index}}});
             if (item.contains("source_bodies")) layer.sourceBodies = item["source_bodies"].get<std::vector<int>>();
             for (std::size_t e = 0; e < layer.sourceBodies.size(); ++e)
                 if (layer.sourceBodies.size() != static_cast<std::size_t>(std::max(layer.experts, 0)) || layer.sourceBodies[e] < 0 ||

@@ -121,6 +121,21 @@ Result<CompressionPlan> withLinearForm(const ModelShape& shape, const Compressio
     return plan.with(shape, layer, LayerPlan(std::move(next)));
 }
 
+Result<CompressionPlan> withMergedLayer(const ModelShape& shape, const CompressionPlan& plan, int layer, std::optional<LayerMerge> merge)
+{
+    LayerPlan::Content next = plan.layer(layer).content();
+    next.mergedFrom = std::move(merge);
+    return plan.with(shape, layer, LayerPlan(std::move(next)));
+}
+
+Result<CompressionPlan> withSkipRule(const ModelShape& shape, const CompressionPlan& plan, int layer, std::optional<SkipRule> rule)
+{
+    ESPALIER_CHECK_OK(checkHasExperts(shape, plan, layer));
+    LayerPlan::Content next = plan.layer(layer).content();
+    next.skip = rule;
+    return plan.with(shape, layer, LayerPlan(std::move(next)));
+}
+
 Result<CompressionPlan> withRun(const ModelShape& shape, const CompressionPlan& plan, int layer, LayerRun run)
 {
     if (layer < 0 || layer >= static_cast<int>(shape.layers.size()))

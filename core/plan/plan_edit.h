@@ -35,6 +35,14 @@ namespace espalier
 [[nodiscard]] Result<CompressionPlan> withLinearForm(const ModelShape& shape, const CompressionPlan& plan, int layer,
                                                      const LinearId& linear, const MatrixForm& form);
 
+// The layer's weights become alpha of its own and 1 - alpha of another layer's; none: its own. To be used with the other layer left out.
+[[nodiscard]] Result<CompressionPlan> withMergedLayer(const ModelShape& shape, const CompressionPlan& plan, int layer,
+                                                      std::optional<LayerMerge> merge);
+
+// Which of its chosen experts a token skips in the layer; none: the checkpoint's own rule, which most have not.
+[[nodiscard]] Result<CompressionPlan> withSkipRule(const ModelShape& shape, const CompressionPlan& plan, int layer,
+                                                   std::optional<SkipRule> rule);
+
 // Which halves of the layer run. One that comes back to running its experts is whole; one whose experts do not run says nothing of them.
 [[nodiscard]] Result<CompressionPlan> withRun(const ModelShape& shape, const CompressionPlan& plan, int layer, LayerRun run);
 

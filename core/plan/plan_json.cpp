@@ -3,6 +3,7 @@
 #include "plan/compression_plan.h"
 #include "plan/factor_methods.h"
 #include "plan/plan_rules.h"
+#include "plan/routing.h"
 
 #include <fmt/format.h>
 
@@ -17,7 +18,6 @@ namespace
 constexpr int kNewest = 2;
 constexpr std::string_view kRuns[] = {"whole", "skipped", "attention_only", "experts_only"};
 constexpr std::string_view kConstants[] = {"mean", "weighted"};
-constexpr std::string_view kSkips[] = {"ratio", "cumulative"};
 
 // Beside the plan: what the window needs to go on from it, and what an export records. It decides no number.
 const std::vector<std::string_view> kBeside = {"version",         "layers", "factors", "model", "locks", "protected", "budget",
@@ -33,8 +33,8 @@ Error invalid(std::string_view what, int layer, std::string message, std::string
     return badInput(fmt::format("plan.{}", what), fmt::format("layer {}", layer), std::move(message), std::move(action));
 }
 
-template <std::size_t N>
-Result<int> named(const std::string_view (&names)[N], const std::string& name, const std::string& where)
+template <typename Names>
+Result<int> named(const Names& names, const std::string& name, const std::string& where)
 {
     const auto at = std::find(std::begin(names), std::end(names), name);
     if (at != std::end(names)) return static_cast<int>(at - std::begin(names));
@@ -109,7 +109,7 @@ Json layerJson(const LayerPlan& layer, int index)
     }
     if (content.topK) json["top_k"] = *content.topK;
     if (content.skip)
-        json["skip"] = {{"rule", kSkips[static_cast<int>(content.skip->kind)]},
+        json["skip"] = {{"rule", kSkipRuleNames[static_cast<std::size_t>(content.skip->kind)]},
                         {"threshold_millionths", content.skip->thresholdMillionths}};
     if (!content.router.empty()) json["router"] = content.router;
     return json;
@@ -181,7 +181,7 @@ struct PlanReader {
         content.topK = topK(item, index);
         if (item.contains("skip")) {
             ESPALIER_CHECK_OK(onlyKnownKeys(item["skip"], {"rule", "threshold_millionths"}, where));
-            ESPALIER_TRY(const int kind, named(kSkips, item["skip"].at("rule").get<std::string>(), where));
+            ESPALIER_TRY(const int kind, named(kSkipRuleNames, item["skip"].at("rule").get<std::string>(), where));
             content.skip = {.kind = static_cast<SkipRule::Kind>(kind), .thresholdMillionths = item["skip"].at("threshold_millionths")};
         }
         content.router = item.value("router", std::string());

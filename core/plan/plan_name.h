@@ -6,6 +6,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace espalier
 {
@@ -13,6 +14,10 @@ namespace espalier
 // What the plan does to the model, in a few words: "dense", "72 of 96 experts", "72 of 96 experts, mean rank 41", "mean rank 41". The mean
 // is over the matrices that are factors. Different plans may share one.
 std::string proposedPlanName(const ModelShape& shape, const CompressionPlan& plan);
+
+// What becomes of a layer beyond kept experts, plain ranks and constants, in words of a technical report, one entry a thing: linear maps
+// beside the experts, channels, merged experts, other forms of matrices, stored router rows, a skip rule, a merged layer. Empty: nothing.
+std::vector<std::string> otherForms(const LayerPlan& plan);
 
 // Lower-case ASCII letters, digits and single dashes, at most 60 characters: "72 of 96 experts, mean rank 41" becomes
 // "72-of-96-experts-mean-rank-41". Empty where nothing of the name is left.

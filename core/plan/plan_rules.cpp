@@ -124,11 +124,26 @@ Status checkBodies(int index, const ModelShape& model, const LayerPlan& plan)
         ESPALIER_CHECK_OK(checkColumns(index, shape, body->sources));
         if (body->sources.empty())
             return invalid("invalid", index, fmt::format("Expert {} of layer {} has no source.", column.expert, index));
+        int width = shape.expertWidth;
+        for (const int source : body->sources)
+            width = std::min(width, shape.widthOf(source));
+        if (body->channels.empty() &&
+            std::any_of(body->sources.begin(), body->sources.end(), [&](int e) { return shape.widthOf(e) != width; }))
+            return invalid("invalid", index,
+                           fmt::format("Experts that expert {} of layer {} is merged of differ in width.", column.expert, index),
+                           "List the channels that stay.");
         for (std::size_t i = 0; i < body->channels.size(); ++i)
-            if (body->channels[i] < 0 || body->channels[i] >= shape.expertWidth || (i > 0 && body->channels[i] <= body->channels[i - 1]))
-                return invalid("invalid", index,
-                               fmt::format("Channels of expert {} of layer {} must be ascending, 0 to {}.", column.expert, index,
-                                           shape.expertWidth - 1));
+            if (body->channels[i] < 0 || body->channels[i] >= width || (i > 0 && body->channels[i] <= body->channels[i - 1]))
+                return invalid(
+                    "invalid", index,
+                    fmt::format("Channels of expert {} of layer {} must be ascending, 0 to {}.", column.expert, index, width - 1));
+        if (!body->channels.empty() &&
+            std::any_of(body->sources.begin(), body->sources.end(), [&](int e) { return shape.isSourceConstant(e); }))
+            return invalid("invalid", index,
+                           fmt::format("Expert {} of layer {} is a constant in the checkpoint: it has no channels.", column.expert, index));
+        if (static_cast<int>(body->channels.size()) == width)
+            return invalid("invalid", index, fmt::format("Expert {} of layer {} lists all its channels.", column.expert, index),
+                           "Leave them out.");
         for (int matrix = 0; matrix < 3; ++matrix) {
             const MatrixForm& form = body->matrices[static_cast<std::size_t>(matrix)];
             if (form.isSource()) continue;
@@ -136,14 +151,14 @@ Status checkBodies(int index, const ModelShape& model, const LayerPlan& plan)
                 return invalid(
                     "invalid", index,
                     fmt::format("Expert {} of layer {} is a constant in the checkpoint: it has no matrices.", column.expert, index));
-            if (slotOf(shape, model.hiddenSize, body->sources.front(), matrix).sourceBias && form.values.empty())
+            const SlotShape slot = slotOf(shape, model.hiddenSize, *body, matrix);
+            if (slot.sourceBias && form.values.empty())
                 return invalid(
                     "invalid", index,
                     fmt::format("The checkpoint stores a matrix of expert {} in layer {} as factors with a bias.", column.expert, index),
                     "Leave it as it is, or give it stored values.");
             ESPALIER_CHECK_OK(rulesOf(form).check(
-                slotOf(shape, model.hiddenSize, body->sources.front(), matrix), form,
-                fmt::format("layer {}, expert {}, {}", index, column.expert, kMatrixNames[static_cast<std::size_t>(matrix)])));
+                slot, form, fmt::format("layer {}, expert {}, {}", index, column.expert, kMatrixNames[static_cast<std::size_t>(matrix)])));
         }
     }
     return {};
@@ -181,6 +196,34 @@ Status checkLinears(int index, const LayerShape& shape, const LayerPlan& plan)
     return {};
 }
 
+bool alike(const LayerShape& a, const LayerShape& b)
+{
+    const auto linears = [](const LayerShape& layer) {
+        return std::all_of(layer.linears.begin(), layer.linears.end(), [](const LinearShape& linear) { return linear.sourceRank == 0; });
+    };
+    const bool same =
+        std::equal(a.linears.begin(), a.linears.end(), b.linears.begin(), b.linears.end(),
+                   [](const LinearShape& x, const LinearShape& y) { return x.name == y.name && x.out == y.out && x.in == y.in; });
+    return a.moe == b.moe && a.experts == b.experts && a.expertWidth == b.expertWidth && a.sharedWidth == b.sharedWidth &&
+           a.denseWidth == b.denseWidth && a.evenExperts() && b.evenExperts() && linears(a) && linears(b) && same;
+}
+
+Status checkMerge(int index, const ModelShape& model, const LayerPlan& plan)
+{
+    const auto& merge = plan.content().mergedFrom;
+    if (!merge) return {};
+    if (merge->layer < 0 || merge->layer >= static_cast<int>(model.layers.size()) || merge->layer == index)
+        return invalid("unknown_layer", index,
+                       fmt::format("Layer {} is merged with layer {}, which is no other layer of the model.", index, merge->layer));
+    if (merge->alphaMillionths < 0 || merge->alphaMillionths > 1'000'000)
+        return invalid("invalid", index, fmt::format("The share of its own weights in layer {} must lie between 0 and 1.", index));
+    if (!alike(model.layers[static_cast<std::size_t>(index)], model.layers[static_cast<std::size_t>(merge->layer)]))
+        return invalid("invalid", index,
+                       fmt::format("Layers {} and {} are not of one shape, or hold factors: they have no mean.", index, merge->layer),
+                       "Merge layers of one kind.");
+    return {};
+}
+
 Status checkSkipRule(int index, const LayerPlan& plan)
 {
     const auto& skip = plan.content().skip;
@@ -213,6 +256,7 @@ Status checkLayerPlan(const ModelShape& model, int index, const LayerPlan& plan)
     const LayerPlan::Content& content = plan.content();
     ESPALIER_CHECK_OK(checkCanonical(index, content));
     ESPALIER_CHECK_OK(checkLinears(index, shape, plan));
+    ESPALIER_CHECK_OK(checkMerge(index, model, plan));
     if (!shape.moe || !plan.runsExperts()) {
         if (content.columns.empty()) return {};
         return shape.moe ? invalid("invalid", index, fmt::format("The experts of layer {} do not run; the plan lists some.", index))
@@ -241,6 +285,13 @@ int fewestExperts(const LayerShape& shape, const LayerPlan& plan, const ExpertSe
     return perGroup * groups;
 }
 
+SlotShape slotOf(const LayerShape& shape, int hiddenSize, const ExpertBody& body, int matrix)
+{
+    SlotShape slot = slotOf(shape, hiddenSize, body.sources.front(), matrix);
+    if (!body.channels.empty()) (matrix == 2 ? slot.in : slot.out) = std::ssize(body.channels);
+    return slot;
+}
+
 SlotShape slotOf(const LinearShape& linear)
 {
     return {.out = linear.out, .in = linear.in, .sourceRank = linear.sourceRank, .sourceBias = linear.sourceBias, .ownBias = linear.bias};
@@ -248,7 +299,7 @@ SlotShape slotOf(const LinearShape& linear)
 
 SlotShape slotOf(const LayerShape& shape, int hiddenSize, int expert, int matrix)
 {
-    SlotShape slot = {.out = shape.expertWidth, .in = hiddenSize, .sourceRank = 0, .sourceBias = false, .ownBias = false};
+    SlotShape slot = {.out = shape.widthOf(expert), .in = hiddenSize, .sourceRank = 0, .sourceBias = false, .ownBias = false};
     if (matrix == 2) std::swap(slot.out, slot.in);
     if (static_cast<std::size_t>(expert) < shape.sourceRanks.size())
         slot.sourceRank = shape.sourceRanks[static_cast<std::size_t>(expert)][static_cast<std::size_t>(matrix)];

@@ -29,5 +29,7 @@ SlotShape slotOf(const LinearShape& linear);
 
 // The matrix as the checkpoint stores it: gate, up [I, H], down [H, I].
 SlotShape slotOf(const LayerShape& shape, int hiddenSize, int expert, int matrix);
+// .. of a body: what its channels leave of it, which its form stands in for.
+SlotShape slotOf(const LayerShape& shape, int hiddenSize, const ExpertBody& body, int matrix);
 
 }  // namespace espalier

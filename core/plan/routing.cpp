@@ -1,5 +1,7 @@
 #include "plan/routing.h"
 
+#include "plan/compression_plan.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -51,6 +53,38 @@ void maskGroups(const RouterShape& router, std::vector<double>& score, int bestO
 
 }  // namespace
 
+bool skipsNothing(const SkipRule& rule) { return rule.thresholdMillionths == (rule.kind == SkipRule::Kind::Ratio ? 0 : 1'000'000); }
+
+bool tokensSkip(const ModelShape& shape, const CompressionPlan& plan)
+{
+    return std::any_of(shape.layers.begin(), shape.layers.end(), [&](const LayerShape& layer) {
+        const LayerPlan& part = plan.layer(layer.index);
+        const std::optional<SkipRule>& skip = part.content().skip ? part.content().skip : layer.router.skip;
+        return layer.moe && part.runsExperts() && skip && !skipsNothing(*skip);
+    });
+}
+
+void markSkipped(const SkipRule& rule, std::span<const double> scores, std::span<char> skipped)
+{
+    std::fill(skipped.begin(), skipped.end(), char{0});
+    if (scores.empty() || skipsNothing(rule)) return;
+    if (rule.kind == SkipRule::Kind::Ratio) {
+        const double least = rule.threshold() * *std::max_element(scores.begin(), scores.end());
+        for (std::size_t i = 0; i < scores.size(); ++i)
+            skipped[i] = scores[i] < least ? 1 : 0;
+        return;
+    }
+    const std::vector<int> order = largest({scores.begin(), scores.end()}, static_cast<int>(scores.size()));
+    double total = 0;
+    for (const int i : order)
+        total += scores[static_cast<std::size_t>(i)];
+    double before = 0;
+    for (const int i : order) {
+        skipped[static_cast<std::size_t>(i)] = i != order.front() && before >= rule.threshold() * total ? 1 : 0;
+        before += scores[static_cast<std::size_t>(i)];
+    }
+}
+
 Routing route(const RouterShape& router, std::span<const float> logits, std::span<const int> kept, std::span<const float> bias)
 {
     std::vector<int> ids(kept.begin(), kept.end());
@@ -86,12 +120,17 @@ Routing route(const RouterShape& router, std::span<const float> logits, std::spa
     }
 
     Routing routing;
-    double selectedSum = 0;
     for (const int position : largest(selection, router.topK)) {
         routing.experts.push_back(ids[static_cast<std::size_t>(position)]);
         routing.weights.push_back(score[static_cast<std::size_t>(position)]);
-        selectedSum += score[static_cast<std::size_t>(position)];
     }
+    if (router.skip) {
+        std::vector<char> skipped(routing.weights.size());
+        markSkipped(*router.skip, routing.weights, skipped);
+        for (std::size_t i = 0; i < skipped.size(); ++i)
+            if (skipped[i] != 0) routing.weights[i] = 0;
+    }
+    const double selectedSum = std::accumulate(routing.weights.begin(), routing.weights.end(), 0.0);
     switch (router.rule) {
         case RoutingRule::SoftmaxRenormalised:
             for (double& w : routing.weights)

@@ -139,6 +139,15 @@ private:
     std::int64_t m_done = 0;
 };
 
+// The first layer in which the plan cuts channels out of experts, or -1.
+int firstCut(const CompressionPlan& plan)
+{
+    for (int l = 0; l < plan.layerCount(); ++l)
+        for (const Body& body : plan.layer(l).content().bodies)
+            if (const auto* expert = std::get_if<ExpertBody>(&body); expert && !expert->channels.empty()) return l;
+    return -1;
+}
+
 Status ProfilePass::decide()
 {
     for (const auto& row : m_windows.rows)
@@ -146,6 +155,11 @@ Status ProfilePass::decide()
     ESPALIER_TRY(m_settings, profileSettings(m_options, m_shape, m_textTokens));
     if (m_options.plan) {
         ESPALIER_TRY(const CompressionPlan kept, withoutRanks(m_shape, *m_options.plan));
+        for (const char* hidden : {"curves", "factors", "moments", "channels"})
+            if (const int layer = m_settings.wants(hidden) ? firstCut(kept) : -1; layer >= 0)
+                return usageError({"The plan cuts channels out of experts of layer {layer}: {hidden} are not collected under it.",
+                                   {{"layer", layer}, {"hidden", hidden}}},
+                                  "Leave them out of --collect, or take the channels out of the plan.");
         ESPALIER_TRY(m_plan, m_model.prepare(kept));
     }
     m_momentBudget = m_options.momentBudget > 0

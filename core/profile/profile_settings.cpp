@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace espalier
 {
@@ -45,6 +46,14 @@ Status checkNumbers(const ProfileOptions& options, const ModelShape& shape)
     if (options.gramTokens < -1 || options.gramExtra < -1)
         return badOption("Numbers of tokens and experts are not negative.", "Leave the option out for the default.");
     return {};
+}
+
+// The first layer with experts of different widths, whose hidden activations have no common layout.
+std::optional<int> narrowLayer(const ModelShape& shape)
+{
+    for (const LayerShape& layer : shape.layers)
+        if (!layer.sourceWidths.empty()) return layer.index;
+    return std::nullopt;
 }
 
 // What an empty list asks for.
@@ -105,6 +114,12 @@ Result<ProfileSettings> profileSettings(const ProfileOptions& options, const Mod
     ProfileSettings settings;
     ESPALIER_TRY(settings.collected, chosenStatistics(options, shape, textTokens));
     settings.factors = {.curves = settings.wants("curves"), .bases = settings.wants("factors"), .moments = settings.wants("moments")};
+    for (const char* hidden : {"curves", "factors", "moments", "channels"})
+        if (const std::optional<int> layer = narrowLayer(shape); layer && settings.wants(hidden))
+            return badOption(
+                fmt::format("Experts of layer {} have different numbers of channels in this checkpoint: {} are not collected of them.",
+                            *layer, hidden),
+                "Leave them out of --collect, or profile the original.");
     if (settings.wants("gradients") && !settings.wants("gram"))
         return badOption("Gradients are kept for the tokens of the Gram store, and there is none.", "Collect gram too.");
     std::int64_t tokenBytes = 0;
@@ -169,7 +184,7 @@ std::int64_t momentBytes(const ModelShape& shape)
 
 std::vector<std::string> defaultFactors(const ModelShape& shape, const ProfileOptions& options)
 {
-    if (options.out.empty()) return {};
+    if (options.out.empty() || narrowLayer(shape)) return {};
     if (options.shards > 1) return momentBytes(shape) <= kFactorBytes ? std::vector<std::string>{"moments"} : std::vector<std::string>{};
     return factorBytes(shape) <= kFactorBytes ? std::vector<std::string>{"curves", "factors"} : std::vector<std::string>{};
 }

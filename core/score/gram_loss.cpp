@@ -82,6 +82,7 @@ GramEvaluator::GramEvaluator(const LayerProfile& layer, const RouterShape& refer
 
 bool GramEvaluator::plainOrder() const noexcept
 {
+    if (m_router.skip) return false;
     switch (m_router.rule) {
         case RoutingRule::SoftmaxRenormalised:
         case RoutingRule::Softmax:

@@ -91,7 +91,7 @@ bool SelectionOrder::select(std::size_t token, const KeptGroups& kept, int* posi
 {
     const bool sigmoid = m_router.rule == RoutingRule::SigmoidBias;
     const bool limits = limitsGroups();
-    if (limits && m_router.groups > kMaxGroups) return false;
+    if (m_router.skip.has_value() || (limits && m_router.groups > kMaxGroups)) return false;
     std::array<bool, kMaxGroups> open{};
     int opened = 0;
     if (limits && sigmoid) {

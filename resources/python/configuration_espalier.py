@@ -16,7 +16,9 @@ Loaded by transformers through `auto_map` (trust_remote_code=True). config.json 
 * `espalier`: {"version", "base_model_type", "kept_experts", "ranks"}; `ranks[layer][expert]` = [gate, up, down], 0 = not factored.
   Version 2 adds, each with one list per layer: `constants`, experts that are one vector; `bodies[layer][expert]`, the expert whose weights
   it uses (an empty list: each its own); `biases`, pairs [expert, matrix] of factors with a bias
-  Version 3 adds `linears[layer]`: {"self_attn.q_proj": {"rank", "bias"}}, maps beside the experts that are factors
+  Version 3 adds `linears[layer]`: {"self_attn.q_proj": {"rank", "bias"}}, maps beside the experts that are factors; and
+  `skip[layer]`: {"rule": "ratio" or "cumulative", "threshold_millionths"} or null, chosen experts that a token skips; and
+  `widths[layer]`: the intermediate width of every expert (an empty list: all have the model's)
 """
 
 try:
@@ -82,7 +84,7 @@ class EspalierConfig(PreTrainedConfig):
         version = espalier.get("version")
         if version not in SUPPORTED_VERSIONS:
             raise ValueError(f"This export has format version {version!r}; this file reads versions {SUPPORTED_VERSIONS}.")
-        unknown = set(espalier) - {"version", "base_model_type", "kept_experts", "ranks", "constants", "bodies", "biases", "linears"}
+        unknown = set(espalier) - {"version", "base_model_type", "kept_experts", "ranks", "constants", "bodies", "biases", "linears", "skip", "widths"}
         if unknown:
             raise ValueError(f"This export holds {sorted(unknown)}, which this file does not know.")
         base = espalier.get("base_model_type")
@@ -97,7 +99,7 @@ class EspalierConfig(PreTrainedConfig):
         if ranks is not None and [len(rows) for rows in ranks] not in (list(num_experts_per_layer), [0] * layers):
             raise ValueError("`espalier.ranks` does not match `num_experts_per_layer`.")
 
-        for key in ("constants", "bodies", "biases", "linears"):
+        for key in ("constants", "bodies", "biases", "linears", "skip", "widths"):
             if espalier.get(key) is not None and len(espalier[key]) != layers:
                 raise ValueError(f"`espalier.{key}` must list all {layers} layers.")
         for experts, owners in zip(num_experts_per_layer, espalier.get("bodies") or []):

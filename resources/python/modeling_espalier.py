@@ -70,8 +70,12 @@ def linear_maker(config, layer, path):
     return lambda name, inputs, outputs, bias=False: make_linear(inputs, outputs, told.get(f"{path}.{name}", whole), bias)
 
 
+def expert_width(config):
+    return config.intermediate_size if config.base_model_type in ("mixtral", "olmoe") else config.moe_intermediate_size
+
+
 def layer_bodies(config, layer):
-    """What stands behind each expert number of a layer: {"owner", "constant", "forms": of gate, up, down}."""
+    """What stands behind each expert number of a layer: {"owner", "constant", "width", "forms": of gate, up, down}."""
     told = config.espalier
 
     def of(key):
@@ -80,10 +84,12 @@ def layer_bodies(config, layer):
     experts = config.num_experts_per_layer[layer]
     ranks, owners = of("ranks") or [[0, 0, 0]] * experts, of("bodies") or list(range(experts))
     constants, biases = set(of("constants")), {tuple(pair) for pair in of("biases")}
+    widths = of("widths") or [expert_width(config)] * experts
     return [
         {
             "owner": owners[expert],
             "constant": expert in constants,
+            "width": widths[expert],
             "forms": [{"rank": ranks[expert][m], "bias": (expert, m) in biases} for m in range(3)],
         }
         for expert in range(experts)
@@ -142,10 +148,8 @@ class EspalierMixtralExpert(nn.Module):
 def make_body(config, body):
     if body["constant"]:
         return EspalierConstant(config)
-    base = config.base_model_type
-    if base == "mixtral":
-        return EspalierMixtralExpert(config, config.intermediate_size, body["forms"])
-    return EspalierExpert(config, config.intermediate_size if base == "olmoe" else config.moe_intermediate_size, body["forms"])
+    expert = EspalierMixtralExpert if config.base_model_type == "mixtral" else EspalierExpert
+    return expert(config, body["width"], body["forms"])
 
 
 # ------------------------------------------------------------------------------------------------------------- position encoding
@@ -361,7 +365,7 @@ class EspalierLatentAttention(nn.Module):
 class EspalierRouter(nn.Linear):
     """Picks k of this layer's experts. Returns weights [tokens, k] and expert ids [tokens, k]."""
 
-    def __init__(self, config, experts, top_k):
+    def __init__(self, config, experts, top_k, skip):
         super().__init__(config.hidden_size, experts, bias=False)
         base = config.base_model_type
         self.base, self.experts, self.top_k = base, experts, top_k
@@ -385,6 +389,28 @@ class EspalierRouter(nn.Linear):
                 raise ValueError(f"{experts} experts do not divide into {self.groups} groups of two or more.")
             self.register_buffer("e_score_correction_bias", torch.zeros(experts, dtype=torch.float32))
 
+        # Tokens skip chosen experts (arXiv 2402.14800): of a score below a share of their largest one, or behind a cumulative share.
+        self.skip = skip
+
+    def skipped(self, scores):
+        """Of the chosen, by the scores their weights are made of."""
+        wide = scores.double()
+        share = self.skip["threshold_millionths"] / 1e6
+        if self.skip["rule"] == "ratio":
+            return wide < share * wide.max(dim=-1, keepdim=True).values
+        ordered, order = wide.sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        gone = before >= share * ordered.sum(dim=-1, keepdim=True)
+        gone[..., 0] = False
+        return torch.zeros_like(gone).scatter_(-1, order, gone)
+
+    def kept(self, scores, ids):
+        """Scores and ids of the chosen, 0 and -1 of those that are skipped."""
+        if self.skip is None:
+            return scores, ids
+        gone = self.skipped(scores)
+        return scores.masked_fill(gone, 0.0), ids.masked_fill(gone, -1)
+
     def biased(self, x):
         """DeepSeek-V3: the two best of score + bias judge a group; the bias selects, it does not weigh."""
         scores = F.linear(x.float(), self.weight.float()).sigmoid()
@@ -395,7 +421,7 @@ class EspalierRouter(nn.Linear):
             chosen = torch.zeros_like(best).scatter_(1, best.topk(self.kept_groups, dim=-1).indices, 1.0)
             choice = choice.masked_fill(chosen.repeat_interleave(size, dim=-1) == 0, float("-inf"))
         ids = choice.topk(self.top_k, dim=-1).indices
-        weights = scores.gather(1, ids)
+        weights, ids = self.kept(scores.gather(1, ids), ids)
         if self.normalise:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
         return weights * self.scale, ids
@@ -412,7 +438,7 @@ class EspalierRouter(nn.Linear):
             best = scores.view(-1, self.groups, self.experts // self.groups).max(dim=-1).values
             chosen = torch.zeros_like(best).scatter_(1, best.topk(self.kept_groups, dim=-1).indices, 1.0)
             scores = scores * chosen.repeat_interleave(self.experts // self.groups, dim=-1)
-        weights, ids = scores.topk(self.top_k, dim=-1)
+        weights, ids = self.kept(*scores.topk(self.top_k, dim=-1))
         if self.normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         if self.base == "deepseek_v2":
@@ -425,7 +451,8 @@ class EspalierMoe(nn.Module):
         super().__init__()
         base = config.base_model_type
         experts = config.num_experts_per_layer[layer]
-        self.gate = EspalierRouter(config, experts, config.top_k_per_layer[layer])
+        skip = (config.espalier.get("skip") or [None] * config.num_hidden_layers)[layer]
+        self.gate = EspalierRouter(config, experts, config.top_k_per_layer[layer], skip)
         bodies = layer_bodies(config, layer)
         # By number of the expert under which the weights lie in the files.
         self.experts = nn.ModuleDict(
@@ -446,9 +473,11 @@ class EspalierMoe(nn.Module):
         x = hidden.reshape(-1, hidden.shape[-1])
         weights, ids = self.gate(x)
         if self.owners is not None:
-            ids = torch.tensor(self.owners, device=ids.device)[ids]
+            ids = torch.tensor([*self.owners, -1], device=ids.device)[ids]
         output = torch.zeros_like(x)
         for expert in ids.unique().tolist():  # ascending
+            if expert < 0:
+                continue  # skipped
             chosen = ids == expert
             if self.owners is None:
                 token, slot = torch.where(chosen)

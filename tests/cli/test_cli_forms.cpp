@@ -96,6 +96,26 @@ TEST_F(CliForms, routersPickFewer)
     EXPECT_EQ(error(json({"plan", kModel, "--profile", profile, "--top-k", "9", "--out", (scratch / "a.json").string()})), "plan.invalid");
 }
 
+// Chosen experts that a token skips, by a threshold that is given.
+TEST_F(CliForms, tokensSkipExperts)
+{
+    const Json skip = follow("skip", {"--skip", "ratio", "--param", "skip.threshold=.3"}, "factored");
+    ASSERT_FALSE(skip["plan"]["layers"].empty());
+    for (const Json& layer : skip["plan"]["layers"])
+        EXPECT_EQ(layer["skip"], Json::parse(R"({"rule": "ratio", "threshold_millionths": 300000})")) << layer;
+    const Json config = Json::parse(readFile(scratch / "skip" / "config.json"));
+    EXPECT_EQ(config["espalier"]["version"], 3);
+    follow("some", {"--skip", "cumulative", "--param", "skip.threshold=0.8", "--prune", "25%"}, "factored");
+    EXPECT_EQ(follow("nothing", {"--skip", "ratio", "--param", "skip.threshold=0"}, "stock")["plan"]["version"], 2);
+    const auto refused = [&](const std::vector<std::string>& options) {
+        std::vector<std::string> all = {"plan", kModel, "--profile", profile, "--out", (scratch / "a.json").string()};
+        all.insert(all.end(), options.begin(), options.end());
+        return error(json(all));
+    };
+    EXPECT_EQ(refused({"--skip", "cleverly"}), "method.unknown");
+    EXPECT_EQ(refused({"--skip", "ratio", "--param", "skip.threshold=2"}), "method.bad_parameter");
+}
+
 TEST_F(CliForms, aPlanAloneBringsItsConstants)
 {
     const std::string plan = (scratch / "plan.json").string();

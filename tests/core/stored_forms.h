@@ -220,6 +220,33 @@ inline std::vector<FormCase> StoredForms::cases(const ValuesId& id)
     bits.bodies = {{1, bitsByHand}};
     all.push_back(bits);
 
+    // Every third channel of expert 2 stays; of expert 3 too, with tuned factors and a stored matrix of what is left.
+    ChannelSet third;
+    for (int c = 0; c < m_width; c += 3)
+        third.push_back(c);
+    const at::Tensor rows = at::tensor(std::vector<std::int64_t>(third.begin(), third.end()), at::kLong);
+    FormCase channels{"channels", whole(), {}, {}, {}, true, factors};
+    bodyOf(channels, 2).channels = third;
+    HandBody narrow = own(2);
+    for (std::size_t m = 0; m < 3; ++m)
+        narrow[m].weight = narrow[m].weight.index_select(m == 2 ? 1 : 0, rows);
+    channels.bodies = {{2, narrow}};
+    all.push_back(channels);
+    FormCase tuned{"channels and stored values", whole(), {}, {}, {}, true, factors};
+    bodyOf(tuned, 2).channels = third;
+    {
+        const auto count = std::ssize(third);
+        const at::Tensor u = store(name(2, 0, "U"), numbers(80, {count, 3}, 0.3)),
+                         v = store(name(2, 0, "V"), numbers(81, {3, m_hidden}, 0.3));
+        bodyOf(tuned, 2).matrices[0] = {LowRank{.bands = {{3, 0}}, .bias = false}, {}, id};
+        bodyOf(tuned, 2).matrices[2].values = id;
+        HandBody hand = narrow;
+        hand[0].weight = at::mm(held(u), held(v));
+        hand[2].weight = held(store(name(2, 2, "weight"), numbers(82, {m_hidden, count}, 0.2)));
+        tuned.bodies = {{2, hand}};
+    }
+    all.push_back(tuned);
+
     // Two experts share a base and differ by two directions each.
     FormCase delta{"base and delta", whole(), {}, {}, {}, false, {"reconstructed"}};
     const at::Tensor base = store(baseValueName(m_layer, "mean of up"), (matrix(0, 1) + matrix(3, 1)) / 2);

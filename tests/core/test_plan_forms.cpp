@@ -287,8 +287,9 @@ TEST(PlanForms, ExportsThatCannotHoldAFormAreNotOffered)
     const auto allowed = [&](const CompressionPlan& plan, ExportFlavor flavor) { return checkFlavor(shape, plan, flavor).ok(); };
     const std::set<std::string> stock = {"skipped", "2 of 4", "half of the weights", "stored values", "router rows"};
     // Merged experts, a bias and a base have no numbers here: those cannot be derived.
-    const std::set<std::string> factored = {"constant", "weighted constant",   "stored constant",        "bands",
-                                            "4 bits",   "attention at 4 bits", "shared expert at 4 bits"};
+    const std::set<std::string> factored = {"constant", "weighted constant",   "stored constant",         "bands",
+                                            "4 bits",   "attention at 4 bits", "shared expert at 4 bits", "channels",
+                                            "skip rule"};
     for (const auto& [name, plan] : kindsOfActions(shape)) {
         SCOPED_TRACE(name);
         EXPECT_TRUE(allowed(plan, ExportFlavor::Plan));

@@ -50,7 +50,16 @@ std::unique_ptr<MoeModel> portableModel(std::shared_ptr<const Checkpoint> checkp
 class Seen final : public LayerObserver
 {
 public:
+    void expert(int, int expert, const at::Tensor& tokens, const at::Tensor& x, const at::Tensor&, const at::Tensor& y,
+                const at::Tensor& w) override
+    {
+        ASSERT_EQ(tokens.numel(), x.size(0));
+        ASSERT_EQ(tokens.numel(), y.size(0));
+        tokensOf[expert] = tokens.clone();
+        weightsOf[expert] = w.clone();
+    }
     void moe(const MoeBatch& batch) override { seen = batch; }
+    std::map<int, at::Tensor> tokensOf, weightsOf;
     MoeBatch seen;
 };
 
@@ -166,6 +175,19 @@ TEST_P(StoredFormsRun, BothColumnsOfAMergedExpertMeetInIt)
     take(model->layer(layer, entering(*model), take(model->prepare(planOf(cases.front()))), &seen));
     const at::Tensor both = seen.seen.selected.eq(0).any(1) * seen.seen.selected.eq(2).any(1);
     EXPECT_TRUE(both.any().item<bool>()) << "the window does not show it";
+
+    // Whoever looks on sees each of its rows with the tokens that chose it: what is counted of one is not that of the other.
+    auto portable = portableModel(checkpoint);
+    portable->setFactorSources(sources);
+    Seen device;
+    take(portable->layer(layer, entering(*portable), take(portable->prepare(planOf(cases.front()))), &device));
+    for (Seen* one : {&seen, &device})
+        for (const int expert : {0, 2}) {
+            const at::Tensor chose = one->seen.selected.eq(expert);
+            ASSERT_TRUE(one->tokensOf.contains(expert));
+            EXPECT_TRUE(at::equal(one->tokensOf.at(expert), chose.any(1).nonzero().view({-1})));
+            EXPECT_TRUE(at::equal(one->weightsOf.at(expert), one->seen.weights.masked_select(chose)));
+        }
 }
 
 // Backwards: against differences of the layer along random directions, and the device's way against the processor's.

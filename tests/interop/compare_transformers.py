@@ -151,6 +151,61 @@ def stored_plan(experts_by_layer, config, folder):
     return {"version": 2, "layers": layers}
 
 
+def beside_plan(source, folder):
+    """Every layer with its linear maps beside the experts as factors, some with a bias; half of the channels of every second expert; a rule by
+    which tokens skip experts.
+    """
+    tensors = {}
+    for file in sorted(os.listdir(source)):
+        if file.endswith(".safetensors"):
+            with open(os.path.join(source, file), "rb") as handle:
+                size = int.from_bytes(handle.read(8), "little")
+                tensors.update({k: v["shape"] for k, v in json.loads(handle.read(size)).items() if k != "__metadata__"})
+    with open(os.path.join(source, "config.json")) as handle:
+        config = json.load(handle)
+    width = config.get("moe_intermediate_size") or config["intermediate_size"]
+    random = np.random.default_rng(6)
+    values, layers = {}, []
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        linears = {}
+        for name, shape in sorted(tensors.items()):
+            inner = name[len(prefix) :]
+            if not name.startswith(prefix) or not inner.endswith(".weight") or len(shape) != 2 or ".experts." in inner:
+                continue
+            if inner.split(".")[-2] in ("gate", "shared_expert_gate"):
+                continue
+            linear, bias = inner[: -len(".weight")], len(linears) % 2 == 0
+            values[f"layers.{layer}.{linear}.U"] = (random.standard_normal((shape[0], 6)) * 0.3).astype(np.float32)
+            values[f"layers.{layer}.{linear}.V"] = (random.standard_normal((6, shape[1])) * 0.3).astype(np.float32)
+            values[f"layers.{layer}.{linear}.bias"] = (random.standard_normal(shape[0]) * 0.1).astype(np.float32)
+            linears[linear] = {"form": "low-rank", "bands": [[6, 0]], "bias": bias}
+        experts = next((shape[0] for name, shape in tensors.items() if name.startswith(prefix) and name.endswith(".gate.weight")), 0)
+        entry = {"layer": layer, "linears": linears}
+        if experts:
+            entry["columns"] = [[e, e] for e in range(experts)]
+            entry["bodies"] = [{"sources": [e]} | ({"channels": list(range(0, width, 2))} if e % 2 else {}) for e in range(experts)]
+            kind = "ratio" if layer % 2 else "cumulative"
+            entry["skip"] = {"rule": kind, "threshold_millionths": 600000}
+        layers.append(entry)
+    file = os.path.join(folder, "plan.values.safetensors")
+    save_file(values, file, metadata={"format": "pt", "espalier.values": "1"})
+    with open(file, "rb") as handle:
+        digest = hashlib.sha256(handle.read()).hexdigest()
+    for entry in layers:
+        for form in entry["linears"].values():
+            form["values"] = digest
+    return {"version": 2, "layers": layers}
+
+
+def merged_plan(counts):
+    """The last layer goes into the one below."""
+    last = len(counts) - 1
+    whole = {"columns": [[e, e] for e in range(counts[-2])], "bodies": [{"sources": [e]} for e in range(counts[-2])]} if counts[-2] else {}
+    merge = {"layer": last, "alpha_millionths": 650000, "alignment": ""}
+    return {"version": 2, "layers": [{"layer": last - 1, "merged_from": merge, **whole}, {"layer": last, "run": "skipped"}]}
+
+
 def main():
     torch.set_num_threads(min(4, os.cpu_count() or 1))
     demo = os.path.join(resources, "demo", "espalier-demo-moe")
@@ -211,6 +266,9 @@ def main():
             compare(name + " whitened", source, whitened, "factored", folder)
             if all(c == 0 or c > 3 for c in counts):
                 compare(name + " stored", source, stored_plan(counts, config, folder), "factored", folder)
+            compare(name + " beside", source, beside_plan(source, folder), "factored", folder)
+            if counts[-1] == counts[-2]:
+                compare(name + " merged", source, merged_plan(counts), "stock", folder)
             first = {g * (c // groups) for c in counts for g in range(groups)}
             half = {"version": 1, "layers": [{"layer": l, "kept": [e for e in range(c) if e not in first]} for l, c in enumerate(counts) if c]}
             compare(name, source, half, "stock", folder)

@@ -11,6 +11,7 @@
 #include "look/number_cell.h"
 #include "look/theme.h"
 #include "plan/cost_model.h"
+#include "plan/plan_name.h"
 
 #include <QAbstractItemDelegate>
 #include <QContextMenuEvent>
@@ -103,7 +104,12 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
         case Qt::ToolTipRole:
         case Qt::AccessibleDescriptionRole: {
             if (!moe && !run.isEmpty()) return tr("Layer %1: %2").arg(layer).arg(run);
-            if (!moe) return tr("Layer %1: dense, no experts").arg(layer);
+            // Linear maps beside the experts, channels, a skip rule, a merged layer.
+            QString others;
+            if (hasPlan)
+                for (const std::string& words : otherForms(m_plan.layer(layer)))
+                    others += format::kDot + QString::fromStdString(words);
+            if (!moe) return QString(tr("Layer %1: dense, no experts").arg(layer) + others);
             const int kept = hasPlan ? static_cast<int>(m_plan.layer(layer).kept().size()) : shape.experts;
             QString text = tr("Layer %1: %2 kept").arg(layer).arg(format::keptOf(kept, shape.experts));
             if (const int constants = hasPlan ? static_cast<int>(m_plan.layer(layer).constants().size()) : 0; constants > 0)
@@ -111,6 +117,7 @@ QVariant LayerModel::data(const QModelIndex& index, int role) const
             if (!run.isEmpty()) text += format::kDot + run;
             if (ranks) text += format::kDot + quantityText(m_quantity, m_shape, layer, value);
             if (!ranks && std::isfinite(removed)) text += format::kDot + tr("%1 of its importance removed").arg(format::share(removed));
+            text += others;
             if (hasPlan && m_plan.isLocked(layer)) text += format::kDot + tr("locked");
             return text;
         }

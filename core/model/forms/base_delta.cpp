@@ -9,7 +9,10 @@ namespace espalier
 namespace
 {
 
-std::string key(const BuildContext&, const MatrixSlot&, const MatrixForm& form) { return "stored delta " + form.values; }
+std::string key(const BuildContext&, const MatrixSlot& slot, const MatrixForm& form)
+{
+    return "stored delta " + form.values + slot.channelsKey();
+}
 
 Result<FormBasis> basis(const BuildContext& context, const MatrixSlot& slot, const MatrixForm&)
 {
@@ -27,7 +30,7 @@ Result<FormTerms> terms(const BuildContext& context, const MatrixSlot& slot, con
     ESPALIER_TRY(FormTerms result, kLowRankBuilder.terms(context, slot, low, basis));
     ESPALIER_TRY(const at::Tensor base, storedNumbers(context, form.values, baseValueName(slot.layer, delta.base), {type.out, type.in}));
     result.weight = base.to(basis.stored).contiguous();
-    result.sharedAs = fmt::format("{} {} {}", slot.layer, delta.base, form.values);
+    result.sharedAs = fmt::format("{} {} {}{}", slot.layer, delta.base, form.values, slot.channelsKey());
     return result;
 }
 

@@ -10,9 +10,10 @@ namespace espalier
 namespace
 {
 
-std::string key(const BuildContext&, const MatrixSlot&, const MatrixForm& form)
+std::string key(const BuildContext&, const MatrixSlot& slot, const MatrixForm& form)
 {
-    return fmt::format("dense {} {} {} {}", form.storage.bits, form.storage.group, static_cast<int>(form.storage.scheme), form.values);
+    return fmt::format("dense {} {} {} {}", form.storage.bits, form.storage.group, static_cast<int>(form.storage.scheme), form.values) +
+           slot.channelsKey();
 }
 
 Result<FormBasis> basis(const BuildContext& context, const MatrixSlot& slot, const MatrixForm& form)

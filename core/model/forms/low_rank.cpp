@@ -16,11 +16,11 @@ namespace
 
 std::string key(const BuildContext& context, const MatrixSlot& slot, const MatrixForm& form)
 {
-    if (!form.values.empty()) return "stored " + form.values;
+    if (!form.values.empty()) return "stored " + form.values + slot.channelsKey();
     // Profiles hold bases for matrices of experts.
-    if (!context.factors || !slot.linear.empty()) return {};
+    if (!context.factors || !slot.linear.empty()) return slot.channelsKey();
     std::string name(factorRuleName(context.factors->rule(slot.layer, slot.expert, form.factorRank(), slot.matrix)));
-    return name + context.factors->profileSha256();
+    return name + context.factors->profileSha256() + slot.channelsKey();
 }
 
 // One decomposition gives every rank under one rule of the profile.
@@ -33,18 +33,25 @@ Result<FormBasis> basis(const BuildContext& context, const MatrixSlot& slot, con
     }
     ESPALIER_TRY(const StoredMatrix matrix, loadMatrix(viewOf(context, slot)));
     result.stored = matrix.stored;
+    const at::Tensor weight = slot.sliceColumns(slot.sliceRows(matrix.weight));
     if (!context.factors || !slot.linear.empty()) {
-        ESPALIER_TRY(result.of, PlainSvd::of(matrix.weight));
+        ESPALIER_TRY(result.of, PlainSvd::of(weight));
         return result;
     }
+    // The basis of a profile is of all outputs of the matrix.
+    if (slot.sliced() && slot.matrix != 2)
+        return unsupported("plan.form_not_run", slot.words(),
+                           {"{matrix} has lost channels, and the profile's basis of its {kind} is of all of them.",
+                            {{"matrix", slot.words()}, {"kind", kMatrixNames[static_cast<std::size_t>(slot.matrix)]}}},
+                           "Let the plan's factors be svd, or give them stored values.");
     ESPALIER_TRY(const FactorBasis found, context.factors->basis(slot.layer, slot.expert, slot.matrix, form.factorRank()));
-    if (found.rows != matrix.weight.size(0))
+    if (found.rows != weight.size(0))
         return badInput("profile.invalid", "profile",
                         {"The basis of expert {expert} in layer {layer} has {rows} rows, the matrix {weight}.",
-                         {{"expert", slot.expert}, {"layer", slot.layer}, {"rows", found.rows}, {"weight", matrix.weight.size(0)}}},
+                         {{"expert", slot.expert}, {"layer", slot.layer}, {"rows", found.rows}, {"weight", weight.size(0)}}},
                         "Take the profile of this model again.");
     const at::Tensor q = at::from_blob(const_cast<float*>(found.values.data()), {found.rows, found.columns}, at::kFloat);
-    ESPALIER_TRY(result.of, ProjectionFactors::of(matrix.weight, q));
+    ESPALIER_TRY(result.of, ProjectionFactors::of(weight, q));
     return result;
 }
 

@@ -11,11 +11,12 @@ namespace espalier
 namespace
 {
 
-std::string key(const BuildContext&, const MatrixSlot&, const MatrixForm& form)
+std::string key(const BuildContext&, const MatrixSlot& slot, const MatrixForm& form)
 {
     const MaskPattern& pattern = std::get<Masked>(form.structure).pattern;
     return fmt::format("masked {} {} {} {} {} {} {}", pattern.kept, pattern.of, pattern.keptMillionths, form.storage.bits,
-                       form.storage.group, static_cast<int>(form.storage.scheme), form.values);
+                       form.storage.group, static_cast<int>(form.storage.scheme), form.values) +
+           slot.channelsKey();
 }
 
 // Rows of weights that a pattern counts in, and how many of each stay.

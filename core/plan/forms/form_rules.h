@@ -15,6 +15,7 @@
 namespace espalier
 {
 
+class LayerPlan;
 struct ExpertBody;
 
 // The linear map that a form stands in for, as the checkpoint stores it.
@@ -78,6 +79,8 @@ Status checkBands(const SlotShape& slot, const std::vector<Band>& bands, const s
 // What of a form of an expert's matrix can be said and neither run nor exported here yet, for people ("merged experts without stored
 // values"); empty: nothing. The one list that model and exporter ask.
 std::string formRefusal(const ExpertBody& expert, const MatrixForm& form);
+// What of a layer that is merged with another one can be said and not run, for people; empty: nothing, or it is not merged.
+std::string mergeRefusal(const LayerPlan& content);
 // The same of a linear map beside the experts.
 std::string linearRefusal(const MatrixForm& form);
 

@@ -41,7 +41,6 @@ Status onlyKnownKeys(const Json& object, const std::vector<std::string_view>& kn
 
 std::string formRefusal(const ExpertBody& expert, const MatrixForm& form)
 {
-    if (!expert.channels.empty()) return "channels of experts";
     if (expert.sources.size() > 1 && form.values.empty()) return "merged experts without stored values";
     const bool bands = std::holds_alternative<LowRank>(form.structure) || std::holds_alternative<BaseDelta>(form.structure);
     if (bands && form.storage != Storage{}) return "bits beside those of its bands";
@@ -49,6 +48,20 @@ std::string formRefusal(const ExpertBody& expert, const MatrixForm& form)
     if (const auto* low = std::get_if<LowRank>(&form.structure); low && low->bias && form.values.empty())
         return "factors with a bias without stored values";
     return {};
+}
+
+std::string mergeRefusal(const LayerPlan& plan)
+{
+    const LayerPlan::Content& content = plan.content();
+    if (!content.mergedFrom) return {};
+    if (!content.mergedFrom->alignment.empty()) return "a merged layer with neurons in another order";
+    const bool forms = std::any_of(content.bodies.begin(), content.bodies.end(), [](const Body& body) {
+        const auto* expert = std::get_if<ExpertBody>(&body);
+        return expert &&
+               (expert->sources.size() > 1 || !expert->channels.empty() ||
+                std::any_of(expert->matrices.begin(), expert->matrices.end(), [](const MatrixForm& form) { return !form.isSource(); }));
+    });
+    return forms || !content.linears.empty() ? "other forms in a merged layer" : "";
 }
 
 std::string linearRefusal(const MatrixForm& form)
