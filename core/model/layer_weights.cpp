@@ -262,7 +262,7 @@ std::int64_t loadExperts(std::vector<ExpertViews> experts, Loader& loader, const
         }
     };
     const int threads = loading.staging ? 1 : loading.threads;
-    std::vector<Loader> loaders(static_cast<std::size_t>(std::max(threads - 1, 0)), Loader(loader.compute(), nullptr, loader.mix()));
+    std::vector<Loader> loaders(static_cast<std::size_t>(std::max(threads - 1, 0)), Loader(loader.compute(), nullptr, false, loader.mix()));
     std::vector<std::exception_ptr> failures(loaders.size() + 1);
     const auto guarded = [&](Loader& own, std::exception_ptr& failure) {
         const c10::InferenceMode guard;
