@@ -70,7 +70,7 @@ struct Tuning {
     }
     RecoverRequest request(const std::string& method, Params params)
     {
-        return {.model = *model,
+        return {.model = model.get(),
                 .plan = compressed(model->shape()),
                 .sources = {},
                 .method = method,
@@ -172,7 +172,7 @@ TEST(Lora, StoppedAndResumedIsTheSameToTheBit)
     EXPECT_EQ(half.steps.size(), 5U);
     // The look after step 4 is the best so far.
     EXPECT_LT(nllOf(half.after), nllOf(half.before));
-    request.resume = true;
+    request.resume = RecoverResume::Yes;
     const RecoverResult rest = must(recoverPlan(request, job));
     ASSERT_EQ(rest.steps.size(), expected.steps.size());
     for (std::size_t i = 0; i < rest.steps.size(); ++i)
@@ -188,7 +188,7 @@ TEST(Lora, AnotherSeedDoesNotGoOn)
     RecoverRequest request = run.request("lora", loraParams(6));
     StopAfter stop(3);
     must(recoverPlan(request, stop));
-    request.resume = true;
+    request.resume = RecoverResume::Yes;
     request.seed = 5;
     SilentJob job;
     const auto refused = recoverPlan(request, job);
@@ -206,7 +206,7 @@ TEST(Lora, DamagedStateIsNamed)
     StopAfter stop(3);
     must(recoverPlan(request, stop));
     std::ofstream(run.folder / "run" / "training.safetensors", std::ios::trunc) << "nothing";
-    request.resume = true;
+    request.resume = RecoverResume::Yes;
     SilentJob job;
     const auto refused = recoverPlan(request, job);
     ASSERT_FALSE(refused.ok());
