@@ -40,13 +40,14 @@ set(windowTable
     "experts: look"
     "heatmap: look experts"
     "perplexity: look"
+    "completions: look"
     "planning: look experts"
     "layers: look experts planning"
     "ranks: look experts planning layers"
     "shell/session: look"
-    "shell/engine: look experts perplexity shell/session"
-    "shell/plan: look experts perplexity planning shell/session shell/engine"
-    "shell/window: look experts heatmap perplexity planning layers ranks shell/session shell/engine shell/plan")
+    "shell/engine: look experts perplexity completions shell/session"
+    "shell/plan: look experts perplexity completions planning shell/session shell/engine"
+    "shell/window: look experts heatmap perplexity completions planning layers ranks shell/session shell/engine shell/plan")
 # Targets that are not called as their folder is.
 set(room_of_search_cuda search)
 set(room_of_receptive_field search/receptive_field)

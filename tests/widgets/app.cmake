@@ -37,6 +37,7 @@ target_link_libraries(edit_bench PRIVATE espalier::options espalier::shell Qt6::
 target_compile_definitions(edit_bench PRIVATE ESPALIER_FAKE_ENGINE="$<TARGET_FILE:fake-engine>")
 add_dependencies(edit_bench fake-engine)
 espalier_shell_test(test_shell_tasks)
+espalier_shell_test(test_shell_try)
 espalier_shell_test(test_shell_texts)
 # The window and the command line on the demo, with the real engine.
 if(TARGET espalier-engine)

@@ -37,6 +37,7 @@
 #include "rpc/protocol_engine.h"
 #include "rpc/protocol_evaluation.h"
 #include "rpc/protocol_export.h"
+#include "rpc/protocol_generate.h"
 #include "rpc/protocol_model.h"
 #include "rpc/protocol_plan.h"
 #include "rpc/protocol_profile.h"
@@ -276,8 +277,9 @@ private:
         // As in the real engine a look at a text does not wait for the profile.
         const bool quick =
             request->method == PingRequest::kMethod || request->method == ShutdownRequest::kMethod || tagOf(*request) == "text";
-        // Of tasks the latest wins.
-        if (m_held && tagOf(*request) == "tasks" && m_heldTag == "tasks") {
+        // Of tasks and completions the latest wins.
+        const std::string tag = tagOf(*request);
+        if (m_held && tag == m_heldTag && (tag == "tasks" || tag == "generate")) {
             put(frameMessage(serialise(Response{*m_held, RpcError{rpc::kSuperseded, "Superseded.", {}}})));
             m_held.reset();
             std::vector<std::string> waiting;
@@ -353,6 +355,10 @@ private:
             if (!exported->measured.empty()) line += " " + toJson(exported->measured.front()).dump();
             for (const TaskMeasurement& task : exported->measuredTasks)
                 line += " " + toJson(task).dump();
+        } else if (const Result<GenerateRequest> asked = fromJson<GenerateRequest>(params);
+                   method == GenerateRequest::kMethod && asked.ok()) {
+            plan(asked->plan);
+            line += " " + asked->prompt;
         } else if (const Result<TasksRequest> tasks = fromJson<TasksRequest>(params); method == TasksRequest::kMethod && tasks.ok()) {
             plan(tasks->plan);
             line += " " + tasks->data.filename().string() + " " + std::to_string(tasks->limit);
@@ -394,6 +400,10 @@ private:
             evaluate(request, held);
         } else if (method == TasksRequest::kMethod) {
             tasks(request, held);
+        } else if (method == GenerateRequest::kMethod) {
+            generate(request, held);
+        } else if (method == SpeedRequest::kMethod) {
+            if (!held) speed(request);
         } else if (method == PlanRequest::kMethod) {
             plan(request, held);
         } else if (method == ExportRequest::kMethod) {
@@ -866,6 +876,59 @@ private:
             answer.tasks.push_back(std::move(marks));
             progress(request.id, static_cast<int>(answer.tasks.size()), static_cast<int>(names.size()), "token");
         }
+        reply(request.id, answer);
+    }
+
+    // Words by number; from the sixth on those of a plan that drops experts are others. Held: with three tokens there.
+    void generate(const Request& request, bool held)
+    {
+        const auto asked = read<GenerateRequest>(request);
+        if (!asked) return;
+        const Result<CompressionPlan> plan = planFromJson(asked->plan, m_shape);
+        if (!plan.ok()) return fail(request.id, plan.error());
+        const bool dense = plan->keptExperts() == m_layers * m_experts;
+        GenerateAnswer answer;
+        answer.planHash = plan->hash();
+        answer.promptIds = {1, 2};
+        answer.finish = "length";
+        answer.prefillSeconds = 0.1;
+        answer.decodeSeconds = 0.5;
+        answer.dtype = "fp32";
+        for (int i = 0; i < asked->tokens; ++i) {
+            GeneratedTokenEvent token;
+            token.index = i;
+            token.id = 100 + i + (dense || i < 5 ? 0 : 1000);
+            token.text = " word" + std::to_string(token.id);
+            token.logprob = std::log(dense ? 0.5 : 0.25);
+            token.alternatives = {{token.id, token.text, token.logprob}, {7, " other", std::log(0.125)}};
+            partial(request.id, token);
+            progress(request.id, i + 1, asked->tokens, "token");
+            if (held && i == 2) return;
+            answer.ids.push_back(token.id);
+            answer.logprobs.push_back(token.logprob);
+            answer.text += token.text;
+        }
+        reply(request.id, answer);
+    }
+
+    void speed(const Request& request)
+    {
+        const auto asked = read<SpeedRequest>(request);
+        if (!asked) return;
+        const Result<CompressionPlan> plan = planFromJson(asked->plan, m_shape);
+        if (!plan.ok()) return fail(request.id, plan.error());
+        SpeedAnswer answer;
+        answer.planHash = plan->hash();
+        answer.dense.prefillTokensPerSecond = 1000;
+        answer.dense.decodeTokensPerSecond = 40;
+        answer.plan = answer.dense;
+        answer.plan->prefillTokensPerSecond = 1310;
+        answer.ratio = SpeedRatio{.prefill = 1.31, .decode = 1, .low = 1.25, .high = 1.35, .decodeLow = 0.9, .decodeHigh = 1.1};
+        answer.prefill = asked->prefill;
+        answer.decode = asked->decode;
+        answer.rounds = asked->rounds;
+        answer.dtype = "fp32";
+        answer.threads = 2;
         reply(request.id, answer);
     }
 

@@ -173,6 +173,26 @@ private slots:
         NOTHING_IS_CUT(&shell.window, "tasks of an earlier plan");
     }
 
+    void nothingIsCutInCompletions()
+    {
+        Home home;
+        Shell shell(home);
+        shell.window.resize(kScreen);
+        OPEN_AND_SETTLE(shell);
+        shell.plans().setKeep(1, 5);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+        shell.window.action(QStringLiteral("evaluate.try"))->trigger();
+        NOTHING_IS_CUT(&shell.window, "no completion yet");
+        shell.window.findChild<QPushButton*>(QStringLiteral("try.go"))->click();
+        QTRY_VERIFY_WITH_TIMEOUT(!shell.workbench.completions()->busy(), kLimit);
+        shell.window.action(QStringLiteral("evaluate.speed"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(!shell.workbench.speed()->busy(), kLimit);
+        NOTHING_IS_CUT(&shell.window, "completions");
+        QCOMPARE(shell.window.size(), kScreen);
+        shell.plans().setKeep(2, 5);
+        NOTHING_IS_CUT(&shell.window, "completion of an earlier plan");
+    }
+
     void nothingIsCutInDialogs()
     {
         Home home;

@@ -122,6 +122,7 @@ public:
     Hairline* afterActive = nullptr;
     QLabel* clock = nullptr;
     Part* perplexity = nullptr;
+    QLabel* speed = nullptr;
     Basis* basis = nullptr;  // of the perplexity: text, windows, window length
     QLabel* jobText = nullptr;
     QProgressBar* bar = nullptr;
@@ -153,6 +154,8 @@ StatusBar::StatusBar(QWidget* parent) : QWidget(parent), d(std::make_unique<Priv
     d->clock = label(new QLabel(this));
     d->perplexity = label(new Part(this));
     row->addWidget(d->basis = new Basis(this), 1);
+    d->speed = label(new QLabel(this));
+    d->speed->hide();
     d->jobText = label(new QLabel(this));
     d->bar = new QProgressBar(this);
     d->bar->setTextVisible(false);
@@ -187,10 +190,10 @@ static QString plain(QString text)
 QString StatusBar::text() const
 {
     QStringList parts;
-    for (const QLabel* label :
-         {d->plan, d->size, d->active, static_cast<QLabel*>(d->perplexity), d->jobText, d->jobEta, static_cast<QLabel*>(d->engineLabel)}) {
+    for (const QLabel* label : {d->plan, d->size, d->active, static_cast<QLabel*>(d->perplexity), d->speed, d->jobText, d->jobEta,
+                                static_cast<QLabel*>(d->engineLabel)}) {
         const QString& words = label == d->perplexity ? d->perplexityText : label->text();
-        if ((!label->isHidden() || label == d->engineLabel) && !words.isEmpty()) parts += plain(words);
+        if ((!label->isHidden() || label == d->engineLabel || label == d->speed) && !words.isEmpty()) parts += plain(words);
         if (label == d->perplexity && !d->basis->text().isEmpty()) parts += d->basis->text();
     }
     return parts.join(QStringLiteral(" | "));
@@ -296,11 +299,19 @@ void StatusBar::setPerplexity(const HeadlinePerplexity& headline, std::optional<
     fit();
 }
 
+void StatusBar::setSpeed(const QString& text, const QString& help)
+{
+    d->speed->setText(text.toHtmlEscaped());
+    d->speed->setToolTip(help);
+    fit();
+}
+
 // Changes nothing where nothing has to be: a change asks for the layout, which calls this again.
 void StatusBar::fit()
 {
     int need = layout()->minimumSize().width();
     if (d->engineLabel->isHidden()) need += d->engineLabel->sizeHint().width() + layout()->spacing();
+    if (!d->speed->isHidden()) need -= d->speed->sizeHint().width() + layout()->spacing();
     bool whole = true;
     if (!d->perplexity->isHidden()) {
         need += d->textWidth - d->perplexity->sizeHint().width();
@@ -311,6 +322,8 @@ void StatusBar::fit()
     if (d->perplexity->text() != shown) d->perplexity->setText(shown);
     // Its icon stays, with the words in its tool tip.
     d->engineLabel->setVisible(need <= width());
+    // What was measured once gives way to what changes; the history's tool tip has it.
+    d->speed->setVisible(!d->speed->text().isEmpty() && need + d->speed->sizeHint().width() + layout()->spacing() <= width());
 }
 
 bool StatusBar::event(QEvent* event)
@@ -430,6 +443,8 @@ void StatusBar::clear()
     d->dense.reset();
     d->headline = {};
     d->basis->set({}, {});
+    d->speed->clear();
+    d->speed->hide();
     for (QWidget* widget : std::initializer_list<QWidget*>{d->planIcon, d->plan, d->afterPlan, d->size, d->afterSize, d->active,
                                                            d->afterActive, d->clock, d->perplexity})
         widget->hide();

@@ -40,6 +40,7 @@ public slots:
     void setCost(const espalier::PlanCost& plan, const espalier::PlanCost& dense);
     void setPerplexity(const espalier::HeadlinePerplexity& headline);
     void setPerplexity(const espalier::HeadlinePerplexity& headline, std::optional<double> estimate);  // estimate beside a stale number
+    void setSpeed(const QString& text, const QString& help);  // of the plan, beside the perplexity; empty: not measured
     void setJob(const std::optional<espalier::JobState>& job);
     void setEngine(espalier::EngineState state, const QString& text);
     void setCompact(bool compact);

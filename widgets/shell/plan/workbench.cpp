@@ -47,6 +47,8 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
       m_evaluation(&m_engine, this),
       m_locked(&m_engine, this),
       m_tasks(&m_engine, this),
+      m_completions(&m_engine, this),
+      m_speed(&m_engine, this),
       m_planning(&m_engine, &m_plans, this),
       m_store(m_paths.dataFolder + QStringLiteral("/recovery")),
       m_deep(&m_engine, &m_store, this),
@@ -89,6 +91,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
     });
     connectWeightScores();
     connectTasks();
+    connectTrying();
     connect(&m_planning, &PlanningController::jobChanged, this, [this] { tellJob(backgroundJob()); });
     connect(&m_planning, &PlanningController::failed, this, [this](const Error& error) { emit notice(error, QStringLiteral("plan")); });
     connect(&m_planning, &PlanningController::started, &m_deep, &DeepProfile::giveWay);
@@ -137,7 +140,12 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
 
 std::optional<JobState> Workbench::backgroundJob() const
 {
-    return m_tasks.job() ? m_tasks.job() : m_profileJob ? m_profileJob : m_weightScores.job() ? m_weightScores.job() : m_deep.job();
+    return m_completions.job()    ? m_completions.job()
+           : m_speed.job()        ? m_speed.job()
+           : m_tasks.job()        ? m_tasks.job()
+           : m_profileJob         ? m_profileJob
+           : m_weightScores.job() ? m_weightScores.job()
+                                  : m_deep.job();
 }
 
 Workbench::~Workbench() = default;
@@ -304,6 +312,7 @@ void Workbench::beginModel(const ModelShape& shape, const PlanModel& model, cons
     m_locked.clear();
     m_locked.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), m_shares.locked);
     m_tasks.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape), m_texts.tasks.toStdString());
+    setTriedModel(shape);
     m_plans.open(shape, model, modelName());
     m_store.clearRecovery();
     m_editsSinceSave = 0;
@@ -547,6 +556,10 @@ void Workbench::cancelJob()
         m_locked.cancel();
         return;
     }
+    if (m_completions.busy() || m_speed.busy()) {
+        m_completions.busy() ? m_completions.cancel() : m_speed.cancel();
+        return;
+    }
     if (m_tasks.busy()) {
         m_tasks.cancel();
         return;
@@ -573,6 +586,8 @@ void Workbench::closeModel()
     m_evaluation.clear();
     m_locked.clear();
     m_tasks.setModel({}, {}, {});
+    m_completions.setModel({}, {});
+    m_speed.setModel({});
     m_plans.close();
     m_planNames.clear();
     m_nameNumbers.clear();

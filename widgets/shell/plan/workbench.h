@@ -10,7 +10,9 @@
 #include "shell/engine/deep_profile.h"
 #include "shell/engine/engine_client.h"
 #include "shell/engine/evaluation_controller.h"
+#include "shell/engine/generate_controller.h"
 #include "shell/engine/locked_controller.h"
+#include "shell/engine/speed_controller.h"
 #include "shell/engine/tasks_controller.h"
 #include "shell/engine/weight_scores.h"
 #include "shell/plan/plan_controller.h"
@@ -47,6 +49,8 @@ public:
     EvaluationController* evaluation() { return &m_evaluation; }
     LockedController* locked() { return &m_locked; }
     TasksController* tasks() { return &m_tasks; }
+    GenerateController* completions() { return &m_completions; }
+    SpeedController* speed() { return &m_speed; }
     PlanningController* planning() { return &m_planning; }
     SessionStore* store() { return &m_store; }
     // Spectra, bases and gradients: measured by itself once the first profile and the quick tier are there, if the first pass was quick.
@@ -71,8 +75,10 @@ public:
     const TextShares& textShares() const { return m_shares; }
     // What was measured on texts that are no longer in use, of one plan, in words.
     QStringList elsewhere(const std::string& planHash) const;
-    void measureLocked();          // the plan on screen, on the locked text: counted
-    void measureTasks(int first);  // the plan on screen and the dense model, so many questions of every task; 0: all
+    void measureLocked();                              // the plan on screen, on the locked text: counted
+    void measureTasks(int first);                      // the plan on screen and the dense model, so many questions of every task; 0: all
+    void complete(const QString& prompt, int tokens);  // by the dense model and the plan on screen
+    void measureSpeed();                               // of the plan on screen, beside the dense model
     void profile();
     void profileAgain();  // a complete one too; the old one stays until the new one is there
     void cancelJob();
@@ -169,6 +175,8 @@ private:
     void saveTexts(SessionData& data) const;
     void saveRuns(SessionData& data) const;
     void connectTasks();
+    void connectTrying();
+    void setTriedModel(const ModelShape& shape);
     void adoptTasks(const SessionData& data);
     void saveTasks(SessionData& data) const;
     void forgetProfile(bool sameModel = false);  // of another text of it: what the weights say stays
@@ -190,6 +198,8 @@ private:
     EvaluationController m_evaluation;
     LockedController m_locked;
     TasksController m_tasks;
+    GenerateController m_completions;
+    SpeedController m_speed;
     PlanningController m_planning;
     SessionStore m_store;
     DeepProfile m_deep;

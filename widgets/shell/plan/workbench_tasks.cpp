@@ -1,4 +1,4 @@
-// The workbench's tasks: who measures them when, and how a session keeps the answers.
+// The workbench's tasks, completions and speed: who asks for them when, and how a session keeps the answers to tasks.
 #include "shell/engine/problem_id.h"
 #include "shell/plan/workbench.h"
 
@@ -23,6 +23,45 @@ void Workbench::connectTasks()
         emit sessionChanged();
         if (!m_autosave.isActive()) m_autosave.start();
     });
+}
+
+void Workbench::connectTrying()
+{
+    connect(&m_plans, &PlanController::planChanged, this, [this] {
+        if (isOpen()) m_completions.setPlan(m_plans.plan());
+    });
+    // Attended jobs run inside of what is in the background: nothing has to give way to them.
+    const auto tell = [this] {
+        if (!m_evaluation.busy()) tellJob(backgroundJob());
+    };
+    connect(&m_completions, &GenerateController::jobChanged, this, tell);
+    connect(&m_speed, &SpeedController::jobChanged, this, tell);
+    connect(&m_completions, &GenerateController::failed, this, [this](const Error& error) { emit notice(error, QStringLiteral("try")); });
+    connect(&m_speed, &SpeedController::failed, this, [this](const Error& error) { emit notice(error, QStringLiteral("speed")); });
+    connect(&m_completions, &GenerateController::warned, this, &Workbench::warnOfText);
+    connect(&m_speed, &SpeedController::warned, this, &Workbench::warnOfText);
+}
+
+void Workbench::setTriedModel(const ModelShape& shape)
+{
+    m_completions.setModel(m_modelPath.toStdString(), CompressionPlan::identity(shape));
+    m_speed.setModel(m_modelPath.toStdString());
+}
+
+void Workbench::complete(const QString& prompt, int tokens)
+{
+    if (!isOpen() || !m_forwardSupported) return;
+    emit noticeSettled(QStringLiteral("try"));
+    const CompressionPlan plan = m_plans.committed();
+    m_completions.complete(plan, planName(), m_evaluation.profilesFor(plan), prompt.toStdString(), tokens);
+}
+
+void Workbench::measureSpeed()
+{
+    if (!isOpen() || !m_forwardSupported) return;
+    emit noticeSettled(QStringLiteral("speed"));
+    const CompressionPlan plan = m_plans.committed();
+    m_speed.measure(plan, planName(), m_evaluation.profilesFor(plan));
 }
 
 void Workbench::measureTasks(int first)
@@ -69,6 +108,8 @@ void Workbench::adoptTasks(const SessionData& data)
     for (auto& [key, run] : runs)
         m_tasks.restoreRun(key, std::move(run));
     m_tasks.setPlan(m_plans.plan());
+    setTriedModel(data.shape);
+    m_completions.setPlan(m_plans.plan());
 }
 
 }  // namespace espalier

@@ -267,6 +267,7 @@ QStringList Workbench::elsewhere(const std::string& planHash) const
                                         opening.windowLength),
                               format::perplexity(opening.densePpl));
     if (QString tasks = m_tasks.words(planHash); !tasks.isEmpty()) lines += tasks;
+    if (QString speed = m_speed.brief(planHash); !speed.isEmpty()) lines += speed;
     return lines;
 }
 

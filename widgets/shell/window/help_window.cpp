@@ -56,7 +56,8 @@ HelpWindow::HelpWindow(const QString& folder, QWidget* parent) : QDialog(parent)
     layout->addWidget(m_text, 1);
     const QStringList order = {QStringLiteral("getting-started"), QStringLiteral("heatmap"),    QStringLiteral("shaping-the-plan"),
                                QStringLiteral("pipeline"),        QStringLiteral("perplexity"), QStringLiteral("tasks"),
-                               QStringLiteral("export"),          QStringLiteral("keyboard"),   QStringLiteral("command-line")};
+                               QStringLiteral("try-it"),          QStringLiteral("export"),     QStringLiteral("keyboard"),
+                               QStringLiteral("command-line")};
     QStringList pages;
     for (const QFileInfo& file : QDir(folder).entryInfoList({QStringLiteral("*.md")}, QDir::Files))
         pages << file.completeBaseName();

@@ -1,5 +1,6 @@
 #include "shell/window/main_window.h"
 
+#include "completions/try_panel.h"
 #include "look/controls.h"
 #include "look/panel.h"
 #include "perplexity/tasks_panel.h"
@@ -20,6 +21,7 @@
 #include "shell/window/start_page.h"
 #include "shell/window/tasks_workspace.h"
 #include "shell/window/texts_workspace.h"
+#include "shell/window/try_workspace.h"
 #include "shell/window/window_layout.h"
 
 #include <QApplication>
@@ -140,6 +142,7 @@ void MainWindow::makeWorkspaces()
     m_explore = new ExploreWorkspace(m_context, this);
     m_measure = new MeasureWorkspace(m_context, this);
     m_tasks = new TasksWorkspace(m_context, m_measure, this);
+    m_try = new TryWorkspace(m_context, m_measure, this);
     m_history = new HistoryWorkspace(m_context, m_measure, this);
     m_docks->splitDockWidget(m_explore->inspectorDock(), m_history->dock(), Qt::Vertical);
     m_ranks = new RankWorkspace(m_context, {m_budget, m_explore, m_measure}, this);
@@ -152,7 +155,7 @@ void MainWindow::makeWorkspaces()
     auto* help = new HelpWorkspace(
         m_context, m_options.helpFolder, [this] { return helpPage(); }, this);
     m_workspaces = {m_session, m_explore, m_pipeline, m_ranks,  m_budget, m_history, m_tasks,
-                    m_measure, profiles,  m_errors,   m_engine, texts,    help};
+                    m_try,     m_measure, profiles,   m_errors, m_engine, texts,     help};
     m_layout = std::make_unique<WindowLayout>(
         m_context, WindowLayout::Panels{m_budget->dock(), m_explore->inspectorDock(), m_history->dock(), m_measure->dock()});
     connect(m_measure, &MeasureWorkspace::cellEstimateChanged, m_explore, &ExploreWorkspace::setCellEstimate);
@@ -205,8 +208,9 @@ void MainWindow::makeMenus()
                     ids({"plan.find", "plan.run", "plan.stop", "plan.pipeline", "", "plan.name", "plan.dense", "plan.equal", "plan.rank",
                          "", "plan.constants", "plan.constantsWeighted", "plan.dropConstants", "plan.skipLayer", "", "plan.matricesDense",
                          "plan.measureRanks"}));
-    m_actions->fill(menuBar()->addMenu(tr("Eva&luate")), ids({"evaluate.full", "evaluate.locked", "evaluate.tasks", "evaluate.cancel", "",
-                                                              "evaluate.profile", "evaluate.text", "", "engine.restart"}));
+    m_actions->fill(menuBar()->addMenu(tr("Eva&luate")),
+                    ids({"evaluate.full", "evaluate.locked", "evaluate.tasks", "evaluate.try", "evaluate.speed", "evaluate.cancel", "",
+                         "evaluate.profile", "evaluate.text", "", "engine.restart"}));
     m_actions->fill(menuBar()->addMenu(tr("&Help")), ids({"help.contents", "help.keyboard", "help.about"}));
 }
 
@@ -351,6 +355,7 @@ void MainWindow::focusPanel(int step)
                               [&] {
                                   return below->currentPage() == m_pipeline->search() ? m_pipeline->firstOfSearch()
                                          : below->currentPage() == m_tasks->panel()   ? m_tasks->firstControl()
+                                         : below->currentPage() == m_try->panel()     ? m_try->firstControl()
                                                                                       : m_measure->firstControl();
                               }},
                              {m_ranks->spectrumDock(), [&] { return m_ranks->firstOfSpectrum(); }},

@@ -26,6 +26,7 @@ class RankWorkspace;
 class SessionWorkspace;
 class StartPage;
 class TasksWorkspace;
+class TryWorkspace;
 class WindowLayout;
 
 struct WindowOptions {
@@ -97,6 +98,7 @@ private:
     MeasureWorkspace* m_measure = nullptr;
     RankWorkspace* m_ranks = nullptr;
     TasksWorkspace* m_tasks = nullptr;
+    TryWorkspace* m_try = nullptr;
     PipelineWorkspace* m_pipeline = nullptr;
     SessionWorkspace* m_session = nullptr;
     EngineNotices* m_engine = nullptr;
