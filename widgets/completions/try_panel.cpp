@@ -151,7 +151,6 @@ QString TryPanel::text() const
 void TryPanel::Private::refreshSide(const Side& side, const Completion& completion, const Completion& beside)
 {
     side.name->setToolTip(completion.name);
-    side.name->setText(side.name->fontMetrics().elidedText(completion.name, Qt::ElideRight, pixelsOf(180)));
     QStringList notes;
     if (completion.stale) notes += TryPanel::tr("an earlier plan");
     if (completion.waiting)
@@ -159,8 +158,11 @@ void TryPanel::Private::refreshSide(const Side& side, const Completion& completi
     else if (completion.running)
         notes += TryPanel::tr("%n token(s)", nullptr, static_cast<int>(completion.tokens.size()));
     if (!completion.finish.isEmpty()) notes += completion.finish;
-    if (completion.tokensPerSecond > 0) notes += TryPanel::tr("%1 tokens/s").arg(format::number(completion.tokensPerSecond, 1));
+    if (completion.tokensPerSecond > 0 && !completion.stale)
+        notes += TryPanel::tr("%1 tokens/s").arg(format::number(completion.tokensPerSecond, 1));
     side.note->setText(notes.join(format::kDot));
+    const int room = side.column->width() - side.note->sizeHint().width() - pixelsOf(32);
+    side.name->setText(side.name->fontMetrics().elidedText(completion.name, Qt::ElideRight, std::max(0, room)));
     side.view->set(completion, beside);
 }
 
@@ -186,6 +188,13 @@ void TryPanel::setEnabledFor(bool enabled, const QString& reason)
     d->enabled = enabled;
     d->reason = reason;
     d->refresh();
+}
+
+void TryPanel::resizeEvent(QResizeEvent* event)
+{
+    QWidget::resizeEvent(event);
+    layout()->activate();
+    if (d->plan.view != nullptr) d->refresh();
 }
 
 void TryPanel::changeEvent(QEvent* event)

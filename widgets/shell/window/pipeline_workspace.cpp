@@ -90,7 +90,6 @@ void PipelineWorkspace::makePages()
     });
     // Of two pages in one place each has its own choosers at the right.
     const auto choosers = [this](int page) {
-        m_beside.measure->panel()->choosers()->setVisible(page != m_searchPage);
         m_search->choosers()->setVisible(page == m_searchPage);
         m_headline->setVisible(page == m_searchPage);
         showSearch();
