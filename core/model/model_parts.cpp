@@ -8,6 +8,7 @@
 #include "model/weight_store.h"
 
 #include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <thread>
@@ -93,6 +94,10 @@ Result<LayerParts> ModelParts::layer(int layer, const PreparedPlan& plan, int st
 {
     const c10::InferenceMode guard;
     LayerParts parts;
+    if (plan.data().plan.layer(layer).content().mergedFrom)
+        return unsupported("plan.form_not_run", fmt::format("layer {}", layer),
+                           {"Layer {layer} is a mean of itself and another one: such a layer is not tuned.", {{"layer", layer}}},
+                           "Export the plan, and tune the export.");
     ESPALIER_TRY(parts.weights, m_impl->store->layer(layer, step));
     const LayerWeights& weights = *parts.weights;
     const PlannedLayer& planned = plan.data().layers[static_cast<std::size_t>(layer)];

@@ -40,7 +40,8 @@ public:
     ModelParts& operator=(const ModelParts&) = delete;
 
     // The weights of a layer and the matrices that the plan makes something else of; starts reading layer + step. The plan was prepared by
-    // a model of the same checkpoint. Errors: model.not_finite, checkpoint.*, those of the builders of forms.
+    // a model of the same checkpoint. Errors: plan.form_not_run (a layer that is merged with another one), model.not_finite, checkpoint.*,
+    // those of the builders of forms.
     Result<LayerParts> layer(int layer, const PreparedPlan& plan, int step);
     // Errors: model.not_finite, checkpoint.*.
     Result<std::shared_ptr<const GlobalWeights>> globals();
