@@ -492,7 +492,7 @@ std::vector<MethodInfo> Workbench::methods(Slot slot) const
 std::vector<MethodInfo> Workbench::methods() const
 {
     std::vector<MethodInfo> all;
-    for (const Slot slot : {Slot::Score, Slot::Allocate, Slot::Select, Slot::Factors, Slot::RankRule})
+    for (const Slot slot : {Slot::Score, Slot::Allocate, Slot::Select, Slot::Factors, Slot::RankRule, Slot::Recover})
         for (MethodInfo& method : methods(slot))
             all.push_back(std::move(method));
     return all;
