@@ -54,7 +54,10 @@ def write_plan(path, model, config, kept, ranks):
         if ranks:
             entry["ranks"] = [list(ranks) for _ in chosen]
         layers.append(entry)
-    path.write_text(json.dumps({"espalier_plan": 1, "layers": layers, "factors": {"method": "svd"}}))
+    plan = {"version": 1, "layers": layers}
+    if ranks:
+        plan["factors"] = {"method": "svd"}
+    path.write_text(json.dumps(plan))
     return chosen
 
 
@@ -192,7 +195,7 @@ def compare_peft(tool, folder):
     for name, module in tuned.named_modules():
         if not hasattr(module, "lora_A") or "default" not in getattr(module, "lora_A", {}):
             continue
-        stem = name.split("model.model.", 1)[1] + ".weight"
+        stem = name[name.index("layers."):] + ".weight"
         module.lora_A["default"].weight.data.copy_(reference.state[f"start.{stem}.lora_a"])
         module.lora_B["default"].weight.data.copy_(reference.state[f"start.{stem}.lora_b"])
         names[stem] = module
