@@ -49,7 +49,7 @@ MethodInfo leastSquaresInfo()
          .unit = {},
          .help = "Refit attention's output projection as well, towards the dense model's residual stream there."},
     };
-    info.source = "ridge regression on the layer's output, Gauss-Seidel over experts (core/recover/README.md)";
+    info.source = "ridge regression on the layer's output, Gauss-Seidel over experts";
     info.runsModel = true;
     info.answers = {Answer::Values};
     return info;

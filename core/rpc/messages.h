@@ -12,7 +12,7 @@
 namespace espalier
 {
 
-constexpr int kProtocolVersion = 1;
+constexpr int kProtocolVersion = 2;
 
 // A request id is an integer or a string; anything else is refused.
 using RequestId = std::variant<std::int64_t, std::string>;

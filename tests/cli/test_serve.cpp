@@ -33,10 +33,10 @@ const Json kDense = {{"version", 1}, {"layers", Json::array()}};
 TEST(Serve, helloModelAndFolders)
 {
     EngineProcess engine({"serve"});
-    engine.send(ask(1, "initialize", {{"client_version", "x"}, {"protocol", 1}}));
+    engine.send(ask(1, "initialize", {{"client_version", "x"}, {"protocol", 2}}));
     const Json hello = engine.answer(1)["result"];
     EXPECT_EQ(hello["name"], "espalier-engine");
-    EXPECT_EQ(hello["protocol"], 1);
+    EXPECT_EQ(hello["protocol"], 2);
     EXPECT_EQ(hello["pid"], engine.pid());
     for (const char* field : {"version", "threads", "device", "memory_bytes", "supported_architectures", "methods"})
         EXPECT_TRUE(hello.contains(field)) << field;
