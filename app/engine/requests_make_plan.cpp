@@ -50,6 +50,24 @@ Result<CompressionPlan> withValuesKept(const CompressionPlan& plan, const Values
     return plan.withValues(std::move(all));
 }
 
+PlanAnswer answerOf(const PlanOutcome& outcome, const ModelShape& shape, std::vector<std::string> warnings, std::int64_t recovered,
+                    double seconds)
+{
+    PlanAnswer answer{.plan = toJson(outcome.plan),
+                      .planHash = outcome.plan.hash(),
+                      .keep = outcome.keep,
+                      .stages = {},
+                      .warnings = std::move(warnings),
+                      .recovered = recovered,
+                      .exchange = outcome.search ? std::optional(summaryOf(*outcome.search)) : std::nullopt,
+                      .recovery = outcome.recovery,
+                      .cost = costFacts(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape))),
+                      .seconds = seconds};
+    for (const PlanStage& stage : outcome.stages)
+        answer.stages.push_back(toJson(stage));
+    return answer;
+}
+
 Result<PlanAnswer> runPlan(OpenModels& models, const PlanRequest& request, JobContext& job)
 {
     const auto started = std::chrono::steady_clock::now();
@@ -142,19 +160,8 @@ Result<PlanAnswer> runPlan(OpenModels& models, const PlanRequest& request, JobCo
     if (!recipe.recover.empty()) removeRun(inputs.recoverFolder);
     if (journal) journal->remove();
     warnings.insert(warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
-    PlanAnswer answer{.plan = toJson(outcome.plan),
-                      .planHash = outcome.plan.hash(),
-                      .keep = outcome.keep,
-                      .stages = {},
-                      .warnings = std::move(warnings),
-                      .recovered = journal ? static_cast<std::int64_t>(journal->recovered()) : 0,
-                      .exchange = outcome.search ? std::optional(summaryOf(*outcome.search)) : std::nullopt,
-                      .recovery = outcome.recovery,
-                      .cost = costFacts(planCost(shape, outcome.plan), planCost(shape, CompressionPlan::identity(shape))),
-                      .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()};
-    for (const PlanStage& stage : outcome.stages)
-        answer.stages.push_back(toJson(stage));
-    return answer;
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    return answerOf(outcome, shape, std::move(warnings), journal ? static_cast<std::int64_t>(journal->recovered()) : 0, seconds);
 }
 
 void plan(RequestCall& call)

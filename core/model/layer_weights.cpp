@@ -244,6 +244,21 @@ struct ExpertViews {
     const std::byte* begin() const { return (gate.factored ? gate.u : gate.dense).bytes.data(); }
 };
 
+// Of the experts that the checkpoint stores as their own.
+Result<std::vector<ExpertViews>> expertViews(const Checkpoint& checkpoint, int layer)
+{
+    const LayerConfig& config = checkpoint.config().layers[static_cast<std::size_t>(layer)];
+    std::vector<ExpertViews> experts;
+    for (int e = 0; e < config.experts; ++e) {
+        if (config.isConstant(e) || config.bodyOf(e) != e) continue;
+        experts.push_back({e, checkpoint.expert(layer, e, Matrix::Gate), checkpoint.expert(layer, e, Matrix::Up),
+                           checkpoint.expert(layer, e, Matrix::Down)});
+        for (const LinearView* view : {&experts.back().gate, &experts.back().up, &experts.back().down})
+            ESPALIER_CHECK_OK(checkDtype(view->factored ? view->u : view->dense));
+    }
+    return experts;
+}
+
 // In the order of the file, behind whoever reads its pages ahead; on more threads where somebody waits for the layer. Returns the bytes
 // that loaders other than `loader` have made.
 std::int64_t loadExperts(std::vector<ExpertViews> experts, Loader& loader, const LayerLoading& loading, LayerWeights& weights)
@@ -424,14 +439,7 @@ Result<std::shared_ptr<const LayerWeights>> loadLayer(const Checkpoint& checkpoi
         weights->routerBias = loader.loadOnHost(*bias, weights->routerNonFinite, at::kFloat);
     }
     weights->experts.resize(static_cast<std::size_t>(layerConfig.experts));
-    std::vector<ExpertViews> experts;
-    for (int e = 0; e < layerConfig.experts; ++e) {
-        if (layerConfig.isConstant(e) || layerConfig.bodyOf(e) != e) continue;
-        experts.push_back({e, checkpoint.expert(layer, e, Matrix::Gate), checkpoint.expert(layer, e, Matrix::Up),
-                           checkpoint.expert(layer, e, Matrix::Down)});
-        for (const LinearView* view : {&experts.back().gate, &experts.back().up, &experts.back().down})
-            ESPALIER_CHECK_OK(checkDtype(view->factored ? view->u : view->dense));
-    }
+    ESPALIER_TRY(std::vector<ExpertViews> experts, expertViews(checkpoint, layer));
     const std::int64_t expertBytes = loading.experts ? 0 : loadExperts(std::move(experts), loader, loading, *weights);
     if (loading.experts)
         weights->reader = loading.experts;

@@ -42,7 +42,7 @@ TEST(Serve, helloModelAndFolders)
         EXPECT_TRUE(hello.contains(field)) << field;
     const auto architectures = hello["supported_architectures"].get<std::vector<std::string>>();
     EXPECT_THAT(architectures, ::testing::IsSupersetOf({"deepseek_v2", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"}));
-    engine.send(ask(2, "initialize", {{"protocol", 2}}));
+    engine.send(ask(2, "initialize", {{"protocol", 3}}));
     EXPECT_EQ(engine.answer(2)["error"]["data"]["code"], "rpc.protocol");
     engine.send(ask(3, "ping"));
     EXPECT_EQ(engine.answer(3)["result"]["busy"], false);
