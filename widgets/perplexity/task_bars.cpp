@@ -69,7 +69,8 @@ TaskBars::Columns TaskBars::columns() const
     const int pad = pixelsOf(kPad);
     int name = 0;
     for (const TaskRow& row : m_rows)
-        name = std::max(name, (row.kind == TaskRow::Kind::Task ? body : head).horizontalAdvance(row.name));
+        // An advance is rounded, and what is short of half a pixel is cut to an ellipsis.
+        name = std::max(name, (row.kind == TaskRow::Kind::Task ? body : head).horizontalAdvance(row.name) + 1);
     const int number = head.horizontalAdvance(widestNumber()) + pad;
     const int delta = m_single ? 0 : body.horizontalAdvance(widestDelta()) + pad;
     const int brief = body.horizontalAdvance(accuracyDelta({-0.8888, std::nullopt})) + pad;
