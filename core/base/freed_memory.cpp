@@ -19,7 +19,7 @@ void giveBackFreedMemory()
     const std::int64_t now = duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count();
     std::int64_t due = next.load();
     // One caller of those that come at the same moment.
-    if (now >= due && next.compare_exchange_strong(due, now + 1000)) malloc_trim(0);
+    if (now >= due && next.compare_exchange_strong(due, now + 3000)) malloc_trim(0);
 #endif
 }
 
