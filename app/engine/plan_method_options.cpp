@@ -138,7 +138,7 @@ void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options)
         ->type_name("L");
     verb->add_option("--drop-similar-layers", options.dropSimilar,
                      "Leave out so many decoder layers: those that change the hidden state least")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, 1 << 30))
         ->type_name("N");
     verb->add_option("--recover", options.recover,
                      "How what was lost is won back once experts and ranks are settled (see `methods --slot recover`); none")

@@ -181,11 +181,14 @@ void TerminalJob::progress(std::int64_t done, std::int64_t total, std::string_vi
     const double seconds = std::chrono::duration<double>(now - m_started).count();
     const double rate = seconds > 0 ? static_cast<double>(done - m_firstDone) / seconds : 0;
     const double share = static_cast<double>(done) / static_cast<double>(total);
+    // A search tells a share of its limits, and may end before them: no number of things, no time that is left.
+    const bool counts = phase != "search";
     std::string pace;
-    if (rate > 0)
-        pace =
-            fmt::format("  {}/s", phase == "byte" ? formatBytes(static_cast<std::int64_t>(rate)) : fmt::format("{:.3g} {}s", rate, phase));
-    if (rate > 0 && done < total) pace += fmt::format("  about {} left", formatSeconds(static_cast<double>(total - done) / rate));
+    if (counts && rate > 0)
+        pace = fmt::format("  {}/s", phase == "byte"
+                                         ? formatBytes(static_cast<std::int64_t>(rate))
+                                         : fmt::format("{:.3g} {}", rate, phase == "matrix" ? "matrices" : std::string(phase) + "s"));
+    if (counts && rate > 0 && done < total) pace += fmt::format("  about {} left", formatSeconds(static_cast<double>(total - done) / rate));
     if (m_terminal) {
         constexpr int kCells = 24;
         const int filled = static_cast<int>(share * kCells);
@@ -194,6 +197,8 @@ void TerminalJob::progress(std::int64_t done, std::int64_t total, std::string_vi
             bar += i < filled ? "█" : "░";
         writeAll(2, fmt::format("\r\033[K{} {:3.0f} %{}", bar, share * 100, pace));
         m_barShown = true;
+    } else if (!counts) {
+        writeAll(2, fmt::format("{:.0f} % ({})\n", share * 100, phase));
     } else {
         writeAll(2, fmt::format("{:.0f} % ({} of {}, {}){}\n", share * 100, done, total, phase, pace));
     }

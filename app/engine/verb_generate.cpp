@@ -189,7 +189,9 @@ void addGenerate(Verbs& verbs)
         ->type_name("IDS");
     verb->add_option("--bos", options->bos, "Begin-of-sequence token before the prompt: auto, yes or no")
         ->check(CLI::IsMember({"auto", "yes", "no"}));
-    verb->add_option("--tokens", options->tokens, "Tokens to generate, at most (default: 64)")->check(CLI::PositiveNumber)->type_name("N");
+    verb->add_option("--tokens", options->tokens, "Tokens to generate, at most (default: 64)")
+        ->check(CLI::Range(1, 1 << 30))
+        ->type_name("N");
     verb->add_option("--plan", options->plan, "Run under this plan")->type_name("FILE");
     addProfileOption(verb, options->profiles);
     verb->add_option("--temperature", options->temperature, "Of sampling; 0 takes the most probable token each time (default)")
@@ -200,7 +202,7 @@ void addGenerate(Verbs& verbs)
         ->type_name("P");
     verb->add_option("--stop", options->stop, "End before this text (several: any of them)")->type_name("S")->allow_extra_args(false);
     verb->add_option("--alternatives", options->alternatives, "Also the N most probable tokens at every place")
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(0, 1 << 30))
         ->type_name("N");
     verb->add_flag("--ignore-end", options->ignoreEnd, "Go on behind an end-of-sequence token");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a plan made for another model");

@@ -61,8 +61,8 @@ std::string tableOf(const SpeedResult& result)
     };
     row("prefill, tokens/s", rate(dense.prefill), rate(plan.prefill), times(ratio.prefill));
     row("decode, tokens/s", rate(dense.decode), rate(plan.decode), times(ratio.decode));
-    row("GFLOP per token", fmt::format("{:.3f}", static_cast<double>(dense.flopsPerToken) * 1e-9),
-        fmt::format("{:.3f}", static_cast<double>(plan.flopsPerToken) * 1e-9), share(plan.flopsPerToken, dense.flopsPerToken));
+    row("MFLOP per token", fmt::format("{:.2f}", static_cast<double>(dense.flopsPerToken) * 1e-6),
+        fmt::format("{:.2f}", static_cast<double>(plan.flopsPerToken) * 1e-6), share(plan.flopsPerToken, dense.flopsPerToken));
     row("active parameters", formatCount(dense.activeParameters), formatCount(plan.activeParameters),
         share(plan.activeParameters, dense.activeParameters));
     row("weights read per token", formatBytes(dense.bytesReadPerToken), formatBytes(plan.bytesReadPerToken),
@@ -120,8 +120,8 @@ Result<Json> speed(const SpeedVerbOptions& options, Invocation& invocation)
                                   {"plan_decode", round.planDecode ? numberJson(*round.planDecode) : Json()}});
     invocation.text = tableOf(result);
     invocation.text +=
-        fmt::format("{} prompt tokens and {} behind them, {} rounds of {}, {}, {} threads: medians, least and most.\n", options.prefill,
-                    options.decode, options.rounds, plan ? "both in turn" : "the dense model", invocation.dtype, model->options().threads);
+        fmt::format("{} prompt tokens and {} behind them, rounds of {}: {}, {}, threads: {}; medians, least and most.\n", options.prefill,
+                    options.decode, plan ? "both in turn" : "the dense model", options.rounds, invocation.dtype, model->options().threads);
     return json;
 }
 
@@ -135,10 +135,12 @@ void addSpeed(Verbs& verbs)
     verb->add_option("MODEL", options->model, "Checkpoint folder")->required();
     verb->add_option("--plan", options->plan, "Plan file (default: the dense model alone)")->type_name("FILE");
     addProfileOption(verb, options->profiles);
-    verb->add_option("--prefill", options->prefill, "Tokens of the prompt (default: 512)")->check(CLI::PositiveNumber)->type_name("N");
-    verb->add_option("--decode", options->decode, "Tokens to generate behind it (default: 32)")->check(CLI::PositiveNumber)->type_name("N");
+    verb->add_option("--prefill", options->prefill, "Tokens of the prompt (default: 512)")->check(CLI::Range(1, 1 << 30))->type_name("N");
+    verb->add_option("--decode", options->decode, "Tokens to generate behind it (default: 32)")
+        ->check(CLI::Range(1, 1 << 30))
+        ->type_name("N");
     verb->add_option("--rounds", options->rounds, "Rounds that are counted; one more goes before them (default: 5)")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, 1 << 30))
         ->type_name("N");
     verb->add_option("--ids", options->ids, "Token ids of the prompt, JSON or safetensors (default: drawn by --seed)")->type_name("FILE");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a plan made for another model");

@@ -191,9 +191,9 @@ void addTasks(Verbs& verbs)
                      "What to compare with on the same questions: dense, none or a plan file (default: dense for a plan)")
         ->type_name("WHAT");
     addProfileOption(verb, options->profiles);
-    verb->add_option("--limit", options->limit, "The first N questions of every task")->check(CLI::PositiveNumber)->type_name("N");
+    verb->add_option("--limit", options->limit, "The first N questions of every task")->check(CLI::Range(1, 1 << 30))->type_name("N");
     verb->add_option("--fewshot", options->examples, "Answered questions before each one (default: none)")
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(0, 1 << 30))
         ->type_name("N");
     verb->add_option("--samples", options->samples, "JSON lines to write: log-likelihoods of every choice")->type_name("FILE");
     verb->add_flag("--resume", options->resume, "Use the answers of an earlier run");
