@@ -72,9 +72,9 @@ std::string textOf(const RecoverOptions& options, const RecoverResult& result)
     const auto ppl = [](const std::vector<WindowLoss>& losses) { return perplexity(losses).ppl; };
     const PairedDifference gain = pairedDifference(result.after, result.before);
     std::string text =
-        fmt::format("{} on {}{}, {} windows: perplexity {:.4f} before, {:.4f} after ({:+.5f} ± {:.5f} nats per token); dense {:.4f}",
+        fmt::format("{} on {}{}, windows: {}; perplexity {:.4f} before, {:.4f} after ({:+.5f}{} nats per token); dense {:.4f}",
                     options.method, result.gateText, result.gateHeldOut ? " (kept apart)" : "", result.before.size(), ppl(result.before),
-                    ppl(result.after), gain.nll, gain.se, ppl(result.dense));
+                    ppl(result.after), gain.nll, gain.windows > 1 ? fmt::format(" ± {:.5f}", gain.se) : "", ppl(result.dense));
     if (!result.control.empty()) text += fmt::format(", control {:.4f}", ppl(result.control));
     text += "\n";
     if (!result.changed)

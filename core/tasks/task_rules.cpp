@@ -228,8 +228,8 @@ Result<TaskItem> readWinoGrande(const Json& fields)
         item.continuations.push_back(std::string(1, ' ').append(stripped(std::string_view(sentence).substr(gap + 1))));
         item.lengths.push_back(codePoints(item.contexts.back()));
     }
-    ESPALIER_TRY(const int answer, labelOf(fields, "answer", 3));
-    if (answer == 0) return invalid("answer", "is neither 1 nor 2");
+    ESPALIER_TRY(const int answer, labelOf(fields, "answer", 10));
+    if (answer == 0 || answer > 2) return invalid("answer", "is neither 1 nor 2");
     item.gold = answer < 0 ? -1 : answer - 1;
     return item;
 }
