@@ -1,6 +1,7 @@
 """A plan for a made checkpoint whose factors are random numbers of a values file: for timing, where no decomposition has to be waited for.
 
-stored_rank_plan.py MODEL OUT.json [--drop 0.25] [--rank 525]: every layer keeps the same share of its experts, each matrix in two factors.
+stored_rank_plan.py MODEL OUT.json [--drop 0.25] [--rank 525] [--shared-rank 944]: every layer keeps the same share of its experts, each
+matrix in two factors; so are those of the shared expert where a rank is given for them.
 """
 
 import argparse
@@ -16,6 +17,7 @@ parser.add_argument("model")
 parser.add_argument("out")
 parser.add_argument("--drop", type=float, default=0.25)
 parser.add_argument("--rank", type=int, default=525)
+parser.add_argument("--shared-rank", type=int, default=0)
 options = parser.parse_args()
 with open(os.path.join(options.model, "config.json")) as file:
     config = json.load(file)
@@ -32,16 +34,28 @@ def bf16(rows, columns):
 
 
 header, parts, offset, layers = {"__metadata__": {"espalier.values": "1", "made_by": '{"method":"random"}'}}, [], 0, []
+
+
+def factors(name, rows, columns, rank):
+    global offset
+    for part, shape in {"U": (rows, rank), "V": (rank, columns)}.items():
+        data = bf16(*shape)
+        header[f"{name}.{part}"] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+        parts.append(data)
+
+
+shared = config.get("shared_expert_intermediate_size") or width * config.get("n_shared_experts", 0)
+shared_name = "mlp.shared_expert" if "shared_expert_intermediate_size" in config else "mlp.shared_experts"
+if options.shared_rank and not shared:
+    parser.error(f"{options.model} has no shared expert")
 for layer in range(config["num_hidden_layers"]):
     for expert in kept:
         for matrix, (rows, columns) in {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width)}.items():
-            for part, shape in {"U": (rows, options.rank), "V": (options.rank, columns)}.items():
-                data = bf16(*shape)
-                header[f"layers.{layer}.experts.{expert}.{matrix}.{part}"] = {
-                    "dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + len(data)]
-                }
-                offset += len(data)
-                parts.append(data)
+            factors(f"layers.{layer}.experts.{expert}.{matrix}", rows, columns, options.rank)
+    if options.shared_rank:
+        for matrix, (rows, columns) in {"gate": (shared, hidden), "up": (shared, hidden), "down": (hidden, shared)}.items():
+            factors(f"layers.{layer}.{shared_name}.{matrix}_proj", rows, columns, options.shared_rank)
 text = json.dumps(header).encode()
 text += b" " * (-len(text) % 8)
 values = options.out.removesuffix(".json") + ".values.safetensors"
@@ -51,10 +65,18 @@ with open(values, "wb") as file:
         file.write(piece)
         digest.update(piece)
 identity = digest.hexdigest()
-form = {"form": "low-rank", "bands": [[options.rank, 0]], "values": identity}
+
+
+def low_rank(rank):
+    return {"form": "low-rank", "bands": [[rank, 0]], "values": identity}
+
+
+form = low_rank(options.rank)
 for layer in range(config["num_hidden_layers"]):
     bodies = [{"sources": [expert], "gate": form, "up": form, "down": form} for expert in kept]
     layers.append({"layer": layer, "columns": [[expert, expert] for expert in kept], "bodies": bodies})
+    if options.shared_rank:
+        layers[-1]["linears"] = {f"{shared_name}.{matrix}_proj": low_rank(options.shared_rank) for matrix in ("gate", "up", "down")}
 plan = {"version": 2, "layers": layers, "values": [{"id": identity, "file": os.path.basename(values)}]}
 with open(options.out, "w") as file:
     json.dump(plan, file)
