@@ -41,7 +41,13 @@ std::string planText(const ModelShape& shape, const CompressionPlan& plan, const
 
 std::string recoveryText(const std::vector<PlanStage>& stages)
 {
+    std::string text;
     for (const PlanStage& stage : stages) {
+        if (stage.name == "finals")
+            for (const Json& plan : stage.detail.value("plans", Json::array()))
+                text += fmt::format("Finalist \"{}\", recovered on {} windows: NLL per token {:.4f} before, {:.4f} after\n",
+                                    plan.value("finalist", ""), plan.value("learned", 0), plan.value("nll_before", 0.0),
+                                    plan.value("nll_after", 0.0));
         if (stage.name != "recover") continue;
         const auto number = [&](const char* key) {
             return stage.detail.value(key, Json()).is_number() ? stage.detail[key].get<double>() : 0.0;
@@ -49,11 +55,11 @@ std::string recoveryText(const std::vector<PlanStage>& stages)
         const char* outcome = stage.detail.value("accepted", false)  ? ""
                               : stage.detail.value("changed", false) ? ": not accepted, the plan stays as it was"
                                                                      : ": nothing was missing";
-        return fmt::format("Recovery by {}: perplexity {:.4f} before, {:.4f} after, dense {:.4f}, on {} windows kept apart{}\n",
-                           stage.detail.value("method", ""), number("ppl_before"), number("ppl_after"), number("ppl_dense"),
-                           stage.detail.value("gate_windows", 0), outcome);
+        text += fmt::format("Recovery by {}: perplexity {:.4f} before, {:.4f} after, dense {:.4f}, on {} windows kept apart{}\n",
+                            stage.detail.value("method", ""), number("ppl_before"), number("ppl_after"), number("ppl_dense"),
+                            stage.detail.value("gate_windows", 0), outcome);
     }
-    return {};
+    return text;
 }
 
 }  // namespace espalier

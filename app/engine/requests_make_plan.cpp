@@ -94,6 +94,7 @@ Result<PlanAnswer> runPlan(OpenModels& models, const PlanRequest& request, JobCo
         sources.insert(sources.end(), own.begin(), own.end());
     }
     PlanInputs inputs{checkpoint, *profile, profileHash, base};
+    inputs.recoverOnly = request.recoverOnly;
     inputs.batch = batchFactoryFor(models.options().device);
     std::shared_ptr<MoeModel> model;
     std::shared_ptr<Evaluator> evaluator;

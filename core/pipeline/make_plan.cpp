@@ -15,6 +15,7 @@
 #include "pipeline/rank_stage.h"
 #include "pipeline/recipe_json.h"
 #include "pipeline/recover_stage.h"
+#include "pipeline/recovered_finals.h"
 #include "pipeline/result_json.h"
 #include "pipeline/select_stage.h"
 #include "pipeline/size_fit.h"
@@ -47,6 +48,9 @@ Error textNeeded(std::string_view who)
     return error;
 }
 
+constexpr double kSearchShare = 0.7;  // of the minutes, where finalists are recovered in the rest
+constexpr int kOtherFinalists = 3;    // beside the answer and the guarded candidates
+
 class Planning
 {
 public:
@@ -71,6 +75,7 @@ public:
         const bool model = runsModel(m_recipe);
         if (model && (!m_inputs.model || !m_inputs.windows))
             return textNeeded(m_recipe.receptiveField ? "The receptive field" : measures() ? "The verified allocator" : "Recovery");
+        if (m_inputs.recoverOnly) return recoverBase();
         ESPALIER_CHECK_OK(checkRecipeNeeds(m_recipe, m_inputs.profile));
         ESPALIER_TRY(m_base, withoutRecovered(m_shape, m_base));
         ESPALIER_CHECK_OK(dropLayers());
@@ -93,7 +98,7 @@ public:
             ESPALIER_CHECK_OK(assign());
         }
         ESPALIER_TRY(m_outcome.plan, completed(m_outcome.plan));
-        ESPALIER_CHECK_OK(recover());
+        ESPALIER_CHECK_OK(recoverIfPossible());
         if (std::string warning = m_journal.takeWarning(); !warning.empty()) m_outcome.warnings.push_back(std::move(warning));
         if (model && !m_inputs.missingWindows.empty())
             m_outcome.warnings.push_back(
@@ -104,10 +109,35 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
 
+    // The plan given, with what an earlier recovery stored, and nothing but its numbers anew.
+    Result<PlanOutcome> recoverBase()
+    {
+        if (m_recipe.recover.empty())
+            return usageError("Nothing is to be done: no recovery method is named.", "Name a method of the slot recover.");
+        m_outcome.plan = m_base;
+        m_outcome.keep = keptOf(m_base);
+        m_outcome.selections.resize(m_shape.layers.size());
+        ESPALIER_CHECK_OK(recoverIfPossible());
+        return std::move(m_outcome);
+    }
+
+    Status recoverIfPossible()
+    {
+        if (m_recipe.recover.empty()) return {};
+        RecoverStage stage(m_inputs, m_recipe, m_share);
+        if (std::string why = stage.hindrance(); !why.empty()) {
+            m_outcome.warnings.push_back(std::move(why));
+            return {};
+        }
+        ESPALIER_CHECK_OK(chooseRecovered(stage));
+        return recover(stage);
+    }
+
     // What each part takes of the whole, roughly: on the demo model with the window's text.
-    enum class Part { Curves, Allocate, Select, Field, Rank, Recover, End };
+    enum class Part { Curves, Allocate, Select, Field, Rank, Finals, Recover, End };
     double weightOf(Part part) const
     {
+        if (m_inputs.recoverOnly) return part == Part::Recover ? 1 : 0;
         switch (part) {
             case Part::Curves:
                 return needsCurves(m_recipe) ? 2 : 0;
@@ -119,6 +149,8 @@ private:
                 return m_recipe.receptiveField ? 5 : 0;
             case Part::Rank:
                 return m_recipe.ranks ? 0.5 : 0;
+            case Part::Finals:
+                return comparesRecovered() ? 15 : 0;
             case Part::Recover:
                 return m_recipe.recover.empty() ? 0 : 5;
             case Part::End:
@@ -148,6 +180,12 @@ private:
     {
         const MethodInfo* select = findMethod(Slot::Select, m_recipe.select);
         return select && select->searches;
+    }
+    // Finalists of the search are compared by what recovery makes of them; a method that takes steps costs more than the search itself.
+    bool comparesRecovered() const
+    {
+        const MethodInfo* method = m_recipe.recover.empty() ? nullptr : findMethod(Slot::Recover, m_recipe.recover);
+        return method && measures() && !takesSteps(*method);
     }
     bool shared() const { return !m_share.alone(); }
     Status stopped() const { return m_job.stopRequested() ? Status(cancelledError()) : Status(); }
@@ -245,10 +283,12 @@ private:
             .measure = [this](const CompressionPlan& plan, std::span<const int> windows) { return measure(plan, windows); },
             .groups = raceOrder(evaluator->groups()),
             .spentSeconds = m_clock() - m_started,
+            .timeShare = comparesRecovered() ? kSearchShare : 1,
             .clock = m_clock};
         if (m_recipe.ranks) problem.ranked = [this](const CompressionPlan& plan) { return m_ranks.ranked(plan); };
         ESPALIER_TRY(VerifiedAnswer verified, searchVerified(problem, m_recipe.paramsOf("allocate"), job));
         m_outcome.search = std::move(verified.search);
+        if (verified.allowedSeconds > 0) m_until = m_started + verified.allowedSeconds;
         m_withSets = std::move(verified.withSets);
         m_outcome.keep = keptOf(m_outcome.search->plan);
         Json detail = {{"method", m_recipe.allocate}};
@@ -517,26 +557,71 @@ private:
         return std::move(ranked).error();
     }
 
-    // What was lost is won back once shapes are settled.
-    Status recover()
+    // The search's finalists after recovery: its answer, what must not have been better, and the nearest of the others.
+    Result<std::vector<Finalist>> finalists()
     {
-        if (m_recipe.recover.empty()) return {};
+        std::vector<Finalist> all = {{m_outcome.search->finalists.front().name, m_outcome.plan}};
+        int others = 0;
+        for (const SearchCandidate& candidate : m_outcome.search->finalists) {
+            if (!candidate.guarded && others >= kOtherFinalists) continue;
+            CompressionPlan plan = candidate.plan;
+            if (m_recipe.ranks) {
+                const Result<CompressionPlan> ranked = m_ranks.ranked(plan);
+                if (!ranked.ok()) continue;
+                plan = *ranked;
+            }
+            ESPALIER_TRY(plan, completed(std::move(plan)));
+            if (m_recipe.bytes && planCost(m_shape, plan).bytes > *m_recipe.bytes) continue;
+            if (std::any_of(all.begin(), all.end(), [&](const Finalist& other) { return other.plan.hash() == plan.hash(); })) continue;
+            if (!candidate.guarded) ++others;
+            all.push_back({candidate.name, std::move(plan)});
+        }
+        return all;
+    }
+
+    Status chooseRecovered(RecoverStage& stage)
+    {
+        m_recoverFolder = m_inputs.recoverFolder;
+        if (!comparesRecovered() || !m_outcome.search || m_outcome.search->finalists.empty()) return {};
+        const auto started = Clock::now();
+        begin(Part::Finals);
+        StageJob job(m_job, "finals");
+        FinalsRequest request{.finalists = {},
+                              .folder = m_inputs.recoverFolder / "finals",
+                              .clock = m_clock,
+                              .until = m_until,
+                              .share = m_share,
+                              .journal = m_journal};
+        ESPALIER_TRY(request.finalists, finalists());
+        ESPALIER_TRY(FinalsAnswer answer, recoveredFinals(request, stage, job));
+        if (answer.folder.empty()) return {};
+        const Finalist& winner = request.finalists[answer.winner];
+        m_outcome.plan = winner.plan;
+        m_outcome.keep = keptOf(winner.plan);
+        m_recoverFolder = answer.folder;
+        answer.detail["finalist"] = winner.name;
+        answer.detail["answer"] = request.finalists.front().name;
+        this->stage("finals", started, std::move(answer.detail));
+        return stopped();
+    }
+
+    // What was lost is won back once shapes are settled.
+    Status recover(RecoverStage& stage)
+    {
         const auto started = Clock::now();
         begin(Part::Recover);
         StageJob job(m_job, "recover");
         job.partial(toJson(PlanFound{toJson(m_outcome.plan), {}}));
-        std::string warning;
-        ESPALIER_TRY(std::optional<RecoverResult> result, recoverStage(m_inputs, m_recipe, m_outcome.plan, m_share, job, warning));
-        if (!warning.empty()) m_outcome.warnings.push_back(std::move(warning));
-        if (!result) return {};
-        m_outcome.warnings.insert(m_outcome.warnings.end(), result->warnings.begin(), result->warnings.end());
-        if (!result->accepted && result->changed)
+        ESPALIER_TRY(const RecoverResult result, stage.run(m_outcome.plan, m_recoverFolder, 1, job));
+        m_outcome.warnings.insert(m_outcome.warnings.end(), result.warnings.begin(), result.warnings.end());
+        if (!result.accepted && result.changed)
             m_outcome.warnings.push_back("Recovery did not lower the loss on the windows kept apart: the plan is as it was before.");
-        m_outcome.plan = result->plan;
-        m_outcome.values = result->values;
-        m_outcome.recovery = recoverSummary(*result, m_recipe.recover);
-        stage("recover", started, recoverDetail(*result, m_recipe.recover));
-        return stopped();
+        m_outcome.plan = result.plan;
+        m_outcome.values = result.values;
+        m_outcome.recovery = recoverSummary(result, m_recipe.recover);
+        this->stage("recover", started, recoverDetail(result, m_recipe.recover));
+        // The best so far of a recovery alone is an answer; of a whole pipeline it is not what was asked for.
+        return m_inputs.recoverOnly && result.cancelled ? Status() : stopped();
     }
 
     Result<Evaluator*> evaluator()
@@ -578,6 +663,8 @@ private:
     JobContext& m_job;
     std::function<double()> m_clock;  // seconds, the same for all processes
     double m_started = 0;
+    double m_until = 0;  // on the clock: the minutes of the verified search; 0: no limit
+    std::filesystem::path m_recoverFolder;
     ExpertScores m_scores;
     AllocationRequest m_request;
     std::vector<LayerCurve> m_curves;
@@ -600,6 +687,7 @@ std::string searchKey(const PlanInputs& inputs, const PlanRecipe& recipe, const 
                 {"base", toJson(inputs.base)},
                 {"compute", computeType},
                 {"version", ESPALIER_VERSION}};
+    if (inputs.recoverOnly) key["recover_only"] = true;
     if (inputs.windows) key["text"] = {{"sha256", inputs.windows->textSha256}, {"window_length", inputs.windows->windowLength}};
     return sha256Hex(canonicalJson(key));
 }

@@ -53,10 +53,11 @@ struct PlanInputs {
     // beside the plan); and the profiles and values files that a plan reads.
     std::filesystem::path recoverFolder = {};
     std::function<Result<FactorSources>(const CompressionPlan&)> sources = {};
+    bool recoverOnly = false;  // `base` is what is recovered, as it is: no other stage runs
 };
 
 struct PlanStage {
-    std::string name;  // "allocate", "select", "receptive-field", "rank", "recover"; for some sizes "size" (below)
+    std::string name;  // "allocate", "select", "receptive-field", "rank", "finals", "recover"; for some sizes "size" (below)
     double seconds = 0;
     Json detail;
 };
@@ -83,6 +84,7 @@ std::string searchKey(const PlanInputs& inputs, const PlanRecipe& recipe, const 
 //                      "best_loss","reference_loss","output_norm","evaluated","trace"} for every layer that ends
 //   "receptive-field"  those of chooseByBlocks
 //   "rank"             {"plan"}
+//   "finals"           a FinalistRecovered for every plan of the verified search that was recovered to be compared
 //   "recover"          {"plan"} once: what is going to be recovered; then those of recoverPlan
 // For a size that counts and rank rule have to meet together, counts are found by arithmetic (pipeline/size_fit.h) and every stage runs
 // once. A stage "size" follows where what was searched turned out larger: {"excess","experts","bytes"}, what it gave back. Every "plan" is

@@ -12,41 +12,59 @@
 namespace espalier
 {
 
-Result<std::optional<RecoverResult>> recoverStage(const PlanInputs& inputs, const PlanRecipe& recipe, const CompressionPlan& plan,
-                                                  WorkShare& share, JobContext& job, std::string& warning)
+std::string RecoverStage::hindrance() const
 {
     const auto usable =
-        std::count_if(inputs.windows->rows.begin(), inputs.windows->rows.end(), [](const auto& row) { return row.size() >= 2; });
-    if (usable < 2) {
-        warning = "The plan was not recovered: a text of one window leaves none to judge the result by.";
-        return std::optional<RecoverResult>();
-    }
-    if (inputs.recoverFolder.empty()) return internalError("the stage recover has no folder");
+        std::count_if(m_inputs.windows->rows.begin(), m_inputs.windows->rows.end(), [](const auto& row) { return row.size() >= 2; });
+    return usable < 2 ? "The plan was not recovered: a text of one window leaves none to judge the result by." : "";
+}
+
+int RecoverStage::learnedWindows() const
+{
+    const Result<SplitText> split = splitText({*m_inputs.windows, {}});
+    return split.ok() ? static_cast<int>(split->tuning.windows.rows.size()) : 0;
+}
+
+Result<RecoverResult> RecoverStage::run(const CompressionPlan& plan, const std::filesystem::path& folder, int every, JobContext& job)
+{
+    if (m_inputs.recoverFolder.empty()) return internalError("the stage recover has no folder");
     FactorSources sources;
-    if (inputs.sources) {
-        ESPALIER_TRY(sources, inputs.sources(plan));
+    if (m_inputs.sources) {
+        ESPALIER_TRY(sources, m_inputs.sources(plan));
     }
-    ESPALIER_TRY(MoeModel * model, inputs.model());
-    std::optional<Evaluator> evaluator;
+    ESPALIER_TRY(MoeModel * model, m_inputs.model());
     RecoverRequest request;
     request.model = model;
     request.plan = withGivenProfile(plan, sources);
     request.sources = sources;
-    request.method = recipe.recover;
-    request.params = recipe.paramsOf("recover");
-    request.text.windows = *inputs.windows;
-    request.profile = &inputs.profile;
-    request.seed = recipe.seed;
-    request.folder = inputs.recoverFolder;
+    request.method = m_recipe.recover;
+    request.params = m_recipe.paramsOf("recover");
+    request.text.windows = *m_inputs.windows;
+    if (every > 1) {
+        ESPALIER_TRY(SplitText split, splitText(request.text));
+        std::vector<std::vector<int>> rows;
+        for (std::size_t i = 0; i < split.tuning.windows.rows.size(); i += static_cast<std::size_t>(every))
+            rows.push_back(std::move(split.tuning.windows.rows[i]));
+        request.text.windows.rows = std::move(rows);
+        request.text.windows.textSha256 = hashOfRows(request.text.windows.rows);
+        request.gate = std::move(split.gate);
+    }
+    request.profile = &m_inputs.profile;
+    request.seed = m_recipe.seed;
+    request.folder = folder;
     request.resume = RecoverResume::IfSame;
-    request.valuesFolder = inputs.recoverFolder / "values";
-    request.processes = &share;
-    request.measure = [&](const TokenWindows& gate, const CompressionPlan& which, JobContext& quiet) {
-        if (!evaluator) evaluator.emplace(*model, gate, evaluatorCacheBytes(*model));
-        return runShared(*evaluator, which, {}, quiet, share);
+    request.bestSoFar = m_inputs.recoverOnly;
+    request.valuesFolder = folder / "values";
+    request.processes = &m_share;
+    request.measure = [&](const TokenWindows& gate, const CompressionPlan& which, JobContext& quiet) -> Result<std::vector<WindowLoss>> {
+        const auto known = m_measured.find(which.hash());
+        if (known != m_measured.end()) return known->second;
+        if (!m_evaluator) m_evaluator.emplace(*model, gate, evaluatorCacheBytes(*model));
+        ESPALIER_TRY(std::vector<WindowLoss> losses, runShared(*m_evaluator, which, {}, quiet, m_share));
+        m_measured.emplace(which.hash(), losses);
+        return losses;
     };
-    ESPALIER_TRY(RecoverResult result, recoverPlan(request, job));
-    return std::optional(std::move(result));
+    return recoverPlan(request, job);
 }
 
 Result<CompressionPlan> withoutRecovered(const ModelShape& shape, const CompressionPlan& plan)
@@ -88,6 +106,7 @@ RecoverSummary recoverSummary(const RecoverResult& result, const std::string& me
     return {.method = method,
             .accepted = result.accepted,
             .changed = result.changed,
+            .cancelled = result.cancelled,
             .windows = static_cast<int>(result.before.size()),
             .nllDense = perplexity(result.dense).nll,
             .nllBefore = perplexity(result.before).nll,

@@ -3,22 +3,49 @@
 
 #include "base/error.h"
 #include "base/job.h"
+#include "base/statistics.h"
 #include "base/work_share.h"
+#include "evaluate/evaluator.h"
 #include "pipeline/make_plan.h"
 #include "recover/recover.h"
 #include "rpc/protocol_plan.h"
 
+#include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace espalier
 {
 
-// Recovers `plan` by the recipe's method on the inputs' windows; every eighth of them is kept apart and judges. nullopt: nothing could be
-// done, and `warning` says why. What is finished lies in inputs.recoverFolder, and is gone on with where it is this plan's. Errors: those
-// of recoverPlan.
-Result<std::optional<RecoverResult>> recoverStage(const PlanInputs& inputs, const PlanRecipe& recipe, const CompressionPlan& plan,
-                                                  WorkShare& share, JobContext& job, std::string& warning);
+// Recoveries by a recipe's method on the inputs' windows, of which every eighth is kept apart and judges. What is measured on those of a
+// plan is kept, so that several plans, and the dense model, are measured once.
+class RecoverStage
+{
+public:
+    // `inputs`, `recipe` and `share` stay with the caller.
+    RecoverStage(const PlanInputs& inputs, const PlanRecipe& recipe, WorkShare& share) : m_inputs(inputs), m_recipe(recipe), m_share(share)
+    {
+    }
+    RecoverStage(const RecoverStage&) = delete;
+    RecoverStage& operator=(const RecoverStage&) = delete;
+
+    // Empty: a plan can be recovered; else why not, for people.
+    std::string hindrance() const;
+    int learnedWindows() const;  // that are not kept apart
+
+    // What is finished lies in `folder`, and is gone on with where it is this plan's; a values file lies in the folder "values" there.
+    // every > 1: only each so-manieth of the windows that are not kept apart is learned from. Errors: those of recoverPlan.
+    Result<RecoverResult> run(const CompressionPlan& plan, const std::filesystem::path& folder, int every, JobContext& job);
+
+private:
+    const PlanInputs& m_inputs;
+    const PlanRecipe& m_recipe;
+    WorkShare& m_share;
+    std::optional<Evaluator> m_evaluator;                       // of the windows that judge
+    std::map<std::string, std::vector<WindowLoss>> m_measured;  // on them, by plan hash
+};
 
 // The plan without the numbers that a recovery put there, outside of locked layers: a new plan begins with the checkpoint's own.
 Result<CompressionPlan> withoutRecovered(const ModelShape& shape, const CompressionPlan& plan);

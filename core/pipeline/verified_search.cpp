@@ -90,9 +90,10 @@ public:
         PlanSearchOptions options = planSearchOptions(params);
         options.seed = m_verified.seed;
         options.clock = m_verified.clock;
-        // What is left of the minutes: enough for a first look in any case.
-        if (options.seconds > 0) options.seconds = std::max(1.0, options.seconds - m_verified.spentSeconds);
         VerifiedAnswer answer;
+        answer.allowedSeconds = options.seconds;
+        // What is left of the minutes: enough for a first look in any case.
+        if (options.seconds > 0) options.seconds = std::max(1.0, m_verified.timeShare * options.seconds - m_verified.spentSeconds);
         ESPALIER_TRY(answer.search, searchPlans(m_problem, options, m_job));
         if (const auto it = m_givenBack.find(answer.search.plan.hash()); it != m_givenBack.end()) answer.search.rankGivenBack = it->second;
         if (m_problem.candidates.empty() || m_problem.candidates.front().name != kGiven) answer.search.againstFirst.reset();

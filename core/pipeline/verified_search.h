@@ -29,12 +29,14 @@ struct VerifiedProblem {
     MeasuredPlans::Measure measure;        // exact losses on calibration windows
     std::vector<std::vector<int>> groups;  // of those windows
     double spentSeconds = 0;               // of the time allowed, before the search begins
+    double timeShare = 1;                  // of the time allowed: what follows needs the rest
     std::function<double()> clock;         // empty: a steady clock
 };
 
 struct VerifiedAnswer {
     PlanSearchResult search;
-    Json detail;  // candidates, layer weights, trace
+    Json detail;                // candidates, layer weights, trace
+    double allowedSeconds = 0;  // for everything; 0: no limit
     // The plan with other sets in some layers ([decoder layer], empty: as it is), in no more bytes. nullopt: not possible.
     std::function<Result<std::optional<CompressionPlan>>(const CompressionPlan&, const std::vector<ExpertSet>&)> withSets;
 };

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 
 namespace espalier
@@ -18,6 +19,7 @@ namespace
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kBatchTokens = 2048;
+constexpr std::int64_t kLeastRoom = std::int64_t{256} << 20;
 constexpr std::int64_t kBlockRows = 256;  // rows of the maps that are solved together
 
 class Mending
@@ -44,7 +46,19 @@ public:
 
     Result<Recovered> run()
     {
+        const Status done = allLayers();
+        if (done.ok()) return Recovered{m_plan, m_parts, false};
+        // The layers until here are mended towards the dense model, and those above run on what they give.
+        if (m_run.bestSoFar && done.error().kind == ErrorKind::Cancelled && !m_parts.empty()) return Recovered{m_plan, m_parts, true};
+        return done.error();
+    }
+
+private:
+    Status allLayers()
+    {
         const c10::InferenceMode guard;
+        ESPALIER_CHECK_OK(findRoom());
+        ESPALIER_CHECK_OK(checkRoom(m_run.plan.firstDifference(CompressionPlan::identity(m_shape))));
         ESPALIER_TRY(JournalFile journal, openJournal());
         const int first = m_done;
         const auto type = m_model.options().compute == ComputeType::Bf16 ? at::kBFloat16 : at::kFloat;
@@ -74,10 +88,14 @@ public:
             m_run.warnings.emplace_back(
                 "Matrices on a grid of few points, with masks, bases or fewer channels, and those that the checkpoint stores factored, "
                 "stay as they are.");
-        return Recovered{m_plan, m_parts, false};
+        if (m_tooWide > 0)
+            m_run.warnings.push_back(
+                fmt::format("{} matrices of experts stay as they are: their moments do not fit in {} MiB beside the "
+                            "weights. Allow more memory with --memory-budget, or take fewer windows.",
+                            m_tooWide, m_room >> 20));
+        return {};
     }
 
-private:
     // {"layer","parts","losses"} for each layer that is finished. What is not whole, or what processes do not agree on, is begun again: the
     // residual streams are those of the last layer.
     Result<JournalFile> openJournal()
@@ -257,18 +275,49 @@ private:
         return {};
     }
 
-    Status roomFor(const std::vector<Target>& targets) const
+    // What a fit may take beside the weights; the least of all processes, so that all leave out the same.
+    Status findRoom()
     {
-        for (const Target& target : targets) {
-            const std::int64_t bytes = factoriseBytes(target.map.tokens(), target.map.width);
-            if (bytes <= std::max<std::int64_t>(m_model.spareBytes(), std::int64_t{256} << 20)) continue;
-            return resourceError(
-                "recover.memory", "memory",
-                {"Mending {matrix}, {width} columns on {tokens} tokens, takes {mib} MiB beside the weights.",
-                 {{"matrix", target.slot.words()}, {"width", target.map.width}, {"tokens", target.map.tokens()}, {"mib", bytes >> 20}}},
-                "Take fewer windows, or allow more memory with --memory-budget.");
+        const std::int64_t own = std::max<std::int64_t>(m_model.spareBytes(), kLeastRoom);
+        ESPALIER_TRY(const std::vector<Json> all, m_run.share.exchange(Json(own)));
+        m_room = own;
+        for (const Json& room : all)
+            m_room = std::min(m_room, room.get<std::int64_t>());
+        return {};
+    }
+    // Attention and the shared experts see every token, which is known before anything is computed; how many an expert sees is not.
+    Status checkRoom(int first)
+    {
+        bool left = false;
+        for (int l = first; l < m_model.layerCount(); ++l) {
+            std::vector<Target> targets;
+            if (m_attention) targets = attentionTarget(m_model.checkpoint(), m_plan, l, left);
+            std::vector<Target> experts = expertTargets(m_model.checkpoint(), m_plan, l, m_shared, left);
+            std::move(experts.begin(), experts.end(), std::back_inserter(targets));
+            for (const Target& target : targets) {
+                if (target.slot.linear.empty()) continue;
+                const std::int64_t width = widthOf(m_shape, m_plan, target);
+                const std::int64_t bytes = factoriseBytes(m_tokens, width);
+                if (bytes <= m_room) continue;
+                return resourceError(
+                    "recover.memory", "memory",
+                    {"Mending {matrix}, {width} columns on {tokens} tokens, takes {mib} MiB beside the weights; there are {room}.",
+                     {{"matrix", target.slot.words()},
+                      {"width", width},
+                      {"tokens", m_tokens},
+                      {"mib", bytes >> 20},
+                      {"room", m_room >> 20}}},
+                    "Take fewer windows, allow more memory with --memory-budget, or leave these matrices out (parameters shared, "
+                    "attention).");
+            }
         }
         return {};
+    }
+    // Experts that saw so many tokens that their moments do not fit stay as they are.
+    void leaveWide(std::vector<Target>& targets)
+    {
+        m_tooWide +=
+            std::erase_if(targets, [&](const Target& target) { return factoriseBytes(target.map.tokens(), target.map.width) > m_room; });
     }
 
     Status fit(int layer, std::vector<Target>& targets, const at::Tensor& residual, double wanted)
@@ -277,7 +326,8 @@ private:
             ESPALIER_CHECK_OK(target.flush(*m_scratch));
         const double before = residual.square().sum().item<double>();
         if (before == 0 || wanted == 0) return {};
-        ESPALIER_CHECK_OK(roomFor(targets));
+        leaveWide(targets);
+        if (targets.empty()) return {};
         std::vector<FittedMap> maps;
         std::vector<at::Tensor> fresh;
         for (Target& target : targets) {
@@ -425,6 +475,8 @@ private:
     std::vector<at::Tensor> m_middle;  // by batch: residual streams after its attention
     int m_done = 0;                    // layers
     int m_step = 0;
+    std::int64_t m_room = 0;                                     // bytes
+    std::size_t m_tooWide = 0;                                   // maps that did not fit there
     bool m_left = false;                                         // something is not of a kind that can be refitted
     bool m_changed = false;                                      // numbers were written since the plan was last made ready
     bool m_whole = true;                                         // what was found of an earlier run

@@ -126,6 +126,15 @@ std::vector<Target> attentionTarget(const Checkpoint& checkpoint, const Compress
     return targets;
 }
 
+std::int64_t widthOf(const ModelShape& shape, const CompressionPlan& plan, const Target& target)
+{
+    if (const int rank = formOf(plan.layer(target.slot.layer), target).factorRank(); rank > 0) return rank;
+    const LayerShape& layer = shape.layers[static_cast<std::size_t>(target.slot.layer)];
+    if (target.slot.linear.empty()) return layer.expertWidth;
+    const LinearShape* linear = layer.linear(target.slot.linear);
+    return linear ? linear->in : 0;
+}
+
 Status loadTargets(const BuildContext& context, const CompressionPlan& plan, std::vector<Target>& targets)
 {
     std::vector<Status> states(targets.size());

@@ -43,6 +43,9 @@ struct Target {
 std::vector<Target> expertTargets(const Checkpoint& checkpoint, const CompressionPlan& plan, int layer, bool shared, bool& left);
 std::vector<Target> attentionTarget(const Checkpoint& checkpoint, const CompressionPlan& plan, int layer, bool& left);
 
+// Columns of what is refitted: of factors those of U.
+std::int64_t widthOf(const ModelShape& shape, const CompressionPlan& plan, const Target& target);
+
 // Reads their matrices. Errors: those of the builders of forms.
 Status loadTargets(const BuildContext& context, const CompressionPlan& plan, std::vector<Target>& targets);
 

@@ -59,43 +59,28 @@ struct Texts {
     bool heldOut = false;
 };
 
+bool usable(const TokenWindows& windows)
+{
+    return std::any_of(windows.rows.begin(), windows.rows.end(), [](const auto& row) { return row.size() >= 2; });
+}
+
+Error nothingToLearn(const TokenWindows& windows)
+{
+    return badInput("recover.no_tokens", windows.source, "The text has no window of at least two tokens to learn from.",
+                    "Give a longer text, or shorter windows.");
+}
+
 Result<Texts> textsOf(const RecoverRequest& request)
 {
-    const TuningText& text = request.text;
-    const auto usable = [](const TokenWindows& windows) {
-        return std::any_of(windows.rows.begin(), windows.rows.end(), [](const auto& row) { return row.size() >= 2; });
-    };
-    if (!usable(text.windows))
-        return badInput("recover.no_tokens", text.windows.source, "The text has no window of at least two tokens to learn from.",
-                        "Give a longer text, or shorter windows.");
     if (request.gate) {
+        if (!usable(request.text.windows)) return nothingToLearn(request.text.windows);
         if (!usable(*request.gate))
             return badInput("recover.no_tokens", request.gate->source, "The gate's text has no window of at least two tokens.",
                             "Give a longer text with --gate.");
-        return Texts{text, *request.gate, false};
+        return Texts{request.text, *request.gate, false};
     }
-    std::vector<std::size_t> learn, judge;
-    for (std::size_t i = 0; i < text.windows.rows.size(); ++i)
-        (i % kEvery == kEvery - 1 ? judge : learn).push_back(i);
-    if (judge.empty()) {
-        // The last of a few.
-        if (learn.size() < 2) {
-            Error error = usageError("A text of one window leaves none to judge the result by.",
-                                     "Give another text with --gate, more text, or shorter windows.");
-            error.code = "recover.gate_needed";
-            return error;
-        }
-        judge.push_back(learn.back());
-        learn.pop_back();
-    }
-    Texts texts{{subset(text.windows, learn), {}}, subset(text.windows, judge), true};
-    if (!text.scored.empty())
-        for (const std::size_t row : learn)
-            texts.tuning.scored.push_back(text.scored[row]);
-    if (!usable(texts.tuning.windows) || !usable(texts.gate))
-        return badInput("recover.no_tokens", text.windows.source, "The text has too few windows of at least two tokens.",
-                        "Give a longer text, or shorter windows.");
-    return texts;
+    ESPALIER_TRY(SplitText split, splitText(request.text));
+    return Texts{std::move(split.tuning), std::move(split.gate), true};
 }
 
 class Recovery
@@ -124,7 +109,9 @@ public:
         }
         ESPALIER_CHECK_OK(openFolder());
         ESPALIER_TRY(result.dense, measure(dense, {}));
+        tell("dense", result.dense);
         ESPALIER_TRY(result.before, measure(m_request.plan, {}));
+        tell("before", result.before);
         ESPALIER_TRY(const Recovered recovered, tuned(*method, m_request.plan, m_request.folder, &result.steps));
         result.cancelled = recovered.cancelled;
         result.changed = recovered.plan.hash() != m_request.plan.hash();
@@ -133,6 +120,7 @@ public:
             // The best so far of a run that was stopped is measured all the same.
             ESPALIER_TRY(result.after, measure(recovered.plan, recovered.parts));
         }
+        tell("after", result.after);
         result.accepted = result.changed && perplexity(result.after).nll < perplexity(result.before).nll;
         ESPALIER_CHECK_OK(control(*method, dense));
         if (result.accepted) {
@@ -208,6 +196,11 @@ private:
         return writeFileAtomically(file, text);
     }
 
+    void tell(const char* what, const std::vector<WindowLoss>& losses)
+    {
+        m_job.partial(toJson(RecoverJudged{what, perplexity(losses).nll, static_cast<int>(losses.size())}));
+    }
+
     Result<std::vector<WindowLoss>> measure(const CompressionPlan& plan, const FactorSources& more)
     {
         FactorSources sources = m_request.sources;
@@ -233,6 +226,7 @@ private:
                        .share = m_share,
                        .folder = folder,
                        .resume = m_resumed,
+                       .bestSoFar = m_request.bestSoFar && m_share.alone(),
                        .gateNll = [this](const CompressionPlan& of, const FactorSources& more) -> Result<double> {
                            ESPALIER_TRY(const std::vector<WindowLoss> losses, measure(of, more));
                            return perplexity(losses).nll;
@@ -257,6 +251,7 @@ private:
         if (!m_request.control || m_result.cancelled) return {};
         ESPALIER_TRY(const Recovered recovered, tuned(method, dense, m_request.folder / "control", nullptr));
         ESPALIER_TRY(m_result.control, measure(recovered.plan, recovered.parts));
+        tell("control", m_result.control);
         return {};
     }
 
@@ -286,6 +281,33 @@ private:
 }  // namespace
 
 Result<RecoverResult> recoverPlan(const RecoverRequest& request, JobContext& job) { return Recovery(request, job).run(); }
+
+Result<SplitText> splitText(const TuningText& text)
+{
+    if (!usable(text.windows)) return nothingToLearn(text.windows);
+    std::vector<std::size_t> learn, judge;
+    for (std::size_t i = 0; i < text.windows.rows.size(); ++i)
+        (i % kEvery == kEvery - 1 ? judge : learn).push_back(i);
+    if (judge.empty()) {
+        // The last of a few.
+        if (learn.size() < 2) {
+            Error error = usageError("A text of one window leaves none to judge the result by.",
+                                     "Give another text with --gate, more text, or shorter windows.");
+            error.code = "recover.gate_needed";
+            return error;
+        }
+        judge.push_back(learn.back());
+        learn.pop_back();
+    }
+    SplitText split{{subset(text.windows, learn), {}}, subset(text.windows, judge)};
+    if (!text.scored.empty())
+        for (const std::size_t row : learn)
+            split.tuning.scored.push_back(text.scored[row]);
+    if (!usable(split.tuning.windows) || !usable(split.gate))
+        return badInput("recover.no_tokens", text.windows.source, "The text has too few windows of at least two tokens.",
+                        "Give a longer text, or shorter windows.");
+    return split;
+}
 
 void removeRun(const fs::path& folder)
 {

@@ -37,6 +37,7 @@ struct RecoverRequest {
     bool control = false;          // also tune the dense model by the same method, and measure it
     std::filesystem::path folder;  // for what is finished; made here, removed by removeRun
     RecoverResume resume = RecoverResume::No;
+    bool bestSoFar = false;  // a stop is answered with what a method that goes layer by layer has by then, rather than with an error
     std::filesystem::path valuesFolder;  // where the values file is written
     WorkShare* processes = nullptr;      // null: one
     // Losses of a plan on all windows of the gate; the model is ready for its sources. Empty: measured here.
@@ -58,11 +59,20 @@ struct RecoverResult {
     double seconds = 0;
 };
 
-// Progress counts what the method counts. Partial results, each a RecoverStep: {"step","loss"[,"layer"][,"gate_nll"]}.
+// Progress counts what the method counts. Partial results: a RecoverJudged for everything measured on the gate's windows, a RecoverStep for
+// each point of the trace.
 // Errors: method.unknown, method.bad_parameter, recover.no_tokens (a text of nothing to learn from), recover.gate_needed (too few windows
 // to keep some apart), recover.other_run (the folder is another run's), recover.nothing_to_resume, those of the method, of preparing the
 // plan, of measuring and writing.
 Result<RecoverResult> recoverPlan(const RecoverRequest& request, JobContext& job);
+
+// What is learned from and what judges where no other text does: every eighth window is kept apart, of fewer the last. Errors:
+// recover.no_tokens, recover.gate_needed.
+struct SplitText {
+    TuningText tuning;
+    TokenWindows gate;
+};
+Result<SplitText> splitText(const TuningText& text);
 
 // What a run leaves in its folder, once the answer is written.
 void removeRun(const std::filesystem::path& folder);

@@ -13,6 +13,9 @@ namespace espalier
 // In the order of choosers; the first is the default.
 const std::vector<MethodInfo>& recoverMethods();
 
+// It goes step by step for as long as it is told to, rather than once over the model.
+bool takesSteps(const MethodInfo& method);
+
 MethodInfo leastSquaresInfo();
 MethodInfo loraInfo();
 MethodInfo routerKdInfo();

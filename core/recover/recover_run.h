@@ -51,7 +51,8 @@ struct RecoverRun {
     WorkShare& share;
     // Exists, for what is finished: parts (below) and the method's own state. Processes of one run have the same folder.
     std::filesystem::path folder;
-    bool resume = false;  // what lies in the folder was made by a run of the same settings
+    bool resume = false;     // what lies in the folder was made by a run of the same settings
+    bool bestSoFar = false;  // of a stop: RecoverRequest::bestSoFar
     // Mean NLL of a plan on the gate's text, nats per token: for best-so-far and live curves. The sources are the run's with `more`.
     std::function<Result<double>(const CompressionPlan&, const FactorSources& more)> gateNll;
     // Hands a point to the job and to the trace.

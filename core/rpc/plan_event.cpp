@@ -115,6 +115,22 @@ void fields(Fields& f, Message& m)
 }
 ESPALIER_PROTOCOL_JSON(BlockChosen);
 
+template <typename Fields, Is<FinalistRecovered> Message>
+void fields(Fields& f, Message& m)
+{
+    f.required("finalist", m.name);
+    f.required("plan_hash", m.planHash);
+    f.required("learned", m.learned);
+    f.required("windows", m.windows);
+    f.required("nll_before", m.nllBefore);
+    f.required("nll_after", m.nllAfter);
+    f.required("change", m.change);
+    f.required("error", m.changeError);
+    f.required("ahead", m.ahead);
+    f.maybe("plan", m.plan);
+}
+ESPALIER_PROTOCOL_JSON(FinalistRecovered);
+
 template <typename Fields, Is<RecoverPoint> Message>
 void fields(Fields& f, Message& m)
 {
@@ -124,6 +140,15 @@ void fields(Fields& f, Message& m)
     f.maybe("gate_nll", m.gateNll);
 }
 ESPALIER_PROTOCOL_JSON(RecoverPoint);
+
+template <typename Fields, Is<RecoverJudged> Message>
+void fields(Fields& f, Message& m)
+{
+    f.required("judged", m.what);
+    f.required("nll", m.nll);
+    f.required("windows", m.windows, 0);
+}
+ESPALIER_PROTOCOL_JSON(RecoverJudged);
 
 namespace
 {
@@ -161,9 +186,9 @@ Result<PlanEvent> fromJson<PlanEvent>(const Json& json)
     what.erase("stage");
     // Each kind has a field that no other has.
     constexpr std::pair<const char*, Status (*)(const Json&, PlanEvent&)> kKinds[] = {
-        {"curve", readWhat<CurveKnown>},       {"alone", readWhat<LayerAlone>},          {"name", readWhat<PlanMeasured>},
-        {"finished", readWhat<LayerSearched>}, {"generation", readWhat<LayerSearching>}, {"moe_layers", readWhat<BlockChosen>},
-        {"step", readWhat<RecoverPoint>}};
+        {"curve", readWhat<CurveKnown>},       {"alone", readWhat<LayerAlone>},           {"name", readWhat<PlanMeasured>},
+        {"finished", readWhat<LayerSearched>}, {"generation", readWhat<LayerSearching>},  {"moe_layers", readWhat<BlockChosen>},
+        {"step", readWhat<RecoverPoint>},      {"finalist", readWhat<FinalistRecovered>}, {"judged", readWhat<RecoverJudged>}};
     for (const auto& [key, read] : kKinds)
         if (what.contains(key)) {
             ESPALIER_CHECK_OK(read(what, event));

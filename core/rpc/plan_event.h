@@ -119,9 +119,35 @@ struct RecoverPoint {
 };
 ESPALIER_PROTOCOL_TYPE(RecoverPoint);
 
+// "finals": a plan of the search and what recovery makes of it, both on the windows that judge.
+struct FinalistRecovered {
+    std::string name;  // as in PlanSearchStep
+    std::string planHash;
+    int learned = 0;  // windows that recovery learned from
+    int windows = 0;  // that judge
+    double nllBefore = 0;
+    double nllAfter = 0;
+    double change = 0;  // after recovery, paired, against the one that was ahead until then; 0 of the first
+    double changeError = 0;
+    bool ahead = false;        // it is ahead now
+    std::optional<Json> plan;  // where it is
+};
+ESPALIER_PROTOCOL_TYPE(FinalistRecovered);
+
+// "recover": what was measured on the windows that judge: of the dense model and of the plan before the first point, of the recovered plan
+// and of the dense model under the same method (the control) after the last.
+struct RecoverJudged {
+    std::string what;  // "dense", "before", "after", "control"
+    double nll = 0;    // nats per token
+    int windows = 0;
+};
+ESPALIER_PROTOCOL_TYPE(RecoverJudged);
+
 struct PlanEvent {
-    std::string stage;  // "allocate", "select", "receptive-field", "rank", "recover"
-    std::variant<PlanFound, CurveKnown, LayerAlone, PlanMeasured, LayerSearching, LayerSearched, BlockChosen, RecoverPoint> what;
+    std::string stage;  // "allocate", "select", "receptive-field", "rank", "finals", "recover"
+    std::variant<PlanFound, CurveKnown, LayerAlone, PlanMeasured, LayerSearching, LayerSearched, BlockChosen, FinalistRecovered,
+                 RecoverPoint, RecoverJudged>
+        what;
 };
 ESPALIER_PROTOCOL_TYPE(PlanEvent);
 

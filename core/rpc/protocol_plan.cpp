@@ -27,6 +27,7 @@ void fields(Fields& f, Message& m)
     f.required("method", m.method);
     f.required("accepted", m.accepted);
     f.required("changed", m.changed);
+    f.optional("cancelled", m.cancelled);
     f.required("windows", m.windows);
     f.required("nll_dense", m.nllDense);
     f.required("nll_before", m.nllBefore);
@@ -68,6 +69,7 @@ void fields(Fields& f, Message& m)
     f.optional("state", m.state);
     f.optional("resume", m.resume);
     f.optional("values", m.values);
+    f.optional("recover_only", m.recoverOnly);
 }
 ESPALIER_PROTOCOL_JSON(PlanRequest);
 

@@ -35,7 +35,8 @@ ESPALIER_PROTOCOL_TYPE(SearchSummary);
 struct RecoverSummary {
     std::string method;
     bool accepted = false;
-    bool changed = false;  // any number
+    bool changed = false;    // any number
+    bool cancelled = false;  // stopped early: the best until then
     int windows = 0;
     double nllDense = 0;  // nats per token
     double nllBefore = 0;
@@ -72,7 +73,8 @@ struct PlanRequest {
     std::vector<std::filesystem::path> locked;  // text that no search sees
     std::string state;                          // file in which a search is kept while it runs; empty: nowhere
     bool resume = false;
-    std::string values;  // folder in which the numbers of a recovered plan stay; empty: the program's cache
+    std::string values;        // folder in which the numbers of a recovered plan stay; empty: the program's cache
+    bool recoverOnly = false;  // `plan` is what is recovered, as it is: no other stage of the recipe runs
 };
 ESPALIER_PROTOCOL_TYPE(PlanRequest);
 

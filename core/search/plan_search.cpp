@@ -275,8 +275,10 @@ private:
         const auto add = [&](Proposal proposal) {
             if (hashes.insert(proposal.plan.hash()).second) entrants.push_back(std::move(proposal));
         };
-        for (const SearchCandidate& candidate : m_problem.candidates)
+        for (const SearchCandidate& candidate : m_problem.candidates) {
             add({candidate.name, 0, candidate.plan});
+            m_contenders.push_back(candidate);
+        }
         if (!m_problem.layers.empty()) {
             // Ranks as measured, and twice and half as dear: the exchange rate between experts and ranks is what is known least.
             for (const auto& [name, rank] :
@@ -285,7 +287,9 @@ private:
                 for (std::size_t i = 1; i < factors.size(); i += 2)
                     factors[i] = rank;
                 ESPALIER_TRY(auto plan, solved(factors));
-                if (plan) add({name, 0, std::move(*plan)});
+                if (!plan) continue;
+                m_contenders.push_back({name, *plan, false});
+                add({name, 0, std::move(*plan)});
             }
         }
         if (entrants.empty())
@@ -558,6 +562,7 @@ private:
         if (!losses(m_problem.whole).empty()) m_result.againstWhole = pairedDifference(m_result.losses, losses(m_problem.whole));
         if (!m_problem.candidates.empty() && !losses(m_problem.candidates.front().plan).empty())
             m_result.againstFirst = pairedDifference(m_result.losses, losses(m_problem.candidates.front().plan));
+        m_result.finalists = finalists();
         if (m_problem.measureLocked && m_result.end != PlanSearchEnd::Cancelled) {
             ESPALIER_TRY(const std::vector<WindowLoss> before, m_problem.measureLocked(first));
             ESPALIER_TRY(const std::vector<WindowLoss> after, m_problem.measureLocked(m_result.plan));
@@ -565,6 +570,22 @@ private:
         }
         if (m_result.end != PlanSearchEnd::Cancelled) m_job.progress(1000, 1000, "search");
         return {};
+    }
+
+    std::vector<SearchCandidate> finalists() const
+    {
+        std::vector<std::pair<double, const SearchCandidate*>> others;
+        std::set<std::string> hashes = {m_best->hash()};
+        for (const SearchCandidate& contender : m_contenders)
+            if (!losses(contender.plan).empty() && hashes.insert(contender.plan.hash()).second)
+                others.emplace_back(pairedDifference(losses(contender.plan), losses(*m_best)).nll, &contender);
+        std::stable_sort(others.begin(), others.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+        const auto step = std::find_if(m_result.trace.rbegin(), m_result.trace.rend(),
+                                       [&](const PlanSearchStep& each) { return each.planHash == m_best->hash(); });
+        std::vector<SearchCandidate> all = {{step == m_result.trace.rend() ? m_result.start : step->name, *m_best, true}};
+        for (const auto& [loss, contender] : others)
+            all.push_back(*contender);
+        return all;
     }
 
     const PlanSearchProblem& m_problem;
@@ -580,6 +601,7 @@ private:
     std::optional<PlanSurrogate> m_surrogate;
     std::map<std::string, PlanSurrogate::Observation> m_observed;  // by plan hash
     std::set<std::string> m_raced;
+    std::vector<SearchCandidate> m_contenders;  // of the first race
     std::optional<CompressionPlan> m_best;
     bool m_answer = false;  // a candidate was measured
     bool m_ended = false;

@@ -87,6 +87,9 @@ struct PlanSearchResult {
     int moves = 0;                   // accepted after the candidates
     double passes = 0;               // full passes of the model that all measurements are worth
     std::int64_t rankGivenBack = 0;  // units, to stay within bytes: the caller's, who applies the changes
+    // The plan, then what it was chosen from at first, by loss: candidates, and what the first measurements proposed. For who compares them
+    // by something else than their loss.
+    std::vector<SearchCandidate> finalists;
 };
 
 // job.partial: {"layer","alone"} for every layer measured alone; every step as toJson(step), with "plan", the whole plan, when it was

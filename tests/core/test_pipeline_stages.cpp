@@ -355,6 +355,119 @@ TEST(MakePlan, RecoversWhenShapesAreSettled)
     std::filesystem::remove_all(folder);
 }
 
+// What a run is made with, its folder gone afterwards.
+struct RecoveredRun {
+    std::filesystem::path folder;
+    PlanRecipe recipe = recipeOf("verified", "ranking");
+
+    explicit RecoveredRun(const std::string& name)
+        : folder(std::filesystem::temp_directory_path() / ("espalier-" + name + "-" + std::to_string(::getpid())))
+    {
+        std::filesystem::remove_all(folder);
+        recipe.recover = "least-squares";
+    }
+    ~RecoveredRun() { std::filesystem::remove_all(folder); }
+    RecoveredRun(const RecoveredRun&) = delete;
+    RecoveredRun& operator=(const RecoveredRun&) = delete;
+};
+
+const PlanStage& stageOf(const PlanOutcome& outcome, const std::string& name)
+{
+    for (const PlanStage& stage : outcome.stages)
+        if (stage.name == name) return stage;
+    throw std::runtime_error("no stage " + name);
+}
+
+// Of those recovered on the whole text the best afterwards is the answer, whatever was best before; the stage says both of each.
+void expectBestOfTheFinals(const Made& tiny, const PlanOutcome& outcome, int learned)
+{
+    const Json plans = stageOf(outcome, "finals").detail["plans"];
+    ASSERT_GE(plans.size(), 2U);
+    std::string best;
+    double lowest = 1e300;
+    for (const Json& plan : plans) {
+        EXPECT_LE(plan["nll_after"], plan["nll_before"]) << "what is worse is not accepted";
+        if (plan["learned"] != learned || !(plan["nll_after"].get<double>() < lowest)) continue;
+        lowest = plan["nll_after"];
+        best = plan["plan_hash"];
+    }
+    EXPECT_EQ(take(withoutRecovered(tiny.shape(), outcome.plan)).hash(), best);
+    EXPECT_EQ(outcome.recovery->accepted ? outcome.recovery->nllAfter : outcome.recovery->nllBefore, lowest);
+}
+
+TEST(MakePlan, ComparesTheFinalistsOfASearchAfterRecovery)
+{
+    Made tiny("qwen2moe-tiny");
+    RecoveredRun run("finals");
+    run.recipe.bytes = tiny.whole() * 7 / 10;
+    MemoryJournal journal;
+    PlanInputs inputs = tiny.inputs(&journal);
+    inputs.recoverFolder = run.folder;
+    Recorder job;
+    const PlanOutcome whole = take(makePlan(inputs, run.recipe, job));
+    EXPECT_GT(job.plans["finals"], 0);
+    expectBestOfTheFinals(tiny, whole, 11);
+    EXPECT_LE(tiny.bytesOf(whole.plan), *run.recipe.bytes);
+    Recorder silent;
+    EXPECT_EQ(whole.plan.hash(), take(makePlan(inputs, run.recipe, silent)).plan.hash()) << "from the journal";
+
+    // Stopped in the finals, and gone on with: the same plan. What was finished is not run again.
+    int stopped = 0;
+    for (const double share : {0.6, 0.8, 0.95}) {
+        std::filesystem::remove_all(run.folder);
+        MemoryJournal kept;
+        inputs.journal = &kept;
+        Recorder counting;
+        counting.stopAfter = 1 << 30;
+        take(makePlan(inputs, run.recipe, counting));
+        std::filesystem::remove_all(run.folder);
+        kept = {};
+        Recorder stopping;
+        stopping.stopAfter = static_cast<int>(share * counting.asked);
+        const Result<PlanOutcome> broken = makePlan(inputs, run.recipe, stopping);
+        if (!broken.ok()) {
+            EXPECT_EQ(broken.error().kind, ErrorKind::Cancelled) << broken.error().describe();
+            ++stopped;
+        }
+        const std::size_t finished = kept.size();
+        Recorder going;
+        const PlanOutcome again = take(makePlan(inputs, run.recipe, going));
+        EXPECT_EQ(again.plan.hash(), whole.plan.hash()) << share;
+        EXPECT_GE(kept.size(), finished);
+    }
+    EXPECT_GT(stopped, 0);
+}
+
+// With enough text all finalists are looked at on a part of it, and the best of them recovered on all.
+TEST(MakePlan, AFirstLookAtFinalistsLearnsFromAPartOfTheText)
+{
+    Made tiny("mixtral-tiny");
+    tiny.windows = test::stream("mixtral-tiny", 8);
+    ASSERT_GE(tiny.windows.rows.size(), 40U);
+    tiny.windows.rows.resize(40);
+    RecoveredRun run("look");
+    run.recipe.bytes = tiny.whole() * 6 / 10;
+    PlanInputs inputs = tiny.inputs();
+    inputs.recoverFolder = run.folder;
+    SilentJob job;
+    const PlanOutcome outcome = take(makePlan(inputs, run.recipe, job));
+    expectBestOfTheFinals(tiny, outcome, 35);
+    int looked = 0, last = 0;
+    for (const Json& plan : stageOf(outcome, "finals").detail["plans"])
+        ++(plan["learned"] == 9 ? looked : last);
+    EXPECT_GT(looked, 2);
+    EXPECT_GE(looked, last);
+    EXPECT_LE(last, 3);
+
+    // No time for anything but the search: its answer is recovered, as it is.
+    run.recipe.params["allocate"]["minutes"] = 1e-4;
+    const PlanOutcome hurried = take(makePlan(inputs, run.recipe, job));
+    EXPECT_EQ(hurried.stages.back().name, "recover");
+    EXPECT_THROW(stageOf(hurried, "finals"), std::runtime_error);
+    ASSERT_TRUE(hurried.recovery);
+    EXPECT_LE(tiny.bytesOf(hurried.plan), *run.recipe.bytes);
+}
+
 TEST(MakePlan, NeedsTheTextWhereTheModelRuns)
 {
     Made tiny("mixtral-tiny");

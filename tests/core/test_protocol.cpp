@@ -471,6 +471,8 @@ TEST(Protocol, plansAndWhatTheyStream)
         {"select", LayerSearching{1, 4, 3, {}, true, {4, 3}}},
         {"select", LayerSearched{1, {0, 2}, 3, 4.5, 100, 400, {4, 3}}},
         {"receptive-field", BlockChosen{{{0, 1}, 0, 1, 5.0, {{{0, 0}, 5.0}}, {{0, 0}, 5.0}, 3, 2}, {{"version", 2}}}},
+        {"finals", FinalistRecovered{"moe-i2", std::string(64, 'a'), 84, 12, 3.75, 3.5, -0.125, 0.0625, true, Json{{"version", 2}}}},
+        {"recover", RecoverJudged{"before", 3.75, 12}},
         {"recover", RecoverPoint{.step = 3, .loss = 0.5, .layer = 1, .gateNll = 2.5}}};
     for (const PlanEvent& event : events) {
         const std::set<std::string> absent = event.what.index() == 0 ? std::set<std::string>{"keep"} : std::set<std::string>{"plan"};

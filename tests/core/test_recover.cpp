@@ -257,6 +257,37 @@ TEST_P(Recovering, AnInterruptedRunGoesOnToTheSameBytes)
     EXPECT_TRUE(interrupted);
 }
 
+// Where the best so far is asked for, a stop is answered with the layers until there, judged as a whole run is.
+TEST_P(Recovering, AStopCanBeAnsweredWithWhatThereIs)
+{
+    auto model = modelOf(openTiny(GetParam()));
+    const CompressionPlan plan = halved(model->shape());
+    SilentJob job;
+    const RecoverResult whole = take(recoverPlan(request(*model, plan, "whole"), job));
+    int partly = 0;
+    for (int looks = 1; looks < 400; looks = looks * 2 + 3) {
+        RecoverRequest asked = request(*model, plan, "part");
+        asked.bestSoFar = true;
+        StopsAt stop(looks);
+        const auto result = recoverPlan(asked, stop);
+        if (!result.ok()) {
+            EXPECT_EQ(result.error().code, "job.cancelled");
+            continue;
+        }
+        if (!result->cancelled) {
+            EXPECT_EQ(result->plan.hash(), whole.plan.hash());
+            break;
+        }
+        ++partly;
+        EXPECT_TRUE(result->changed);
+        EXPECT_LT(result->steps.size(), whole.steps.size());
+        EXPECT_EQ(result->accepted, nllOf(result->after) < nllOf(result->before));
+        EXPECT_EQ(result->values.has_value(), result->accepted);
+        EXPECT_NE(result->plan.hash(), whole.plan.hash());
+    }
+    EXPECT_GT(partly, 0);
+}
+
 TEST_P(Recovering, ProcessesShareTheWorkToTheSameBytes)
 {
     const auto source = openTiny(GetParam());
