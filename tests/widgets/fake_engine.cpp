@@ -173,6 +173,8 @@ std::vector<MethodInfo> registry()
         describe("annealing", "Annealing", Slot::Select, {"gram"}, {number("cooling_steps", ParamType::Integer, 200, 1, 9000), schedule}));
     methods.back().searches = true;
     methods.insert(methods.end(), rankRules().begin(), rankRules().end());
+    methods.push_back(describe("least-squares", "Mend by least squares", Slot::Recover, {}));
+    methods.back().runsModel = true;
     methods.push_back(describe("svd", "Truncated SVD", Slot::Factors, {}));
     methods.push_back(describe("whitened-svd", "Whitened SVD", Slot::Factors, {"factors"}));
     return methods;
@@ -262,8 +264,12 @@ private:
             if (note->method == CancelNote::kMethod && m_held) {
                 const Result<CancelNote> cancel = fromJson<CancelNote>(note->params);
                 if (cancel.ok() && cancel->id == *m_held) {
-                    fail(*m_held, cancelledError());
+                    if (m_recovering)
+                        recovered(*m_held, *m_recovering, *planFromJson(m_recovering->plan, m_shape), true);
+                    else
+                        fail(*m_held, cancelledError());
                     m_held.reset();
+                    m_recovering.reset();
                     std::vector<std::string> waiting;
                     waiting.swap(m_waiting);
                     for (const std::string& next : waiting)
@@ -718,6 +724,7 @@ private:
             return fail(request.id, error);
         }
         const auto stage = [&](const char* name, auto value) { partial(request.id, PlanEvent{name, std::move(value)}); };
+        if (asked->recoverOnly) return recover(request, *asked, *base, held);
         const bool verified = recipe.allocate == "verified";
         AllocationRequest wanted;
         wanted.plan = *base;
@@ -829,6 +836,53 @@ private:
         made.cost = costFacts(planCost(m_shape, answer), planCost(m_shape, CompressionPlan::identity(m_shape)));
         made.seconds = 0.1;
         reply(request.id, made);
+    }
+
+    // Two points a layer; held: after the first layer, and a stop then is answered with what there is.
+    void recover(const Request& request, const PlanRequest& asked, const CompressionPlan& base, bool held)
+    {
+        const auto stage = [&](auto value) { partial(request.id, PlanEvent{"recover", std::move(value)}); };
+        stage(PlanFound{toJson(base), {}});
+        stage(RecoverJudged{"dense", 2.25, 12});
+        stage(RecoverJudged{"before", 2.75, 12});
+        const int layers = held ? 1 : m_layers;
+        for (int layer = 0; layer < layers; ++layer) {
+            progress(request.id, 1000 * layer / m_layers, 1000, "search");
+            stage(RecoverPoint{.step = 2 * layer + 1, .loss = 0.5, .layer = layer, .gateNll = {}});
+            stage(RecoverPoint{.step = 2 * layer + 2, .loss = 0.25, .layer = layer, .gateNll = {}});
+        }
+        if (held)
+            m_recovering = asked;
+        else
+            recovered(request.id, asked, base, false);
+    }
+    void recovered(const RequestId& id, const PlanRequest& asked, const CompressionPlan& base, bool cancelled)
+    {
+        const double after = cancelled ? 2.625 : 2.5;
+        partial(id, PlanEvent{"recover", RecoverJudged{"after", after, 12}});
+        const std::string values(64, cancelled ? '1' : '2');
+        LayerPlan::Content content = base.layer(0).content();
+        std::get<ExpertBody>(content.bodies.front()).matrices[2].values = values;
+        Result<CompressionPlan> next = base.with(m_shape, 0, LayerPlan(std::move(content)));
+        if (!next.ok()) return fail(id, next.error());
+        const CompressionPlan answer = next->withValues({{values, values + ".safetensors", "{\"method\":\"least-squares\"}"}});
+        PlanAnswer made;
+        made.plan = toJson(answer);
+        made.planHash = answer.hash();
+        for (int layer = 0; layer < m_layers; ++layer)
+            made.keep.push_back(static_cast<int>(answer.layer(layer).kept().size()));
+        made.recovery = RecoverSummary{.method = asked.recipe.recover,
+                                       .accepted = true,
+                                       .changed = true,
+                                       .cancelled = cancelled,
+                                       .windows = 12,
+                                       .nllDense = 2.25,
+                                       .nllBefore = 2.75,
+                                       .nllAfter = after,
+                                       .change = {after - 2.75, 0.01, std::exp(after - 2.75), 0, 0, 12}};
+        made.cost = costFacts(planCost(m_shape, answer), planCost(m_shape, CompressionPlan::identity(m_shape)));
+        made.seconds = 0.1;
+        reply(id, made);
     }
 
     // The fewer experts, the fewer right answers; of one question always the same. Held: with half of the second task answered.
@@ -976,6 +1030,7 @@ private:
     int m_layers = static_cast<int>(m_shape.layers.size());
     int m_experts = m_shape.maxExperts();
     std::optional<RequestId> m_held;
+    std::optional<PlanRequest> m_recovering;  // that is held
     std::string m_heldTag;
     std::vector<std::string> m_waiting;  // bodies behind the held job
 };

@@ -159,6 +159,88 @@ private slots:
         QVERIFY(!planner.planning().canKeepBest());
     }
 
+    void recover_isOneEntryWithBeforeAndAfter()
+    {
+        Home home;
+        Shell shell(home);
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        // Of the whole model nothing was lost.
+        QAction* recover = shell.window.action(QStringLiteral("plan.recover"));
+        QVERIFY(!recover->isEnabled());
+        shell.plans().setKeep(0, 5);
+        QTRY_VERIFY_WITH_TIMEOUT(recover->isEnabled(), kLimit);
+        const std::string before = shell.hash();
+        const std::size_t entries = planner.entries();
+        recover->trigger();
+        QVERIFY(planner.planning().running());
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QCOMPARE(planner.entries(), entries + 1);
+        QCOMPARE(planner.current(), QStringLiteral("Mend by least squares"));
+        QCOMPARE(planner.sent(home)["recover"]["method"].get<std::string>(), std::string("least-squares"));
+        QCOMPARE(shell.plans().plan().values().size(), std::size_t(1));
+        QCOMPARE(shell.plans().plan().keptExperts(), 29);
+        const SearchState& state = planner.planning().state();
+        QCOMPARE(state.recovery.size(), std::size_t(8));
+        const SearchFactsOf facts(state, false);
+        const SearchCurve curve = facts.recoveryCurve();
+        QCOMPARE(curve.best, (std::vector<double>{0.5, 0.25, 0.5, 0.25, 0.5, 0.25, 0.5, 0.25}));
+        const SearchBars bars = facts.recoveryBars();
+        QCOMPARE(bars.bars.size(), std::size_t(3));
+        QCOMPARE(bars.bars[1].value.value(), std::exp(2.75));
+        QCOMPARE(bars.bars[2].value.value(), std::exp(2.5));
+        QVERIFY2(planner.search().text().startsWith(QStringLiteral("12.182")), qPrintable(planner.search().text()));
+        QVERIFY2(planner.search().text().contains(QStringLiteral("perplexity 15.643 before, 12.182 after, 9.488 dense")),
+                 qPrintable(planner.search().text()));
+        shell.plans().undo();
+        QCOMPARE(shell.hash(), before);
+    }
+
+    void recover_aStopKeepsTheBestSoFar()
+    {
+        Home home;
+        Shell shell(home, hold());
+        OPEN_AND_SETTLE(shell);
+        Planner planner(shell);
+        shell.plans().setKeep(0, 5);
+        QAction* recover = shell.window.action(QStringLiteral("plan.recover"));
+        QTRY_VERIFY_WITH_TIMEOUT(recover->isEnabled(), kLimit);
+        const std::size_t entries = planner.entries();
+        recover->trigger();
+        QTRY_COMPARE_WITH_TIMEOUT(planner.planning().state().recovery.size(), std::size_t(2), kLimit);
+        QVERIFY(!recover->isEnabled());
+        shell.window.action(QStringLiteral("evaluate.cancel"))->trigger();
+        QTRY_VERIFY_WITH_TIMEOUT(!planner.planning().running(), kLimit);
+        QCOMPARE(planner.planning().state().phase, SearchState::Phase::Stopped);
+        QCOMPARE(planner.entries(), entries + 1);
+        QCOMPARE(planner.current(), QStringLiteral("Mend by least squares, stopped"));
+        QCOMPARE(shell.plans().plan().values().front().id, std::string(64, '1'));
+        QVERIFY(recover->isEnabled());
+    }
+
+    // A method that measures perplexity as it goes: its curve, between the plan before and the control.
+    void recover_perplexityIsACurveWithItsLines()
+    {
+        SearchState state;
+        state.recoverOnly = true;
+        state.phase = SearchState::Phase::Running;
+        for (const char* what : {"dense", "before"})
+            state.take(PlanEvent{"recover", RecoverJudged{what, what[0] == 'd' ? 2.0 : 3.0, 12}});
+        for (const auto& [step, nll] : {std::pair(10, 2.75), std::pair(20, 2.875), std::pair(30, 2.5)}) {
+            state.take(PlanEvent{"recover", RecoverPoint{.step = step - 1, .loss = 3, .layer = {}, .gateNll = {}}});
+            state.take(PlanEvent{"recover", RecoverPoint{.step = step, .loss = 3, .layer = {}, .gateNll = nll}});
+        }
+        const SearchCurve curve = SearchFactsOf(state, false).recoveryCurve();
+        QCOMPARE(curve.xs, (std::vector<double>{10, 20, 30}));
+        QCOMPARE(curve.best, (std::vector<double>{std::exp(2.75), std::exp(2.75), std::exp(2.5)}));
+        QVERIFY(curve.points[0].taken && !curve.points[1].taken && curve.points[2].taken);
+        QCOMPARE(curve.reference.value(), std::exp(3.0));
+        QCOMPARE(curve.other.value(), std::exp(2.0));
+        QCOMPARE(curve.otherName, QStringLiteral("dense"));
+        state.take(PlanEvent{"recover", RecoverJudged{"control", 1.75, 12}});
+        QCOMPARE(SearchFactsOf(state, false).recoveryCurve().otherName, QStringLiteral("control"));
+    }
+
     void search_goesOnAfterTheEngineWasLost()
     {
         Home home;

@@ -76,6 +76,8 @@ public:
     PipelineTarget* target = nullptr;
     QPushButton* run = nullptr;
     QPushButton* find = nullptr;
+    QPushButton* recoverNow = nullptr;
+    bool compressed = false;  // the plan on screen differs from the model
     QDoubleSpinBox* minutes = nullptr;
     QLabel* reason = nullptr;
     QWidget* footer = nullptr;
@@ -296,6 +298,9 @@ void PipelinePanel::Private::buildFooter(QVBoxLayout* column)
     limit->addStretch(1);
     limit->addWidget(minutes);
     rows->addLayout(limit);
+    recoverNow = new QPushButton(tr("Recover the plan on screen"), footer);
+    recoverNow->setObjectName(QStringLiteral("pipeline.recover"));
+    rows->addWidget(recoverNow, 0, Qt::AlignLeft);
     reason = new QLabel(footer);
     reason->setWordWrap(true);
     reason->setProperty("role", QStringLiteral("muted"));
@@ -309,6 +314,7 @@ void PipelinePanel::Private::buildFooter(QVBoxLayout* column)
     QObject::connect(target, &PipelineTarget::unlockRequested, q, &PipelinePanel::unlockRequested);
     QObject::connect(run, &QPushButton::clicked, q, &PipelinePanel::runRequested);
     QObject::connect(find, &QPushButton::clicked, q, &PipelinePanel::findRequested);
+    QObject::connect(recoverNow, &QPushButton::clicked, q, &PipelinePanel::recoverRequested);
 }
 
 void PipelinePanel::Private::fillMethods()
@@ -438,6 +444,16 @@ void PipelinePanel::Private::refreshButtons()
     find->setToolTip(forFind.isEmpty()
                          ? tr("Measures the plan on screen, other methods' and its own on the calibration text, experts and ranks together")
                          : forFind);
+    QString forRecover = blocked;
+    const MethodInfo* method = recover->info();
+    if (forRecover.isEmpty() && !method) forRecover = tr("This engine has no recovery.");
+    if (forRecover.isEmpty() && !compressed) forRecover = tr("The plan on screen is the whole model: nothing was lost.");
+    if (forRecover.isEmpty())
+        if (const QString why = whyNot(*method); !why.isEmpty())
+            forRecover = tr("%1 cannot run: %2.").arg(QString::fromStdString(method->title), why);
+    recoverNow->setEnabled(forRecover.isEmpty());
+    recoverNow->setToolTip(forRecover.isEmpty() ? tr("New numbers for the plan as it is, by the method chosen under Recover; sizes stay")
+                                                : forRecover);
     reason->setText(forRun);
     reason->setFont(fontFor(FontRole::Small));
     reason->setVisible(!forRun.isEmpty());
@@ -470,12 +486,15 @@ void PipelinePanel::setPlan(const CompressionPlan& plan)
 {
     const QString before = d->target->problem();
     d->target->setPlan(plan);
-    if (d->target->problem() == before) return;
+    const bool compressed = !plan.isIdentity(d->shape);
+    if (d->target->problem() == before && compressed == d->compressed) return;
+    d->compressed = compressed;
     d->refreshButtons();
     emit recipeChanged();  // what can start
 }
 
 bool PipelinePanel::canFind() const { return d->find->isEnabled(); }
+bool PipelinePanel::canRecover() const { return d->recoverNow->isEnabled(); }
 
 void PipelinePanel::setMethods(const std::vector<MethodInfo>& methods)
 {

@@ -28,6 +28,7 @@ public:
     const PipelineRecipe& recipe() const;  // what is shown
     QString problem() const;               // why what is shown cannot run; empty: it can
     bool canFind() const;                  // "Find a plan for this size" is possible
+    bool canRecover() const;               // new numbers for the plan on screen are possible
     QWidget* firstControl() const;
 
 public slots:
@@ -47,6 +48,7 @@ signals:
     void runRequested();
     void unlockRequested(const std::vector<int>& layers);  // that stand in the way of the target
     void findRequested();                                  // "Find a plan for this size"
+    void recoverRequested();                               // "Recover this plan"
 
 protected:
     void changeEvent(QEvent* event) override;

@@ -326,6 +326,108 @@ SearchBars SearchFactsOf::blockBars(int current) const
     return all;
 }
 
+namespace
+{
+
+QString pplText(double nll) { return format::number(std::exp(nll), 3); }
+
+// As RecoverJudged calls them, in the order of bars.
+struct Judged {
+    const char* what;
+    QString name;
+};
+std::vector<Judged> judgedNames()
+{
+    return {{"dense", tr("dense")}, {"before", tr("before")}, {"after", tr("after")}, {"control", tr("control")}};
+}
+
+}  // namespace
+
+SearchFacts SearchFactsOf::recovery() const
+{
+    SearchFacts facts;
+    const auto& judged = state_.judged;
+    if (const auto after = judged.find("after"); after != judged.end()) {
+        facts.number = pplText(after->second);
+        facts.line = compact_ ? tr("perplexity afterwards, kept apart") : tr("perplexity afterwards, on windows kept apart");
+    } else {
+        facts.number = state_.running() ? tr("recovering") : tr("not finished");
+        facts.muted = true;
+        facts.line = tr("new numbers in the old shapes");
+    }
+    for (const Judged& each : judgedNames())
+        if (const auto it = judged.find(each.what); it != judged.end()) facts.rows.emplace_back(each.name, pplText(it->second));
+    if (state_.recovery.empty()) return facts;
+    const RecoverPoint& last = state_.recovery.back();
+    facts.rows.emplace_back(tr("step"),
+                            last.layer ? tr("%1, layer %2").arg(format::count(last.step)).arg(*last.layer) : format::count(last.step));
+    facts.rows.emplace_back(tr("loss"), format::score(last.loss));
+    return facts;
+}
+
+SearchCurve SearchFactsOf::recoveryCurve() const
+{
+    SearchCurve line;
+    line.xLabel = tr("step");
+    line.first = 1;
+    line.growing = state_.running();
+    const bool measured =
+        std::any_of(state_.recovery.begin(), state_.recovery.end(), [](const RecoverPoint& point) { return point.gateNll.has_value(); });
+    line.title = measured ? (compact_ ? tr("perplexity, kept apart") : tr("perplexity on windows kept apart")) : tr("loss of the recovery");
+    line.bestName = measured ? tr("best") : tr("loss");
+    if (measured) line.decimals = 3;
+    for (const RecoverPoint& point : state_.recovery) {
+        if (measured && !point.gateNll) continue;
+        const double y = measured ? std::exp(*point.gateNll) : point.loss;
+        const bool better = line.best.empty() || y < line.best.back();
+        // Of losses layer by layer none is better than another.
+        line.best.push_back(measured && !better ? line.best.back() : y);
+        line.xs.push_back(point.step);
+        QString words = tr("loss %1").arg(format::score(point.loss));
+        if (point.layer) words += format::kDot + tr("layer %1").arg(*point.layer);
+        if (point.gateNll) words += format::kDot + tr("perplexity %1").arg(pplText(*point.gateNll));
+        line.points.push_back({y, 0, !measured || better, words});
+    }
+    if (!measured) return line;
+    if (const auto before = state_.judged.find("before"); before != state_.judged.end()) {
+        line.reference = std::exp(before->second);
+        line.referenceName = tr("before");
+    }
+    for (const char* what : {"control", "dense"})
+        if (const auto it = state_.judged.find(what); it != state_.judged.end()) {
+            line.other = std::exp(it->second);
+            line.otherName = QLatin1String(what) == QLatin1String("control") ? tr("control") : tr("dense");
+            break;
+        }
+    return line;
+}
+
+SearchBars SearchFactsOf::recoveryBars() const
+{
+    SearchBars all;
+    all.title = compact_ ? tr("perplexity, kept apart") : tr("perplexity on windows kept apart");
+    all.percent = false;
+    int id = 0;
+    for (const Judged& each : judgedNames()) {
+        SearchBar bar;
+        bar.id = id++;
+        bar.label = each.name;
+        bar.name = each.name;
+        if (const auto it = state_.judged.find(each.what); it != state_.judged.end()) {
+            bar.state = SearchBar::State::Done;
+            bar.value = std::exp(it->second);
+            bar.words = tr("perplexity %1").arg(pplText(it->second));
+        } else if (QLatin1String(each.what) == QLatin1String("control")) {
+            continue;
+        } else {
+            bar.state = state_.running() ? SearchBar::State::Running : SearchBar::State::Waiting;
+            bar.words = tr("not measured yet");
+        }
+        all.bars.push_back(std::move(bar));
+    }
+    return all;
+}
+
 QString SearchFactsOf::status() const
 {
     const QString at = format::time(state_.ended, QDateTime::currentDateTime());

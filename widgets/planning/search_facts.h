@@ -20,7 +20,7 @@ struct SearchFacts {
     std::vector<std::pair<QString, QString>> rows;  // name, value
 };
 
-// One part of a search: its layers, its measured plans (verified allocator), or its blocks (receptive field).
+// One part of a search: its layers, its measured plans (verified allocator), its blocks (receptive field), or its recovery.
 class SearchFactsOf
 {
 public:
@@ -38,6 +38,10 @@ public:
     SearchFacts block(int block) const;
     SearchCurve blockCurve(int block) const;
     SearchBars blockBars(int current) const;
+
+    SearchFacts recovery() const;
+    SearchCurve recoveryCurve() const;  // perplexity by step where the method measures it, else its loss
+    SearchBars recoveryBars() const;    // perplexity of dense model, plan before and after, control
 
     QString status() const;              // how and when it ended
     QString layerLine(int layer) const;  // what the number of a layer is measured against

@@ -30,7 +30,7 @@ constexpr int kFacts = 6;
 class SearchPanel::Private
 {
 public:
-    enum View { Plans, Layers, Blocks };
+    enum View { Plans, Layers, Blocks, Recovery };
 
     SearchState state;
     bool keepable = false;
@@ -129,7 +129,7 @@ SearchPanel::SearchPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<
         d->pinned = id;
         if (d->view == Private::Layers) d->selectedLayer = id;
         d->refresh();
-        if (d->view != Private::Blocks) emit layerChosen(id);
+        if (d->view == Private::Plans || d->view == Private::Layers) emit layerChosen(id);
     });
 
     d->chooserBox = new QWidget;
@@ -190,12 +190,16 @@ void SearchPanel::Private::refreshViews()
 {
     views.clear();
     const bool verified = state.measures;
+    const bool recovers = state.recoverOnly || !state.recovery.empty() || state.stage == "recover";
     if (verified) views.push_back(Plans);
-    if (!verified || !state.layers.empty()) views.push_back(Layers);
+    if ((!verified || !state.layers.empty()) && !state.recoverOnly) views.push_back(Layers);
     if (!state.blocks.empty() || state.stage == "receptive-field") views.push_back(Blocks);
+    if (recovers) views.push_back(Recovery);
     // What runs is in front until another part is chosen by hand.
     if (!viewChosen || std::find(views.begin(), views.end(), view) == views.end()) {
-        if (state.stage == "receptive-field" || (state.stage == "rank" && !state.blocks.empty()))
+        if (state.recoverOnly || state.stage == "recover")
+            view = Recovery;
+        else if (state.stage == "receptive-field" || (state.stage == "rank" && !state.blocks.empty()))
             view = Blocks;
         else if (verified && (state.stage == "allocate" || state.stage.empty()))
             view = Plans;
@@ -208,7 +212,7 @@ void SearchPanel::Private::refreshViews()
     int current = 0;
     for (const View each : views) {
         if (each == view) current = static_cast<int>(texts.size());
-        texts << (each == Plans ? tr("Plans") : each == Layers ? tr("Layers") : tr("Blocks"));
+        texts << (each == Plans ? tr("Plans") : each == Layers ? tr("Layers") : each == Blocks ? tr("Blocks") : tr("Recovery"));
     }
     if (texts != segment->texts()) segment->setTexts(texts);
     segment->setCurrent(current);
@@ -238,6 +242,11 @@ void SearchPanel::Private::refresh()
             facts = of.block(shownBlock());
             curve->setCurve(of.blockCurve(shownBlock()));
             bars->setBars(of.blockBars(shownBlock()));
+            break;
+        case Recovery:
+            facts = of.recovery();
+            curve->setCurve(of.recoveryCurve());
+            bars->setBars(of.recoveryBars());
             break;
     }
     const Theme& t = theme();

@@ -1,5 +1,6 @@
 // The search as it runs and as it ended: what it gained over the choice by the score, the best-so-far curve of a layer, and every layer
-// searched. For the verified allocator the measured plans, for the receptive field its blocks. Shows a SearchState, knows no engine.
+// searched. For the verified allocator the measured plans, for the receptive field its blocks, for recovery its loss and perplexities.
+// Shows a SearchState, knows no engine.
 #pragma once
 
 #include "planning/search_state.h"

@@ -152,6 +152,7 @@ void SearchCurvePlot::setCurve(SearchCurve curve)
     m_cursor = std::min(m_cursor, tableRows() - 1);
     QString description = m_curve.best.empty() ? QString() : QStringLiteral("%1 %2").arg(m_curve.bestName, valueText(m_curve.best.back()));
     if (m_curve.reference) description += QStringLiteral(", %1 %2").arg(m_curve.referenceName, valueText(*m_curve.reference));
+    if (m_curve.other) description += QStringLiteral(", %1 %2").arg(m_curve.otherName, valueText(*m_curve.other));
     setAccessibleName(m_curve.title);
     setAccessibleDescription(description);
     refresh();
@@ -175,6 +176,7 @@ void SearchCurvePlot::refresh()
         include(point.y + point.error);
     }
     if (m_curve.reference) include(*m_curve.reference);
+    if (m_curve.other) include(*m_curve.other);
     const bool any = high >= low;
     if (!any) {
         low = 0;
@@ -206,6 +208,8 @@ void SearchCurvePlot::refresh()
         right = std::max(right, strong.horizontalAdvance(m_curve.bestName + QStringLiteral("  ") + valueText(m_curve.best.back())));
     if (m_curve.reference)
         right = std::max(right, small.horizontalAdvance(m_curve.referenceName + QStringLiteral("  ") + valueText(*m_curve.reference)));
+    if (m_curve.other)
+        right = std::max(right, small.horizontalAdvance(m_curve.otherName + QStringLiteral("  ") + valueText(*m_curve.other)));
     axisRect()->setMargins(QMargins(widest + pixelsOf(20), topMargin(), std::min(right + pixelsOf(18), width() / 2), bottomMargin()));
     replot(QCustomPlot::rpQueuedReplot);
 }
@@ -225,15 +229,17 @@ void SearchCurvePlot::drawLabels(QCPPainter* painter)
     const QFontMetrics ms(small);
     const QRect frame = axisRect()->rect();
     drawTitle(painter, this, m_curve.title);
-    double referenceY = -1;
-    if (m_curve.reference) {
-        referenceY = yAxis->coordToPixel(*m_curve.reference);
+    const auto dashedLine = [&](double value) {
+        const double y = yAxis->coordToPixel(value);
         QPen dashed(t.baseline, 1.5, Qt::CustomDashLine, Qt::FlatCap);
         dashed.setDashPattern({4, 3});
         painter->setAntialiasing(false);
         painter->setPen(dashed);
-        painter->drawLine(QLineF(frame.left(), referenceY, frame.right(), referenceY));
-    }
+        painter->drawLine(QLineF(frame.left(), y, frame.right(), y));
+        return y;
+    };
+    double referenceY = m_curve.reference ? dashedLine(*m_curve.reference) : -1;
+    const double otherY = m_curve.other ? dashedLine(*m_curve.other) : -1;
     const int rows = tableRows();
     painter->setAntialiasing(true);
     for (std::size_t i = 0; i < m_curve.points.size(); ++i) {
@@ -300,6 +306,9 @@ void SearchCurvePlot::drawLabels(QCPPainter* painter)
         painter->drawText(place, Qt::AlignLeft | Qt::AlignVCenter, name + QStringLiteral("  ") + valueText(value));
     };
     if (m_curve.reference) label(referenceY, m_curve.referenceName, *m_curve.reference, t.muted, false);
+    // The second line has its name where there is room.
+    const bool room = (rows == 0 || std::abs(otherY - bestY) >= gap) && (!m_curve.reference || std::abs(otherY - referenceY) >= gap);
+    if (m_curve.other && room) label(otherY, m_curve.otherName, *m_curve.other, t.muted, false);
     if (rows > 0) label(bestY, m_curve.bestName, m_curve.best.back(), t.accent, true);
     if (showsKeyFocus()) paintFocusRing(painter, rect(), 0);
 }

@@ -29,9 +29,11 @@ struct SearchCurve {
     std::vector<double> xs;     // of each value, ascending; empty: first, first + 1, ..
     std::vector<Point> points;  // single measurements, at the same x as `best`
     std::optional<double> reference;
-    QString referenceName;  // "by reap"
-    QString bestName;       // "best"
-    int most = 0;           // right end of the axis; 0: the last value
+    QString referenceName;        // "by reap"
+    std::optional<double> other;  // a second line to compare with
+    QString otherName;
+    QString bestName;  // "best"
+    int most = 0;      // right end of the axis; 0: the last value
     bool growing = false;
     int decimals = -1;  // of values; -1: three significant digits
 };

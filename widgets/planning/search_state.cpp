@@ -76,7 +76,7 @@ void SearchState::takePlan(const Json& plan)
     Result<CompressionPlan> parsed = planFromJson(plan, shape);
     if (!parsed.ok()) return;
     best = std::move(parsed).value();
-    planReachesTarget = stage == "rank" || stage == "recover" || !recipe.ranks;
+    planReachesTarget = stage == "rank" || stage == "finals" || stage == "recover" || !recipe.ranks;
 }
 
 void SearchState::take(const PlanFound& found)
@@ -148,6 +148,13 @@ void SearchState::take(const BlockChosen& chosen)
     block.choice = chosen.block.best.choice;
     block.best = chosen.block.best.loss;
     blocks.push_back(std::move(block));
+}
+
+void SearchState::take(const FinalistRecovered& finalist)
+{
+    if (finalist.plan) takePlan(*finalist.plan);
+    finalists.push_back(finalist);
+    finalists.back().name = shownName(finalist.name).toStdString();
 }
 
 Json viewJson(const SearchState& search)

@@ -65,18 +65,21 @@ struct SearchState {
     QString scoreName;  // "reap"
     int generations = 0;
     bool stochastic = false;
-    bool measures = false;  // the allocator measures plans on the model
+    bool measures = false;     // the allocator measures plans on the model
+    bool recoverOnly = false;  // new numbers for the plan it started from, and nothing else
     ModelShape shape;
     CompressionPlan base;  // the plan it started from
 
-    std::string stage;  // "allocate", "select", "receptive-field", "rank", "recover"; empty: not begun
+    std::string stage;  // "allocate", "select", "receptive-field", "rank", "finals", "recover"; empty: not begun
     std::map<int, LayerSearch> layers;
     int currentLayer = -1;        // that reported last
     std::map<int, double> alone;  // verified: rise of the loss when only this layer gives up its share
     std::vector<MeasuredPlan> measured;
     std::vector<SearchBlock> blocks;
-    std::vector<RecoverPoint> recovery;  // trace of the recovery
-    int curves = 0;                      // layers whose error curve is known (allocate)
+    std::vector<FinalistRecovered> finalists;  // plans that were compared after recovery
+    std::vector<RecoverPoint> recovery;        // trace of the recovery
+    std::map<std::string, double> judged;      // nats per token on the windows that judge it, as RecoverJudged calls them
+    int curves = 0;                            // layers whose error curve is known (allocate)
     std::optional<CompressionPlan> best;
     bool planReachesTarget = false;  // nothing that the target needs is still to come
     std::int64_t done = 0;
@@ -102,6 +105,8 @@ private:
     void take(const PlanMeasured& plan);
     void take(const LayerSearching& layer);
     void take(const LayerSearched& layer);
+    void take(const FinalistRecovered& finalist);
+    void take(const RecoverJudged& judged) { this->judged[judged.what] = judged.nll; }
     void take(const RecoverPoint& point) { recovery.push_back(point); }
     void take(const BlockChosen& chosen);
     void takePlan(const Json& plan);

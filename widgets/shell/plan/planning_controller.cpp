@@ -3,6 +3,7 @@
 #include "look/format.h"
 
 #include <cmath>
+#include <set>
 #include <utility>
 
 namespace espalier
@@ -24,6 +25,19 @@ QString recoveryText(const RecoverSummary& recovery)
                 : PlanningController::tr("Recovery was not accepted: %1, on %n window(s) kept apart.", nullptr, recovery.windows))
         .arg(numbers);
 }
+
+// Whether the order after recovery is that of before.
+QString finalsText(const SearchState& state)
+{
+    std::set<std::string> plans;
+    const FinalistRecovered* ahead = nullptr;
+    for (const FinalistRecovered& finalist : state.finalists) {
+        plans.insert(finalist.planHash);
+        if (finalist.ahead) ahead = &finalist;
+    }
+    const QString compared = PlanningController::tr("Compared after recovery: %n plan(s)", nullptr, static_cast<int>(plans.size()));
+    return ahead ? PlanningController::tr("%1, \"%2\" is best.").arg(compared, QString::fromStdString(ahead->name)) : compared;
+}
 }  // namespace
 
 PlanningController::PlanningController(EngineClient* engine, PlanController* plans, QObject* parent)
@@ -40,21 +54,45 @@ PlanningController::PlanningController(EngineClient* engine, PlanController* pla
 void PlanningController::start(const PipelineRecipe& recipe, const PlanningInputs& inputs)
 {
     if (running() || !m_plans->isOpen()) return;
-    if (m_plans->inGesture()) m_plans->finishGesture();
-    m_startEntry = m_plans->history().currentId();
+    const PlanRequest request = begin(recipe, inputs);
     const MethodInfo* select = findMethod(inputs.methods, Slot::Select, recipe.select.method);
     const MethodInfo* allocate = findMethod(inputs.methods, Slot::Allocate, recipe.allocate.method);
     const Json generations = paramOf(select, recipe.select, "generations");
-    m_state = {};
-    m_state.recipe = recipe;
-    m_state.shape = m_plans->shape();
-    m_state.base = m_plans->committed();
     m_state.title = recipeTitle(recipe, inputs.methods, m_state.shape);
     m_state.name = recipeName(recipe, inputs.methods);
     m_state.scoreName = QString::fromStdString(recipe.score.method);
     m_state.generations = generations.is_number_integer() ? generations.get<int>() : 0;
     m_state.stochastic = select && select->stochastic;
     m_state.measures = allocate && allocate->runsModel;
+    send(request);
+}
+
+void PlanningController::recover(const PipelineRecipe& recipe, const PlanningInputs& inputs)
+{
+    if (running() || !m_plans->isOpen() || recipe.recover.method.empty()) return;
+    PipelineRecipe only = recipe;
+    only.recovers = true;
+    PlanRequest request = begin(only, inputs);
+    // A request has a target; this one is met by the plan as it is.
+    request.recipe.bytes.reset();
+    request.recipe.keepTotal = m_state.base.keptExperts();
+    request.recoverOnly = true;
+    const MethodInfo* method = findMethod(inputs.methods, Slot::Recover, recipe.recover.method);
+    m_state.title = method ? QString::fromStdString(method->title) : QString::fromStdString(recipe.recover.method);
+    m_state.name = tr("Recovery");
+    m_state.recoverOnly = true;
+    send(request);
+}
+
+// What both send: the plan on screen, text and files.
+PlanRequest PlanningController::begin(const PipelineRecipe& recipe, const PlanningInputs& inputs)
+{
+    if (m_plans->inGesture()) m_plans->finishGesture();
+    m_startEntry = m_plans->history().currentId();
+    m_state = {};
+    m_state.recipe = recipe;
+    m_state.shape = m_plans->shape();
+    m_state.base = m_plans->committed();
     PlanRequest request;
     request.path = inputs.model;
     request.profile = inputs.profile;
@@ -65,7 +103,7 @@ void PlanningController::start(const PipelineRecipe& recipe, const PlanningInput
     request.windows = inputs.windows;
     request.state = inputs.journal;
     request.values = inputs.values;
-    send(request);
+    return request;
 }
 
 void PlanningController::resume()
@@ -81,6 +119,7 @@ void PlanningController::resume()
     state.scoreName = m_state.scoreName;
     state.generations = m_state.generations;
     state.stochastic = m_state.stochastic;
+    state.recoverOnly = m_state.recoverOnly;
     m_state = std::move(state);
     PlanRequest request = m_sent;
     request.resume = true;
@@ -193,10 +232,13 @@ void PlanningController::finish(const EngineAnswer<PlanAnswer>& reply)
                 emit failed(error);
                 break;
             }
-            m_state.phase = SearchState::Phase::Finished;
+            m_state.phase = reply->recovery && reply->recovery->cancelled ? SearchState::Phase::Stopped : SearchState::Phase::Finished;
             m_state.best = std::move(plan).value();
-            if (reply->recovery && reply->recovery->accepted) m_state.title += QStringLiteral(", ") + tr("recovered");
-            commit(*m_state.best, m_state.title);
+            m_state.planReachesTarget = true;
+            if (reply->recovery && reply->recovery->accepted && !m_state.recoverOnly)
+                m_state.title += QStringLiteral(", ") + tr("recovered");
+            commit(*m_state.best, m_state.phase == SearchState::Phase::Stopped ? tr("%1, stopped").arg(m_state.title) : m_state.title);
+            if (!m_state.finalists.empty()) m_state.notes << finalsText(m_state);
             if (reply->recovery) m_state.notes << recoveryText(*reply->recovery);
             for (const std::string& warning : reply->warnings)
                 m_state.notes << QString::fromStdString(warning);
@@ -263,6 +305,8 @@ std::optional<JobState> PlanningController::job() const
         job.count = tr("%1 blocks done").arg(format::countOf(static_cast<int>(m_state.blocks.size()), m_state.blocksToTry()));
     else if (m_state.stage == "rank")
         job.count = tr("ranks");
+    else if (m_state.stage == "finals")
+        job.count = tr("%n plan(s) recovered", nullptr, static_cast<int>(m_state.finalists.size()));
     else if (m_state.stage == "recover")
         job.count = m_state.recovery.empty() || !m_state.recovery.back().layer
                         ? tr("recovering")

@@ -39,6 +39,8 @@ public:
 
     // Starts from the plan on screen. Nothing happens while another search runs.
     void start(const PipelineRecipe& recipe, const PlanningInputs& inputs);
+    // Only new numbers for the plan on screen, by the recipe's method of recovery; whatever else the recipe says does not run.
+    void recover(const PipelineRecipe& recipe, const PlanningInputs& inputs);
     void cancel();                 // the plan stays as it is; the best so far can still be kept
     void stopAndKeep();            // ends with the best plan so far
     void keepBest();               // of a search that was cancelled or broke off
@@ -63,6 +65,7 @@ signals:
     void unchanged();                               // the answer is the plan that was there
 
 private:
+    PlanRequest begin(const PipelineRecipe& recipe, const PlanningInputs& inputs);
     void send(const PlanRequest& request);
     void finish(const EngineAnswer<PlanAnswer>& reply);
     void commit(const CompressionPlan& plan, const QString& text);

@@ -520,16 +520,29 @@ QString Workbench::planningProblem() const
     return {};
 }
 
-void Workbench::plan(const PipelineRecipe& recipe)
+PlanningInputs Workbench::planningInputs() const
 {
-    if (!planningProblem().isEmpty()) return;
     const QString folder = m_paths.dataFolder + QStringLiteral("/searches");
     QDir().mkpath(folder);
     const QString journal = QStringLiteral("%1/%2.jsonl").arg(folder, QString::fromStdString(sha256Hex(m_fingerprint)).left(32));
-    m_planning.start(recipe,
-                     {m_modelPath.toStdString(), planningProfile().toStdString(), m_shares.calibration, m_shares.calibration.fullWindows,
-                      methods(), journal.toStdString(), m_evaluation.profilesFor(m_plans.committed()),
-                      QString(m_paths.dataFolder + QStringLiteral("/values")).toStdString()});
+    return {m_modelPath.toStdString(),
+            planningProfile().toStdString(),
+            m_shares.calibration,
+            m_shares.calibration.fullWindows,
+            methods(),
+            journal.toStdString(),
+            m_evaluation.profilesFor(m_plans.committed()),
+            QString(m_paths.dataFolder + QStringLiteral("/values")).toStdString()};
+}
+
+void Workbench::plan(const PipelineRecipe& recipe)
+{
+    if (planningProblem().isEmpty()) m_planning.start(recipe, planningInputs());
+}
+
+void Workbench::recover(const PipelineRecipe& recipe)
+{
+    if (planningProblem().isEmpty()) m_planning.recover(recipe, planningInputs());
 }
 
 void Workbench::tellJob(const std::optional<JobState>& job)

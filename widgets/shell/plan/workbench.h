@@ -82,7 +82,8 @@ public:
     void profile();
     void profileAgain();  // a complete one too; the old one stays until the new one is there
     void cancelJob();
-    void plan(const PipelineRecipe& recipe);  // starts a search; nothing where planningProblem() says why not
+    void plan(const PipelineRecipe& recipe);     // starts a search; nothing where planningProblem() says why not
+    void recover(const PipelineRecipe& recipe);  // the plan on screen, by its method of recovery; likewise
 
     bool isOpen() const { return m_plans.isOpen(); }
     bool profiling() const { return m_profileRequest != 0; }
@@ -155,6 +156,7 @@ private:
     void dropFirstProfile();        // once the deep one is there, and what refers to a profile refers to that
     void warnOfText(const std::vector<std::string>& sentences);
     QString planningProfile() const;  // the one that holds most
+    PlanningInputs planningInputs() const;
     void lookForDeep();
     void keepDeep();  // before another text is taken
     void considerDeep();

@@ -205,9 +205,9 @@ void MainWindow::makeMenus()
     }
     m_actions->fill(view, ids({"", "view.nextPanel", "view.previousPanel", "", "view.resetLayout"}));
     m_actions->fill(menuBar()->addMenu(tr("&Plan")),
-                    ids({"plan.find", "plan.run", "plan.stop", "plan.pipeline", "", "plan.name", "plan.dense", "plan.equal", "plan.rank",
-                         "", "plan.constants", "plan.constantsWeighted", "plan.dropConstants", "plan.skipLayer", "", "plan.matricesDense",
-                         "plan.measureRanks"}));
+                    ids({"plan.find", "plan.run", "plan.recover", "plan.stop", "plan.pipeline", "", "plan.name", "plan.dense", "plan.equal",
+                         "plan.rank", "", "plan.constants", "plan.constantsWeighted", "plan.dropConstants", "plan.skipLayer", "",
+                         "plan.matricesDense", "plan.measureRanks"}));
     m_actions->fill(menuBar()->addMenu(tr("Eva&luate")),
                     ids({"evaluate.full", "evaluate.locked", "evaluate.tasks", "evaluate.try", "evaluate.speed", "evaluate.cancel", "",
                          "evaluate.profile", "evaluate.text", "", "engine.restart"}));

@@ -59,6 +59,7 @@ void PipelineWorkspace::makeActions()
 {
     m_in.actions->add(this, QStringLiteral("plan.find"), tr("&Find a plan for this size"), QStringLiteral("search"), {},
                       [this] { find(true); });
+    m_in.actions->add(this, QStringLiteral("plan.recover"), tr("Re&cover the plan on screen"), {}, {}, [this] { recover(); });
     m_in.actions->add(this, QStringLiteral("plan.run"), tr("&Run the pipeline"), {}, WindowActions::keys({"Ctrl+R"}), [this] { run(); });
     m_in.actions->add(this, QStringLiteral("plan.stop"), tr("&Stop the search and keep the best"), {}, {},
                       [this] { workbench().planning()->stopAndKeep(); });
@@ -108,6 +109,7 @@ void PipelineWorkspace::connectPages()
     });
     connect(m_panel, &PipelinePanel::runRequested, this, &PipelineWorkspace::run);
     connect(m_panel, &PipelinePanel::findRequested, this, [this] { find(false); });
+    connect(m_panel, &PipelinePanel::recoverRequested, this, &PipelineWorkspace::recover);
     connect(m_panel, &PipelinePanel::unlockRequested, plans, &PlanController::unlock);
     connect(m_search, &SearchPanel::stopRequested, planning, &PlanningController::stopAndKeep);
     connect(m_search, &SearchPanel::keepRequested, planning, &PlanningController::keepBest);
@@ -172,6 +174,7 @@ void PipelineWorkspace::updateActions()
     m_in.actions->enable("plan.pipeline", isOpen());
     m_in.actions->enable("plan.run", problem.isEmpty() && m_panel->problem().isEmpty());
     m_in.actions->enable("plan.find", m_panel->canFind());
+    m_in.actions->enable("plan.recover", m_panel->canRecover());
     m_in.actions->enable("plan.stop", planning->running() && planning->canKeepBest());
     offerToGoOn();
 }
@@ -243,6 +246,11 @@ void PipelineWorkspace::open(const QString& allocation)
 void PipelineWorkspace::run()
 {
     if (workbench().planningProblem().isEmpty() && m_panel->problem().isEmpty()) workbench().plan(m_panel->recipe());
+}
+
+void PipelineWorkspace::recover()
+{
+    if (workbench().planningProblem().isEmpty() && m_panel->canRecover()) workbench().recover(m_panel->recipe());
 }
 
 // From the menu "this size" is that of the plan on screen; beside the target it is the target. The recipe on the page stays as it is set.

@@ -55,6 +55,7 @@ private:
     void showRunningEntry();
     void open(const QString& allocation = {});
     void run();
+    void recover();  // the plan on screen, as it is
     void find(bool sizeOfPlan);
     void rankToSize(qint64 bytes, const MethodChoice& rule);
     void offerToGoOn();
