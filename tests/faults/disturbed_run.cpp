@@ -128,7 +128,8 @@ std::vector<std::string> DisturbedRun::words(bool again) const
         words.push_back(std::move(word));
     }
     if (!again) return words;
-    words.insert(words.end(), m_scenario.again.begin(), m_scenario.again.end());
+    if (m_scenario.againWith.empty() || fs::exists(work() / m_scenario.againWith))
+        words.insert(words.end(), m_scenario.again.begin(), m_scenario.again.end());
     for (const std::string& target : m_scenario.targets)
         if (fs::exists(work() / target) && std::find(words.begin(), words.end(), "--force") == words.end()) words.emplace_back("--force");
     return words;

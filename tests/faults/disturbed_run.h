@@ -21,6 +21,8 @@ struct Scenario {
     std::vector<std::string> targets;
     // Added to the arguments to go on after a disturbance. --force is added as well where a target is there by then.
     std::vector<std::string> again = {};
+    // Only where this file is there: a verb that refuses to go on with nothing. Empty: always.
+    std::string againWith = {};
     // What is in the folder before.
     std::function<void(const std::filesystem::path&)> prepare = {};
     // What else may be left after a disturbance, as a regular expression of relative paths. What begins with a target's name and "." may

@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 // A tiny model: what takes time is the start of the program.
 const std::string kModel = std::string(ESPALIER_TEST_FIXTURES) + "/model/checkpoints/qwen2moe-tiny";
 const std::string kIds = std::string(ESPALIER_TEST_FIXTURES) + "/profile/qwen2moe-tiny.json";
+const std::string kTasks = std::string(ESPALIER_TEST_FIXTURES) + "/tasks";
 constexpr std::size_t kSample = 4;
 constexpr int kKills = 2;
 constexpr int kAllKills = 50;
@@ -82,6 +83,27 @@ protected:
                 .targets = {"plan.json"},
                 .again = {"--resume"}};
     }
+    // Judged by what it learns from, so that there is a values file.
+    static Scenario recover()
+    {
+        return {.name = "recover",
+                .arguments =
+                    Words{"recover", kModel, "--plan", s_inputs->path("uniform.json"), "--out", "{W}/mended.json", "--gate-ids", kIds} +
+                    kText + kCommon,
+                .targets = {"mended.json", "mended.values.safetensors"},
+                .again = {"--resume"},
+                .againWith = "mended.json.recover/run.json"};
+    }
+    // The verified search, its finalists compared after recovery, and the numbers of the answer.
+    static Scenario found()
+    {
+        return {.name = "plan, verified and recovered",
+                .arguments = Words{"plan", kModel, "--profile", s_inputs->profile(), "--out", "{W}/plan.json", "--prune", "40%",
+                                   "--allocate", "verified", "--param", "allocate.passes=2", "--recover", "least-squares"} +
+                             kText + kCommon,
+                .targets = {"plan.json", "plan.values.safetensors"},
+                .again = {"--resume"}};
+    }
     static Scenario exported(const char* flavor, const char* plan)
     {
         return {.name = std::string("export, ") + flavor,
@@ -140,6 +162,19 @@ TEST_F(VerbFaults, merge)
 }
 
 TEST_F(VerbFaults, plan) { disturb(plan()); }
+
+TEST_F(VerbFaults, recover) { disturb(recover()); }
+TEST_F(VerbFaults, found) { disturb(found()); }
+
+TEST_F(VerbFaults, tasks)
+{
+    disturb({.name = "tasks",
+             .arguments = Words{"tasks", kTasks + "/models/qwen3-nobos", "--data", kTasks + "/data", "--tasks", "piqa,rte", "--limit", "3",
+                                "--samples", "{W}/samples.jsonl"} +
+                          kCommon,
+             .targets = {"samples.jsonl"},
+             .again = {"--resume"}});
+}
 
 TEST_F(VerbFaults, exported)
 {
@@ -277,6 +312,8 @@ TEST_F(VerbFaults, cutShort)
 
 TEST_F(VerbFaults, killedProfile) { kill(profile()); }
 TEST_F(VerbFaults, killedPlan) { kill(plan()); }
+TEST_F(VerbFaults, killedRecover) { kill(recover()); }
+TEST_F(VerbFaults, killedFound) { kill(found()); }
 TEST_F(VerbFaults, killedExport) { kill(exported("stock", "uniform.json")); }
 TEST_F(VerbFaults, killedCompress) { kill(compress()); }
 
