@@ -612,7 +612,7 @@ private:
         begin(Part::Recover);
         StageJob job(m_job, "recover");
         job.partial(toJson(PlanFound{toJson(m_outcome.plan), {}}));
-        ESPALIER_TRY(const RecoverResult result, stage.run(m_outcome.plan, m_recoverFolder, 1, job));
+        ESPALIER_TRY(const RecoverResult result, stage.run(m_outcome.plan, m_recoverFolder, job));
         m_outcome.warnings.insert(m_outcome.warnings.end(), result.warnings.begin(), result.warnings.end());
         if (!result.accepted && result.changed)
             m_outcome.warnings.push_back("Recovery did not lower the loss on the windows kept apart: the plan is as it was before.");

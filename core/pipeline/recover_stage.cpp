@@ -3,6 +3,8 @@
 #include "evaluate/evaluator.h"
 #include "model/moe_model.h"
 #include "pipeline/method_catalog.h"
+#include "pipeline/model_match.h"
+#include "pipeline/stage_job.h"
 #include "pipeline/window_losses.h"
 #include "rpc/values_json.h"
 
@@ -25,7 +27,7 @@ int RecoverStage::learnedWindows() const
     return split.ok() ? static_cast<int>(split->tuning.windows.rows.size()) : 0;
 }
 
-Result<RecoverResult> RecoverStage::run(const CompressionPlan& plan, const std::filesystem::path& folder, int every, JobContext& job)
+Result<RecoverResult> RecoverStage::run(const CompressionPlan& plan, const std::filesystem::path& folder, JobContext& job)
 {
     if (m_inputs.recoverFolder.empty()) return internalError("the stage recover has no folder");
     FactorSources sources;
@@ -40,15 +42,6 @@ Result<RecoverResult> RecoverStage::run(const CompressionPlan& plan, const std::
     request.method = m_recipe.recover;
     request.params = m_recipe.paramsOf("recover");
     request.text.windows = *m_inputs.windows;
-    if (every > 1) {
-        ESPALIER_TRY(SplitText split, splitText(request.text));
-        std::vector<std::vector<int>> rows;
-        for (std::size_t i = 0; i < split.tuning.windows.rows.size(); i += static_cast<std::size_t>(every))
-            rows.push_back(std::move(split.tuning.windows.rows[i]));
-        request.text.windows.rows = std::move(rows);
-        request.text.windows.textSha256 = hashOfRows(request.text.windows.rows);
-        request.gate = std::move(split.gate);
-    }
     request.profile = &m_inputs.profile;
     request.seed = m_recipe.seed;
     request.folder = folder;
@@ -56,15 +49,39 @@ Result<RecoverResult> RecoverStage::run(const CompressionPlan& plan, const std::
     request.bestSoFar = m_inputs.recoverOnly;
     request.valuesFolder = folder / "values";
     request.processes = &m_share;
-    request.measure = [&](const TokenWindows& gate, const CompressionPlan& which, JobContext& quiet) -> Result<std::vector<WindowLoss>> {
-        const auto known = m_measured.find(which.hash());
-        if (known != m_measured.end()) return known->second;
-        if (!m_evaluator) m_evaluator.emplace(*model, gate, evaluatorCacheBytes(*model));
-        ESPALIER_TRY(std::vector<WindowLoss> losses, runShared(*m_evaluator, which, {}, quiet, m_share));
-        m_measured.emplace(which.hash(), losses);
-        return losses;
+    request.measure = [&](const TokenWindows& gate, const CompressionPlan& which, JobContext& quiet) {
+        return measure(*model, gate, which, quiet);
     };
     return recoverPlan(request, job);
+}
+
+Result<std::vector<WindowLoss>> RecoverStage::measure(MoeModel& model, const TokenWindows& gate, const CompressionPlan& plan,
+                                                      JobContext& job)
+{
+    if (const auto known = m_measured.find(plan.hash()); known != m_measured.end()) return known->second;
+    if (!m_evaluator) m_evaluator.emplace(model, gate, evaluatorCacheBytes(model));
+    ESPALIER_TRY(std::vector<WindowLoss> losses, runShared(*m_evaluator, plan, {}, job, m_share));
+    m_measured.emplace(plan.hash(), losses);
+    return losses;
+}
+
+Result<std::vector<WindowLoss>> RecoverStage::judge(const CompressionPlan& plan, JobContext& job)
+{
+    FactorSources sources;
+    if (m_inputs.sources) {
+        ESPALIER_TRY(sources, m_inputs.sources(plan));
+    }
+    ESPALIER_TRY(MoeModel * model, m_inputs.model());
+    model->setFactorSources(sources);
+    ESPALIER_TRY(const SplitText split, splitText({*m_inputs.windows, {}}));
+    SilentPartials quiet(job);
+    return measure(*model, split.gate, withGivenProfile(plan, sources), quiet);
+}
+
+Result<std::vector<WindowLoss>> RecoverStage::judgeDense(JobContext& job)
+{
+    const ModelShape& shape = m_inputs.checkpoint->shape();
+    return judge(CompressionPlan::identity(shape).withModel(planModelOf(*m_inputs.checkpoint)), job);
 }
 
 Result<CompressionPlan> withoutRecovered(const ModelShape& shape, const CompressionPlan& plan)

@@ -36,10 +36,15 @@ public:
     int learnedWindows() const;  // that are not kept apart
 
     // What is finished lies in `folder`, and is gone on with where it is this plan's; a values file lies in the folder "values" there.
-    // every > 1: only each so-manieth of the windows that are not kept apart is learned from. Errors: those of recoverPlan.
-    Result<RecoverResult> run(const CompressionPlan& plan, const std::filesystem::path& folder, int every, JobContext& job);
+    // Errors: those of recoverPlan.
+    Result<RecoverResult> run(const CompressionPlan& plan, const std::filesystem::path& folder, JobContext& job);
+    // Losses on the windows that judge. Errors: those of Evaluator::run.
+    Result<std::vector<WindowLoss>> judge(const CompressionPlan& plan, JobContext& job);
+    Result<std::vector<WindowLoss>> judgeDense(JobContext& job);
 
 private:
+    Result<std::vector<WindowLoss>> measure(MoeModel& model, const TokenWindows& gate, const CompressionPlan& plan, JobContext& job);
+
     const PlanInputs& m_inputs;
     const PlanRecipe& m_recipe;
     WorkShare& m_share;

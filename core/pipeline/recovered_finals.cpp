@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 
 namespace espalier
 {
@@ -15,11 +14,9 @@ namespace espalier
 namespace
 {
 
-constexpr int kPart = 4;           // the first look learns from every fourth window
-constexpr int kLeastLearned = 32;  // and is taken where there are so many windows to learn from
-constexpr std::size_t kLast = 3;   // plans that are recovered on the whole text
-constexpr int kLeastWindows = 4;   // nobody drops out on fewer
-constexpr double kReject = 2;      // standard errors behind the leader at which one drops out
+// Of what a plan loses against the dense model recovery has won back two thirds to four fifths at most: a plan that would need more to come
+// out ahead is not recovered to find out.
+constexpr double kMostWonBack = 0.8;
 constexpr std::int64_t kTicks = 1000;
 
 // Of several recoveries, one after the other. Their points are not points of the one that follows.
@@ -55,70 +52,56 @@ public:
 
     Result<FinalsAnswer> run()
     {
-        m_answer.detail = {{"plans", Json::array()}};
-        std::vector<std::size_t> order(m_request.finalists.size());
-        std::iota(order.begin(), order.end(), std::size_t{0});
-        if (order.size() < 2) return std::move(m_answer);
-        const int learned = m_stage.learnedWindows();
-        const bool look = order.size() > 2 && learned >= kLeastLearned;
-        m_turns = (look ? order.size() : 0) + std::min(kLast, order.size());
-        if (look) {
-            ESPALIER_TRY(order, round(order, kPart, (learned + kPart - 1) / kPart));
-            std::erase_if(order, [&](std::size_t i) {
-                const PairedDifference behind = pairedDifference(m_after[i], m_after[order.front()]);
-                return behind.windows >= kLeastWindows && behind.nll > kReject * behind.se;
-            });
+        m_answer.detail = {{"plans", Json::array()}, {"not_recovered", Json::array()}};
+        const std::size_t count = m_request.finalists.size();
+        if (count < 2) return std::move(m_answer);
+        double longest = 0;
+        std::size_t leader = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+            m_turn.begin(i, count);
+            if (i > 0) {
+                ESPALIER_TRY(const bool worth, mayLead(i, leader));
+                if (!worth) continue;
+            }
+            const double started = m_request.clock();
+            if (m_request.until > 0 && started + longest > m_request.until) break;
+            ESPALIER_TRY(const std::vector<WindowLoss> before, recovered(i));
+            longest = std::max(longest, m_request.clock() - started);
+            const PairedDifference change = i == 0 ? PairedDifference() : pairedDifference(m_after[i], m_after[leader]);
+            const bool ahead = i == 0 || change.nll < 0;
+            note(i, before, change, ahead);
+            if (i > 0) ESPALIER_CHECK_OK(forget(ahead ? leader : i));
+            if (ahead) leader = i;
+            m_answer.winner = leader;
+            m_answer.folder = folderOf(leader);
         }
-        if (order.size() > kLast) order.resize(kLast);
-        ESPALIER_TRY(order, round(order, 1, learned));
-        if (order.empty()) return std::move(m_answer);
-        m_answer.winner = order.front();
-        m_answer.folder = folderOf(order.front(), 1);
         return std::move(m_answer);
     }
 
 private:
-    std::filesystem::path folderOf(std::size_t finalist, int every) const
+    // Whether what it can win back at best would put it ahead.
+    Result<bool> mayLead(std::size_t i, std::size_t leader)
     {
-        return m_request.folder / fmt::format("{}-{}", m_request.finalists[finalist].plan.hash().substr(0, 16), every);
+        const Finalist& finalist = m_request.finalists[i];
+        ESPALIER_TRY(const std::vector<WindowLoss> dense, m_stage.judgeDense(m_turn));
+        ESPALIER_TRY(const std::vector<WindowLoss> before, m_stage.judge(finalist.plan, m_turn));
+        const double lost = pairedDifference(before, dense).nll;
+        if ((1 - kMostWonBack) * lost < pairedDifference(m_after[leader], dense).nll) return true;
+        m_answer.detail["not_recovered"].push_back(
+            {{"finalist", finalist.name}, {"plan_hash", finalist.plan.hash()}, {"nll_before", perplexity(before).nll}});
+        return false;
     }
 
-    // Each in turn; those that were recovered, best first.
-    Result<std::vector<std::size_t>> round(const std::vector<std::size_t>& order, int every, int learned)
+    std::filesystem::path folderOf(std::size_t finalist) const
     {
-        std::vector<std::size_t> done;
-        double longest = 0;
-        for (const std::size_t i : order) {
-            const double started = m_request.clock();
-            // Nothing is known of how long it takes before the first of a round; the later rounds take longer at least.
-            if (m_request.until > 0 && started + std::max(longest, m_longest) > m_request.until) break;
-            m_turn.begin(m_done, std::max(m_turns, m_done + 1));
-            ++m_done;
-            ESPALIER_TRY(const std::vector<WindowLoss> before, recovered(i, every));
-            longest = std::max(longest, m_request.clock() - started);
-            const bool first = done.empty();
-            const std::size_t leader = first ? i : done.front();
-            const PairedDifference change = first ? PairedDifference() : pairedDifference(m_after[i], m_after[leader]);
-            const bool ahead = first || change.nll < 0;
-            done.insert(ahead ? done.begin() : done.end(), i);
-            note(i, learned, before, change, ahead);
-            // Of the full recoveries the best one is gone on with.
-            if (every > 1)
-                ESPALIER_CHECK_OK(forget(i, every));
-            else if (!first)
-                ESPALIER_CHECK_OK(forget(ahead ? leader : i, every));
-        }
-        m_longest = std::max(m_longest, longest);
-        std::stable_sort(done.begin(), done.end(),
-                         [&](std::size_t a, std::size_t b) { return perplexity(m_after[a]).nll < perplexity(m_after[b]).nll; });
-        return done;
+        return m_request.folder / m_request.finalists[finalist].plan.hash().substr(0, 16);
     }
 
     // Losses on the windows that judge, before; m_after has those afterwards.
-    Result<std::vector<WindowLoss>> recovered(std::size_t i, int every)
+    Result<std::vector<WindowLoss>> recovered(std::size_t i)
     {
         const CompressionPlan& plan = m_request.finalists[i].plan;
-        const std::string key = fmt::format("recovered:{}:{}", every, plan.hash());
+        const std::string key = fmt::format("recovered:{}", plan.hash());
         const std::string keyBefore = fmt::format("judged:{}", plan.hash());
         const std::vector<WindowLoss> after = m_request.journal.losses(key);
         const std::vector<WindowLoss> before = m_request.journal.losses(keyBefore);
@@ -128,7 +111,7 @@ private:
             m_after[i] = after;
             return before;
         }
-        ESPALIER_TRY(const RecoverResult result, m_stage.run(plan, folderOf(i, every), every, m_turn));
+        ESPALIER_TRY(const RecoverResult result, m_stage.run(plan, folderOf(i), m_turn));
         if (result.cancelled) return cancelledError();
         m_after[i] = result.accepted ? result.after : result.before;
         if (before.empty()) m_request.journal.add(keyBefore, result.before);
@@ -136,12 +119,12 @@ private:
         return result.before;
     }
 
-    void note(std::size_t i, int learned, const std::vector<WindowLoss>& before, const PairedDifference& change, bool ahead)
+    void note(std::size_t i, const std::vector<WindowLoss>& before, const PairedDifference& change, bool ahead)
     {
         const Finalist& finalist = m_request.finalists[i];
         FinalistRecovered event{.name = finalist.name,
                                 .planHash = finalist.plan.hash(),
-                                .learned = learned,
+                                .learned = m_stage.learnedWindows(),
                                 .windows = static_cast<int>(before.size()),
                                 .nllBefore = perplexity(before).nll,
                                 .nllAfter = perplexity(m_after[i]).nll,
@@ -154,10 +137,10 @@ private:
         m_job.partial(toJson(event));
     }
 
-    Status forget(std::size_t i, int every)
+    Status forget(std::size_t i)
     {
         ESPALIER_CHECK_OK(m_request.share.meet({}));
-        if (m_request.share.first()) removeRun(folderOf(i, every));
+        if (m_request.share.first()) removeRun(folderOf(i));
         return {};
     }
 
@@ -166,9 +149,6 @@ private:
     JobContext& m_job;
     TurnJob m_turn;
     std::vector<std::vector<WindowLoss>> m_after;
-    std::size_t m_done = 0;
-    std::size_t m_turns = 1;
-    double m_longest = 0;
     FinalsAnswer m_answer;
 };
 

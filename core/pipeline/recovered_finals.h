@@ -1,6 +1,5 @@
 // The last round of a search whose answer is going to be recovered: its finalists are compared after recovery, since what a plan loses and
-// what can be won back of it are two things. First on a part of the text, then the best of them on all of it. On the model's compute
-// thread.
+// what can be won back of it are two things. On the model's compute thread.
 #pragma once
 
 #include "base/error.h"
@@ -35,13 +34,14 @@ struct FinalsRequest {
 
 struct FinalsAnswer {
     std::size_t winner = 0;
-    std::filesystem::path folder;  // of the winner's recovery on the whole text; empty: nothing was compared
-    Json detail;                   // {"plans": [{"finalist","plan_hash",..}, ..]}: every recovery, in order
+    std::filesystem::path folder;  // of the winner's recovery; empty: nothing was compared
+    // {"plans": [{"finalist","plan_hash",..}, ..], "not_recovered": [{"finalist","plan_hash","nll_before"}, ..]}
+    Json detail;
 };
 
-// Of those recovered on the whole text the one with the lowest loss afterwards on the windows that judge; a result that is not accepted
-// counts as the plan as it was. Partial results: a FinalistRecovered for each. Progress counts thousandths. A stop: error cancelled; what
-// was finished is in the journal and the folders. Errors: those of RecoverStage::run.
+// In order, each but the first only where four fifths of its loss, won back, would put it ahead: the one with the lowest loss afterwards on
+// the windows that judge. A result that is not accepted counts as the plan as it was. Partial results: a FinalistRecovered for each. A
+// stop: error cancelled; what was finished is in the journal and the folders. Errors: those of RecoverStage::run.
 Result<FinalsAnswer> recoveredFinals(const FinalsRequest& request, RecoverStage& stage, JobContext& job);
 
 }  // namespace espalier

@@ -378,16 +378,18 @@ const PlanStage& stageOf(const PlanOutcome& outcome, const std::string& name)
     throw std::runtime_error("no stage " + name);
 }
 
-// Of those recovered on the whole text the best afterwards is the answer, whatever was best before; the stage says both of each.
-void expectBestOfTheFinals(const Made& tiny, const PlanOutcome& outcome, int learned)
+// Of those recovered the best afterwards is the answer, whatever was best before; the stage says both of each.
+void expectBestOfTheFinals(const Made& tiny, const PlanOutcome& outcome)
 {
     const Json plans = stageOf(outcome, "finals").detail["plans"];
-    ASSERT_GE(plans.size(), 2U);
+    ASSERT_GE(plans.size(), 1U);
+    EXPECT_GE(plans.size() + stageOf(outcome, "finals").detail["not_recovered"].size(), 2U);
     std::string best;
     double lowest = 1e300;
     for (const Json& plan : plans) {
         EXPECT_LE(plan["nll_after"], plan["nll_before"]) << "what is worse is not accepted";
-        if (plan["learned"] != learned || !(plan["nll_after"].get<double>() < lowest)) continue;
+        EXPECT_EQ(plan["learned"], 11);
+        if (!(plan["nll_after"].get<double>() < lowest)) continue;
         lowest = plan["nll_after"];
         best = plan["plan_hash"];
     }
@@ -406,7 +408,7 @@ TEST(MakePlan, ComparesTheFinalistsOfASearchAfterRecovery)
     Recorder job;
     const PlanOutcome whole = take(makePlan(inputs, run.recipe, job));
     EXPECT_GT(job.plans["finals"], 0);
-    expectBestOfTheFinals(tiny, whole, 11);
+    expectBestOfTheFinals(tiny, whole);
     EXPECT_LE(tiny.bytesOf(whole.plan), *run.recipe.bytes);
     Recorder silent;
     EXPECT_EQ(whole.plan.hash(), take(makePlan(inputs, run.recipe, silent)).plan.hash()) << "from the journal";
@@ -438,28 +440,16 @@ TEST(MakePlan, ComparesTheFinalistsOfASearchAfterRecovery)
     EXPECT_GT(stopped, 0);
 }
 
-// With enough text all finalists are looked at on a part of it, and the best of them recovered on all.
-TEST(MakePlan, AFirstLookAtFinalistsLearnsFromAPartOfTheText)
+// No time for anything but the search: its answer is recovered, as it is.
+TEST(MakePlan, FinalsKeepToTheMinutes)
 {
     Made tiny("mixtral-tiny");
-    tiny.windows = test::stream("mixtral-tiny", 8);
-    ASSERT_GE(tiny.windows.rows.size(), 40U);
-    tiny.windows.rows.resize(40);
-    RecoveredRun run("look");
+    RecoveredRun run("minutes");
     run.recipe.bytes = tiny.whole() * 6 / 10;
     PlanInputs inputs = tiny.inputs();
     inputs.recoverFolder = run.folder;
     SilentJob job;
-    const PlanOutcome outcome = take(makePlan(inputs, run.recipe, job));
-    expectBestOfTheFinals(tiny, outcome, 35);
-    int looked = 0, last = 0;
-    for (const Json& plan : stageOf(outcome, "finals").detail["plans"])
-        ++(plan["learned"] == 9 ? looked : last);
-    EXPECT_GT(looked, 2);
-    EXPECT_GE(looked, last);
-    EXPECT_LE(last, 3);
-
-    // No time for anything but the search: its answer is recovered, as it is.
+    expectBestOfTheFinals(tiny, take(makePlan(inputs, run.recipe, job)));
     run.recipe.params["allocate"]["minutes"] = 1e-4;
     const PlanOutcome hurried = take(makePlan(inputs, run.recipe, job));
     EXPECT_EQ(hurried.stages.back().name, "recover");
