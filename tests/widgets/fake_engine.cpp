@@ -843,8 +843,8 @@ private:
     {
         const auto stage = [&](auto value) { partial(request.id, PlanEvent{"recover", std::move(value)}); };
         stage(PlanFound{toJson(base), {}});
-        stage(RecoverJudged{"dense", 2.25, 12});
-        stage(RecoverJudged{"before", 2.75, 12});
+        stage(RecoverJudged{.what = "dense", .nll = 2.25, .windows = 12});
+        stage(RecoverJudged{.what = "before", .nll = 2.75, .windows = 12});
         const int layers = held ? 1 : m_layers;
         for (int layer = 0; layer < layers; ++layer) {
             progress(request.id, 1000 * layer / m_layers, 1000, "search");

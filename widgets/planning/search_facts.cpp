@@ -338,7 +338,10 @@ struct Judged {
 };
 std::vector<Judged> judgedNames()
 {
-    return {{"dense", tr("dense")}, {"before", tr("before")}, {"after", tr("after")}, {"control", tr("control")}};
+    return {{.what = "dense", .name = tr("dense")},
+            {.what = "before", .name = tr("before")},
+            {.what = "after", .name = tr("after")},
+            {.what = "control", .name = tr("control")}};
 }
 
 }  // namespace
