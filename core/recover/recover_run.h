@@ -13,7 +13,7 @@
 #include "plan/compression_plan.h"
 #include "plan/factor_source.h"
 #include "rpc/plan_event.h"
-#include "tokenizer/windows.h"
+#include "tokenizer/tuning_text.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -27,14 +27,6 @@ namespace espalier
 
 class MoeModel;
 struct ProfileData;
-
-// Text to tune on, apart from the one that judges.
-struct TuningText {
-    TokenWindows windows;
-    // Per window and token: whether the loss of predicting this token counts (prompts of instructions do not). Empty: all but the first
-    // token of a window.
-    std::vector<std::vector<bool>> scored = {};
-};
 
 // One point of the trace; steps of methods that go layer by layer count over all layers.
 using RecoverStep = RecoverPoint;

@@ -351,10 +351,13 @@ Result<TextForm> parseTextForm(std::string_view name)
     return usageError({"\"{name}\" is not one of auto, text, jsonl, json.", {{"name", name}}});
 }
 
-Result<TextFile> textDocuments(std::string bytes, const std::string& subject, const TextFileOptions& options)
+namespace
+{
+
+// A text in UTF-8, without its mark.
+Status checkEncoding(std::string& bytes, const std::string& subject, std::vector<std::string>& warnings)
 {
     ESPALIER_CHECK_OK(checkForm(bytes, subject));
-    std::vector<std::string> warnings;
     if (bytes.starts_with("\xEF\xBB\xBF")) {
         bytes.erase(0, 3);
         warnings.push_back(fmt::format("{} begins with a byte order mark, which is left out.", subject));
@@ -364,6 +367,15 @@ Result<TextFile> textDocuments(std::string bytes, const std::string& subject, co
                         {"{subject} is not valid UTF-8: byte {empty} does not belong there.",
                          {{"subject", subject}, {"empty", *offset + (warnings.empty() ? 0 : 3)}}},
                         "Convert the file to UTF-8.");
+    return {};
+}
+
+}  // namespace
+
+Result<TextFile> textDocuments(std::string bytes, const std::string& subject, const TextFileOptions& options)
+{
+    std::vector<std::string> warnings;
+    ESPALIER_CHECK_OK(checkEncoding(bytes, subject, warnings));
     TextFile file;
     std::string warning;
     switch (options.form) {
@@ -396,6 +408,53 @@ Result<TextFile> readTextDocuments(const std::filesystem::path& path, const Text
 {
     ESPALIER_TRY(std::string bytes, readTextFile(path, "text", kMaxTextBytes));
     return textDocuments(std::move(bytes), path.filename().string(), options);
+}
+
+Result<JsonRecords> readJsonRecords(const std::filesystem::path& path, TextForm form)
+{
+    JsonRecords result;
+    if (form == TextForm::Plain) return result;
+    ESPALIER_TRY(std::string bytes, readTextFile(path, "text", kMaxTextBytes));
+    const std::string subject = path.filename().string();
+    ESPALIER_CHECK_OK(checkEncoding(bytes, subject, result.warnings));
+    const std::string extension = extensionOf(subject);
+    const std::size_t start = bytes.find_first_not_of(kBlank);
+    const char first = start == std::string::npos ? '\0' : bytes[start];
+    const bool lines = form == TextForm::JsonLines || (form == TextForm::Auto && first == '{' &&
+                                                       (isOneOf(extension, {".jsonl", ".ndjson", ".jsonlines"}) || beginsLikeLines(bytes)));
+    if (lines) {
+        ESPALIER_CHECK_OK(eachLine(bytes, [&](std::string_view line, std::int64_t number) -> Status {
+            const std::string where = fmt::format("line {}", number);
+            Result<Json> item = parseJson(line, fmt::format("{} {}", subject, where), "text", kDocumentLimits);
+            if (!item.ok())
+                return badInput("text.invalid_line", subject,
+                                {"{subject} is read as JSON lines, and {where} is not JSON.", {{"subject", subject}, {"where", where}}},
+                                "Mend the line, or use --text-format text to take the file as it stands.");
+            result.records.push_back({std::move(item).value(), where});
+            return {};
+        }));
+        return result;
+    }
+    if (first != '{' && first != '[') return result;
+    Result<Json> document = parseJson(bytes, subject, "text", kDocumentLimits);
+    if (!document.ok()) return result;  // whoever reads it as a text says so
+    Json* list = document->is_array() ? &*document : nullptr;
+    if (document->is_object()) {
+        int lists = 0;
+        for (auto& [key, value] : document->items())
+            if (value.is_array() && !value.empty() && value.front().is_object()) {
+                list = &value;
+                ++lists;
+            }
+        // A conversation is one record.
+        if (lists != 1 || document->contains("messages") || document->contains("conversations")) list = nullptr;
+        if (list == nullptr) result.records.push_back({std::move(document).value(), "the document"});
+    }
+    if (list == nullptr) return result;
+    std::int64_t number = 0;
+    for (Json& item : *list)
+        result.records.push_back({std::move(item), fmt::format("item {}", ++number)});
+    return result;
 }
 
 }  // namespace espalier

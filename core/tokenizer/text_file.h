@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "base/json.h"
 
 #include <filesystem>
 #include <string>
@@ -31,6 +32,19 @@ struct TextFile {
 Result<TextFile> readTextDocuments(const std::filesystem::path& path, const TextFileOptions& options);
 // The same for bytes from elsewhere; `subject` names them in errors.
 Result<TextFile> textDocuments(std::string bytes, const std::string& subject, const TextFileOptions& options);
+
+// The objects of JSON lines, of a JSON list, or of the one list of objects in a JSON document, with where they stand. Nothing where the
+// content is no such thing (plain text, a list of strings) or the form is Plain. Errors: those of readTextDocuments up to
+// text.invalid_line.
+struct JsonRecord {
+    Json value;
+    std::string where;  // "line 3", "item 3"
+};
+struct JsonRecords {
+    std::vector<JsonRecord> records;
+    std::vector<std::string> warnings;
+};
+Result<JsonRecords> readJsonRecords(const std::filesystem::path& path, TextForm form);
 
 // "auto", "text", "jsonl", "json". Error: usage.arguments.
 Result<TextForm> parseTextForm(std::string_view name);
