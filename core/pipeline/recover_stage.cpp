@@ -52,7 +52,10 @@ Result<RecoverResult> RecoverStage::run(const CompressionPlan& plan, const std::
     request.measure = [&](const TokenWindows& gate, const CompressionPlan& which, JobContext& quiet) {
         return measure(*model, gate, which, quiet);
     };
-    return recoverPlan(request, job);
+    ESPALIER_TRY(RecoverResult result, recoverPlan(request, job));
+    if (const MethodInfo* info = findMethod(Slot::Recover, m_recipe.recover); info != nullptr && info->stochastic)
+        result.warnings.push_back("The plan was tuned on windows of the calibration text: `recover` takes a text of its own.");
+    return result;
 }
 
 Result<std::vector<WindowLoss>> RecoverStage::measure(MoeModel& model, const TokenWindows& gate, const CompressionPlan& plan,
@@ -153,6 +156,7 @@ Json recoverDetail(const RecoverResult& result, const std::string& method)
             {"nll_before", toJson(pairedDifference(result.before, result.dense))},
             {"nll_after", toJson(pairedDifference(result.after, result.dense))},
             {"delta", toJson(pairedDifference(result.after, result.before))},
+            {"nll_control", result.control.empty() ? Json() : Json(toJson(pairedDifference(result.control, result.dense)))},
             {"gate", result.gateText},
             {"gate_held_out", result.gateHeldOut},
             {"gate_windows", result.before.size()}};

@@ -83,6 +83,22 @@ Result<Texts> textsOf(const RecoverRequest& request)
     return Texts{std::move(split.tuning), std::move(split.gate), true};
 }
 
+// {"method","settings","profile"}: of what a run was asked for. Numbers that are no whole ones as text, so that it has one spelling.
+Json madeBy(const RecoverRequest& request, const Params& params)
+{
+    Json settings = Json::object();
+    for (const auto& [key, value] : params)
+        settings[key] = value.is_number_float() ? Json(value.dump()) : value;
+    settings["seed"] = request.seed;
+    settings["text"] = request.text.windows.source;
+    settings["text_sha256"] = request.text.windows.textSha256;
+    settings["windows"] = request.text.windows.rows.size();
+    if (!request.text.scored.empty()) settings["scored_sha256"] = sha256Hex(canonicalJson(Json(request.text.scored)));
+    settings["gate_sha256"] = request.gate ? request.gate->textSha256 : std::string();
+    settings["plan"] = request.plan.hash();
+    return {{"method", request.method}, {"settings", std::move(settings)}, {"profile", request.plan.factors().profileSha256}};
+}
+
 class Recovery
 {
 public:
@@ -123,9 +139,11 @@ public:
         tell("after", result.after);
         result.accepted = result.changed && perplexity(result.after).nll < perplexity(result.before).nll;
         ESPALIER_CHECK_OK(control(*method, dense));
+        result.madeBy = madeBy(m_request, m_params);
+        result.madeBy["result"] = outcome();
         if (result.accepted) {
             ESPALIER_TRY(JoinedValues joined, joinParts(m_request.model->shape(), recovered.plan, recovered.parts, m_request.valuesFolder,
-                                                        madeBy(m_request), m_share));
+                                                        result.madeBy, m_share));
             result.plan = std::move(joined.plan);
             result.values = std::move(joined.file);
         }
@@ -142,7 +160,7 @@ private:
         const Json key = {{"espalier", ESPALIER_VERSION},
                           {"model", checkpoint.fingerprint()},
                           {"plan", m_request.plan.hash()},
-                          {"made_by", madeBy(m_request)},
+                          {"made_by", madeBy(m_request, m_params)},
                           {"params", Json(m_params)},
                           {"tuning_sha256", m_texts.tuning.windows.textSha256},
                           {"scored", sha256Hex(canonicalJson(Json(m_texts.tuning.scored)))},
@@ -249,10 +267,29 @@ private:
             return {};
         }
         if (!m_request.control || m_result.cancelled) return {};
-        ESPALIER_TRY(const Recovered recovered, tuned(method, dense, m_request.folder / "control", nullptr));
-        ESPALIER_TRY(m_result.control, measure(recovered.plan, recovered.parts));
+        const Result<Recovered> recovered = tuned(method, dense, m_request.folder / "control", nullptr);
+        // What was recovered is there all the same; half a control would be none.
+        if (recovered.ok() ? recovered->cancelled : recovered.error().kind == ErrorKind::Cancelled) {
+            m_result.cancelled = true;
+            m_result.warnings.push_back("The control was stopped before it was finished, and is left out.");
+            return {};
+        }
+        if (!recovered.ok()) return recovered.error();
+        ESPALIER_TRY(m_result.control, measure(recovered->plan, recovered->parts));
+        // By the same rule: what is no better is not taken.
+        if (perplexity(m_result.control).nll > perplexity(m_result.dense).nll) m_result.control = m_result.dense;
         tell("control", m_result.control);
         return {};
+    }
+
+    // NLL per token on the gate's windows.
+    Json outcome() const
+    {
+        const auto nll = [](const std::vector<WindowLoss>& losses) {
+            return losses.empty() ? Json() : Json(fmt::format("{:.6f}", perplexity(losses).nll));
+        };
+        return {{"gate", m_result.gateText},          {"gate_windows", m_result.before.size()}, {"nll_dense", nll(m_result.dense)},
+                {"nll_before", nll(m_result.before)}, {"nll_after", nll(m_result.after)},       {"nll_control", nll(m_result.control)}};
     }
 
     // Windows of single measurements are no results of the run; a run that was stopped is measured to its end.
@@ -315,20 +352,6 @@ void removeRun(const fs::path& folder)
     // What is left of it after a kill is nobody's run.
     fs::remove(folder / kRunFile, ignored);
     fs::remove_all(folder, ignored);
-}
-
-Json madeBy(const RecoverRequest& request)
-{
-    Json settings = Json::object();
-    for (const auto& [key, value] : request.params)
-        settings[key] = value.is_number_float() ? Json(value.dump()) : value;
-    settings["seed"] = request.seed;
-    settings["text"] = request.text.windows.source;
-    settings["text_sha256"] = request.text.windows.textSha256;
-    settings["windows"] = request.text.windows.rows.size();
-    settings["gate_sha256"] = request.gate ? request.gate->textSha256 : std::string();
-    settings["plan"] = request.plan.hash();
-    return {{"method", request.method}, {"settings", std::move(settings)}, {"profile", request.plan.factors().profileSha256}};
 }
 
 }  // namespace espalier

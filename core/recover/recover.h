@@ -56,6 +56,7 @@ struct RecoverResult {
     std::string gateText;      // for people
     bool gateHeldOut = false;  // the gate's windows were taken out of the text
     std::vector<std::string> warnings;
+    Json madeBy;  // what the values file says: settings, text, and what they did on the gate's windows
     double seconds = 0;
 };
 
@@ -76,8 +77,5 @@ Result<SplitText> splitText(const TuningText& text);
 
 // What a run leaves in its folder, once the answer is written.
 void removeRun(const std::filesystem::path& folder);
-
-// {"method","params","seed","text","text_sha256",..}: what a values file says of its making.
-Json madeBy(const RecoverRequest& request);
 
 }  // namespace espalier

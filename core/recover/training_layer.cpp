@@ -277,7 +277,21 @@ double forwardExperts(const LayerPass& pass, LayerTape& at, at::Tensor& out, boo
             addRows(out, body.tokens.tokens, body.tokens.weights, body.out);
         if (!keep) body = {};
     }
-    return pass.entropyWeight != 0 ? routerEntropy(pass.plan.router, routed.logits).entropy.sum().item<double>() : 0;
+    if (pass.entropyWeight == 0) return 0;
+    const at::Tensor entropy = routerEntropy(pass.plan.router, routed.logits).entropy;
+    return (pass.own.defined() ? entropy * pass.own : entropy).sum().item<double>();
+}
+
+// FNV-1a of who was chosen, and who of them was skipped.
+std::uint64_t fingerprint(const RoutedTokens& tokens)
+{
+    std::uint64_t hash = 0xcbf29ce484222325u;
+    const auto add = [&](std::uint64_t value) { hash = (hash ^ value) * 0x100000001b3u; };
+    const auto* selected = tokens.selected.const_data_ptr<std::int64_t>();
+    const bool* skipped = tokens.skipped.defined() ? tokens.skipped.const_data_ptr<bool>() : nullptr;
+    for (std::int64_t i = 0; i < tokens.selected.numel(); ++i)
+        add(static_cast<std::uint64_t>(selected[i]) * 2 + (skipped != nullptr && skipped[i]));
+    return hash;
 }
 
 // What a body adds to the gradient of its input, and the products of its outputs with the gradient above: [M] fp64.
@@ -328,7 +342,10 @@ void backwardExperts(const LayerPass& pass, LayerTape& tape, const at::Tensor& g
         gradients[i] = {};
     }
     at::Tensor dlogits = routerGradient(pass.plan.router, routed.logits, routed.tokens, products);
-    if (pass.entropyWeight != 0) dlogits = dlogits + routerEntropy(pass.plan.router, routed.logits).gradient * pass.entropyWeight;
+    if (pass.entropyWeight != 0) {
+        const at::Tensor entropy = routerEntropy(pass.plan.router, routed.logits).gradient * pass.entropyWeight;
+        dlogits = dlogits + (pass.own.defined() ? entropy * pass.own.unsqueeze(1) : entropy);
+    }
     const at::Tensor placed = dlogits.to(at::kFloat).to(dx.device());
     dx.addmm_(placed, routed.rows);
     if (pass.trained && pass.trained->router.defined()) {
@@ -357,7 +374,10 @@ LayerOutput forwardLayer(const LayerPass& pass, const at::Tensor& hidden, LayerT
         at.seenMask = pass.adapters.dropout.mask(kLayerInput + static_cast<std::uint64_t>(pass.layer), at.x.sizes(), at.x.device());
     at.seen = at.seenMask.defined() ? at.x * at.seenMask : at.x;
     at::Tensor out = at::zeros_like(at.x);
-    if (pass.moe) result.entropy = forwardExperts(pass, at, out, tape != nullptr);
+    if (pass.moe) {
+        result.entropy = forwardExperts(pass, at, out, tape != nullptr);
+        result.selection = fingerprint(at.routed->tokens);
+    }
     forwardWhole(pass, at, out, tape);
     result.hidden = residual + out.view_as(residual);
     return result;

@@ -29,6 +29,7 @@ struct LayerPass {
     int layer = 0;
     bool moe = false;
     double entropyWeight = 0;  // the loss has so much per nat of the router's entropy, summed over tokens
+    at::Tensor own = {};       // [N] fp64, 0 for tokens that only fill up a window; undefined: none do
 };
 
 // What the reverse pass needs of the forward pass.
@@ -50,8 +51,9 @@ struct LayerTape {
 };
 
 struct LayerOutput {
-    at::Tensor hidden;   // [B,T,H]
-    double entropy = 0;  // of the router, nats summed over tokens; where it is weighted
+    at::Tensor hidden;            // [B,T,H]
+    double entropy = 0;           // of the router, nats summed over tokens; where it is weighted
+    std::uint64_t selection = 0;  // PassLoss::selection of this layer
 };
 
 // hidden [B,T,H] fp32 where the model computes. The tape may be null.

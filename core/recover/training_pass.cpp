@@ -27,6 +27,22 @@ Error notFinite(const std::string& where)
 
 bool counts(const std::vector<bool>& scored, std::size_t token) { return token > 0 && (scored.empty() || scored[token]); }
 
+std::size_t ownLength(const TrainingBatch& batch, std::size_t window)
+{
+    return batch.lengths.empty() ? batch.rows[window].size() : static_cast<std::size_t>(batch.lengths[window]);
+}
+
+// [B T] fp64, 1 for a token that is a window's own; undefined: all are.
+at::Tensor ownTokens(const TrainingBatch& batch)
+{
+    if (batch.lengths.empty()) return {};
+    const std::size_t length = batch.rows.front().size();
+    at::Tensor own = at::zeros({static_cast<std::int64_t>(batch.rows.size() * length)}, at::kDouble);
+    for (std::size_t w = 0; w < batch.rows.size(); ++w)
+        own.narrow(0, static_cast<std::int64_t>(w * length), batch.lengths[w]).fill_(1);
+    return own;
+}
+
 ScoredRows scoredRows(const TrainingBatch& batch, c10::Device device)
 {
     std::vector<std::int64_t> rows, targets;
@@ -34,7 +50,7 @@ ScoredRows scoredRows(const TrainingBatch& batch, c10::Device device)
     static const std::vector<bool> all;
     for (std::size_t w = 0; w < batch.rows.size(); ++w)
         for (std::size_t t = 1; t < length; ++t)
-            if (counts(batch.scored.empty() ? all : batch.scored[w], t)) {
+            if (t < ownLength(batch, w) && counts(batch.scored.empty() ? all : batch.scored[w], t)) {
                 rows.push_back(static_cast<std::int64_t>(w * length + t - 1));
                 targets.push_back(batch.rows[w][t]);
             }
@@ -42,6 +58,20 @@ ScoredRows scoredRows(const TrainingBatch& batch, c10::Device device)
 }
 
 }  // namespace
+
+void addWindow(TrainingBatch& batch, const std::vector<int>& row, const std::vector<bool>& scored)
+{
+    const std::size_t longest = std::max(row.size(), batch.rows.empty() ? 0 : batch.rows.front().size());
+    const bool even = batch.rows.empty() || row.size() == batch.rows.front().size();
+    if (!even && batch.lengths.empty()) batch.lengths.assign(batch.rows.size(), static_cast<int>(batch.rows.front().size()));
+    batch.rows.push_back(row);
+    if (!batch.lengths.empty()) batch.lengths.push_back(static_cast<int>(row.size()));
+    if (!scored.empty()) batch.scored.push_back(scored);
+    for (std::vector<int>& one : batch.rows)
+        one.resize(longest, 0);
+    for (std::vector<bool>& one : batch.scored)
+        one.resize(longest, false);
+}
 
 std::int64_t scoredTokens(const std::vector<int>& row, const std::vector<bool>& scored)
 {
@@ -57,7 +87,9 @@ struct TrainingPass::Forward {
     std::map<int, LayerTape> tapes;
     std::map<int, LayerParts> parts;  // of layers with a tape
     ScoredRows scored;
+    at::Tensor own;
     double entropy = 0;
+    std::uint64_t selection = 0;
 };
 
 TrainingPass::TrainingPass(ModelParts& model, const PreparedPlan& plan, Trainables* trainables)
@@ -108,6 +140,7 @@ Result<TrainingPass::Forward> TrainingPass::forward(const TrainingBatch& batch, 
             ids.push_back(id);
         }
     result.scored = scoredRows(batch, m_model.placement().device);
+    result.own = ownTokens(batch);
     ESPALIER_TRY(const at::Tensor embedded, embeddingRows(m_model.checkpoint(), ids, at::kFloat));
     if (!allFinite(embedded)) return notFinite("the embedding");
     at::Tensor hidden = embedded.to(m_model.placement().device).view({count, length, -1}).clone();
@@ -138,10 +171,12 @@ Result<TrainingPass::Forward> TrainingPass::forward(const TrainingBatch& batch, 
             {m_trainables ? m_trainables->scale() : 1, {gradients && m_trainables ? m_trainables->dropout() : 0, settings.dropoutSeed}},
             l,
             m_model.checkpoint().shape().layers[static_cast<std::size_t>(l)].moe,
-            entropyWeight};
+            entropyWeight,
+            result.own};
         LayerOutput out = forwardLayer(pass, hidden, tape);
         hidden = out.hidden;
         result.entropy += out.entropy;
+        result.selection = result.selection * 0x100000001b3u + out.selection;
         if (!allFinite(hidden)) return notFinite(fmt::format("layer {}", l));
     }
     result.hidden = hidden;
@@ -183,14 +218,15 @@ Result<PassLoss> TrainingPass::gradients(const TrainingBatch& batch, const PassS
                             {m_trainables->scale(), {m_trainables->dropout(), settings.dropoutSeed}},
                             l,
                             m_model.checkpoint().shape().layers[static_cast<std::size_t>(l)].moe,
-                            entropyWeight};
+                            entropyWeight,
+                            pass.own};
         if (!kept) {
             forwardLayer(own, std::exchange(pass.boundaries[static_cast<std::size_t>(l)], {}), &tape);
         }
         gradient = backwardLayer(own, tape, gradient);
         if (!allFinite(gradient)) return notFinite(fmt::format("the gradient of layer {}", l));
     }
-    return PassLoss{loss.sum, pass.entropy};
+    return PassLoss{loss.sum, pass.entropy, pass.selection};
 }
 
 Result<PassLoss> TrainingPass::loss(const TrainingBatch& batch, const PassSettings& settings, const JobContext& job)
@@ -202,7 +238,7 @@ Result<PassLoss> TrainingPass::loss(const TrainingBatch& batch, const PassSettin
     const at::Tensor normed = rmsNorm(rows, globals->finalNorm, m_model.eps());
     const LossSum loss = batch.teacher ? divergenceLoss(normed, *batch.teacher, settings.temperature, *globals, settings.weight, false)
                                        : nllLoss(normed, pass.scored.targets, *globals, settings.weight, false);
-    return PassLoss{loss.sum, pass.entropy};
+    return PassLoss{loss.sum, pass.entropy, pass.selection};
 }
 
 Result<TeacherRows> TrainingPass::teach(const TrainingBatch& batch, double temperature, const JobContext& job)

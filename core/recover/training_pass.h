@@ -20,12 +20,16 @@
 namespace espalier
 {
 
-// Windows of one length.
+// Windows of one length; shorter ones are filled up with any ids behind what they are, which no token of theirs sees.
 struct TrainingBatch {
     std::vector<std::vector<int>> rows;
+    std::vector<int> lengths = {};          // tokens of each that are its own; empty: all
     std::vector<std::vector<bool>> scored;  // per token, whether its prediction counts; empty: all but the first of a window
     std::optional<TeacherRows> teacher;     // of the scored rows, window after window; else the next token is the target
 };
+
+// Puts a window behind the others, filled up to their length, or fills up the others.
+void addWindow(TrainingBatch& batch, const std::vector<int>& row, const std::vector<bool>& scored);
 
 // How many tokens of a window count: what is scored stands behind something.
 std::int64_t scoredTokens(const std::vector<int>& row, const std::vector<bool>& scored);
@@ -42,6 +46,9 @@ struct PassSettings {
 struct PassLoss {
     double sum = 0;      // of the task, over scored rows, unweighted
     double entropy = 0;  // mean over layers and tokens of the step, nats; where it is weighted
+    // Which experts the tokens went to, as one number: losses of the same batch with the same selection are points of one smooth function,
+    // and at any other selection there is a jump between them.
+    std::uint64_t selection = 0;
 };
 
 // The reverse pass is stopped between layers: error cancelled.

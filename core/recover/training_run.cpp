@@ -82,6 +82,7 @@ public:
         if (!m_progress.before) {
             ESPALIER_TRY(m_progress.before, m_run.gateNll(m_run.plan, {}));
             freeModel();
+            ESPALIER_CHECK_OK(save());
         }
         m_saved = std::chrono::steady_clock::now();
         while (m_progress.step < m_task.steps.steps) {
@@ -117,7 +118,7 @@ private:
         TrainingBatch batch;
         std::int64_t scored = 0, tokens = 0;
     };
-    // The windows of a step as batches of one length that go through the model at once.
+    // The windows of a step as batches that go through the model at once, of about one length.
     Result<std::vector<Micro>> batchesOf(int step)
     {
         std::vector<std::size_t> windows;
@@ -128,17 +129,17 @@ private:
         std::vector<Micro> batches;
         std::vector<std::vector<TeacherRows>> teachers;
         for (const std::size_t w : windows) {
+            // The longest come first, so that those behind them are filled up.
             const auto length = static_cast<std::int64_t>(rows[w].size());
+            const auto longest = batches.empty() ? length : std::ssize(batches.back().batch.rows.front());
             const std::int64_t most =
-                m_task.steps.microBatch > 0 ? m_task.steps.microBatch : std::max<std::int64_t>(kTokensAtOnce / length, 1);
-            if (batches.empty() || batches.back().batch.rows.front().size() != rows[w].size() ||
-                std::ssize(batches.back().batch.rows) >= most) {
+                m_task.steps.microBatch > 0 ? m_task.steps.microBatch : std::max<std::int64_t>(kTokensAtOnce / longest, 1);
+            if (batches.empty() || std::ssize(batches.back().batch.rows) >= most) {
                 batches.emplace_back();
                 teachers.emplace_back();
             }
             Micro& micro = batches.back();
-            micro.batch.rows.push_back(rows[w]);
-            if (!m_run.text.scored.empty()) micro.batch.scored.push_back(m_run.text.scored[w]);
+            addWindow(micro.batch, rows[w], scoredOf(w));
             micro.scored += scoredTokens(rows[w], scoredOf(w));
             micro.tokens += length;
             if (m_task.teacher) {
@@ -190,14 +191,15 @@ private:
         }
         m_progress.trace.push_back(trace);
         m_run.report(trace);
-        return {};
+        // A look costs more than writing does.
+        return trace.gateNll ? save() : Status();
     }
 
     // Live NLL of what would be offered now: merged, and rounded as an export stores it.
     Result<double> look()
     {
         ESPALIER_TRY(const MergedPlan merged, mergedPlan(m_model, m_plan, *m_trainables, m_run.folder));
-        const auto nll = m_run.gateNll(withTopK(merged.plan), merged.parts);
+        const auto nll = m_run.gateNll(merged.plan, merged.parts);
         freeModel();
         removeParts(merged.parts);
         if (!nll.ok()) return nll.error();
@@ -208,7 +210,6 @@ private:
         }
         return *nll;
     }
-    CompressionPlan withTopK(const CompressionPlan& plan) const { return plan; }
     // Weights are held by one model at a time where they do not fit twice.
     void freeModel()
     {
@@ -232,8 +233,9 @@ private:
 
     Result<Recovered> best(bool cancelled)
     {
-        if (!m_progress.bestValues.defined()) return Recovered{m_run.plan, {}, cancelled};
-        m_trainables->values().copy_(m_progress.bestValues);
+        // Of a run that came to its end and never was any better, the end: whoever judges it says so.
+        if (!m_progress.bestValues.defined() && cancelled) return Recovered{m_run.plan, {}, true};
+        if (m_progress.bestValues.defined()) m_trainables->values().copy_(m_progress.bestValues);
         ESPALIER_TRY(MergedPlan merged, mergedPlan(m_model, m_plan, *m_trainables, m_run.folder));
         m_model.release();
         return Recovered{std::move(merged.plan), std::move(merged.parts), cancelled};

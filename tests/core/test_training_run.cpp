@@ -1,5 +1,6 @@
 // From a plan and a text to stored numbers: steps, losses, the state on disk, merging.
 #include "core/training_fixture.h"
+#include "plan/values.h"
 #include "recover/merged_values.h"
 #include "recover/recover.h"
 #include "recover/training_loss.h"
@@ -250,6 +251,44 @@ TEST(Lora, MaskedTokensDoNotCount)
     EXPECT_NEAR(masked, expected, 1e-4);
 }
 
+// Windows of several lengths at once: the same loss, entropy and gradients as one after the other.
+TEST(Batches, WindowsThatAreFilledUpCountAsThemselves)
+{
+    test::TrainingModel model(test::modelFixture(kModel));
+    model.train(test::everything());
+    model.shake(0.05);
+    const std::vector<std::vector<int>> rows = {language(1, 9, 3).rows[0], language(1, 24, 4).rows[0], language(1, 17, 5).rows[0]};
+    TrainingPass pass(*model.parts, model.plan, model.trainables.get());
+    SilentJob job;
+    PassSettings settings;
+    settings.weight = 1.0 / 30;
+    settings.entropyWeight = 0.3;
+    settings.stepTokens = 9 + 24 + 17;
+    double sum = 0, entropy = 0;
+    model.trainables->gradients().zero_();
+    TrainingBatch together;
+    for (const auto& row : rows) {
+        std::vector<bool> scored(row.size(), true);
+        std::fill(scored.begin(), scored.begin() + 5, false);
+        TrainingBatch one;
+        addWindow(one, row, scored);
+        EXPECT_TRUE(one.lengths.empty());
+        addWindow(together, row, scored);
+        const PassLoss loss = must(pass.gradients(one, settings, job));
+        sum += loss.sum;
+        entropy += loss.entropy;
+    }
+    const at::Tensor expected = model.trainables->gradients().clone();
+    EXPECT_EQ(together.rows[0].size(), 24U);
+    EXPECT_EQ(together.lengths, (std::vector<int>{9, 24, 17}));
+    model.trainables->gradients().zero_();
+    const PassLoss loss = must(pass.gradients(together, settings, job));
+    EXPECT_NEAR(loss.sum, sum, 1e-5 * sum);
+    EXPECT_NEAR(loss.entropy, entropy, 1e-6 * entropy);
+    const double difference = (model.trainables->gradients() - expected).norm().item<double>();
+    EXPECT_LT(difference, 1e-5 * expected.norm().item<double>());
+}
+
 TEST(Merging, MergedEqualsUnmerged)
 {
     test::TrainingModel model(test::modelFixture(kModel));
@@ -282,9 +321,80 @@ TEST(RouterKd, ChangesRoutersAlone)
         must(recoverPlan(run.request("router-kd", {{"steps", 12}, {"batch", 6}, {"rate", 1e-2}, {"evaluate-every", 4}}), job));
     EXPECT_LT(result.steps.back().loss, result.steps.front().loss);
     EXPECT_EQ(nllOf(result.control), nllOf(result.dense));
-    if (!result.accepted) return;
+    ASSERT_TRUE(result.changed);
+    ASSERT_TRUE(result.accepted);
     for (const std::string& name : storedNames(*result.values))
         EXPECT_TRUE(name.ends_with(".router")) << name;
+    // Without the rows it is the plan that was given: every other number is what it was, to the bit.
+    CompressionPlan without = result.plan;
+    const SafetensorsFile file = must(SafetensorsFile::open(result.values->file));
+    const CompressionPlan given = compressed(run.model->shape());
+    int changed = 0;
+    for (int l = 0; l < without.layerCount(); ++l) {
+        LayerPlan::Content content = without.layer(l).content();
+        ASSERT_EQ(content.router, result.values->id) << l;
+        content.router.clear();
+        without = must(without.with(run.model->shape(), l, LayerPlan(content)));
+        // Of the routers too, the rows of experts that are gone.
+        const TensorView own = run.model->checkpoint().router(l);
+        const TensorInfo* info = file.find(routerValueName(l));
+        ASSERT_NE(info, nullptr);
+        ASSERT_EQ(info->shape, own.shape);
+        const auto bytes = file.bytes(*info);
+        ASSERT_EQ(bytes.size(), own.bytes.size());
+        const auto row = bytes.size() / static_cast<std::size_t>(own.shape[0]);
+        const std::vector<int> kept = given.layer(l).kept();
+        for (std::size_t e = 0; e < static_cast<std::size_t>(own.shape[0]); ++e) {
+            const bool same =
+                std::equal(bytes.begin() + static_cast<std::ptrdiff_t>(e * row), bytes.begin() + static_cast<std::ptrdiff_t>((e + 1) * row),
+                           own.bytes.begin() + static_cast<std::ptrdiff_t>(e * row));
+            if (std::find(kept.begin(), kept.end(), static_cast<int>(e)) == kept.end())
+                EXPECT_TRUE(same) << l << " " << e;
+            else
+                changed += !same;
+        }
+    }
+    EXPECT_GT(changed, 0);
+    EXPECT_EQ(without.withValues({}).hash(), given.hash());
+}
+
+// What is locked, and what is not trained, stays.
+TEST(Lora, TrainsWhatItIsToldTo)
+{
+    Tuning run("told");
+    SilentJob job;
+    Params params = loraParams(8);
+    params["experts"] = false;
+    params["shared"] = false;
+    RecoverRequest request = run.request("lora", params);
+    request.plan = request.plan.withLocked(0, true);
+    const RecoverResult result = must(recoverPlan(request, job));
+    ASSERT_TRUE(result.accepted);
+    const std::set<std::string> names = storedNames(*result.values);
+    EXPECT_EQ(names.size(), 3U * 4);
+    for (const std::string& name : names) {
+        EXPECT_NE(name.find("self_attn."), std::string::npos) << name;
+        EXPECT_FALSE(name.starts_with("layers.0.")) << name;
+    }
+}
+
+// A text of one token that the gate's language has not: the answer is the plan as it was, and it is said how much worse the tuned one is.
+TEST(Lora, WhatIsNotBetterIsNotOffered)
+{
+    Tuning run("worse");
+    SilentJob job;
+    RecoverRequest request = run.request("lora", loraParams(8));
+    request.text.windows.rows.assign(12, std::vector<int>(24, 302));
+    request.text.windows.textSha256 = hashOfRows(request.text.windows.rows);
+    request.control = true;
+    const RecoverResult result = must(recoverPlan(request, job));
+    EXPECT_TRUE(result.changed);
+    EXPECT_FALSE(result.accepted);
+    EXPECT_FALSE(result.values.has_value());
+    EXPECT_EQ(result.plan.hash(), request.plan.hash());
+    EXPECT_GT(nllOf(result.after), nllOf(result.before));
+    EXPECT_EQ(nllOf(result.control), nllOf(result.dense));
+    EXPECT_EQ(result.madeBy["result"]["nll_control"], result.madeBy["result"]["nll_dense"]);
 }
 
 TEST(RouterKd, IdenticalModelsHaveNothingToLearn)
