@@ -1,11 +1,13 @@
 #include "base/atomic_file.h"
 #include "evaluate/evaluator.h"
 #include "factor_profiles.h"
+#include "pipeline/method_catalog.h"
 #include "pipeline/model_match.h"
 #include "pipeline/recover_stage.h"
 #include "pipeline/window_losses.h"
 #include "session/profile_file.h"
 #include "text_options.h"
+#include "tuning_options.h"
 #include "values_beside.h"
 #include "verb_inputs.h"
 
@@ -21,12 +23,15 @@ namespace
 
 namespace fs = std::filesystem;
 
+constexpr int kDemoGateWindows = 32;
+
 struct RecoverOptions {
     fs::path model;
     fs::path plan;
     fs::path out;
     std::string method = "least-squares";
     TextOptions text;
+    TuningOptions tuning;
     fs::path gate;
     std::string gateIds;
     int gateWindows = 0;
@@ -70,25 +75,86 @@ Result<std::string> fileText(const RecoverOptions& options, const RecoverResult&
 std::string textOf(const RecoverOptions& options, const RecoverResult& result)
 {
     const auto ppl = [](const std::vector<WindowLoss>& losses) { return perplexity(losses).ppl; };
+    // One window has no spread.
+    const auto interval = [](const PairedDifference& one) { return one.windows > 1 ? fmt::format(" ± {:.5f}", one.se) : std::string(); };
     const PairedDifference gain = pairedDifference(result.after, result.before);
     std::string text =
         fmt::format("{} on {}{}, windows: {}; perplexity {:.4f} before, {:.4f} after ({:+.5f}{} nats per token); dense {:.4f}",
                     options.method, result.gateText, result.gateHeldOut ? " (kept apart)" : "", result.before.size(), ppl(result.before),
-                    ppl(result.after), gain.nll, gain.windows > 1 ? fmt::format(" ± {:.5f}", gain.se) : "", ppl(result.dense));
-    if (!result.control.empty()) text += fmt::format(", control {:.4f}", ppl(result.control));
+                    ppl(result.after), gain.nll, interval(gain), ppl(result.dense));
+    if (!result.control.empty()) {
+        const PairedDifference more = pairedDifference(result.control, result.dense);
+        text += fmt::format(", control {:.4f} ({:+.5f}{} to dense)", ppl(result.control), more.nll, interval(more));
+    }
     text += "\n";
-    if (!result.changed)
+    if (result.control.empty() && !result.cancelled)
+        text += "How much of it is more training and not recovery is unknown: --control tunes the dense model in the same way.\n";
+    if (!result.changed && result.cancelled)
+        text += "Stopped before anything better was found: the plan was written as it was.\n";
+    else if (!result.changed)
         text += "Nothing was missing: the plan was written as it was.\n";
     else if (!result.accepted)
         text += "Not accepted: the loss on the gate's text does not fall. The plan was written as it was.\n";
     return text;
 }
 
+// Methods that follow gradients tune on a text of their own.
+bool tunesOnText(const std::string& method)
+{
+    const MethodInfo* info = findMethod(Slot::Recover, method);
+    return info != nullptr && info->stochastic;
+}
+
+// The profile among the files of --profile, to know its windows by; none where there is none, or where it is of another kind.
+Result<std::optional<ProfileData>> profileOf(const RecoverOptions& options)
+{
+    for (const fs::path& path : options.profiles) {
+        if (isValuesFile(path) || isPlanFactors(path)) continue;
+        ESPALIER_TRY(ProfileData data, readProfile(path));
+        return std::optional(std::move(data));
+    }
+    return std::optional<ProfileData>();
+}
+
+// What is learned from and what judges. Where nothing is named, the demo has both.
+Result<TuningOverlap> openTexts(const RecoverOptions& options, const Checkpoint& checkpoint, RecoverRequest& request,
+                                std::vector<std::string>& warnings)
+{
+    std::optional<ProfileData> profile;
+    if (tunesOnText(options.method)) {
+        ESPALIER_TRY(profile, profileOf(options));
+    }
+    TextOptions gate = options.text;
+    gate.ids = options.gateIds;
+    gate.text.clear();
+    if (!options.gate.empty()) gate.text = {options.gate};
+    gate.windows = options.gateWindows;
+    gate.windowsByDefault = false;
+    gate.firstWindow = gate.spread = 0;
+    const bool named = !options.text.text.empty() || !options.text.ids.empty();
+    const std::optional<DemoTexts> demo = named || !tunesOnText(options.method) ? std::nullopt : demoTexts(options.model);
+    if (demo) {
+        ESPALIER_TRY(request.text, unusedWindows(demo->calibration, options.text, profile ? &*profile : nullptr, checkpoint, warnings));
+        gate.windowLength = request.text.windows.windowLength;
+        if (gate.text.empty() && gate.ids.empty()) {
+            gate.text = {demo->live};
+            if (gate.windows == 0) gate.windows = kDemoGateWindows;
+        }
+    } else {
+        ESPALIER_TRY(request.text, openTuningText(options.text, options.tuning, checkpoint, warnings));
+    }
+    if (!gate.text.empty() || !gate.ids.empty()) {
+        ESPALIER_TRY(request.gate, openText(gate, checkpoint, warnings));
+    }
+    return overlapOf(request.text, request.gate ? &*request.gate : nullptr, profile ? &*profile : nullptr, checkpoint, warnings);
+}
+
 Result<Json> recover(const RecoverOptions& options, Invocation& invocation)
 {
-    ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
+    // What a stopped run wrote is its best so far.
+    ESPALIER_CHECK_OK(checkOutput(options.out, options.force || options.resume));
     const fs::path valuesPath = valuesBeside(options.out);
-    ESPALIER_CHECK_OK(checkOutput(valuesPath, options.force));
+    ESPALIER_CHECK_OK(checkOutput(valuesPath, options.force || options.resume));
     ESPALIER_TRY(const Params params, paramsOf(options));
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     ESPALIER_TRY(CompressionPlan plan, readPlan(options.plan, *checkpoint, options.allowOther));
@@ -96,17 +162,7 @@ Result<Json> recover(const RecoverOptions& options, Invocation& invocation)
     ESPALIER_CHECK_OK(bindProfile(plan, options.plan, sources, checkpoint->fingerprint(), invocation.warnings));
     plan = withValuesOf(plan, sources);
     RecoverRequest request;
-    ESPALIER_TRY(request.text.windows, openText(options.text, *checkpoint, invocation.warnings));
-    if (!options.gate.empty() || !options.gateIds.empty()) {
-        TextOptions gate = options.text;
-        gate.ids = options.gateIds;
-        gate.text.clear();
-        if (!options.gate.empty()) gate.text = {options.gate};
-        gate.windows = options.gateWindows;
-        gate.windowsByDefault = false;
-        gate.firstWindow = gate.spread = 0;
-        ESPALIER_TRY(request.gate, openText(gate, *checkpoint, invocation.warnings));
-    }
+    ESPALIER_TRY(const TuningOverlap overlap, openTexts(options, *checkpoint, request, invocation.warnings));
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
     request.model = model.get();
     request.plan = plan;
@@ -152,8 +208,12 @@ Result<Json> recover(const RecoverOptions& options, Invocation& invocation)
     answer["plan_hash"] = result.plan.hash();
     answer["values"] = result.values ? Json(valuesPath.string()) : Json();
     answer["values_id"] = result.values ? Json(result.values->id) : Json();
-    answer["made_by"] = madeBy(request);
-    invocation.text = textOf(options, result);
+    answer["made_by"] = result.madeBy;
+    answer["text"] = request.text.windows.source;
+    answer["text_windows"] = request.text.windows.rows.size();
+    answer["text_overlap"] = {{"gate", overlap.gate}, {"calibration", overlap.calibration ? Json(*overlap.calibration) : Json()}};
+    invocation.text = fmt::format("Learned from {} windows of {}.\n", request.text.windows.rows.size(), request.text.windows.source) +
+                      textOf(options, result);
     return answer;
 }
 
@@ -172,6 +232,7 @@ void addRecover(Verbs& verbs)
         ->type_name("PLAN.json");
     verb->add_option("--method", options->method, "See `methods --slot recover` (default: least-squares)");
     addTextOptions(verb, options->text);
+    addTuningOptions(verb, options->tuning);
     verb->add_option("--gate", options->gate,
                      "Text that the method does not see: where the loss on it does not fall, the plan stays as it was (default: every "
                      "eighth window of the text is kept apart for it)")

@@ -1,5 +1,5 @@
 # The real program, as scripts and the window use it.
-espalier_test(test_cli SOURCES cli/test_cli.cpp cli/test_cli_factors.cpp cli/test_cli_forms.cpp cli/test_cli_generate.cpp cli/test_cli_recover.cpp cli/test_cli_tasks.cpp cli/test_resume.cpp cli/test_serve.cpp cli/test_serve_plan.cpp cli/engine_process.cpp LIBS espalier::base espalier::rpc espalier::session LABELS cli TIMEOUT 900)
+espalier_test(test_cli SOURCES cli/test_cli.cpp cli/test_cli_factors.cpp cli/test_cli_forms.cpp cli/test_cli_generate.cpp cli/test_cli_recover.cpp cli/test_cli_tasks.cpp cli/test_cli_tuning.cpp cli/test_resume.cpp cli/test_serve.cpp cli/test_serve_plan.cpp cli/engine_process.cpp LIBS espalier::base espalier::rpc espalier::session LABELS cli TIMEOUT 900)
 if(TARGET test_cli)
     add_dependencies(test_cli espalier-engine)
     target_compile_definitions(test_cli PRIVATE ESPALIER_ENGINE="$<TARGET_FILE:espalier-engine>"
