@@ -183,13 +183,11 @@ def compare_peft(tool, folder):
         print("SKIPPED: peft is not installed in this environment; its adapters were not compared.")
         return
     with tempfile.TemporaryDirectory() as work:
-        subprocess.run([tool, folder, "-", pathlib.Path(work) / "out", "1"], check=True)
+        subprocess.run([tool, folder, "-", pathlib.Path(work) / "out", str(STEPS), "attention"], check=True)
         reference = Reference(folder, pathlib.Path(work) / "out")
+    report = reference.report
     modules = ["q_proj", "k_proj", "v_proj", "o_proj"]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    for name, value in reference.weights().items():
-        if not any(f"self_attn.{m}" in name for m in modules):
-            model.get_parameter(name).data.copy_(value.detach())
     tuned = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=modules))
     names = {}
     for name, module in tuned.named_modules():
@@ -199,16 +197,29 @@ def compare_peft(tool, folder):
         module.lora_A["default"].weight.data.copy_(reference.state[f"start.{stem}.lora_a"])
         module.lora_B["default"].weight.data.copy_(reference.state[f"start.{stem}.lora_b"])
         names[stem] = module
+    trained = [p for p in tuned.parameters() if p.requires_grad]
+    check(len(trained) == 2 * len(names) == len(reference.parameters), f"{folder.name}: peft trains the same {len(trained)} tensors")
     tuned.eval()
-    rows = reference.ids[:2]
-    tuned(input_ids=rows, labels=rows, use_cache=False).loss.backward()
-    worst = 0.0
-    for stem, module in names.items():
-        for part, layer in (("lora_a", module.lora_A), ("lora_b", module.lora_B)):
-            theirs = layer["default"].weight.grad
-            own = reference.state[f"gradient.{stem}.{part}"]
-            worst = max(worst, (own - theirs).norm().item() / theirs.norm().item())
+    optimiser = torch.optim.AdamW(trained, lr=report["rate"], weight_decay=report["decay"])
+    schedule = get_cosine_schedule_with_warmup(optimiser, report["warmup"], report["steps"])
+    worst, worst_loss = 0.0, 0.0
+    for step, own in enumerate(report["losses"]):
+        rows = reference.ids[[(2 * step + i) % len(reference.ids) for i in range(2)]]
+        optimiser.zero_grad(set_to_none=False)
+        loss = tuned(input_ids=rows, labels=rows, use_cache=False).loss
+        loss.backward()
+        if step == 0:
+            for stem, module in names.items():
+                for part, layer in (("lora_a", module.lora_A), ("lora_b", module.lora_B)):
+                    theirs = layer["default"].weight.grad
+                    ours = reference.state[f"gradient.{stem}.{part}"]
+                    worst = max(worst, (ours - theirs).norm().item() / theirs.norm().item())
+        torch.nn.utils.clip_grad_norm_(trained, report["clip"])
+        optimiser.step()
+        schedule.step()
+        worst_loss = max(worst_loss, abs(loss.item() - own))
     check(len(names) > 0 and worst < 1e-4, f"{folder.name}: gradients of peft's {2 * len(names)} adapter tensors, largest difference {worst:.1e}")
+    check(worst_loss < 1e-4, f"{folder.name}: losses of {STEPS} steps with peft, largest difference {worst_loss:.1e}")
 
 
 def main():

@@ -9,7 +9,10 @@ if [ "${1:-}" = --script ]; then
 fi
 python="${ESPALIER_INTEROP_PYTHON:-}"
 if [ -z "$python" ]; then
-    python=$("$here/make-venv.sh") || {
+    # The comparison of training has peft beside the rest, or does without.
+    python=""
+    [ "$script" = compare_training.py ] && python=$("$here/make-venv.sh" --peft) || true
+    [ -n "$python" ] || python=$("$here/make-venv.sh") || {
         echo "SKIPPED: no Python with transformers 5.23.0 (see above). Set ESPALIER_INTEROP_PYTHON to one, or go online once." >&2
         exit 77
     }

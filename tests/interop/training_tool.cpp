@@ -1,7 +1,8 @@
 // For compare_training.py: what a plan's trainable tensors are, their gradients, and the losses of some steps of AdamW.
-//   espalier_training_tool MODEL PLAN OUT STEPS
-// PLAN may be "-": the model as it is. OUT gets state.safetensors (ids [windows,T], and of every trainable tensor its start and its
-// gradient), the matrices they stand beside in values files, and report.json.
+//   espalier_training_tool MODEL PLAN OUT STEPS [attention]
+// PLAN may be "-": the model as it is. Trained is everything there is, or the projections of attention alone. OUT gets state.safetensors
+// (ids [windows,T], and of every trainable tensor its start and its gradient), the matrices they stand beside in values files, and
+// report.json.
 #include "base/atomic_file.h"
 #include "base/random.h"
 #include "checkpoint/checkpoint.h"
@@ -57,6 +58,10 @@ Status run(int count, char** arguments)
     TrainingTargets targets;
     targets.adapters = {.rank = 4, .alpha = 8, .dropout = 0, .experts = true, .attention = true, .shared = true, .dense = true};
     targets.routers = true;
+    if (count > 5 && std::string_view(arguments[5]) == "attention") {
+        targets.adapters.experts = targets.adapters.shared = targets.adapters.dense = false;
+        targets.routers = false;
+    }
     ESPALIER_TRY(Trainables trainables, Trainables::create(*checkpoint, prepared, targets, 1, c10::kCPU));
     ESPALIER_TRY(const MergedPlan bases, mergedPlan(*parts, prepared, trainables, out / "bases"));
     // A product of zero would teach a nothing in the first step.
