@@ -24,7 +24,9 @@ PY
 uptime >&2
 for round in $(seq "$rounds"); do
     "$bench" "$model" "$work/ids.json" "$rank" "$steps" "$threads" > "$work/espalier-$round.json"
+    cut -c1-300 "$work/espalier-$round.json" >&2
     "$python" "$here/peer_peft.py" "$model" "$work/ids.json" "$rank" "$steps" "$threads" | tail -1 > "$work/peft-$round.json"
+    cut -c1-300 "$work/peft-$round.json" >&2
 done
 uptime >&2
 "$python" - "$work" "$rounds" <<'PY'

@@ -383,7 +383,9 @@ TEST(Lora, WhatIsNotBetterIsNotOffered)
 {
     Tuning run("worse");
     SilentJob job;
-    RecoverRequest request = run.request("lora", loraParams(8));
+    Params params = loraParams(16);
+    params["evaluate-every"] = 0;
+    RecoverRequest request = run.request("lora", params);
     request.text.windows.rows.assign(12, std::vector<int>(24, 302));
     request.text.windows.textSha256 = hashOfRows(request.text.windows.rows);
     request.control = true;
