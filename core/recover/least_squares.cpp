@@ -219,6 +219,8 @@ private:
         }
         if (targets.empty()) return {};
         ESPALIER_CHECK_OK(fit(layer, targets, residual, wanted));
+        targets.clear();
+        residual.reset();
         if (!std::exchange(m_changed, false)) return {};
         ESPALIER_CHECK_OK(prepare());
         for (std::size_t b = 0; b < m_batches.size(); ++b) {
@@ -236,9 +238,24 @@ private:
         return (rows - before.to(at::kDouble).view_as(rows)).square().sum().item<double>();
     }
 
+    // What a layer's fit holds outside of the scratch: matrices in fp32, the changes of a block of rows, and one factorisation.
+    std::int64_t heldBytes(int layer) const
+    {
+        bool left = false;
+        std::int64_t matrices = 0, largest = 0;
+        for (const Target& target : expertTargets(m_model.checkpoint(), m_plan, layer, m_shared, left)) {
+            const std::int64_t width = widthOf(m_shape, m_plan, target);
+            matrices += width * (4 * m_shape.hiddenSize + 8 * kBlockRows);
+            largest = std::max(largest, factoriseBytes(m_tokens, width));
+        }
+        return matrices + largest;
+    }
+
     Status mend(int layer, HiddenStates& dense, HiddenStates& planned)
     {
-        m_scratch.emplace(m_run.folder, m_model.spareBytes() / 2);
+        // Where weights are streamed, what the budget leaves is for the layers that are read ahead.
+        const std::int64_t spare = m_model.streamsWeights() ? 0 : m_model.spareBytes() - heldBytes(layer);
+        m_scratch.emplace(m_run.folder, std::max<std::int64_t>(spare, 0) / 2);
         ESPALIER_CHECK_OK(mendAttention(layer, dense, planned));
         std::vector<Target> targets = expertTargets(m_model.checkpoint(), m_plan, layer, m_shared, m_left);
         ESPALIER_CHECK_OK(load(targets));
@@ -265,6 +282,9 @@ private:
         }
         if (!targets.empty()) ESPALIER_CHECK_OK(fit(layer, targets, residual, wanted));
         ++m_done;
+        // The layer is read anew beside nothing of its fit.
+        targets.clear();
+        residual.reset();
         if (!std::exchange(m_changed, false)) return {};
         // What the layer gives now: the numbers as they are stored, not as they were solved for.
         ESPALIER_CHECK_OK(prepare());

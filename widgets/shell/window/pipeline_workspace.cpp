@@ -59,7 +59,7 @@ void PipelineWorkspace::makeActions()
 {
     m_in.actions->add(this, QStringLiteral("plan.find"), tr("&Find a plan for this size"), QStringLiteral("search"), {},
                       [this] { find(true); });
-    m_in.actions->add(this, QStringLiteral("plan.recover"), tr("Re&cover the plan on screen"), {}, {}, [this] { recover(); });
+    m_in.actions->add(this, QStringLiteral("plan.recover"), tr("Reco&ver the plan on screen"), {}, {}, [this] { recover(); });
     m_in.actions->add(this, QStringLiteral("plan.run"), tr("&Run the pipeline"), {}, WindowActions::keys({"Ctrl+R"}), [this] { run(); });
     m_in.actions->add(this, QStringLiteral("plan.stop"), tr("&Stop the search and keep the best"), {}, {},
                       [this] { workbench().planning()->stopAndKeep(); });
