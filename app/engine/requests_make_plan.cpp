@@ -7,6 +7,7 @@
 #include "pipeline/model_match.h"
 #include "pipeline/search_journal.h"
 #include "plan/factor_methods.h"
+#include "plan/values_search.h"
 #include "profile/profile_windows.h"
 #include "recover/recover.h"
 #include "rpc/protocol_plan.h"
@@ -43,7 +44,11 @@ Result<CompressionPlan> withValuesKept(const CompressionPlan& plan, const Values
 {
     ESPALIER_CHECK_OK(makeFolder(folder));
     const std::filesystem::path kept = folder / (values.id + ".safetensors");
+    std::error_code failure;
+    const bool isNew = !std::filesystem::exists(kept, failure) && !failure;
     ESPALIER_CHECK_OK(syncAndRename(values.file, kept));
+    // One without a record is never removed; no reason to lose the plan.
+    if (isNew) (void)beginValuesRecord(kept);
     std::vector<ValuesInfo> all = plan.values();
     for (ValuesInfo& info : all)
         if (info.id == values.id) info.file = kept.string();

@@ -1,10 +1,12 @@
 // Opening a checkpoint and writing a smaller one.
 #include "requests.h"
 
+#include "checkpoint/values_file.h"
 #include "export/exporter.h"
 #include "export/verify.h"
 #include "pipeline/model_match.h"
 #include "plan/factor_methods.h"
+#include "plan/values_search.h"
 #include "rpc/protocol_export.h"
 #include "rpc/protocol_model.h"
 #include "text_options.h"
@@ -81,6 +83,10 @@ Result<ExportAnswer> runExport(OpenModels& models, const ExportRequest& request,
     compression = withGivenProfile(compression, options.profiles);
     ExportAnswer answer;
     ESPALIER_TRY(answer.report, exportCheckpoint(*checkpoint, compression, options, job));
+    // The plan beside the weights names them where they lie.
+    if (!request.dryRun)
+        for (const ValuesInfo& info : withValuesOf(compression, options.profiles).values())
+            noteValuesUser(info.file, std::filesystem::path(request.out) / "espalier_plan.json");
     if (!request.verify || request.dryRun) return answer;
     VerifyOptions check;
     check.exported = options.out;

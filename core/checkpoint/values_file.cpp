@@ -2,6 +2,7 @@
 
 #include "base/atomic_file.h"
 #include "base/sha256.h"
+#include "plan/values_search.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -115,15 +116,19 @@ Status addValuesFiles(const CompressionPlan& plan, const fs::path& planFile, Fac
         const auto known = std::find_if(plan.values().begin(), plan.values().end(), [&](const ValuesInfo& info) { return info.id == id; });
         const std::vector<fs::path> places = placesOf(known == plan.values().end() ? ValuesInfo{id, {}, {}} : *known, planFile);
         std::error_code ignored;
-        const auto there =
-            std::find_if(places.begin(), places.end(), [&](const fs::path& place) { return fs::is_regular_file(place, ignored); });
-        if (there == places.end()) {
+        auto there = std::find_if(places.begin(), places.end(), [&](const fs::path& place) { return fs::is_regular_file(place, ignored); });
+        fs::path place = there == places.end() ? fs::path() : *there;
+        if (place.empty() && !planFile.empty())
+            place = ValuesSearch({fs::absolute(planFile).parent_path()}).find({id, {}, {}}).value_or(fs::path());
+        if (place.empty()) {
             std::vector<std::string> names;
-            for (const fs::path& place : places)
-                names.push_back(place.string());
-            return valuesMissing(id, places.empty() ? "which was not given" : fmt::format("which is none of {}", fmt::join(names, ", ")));
+            for (const fs::path& looked : places)
+                names.push_back(looked.string());
+            return valuesMissing(id, places.empty() ? "which was not given"
+                                                    : fmt::format("which is none of {}{}", fmt::join(names, ", "),
+                                                                  planFile.empty() ? "" : ", and no other values file beside the plan"));
         }
-        ESPALIER_TRY(auto opened, openValuesFile(*there, id));
+        ESPALIER_TRY(auto opened, openValuesFile(place, id));
         given.push_back(std::move(opened));
     }
     return {};

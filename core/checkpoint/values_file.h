@@ -28,7 +28,8 @@ bool isValuesFile(const std::filesystem::path& path);
 Result<std::shared_ptr<const FactorSource>> openValuesFile(const std::filesystem::path& path, const ValuesId& id = {});
 
 // Opens what the plan reads and `given` does not hold yet, and adds it. Looked for is, in this order, the file that the plan names, then
-// beside `planFile` (may be empty) PLAN.values.safetensors, where PLAN is its name without .json, and values/ID.safetensors.
+// beside `planFile` (may be empty) PLAN.values.safetensors, where PLAN is its name without .json, values/ID.safetensors, and any values
+// file there or in values/ whose content is the one.
 // Errors: those of openValuesFile; plan.values_missing names the places.
 Status addValuesFiles(const CompressionPlan& plan, const std::filesystem::path& planFile, FactorSources& given);
 

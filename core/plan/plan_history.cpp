@@ -1,5 +1,7 @@
 #include "plan/plan_history.h"
 
+#include "plan/values_search.h"
+
 #include <algorithm>
 #include <functional>
 
@@ -110,6 +112,12 @@ std::vector<PlanHistory::Row> PlanHistory::rows() const
     }
     rows.assign(reversed.rbegin(), reversed.rend());
     return rows;
+}
+
+void PlanHistory::placeValues(const std::map<ValuesId, std::string>& files)
+{
+    for (HistoryEntry& entry : m_entries)
+        if (entry.readable()) entry.plan = withValuesAt(entry.plan, files);
 }
 
 PlanHistory PlanHistory::restore(std::vector<HistoryEntry> entries, int current)

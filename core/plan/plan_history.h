@@ -6,6 +6,7 @@
 #include "plan/compression_plan.h"
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -49,6 +50,8 @@ public:
     void redo();          // to the child that was current last, or the nearest readable one behind it
     void jumpTo(int id);  // nothing where the entry is not readable
     bool onCurrentPath(int id) const;
+    // Where values files lie now, by id; what the plans are does not change by that.
+    void placeValues(const std::map<ValuesId, std::string>& files);
     // Entries for the list, newest branch first: current path and branches, depth gives the rail's indent.
     struct Row {
         int id;

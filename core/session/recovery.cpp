@@ -126,6 +126,19 @@ void RecoveryFile::finish() noexcept
     m_descriptor = -1;
 }
 
+std::vector<std::filesystem::path> recoveryCopies(const std::filesystem::path& folder)
+{
+    std::vector<std::filesystem::path> copies;
+    std::error_code failure;
+    for (std::filesystem::directory_iterator it(folder, failure), end; !failure && it != end; it.increment(failure)) {
+        std::string name = it->path().filename().string();
+        for (const std::string_view more : {kTaken, kDamaged})
+            if (name.ends_with(more)) name.erase(name.size() - more.size());
+        if (name.ends_with(kSuffix)) copies.push_back(it->path());
+    }
+    return copies;
+}
+
 std::vector<RecoveryEntry> findRecovery(const std::filesystem::path& folder)
 {
     std::vector<RecoveryEntry> entries;

@@ -1,6 +1,7 @@
 // Constants in place of dropped experts and left-out layers, from the profile to the proof.
 #include "base/sha256.h"
 #include "cli/tiny_model.h"
+#include "session/profile_file.h"
 
 #include <gtest/gtest.h>
 
@@ -166,15 +167,41 @@ TEST_F(CliForms, storedNumbersLieBesideThePlan)
     const Outcome verified = json({"verify", out});
     EXPECT_EQ(verified.code, 0) << verified.output;
     EXPECT_EQ(onText({"evaluate", out}).json()["ppl"], evaluated.json()["ppl"]);
-    std::filesystem::rename(file, scratch / "elsewhere.safetensors");
+    // The statistics of what the plan computes are those of its export.
+    const auto profiled = [&](const std::string& model, std::vector<std::string> options) {
+        const std::string to = (scratch / "of.h5").string();
+        std::vector<std::string> words = {"profile", model, "--out", to, "--force", "--collect", "counts,ean"};
+        words.insert(words.end(), options.begin(), options.end());
+        const Outcome outcome = onText(words);
+        EXPECT_EQ(outcome.code, 0) << outcome.output;
+        return readProfile(to).value().layers;
+    };
+    const auto planned = profiled(kModel, {"--plan", plan}), ofExport = profiled(out, {}), dense = profiled(kModel, {});
+    ASSERT_EQ(planned.size(), ofExport.size());
+    for (std::size_t l = 0; l < planned.size(); ++l) {
+        EXPECT_EQ(planned[l].count, ofExport[l].count) << l;
+        ASSERT_EQ(planned[l].norm.size(), ofExport[l].norm.size());
+        for (std::size_t e = 0; e < planned[l].norm.size(); ++e)
+            EXPECT_NEAR(planned[l].norm[e], ofExport[l].norm[e], 1e-6 * ofExport[l].norm[e]) << l << " " << e;
+    }
+    EXPECT_EQ(planned[1].count, dense[1].count);
+    EXPECT_NE(planned[2].norm, dense[2].norm);
+
+    // By its content it is found under any name, and not where it is not looked for.
+    std::filesystem::rename(file, scratch / "renamed.safetensors");
+    EXPECT_EQ(onText({"evaluate", kModel, "--plan", plan}).json()["ppl"], evaluated.json()["ppl"]);
+    std::filesystem::create_directory(scratch / "away");
+    std::filesystem::rename(scratch / "renamed.safetensors", scratch / "away" / "elsewhere.safetensors");
+    EXPECT_EQ(error(onText({"profile", kModel, "--plan", plan, "--out", (scratch / "no.h5").string()})), "plan.values_missing");
+    EXPECT_FALSE(std::filesystem::exists(scratch / "no.h5"));
     EXPECT_EQ(error(onText({"evaluate", kModel, "--plan", plan})), "plan.values_missing");
     EXPECT_EQ(error(json({"export", kModel, "--plan", plan, "--out", (scratch / "no").string()})), "plan.values_missing");
-    EXPECT_EQ(onText({"evaluate", kModel, "--plan", plan, "--profile", (scratch / "elsewhere.safetensors").string()}).json()["ppl"],
+    EXPECT_EQ(onText({"evaluate", kModel, "--plan", plan, "--profile", (scratch / "away/elsewhere.safetensors").string()}).json()["ppl"],
               evaluated.json()["ppl"]);
     EXPECT_EQ(onText({"evaluate", kModel, "--plan", alone + "/espalier_plan.json"}).json()["ppl"], evaluated.json()["ppl"]);
     // The window sends where the file lies.
     Json located = Json::parse(readFile(plan));
-    located["values"] = {{{"id", id}, {"file", (scratch / "elsewhere.safetensors").string()}}};
+    located["values"] = {{{"id", id}, {"file", (scratch / "away/elsewhere.safetensors").string()}}};
     EngineProcess engine({"serve", "--threads", "1"});
     std::int64_t last = 0;
     const auto evaluate = [&](const Json& which) {

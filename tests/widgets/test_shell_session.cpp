@@ -1,4 +1,5 @@
 // Sessions, recovery, closing and opening: what was made stays.
+#include "core/values_sample.h"
 #include "widgets/shell_fixture.h"
 
 #include "perplexity/history_panel.h"
@@ -110,6 +111,88 @@ private slots:
         QCOMPARE(home.logLines(QStringLiteral("profile")).size(), 0);
         QCOMPARE(home.logLines(QStringLiteral("evaluate")).size(), 0);
         QCOMPARE(shell.window.banners()->count(), 0);
+    }
+
+    // A session whose plan reads stored numbers, which lie elsewhere now. The engine is told where they are.
+    void session_findsValuesFilesThatWereMoved()
+    {
+        Home home;
+        const std::string bytes = valuesBytes("layers.1.experts.0.constant", std::vector<float>(8, 0.25F));
+        const ValuesId id = sha256Hex(bytes);
+        const QString file = home.path("work.espalier");
+        std::string hash;
+        const auto write = [&](const QString& path) {
+            QFile values(path);
+            return values.open(QIODevice::WriteOnly) && values.write(QByteArray::fromStdString(bytes)) > 0;
+        };
+        QVERIFY(write(home.path("first.values.safetensors")));
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+            const ModelShape& shape = shell.plans().shape();
+            const auto stored = CompressionPlan::identity(shape).with(shape, 1, layerWithStoredConstant(shape.layers[1].experts, id));
+            QVERIFY(stored.ok());
+            shell.plans().replacePlan(stored->withValues({{id, home.path("first.values.safetensors").toStdString(), {}}}),
+                                      QStringLiteral("stored"));
+            QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+            hash = shell.hash();
+            SAVE(shell, file);
+        }
+        const auto placeOf = [](Shell& shell) { return QString::fromStdString(shell.plans().plan().values().front().file); };
+        // Beside the session, under another name: found while it opens.
+        QVERIFY(QFile::rename(home.path("first.values.safetensors"), home.path("second.safetensors")));
+        {
+            Shell shell(home);
+            shell.engine().start();
+            shell.workbench.openSession(file);
+            QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+            QCOMPARE(shell.hash(), hash);
+            QCOMPARE(placeOf(shell), home.path("second.safetensors"));
+            QCOMPARE(shell.window.banners()->count(), 0);
+            QVERIFY(!shell.workbench.modified());
+        }
+        // In the program's own folder.
+        QVERIFY(QDir().mkpath(home.path("data/values")));
+        QVERIFY(QFile::rename(home.path("second.safetensors"), home.path("data/values/third.safetensors")));
+        {
+            Shell shell(home);
+            shell.engine().start();
+            shell.workbench.openSession(file);
+            QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+            QCOMPARE(placeOf(shell), home.path("data/values/third.safetensors"));
+        }
+        // Nowhere that is looked at: told once, with what is kept and the way out; another file is not taken for it.
+        QVERIFY(QDir().mkpath(home.path("away")));
+        QVERIFY(QFile::rename(home.path("data/values/third.safetensors"), home.path("away/fourth.safetensors")));
+        Shell shell(home);
+        shell.engine().start();
+        shell.workbench.openSession(file);
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->count(), 1, kLimit);
+        const QString told = shell.banners();
+        QVERIFY2(told.contains(QStringLiteral("first.values.safetensors, is not where it was")), qPrintable(told));
+        QVERIFY2(told.contains(QStringLiteral("what was measured are kept")), qPrintable(told));
+        QVERIFY2(told.contains(home.path("first.values.safetensors")), qPrintable(told));
+        QVERIFY(shell.bannerButton(QStringLiteral("Find it…")));
+        QVERIFY(!shell.evaluation().measurable(shell.plans().plan()));
+        QTRY_VERIFY_WITH_TIMEOUT(shell.engine().usable(), kLimit);
+        QVERIFY(write(home.path("away/other.safetensors")));
+        QFile other(home.path("away/other.safetensors"));
+        QVERIFY(other.open(QIODevice::Append) && other.write("x") == 1);
+        other.close();
+        QVERIFY(QDir().mkpath(home.path("alone")));
+        QVERIFY(QFile::rename(home.path("away/other.safetensors"), home.path("alone/other.safetensors")));
+        shell.workbench.findValues(home.path("alone/other.safetensors"));
+        QTRY_VERIFY_WITH_TIMEOUT(shell.banners().contains(QStringLiteral("other.safetensors is no values file")), kLimit);
+        QVERIFY(!shell.evaluation().measurable(shell.plans().plan()));
+        shell.workbench.findValues(home.path("away/fourth.safetensors"));
+        QTRY_COMPARE_WITH_TIMEOUT(shell.window.banners()->count(), 0, kLimit);
+        QCOMPARE(placeOf(shell), home.path("away/fourth.safetensors"));
+        QVERIFY(shell.evaluation().measurable(shell.plans().plan()));
+        QCOMPARE(shell.hash(), hash);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
+        // Where it lies now is worth saving, and is no edit.
+        QVERIFY(shell.workbench.modified());
+        QCOMPARE(static_cast<int>(shell.plans().history().entries().size()), 2);
     }
 
     void session_reopensWithTheViewAsItWas()

@@ -3,6 +3,7 @@
 #include "base/window_spread.h"
 #include "look/format.h"
 #include "plan/factor_methods.h"
+#include "plan/values_search.h"
 
 #include <QDateTime>
 
@@ -146,7 +147,8 @@ std::vector<std::filesystem::path> EvaluationController::profilesFor(const Compr
 bool EvaluationController::measurable(const CompressionPlan& plan) const
 {
     const std::set<std::string> contents = profilesOf(plan);
-    return std::all_of(contents.begin(), contents.end(), [this](const std::string& content) { return m_profiles.contains(content); });
+    return std::all_of(contents.begin(), contents.end(), [this](const std::string& content) { return m_profiles.contains(content); }) &&
+           lostValues(plan).empty();
 }
 
 void EvaluationController::rest()
@@ -335,7 +337,8 @@ PerplexityState EvaluationController::state() const
     if (!isOpen()) return state;
     state.planIsDense = m_plan.hash() == m_identity.hash();
     if (!measurable(m_plan))
-        state.refusal = m_plan.hasConstants() && !m_profiles.contains(m_plan.constantsProfile())
+        state.refusal = !lostValues(m_plan).empty() ? tr("its values file is not where it was")
+                        : m_plan.hasConstants() && !m_profiles.contains(m_plan.constantsProfile())
                             ? tr("its constants need a profile that is not here")
                             : tr("its factors need a profile that is not here");
     const std::vector<int> quick = tierWindows(false);

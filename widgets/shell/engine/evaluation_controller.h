@@ -51,7 +51,7 @@ public:
     // Files that a plan's factors and constants come from, as far as they are here.
     std::vector<std::filesystem::path> profilesFor(const CompressionPlan& plan) const;
     bool holds(const std::string& profileSha256) const { return m_profiles.contains(profileSha256); }
-    bool measurable(const CompressionPlan& plan) const;  // as far as its factors and constants go
+    bool measurable(const CompressionPlan& plan) const;  // as far as its factors, constants and stored numbers go
     bool runsFull() const { return m_job && m_job->full; }
     void evaluateFull();
     void cancel();

@@ -1,6 +1,7 @@
 #include "shell/plan/plan_controller.h"
 #include "plan/plan_edit.h"
 #include "plan/plan_rules.h"
+#include "plan/values_search.h"
 
 #include <QDateTime>
 
@@ -198,6 +199,13 @@ int PlanController::addBranch(int parent, const CompressionPlan& plan, const QSt
     if (added == parent) return -1;
     emit historyChanged();
     return added;
+}
+
+void PlanController::placeValues(const std::map<ValuesId, std::string>& files)
+{
+    m_history.placeValues(files);
+    if (m_live) m_live = withValuesAt(*m_live, files);
+    emit planChanged();
 }
 
 void PlanController::undo()

@@ -93,6 +93,9 @@ public:
     void setSkipped(int layer, bool skip);
     bool refusesSkipped(int layer);  // says that nothing of it runs
 
+    // Where values files lie now, by id: of every plan of the history. No edit.
+    void placeValues(const std::map<ValuesId, std::string>& files);
+
     void undo();
     void redo();
     void jumpTo(int id);

@@ -4,6 +4,8 @@
 #include "base/sha256.h"
 #include "look/error_text.h"
 #include "plan/plan_name.h"
+#include "plan/values_search.h"
+#include "session/session_values.h"
 #include "shell/engine/problem_id.h"
 
 #include <QDateTime>
@@ -50,7 +52,7 @@ Workbench::Workbench(WorkbenchPaths paths, QObject* parent)
       m_completions(&m_engine, this),
       m_speed(&m_engine, this),
       m_planning(&m_engine, &m_plans, this),
-      m_store(m_paths.dataFolder + QStringLiteral("/recovery")),
+      m_store(m_paths.dataFolder + QStringLiteral("/recovery"), valuesFolder()),
       m_deep(&m_engine, &m_store, this),
       m_weightScores(&m_engine, this)
 {
@@ -532,7 +534,7 @@ PlanningInputs Workbench::planningInputs() const
             methods(),
             journal.toStdString(),
             m_evaluation.profilesFor(m_plans.committed()),
-            QString(m_paths.dataFolder + QStringLiteral("/values")).toStdString()};
+            valuesFolder().toStdString()};
 }
 
 void Workbench::plan(const PipelineRecipe& recipe)
@@ -697,9 +699,37 @@ void Workbench::saveSession(const QString& file)
         m_savedProfile = savedProfile;
         dropFirstProfile();
         m_store.clearRecovery();
+        m_store.cleanValues(snapshot());
         emit recentChanged(file);
         emit sessionChanged();
         emit saved(file);
+    });
+}
+
+QString Workbench::valuesFolder() const { return m_paths.dataFolder + QStringLiteral("/values"); }
+
+void Workbench::findValues(const QString& file)
+{
+    if (!isOpen()) return;
+    const SessionData data = snapshot();
+    m_store.findValues(file, lostValues(data), [this, file, fingerprint = m_fingerprint](const std::map<ValuesId, std::string>& found) {
+        if (!isOpen() || fingerprint != m_fingerprint) return;
+        if (found.empty()) {
+            Error error = badInput("plan.values_changed", file.toStdString(),
+                                   tr("%1 is no values file that a plan of this session names: its content is another.")
+                                       .arg(QFileInfo(file).fileName())
+                                       .toStdString(),
+                                   tr("Choose the file that was written with the plan, whatever it is called now.").toStdString());
+            error.kept = tr("Plan, history and what was measured stay as they are.").toStdString();
+            emit notice(error, QStringLiteral("values-file-other"));
+            return;
+        }
+        emit noticeSettled(QStringLiteral("values-file-other"));
+        for (SessionSnapshot& snapshot : m_kept.snapshots)
+            if (!snapshot.unread) snapshot.plan = withValuesAt(snapshot.plan, found);
+        m_plans.placeValues(found);
+        m_savedHash.clear();  // no edit, but worth saving: it is not looked for again then
+        emit sessionChanged();
     });
 }
 

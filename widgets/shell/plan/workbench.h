@@ -65,6 +65,9 @@ public:
     void openSession(const QString& file);
     void adoptSession(SessionData data, const QString& file, bool recovered);
     void saveSession(const QString& file);
+    // Values files of plans of this session that are not where the plans say: looked for in this file, and beside it.
+    void findValues(const QString& file);
+    QString valuesFolder() const;  // where those are kept that searches of this window write
     void closeModel();
     // Texts (workbench_texts.cpp). Taken once the engine finds the new ones usable; another calibration text is profiled again.
     void setTexts(const TextChoice& texts);

@@ -2,6 +2,7 @@
 
 #include "session/profile_file.h"
 #include "session/profile_parts.h"
+#include "session/session_values.h"
 
 #include <QSemaphore>
 
@@ -31,8 +32,21 @@ struct SessionStore::Recovery {
     }
 };
 
-SessionStore::SessionStore(const QString& recoveryFolder, QObject* parent)
-    : QObject(parent), m_folder(recoveryFolder), m_recovery(std::make_shared<Recovery>())
+namespace
+{
+
+std::filesystem::path pathOf(const QString& path) { return path.toStdString(); }
+
+void placeValues(SessionData& data, const std::filesystem::path& session, const std::filesystem::path& kept)
+{
+    ValuesSearch search({session.parent_path(), kept});
+    findLostValues(data, search);
+}
+
+}  // namespace
+
+SessionStore::SessionStore(const QString& recoveryFolder, const QString& valuesFolder, QObject* parent)
+    : QObject(parent), m_folder(recoveryFolder), m_valuesFolder(valuesFolder), m_recovery(std::make_shared<Recovery>())
 {
     m_worker = new QObject;
     m_worker->moveToThread(&m_thread);
@@ -57,8 +71,12 @@ void SessionStore::post(std::function<void()> work) { QMetaObject::invokeMethod(
 
 void SessionStore::read(const QString& file, std::function<void(Result<SessionData>)> done)
 {
-    post([this, recovery = m_recovery, path = std::filesystem::path(file.toStdString()), done = std::move(done)] {
+    post([this, recovery = m_recovery, path = pathOf(file), kept = pathOf(m_valuesFolder), done = std::move(done)] {
         auto result = std::make_shared<Result<SessionData>>(readSession(path));
+        if (result->ok()) {
+            noteSessionValues(kept, **result, path);
+            placeValues(**result, path, kept);
+        }
         const Status held = result->ok() ? recovery->take(path) : Status();
         QMetaObject::invokeMethod(
             this,
@@ -77,8 +95,10 @@ void SessionStore::release()
 
 void SessionStore::write(const QString& file, SessionData data, std::function<void(Status)> done)
 {
-    post([this, recovery = m_recovery, path = std::filesystem::path(file.toStdString()), data = std::move(data), done = std::move(done)] {
+    post([this, recovery = m_recovery, path = pathOf(file), kept = pathOf(m_valuesFolder), data = std::move(data), done = std::move(done)] {
         auto status = std::make_shared<Status>(recovery->take(path));
+        // Noted before: a session that was written and not noted could lose what it names.
+        if (status->ok()) noteSessionValues(kept, data, path);
         if (status->ok()) *status = writeSession(path, data);
         QMetaObject::invokeMethod(
             this, [status, done] { done(std::move(*status)); }, Qt::QueuedConnection);
@@ -147,8 +167,9 @@ void SessionStore::findLeftovers(std::function<void(std::vector<RecoveryEntry>)>
 
 void SessionStore::take(const RecoveryEntry& entry, std::function<void(Result<RecoveredSession>)> done)
 {
-    post([this, entry, done = std::move(done)] {
+    post([this, entry, kept = pathOf(m_valuesFolder), done = std::move(done)] {
         auto result = std::make_shared<Result<RecoveredSession>>(takeRecovery(entry));
+        if (result->ok()) placeValues((*result)->data, entry.info.session, kept);
         QMetaObject::invokeMethod(
             this, [result, done] { done(std::move(*result)); }, Qt::QueuedConnection);
     });
@@ -180,6 +201,28 @@ void SessionStore::constantsIn(const QString& file, int layer, std::function<voi
         QMetaObject::invokeMethod(
             this, [result, done] { done(std::move(*result)); }, Qt::QueuedConnection);
     });
+}
+
+void SessionStore::findValues(const QString& file, std::vector<ValuesInfo> wanted,
+                              std::function<void(std::map<ValuesId, std::string>)> done)
+{
+    post([this, path = pathOf(file), wanted = std::move(wanted), done = std::move(done)] {
+        ValuesSearch search({path.parent_path()});
+        std::map<ValuesId, std::string> found;
+        for (const ValuesInfo& info : wanted) {
+            if (search.holds(path, info.id))
+                found[info.id] = path.string();
+            else if (const auto beside = search.find(info))
+                found[info.id] = beside->string();
+        }
+        QMetaObject::invokeMethod(
+            this, [found = std::move(found), done] { done(found); }, Qt::QueuedConnection);
+    });
+}
+
+void SessionStore::cleanValues(SessionData open)
+{
+    post([kept = pathOf(m_valuesFolder), copies = pathOf(m_folder), open = std::move(open)] { cleanValuesFolder(kept, copies, open); });
 }
 
 void SessionStore::flush()

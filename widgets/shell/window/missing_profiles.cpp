@@ -1,6 +1,12 @@
 #include "shell/window/missing_profiles.h"
 
+#include "plan/values_search.h"
 #include "shell/window/measure_workspace.h"
+#include "shell/window/texts_workspace.h"
+
+#include <QDir>
+#include <QFileDialog>
+#include <QFileInfo>
 
 #include <utility>
 
@@ -21,6 +27,7 @@ void MissingProfiles::forget()
 {
     m_factors.clear();
     m_constants.clear();
+    m_values.clear();
 }
 
 void MissingProfiles::show()
@@ -28,6 +35,7 @@ void MissingProfiles::show()
     if (!isOpen()) return;
     tellOfConstants();
     tellOfFactors();
+    tellOfValues();
 }
 
 void MissingProfiles::tellOfFactors()
@@ -87,6 +95,39 @@ void MissingProfiles::tellOfConstants()
     banner.consequence = tr("It cannot be evaluated or exported. Plan and history are kept.");
     banner.actions.push_back({tr("Drop these experts"), [plans] { plans->setDroppedAs({}); }});
     banners().show(banner);
+}
+
+void MissingProfiles::tellOfValues()
+{
+    QStringList files;
+    for (const ValuesInfo& info : lostValues(plans()->plan()))
+        files += QString::fromStdString(info.file.empty() ? info.id.substr(0, 12) : info.file);
+    const QString told = files.join(QLatin1Char('\n'));
+    if (std::exchange(m_values, told) == told) return;
+    const QString id = QStringLiteral("values-file");
+    banners().dismiss(id);
+    if (files.isEmpty()) return;
+    Banner banner;
+    banner.id = id;
+    banner.kind = Banner::Kind::Warning;
+    const QString name = QFileInfo(files.first()).fileName();
+    banner.cause = files.size() == 1 ? tr("The values file of this plan, %1, is not where it was.").arg(name)
+                                     : tr("%n values files of this plan, %1 and others, are not where they were.", nullptr,
+                                          static_cast<int>(files.size()))
+                                           .arg(name);
+    banner.consequence = tr("The plan cannot be evaluated or exported. Plan, history and what was measured are kept. It was %1, and is not "
+                            "beside the session or in %2 either.")
+                             .arg(QDir::toNativeSeparators(files.first()), QDir::toNativeSeparators(workbench().valuesFolder()));
+    banner.actions.push_back({tr("Find it…"), [this] { askForValues(); }, true, false});
+    banners().show(banner);
+}
+
+void MissingProfiles::askForValues()
+{
+    QFileDialog* dialog = fileDialog(m_in, tr("Find the values file"), tr("Values files (*.safetensors)"), QStringLiteral("values"));
+    dialog->setFileMode(QFileDialog::ExistingFile);
+    connect(dialog, &QFileDialog::fileSelected, &workbench(), &Workbench::findValues);
+    dialog->show();
 }
 
 }  // namespace espalier

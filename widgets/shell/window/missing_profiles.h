@@ -1,4 +1,4 @@
-// A plan whose factors or constants cannot be made here is told once, with the ways out; it stays open and can be edited.
+// A plan whose factors, constants or stored numbers are not here is told once, with the ways out; it stays open and can be edited.
 #pragma once
 
 #include "shell/window/workspace.h"
@@ -20,10 +20,13 @@ public:
 private:
     void tellOfFactors();
     void tellOfConstants();
+    void tellOfValues();
+    void askForValues();
 
     MeasureWorkspace* m_measure;
     QString m_factors;    // which refusal is told; empty: none
     QString m_constants;  // likewise
+    QString m_values;     // the files that are told
 };
 
 }  // namespace espalier
