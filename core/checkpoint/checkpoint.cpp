@@ -371,6 +371,7 @@ void Checkpoint::Data::measure()
                     sums[index].experts += bytes;
                     break;
                 case TensorRole::Kind::Router:
+                case TensorRole::Kind::RouterBias:  // a number of each column
                     sums[index].router += bytes;
                     break;
                 default:

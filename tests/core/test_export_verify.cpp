@@ -1,5 +1,6 @@
 // Verification: what it finds, and that every form of every fixture holds.
 #include "core/export_fixture.h"
+#include "plan/cost_model.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -73,6 +74,19 @@ TEST_F(Export, VerificationKnowsOtherSourcesAndPlans)
     EXPECT_EQ(nothing.error().code, "export.not_an_export");
 }
 
+// Of all tensors in the files of a folder.
+std::int64_t tensorBytes(const fs::path& folder)
+{
+    std::int64_t bytes = 0;
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder))
+        if (entry.path().extension() == ".safetensors") {
+            const auto file = take(SafetensorsFile::open(entry.path()));
+            for (const TensorInfo& info : file.tensors())
+                bytes += static_cast<std::int64_t>(info.byteCount());
+        }
+    return bytes;
+}
+
 class EverySource : public Export, public ::testing::WithParamInterface<const char*>
 {
 };
@@ -98,6 +112,8 @@ TEST_P(EverySource, EveryFlavourHolds)
     write(*source, uniform, "stock", "stock");
     VerifyReport report = verify("stock");
     EXPECT_TRUE(report.holds) << failing(report);
+    // What is said before is what is written: a column of the router with all that belongs to it (DeepSeek-V3's bias of the selection).
+    EXPECT_EQ(tensorBytes(folder / "stock"), planCost(shape, uniform).bytes);
     const auto stock = take(Checkpoint::open(folder / "stock"));
     EXPECT_EQ(stock->config().modelType, source->config().modelType);
     for (const LayerShape& layer : shape.layers)
@@ -117,6 +133,7 @@ TEST_P(EverySource, EveryFlavourHolds)
     write(*source, irregular, "factored", "factored", 200'000);
     report = verify("factored");
     EXPECT_TRUE(report.holds) << failing(report);
+    EXPECT_EQ(tensorBytes(folder / "factored"), planCost(shape, irregular).bytes);
 
     const CompressionPlan ranked = [&] {
         CompressionPlan plan = uniform;
