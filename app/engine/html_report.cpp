@@ -1,7 +1,6 @@
 #include "html_report.h"
 
 #include "base/text.h"
-#include "plan/routing.h"
 
 #include <fmt/format.h>
 
@@ -322,7 +321,7 @@ std::string sizesSection(const ReportFacts& facts)
                    percent(facts.cost.parameters, facts.dense.parameters)},
                   {"parameters of experts", formatCount(facts.dense.expertParameters), formatCount(facts.cost.expertParameters),
                    percent(facts.cost.expertParameters, facts.dense.expertParameters)},
-                  {tokensSkip(facts.shape, facts.plan) ? "active parameters per token, at most" : "active parameters per token",
+                  {facts.cost.activeAtMost ? "active parameters per token, at most" : "active parameters per token",
                    formatCount(facts.dense.activeParameters), formatCount(facts.cost.activeParameters),
                    percent(facts.cost.activeParameters, facts.dense.activeParameters)}});
 }

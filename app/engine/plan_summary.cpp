@@ -3,7 +3,6 @@
 #include "base/text.h"
 #include "plan/cost_model.h"
 #include "plan/plan_name.h"
-#include "plan/routing.h"
 #include "terminal.h"
 
 #include <fmt/format.h>
@@ -18,7 +17,7 @@ std::string planText(const ModelShape& shape, const CompressionPlan& plan, const
     std::string text = fmt::format(
         "{} of {} experts, {} (dense {}), {} parameters ({}{} active), {:.1f} % of expert parameters removed\n\n", plan.keptExperts(),
         shape.totalExperts(), formatBytes(cost.bytes), formatBytes(dense.bytes), formatCount(cost.parameters),
-        tokensSkip(shape, plan) ? "at most " : "", formatCount(cost.activeParameters), cost.expertParametersRemoved() * 100);
+        cost.activeAtMost ? "at most " : "", formatCount(cost.activeParameters), cost.expertParametersRemoved() * 100);
     Table table({"layer", "kept", "of", "layer error", "relative"});
     for (const LayerShape& layer : shape.layers) {
         if (!layer.moe) continue;

@@ -107,7 +107,8 @@ SpeedSide sideOf(const SpeedOf& speed)
             .peakRssBytes = speed.peakRssBytes,
             .weightBytes = speed.weightBytes,
             .flopsPerToken = speed.flopsPerToken,
-            .activeParameters = speed.activeParameters};
+            .activeParameters = speed.activeParameters,
+            .atMost = speed.atMost};
 }
 
 Result<SpeedAnswer> runSpeed(OpenModels& models, const SpeedRequest& request, JobContext& job)

@@ -41,7 +41,8 @@ Json sideJson(const SpeedOf& side)
             {"peak_rss_bytes", side.peakRssBytes},
             {"weight_bytes", side.weightBytes},
             {"flops_per_token", side.flopsPerToken},
-            {"active_parameters", side.activeParameters}};
+            {"active_parameters", side.activeParameters},
+            {"active_at_most", side.atMost}};
 }
 
 std::string rate(const Spread& spread) { return fmt::format("{:.1f} ({:.1f} to {:.1f})", spread.median, spread.low, spread.high); }
@@ -61,9 +62,10 @@ std::string tableOf(const SpeedResult& result)
     };
     row("prefill, tokens/s", rate(dense.prefill), rate(plan.prefill), times(ratio.prefill));
     row("decode, tokens/s", rate(dense.decode), rate(plan.decode), times(ratio.decode));
-    row("MFLOP per token", fmt::format("{:.2f}", static_cast<double>(dense.flopsPerToken) * 1e-6),
+    const std::string most = dense.atMost || plan.atMost ? ", at most" : "";
+    row("MFLOP per token" + most, fmt::format("{:.2f}", static_cast<double>(dense.flopsPerToken) * 1e-6),
         fmt::format("{:.2f}", static_cast<double>(plan.flopsPerToken) * 1e-6), share(plan.flopsPerToken, dense.flopsPerToken));
-    row("active parameters", formatCount(dense.activeParameters), formatCount(plan.activeParameters),
+    row("active parameters" + most, formatCount(dense.activeParameters), formatCount(plan.activeParameters),
         share(plan.activeParameters, dense.activeParameters));
     row("weights read per token", formatBytes(dense.bytesReadPerToken), formatBytes(plan.bytesReadPerToken),
         share(plan.bytesReadPerToken, dense.bytesReadPerToken));

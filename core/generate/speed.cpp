@@ -99,6 +99,7 @@ SpeedOf summary(const std::vector<Run>& runs, const MoeModel& model, const Compr
     const ModelShape& shape = model.shape();
     const PlanCost cost = planCost(shape, plan);
     speed.activeParameters = cost.activeParameters;
+    speed.atMost = cost.activeAtMost;
     // A row of the embedding is looked up, not multiplied with.
     const std::int64_t lookedUp = shape.tiedEmbeddings ? 0 : std::int64_t{shape.vocabularySize} * shape.hiddenSize;
     speed.flopsPerToken = 2 * (cost.activeParameters - lookedUp);

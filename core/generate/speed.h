@@ -36,6 +36,7 @@ struct SpeedOf {
     std::int64_t weightBytes = 0;            // of all that an export would hold, in the compute type
     std::int64_t flopsPerToken = 0;          // 2 per multiply-add of a product with weights
     std::int64_t activeParameters = 0;
+    bool atMost = false;  // FLOPs and active parameters: tokens may skip experts
 };
 
 struct SpeedRatios {

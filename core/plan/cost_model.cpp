@@ -2,6 +2,7 @@
 
 #include "plan/flavors.h"
 #include "plan/plan_rules.h"
+#include "plan/routing.h"
 
 #include <algorithm>
 #include <iterator>
@@ -204,6 +205,7 @@ PlanCost planCost(const ModelShape& shape, const CompressionPlan& plan)
     cost.bytes = shape.embeddingBytes;
     cost.parameters = shape.embeddingParameters;
     cost.activeParameters = shape.embeddingParameters;
+    cost.activeAtMost = tokensSkip(shape, plan);
     for (std::size_t i = 0; i < shape.layers.size(); ++i) {
         const LayerShape& layer = shape.layers[i];
         const LayerPlan& layerPlan = plan.layer(static_cast<int>(i));

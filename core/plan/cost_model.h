@@ -14,7 +14,8 @@ namespace espalier
 struct PlanCost {
     std::int64_t bytes = 0;  // of all tensors as exported in the source dtype
     std::int64_t parameters = 0;
-    std::int64_t activeParameters = 0;       // per token
+    std::int64_t activeParameters = 0;       // per token; where tokens may skip experts the most that one meets
+    bool activeAtMost = false;               // they may, somewhere: what follows from it (FLOPs) is an upper bound too
     std::int64_t expertParameters = 0;       // routed experts only
     std::int64_t expertParametersDense = 0;  // the same for the uncompressed model
     double expertParametersRemoved() const;  // share in [0, 1]

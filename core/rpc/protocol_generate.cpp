@@ -80,6 +80,7 @@ void fields(Fields& f, Message& m)
     f.required("weight_bytes", m.weightBytes);
     f.required("flops_per_token", m.flopsPerToken);
     f.required("active_parameters", m.activeParameters);
+    f.always("active_at_most", m.atMost);
 }
 ESPALIER_PROTOCOL_JSON(SpeedSide);
 

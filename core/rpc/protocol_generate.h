@@ -26,8 +26,8 @@ ESPALIER_PROTOCOL_TYPE(TokenAlternative);
 struct GeneratedTokenEvent {
     int index = 0;  // from 0
     int id = 0;
-    // What it makes certain of the text. Empty while the bytes of a character are not complete or a stop string may have begun, and of special
-    // tokens; the token that settles it has all of it.
+    // What it makes certain of the text. Empty while the bytes of a character are not complete or a stop string may have begun, and of
+    // special tokens; the token that settles it has all of it.
     std::string text;
     double logprob = 0;                          // nats, of the model's own distribution, before temperature and top-p
     std::vector<TokenAlternative> alternatives;  // the most probable ones, the chosen one among them where it is one; by probability
@@ -79,6 +79,7 @@ struct SpeedSide {
     std::int64_t weightBytes = 0;            // of all weights as an export would hold them, in the type they are computed in
     std::int64_t flopsPerToken = 0;          // of the products with weights, two for a multiply-add
     std::int64_t activeParameters = 0;       // per token
+    bool atMost = false;                     // both: tokens may skip experts
 };
 ESPALIER_PROTOCOL_TYPE(SpeedSide);
 

@@ -74,6 +74,7 @@ void fields(Fields& f, Message& m)
 {
     f.required("parameters", m.parameters);
     f.required("active_parameters", m.activeParameters);
+    f.always("active_at_most", m.activeAtMost);
     f.required("bytes", m.bytes);
     f.required("expert_parameters", m.expertParameters);
     f.required("expert_parameters_removed", m.expertParametersRemoved);
@@ -85,6 +86,7 @@ CostFacts costFacts(const PlanCost& cost, const PlanCost& dense)
 {
     return {.parameters = cost.parameters,
             .activeParameters = cost.activeParameters,
+            .activeAtMost = cost.activeAtMost,
             .bytes = cost.bytes,
             .expertParameters = cost.expertParameters,
             .expertParametersRemoved = cost.expertParametersRemoved(),

@@ -34,6 +34,7 @@ struct CostFacts {
     };
     std::int64_t parameters = 0;
     std::int64_t activeParameters = 0;  // per token
+    bool activeAtMost = false;          // an upper bound: tokens may skip experts
     std::int64_t bytes = 0;
     std::int64_t expertParameters = 0;
     double expertParametersRemoved = 0;  // share in [0, 1]

@@ -106,6 +106,24 @@ TEST_F(CliForms, tokensSkipExperts)
         EXPECT_EQ(layer["skip"], Json::parse(R"({"rule": "ratio", "threshold_millionths": 300000})")) << layer;
     const Json config = Json::parse(readFile(scratch / "skip" / "config.json"));
     EXPECT_EQ(config["espalier"]["version"], 3);
+    // What a token runs is an upper bound then, in every answer and in the words.
+    const Json whole = follow("every", {"--keep", "100%"}, "stock");
+    EXPECT_EQ(whole["sizes"]["active_at_most"], false);
+    EXPECT_EQ(skip["sizes"]["active_at_most"], true);
+    EXPECT_EQ(skip["sizes"]["active_parameters"], whole["sizes"]["active_parameters"]);
+    const std::string planFile = skip["file"];
+    const Json again =
+        json({"plan", kModel, "--profile", profile, "--from", planFile, "--keep", "100%", "--out", (scratch / "again.json").string()})
+            .json();
+    EXPECT_EQ(again["active_at_most"], true) << again;
+    const Json speed = json({"speed", kModel, "--plan", planFile, "--prefill", "8", "--decode", "2", "--rounds", "1"}).json();
+    EXPECT_EQ(speed["plan"]["active_at_most"], true) << speed;
+    EXPECT_EQ(speed["dense"]["active_at_most"], false);
+    EXPECT_NE(runEngine({"speed", kModel, "--plan", planFile, "--prefill", "8", "--decode", "2", "--rounds", "1"})
+                  .output.find("MFLOP per token, at most"),
+              std::string::npos);
+    EXPECT_NE(runEngine({"estimate", kModel, "--plan", planFile}).output.find("at most"), std::string::npos);
+    EXPECT_EQ(runEngine({"estimate", kModel, "--plan", whole["file"].get<std::string>()}).output.find("at most"), std::string::npos);
     follow("some", {"--skip", "cumulative", "--param", "skip.threshold=0.8", "--prune", "25%"}, "factored");
     EXPECT_EQ(follow("nothing", {"--skip", "ratio", "--param", "skip.threshold=0"}, "stock")["plan"]["version"], 2);
     const auto refused = [&](const std::vector<std::string>& options) {

@@ -236,8 +236,10 @@ void StatusBar::setCost(const PlanCost& plan, const PlanCost& dense)
     }
     d->size->setText(text);
     d->size->setToolTip(tr("%1 parameters of %2").arg(format::parameters(plan.parameters), format::parameters(dense.parameters)));
-    d->active->setText(coloured(tr("active") + QLatin1Char(' '), t.muted) + format::parameters(plan.activeParameters));
-    d->active->setToolTip(tr("Parameters used per token"));
+    d->active->setText(coloured((plan.activeAtMost ? tr("active at most") : tr("active")) + QLatin1Char(' '), t.muted) +
+                       format::parameters(plan.activeParameters));
+    d->active->setToolTip(plan.activeAtMost ? tr("Parameters used per token at most: tokens may skip experts")
+                                            : tr("Parameters used per token"));
     d->size->show();
     d->afterPlan->show();
     d->active->setVisible(!d->compact);
