@@ -1,10 +1,7 @@
 // Linear maps beside the experts (attention, shared experts, dense MLPs) in other forms: what the model computes, forwards and backwards
 // and by the device's way, what caches may serve, what exports hold, what is refused.
 #include "core/linear_forms.h"
-#include "evaluate/evaluator.h"
-#include "export/exporter.h"
-#include "export/verify.h"
-#include "plan/cost_model.h"
+#include "core/plan_runs.h"
 #include "plan/flavors.h"
 
 #include <gtest/gtest.h>
@@ -25,17 +22,8 @@ using test::LinearCase;
 using test::LinearForms;
 using test::modelOf;
 using test::openTiny;
-using test::stream;
+using test::portableModel;
 using test::take;
-
-std::unique_ptr<MoeModel> portableModel(std::shared_ptr<const Checkpoint> checkpoint)
-{
-    ModelOptions options;
-    options.residency = Residency::Resident;
-    options.threads = 1;
-    options.device = "portable";
-    return take(MoeModel::create(std::move(checkpoint), options));
-}
 
 // A dense layer and one with experts, as far as there are.
 std::vector<int> someLayers(const ModelShape& shape)
@@ -66,18 +54,8 @@ protected:
     ~LinearFormsRun() override { fs::remove_all(folder); }
 
     CompressionPlan planOf(const LinearCase& one) const { return forms.planOf(one); }
-    static TokenWindows text()
-    {
-        const std::string name = GetParam();
-        return stream(name.substr(0, name.find("-fused")), 64);
-    }
-    static at::Tensor ids()
-    {
-        const TokenWindows windows = text();
-        at::Tensor ids = at::empty({1, 64}, at::kLong);
-        std::copy(windows.rows[0].begin(), windows.rows[0].end(), ids.mutable_data_ptr<std::int64_t>());
-        return ids;
-    }
+    static TokenWindows text() { return test::textOf(GetParam()); }
+    static at::Tensor ids() { return test::firstIds(text()); }
 
     const c10::InferenceMode guard;
     fs::path folder;
@@ -164,34 +142,16 @@ TEST_P(LinearFormsRun, ABiasOfFactorsIsAdded)
 // What an evaluation of one plan left behind must not reach the number of another.
 TEST_P(LinearFormsRun, CachedEqualsUncachedForEveryMap)
 {
-    auto model = modelOf(checkpoint);
-    model->setFactorSources(sources);
-    const TokenWindows windows = text();
-    Evaluator warm(*model, windows, std::int64_t{64} << 20);
-    SilentJob job;
-    const std::vector<int> some = {0, 1};
-    std::set<double> numbers;
-    for (int round = 0; round < 2; ++round)
-        for (const LinearCase& one : cases) {
-            SCOPED_TRACE(one.name);
-            auto alone = modelOf(checkpoint);
-            alone->setFactorSources(sources);
-            Evaluator fresh(*alone, windows, 0);
-            const auto cached = take(warm.run(planOf(one), some, {}, job));
-            const auto uncached = take(fresh.run(planOf(one), some, {}, job));
-            ASSERT_EQ(cached.size(), uncached.size());
-            for (std::size_t i = 0; i < cached.size(); ++i)
-                EXPECT_EQ(cached[i].nll, uncached[i].nll);
-            numbers.insert(cached[0].nll);
-        }
-    EXPECT_EQ(numbers.size(), cases.size()) << "two different plans gave one number";
+    std::vector<std::pair<std::string, CompressionPlan>> plans;
+    for (const LinearCase& one : cases)
+        plans.emplace_back(one.name, planOf(one));
+    test::expectCachedEqualsUncached(checkpoint, sources, text(), plans);
 }
 
 // Written, verified, opened again: the number of source and plan to the last bit, and the size that the plan was said to have. Cases that
 // say little more than others are left out.
 TEST_P(LinearFormsRun, ExportsAreThePreviewToTheBit)
 {
-    SilentJob job;
     for (const LinearCase& one : cases) {
         if (one.name.find(" of layer ") != std::string::npos) continue;
         const CompressionPlan plan = planOf(one);
@@ -206,40 +166,14 @@ TEST_P(LinearFormsRun, ExportsAreThePreviewToTheBit)
             options.flavor = flavour;
             options.out = folder / "out";
             options.profiles = sources;
-            options.force = true;
-            const ExportReport written = take(exportCheckpoint(*checkpoint, plan, options, job));
-            VerifyOptions check;
-            check.exported = folder / "out";
-            check.model.threads = 1;
-            const VerifyReport report = take(verifyExport(check, job));
-            for (const VerifyCheck& found : report.checks)
-                EXPECT_TRUE(found.holds) << found.name << ": " << found.detail;
-            EXPECT_TRUE(report.holds);
-
-            auto before = modelOf(checkpoint);
-            before->setFactorSources(sources);
-            const auto reopened = take(Checkpoint::open(folder / "out"));
-            auto after = modelOf(reopened);
-            Evaluator preview(*before, text(), 0), exported(*after, text(), 0);
-            const std::vector<int> some = {0, 1};
-            const CompressionPlan whole = CompressionPlan::identity(reopened->shape());
-            const auto a = take(preview.run(plan, some, {}, job));
-            const auto b = take(exported.run(whole, some, {}, job));
+            ExportReport written;
+            const auto reopened = test::verifiedExport(*checkpoint, plan, options, &written);
             const bool summed = std::string(flavour) == "reconstructed";
             const double room = checkpoint->shape().dtype == "F32" ? 2e-5 : 2e-2;
-            for (std::size_t i = 0; i < a.size(); ++i) {
-                if (summed)
-                    EXPECT_NEAR(a[i].nll, b[i].nll, room * a[i].nll);
-                else
-                    EXPECT_EQ(a[i].nll, b[i].nll);
-            }
-            if (one.size && !summed) {
-                const PlanCost said = planCost(checkpoint->shape(), plan), there = planCost(reopened->shape(), whole);
-                EXPECT_EQ(there.bytes, said.bytes) << "the size that was shown is the size that was written";
-                EXPECT_EQ(written.tensorBytes, said.bytes);
-                EXPECT_EQ(there.parameters, said.parameters);
-                EXPECT_EQ(there.activeParameters, said.activeParameters);
-            }
+            test::expectPreviewIsExport(checkpoint, sources, plan, reopened, text(), summed ? room : 0);
+            if (!one.size || summed) continue;
+            test::expectSizeAsSaid(checkpoint->shape(), plan, reopened->shape());
+            EXPECT_EQ(written.tensorBytes, planCost(checkpoint->shape(), plan).bytes);
         }
     }
 }

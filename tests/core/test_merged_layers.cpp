@@ -1,9 +1,6 @@
 // Layers whose weights are a mean of their own and another layer's: what the model computes, what caches may serve, what exports hold.
 #include "core/linear_forms.h"
-#include "evaluate/evaluator.h"
-#include "export/exporter.h"
-#include "export/verify.h"
-#include "plan/cost_model.h"
+#include "core/plan_runs.h"
 #include "plan/flavors.h"
 #include "plan/plan_edit.h"
 
@@ -23,7 +20,6 @@ namespace
 namespace fs = std::filesystem;
 using test::modelOf;
 using test::openTiny;
-using test::stream;
 using test::take;
 
 class MergedLayers : public ::testing::TestWithParam<const char*>
@@ -47,21 +43,8 @@ protected:
                                  LayerMerge{.layer = above, .alphaMillionths = alphaMillionths, .alignment = ""}));
         return take(withRun(shape, merged, above, LayerRun::Skipped));
     }
-    static TokenWindows text()
-    {
-        const std::string name = GetParam();
-        return stream(name.substr(0, name.find("-fused")), 64);
-    }
-    at::Tensor entering(MoeModel& model) const
-    {
-        const TokenWindows windows = text();
-        at::Tensor ids = at::empty({1, 64}, at::kLong);
-        std::copy(windows.rows[0].begin(), windows.rows[0].end(), ids.mutable_data_ptr<std::int64_t>());
-        at::Tensor hidden = take(model.embed(ids));
-        for (int l = 0; l < layer; ++l)
-            hidden = take(model.layer(l, hidden, model.identity()));
-        return hidden;
-    }
+    static TokenWindows text() { return test::textOf(GetParam()); }
+    at::Tensor entering(MoeModel& model) const { return test::enteringLayer(model, text(), layer); }
     // A checkpoint that holds the means, worked out in fp64.
     std::shared_ptr<const Checkpoint> byHand(double alpha) const
     {
@@ -87,11 +70,7 @@ TEST_P(MergedLayers, ComputesWithTheMeansByHand)
 {
     auto model = modelOf(checkpoint);
     auto streamed = modelOf(checkpoint, Residency::Stream);
-    ModelOptions options;
-    options.residency = Residency::Resident;
-    options.threads = 1;
-    options.device = "portable";
-    auto portable = take(MoeModel::create(checkpoint, options));
+    auto portable = test::portableModel(checkpoint);
     const auto hand = byHand(0.3);
     auto means = modelOf(hand);
     const at::Tensor hidden = entering(*model);
@@ -116,26 +95,14 @@ TEST_P(MergedLayers, ComputesWithTheMeansByHand)
 
 TEST_P(MergedLayers, CachedEqualsUncached)
 {
-    auto model = modelOf(checkpoint);
-    Evaluator warm(*model, text(), std::int64_t{64} << 20);
-    SilentJob job;
-    const std::vector<int> some = {0, 1};
-    std::set<double> numbers;
-    for (int round = 0; round < 2; ++round)
-        for (const int alpha : {300'000, 700'000, 1'000'000}) {
-            auto alone = modelOf(checkpoint);
-            Evaluator fresh(*alone, text(), 0);
-            const auto cached = take(warm.run(planOf(alpha), some, {}, job)), uncached = take(fresh.run(planOf(alpha), some, {}, job));
-            for (std::size_t i = 0; i < cached.size(); ++i)
-                EXPECT_EQ(cached[i].nll, uncached[i].nll);
-            numbers.insert(cached[0].nll);
-        }
-    EXPECT_EQ(numbers.size(), std::size_t(3));
+    std::vector<std::pair<std::string, CompressionPlan>> plans;
+    for (const int alpha : {300'000, 700'000, 1'000'000})
+        plans.emplace_back(std::to_string(alpha), planOf(alpha));
+    test::expectCachedEqualsUncached(checkpoint, {}, text(), plans);
 }
 
 TEST_P(MergedLayers, TheStockExportIsThePreviewToTheBit)
 {
-    SilentJob job;
     // With fewer experts in the merged layer too: chosen rows are mixed.
     const LayerShape& shape = checkpoint->shape().layers[static_cast<std::size_t>(layer)];
     CompressionPlan plan = planOf(650'000);
@@ -151,29 +118,10 @@ TEST_P(MergedLayers, TheStockExportIsThePreviewToTheBit)
         options.flavor = flavour;
         options.out = folder / flavour;
         options.shardSize = 40'000;
-        take(exportCheckpoint(*checkpoint, plan, options, job));
-        VerifyOptions check;
-        check.exported = options.out;
-        check.model.threads = 1;
-        const VerifyReport report = take(verifyExport(check, job));
-        for (const VerifyCheck& found : report.checks)
-            EXPECT_TRUE(found.holds) << found.name << ": " << found.detail;
-        EXPECT_TRUE(report.holds);
-        const auto written = take(Checkpoint::open(options.out));
+        const auto written = test::verifiedExport(*checkpoint, plan, options);
         EXPECT_EQ(static_cast<int>(written->shape().layers.size()), above);
-        auto before = modelOf(checkpoint);
-        auto after = modelOf(written);
-        Evaluator preview(*before, text(), 0), exported(*after, text(), 0);
-        const std::vector<int> some = {0, 1};
-        const auto a = take(preview.run(plan, some, {}, job));
-        const auto b = take(exported.run(CompressionPlan::identity(written->shape()), some, {}, job));
-        for (std::size_t i = 0; i < a.size(); ++i)
-            EXPECT_EQ(a[i].nll, b[i].nll);
-        // A selection bias counts with the rest of a layer, whatever goes of its rows.
-        if (shape.router.rule != RoutingRule::SigmoidBias) {
-            EXPECT_EQ(planCost(written->shape(), CompressionPlan::identity(written->shape())).bytes,
-                      planCost(checkpoint->shape(), plan).bytes);
-        }
+        test::expectPreviewIsExport(checkpoint, {}, plan, written, text(), 0);
+        test::expectSizeAsSaid(checkpoint->shape(), plan, written->shape());
     }
 }
 

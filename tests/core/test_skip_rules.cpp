@@ -1,11 +1,6 @@
 // Chosen experts that a token skips: the rule by hand, for one token and for many, what the model computes under it, what exports hold.
-#include "core/compression_fixture.h"
-#include "core/stored_forms.h"
-#include "evaluate/evaluator.h"
-#include "export/exporter.h"
-#include "export/verify.h"
+#include "core/plan_runs.h"
 #include "model/router.h"
-#include "plan/cost_model.h"
 #include "plan/flavors.h"
 #include "plan/plan_edit.h"
 #include "plan/routing.h"
@@ -163,24 +158,7 @@ protected:
         return plan;
     }
     static TokenWindows text() { return stream(GetParam(), 64); }
-    at::Tensor entering(MoeModel& model) const
-    {
-        const TokenWindows windows = text();
-        at::Tensor ids = at::empty({1, 64}, at::kLong);
-        std::copy(windows.rows[0].begin(), windows.rows[0].end(), ids.mutable_data_ptr<std::int64_t>());
-        at::Tensor hidden = take(model.embed(ids));
-        for (int l = 0; l < layer; ++l)
-            hidden = take(model.layer(l, hidden, model.identity()));
-        return hidden;
-    }
-    std::unique_ptr<MoeModel> portable() const
-    {
-        ModelOptions options;
-        options.residency = Residency::Resident;
-        options.threads = 1;
-        options.device = "portable";
-        return take(MoeModel::create(checkpoint, options));
-    }
+    at::Tensor entering(MoeModel& model) const { return test::enteringLayer(model, text(), layer); }
 
     const c10::InferenceMode guard;
     fs::path folder;
@@ -192,7 +170,7 @@ protected:
 TEST_P(SkipRun, WhatIsSkippedDoesNotRun)
 {
     auto model = modelOf(checkpoint);
-    auto device = portable();
+    auto device = test::portableModel(checkpoint);
     const at::Tensor hidden = entering(*model);
     const LayerShape& shape = checkpoint->shape().layers[static_cast<std::size_t>(layer)];
     Seen dense;
@@ -235,7 +213,7 @@ TEST_P(SkipRun, WhatIsSkippedDoesNotRun)
 TEST_P(SkipRun, GradientsEqualDifferences)
 {
     auto model = modelOf(checkpoint);
-    auto device = portable();
+    auto device = test::portableModel(checkpoint);
     const at::Tensor hidden = entering(*model);
     const at::Tensor above = test::numbers(90, hidden.sizes(), 1.0);
     const CompressionPlan wanted = planOf(rule(Kind::Ratio, 0.7));
@@ -243,79 +221,47 @@ TEST_P(SkipRun, GradientsEqualDifferences)
     const at::Tensor gradient = take(model->layerGradient(layer, hidden, above, plan));
     const at::Tensor other = take(device->layerGradient(layer, hidden, above, take(device->prepare(wanted))));
     EXPECT_LE((gradient - other).norm().item<double>(), 1e-5 * gradient.norm().item<double>());
-    Seen reference;
-    take(model->layer(layer, hidden, plan, &reference));
-    int measured = 0;
-    for (int trial = 0; trial < 60 && measured < 3; ++trial) {
-        at::Tensor direction = at::zeros_like(hidden);
-        direction.narrow(1, trial % 60, 4).copy_(test::numbers(100 + trial, {1, 4, hidden.size(2)}, 1.0));
-        direction += 0.5 * gradient / gradient.norm() * direction.norm() * direction.ne(0);
-        const double step = 1e-3 * hidden.norm().item<double>() / std::sqrt(16.0) / direction.norm().item<double>();
-        Seen up, down;
-        const at::Tensor a = take(model->layer(layer, hidden + direction * step, plan, &up));
-        const at::Tensor b = take(model->layer(layer, hidden - direction * step, plan, &down));
-        const auto same = [&](const Seen& s) {
-            return at::equal(s.seen.selected, reference.seen.selected) && at::equal(s.seen.weights.eq(0), reference.seen.weights.eq(0));
-        };
-        if (!same(up) || !same(down)) continue;  // a choice that turns is a jump
-        ++measured;
-        const double expected = ((a.to(at::kDouble) - b.to(at::kDouble)) * above.to(at::kDouble)).sum().item<double>() / (2 * step);
-        const double actual = (gradient.to(at::kDouble) * direction.to(at::kDouble)).sum().item<double>();
-        EXPECT_NEAR(actual, expected, 5e-3 * gradient.norm().item<double>() * direction.norm().item<double>()) << trial;
-    }
-    EXPECT_EQ(measured, 3);
+    const auto run = [&](const at::Tensor& at) {
+        Seen seen;
+        const at::Tensor out = take(model->layer(layer, at, plan, &seen));
+        return std::pair(out, seen);
+    };
+    test::expectGradientIsSlope(hidden, above, gradient, run, [](const Seen& a, const Seen& b) {
+        return at::equal(a.seen.selected, b.seen.selected) && at::equal(a.seen.weights.eq(0), b.seen.weights.eq(0));
+    });
 }
 
 TEST_P(SkipRun, CachedEqualsUncachedAndTheExportIsThePreview)
 {
-    auto model = modelOf(checkpoint);
-    Evaluator warm(*model, text(), std::int64_t{64} << 20);
-    SilentJob job;
-    const std::vector<int> some = {0, 1};
     const ModelShape& shape = checkpoint->shape();
-    std::set<double> numbers;
-    for (int round = 0; round < 2; ++round)
-        for (const SkipRule& skip : {rule(Kind::Ratio, 0), rule(Kind::Ratio, 0.7), rule(Kind::Cumulative, 0.4)}) {
-            const CompressionPlan plan = planOf(skip);
-            auto alone = modelOf(checkpoint);
-            Evaluator fresh(*alone, text(), 0);
-            const auto cached = take(warm.run(plan, some, {}, job)), uncached = take(fresh.run(plan, some, {}, job));
-            for (std::size_t i = 0; i < cached.size(); ++i)
-                EXPECT_EQ(cached[i].nll, uncached[i].nll);
-            numbers.insert(cached[0].nll);
-            if (round > 0) continue;
-            const bool nothing = skipsNothing(skip);
-            EXPECT_EQ(tokensSkip(shape, plan), !nothing);
-            EXPECT_EQ(checkFlavor(shape, plan, ExportFlavor::Stock).ok(), nothing);
-            EXPECT_FALSE(checkFlavor(shape, plan, ExportFlavor::Reconstructed).ok());
-            ExportOptions options;
-            options.flavor = nothing ? "stock" : "factored";
-            options.out = folder / "out";
-            options.force = true;
-            take(exportCheckpoint(*checkpoint, plan, options, job));
-            VerifyOptions check;
-            check.exported = options.out;
-            check.model.threads = 1;
-            const VerifyReport report = take(verifyExport(check, job));
-            for (const VerifyCheck& found : report.checks)
-                EXPECT_TRUE(found.holds) << found.name << ": " << found.detail;
-            const auto written = take(Checkpoint::open(options.out));
-            EXPECT_EQ(written->shape().layers[static_cast<std::size_t>(layer)].router.skip.has_value(), !nothing);
-            auto after = modelOf(written);
-            Evaluator exported(*after, text(), 0);
-            const auto again = take(exported.run(CompressionPlan::identity(written->shape()), some, {}, job));
-            for (std::size_t i = 0; i < again.size(); ++i)
-                EXPECT_EQ(again[i].nll, cached[i].nll);
-            if (nothing) continue;
-            // Of such a source nothing is written that would not know the rule, unless a plan takes it away.
-            const CompressionPlan whole = CompressionPlan::identity(written->shape());
-            EXPECT_FALSE(checkFlavor(written->shape(), whole, ExportFlavor::Stock).ok());
-            CompressionPlan off = whole;
-            for (const LayerShape& one : written->shape().layers)
-                if (one.moe) off = take(withSkipRule(written->shape(), off, one.index, rule(Kind::Ratio, 0)));
-            EXPECT_TRUE(checkFlavor(written->shape(), off, ExportFlavor::Stock).ok());
-        }
-    EXPECT_EQ(numbers.size(), std::size_t(3));
+    std::vector<std::pair<std::string, CompressionPlan>> plans;
+    for (const SkipRule& skip : {rule(Kind::Ratio, 0), rule(Kind::Ratio, 0.7), rule(Kind::Cumulative, 0.4)}) {
+        const CompressionPlan plan = planOf(skip);
+        plans.emplace_back(std::to_string(skip.threshold()), plan);
+        const bool nothing = skipsNothing(skip);
+        EXPECT_EQ(tokensSkip(shape, plan), !nothing);
+        EXPECT_EQ(planCost(shape, plan).activeAtMost, !nothing);
+        EXPECT_EQ(checkFlavor(shape, plan, ExportFlavor::Stock).ok(), nothing);
+        EXPECT_FALSE(checkFlavor(shape, plan, ExportFlavor::Reconstructed).ok());
+        ExportOptions options;
+        options.flavor = nothing ? "stock" : "factored";
+        options.out = folder / "out";
+        const auto written = test::verifiedExport(*checkpoint, plan, options);
+        EXPECT_EQ(written->shape().layers[static_cast<std::size_t>(layer)].router.skip.has_value(), !nothing);
+        test::expectPreviewIsExport(checkpoint, {}, plan, written, text(), 0);
+        const CompressionPlan whole = CompressionPlan::identity(written->shape());
+        // A source that skips by itself has an upper bound too.
+        EXPECT_EQ(planCost(written->shape(), whole).activeAtMost, !nothing);
+        if (nothing) continue;
+        // Of such a source nothing is written that would not know the rule, unless a plan takes it away.
+        EXPECT_FALSE(checkFlavor(written->shape(), whole, ExportFlavor::Stock).ok());
+        CompressionPlan off = whole;
+        for (const LayerShape& one : written->shape().layers)
+            if (one.moe) off = take(withSkipRule(written->shape(), off, one.index, rule(Kind::Ratio, 0)));
+        EXPECT_TRUE(checkFlavor(written->shape(), off, ExportFlavor::Stock).ok());
+        EXPECT_FALSE(planCost(written->shape(), off).activeAtMost);
+    }
+    test::expectCachedEqualsUncached(checkpoint, {}, text(), plans);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, SkipRun,

@@ -1,11 +1,7 @@
 // Merged experts, tuned factors, masks, bits, bases, constants and router rows whose numbers lie in a values file: what the model computes,
 // forwards and backwards and by the device's way, what caches may serve, what exports hold.
-#include "core/stored_forms.h"
-#include "evaluate/evaluator.h"
-#include "export/exporter.h"
-#include "export/verify.h"
+#include "core/plan_runs.h"
 #include "model/quantise.h"
-#include "plan/cost_model.h"
 #include "plan/flavors.h"
 #include "plan/plan_rules.h"
 
@@ -28,23 +24,14 @@ using test::FormCase;
 using test::HandBody;
 using test::modelOf;
 using test::openTiny;
+using test::portableModel;
 using test::StoredForms;
-using test::stream;
 using test::take;
 
 int firstMoe(const ModelShape& shape)
 {
     return static_cast<int>(std::find_if(shape.layers.begin(), shape.layers.end(), [](const LayerShape& layer) { return layer.moe; }) -
                             shape.layers.begin());
-}
-
-std::unique_ptr<MoeModel> portableModel(std::shared_ptr<const Checkpoint> checkpoint)
-{
-    ModelOptions options;
-    options.residency = Residency::Resident;
-    options.threads = 1;
-    options.device = "portable";
-    return take(MoeModel::create(std::move(checkpoint), options));
 }
 
 class Seen final : public LayerObserver
@@ -94,27 +81,9 @@ protected:
     {
         return take(CompressionPlan::identity(checkpoint->shape()).with(checkpoint->shape(), layer, LayerPlan(one.content)));
     }
-    // The same for both layouts of one model.
-    static TokenWindows text()
-    {
-        const std::string name = GetParam();
-        return stream(name.substr(0, name.find("-fused")), 64);
-    }
-    static at::Tensor ids()
-    {
-        const TokenWindows windows = text();
-        at::Tensor ids = at::empty({1, 64}, at::kLong);
-        std::copy(windows.rows[0].begin(), windows.rows[0].end(), ids.mutable_data_ptr<std::int64_t>());
-        return ids;
-    }
+    static TokenWindows text() { return test::textOf(GetParam()); }
     // The input of the layer, which no case changes.
-    at::Tensor entering(MoeModel& model) const
-    {
-        at::Tensor hidden = take(model.embed(ids()));
-        for (int l = 0; l < layer; ++l)
-            hidden = take(model.layer(l, hidden, model.identity()));
-        return hidden;
-    }
+    at::Tensor entering(MoeModel& model) const { return test::enteringLayer(model, text(), layer); }
 
     const c10::InferenceMode guard;
     fs::path folder;
@@ -208,62 +177,30 @@ TEST_P(StoredFormsRun, GradientsEqualDifferences)
             portable->layerGradient(layer, hidden, above, take(portable->prepare(planOf(one))), [&](const MoeGradient& g) { device = g; }));
         EXPECT_LE((gradient - other).norm().item<double>(), 1e-5 * gradient.norm().item<double>());
         EXPECT_LE((host.products - device.products).norm().item<double>(), 1e-5 * host.products.norm().item<double>());
-        Seen reference;
-        take(model->layer(layer, hidden, plan, &reference));
-        int measured = 0;
-        for (int trial = 0; trial < 60 && measured < 3; ++trial) {
-            at::Tensor direction = at::zeros_like(hidden);
-            direction.narrow(1, trial % 60, 4).copy_(test::numbers(100 + trial, {1, 4, hidden.size(2)}, 1.0));
-            direction += 0.5 * gradient / gradient.norm() * direction.norm() * direction.ne(0);
-            const double step = 1e-3 * hidden.norm().item<double>() / std::sqrt(16.0) / direction.norm().item<double>();
-            Seen up, down;
-            const at::Tensor a = take(model->layer(layer, hidden + direction * step, plan, &up));
-            const at::Tensor b = take(model->layer(layer, hidden - direction * step, plan, &down));
-            const auto same = [&](const Seen& s) {
-                return at::equal(std::get<0>(s.seen.selected.sort(1)), std::get<0>(reference.seen.selected.sort(1)));
-            };
-            if (!same(up) || !same(down)) continue;  // a selection that turns is a jump
-            ++measured;
-            const double expected = ((a.to(at::kDouble) - b.to(at::kDouble)) * above.to(at::kDouble)).sum().item<double>() / (2 * step);
-            const double actual = (gradient.to(at::kDouble) * direction.to(at::kDouble)).sum().item<double>();
-            const double size = gradient.norm().item<double>() * direction.norm().item<double>();
-            EXPECT_NEAR(actual, expected, 5e-3 * size) << trial;
-        }
-        EXPECT_EQ(measured, 3);
+        const auto run = [&](const at::Tensor& at) {
+            Seen seen;
+            const at::Tensor out = take(model->layer(layer, at, plan, &seen));
+            return std::pair(out, seen);
+        };
+        test::expectGradientIsSlope(hidden, above, gradient, run, [](const Seen& a, const Seen& b) {
+            return at::equal(std::get<0>(a.seen.selected.sort(1)), std::get<0>(b.seen.selected.sort(1)));
+        });
     }
 }
 
 // What an evaluation of one plan left behind must not reach the number of another.
 TEST_P(StoredFormsRun, CachedEqualsUncachedForEveryForm)
 {
-    auto model = modelOf(checkpoint);
-    model->setFactorSources(sources);
-    const TokenWindows windows = text();
-    Evaluator warm(*model, windows, std::int64_t{64} << 20);
-    SilentJob job;
-    const std::vector<int> some = {0, 1};
-    std::set<double> numbers;
-    for (int round = 0; round < 2; ++round)
-        for (const FormCase& one : cases) {
-            SCOPED_TRACE(one.name);
-            auto alone = modelOf(checkpoint);
-            alone->setFactorSources(sources);
-            Evaluator fresh(*alone, windows, 0);
-            const auto cached = take(warm.run(planOf(one), some, {}, job));
-            const auto uncached = take(fresh.run(planOf(one), some, {}, job));
-            ASSERT_EQ(cached.size(), uncached.size());
-            for (std::size_t i = 0; i < cached.size(); ++i)
-                EXPECT_EQ(cached[i].nll, uncached[i].nll);
-            numbers.insert(cached[0].nll);
-        }
-    EXPECT_EQ(numbers.size(), cases.size()) << "two different plans gave one number";
+    std::vector<std::pair<std::string, CompressionPlan>> plans;
+    for (const FormCase& one : cases)
+        plans.emplace_back(one.name, planOf(one));
+    test::expectCachedEqualsUncached(checkpoint, sources, text(), plans);
 }
 
 // Written, verified, opened again: the export has the number of source and plan to the last bit, in every flavour that holds the form, and
 // the size that the plan was said to have.
 TEST_P(StoredFormsRun, ExportsAreThePreviewToTheBit)
 {
-    SilentJob job;
     for (const FormCase& one : cases) {
         const CompressionPlan plan = planOf(one);
         for (const char* flavour : {"stock", "factored", "reconstructed"}) {
@@ -276,40 +213,12 @@ TEST_P(StoredFormsRun, ExportsAreThePreviewToTheBit)
             options.flavor = flavour;
             options.out = folder / "out";
             options.profiles = sources;
-            options.force = true;
-            take(exportCheckpoint(*checkpoint, plan, options, job));
-            VerifyOptions check;
-            check.exported = folder / "out";
-            check.model.threads = 1;  // values files are found where they lay
-            const VerifyReport report = take(verifyExport(check, job));
-            for (const VerifyCheck& found : report.checks)
-                EXPECT_TRUE(found.holds) << found.name << ": " << found.detail;
-            EXPECT_TRUE(report.holds);
-
-            auto before = modelOf(checkpoint);
-            before->setFactorSources(sources);
-            const auto reopened = take(Checkpoint::open(folder / "out"));
-            auto after = modelOf(reopened);
-            Evaluator preview(*before, text(), 0), exported(*after, text(), 0);
-            const std::vector<int> some = {0, 1};
-            const CompressionPlan whole = CompressionPlan::identity(reopened->shape());
-            const auto a = take(preview.run(plan, some, {}, job));
-            const auto b = take(exported.run(whole, some, {}, job));
+            const auto reopened = test::verifiedExport(*checkpoint, plan, options);
             // One product for two, rounded once more where numbers are narrow, or a body for each of its columns.
             const bool summed = std::string(flavour) == "reconstructed";
             const double room = checkpoint->shape().dtype == "F32" ? 2e-5 : 2e-2;
-            for (std::size_t i = 0; i < a.size(); ++i) {
-                if (summed)
-                    EXPECT_NEAR(a[i].nll, b[i].nll, room * a[i].nll);
-                else
-                    EXPECT_EQ(a[i].nll, b[i].nll);
-            }
-            if (one.size && !summed) {
-                const PlanCost said = planCost(checkpoint->shape(), plan), written = planCost(reopened->shape(), whole);
-                EXPECT_EQ(written.bytes, said.bytes) << "the size that was shown is the size that was written";
-                EXPECT_EQ(written.parameters, said.parameters);
-                EXPECT_EQ(written.activeParameters, said.activeParameters);
-            }
+            test::expectPreviewIsExport(checkpoint, sources, plan, reopened, text(), summed ? room : 0);
+            if (one.size && !summed) test::expectSizeAsSaid(checkpoint->shape(), plan, reopened->shape());
         }
     }
 }
