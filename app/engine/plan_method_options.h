@@ -43,7 +43,7 @@ struct PlanMethodOptions {
 void addPlanMethodOptions(CLI::App* verb, PlanMethodOptions& options);
 
 // Everything but the target, on top of `start`: a preset's recipe, or the defaults. Errors: usage.arguments, those of recipeOfPlanFile.
-Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& invocation, PlanRecipe start = {});
+Result<PlanRecipe> recipeOf(const PlanMethodOptions& options, const Invocation& invocation, PlanRecipe start);
 // One of --prune, --keep and --size; none where the recipe has a target; all experts where layers are left out or fewer are picked and none
 // is given. Error: usage.arguments.
 Status readTarget(const PlanMethodOptions& options, const ModelShape& shape, PlanRecipe& recipe);

@@ -105,7 +105,8 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     ESPALIER_CHECK_OK(checkOutput(options.out, options.force));
     if (!options.methods.recover.empty() && options.methods.recover != "none")
         ESPALIER_CHECK_OK(checkOutput(valuesBeside(options.out), options.force));
-    ESPALIER_TRY(PlanRecipe recipe, recipeOf(options.methods, invocation));
+    const PlanRecipe defaults;
+    ESPALIER_TRY(PlanRecipe recipe, recipeOf(options.methods, invocation, defaults));
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
     const ModelShape& shape = checkpoint->shape();
     ESPALIER_CHECK_OK(readTarget(options.methods, shape, recipe));
