@@ -30,8 +30,11 @@ std::string routerValueName(int layer) { return fmt::format("layers.{}.router", 
 std::vector<ValuesId> valuesOf(const CompressionPlan& plan)
 {
     std::set<ValuesId> ids;
+    // Matrices of a plan mostly read one file: this is asked in every frame of an edit.
+    const ValuesId* last = nullptr;
     const auto add = [&](const ValuesId& id) {
-        if (!id.empty()) ids.insert(id);
+        if (id.empty() || (last && *last == id)) return;
+        last = &*ids.insert(id).first;
     };
     for (int l = 0; l < plan.layerCount(); ++l) {
         if (plan.layer(l).isPlain()) continue;
