@@ -112,9 +112,9 @@ TEST_F(CliForms, tokensSkipExperts)
     EXPECT_EQ(skip["sizes"]["active_at_most"], true);
     EXPECT_EQ(skip["sizes"]["active_parameters"], whole["sizes"]["active_parameters"]);
     const std::string planFile = skip["file"];
-    const Json again =
-        json({"plan", kModel, "--profile", profile, "--from", planFile, "--keep", "100%", "--out", (scratch / "again.json").string()})
-            .json();
+    const Json again = json({"plan", kModel, "--profile", profile, "--skip", "ratio", "--param", "skip.threshold=.3", "--out",
+                             (scratch / "again.json").string()})
+                           .json();
     EXPECT_EQ(again["active_at_most"], true) << again;
     const Json speed = json({"speed", kModel, "--plan", planFile, "--prefill", "8", "--decode", "2", "--rounds", "1"}).json();
     EXPECT_EQ(speed["plan"]["active_at_most"], true) << speed;
