@@ -31,7 +31,7 @@ struct RouterShape {
     int topGroups = 1;
     double scaling = 1.0;
     bool normalise = false;  // SigmoidBias only
-    std::optional<SkipRule> skip;
+    std::optional<SkipRule> skip = std::nullopt;  // a value, so that shapes may be written without it
 };
 
 // A linear map beside the routed experts, W [out, in]: of attention, of a shared expert, of a dense MLP.
