@@ -135,6 +135,7 @@ Result<SpeedAnswer> runSpeed(OpenModels& models, const SpeedRequest& request, Jo
     answer.threads = run.model->options().threads;
     answer.warnings = run.model->warnings();
     if (std::string slow = slowPlanWarning(*run.model, run.plan); !slow.empty()) answer.warnings.push_back(std::move(slow));
+    if (std::string again = madeAgainWarning(result, *run.model); !again.empty()) answer.warnings.push_back(std::move(again));
     return answer;
 }
 

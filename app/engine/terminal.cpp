@@ -1,11 +1,11 @@
 #include "terminal.h"
 
+#include "base/peak_memory.h"
 #include "base/text.h"
 
 #include <fmt/format.h>
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #include <algorithm>
 #include <atomic>
@@ -119,12 +119,7 @@ void installReadFaultSignal(int argc, char** argv, int output)
 bool stopSignalled() noexcept { return g_signals.load(std::memory_order_relaxed) > 0; }
 int stopSignalDescriptor() noexcept { return g_signalPipe[0]; }
 
-std::int64_t peakResidentBytes()
-{
-    struct rusage usage = {};
-    getrusage(RUSAGE_SELF, &usage);
-    return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
-}
+std::int64_t peakResidentBytes() { return peakMemoryBytes(); }
 
 Table::Table(std::vector<std::string> header) { m_rows.push_back(std::move(header)); }
 void Table::row(std::vector<std::string> cells) { m_rows.push_back(std::move(cells)); }

@@ -98,6 +98,7 @@ Result<Json> speed(const SpeedVerbOptions& options, Invocation& invocation)
     if (const std::string slow = slowPlanWarning(*model, plan.value_or(CompressionPlan::identity(checkpoint->shape()))); !slow.empty())
         invocation.warnings.push_back(slow);
     ESPALIER_TRY(const SpeedResult result, measureSpeed(*model, plan ? &*plan : nullptr, how, invocation.job));
+    if (std::string again = madeAgainWarning(result, *model); !again.empty()) invocation.warnings.push_back(std::move(again));
     Json json = {{"dense", sideJson(result.dense)},
                  {"plan", result.plan ? sideJson(*result.plan) : Json()},
                  {"ratio", nullptr},

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace espalier
@@ -54,7 +55,12 @@ struct SpeedResult {
     std::optional<SpeedOf> plan;
     std::optional<SpeedRatios> ratio;
     std::vector<RoundSpeed> rounds;
+    // Bytes of matrices of the plan that were made again in a round that is counted, because the budget does not hold them.
+    std::int64_t madeAgain = 0;
 };
+
+// What is to be said of that; empty: nothing.
+std::string madeAgainWarning(const SpeedResult& result, const MoeModel& model);
 
 // `plan` null: the dense model alone. One round that is not counted goes before: weights are loaded, forms made, kernels generated in it.
 // Odd rounds run the plan first. What runs in stop checks is not counted. On the compute thread. Errors: generate.prompt_too_long; those of

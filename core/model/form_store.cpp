@@ -42,6 +42,7 @@ Status FormStore::build(Entry& entry, const BuildContext& context, const MatrixS
     const std::int64_t bytes = entry.basis.bytes() + own + entry.linear.u.bytes() + entry.linear.v.bytes();
     m_bytes += bytes - entry.bytes;
     entry.bytes = bytes;
+    m_builtBytes += bytes - entry.basis.bytes();
     return {};
 }
 
@@ -59,6 +60,11 @@ Result<std::vector<Linear>> FormStore::linears(int layer, const FactorSource* fa
         const FormRequest& request = requests[i];
         keys.push_back({layer, request.expert, request.matrix, request.linear,
                         builderOf(slotOf(request), *request.form).key(context, slotOf(request), *request.form)});
+        const auto held = m_entries.find(keys.back());
+        if (held != m_entries.end() && held->second.cutOnly && held->second.form != *request.form) {
+            m_bytes -= held->second.bytes;
+            m_entries.erase(held);
+        }
         if (!m_entries.contains(keys.back())) missing.push_back(i);
     }
 
@@ -136,6 +142,20 @@ Result<Linear> FormStore::stacked(int layer, const FactorSources& given, std::sp
 
 void FormStore::shrink()
 {
+    // A decomposition is of use for other ranks only. Those of the last call too: they may be all that is too much.
+    while (m_bytes > m_budget) {
+        auto oldest = m_entries.end();
+        for (auto entry = m_entries.begin(); entry != m_entries.end(); ++entry)
+            if (entry->second.form && entry->second.basis.bytes() > 0 &&
+                (oldest == m_entries.end() || entry->second.used < oldest->second.used))
+                oldest = entry;
+        if (oldest == m_entries.end()) break;
+        Entry& entry = oldest->second;
+        m_bytes -= entry.basis.bytes();
+        entry.bytes -= entry.basis.bytes();
+        entry.basis.of = std::monostate();
+        entry.cutOnly = true;
+    }
     while (m_bytes > m_budget) {
         const auto oldest = std::min_element(m_entries.begin(), m_entries.end(),
                                              [](const auto& a, const auto& b) { return a.second.used < b.second.used; });

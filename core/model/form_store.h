@@ -1,5 +1,6 @@
 // Matrices in the forms of a plan, as the model runs them: built by form_builder.h, kept within a budget. One decomposition gives every
-// rank, so a changed rank costs a copy.
+// rank, so a changed rank costs a copy. Where memory is short decompositions go
+// first, and then the matrices of other layers that were used longest ago.
 #pragma once
 
 #include "base/error.h"
@@ -31,13 +32,15 @@ public:
     }
 
     // In the order of the requests, rounded to the stored dtype of the matrix and then converted to the compute type. `factors` and `given`
-    // as in BuildContext. Missing bases are computed side by side, one thread each. Least recently used ones of other layers go beyond the
-    // budget. Errors: those of the builders.
+    // as in BuildContext. Missing bases are computed side by side, one thread each. Beyond the
+    // budget those go that this call does not need. Errors: those of the builders.
     Result<std::vector<Linear>> linears(int layer, const FactorSource* factors, const FactorSources& given,
                                         std::span<const FormRequest> requests);
     // Matrices whose terms are one dense matrix each, with equal columns, one below the other: what a single product computes with.
     Result<Linear> stacked(int layer, const FactorSources& given, std::span<const FormRequest> requests);
     std::int64_t bytes() const { return m_bytes; }
+    // Of all matrices that were made, those that are gone by now among them: as they are multiplied with.
+    std::int64_t builtBytes() const { return m_builtBytes; }
     void release();
 
 private:
@@ -53,6 +56,7 @@ private:
         Linear linear;
         std::int64_t bytes = 0;
         std::uint64_t used = 0;
+        bool cutOnly = false;  // the basis went when memory was short
     };
 
     WeightMatrix placed(const at::Tensor& rows) const;
@@ -66,6 +70,7 @@ private:
     std::map<Key, Entry> m_entries;
     std::map<std::string, WeightMatrix> m_shared;  // by FormTerms::sharedAs
     std::int64_t m_bytes = 0;
+    std::int64_t m_builtBytes = 0;
     std::uint64_t m_clock = 0;
 };
 

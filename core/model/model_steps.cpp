@@ -71,7 +71,9 @@ Result<std::vector<Linear>> MoeModel::Impl::chosenForms(int layer, const Prepare
     }
     std::vector<Linear> planned;
     if (requests.empty()) return planned;
+    const std::int64_t before = forms->builtBytes();
     ESPALIER_TRY(const auto built, forms->linears(layer, plan.data().factors.get(), plan.data().given, requests));
+    reads.fileBytes += forms->builtBytes() - before;
     planned.resize(3 * planLayer.bodies.size() + 3);
     for (std::size_t i = 0; i < built.size(); ++i)
         planned[places[i]] = built[i];

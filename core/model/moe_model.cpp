@@ -98,7 +98,10 @@ Result<std::unique_ptr<MoeModel>> MoeModel::create(std::shared_ptr<const Checkpo
     // In proportion to the model: the decompositions of all its experts take about twice what they do in fp32, and a large memory is no
     // reason to keep those of every rule beside them.
     constexpr std::int64_t kFactors = std::int64_t{64} << 20;
-    const std::int64_t factorBudget = std::max(std::min(residence.spare / 4, 4 * shape.bytes()), kFactors);
+    // Merged layers have a quarter of what is spare, streams that are kept between evaluations 1 GiB at most.
+    constexpr std::int64_t kStreams = std::int64_t{1} << 30;
+    const std::int64_t left = std::max(residence.spare / 4, residence.spare - residence.spare / 4 - kStreams);
+    const std::int64_t factorBudget = std::max(std::min(left, 4 * shape.bytes()), kFactors);
     impl->store = std::make_unique<WeightStore>(impl->checkpoint, impl->compute, impl->placement, static_cast<int>(shape.layers.size()),
                                                 residence.holding, impl->options.threads);
     impl->heldLayers = residence.holding.layers;
