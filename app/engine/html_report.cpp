@@ -326,6 +326,29 @@ std::string sizesSection(const ReportFacts& facts)
                    percent(facts.cost.activeParameters, facts.dense.activeParameters)}});
 }
 
+std::string taskSection(const ReportFacts& facts)
+{
+    if (!facts.tasks) return {};
+    const auto number = [](const Json& json, const std::string& key, bool sign) -> std::string {
+        if (!json.contains(key) || !json[key].is_number()) return {};
+        const double value = json[key].get<double>();
+        const Json error = json.value(key + "_stderr", Json());
+        const std::string shown = sign ? fmt::format("{:+.4f}", value) : fmt::format("{:.4f}", value);
+        return error.is_number() ? fmt::format("{} \u00b1 {:.4f}", shown, error.get<double>()) : shown;
+    };
+    std::vector<std::vector<std::string>> rows = {
+        {"task", "questions", "accuracy", "by length (acc_norm)", "change of the accuracy, same questions"}};
+    for (const auto& [name, task] : (*facts.tasks)["tasks"].items())
+        rows.push_back({name, std::to_string(task.value("items", 0)), number(task, "acc", false), number(task, "acc_norm", false),
+                        number(task.value("delta", Json::object()), "acc", true)});
+    if (rows.size() > 2)
+        rows.push_back({"mean", "", number(*facts.tasks, "mean", false), "",
+                        (*facts.tasks)["delta"].is_object() ? number((*facts.tasks)["delta"], "mean", true) : std::string()});
+    return table(rows) +
+           "<p class=\"note\">Contexts, choices and accuracies as lm-evaluation-harness 0.4 has them. The mean counts every task "
+           "alike.</p>\n";
+}
+
 std::string verificationSection(const ReportFacts& facts)
 {
     if (!facts.verification) return {};
@@ -354,6 +377,7 @@ th {{ font-weight: 600; color: #666; }} .axis {{ font-size: 11px; fill: #666; }}
                                    escape(facts.model), facts.plan.keptExperts(), facts.shape.totalExperts(),
                                    facts.cost.expertParametersRemoved() * 100, facts.plan.hash().substr(0, 12));
     html += section("Perplexity", perplexitySection(facts));
+    html += section("Tasks", taskSection(facts));
     html += section("Size", sizesSection(facts));
     html += section("Importance", heatmap(facts.shape, facts.plan, facts.importance.values.rows,
                                           facts.importance.title + ", " + facts.importance.unit + "; crossed: dropped", true));

@@ -33,6 +33,7 @@ struct ReportFacts {
     std::string dtype;
     std::vector<WindowLoss> before;
     std::vector<WindowLoss> after;
+    std::optional<Json> tasks;  // as `tasks --json`, beside the dense model
     std::optional<Json> verification;
     std::vector<std::pair<std::string, double>> seconds;  // of every stage
     std::vector<std::string> warnings;

@@ -79,10 +79,29 @@ std::string hiddenAnswers(const Task& task)
 
 const ItemScore* TaskRun::known(const CompressionPlan& plan, std::size_t task, std::size_t item) const
 {
+    if (const auto found = m_fromOthers.find({task, item}); found != m_fromOthers.end()) return &found->second;
     if (!m_kept) return nullptr;
     const Task& of = m_asked[task].task;
     const ItemScore* score = m_kept->find(plan.hash(), of.sha256, static_cast<int>(item));
     return score && score->tokens.size() == of.items[item].choices() ? score : nullptr;
+}
+
+// What one process has from an earlier run, all have: they lay the same rows.
+Status TaskRun::shareKnown(const CompressionPlan& plan, const std::vector<std::size_t>& tasks)
+{
+    m_fromOthers.clear();
+    if (m_processes.alone()) return {};
+    Json own = Json::array();
+    for (const std::size_t t : tasks)
+        for (std::size_t i = 0; i < m_asked[t].task.items.size(); ++i)
+            if (const ItemScore* score = known(plan, t, i)) own.push_back({t, i, score->logLikelihoods, score->greedy, score->tokens});
+    ESPALIER_TRY(const std::vector<Json> parts, m_processes.exchange(std::move(own)));
+    for (const Json& part : parts)
+        for (const Json& entry : part)
+            m_fromOthers.try_emplace(
+                {entry[0].get<std::size_t>(), entry[1].get<std::size_t>()},
+                ItemScore{entry[2].get<std::vector<double>>(), entry[3].get<std::vector<bool>>(), entry[4].get<std::vector<int>>()});
+    return {};
 }
 
 std::int64_t TaskRun::tokensOf(const CompressionPlan& plan, std::size_t task) const
@@ -115,7 +134,9 @@ Result<std::vector<std::vector<ItemScore>>> TaskRun::run(const CompressionPlan& 
 {
     struct Place {
         std::size_t row = 0, task = 0, item = 0, choice = 0;
+        bool asked = true;  // no earlier run has the answer
     };
+    ESPALIER_CHECK_OK(shareKnown(plan, tasks));
     std::vector<std::vector<ItemScore>> scores;
     std::vector<ChoiceRequest> requests;
     std::vector<Place> places;
@@ -124,25 +145,30 @@ Result<std::vector<std::vector<ItemScore>>> TaskRun::run(const CompressionPlan& 
         scores.emplace_back(asked.task.items.size());
         for (std::size_t i = 0; i < asked.task.items.size(); ++i) {
             ItemScore& score = scores.back()[i];
-            if (const ItemScore* before = known(plan, t, i)) {
-                score = *before;
-                ++m_recovered;
-                if (answered) answered(t, i, score);
-                continue;
-            }
             const std::size_t choices = asked.task.items[i].choices();
-            score.logLikelihoods.assign(choices, std::numeric_limits<double>::quiet_NaN());
-            score.greedy.assign(choices, false);
+            const ItemScore* before = known(plan, t, i);
             for (std::size_t choice = 0; choice < choices; ++choice) {
                 const ChoiceRequest& request = asked.requests[asked.first[i] + choice];
-                places.push_back({scores.size() - 1, t, i, choice});
+                places.push_back({scores.size() - 1, t, i, choice, before == nullptr});
                 requests.push_back(request);
-                score.tokens.push_back(request.scored);
+                if (!before) score.tokens.push_back(request.scored);
             }
+            if (!before) {
+                score.logLikelihoods.assign(choices, std::numeric_limits<double>::quiet_NaN());
+                score.greedy.assign(choices, false);
+                continue;
+            }
+            score = *before;
+            ++m_recovered;
+            if (m_kept && m_fromOthers.contains({t, i}) && !m_kept->find(plan.hash(), asked.task.sha256, static_cast<int>(i)))
+                note(m_kept->append(plan.hash(), asked.task.sha256, static_cast<int>(i), score));
+            if (answered) answered(t, i, score);
         }
     }
-    const Status status = scoreChoices(m_model, plan, requests, job, [&](std::size_t request, const ChoiceScore& score) {
+    Json own = Json::array();
+    const auto take = [&](std::size_t request, const ChoiceScore& score) {
         const Place& place = places[request];
+        if (!place.asked) return Status();
         ItemScore& item = scores[place.row][place.item];
         item.logLikelihoods[place.choice] = score.logLikelihood;
         item.greedy[place.choice] = score.greedy;
@@ -151,7 +177,22 @@ Result<std::vector<std::vector<ItemScore>>> TaskRun::run(const CompressionPlan& 
         if (m_kept) note(m_kept->append(plan.hash(), m_asked[place.task].task.sha256, static_cast<int>(place.item), item));
         if (answered) answered(place.task, place.item, item);
         return Status();
-    });
+    };
+    Status status = scoreChoices(
+        m_model, plan, requests, job,
+        [&](std::size_t request, const ChoiceScore& score) {
+            if (!m_processes.alone()) own.push_back({request, score.logLikelihood, score.greedy});
+            return take(request, score);
+        },
+        m_processes, [&](std::size_t request) { return places[request].asked; });
+    if (!m_processes.alone()) {
+        const auto parts = m_processes.exchange(status.ok() ? Result<Json>(std::move(own)) : Result<Json>(status.error()));
+        if (!parts.ok()) status = parts.error();
+        for (std::size_t rank = 0; parts.ok() && rank < parts->size(); ++rank)
+            for (const Json& entry : (*parts)[rank])
+                if (static_cast<int>(rank) != m_processes.rank())
+                    ESPALIER_CHECK_OK(take(entry[0].get<std::size_t>(), {entry[1].get<double>(), entry[2].get<bool>()}));
+    }
     if (m_kept) note(m_kept->flush());
     if (!status.ok()) {
         Error error = status.error();

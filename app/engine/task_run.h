@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/job.h"
+#include "base/work_share.h"
 #include "checkpoint/checkpoint.h"
 #include "model/moe_model.h"
 #include "plan/compression_plan.h"
@@ -14,7 +15,9 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace espalier
@@ -43,9 +46,11 @@ std::string hiddenAnswers(const Task& task);
 class TaskRun
 {
 public:
-    // `kept`: where answers are found and written; null: nowhere. All must outlive it.
-    TaskRun(MoeModel& model, const std::vector<AskedTask>& asked, TaskScoreFile* kept, std::vector<std::string>& warnings)
-        : m_model(model), m_asked(asked), m_kept(kept), m_warnings(warnings)
+    // `kept`: where answers are found and written; null: nowhere. Processes share the questions, and each of them gets all answers. All
+    // must outlive it.
+    TaskRun(MoeModel& model, const std::vector<AskedTask>& asked, TaskScoreFile* kept, std::vector<std::string>& warnings,
+            WorkShare& processes = WorkShare::none())
+        : m_model(model), m_asked(asked), m_kept(kept), m_warnings(warnings), m_processes(processes)
     {
     }
 
@@ -63,12 +68,15 @@ private:
     Result<std::vector<std::vector<ItemScore>>> run(const CompressionPlan& plan, const std::vector<std::size_t>& tasks, JobContext& job,
                                                     const Answered& answered);
     const ItemScore* known(const CompressionPlan& plan, std::size_t task, std::size_t item) const;
+    Status shareKnown(const CompressionPlan& plan, const std::vector<std::size_t>& tasks);
     void note(const Status& kept);
 
     MoeModel& m_model;
     const std::vector<AskedTask>& m_asked;
     TaskScoreFile* m_kept;
     std::vector<std::string>& m_warnings;
+    WorkShare& m_processes;
+    std::map<std::pair<std::size_t, std::size_t>, ItemScore> m_fromOthers;  // of the plan that runs: by task and item
     int m_recovered = 0;
 };
 

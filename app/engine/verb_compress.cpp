@@ -22,6 +22,7 @@
 #include "search_device.h"
 #include "session/profile_file.h"
 #include "session/profile_parts.h"
+#include "task_report.h"
 #include "text_options.h"
 #include "values_beside.h"
 #include "verb_inputs.h"
@@ -47,6 +48,7 @@ struct CompressOptions {
     TextOptions text;
     std::vector<fs::path> validation;
     int validationWindows = 0;
+    TaskQuestions tasks;
     fs::path out;
     fs::path report;
     std::string flavor = "auto";
@@ -89,6 +91,9 @@ public:
         ESPALIER_CHECK_OK(checkRecipe(recipe));
         ESPALIER_TRY(const TokenWindows windows, openText(m_options.text, *m_checkpoint, m_invocation.warnings));
         ESPALIER_TRY(const TokenWindows validation, validationText(windows));
+        if (!m_options.tasks.data.empty()) {
+            ESPALIER_TRY(m_asked, askTasks(m_options.tasks, m_options.model, *m_checkpoint, m_invocation));
+        }
         if (m_options.force && !m_options.resume) fs::remove_all(m_work, failure);
         ESPALIER_CHECK_OK(makeFolder(m_work));
         ESPALIER_TRY(m_model, createModel(m_checkpoint, m_invocation));
@@ -96,6 +101,7 @@ public:
         ESPALIER_TRY(const ProfileData profile, takeProfile(windows));
         ESPALIER_TRY(const PlanOutcome outcome, makePlanFile(profile, windows, recipe));
         ESPALIER_CHECK_OK(measure(outcome.plan, validation));
+        ESPALIER_CHECK_OK(measureTasks(outcome.plan));
         ESPALIER_CHECK_OK(exportAndVerify(outcome.plan, validation));
         ESPALIER_CHECK_OK(writeReport(profile, outcome, recipe, validation));
         return answer(outcome, validation);
@@ -229,6 +235,16 @@ private:
         });
     }
 
+    Status measureTasks(const CompressionPlan& plan)
+    {
+        if (!m_asked) return {};
+        return timed("tasks", [&]() -> Status {
+            const CompressionPlan dense = CompressionPlan::identity(m_checkpoint->shape());
+            ESPALIER_TRY(m_answers, answerTasks(*m_model, *m_asked, plan, dense, "dense", m_options.resume, m_invocation));
+            return {};
+        });
+    }
+
     Status exportAndVerify(const CompressionPlan& plan, const TokenWindows& windows)
     {
         ESPALIER_CHECK_OK(timed("export", [&]() -> Status {
@@ -253,6 +269,9 @@ private:
             measured.deltaNllError = difference.se;
             measured.dtype = m_model->numericMode();
             options.measured = {std::move(measured)};
+            if (m_answers) {
+                ESPALIER_TRY(options.measuredTasks, parseMeasuredTasks(m_answers->json));
+            }
             Result<ExportReport> report = exportCheckpoint(*m_checkpoint, plan, options, m_invocation.job);
             if (!report.ok() && report.error().code == "export.nothing_to_resume") {
                 options.resume = false;
@@ -299,6 +318,7 @@ private:
         facts.dtype = m_model->numericMode();
         facts.before = m_before;
         facts.after = m_after;
+        if (m_answers) facts.tasks = m_answers->json;
         if (!m_verification.is_null()) facts.verification = m_verification;
         facts.seconds = m_seconds;
         facts.warnings = m_invocation.warnings;
@@ -331,6 +351,7 @@ private:
                                    {"window_length", validation.windowLength},
                                    {"calibration_text", m_options.validation.empty()},
                                    {"delta", toJson(change)}});
+        if (m_answers) stages["tasks"].update(m_answers->json);
         stages["export"].update(m_export);
         if (!m_verification.is_null()) stages["verify"].update(m_verification);
         result["stages"] = std::move(stages);
@@ -342,6 +363,7 @@ private:
             (change.pplRatio - 1) * 100, change.se * change.pplRatio * 100, validation.source, validation.rows.size(),
             validation.windowLength, m_options.validation.empty() ? ", which the plan was made on: it flatters" : "");
         m_invocation.text += recoveryText(outcome.stages);
+        if (m_answers) m_invocation.text += m_answers->text;
         for (const auto& [name, seconds] : m_seconds)
             m_invocation.text += fmt::format("  {:<9} {}\n", name, formatSeconds(seconds));
         if (!m_verification.is_null())
@@ -363,6 +385,8 @@ private:
     std::size_t m_recovered = 0;  // results of an interrupted search
     std::vector<WindowLoss> m_before;
     std::vector<WindowLoss> m_after;
+    std::optional<TasksToAsk> m_asked;
+    std::optional<TaskAnswers> m_answers;
     Json m_export;
     Json m_verification;
     std::vector<std::pair<std::string, double>> m_seconds;
@@ -387,6 +411,7 @@ void addCompress(Verbs& verbs)
     verb->add_option("--validation-windows", options->validationWindows, "Use its first N windows (default: all)")
         ->check(CLI::Range(1, 1 << 30))
         ->type_name("N");
+    addTaskOptions(verb, options->tasks);
     verb->add_option("--out", options->out, "Folder to write; profile and plan go to DIR.work")->required()->type_name("DIR");
     verb->add_option("--report", options->report, "Report to write")->type_name("FILE.html");
     verb->add_option("--flavor", options->flavor, "stock, factored, reconstructed, plan or auto (the first that fits)")

@@ -5,6 +5,7 @@
 #include "pipeline/model_match.h"
 #include "pipeline/result_json.h"
 #include "pipeline/window_losses.h"
+#include "task_report.h"
 #include "text_options.h"
 #include "verb_inputs.h"
 
@@ -24,6 +25,7 @@ struct EvaluateOptions {
     std::filesystem::path plan;
     std::string against;
     std::vector<std::filesystem::path> profiles;
+    TaskQuestions tasks;
     bool kl = false;
     bool resume = false;
     bool allowOther = false;
@@ -75,6 +77,33 @@ std::string whichWindows(const TextOptions& text)
     return which.empty() ? which : " (" + which + ")";
 }
 
+// Distance between the distributions of two plans, window by window.
+Status addDivergence(Json& result, MoeModel& model, const TokenWindows& text, const CompressionPlan& plan, const CompressionPlan& reference,
+                     const std::string& against, Invocation& invocation)
+{
+    ESPALIER_TRY(const std::vector<WindowDivergence> found,
+                 divergenceShared(model, text, plan, reference, invocation.job, invocation.processes));
+    const DivergenceEstimate mean = divergence(found);
+    result["kl"] = {{"kl", numberJson(mean.kl)},
+                    {"se", numberJson(mean.klError)},
+                    {"esap", numberJson(mean.esap)},
+                    {"esap_se", numberJson(mean.esapError)},
+                    {"top1_agreement", numberJson(mean.agreement)},
+                    {"top1_agreement_se", numberJson(mean.agreementError)},
+                    {"direction", "KL(reference || plan)"}};
+    result["kl"]["windows"] = Json::array();
+    for (const WindowDivergence& window : found)
+        result["kl"]["windows"].push_back({{"window", window.window},
+                                           {"kl", numberJson(window.kl)},
+                                           {"esap", numberJson(window.esap)},
+                                           {"agreement", numberJson(window.agreement)},
+                                           {"tokens", window.tokens}});
+    invocation.text +=
+        fmt::format("KL to {} {:.5f} ± {:.5f} nats per token; {:.2f} % of drafted tokens accepted, same top token {:.2f} %\n",
+                    against == "dense" ? "the dense model" : against, mean.kl, mean.klError, mean.esap * 100, mean.agreement * 100);
+    return {};
+}
+
 Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
 {
     ESPALIER_TRY(const auto checkpoint, openCheckpoint(options.model, invocation));
@@ -96,6 +125,10 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
     if (options.kl && !reference)
         return usageError("--kl compares two plans, and there is only one.", "Give --plan FILE, or --against dense or another plan.");
     ESPALIER_TRY(TokenWindows windows, openText(options.text, *checkpoint, invocation.warnings));
+    std::optional<TasksToAsk> questions;
+    if (!options.tasks.data.empty()) {
+        ESPALIER_TRY(questions, askTasks(options.tasks, options.model, *checkpoint, invocation));
+    }
     ESPALIER_TRY(const auto model, createModel(checkpoint, invocation));
     model->setFactorSources(profiles);
 
@@ -137,7 +170,8 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
                    {"bos", text.bos},
                    {"dropped_tokens", text.droppedTokens},
                    {"against", against},
-                   {"delta", nullptr}};
+                   {"delta", nullptr},
+                   {"tasks", nullptr}};
     invocation.text = fmt::format("perplexity {:.4f} ± {:.4f} on {}: {} tokens in {} windows of {}{}\n", estimate.ppl, estimate.pplError,
                                   text.source, estimate.tokens, losses.size(), text.windowLength, whichWindows(options.text));
     if (reference) {
@@ -152,27 +186,11 @@ Result<Json> evaluate(const EvaluateOptions& options, Invocation& invocation)
     }
     std::error_code ignored;
     if (!invocation.processes.first()) std::filesystem::remove(lossPath, ignored);
-    if (options.kl) {
-        ESPALIER_TRY(const std::vector<WindowDivergence> found,
-                     divergenceShared(*model, text, plan, *reference, invocation.job, invocation.processes));
-        const DivergenceEstimate mean = divergence(found);
-        result["kl"] = {{"kl", numberJson(mean.kl)},
-                        {"se", numberJson(mean.klError)},
-                        {"esap", numberJson(mean.esap)},
-                        {"esap_se", numberJson(mean.esapError)},
-                        {"top1_agreement", numberJson(mean.agreement)},
-                        {"top1_agreement_se", numberJson(mean.agreementError)},
-                        {"direction", "KL(reference || plan)"}};
-        result["kl"]["windows"] = Json::array();
-        for (const WindowDivergence& window : found)
-            result["kl"]["windows"].push_back({{"window", window.window},
-                                               {"kl", numberJson(window.kl)},
-                                               {"esap", numberJson(window.esap)},
-                                               {"agreement", numberJson(window.agreement)},
-                                               {"tokens", window.tokens}});
-        invocation.text +=
-            fmt::format("KL to {} {:.5f} ± {:.5f} nats per token; {:.2f} % of drafted tokens accepted, same top token {:.2f} %\n",
-                        against == "dense" ? "the dense model" : against, mean.kl, mean.klError, mean.esap * 100, mean.agreement * 100);
+    if (options.kl) ESPALIER_CHECK_OK(addDivergence(result, *model, text, plan, *reference, against, invocation));
+    if (questions) {
+        ESPALIER_TRY(TaskAnswers answers, answerTasks(*model, *questions, plan, reference, against, options.resume, invocation));
+        result["tasks"] = std::move(answers.json);
+        invocation.text += answers.text;
     }
     return result;
 }
@@ -191,8 +209,9 @@ void addEvaluate(Verbs& verbs)
     verb->add_option("--against", options->against, "What to compare with: dense, none or a plan file (default: dense for a plan)")
         ->type_name("WHAT");
     addProfileOption(verb, options->profiles);
+    addTaskOptions(verb, options->tasks);
     verb->add_flag("--kl", options->kl, "Also the divergence of the next-token distributions: KL, ESAP, agreement of the top token");
-    verb->add_flag("--resume", options->resume, "Use the windows that an earlier run measured");
+    verb->add_flag("--resume", options->resume, "Use the windows that an earlier run measured, and the questions that it answered");
     verb->add_flag("--allow-other-model", options->allowOther, "Accept a plan made for another model");
     verb->footer(kOpeningsNotCounted);
 }

@@ -34,9 +34,11 @@ Result<Json> exportVerb(ExportVerbOptions& verb, Invocation& invocation)
     for (const std::filesystem::path& path : verb.measured) {
         ESPALIER_TRY(const Json measured, readJsonFile(path, "export"));
         if (holdsTasks(measured)) {
-            ESPALIER_TRY(const std::vector<TaskMeasurement> tasks, parseMeasuredTasks(measured));
+            // What `evaluate --tasks` prints holds both.
+            const bool perplexityToo = measured.contains("ppl");
+            ESPALIER_TRY(const std::vector<TaskMeasurement> tasks, parseMeasuredTasks(perplexityToo ? measured["tasks"] : measured));
             verb.options.measuredTasks.insert(verb.options.measuredTasks.end(), tasks.begin(), tasks.end());
-            continue;
+            if (!perplexityToo) continue;
         }
         ESPALIER_TRY(const std::vector<Measurement> parsed, parseMeasured(measured));
         verb.options.measured.insert(verb.options.measured.end(), parsed.begin(), parsed.end());

@@ -142,11 +142,16 @@ at::Tensor idsOf(const Row& row)
 }  // namespace
 
 Status scoreChoices(MoeModel& model, const CompressionPlan& plan, std::span<const ChoiceRequest> requests, JobContext& job,
-                    const std::function<Status(std::size_t, const ChoiceScore&)>& done)
+                    const std::function<Status(std::size_t, const ChoiceScore&)>& done, const WorkShare& processes,
+                    const std::function<bool(std::size_t)>& wanted)
 {
     const c10::InferenceMode inference;
     ESPALIER_TRY(const PreparedPlan prepared, model.prepare(plan));
     std::vector<Row> rows = rowsOf(requests);
+    const auto isWanted = [&](const Scored& scored) { return !wanted || wanted(scored.request); };
+    std::erase_if(rows, [&](const Row& row) { return std::none_of(row.scored.begin(), row.scored.end(), isWanted); });
+    std::size_t number = 0;
+    std::erase_if(rows, [&](const Row&) { return !processes.owns(number++); });
     const std::int64_t element = model.options().compute == ComputeType::Fp32 ? 4 : 2;
     std::int64_t total = 0;
     for (const Row& row : rows)

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -15,6 +16,7 @@ namespace espalier::testing
 namespace
 {
 
+namespace fs = std::filesystem;
 const std::string kTasks = std::string(ESPALIER_TEST_FIXTURES) + "/tasks";
 const std::string kData = kTasks + "/data";
 const std::string kSmall = kTasks + "/models/qwen3-nobos";
@@ -121,6 +123,122 @@ TEST_F(CliTasks, goesOnWhereItWas)
         for (std::size_t choice = 0; choice < whole[i]["loglikelihoods"].size(); ++choice)
             EXPECT_NEAR(again[i]["loglikelihoods"][choice].get<double>(), whole[i]["loglikelihoods"][choice].get<double>(), 1e-4);
     }
+}
+
+// Tasks beside the perplexity, and in the report and the README of a compression: the numbers of `tasks`.
+TEST_F(CliTasks, evaluateAndCompressAskThemToo)
+{
+    const std::string ids = path("ids.json");
+    std::ofstream ids_file(ids);
+    ids_file << "[";
+    for (int window = 0; window < 4; ++window) {
+        ids_file << (window ? ",[" : "[");
+        for (int i = 0; i < 32; ++i)
+            ids_file << (i ? "," : "") << (7 * i + 31 * window) % 250 + 3;
+        ids_file << "]";
+    }
+    ids_file << "]";
+    ids_file.close();
+    const std::vector<std::string> text = {"--ids", ids, "--window-length", "32", "--dtype", "fp32"};
+    const auto with = [&](std::vector<std::string> words) {
+        words.insert(words.end(), text.begin(), text.end());
+        return json(std::move(words));
+    };
+    const std::string folder = path("tasks");
+    fs::create_directories(folder);
+    for (const char* name : {"piqa.jsonl", "boolq.jsonl"})
+        fs::copy_file(kData + "/" + name, fs::path(folder) / name);
+    const Outcome compressed = with({"compress", kSmall, "--preset", "moe-i2", "--prune", "25%", "--rank-average", "off", "--tasks", folder,
+                                     "--task-limit", "15", "--out", path("out"), "--report", path("report.html")});
+    ASSERT_EQ(compressed.code, 0) << compressed.output << compressed.errors;
+    const Json stage = compressed.json()["stages"]["tasks"];
+    const std::string plan = path("out.work") + "/plan.json";
+    const Outcome direct = tasks({kSmall, "--data", folder, "--plan", plan, "--limit", "15"});
+    ASSERT_EQ(direct.code, 0) << direct.output;
+    const Json expected = direct.json();
+    EXPECT_EQ(stage["tasks"], expected["tasks"]);
+    EXPECT_EQ(stage["mean"], expected["mean"]);
+    EXPECT_EQ(stage["delta"], expected["delta"]);
+    const auto shown = [](const Json& value) {
+        char digits[32];
+        std::snprintf(digits, sizeof digits, "%.4f", value.get<double>());
+        return std::string(digits);
+    };
+    const std::string html = readFile(path("report.html"));
+    const std::string readme = readFile(path("out") + "/README.md");
+    for (const char* name : {"piqa", "boolq"}) {
+        EXPECT_NE(html.find(std::string("<td>") + name + "</td><td>15</td><td>" + shown(stage["tasks"][name]["acc"])), std::string::npos);
+        EXPECT_NE(readme.find(name), std::string::npos);
+    }
+    EXPECT_NE(html.find("<td>mean</td><td></td><td>" + shown(stage["mean"])), std::string::npos);
+
+    const Outcome evaluated = with({"evaluate", kSmall, "--plan", plan, "--tasks", folder, "--task-limit", "15"});
+    ASSERT_EQ(evaluated.code, 0) << evaluated.output << evaluated.errors;
+    EXPECT_EQ(evaluated.json()["tasks"]["tasks"], expected["tasks"]);
+    // What it printed is both: a perplexity and tasks.
+    std::ofstream(path("measured.json")) << evaluated.output;
+    ASSERT_EQ(json({"export", kSmall, "--plan", plan, "--out", path("again"), "--measured", path("measured.json")}).code, 0);
+    const std::string other = readFile(path("again") + "/README.md");
+    EXPECT_NE(other.find("piqa"), std::string::npos);
+    EXPECT_NE(other.find("erplexity"), std::string::npos);
+    EXPECT_TRUE(with({"evaluate", kSmall}).json()["tasks"].is_null());
+    EXPECT_EQ(with({"evaluate", kSmall, "--tasks", path("nowhere")}).json()["error"]["code"], "task.folder_missing");
+    EXPECT_EQ(with({"compress", kSmall, "--tasks", path("nowhere"), "--out", path("none")}).json()["error"]["code"], "task.folder_missing");
+    EXPECT_FALSE(fs::exists(path("none.work")));
+}
+
+// Lines that are no questions are named with file and line before the model runs, and cost no answers of an earlier run.
+TEST_F(CliTasks, whatIsNoQuestionIsNamedAndNothingIsLost)
+{
+    const std::string folder = path("tasks");
+    fs::create_directories(folder);
+    const auto write = [&](const std::string& name, const std::string& lines) { std::ofstream(fs::path(folder) / name) << lines; };
+    const std::string good = R"({"goal": "Open a jar", "sol1": "turn the lid", "sol2": "eat the lid", "label": 0})";
+    write("piqa.jsonl", good + "\n" + good + "\n");
+    const std::vector<std::string> asked = {kSmall, "--data", folder};
+    const auto with = [&](std::vector<std::string> more) {
+        more.insert(more.begin(), asked.begin(), asked.end());
+        return tasks(std::move(more));
+    };
+    const Outcome first = with({"--samples", path("first.jsonl")});
+    ASSERT_EQ(first.code, 0) << first.output;
+    struct Bad {
+        const char* file;
+        const char* line;
+        const char* part;
+    };
+    for (const Bad& bad :
+         {Bad{"boolq.jsonl", R"({"passage": "p", "label": 1})", "\"question\" is missing"},
+          Bad{"boolq.jsonl", R"({"passage": "p", "question": "q", "label": "maybe"})", "\"label\""},
+          Bad{"rte.jsonl", R"({"sentence1": "a", "sentence2": "b", "label": 7})", "0 to 1"},
+          Bad{"winogrande.jsonl", R"({"sentence": "a _ b", "option1": "c", "answer": "1"})", "\"option2\" is missing"},
+          Bad{"arc_easy.jsonl", R"({"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "D"})",
+              "\"D\", which is no label"},
+          Bad{"hellaswag.jsonl", R"({"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["x"], "label": "1"})", "\"label\""}}) {
+        write(bad.file, std::string(bad.line) + "\n");
+        const Outcome outcome = with({"--resume"});
+        EXPECT_EQ(outcome.code, 2) << bad.line;
+        const Json error = outcome.json()["error"];
+        EXPECT_EQ(error["code"], "task.invalid") << bad.line;
+        EXPECT_NE(error["message"].get<std::string>().find(std::string(bad.file) + ", line 1"), std::string::npos) << error;
+        EXPECT_NE(error["message"].get<std::string>().find(bad.part), std::string::npos) << error;
+        fs::remove(fs::path(folder) / bad.file);
+    }
+    // A context of one token is one.
+    write("openbookqa.jsonl", R"({"question_stem": "a", "choices": {"text": ["b", "c"], "label": ["A", "B"]}, "answerKey": "A"})"
+                              "\n");
+    const Outcome again = with({"--resume", "--samples", path("again.jsonl")});
+    ASSERT_EQ(again.code, 0) << again.output;
+    EXPECT_EQ(again.json()["tasks"]["openbookqa"]["items"], 1);
+    // The answers of before are those of now, to the bit, and another number of examples is another run.
+    const std::vector<Json> before = samples(path("first.jsonl"));
+    std::vector<Json> now;
+    for (const Json& sample : samples(path("again.jsonl")))
+        if (sample["task"] == "piqa") now.push_back(sample);
+    EXPECT_EQ(now, before);
+    const Outcome shots = with({"--tasks", "piqa", "--fewshot", "1", "--resume", "--samples", path("shots.jsonl")});
+    ASSERT_EQ(shots.code, 0) << shots.output;
+    EXPECT_NE(samples(path("shots.jsonl"))[0]["loglikelihoods"], before[0]["loglikelihoods"]);
 }
 
 TEST_F(CliTasks, faultsAreNamed)

@@ -63,6 +63,28 @@ protected:
     Scratch scratch;
 };
 
+TEST_F(Mpi, questionsOfTasks)
+{
+    const std::string tasks = std::string(ESPALIER_TEST_FIXTURES) + "/tasks";
+    const auto asked = [&](const std::string& samples) {
+        return std::vector<std::string>{
+            "tasks",     tasks + "/models/qwen3-nobos", "--data",    tasks + "/data", "--tasks", "piqa,arc_easy", "--threads", "1",
+            "--samples", (scratch / samples).string(),  "--against", "none",          "--json"};
+    };
+    const Outcome one = runEngine(asked("one.jsonl"));
+    ASSERT_EQ(one.code, 0) << one.errors;
+    const Outcome two = together(asked("two.jsonl"));
+    ASSERT_EQ(two.code, 0) << two.errors;
+    EXPECT_EQ(two.json()["processes"], 2);
+    EXPECT_EQ(contentOf(scratch / "one.jsonl"), contentOf(scratch / "two.jsonl"));
+    EXPECT_EQ(one.json()["tasks"], two.json()["tasks"]);
+    // The first process's answers are all there are to go on from.
+    auto again = asked("again.jsonl");
+    again.emplace_back("--resume");
+    ASSERT_EQ(runEngine(again).code, 0);
+    EXPECT_EQ(contentOf(scratch / "one.jsonl"), contentOf(scratch / "again.jsonl"));
+}
+
 TEST_F(Mpi, windowsOfAProfile)
 {
     profile();

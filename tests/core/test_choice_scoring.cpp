@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 #include <vector>
 
 namespace espalier
@@ -111,6 +112,56 @@ TEST(ChoiceScoringRows, StreamedEqualsResident)
     const auto other = scored(*streamed, dense, requests);
     for (std::size_t i = 0; i < requests.size(); ++i)
         EXPECT_EQ(one[i].logLikelihood, other[i].logLikelihood) << i;
+}
+
+class Part final : public WorkShare
+{
+public:
+    Part(int rank, int size) : WorkShare(rank, size) {}
+};
+
+// Rows are laid of all requests: processes that share them, and a run that has some answers already, end with the same bits.
+TEST(ChoiceScoringRows, SharedAndResumedAreTheSameBits)
+{
+    const auto model = modelOf(openTiny("qwen2moe-tiny"));
+    const CompressionPlan dense = CompressionPlan::identity(model->shape());
+    const TokenWindows text = stream("qwen2moe-tiny", 64);
+    std::vector<ChoiceRequest> requests;
+    // Enough for several rows.
+    for (const std::vector<int>& row : text.rows)
+        for (const int length : {9, 40, 60})
+            requests.push_back(request({row.begin(), row.begin() + length}, {row[60], row[61]}));
+    const std::vector<ChoiceScore> whole = scored(*model, dense, requests);
+    SilentJob job;
+    std::vector<int> heard(requests.size(), 0);
+    std::set<int> ranks;
+    for (int rank = 0; rank < 3; ++rank)
+        ASSERT_TRUE(scoreChoices(
+                        *model, dense, requests, job,
+                        [&](std::size_t i, const ChoiceScore& score) {
+                            EXPECT_EQ(score.logLikelihood, whole[i].logLikelihood) << i;
+                            ++heard[i];
+                            ranks.insert(rank);
+                            return Status();
+                        },
+                        Part(rank, 3))
+                        .ok());
+    EXPECT_EQ(heard, std::vector<int>(requests.size(), 1));
+    EXPECT_EQ(ranks.size(), 3u) << "too few rows for this test";
+
+    std::set<std::size_t> some;
+    const auto wanted = [](std::size_t i) { return i == 4 || i == 5; };
+    ASSERT_TRUE(scoreChoices(
+                    *model, dense, requests, job,
+                    [&](std::size_t i, const ChoiceScore& score) {
+                        EXPECT_EQ(score.logLikelihood, whole[i].logLikelihood) << i;
+                        some.insert(i);
+                        return Status();
+                    },
+                    WorkShare::none(), wanted)
+                    .ok());
+    EXPECT_TRUE(some.contains(4) && some.contains(5));
+    EXPECT_LT(some.size(), requests.size());
 }
 
 TEST(ChoiceScoringRows, AnErrorOrAStopEndsTheRun)

@@ -112,6 +112,15 @@ protected:
                 .targets = {"out"},
                 .again = {"--resume"}};
     }
+    static Scenario tasks()
+    {
+        return {.name = "tasks",
+                .arguments = Words{"tasks", kTasks + "/models/qwen3-nobos", "--data", kTasks + "/data", "--tasks", "piqa,boolq",
+                                   "--samples", "{W}/samples.jsonl"} +
+                             kCommon,
+                .targets = {"samples.jsonl"},
+                .again = {"--resume"}};
+    }
     static Scenario compress()
     {
         return {.name = "compress",
@@ -313,6 +322,7 @@ TEST_F(VerbFaults, killedProfile) { kill(profile()); }
 TEST_F(VerbFaults, killedPlan) { kill(plan()); }
 TEST_F(VerbFaults, killedRecover) { kill(recover()); }
 TEST_F(VerbFaults, killedExport) { kill(exported("stock", "uniform.json")); }
+TEST_F(VerbFaults, killedTasks) { kill(tasks()); }
 TEST_F(VerbFaults, killedCompress) { kill(compress()); }
 
 }  // namespace
