@@ -155,7 +155,7 @@ TEST_P(Decode, InBf16AsCloseAsBf16Is)
     EXPECT_LE(distance(stepped, exact), 1.5 * distance(whole, exact) + 1e-3);
 }
 
-// Prunes, factors, leaves out, and takes fewer experts.
+// Prunes, factors, leaves out, merges layers, and takes fewer experts, for all tokens or for each by its scores.
 std::vector<std::pair<std::string, CompressionPlan>> plansFor(const ModelShape& shape)
 {
     Json pruned = Json::array();
@@ -185,7 +185,21 @@ std::vector<std::pair<std::string, CompressionPlan>> plansFor(const ModelShape& 
     for (const LayerShape& layer : shape.layers)
         grouped = grouped || layer.router.groups > 1;
     if (!grouped) plans.emplace_back("top-1", plan(fewer));
+    // Tokens skip experts by their own scores.
+    for (const auto& [name, rule] : {std::pair{"skip by ratio", SkipRule{SkipRule::Kind::Ratio, 650'000}},
+                                     {"skip by share", SkipRule{SkipRule::Kind::Cumulative, 550'000}}}) {
+        CompressionPlan skips = CompressionPlan::identity(shape);
+        for (const LayerShape& layer : shape.layers)
+            if (layer.moe) skips = take(withSkipRule(shape, skips, layer.index, rule));
+        plans.emplace_back(name, skips);
+    }
     const int last = static_cast<int>(shape.layers.size()) - 1;
+    // The mean of two layers in place of both.
+    if (last > 0 && shape.layers[static_cast<std::size_t>(last)].moe == shape.layers[static_cast<std::size_t>(last) - 1].moe) {
+        const CompressionPlan merged = take(withMergedLayer(shape, CompressionPlan::identity(shape), last - 1,
+                                                            LayerMerge{.layer = last, .alphaMillionths = 600'000, .alignment = ""}));
+        plans.emplace_back("merged layers", take(withRun(shape, merged, last, LayerRun::Skipped)));
+    }
     for (const LayerRun run : {LayerRun::Skipped, LayerRun::AttentionOnly, LayerRun::ExpertsOnly})
         plans.emplace_back("run " + std::to_string(static_cast<int>(run)), take(withRun(shape, plan(pruned), last, run)));
     return plans;

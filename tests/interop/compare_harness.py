@@ -105,6 +105,18 @@ def plans_of(model):
     return {"stock": {"version": 1, "layers": stock}, "factored": {"version": 1, "layers": factored}}
 
 
+def few_shot(model, folder, samples, scratch):
+    """Answered questions before each one, as far as the harness's separators go: between question and answer, and between questions."""
+    tasks = {name: task for name, task in folder_of_tasks(folder).items() if name in ("arc_easy", "hellaswag", "winogrande")}
+    loaded = harness.load(model, 1)
+    for examples in (1, 2, 3):
+        yaml = tempfile.mkdtemp(dir=scratch)
+        harness.write_tasks(yaml, tasks, examples)
+        ours = run("tasks", model, "--data", folder, "--tasks", ",".join(tasks), "--fewshot", str(examples), "--limit", "20", "--dtype", "fp32",
+                   "--samples", samples, "--force")
+        compare(f"{os.path.basename(model)} with {examples} answered before", ours, samples, harness.evaluate(loaded, yaml, tasks, 20), tasks)
+
+
 def main():
     torch.set_num_threads(min(4, os.cpu_count() or 1))
     data = os.path.join(fixtures, "data")
@@ -139,6 +151,7 @@ def main():
                 # Equal choices are a tie: rows that are padded to each other's length are not equal to the last bit.
                 theirs = harness.evaluate(harness.load(exported, 8 if model == demo else 1, trust=what == "factored"), yaml, tasks, limit)
                 compare(f"{name} {what}, {os.path.basename(folder)}", ours, samples, theirs, tasks)
+        few_shot(os.path.join(models, "qwen3-nobos"), data, samples, scratch)
     if failures:
         sys.exit(f"{len(failures)} of the comparisons failed")
 

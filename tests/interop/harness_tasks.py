@@ -34,8 +34,8 @@ BUILT_IN = {
 }
 
 
-def write_tasks(folder, tasks):
-    """YAML files in `folder` for tasks {name: (rules, file)}."""
+def write_tasks(folder, tasks, examples=0):
+    """YAML files in `folder` for tasks {name: (rules, file)}; before each question the first so many others, answered."""
     built_in = os.path.join(os.path.dirname(lm_eval.__file__), "tasks")
     for name, (rules, file) in tasks.items():
         with open(os.path.join(folder, f"{name}.yaml"), "w", encoding="utf-8") as handle:
@@ -51,7 +51,8 @@ def write_tasks(folder, tasks):
                 "training_split: null\n"
                 "validation_split: validation\n"
                 "test_split: null\n"
-                "num_fewshot: 0\n"
+                f"num_fewshot: {examples}\n"
+                + ("fewshot_split: validation\nfewshot_config:\n  sampler: first_n\n" if examples else "")
             )
 
 
