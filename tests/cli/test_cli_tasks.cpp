@@ -217,7 +217,7 @@ TEST_F(CliTasks, whatIsNoQuestionIsNamedAndNothingIsLost)
           Bad{"hellaswag.jsonl", R"({"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["x"], "label": "1"})", "\"label\""}}) {
         write(bad.file, std::string(bad.line) + "\n");
         const Outcome outcome = with({"--resume"});
-        EXPECT_EQ(outcome.code, 2) << bad.line;
+        EXPECT_EQ(outcome.code, 3) << bad.line;
         const Json error = outcome.json()["error"];
         EXPECT_EQ(error["code"], "task.invalid") << bad.line;
         EXPECT_NE(error["message"].get<std::string>().find(std::string(bad.file) + ", line 1"), std::string::npos) << error;

@@ -411,7 +411,7 @@ TEST(Protocol, completionsAndTheirSpeed)
     answer.plan = SpeedSide{.prefillTokensPerSecond = 100, .bytesReadPerToken = 3};
     answer.ratio = SpeedRatio{1.3, 1.2, 1.1, 1.4, 1, 1.5};
     everyField(answer);
-    everyField(*answer.plan);
+    everyField(*answer.plan, {"active_at_most"});
     everyField(*answer.ratio);
     answer.plan.reset();
     answer.ratio.reset();

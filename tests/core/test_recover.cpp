@@ -265,7 +265,7 @@ TEST_P(Recovering, AStopCanBeAnsweredWithWhatThereIs)
     SilentJob job;
     const RecoverResult whole = take(recoverPlan(request(*model, plan, "whole"), job));
     int partly = 0;
-    for (int looks = 1; looks < 400; looks = looks * 2 + 3) {
+    for (int looks = 1; looks < 400; looks += looks / 4 + 1) {
         RecoverRequest asked = request(*model, plan, "part");
         asked.bestSoFar = true;
         StopsAt stop(looks);

@@ -196,7 +196,7 @@ private slots:
         Shell shell(home);
         OPEN_AND_SETTLE(shell);
         const QString own = writeText(home, "own.txt");
-        shell.workbench.setTexts({own, {}, {}});
+        shell.workbench.setTexts({own, {}, {}, {}});
         QTRY_COMPARE_WITH_TIMEOUT(shell.workbench.calibrationText(), own, kLimit);
         QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
         const TextShares& shares = shell.workbench.textShares();
@@ -212,7 +212,7 @@ private slots:
         QCOMPARE(shell.evaluation().state().textName, QStringLiteral("own.txt from window 96"));
         // The same file under another name is the same text.
         QVERIFY(QFile::copy(own, home.path("copy.txt")));
-        shell.workbench.setTexts({own, home.path("copy.txt"), home.path("demo/test.txt")});
+        shell.workbench.setTexts({own, home.path("copy.txt"), home.path("demo/test.txt"), {}});
         QTRY_COMPARE_WITH_TIMEOUT(shell.workbench.texts().live, home.path("copy.txt"), kLimit);
         QVERIFY(disjoint(shell.workbench.textShares().calibration, shell.workbench.textShares().live));
         QVERIFY(!shell.workbench.textShares().locked.part);
@@ -224,7 +224,7 @@ private slots:
         Shell shell(home, {QStringLiteral("--short-text")});
         OPEN_AND_SETTLE(shell);
         QCOMPARE(static_cast<int>(shell.evaluation().tierWindows(true).size()), 9);
-        shell.workbench.setTexts({writeText(home, "own.txt"), {}, {}});
+        shell.workbench.setTexts({writeText(home, "own.txt"), {}, {}, {}});
         QTRY_COMPARE_WITH_TIMEOUT(shell.workbench.calibrationText(), home.path("own.txt"), kLimit);
         QTRY_VERIFY_WITH_TIMEOUT(shell.settled(), kLimit);
         const TextShares& shares = shell.workbench.textShares();
@@ -233,7 +233,7 @@ private slots:
         QCOMPARE(shares.locked.firstWindow, 5);
         QCOMPARE(shares.locked.fullWindows, 3);
         // Fewer windows than texts: nothing to share.
-        QVERIFY(!shareTexts({writeText(home, "tiny.txt"), {}, {}}, 256, {{home.path("tiny.txt"), 2}}));
+        QVERIFY(!shareTexts({writeText(home, "tiny.txt"), {}, {}, {}}, 256, {{home.path("tiny.txt"), 2}}));
     }
 
     void ownModel_isAskedForItsTexts()
