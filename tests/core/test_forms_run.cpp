@@ -1,5 +1,5 @@
 // Constants in place of experts and layers that do not run whole: what the model computes, what caches may serve, what exports hold.
-#include "core/compression_fixture.h"
+#include "core/plan_runs.h"
 #include "evaluate/evaluator.h"
 #include "export/exporter.h"
 #include "export/verify.h"
@@ -139,9 +139,7 @@ TEST_P(EveryModel, AConstantIsAddedWithTheWeightOfItsExpert)
 TEST_P(EveryModel, CachedEqualsUncachedForEveryKindOfAction)
 {
     const auto checkpoint = openTiny(GetParam());
-    auto model = modelOf(checkpoint);
-    model->setFactorSources(constantsOf(*checkpoint));
-    const ModelShape& shape = model->shape();
+    const ModelShape shape = checkpoint->shape();
     const CompressionPlan dense = CompressionPlan::identity(shape);
     const int last = static_cast<int>(shape.layers.size()) - 1;
     const LayerShape& layer = shape.layers[static_cast<std::size_t>(last)];
@@ -158,23 +156,7 @@ TEST_P(EveryModel, CachedEqualsUncachedForEveryKindOfAction)
         for (const LayerRun run : {LayerRun::Skipped, LayerRun::AttentionOnly, LayerRun::ExpertsOnly})
             plans.emplace_back("run " + std::to_string(static_cast<int>(run)) + " of layer " + std::to_string(where),
                                take(withRun(shape, dense, where, run)));
-    const TokenWindows windows = stream(GetParam(), 64);
-    Evaluator warm(*model, windows, std::int64_t{64} << 20);
-    SilentJob job;
-    const std::vector<int> some = {0, 1};
-    std::set<double> numbers;
-    for (int round = 0; round < 2; ++round)
-        for (const auto& [name, plan] : plans) {
-            SCOPED_TRACE(name);
-            Evaluator fresh(*model, windows, 0);
-            const auto cached = take(warm.run(plan, some, {}, job));
-            const auto uncached = take(fresh.run(plan, some, {}, job));
-            ASSERT_EQ(cached.size(), uncached.size());
-            for (std::size_t i = 0; i < cached.size(); ++i)
-                EXPECT_EQ(cached[i].nll, uncached[i].nll);
-            numbers.insert(cached[0].nll);
-        }
-    EXPECT_EQ(numbers.size(), plans.size()) << "two different plans gave one number";
+    test::expectCachedEqualsUncached(checkpoint, constantsOf(*checkpoint), stream(GetParam(), 64), plans);
 }
 
 class FormsExport : public EveryModel
@@ -238,7 +220,7 @@ TEST_P(FormsExport, AnExportWithConstantsCanBeCompressedAgain)
     const ModelShape& shape = source->shape();
     const int layer = firstMoe(shape);
     const CompressionPlan plan = constantsFor(shape, CompressionPlan::identity(shape), layer,
-                                               everySecond(shape.layers[static_cast<std::size_t>(layer)]), ConstantKind::Mean);
+                                              everySecond(shape.layers[static_cast<std::size_t>(layer)]), ConstantKind::Mean);
     expectTheSame(source, plan, "factored");
     const auto again = take(Checkpoint::open(folder / "factored"));
     const ModelShape& exported = again->shape();
