@@ -190,7 +190,7 @@ private slots:
         QCOMPARE(bars.bars[1].value.value(), std::exp(2.75));
         QCOMPARE(bars.bars[2].value.value(), std::exp(2.5));
         QVERIFY2(planner.search().text().startsWith(QStringLiteral("12.182")), qPrintable(planner.search().text()));
-        QVERIFY2(planner.search().text().contains(QStringLiteral("perplexity 15.643 before, 12.182 after, 9.488 dense")),
+        QVERIFY2(planner.search().text().contains(QStringLiteral("perplexity 15.643 to 12.182, dense 9.488")),
                  qPrintable(planner.search().text()));
         shell.plans().undo();
         QCOMPARE(shell.hash(), before);

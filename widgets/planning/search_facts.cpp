@@ -352,7 +352,7 @@ SearchFacts SearchFactsOf::recovery() const
     const auto& judged = state_.judged;
     if (const auto after = judged.find("after"); after != judged.end()) {
         facts.number = pplText(after->second);
-        facts.line = compact_ ? tr("perplexity afterwards, kept apart") : tr("perplexity afterwards, on windows kept apart");
+        facts.line = compact_ ? tr("perplexity afterwards, kept apart") : tr("perplexity on windows kept apart");
     } else {
         facts.number = state_.running() ? tr("recovering") : tr("not finished");
         facts.muted = true;

@@ -18,7 +18,7 @@ QString recoveryText(const RecoverSummary& recovery)
 {
     if (!recovery.changed) return PlanningController::tr("Recovery: nothing was missing.");
     const auto ppl = [](double nll) { return format::number(std::exp(nll), 3); };
-    const QString numbers = PlanningController::tr("perplexity %1 before, %2 after, %3 dense")
+    const QString numbers = PlanningController::tr("perplexity %1 to %2, dense %3")
                                 .arg(ppl(recovery.nllBefore), ppl(recovery.nllAfter), ppl(recovery.nllDense));
     return (recovery.accepted
                 ? PlanningController::tr("Recovered: %1, on %n window(s) kept apart.", nullptr, recovery.windows)
