@@ -184,7 +184,7 @@ private:
             if (measuresRanks(recipe) && profile.has("factors")) ESPALIER_CHECK_OK(openSources());
             inputs.recoverFolder = m_work / "recover";
             inputs.sources = [this](const CompressionPlan& plan) -> Result<FactorSources> {
-                if (factorsNeedProfile(plan) || plan.hasConstants()) ESPALIER_CHECK_OK(openSources());
+                if (factorsNeedProfile(plan) || plan.needsConstants()) ESPALIER_CHECK_OK(openSources());
                 return m_sources;
             };
             ESPALIER_TRY(SearchJournal journal, openSearchJournal(m_work / "search.jsonl", m_options.resume, inputs, recipe, m_invocation));
@@ -199,7 +199,7 @@ private:
             return writeFileAtomically(m_planPath, planFileText(outcome.plan, recipe, hash) + "\n");
         }));
         m_invocation.warnings.insert(m_invocation.warnings.end(), outcome.warnings.begin(), outcome.warnings.end());
-        if (factorsNeedProfile(outcome.plan) || outcome.plan.hasConstants()) ESPALIER_CHECK_OK(openSources());
+        if (factorsNeedProfile(outcome.plan) || outcome.plan.needsConstants()) ESPALIER_CHECK_OK(openSources());
         if (outcome.values) {
             ESPALIER_CHECK_OK(addValuesFiles(outcome.plan, m_planPath, m_sources));
             // From here on the plan is used, not read: whole paths.

@@ -167,7 +167,7 @@ Result<Json> planVerb(const PlanOptions& options, Invocation& invocation)
     inputs.recoverFolder += ".recover";
     inputs.sources = [&](const CompressionPlan& which) -> Result<FactorSources> {
         const bool profile = std::any_of(sources.begin(), sources.end(), [](const auto& source) { return !source->stored(); });
-        if (!profile && (factorsNeedProfile(which) || which.hasConstants())) {
+        if (!profile && (factorsNeedProfile(which) || which.needsConstants())) {
             ESPALIER_TRY(FactorSources own, openProfiles({options.profile}));
             sources.insert(sources.end(), own.begin(), own.end());
         }

@@ -213,7 +213,7 @@ private:
         }
         if (!m_recipe.dropped) return plan;
         ESPALIER_TRY(const CompressionPlan next, withDroppedAs(m_shape, plan, m_recipe.dropped));
-        return next.hasConstants() ? next.withConstantsProfile(m_inputs.profileSha256) : next;
+        return next.needsConstants() ? next.withConstantsProfile(m_inputs.profileSha256) : next;
     }
 
     Status prepareRequest()

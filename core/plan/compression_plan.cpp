@@ -286,6 +286,11 @@ bool CompressionPlan::hasConstants() const
     return m_data && m_data->any([](const LayerPlan& layer) { return !layer.constants().empty(); });
 }
 
+bool CompressionPlan::needsConstants() const
+{
+    return m_data && m_data->any([](const LayerPlan& layer) { return layer.needsConstants(); });
+}
+
 bool CompressionPlan::isPlain() const
 {
     return !m_data || !m_data->any([](const LayerPlan& layer) { return !layer.isPlain(); });

@@ -77,7 +77,8 @@ public:
     bool hasRanks() const;      // of version 1
     bool needsFactors() const;  // ranks, or other forms that are derived by the recipe of factors
     bool hasConstants() const;
-    bool isPlain() const;  // version 1 of the file format can say it
+    bool needsConstants() const;  // some constants come from a profile, not from a values file
+    bool isPlain() const;         // version 1 of the file format can say it
     // First layer whose numbers differ from the other plan's, or layerCount() when none does.
     int firstDifference(const CompressionPlan& other) const;
 

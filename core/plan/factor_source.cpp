@@ -106,7 +106,7 @@ CompressionPlan withGivenProfile(const CompressionPlan& plan, const FactorSource
     CompressionPlan named = plan;
     if (const FactorSettings& factors = plan.factors(); factorsNeedProfile(factors) && factors.profileSha256.empty())
         named = named.withFactors({factors.method, given.front()->profileSha256()});
-    if (plan.hasConstants() && plan.constantsProfile().empty()) named = named.withConstantsProfile(given.front()->profileSha256());
+    if (plan.needsConstants() && plan.constantsProfile().empty()) named = named.withConstantsProfile(given.front()->profileSha256());
     return named;
 }
 

@@ -173,6 +173,9 @@ private slots:
         QVERIFY2(told.contains(QStringLiteral("what was measured are kept")), qPrintable(told));
         QVERIFY2(told.contains(home.path("first.values.safetensors")), qPrintable(told));
         QVERIFY(shell.bannerButton(QStringLiteral("Find it…")));
+        // Its constant is in that file: that no profile is here either is nothing to tell of.
+        QTRY_VERIFY_WITH_TIMEOUT(!shell.plans().constantsProblem().isEmpty() && shell.workbench.forwardSupported(), kLimit);
+        QCOMPARE(shell.window.banners()->count(), 1);
         QVERIFY(!shell.evaluation().measurable(shell.plans().plan()));
         QTRY_VERIFY_WITH_TIMEOUT(shell.engine().usable(), kLimit);
         QVERIFY(write(home.path("away/other.safetensors")));

@@ -648,7 +648,7 @@ void InspectorPanel::Private::refreshForm(CellId cell)
                                                       : Form::Dense);
     keep->setItemEnabled(Form::LowRankForm, !plan.isLocked(cell.layer) && !layer.isSourceConstant(cell.expert));
     const bool isConstant = expert && plan.layer(cell.layer).isConstant(cell.expert);
-    const QString profile = plan.hasConstants() && !plan.constantsProfile().empty() ? QString() : constantsProblem;
+    const QString profile = plan.needsConstants() && !plan.constantsProfile().empty() ? QString() : constantsProblem;
     const QString why = expert && !isConstant ? whyNoConstant(shape, plan, cell, profile) : QString();
     keep->setItemEnabled(Form::ConstantForm, why.isEmpty());
     constantRow->setVisible(isConstant);

@@ -126,11 +126,7 @@ std::set<std::string> profilesOf(const CompressionPlan& plan)
 {
     std::set<std::string> contents;
     if (factorsNeedProfile(plan)) contents.insert(plan.factors().profileSha256);
-    for (int layer = 0; layer < plan.layerCount(); ++layer)
-        if (plan.layer(layer).needsConstants()) {
-            contents.insert(plan.constantsProfile());
-            break;
-        }
+    if (plan.needsConstants()) contents.insert(plan.constantsProfile());
     return contents;
 }
 
@@ -338,7 +334,7 @@ PerplexityState EvaluationController::state() const
     state.planIsDense = m_plan.hash() == m_identity.hash();
     if (!measurable(m_plan))
         state.refusal = !lostValues(m_plan).empty() ? tr("its values file is not where it was")
-                        : m_plan.hasConstants() && !m_profiles.contains(m_plan.constantsProfile())
+                        : m_plan.needsConstants() && !m_profiles.contains(m_plan.constantsProfile())
                             ? tr("its constants need a profile that is not here")
                             : tr("its factors need a profile that is not here");
     const std::vector<int> quick = tierWindows(false);

@@ -81,7 +81,7 @@ void PlanController::apply(Result<CompressionPlan> plan, const QString& text, co
     }
     say(note, false, locks);
     // Without constants a plan names no profile for them.
-    if (!plan->hasConstants() && !plan->constantsProfile().empty()) plan = plan->withConstantsProfile({});
+    if (!plan->needsConstants() && !plan->constantsProfile().empty()) plan = plan->withConstantsProfile({});
     if (inGesture()) {
         m_live = std::move(plan).value();
         m_gestureText = text;

@@ -16,7 +16,7 @@ namespace
 // Constants come from one profile for the whole plan: those that it has already, or the one measured here.
 CompressionPlan fromProfile(CompressionPlan plan, const std::string& profileSha256)
 {
-    const bool named = plan.hasConstants() && !plan.constantsProfile().empty();
+    const bool named = plan.needsConstants() && !plan.constantsProfile().empty();
     return named ? plan : plan.withConstantsProfile(profileSha256);
 }
 
@@ -32,7 +32,7 @@ QString PlanController::cellsText(const std::set<CellId>& cells) const
 void PlanController::setConstants(const std::set<CellId>& cells, ConstantKind kind)
 {
     if (!isOpen() || cells.empty()) return;
-    const QString profile = plan().hasConstants() && !plan().constantsProfile().empty() ? QString() : m_constantsProblem;
+    const QString profile = plan().needsConstants() && !plan().constantsProfile().empty() ? QString() : m_constantsProblem;
     std::map<int, ExpertSet> byLayer;
     QString why;
     int left = 0;
@@ -63,7 +63,7 @@ void PlanController::setConstants(const std::set<CellId>& cells, ConstantKind ki
 void PlanController::setDroppedAs(std::optional<ConstantKind> kind)
 {
     if (!isOpen() || inGesture()) return;
-    const bool named = plan().hasConstants() && !plan().constantsProfile().empty();
+    const bool named = plan().needsConstants() && !plan().constantsProfile().empty();
     if (kind && !named && !m_constantsProblem.isEmpty()) {
         say(tr("No constants: %1").arg(m_constantsProblem), true);
         return;
@@ -94,7 +94,7 @@ bool PlanController::hasDropped() const
 
 void PlanController::setConstantsFrom(const std::string& profileSha256)
 {
-    if (!isOpen() || !plan().hasConstants() || plan().constantsProfile() == profileSha256) return;
+    if (!isOpen() || !plan().needsConstants() || plan().constantsProfile() == profileSha256) return;
     apply(plan().withConstantsProfile(profileSha256), tr("Constants from the profile measured here"));
 }
 

@@ -98,7 +98,7 @@ void Workbench::dropFirstProfile()
     if (!m_sessionFile.isEmpty() && m_savedProfile == profileFile()) return;
     // Constants of a plan are read from the profile it names.
     const auto& entries = m_plans.history().entries();
-    if (std::any_of(entries.begin(), entries.end(), [](const HistoryEntry& entry) { return entry.plan.hasConstants(); })) return;
+    if (std::any_of(entries.begin(), entries.end(), [](const HistoryEntry& entry) { return entry.plan.needsConstants(); })) return;
     if (QFile::remove(profileFile())) lookForConstants();
 }
 

@@ -104,7 +104,8 @@ void BudgetWorkspace::updateFormActions()
 {
     const bool open = isOpen();
     const bool hasConstants = open && plans()->plan().hasConstants();
-    const bool source = open && (plans()->constantsProblem().isEmpty() || (hasConstants && !plans()->plan().constantsProfile().empty()));
+    const bool source = open && (plans()->constantsProblem().isEmpty() ||
+                                 (plans()->plan().needsConstants() && !plans()->plan().constantsProfile().empty()));
     const QString why = open && !source ? tr("No constants: %1").arg(plans()->constantsProblem()) : QString();
     for (const char* id : {"plan.constants", "plan.constantsWeighted"}) {
         QAction* action = m_in.actions->get(QString::fromLatin1(id));

@@ -1,5 +1,6 @@
 #include "shell/window/missing_profiles.h"
 
+#include "plan/factor_methods.h"
 #include "plan/values_search.h"
 #include "shell/window/measure_workspace.h"
 #include "shell/window/texts_workspace.h"
@@ -46,8 +47,7 @@ void MissingProfiles::tellOfFactors()
     const CompressionPlan& plan = plans->plan();
     const bool settled = deep->state() == State::Missing || deep->state() == State::Failed || deep->ready();
     QString refusal;
-    const bool factorsMissing =
-        plan.hasRanks() && plan.factors().method == "whitened-svd" && !workbench().evaluation()->holds(plan.factors().profileSha256);
+    const bool factorsMissing = factorsNeedProfile(plan) && !workbench().evaluation()->holds(plan.factors().profileSha256);
     if (settled && factorsMissing) refusal = deep->ready() ? QStringLiteral("other") : QStringLiteral("none");
     if (std::exchange(m_factors, refusal) == refusal) return;
     banners().dismiss(QStringLiteral("rank-profile"));
@@ -77,7 +77,7 @@ void MissingProfiles::tellOfConstants()
     const bool here = !plans->constantsProfile().empty();
     const bool settled = here || (!plans->constantsProblem().isEmpty() && !workbench().profiling());
     QString refusal;
-    if (settled && !evaluation.measurable(plan) && plan.hasConstants() && !evaluation.holds(plan.constantsProfile()))
+    if (settled && !evaluation.measurable(plan) && plan.needsConstants() && !evaluation.holds(plan.constantsProfile()))
         refusal = here ? QStringLiteral("other") : QStringLiteral("none");
     if (std::exchange(m_constants, refusal) == refusal) return;
     banners().dismiss(QStringLiteral("constants-profile"));
