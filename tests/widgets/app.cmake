@@ -1,7 +1,8 @@
 # The window against a scripted engine: no torch, no model, no screen.
 find_package(Qt6 6.4 REQUIRED COMPONENTS Test)
 
-add_executable(fake-engine widgets/fake_engine.cpp)
+add_executable(fake-engine widgets/fake_engine.cpp widgets/fake_measures.cpp widgets/fake_model.cpp widgets/fake_plans.cpp)
+target_include_directories(fake-engine PRIVATE ${PROJECT_SOURCE_DIR}/tests)
 target_link_libraries(fake-engine PRIVATE espalier::rpc espalier::plan espalier::allocate espalier::session espalier::options)
 
 # espalier_shell_test(<name>): widgets/<name>.cpp with the scaffolding of shell_fixture.h.
