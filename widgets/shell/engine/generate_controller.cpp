@@ -20,21 +20,11 @@ QString finishText(const std::string& finish)
 
 }  // namespace
 
-GenerateController::GenerateController(EngineClient* engine, QObject* parent) : QObject(parent), m_engine(engine) {}
-
-void GenerateController::setJob(std::optional<JobState> job)
-{
-    m_job = std::move(job);
-    emit jobChanged(m_job);
-}
+GenerateController::GenerateController(EngineClient* engine, QObject* parent) : RequestedJob(engine, parent) {}
 
 void GenerateController::setModel(const std::string& path, const CompressionPlan& identity)
 {
-    cancel();
-    ++m_epoch;
-    m_request = 0;
-    if (m_job) setJob(std::nullopt);
-    m_path = path;
+    changeModel(path);
     m_identity = identity;
     m_onScreen = path.empty() ? std::string() : identity.hash();
     m_completed.clear();
@@ -53,7 +43,7 @@ void GenerateController::setPlan(const CompressionPlan& plan)
 void GenerateController::complete(const CompressionPlan& plan, const QString& name, const std::vector<std::filesystem::path>& profiles,
                                   const std::string& prompt, int tokens)
 {
-    if (m_path.empty() || !m_engine->usable() || prompt.empty()) return;
+    if (!canAsk() || prompt.empty()) return;
     const Wanted wanted{plan, name, profiles, prompt, tokens};
     const bool isDense = plan.hash() == m_identity.hash();
     const bool known = m_denseIs == std::pair(prompt, tokens);
@@ -75,40 +65,23 @@ void GenerateController::run(const Wanted& wanted, bool dense)
     of.running = true;
     if (dense) m_denseIs.reset();
     GenerateRequest request;
-    request.path = m_path;
+    request.path = path();
     request.prompt = wanted.prompt;
     request.plan = toJson(dense ? m_identity : wanted.plan);
     if (!dense) request.profiles = wanted.profiles;
     request.tokens = wanted.tokens;
     request.alternatives = kAlternatives;
-    const int epoch = ++m_epoch;
-    JobState job;
-    job.what = tr("Completion · %1").arg(of.name);
-    setJob(std::move(job));
-    // The engine ends what has the same tag.
-    m_request = m_engine->ask(
-        request, {"generate", Lane::Attended},
-        [this, epoch, wanted, dense](const EngineAnswer<GenerateAnswer>& reply) {
-            if (epoch == m_epoch) finished(reply, wanted, dense);
-        },
-        [this, epoch](const EngineProgress& progress) {
-            if (epoch != m_epoch || !m_job || m_job->phase == JobState::Phase::Cancelling) return;
-            m_job->done = progress.done;
-            m_job->total = progress.total;
-            m_job->etaSeconds = progress.etaSeconds;
-            emit jobChanged(m_job);
-        },
-        [this, epoch, dense](const GeneratedTokenEvent& token) {
-            if (epoch != m_epoch) return;
+    ask(
+        request, {"generate", Lane::Attended}, tr("Completion · %1").arg(of.name),
+        [this, wanted, dense](const EngineAnswer<GenerateAnswer>& reply) { finished(reply, wanted, dense); },
+        [this, dense](const GeneratedTokenEvent& token) {
             side(dense).tokens.push_back(token);
             emit changed();
         });
-    emit changed();
 }
 
 void GenerateController::finished(const EngineAnswer<GenerateAnswer>& reply, const Wanted& wanted, bool dense)
 {
-    m_request = 0;
     Completion& of = side(dense);
     of.running = false;
     if (reply.ok()) {
@@ -122,18 +95,7 @@ void GenerateController::finished(const EngineAnswer<GenerateAnswer>& reply, con
         of.finish = tr("stopped");
     }
     m_plan.waiting = false;
-    setJob(std::nullopt);
-    if (reply.outcome == EngineEnd::Outcome::Failed) emit failed(reply.error);
-    emit changed();
-}
-
-void GenerateController::cancel()
-{
-    if (m_request == 0) return;
-    m_engine->cancel(m_request);
-    if (!m_job) return;
-    m_job->phase = JobState::Phase::Cancelling;
-    emit jobChanged(m_job);
+    end(reply);
 }
 
 CompletionState GenerateController::state() const

@@ -4,7 +4,7 @@
 
 #include "completions/completion_state.h"
 #include "plan/compression_plan.h"
-#include "shell/engine/engine_client.h"
+#include "shell/engine/requested_job.h"
 
 #include <QObject>
 
@@ -16,7 +16,7 @@
 namespace espalier
 {
 
-class GenerateController final : public QObject
+class GenerateController final : public RequestedJob
 {
     Q_OBJECT
 public:
@@ -27,16 +27,7 @@ public:
     // `prompt` as it is given to the tokenizer. `profiles`: files that the plan's factors and constants come from.
     void complete(const CompressionPlan& plan, const QString& name, const std::vector<std::filesystem::path>& profiles,
                   const std::string& prompt, int tokens);
-    void cancel();  // what has come stays
-    bool busy() const { return m_job.has_value(); }
-    const std::optional<JobState>& job() const { return m_job; }
     CompletionState state() const;
-
-signals:
-    void changed();
-    void jobChanged(const std::optional<espalier::JobState>& job);
-    void failed(const espalier::Error& error);
-    void warned(const std::vector<std::string>& sentences);
 
 private:
     struct Wanted {
@@ -48,20 +39,14 @@ private:
     };
     void run(const Wanted& wanted, bool dense);
     void finished(const EngineAnswer<GenerateAnswer>& reply, const Wanted& wanted, bool dense);
-    void setJob(std::optional<JobState> job);
     Completion& side(bool dense) { return dense ? m_dense : m_plan; }
 
-    EngineClient* m_engine;
-    std::string m_path;
     CompressionPlan m_identity;
     std::string m_onScreen;   // plan hash
     std::string m_completed;  // whose completion m_plan is
     Completion m_dense;
     Completion m_plan;
     std::optional<std::pair<std::string, int>> m_denseIs;  // prompt and tokens of a whole completion of the dense model
-    std::optional<JobState> m_job;
-    std::int64_t m_request = 0;
-    int m_epoch = 0;  // counts requests and models: answers of an earlier one are dropped
 };
 
 }  // namespace espalier

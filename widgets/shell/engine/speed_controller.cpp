@@ -5,67 +5,29 @@
 namespace espalier
 {
 
-SpeedController::SpeedController(EngineClient* engine, QObject* parent) : QObject(parent), m_engine(engine) {}
-
-void SpeedController::setJob(std::optional<JobState> job)
-{
-    m_job = std::move(job);
-    emit jobChanged(m_job);
-}
+SpeedController::SpeedController(EngineClient* engine, QObject* parent) : RequestedJob(engine, parent) {}
 
 void SpeedController::setModel(const std::string& path)
 {
-    cancel();
-    ++m_epoch;
-    m_request = 0;
-    if (m_job) setJob(std::nullopt);
-    m_path = path;
+    changeModel(path);
     m_measured.clear();
     emit changed();
 }
 
 void SpeedController::measure(const CompressionPlan& plan, const QString& name, const std::vector<std::filesystem::path>& profiles)
 {
-    if (m_path.empty() || !m_engine->usable()) return;
+    if (!canAsk()) return;
     SpeedRequest request;
-    request.path = m_path;
+    request.path = path();
     request.plan = toJson(plan);
     request.profiles = profiles;
-    const int epoch = ++m_epoch;
-    JobState job;
-    job.what = tr("Speed · %1").arg(name);
-    setJob(std::move(job));
-    m_request = m_engine->ask(
-        request, {"speed", Lane::Attended},
-        [this, epoch, hash = plan.hash()](const EngineAnswer<SpeedAnswer>& reply) {
-            if (epoch != m_epoch) return;
-            m_request = 0;
-            setJob(std::nullopt);
-            if (reply.ok()) {
-                m_measured[hash] = reply.value;
-                if (!reply->warnings.empty()) emit warned(reply->warnings);
-            } else if (reply.outcome == EngineEnd::Outcome::Failed) {
-                emit failed(reply.error);
-            }
-            emit changed();
-        },
-        [this, epoch](const EngineProgress& progress) {
-            if (epoch != m_epoch || !m_job || m_job->phase == JobState::Phase::Cancelling) return;
-            m_job->done = progress.done;
-            m_job->total = progress.total;
-            m_job->etaSeconds = progress.etaSeconds;
-            emit jobChanged(m_job);
-        });
-    emit changed();
-}
-
-void SpeedController::cancel()
-{
-    if (m_request == 0) return;
-    m_engine->cancel(m_request);
-    if (!m_job) return;
-    m_job->phase = JobState::Phase::Cancelling;
-    emit jobChanged(m_job);
+    ask(request, {"speed", Lane::Attended}, tr("Speed · %1").arg(name), [this, hash = plan.hash()](const EngineAnswer<SpeedAnswer>& reply) {
+        if (reply.ok()) {
+            m_measured[hash] = reply.value;
+            if (!reply->warnings.empty()) emit warned(reply->warnings);
+        }
+        end(reply);
+    });
 }
 
 // Of the prompt: what papers report.

@@ -36,22 +36,12 @@ const TaskMarks* named(const std::vector<TaskMarks>& tasks, const std::string& n
 
 }  // namespace
 
-TasksController::TasksController(EngineClient* engine, QObject* parent) : QObject(parent), m_engine(engine) {}
-
-void TasksController::setJob(std::optional<JobState> job)
-{
-    m_job = std::move(job);
-    emit jobChanged(m_job);
-}
+TasksController::TasksController(EngineClient* engine, QObject* parent) : RequestedJob(engine, parent) {}
 
 void TasksController::setModel(const std::string& path, const CompressionPlan& identity, const std::string& folder)
 {
-    cancel();
-    ++m_epoch;
-    m_request = 0;
     m_running.clear();
-    if (m_job) setJob(std::nullopt);
-    m_path = path;
+    changeModel(path);
     m_folder = folder;
     m_identity = identity;
     m_onScreen = path.empty() ? std::string() : identity.hash();
@@ -105,44 +95,33 @@ bool TasksController::denseIsMissing(const std::string& planHash) const
 void TasksController::measure(const CompressionPlan& plan, const QString& name, const std::vector<std::filesystem::path>& profiles,
                               int first)
 {
-    if (m_path.empty() || m_folder.empty() || !m_engine->usable()) return;
+    if (!canAsk() || m_folder.empty()) return;
     run({plan, name, profiles, first, m_folder}, true);
 }
 
 void TasksController::run(Wanted wanted, bool thenDense)
 {
     TasksRequest request;
-    request.path = m_path;
+    request.path = path();
     request.data = wanted.folder;
     request.limit = wanted.first;
     request.plan = toJson(wanted.plan);
     request.profiles = wanted.profiles;
     m_running = wanted.name;
-    const int epoch = ++m_epoch;
-    JobState job;
-    job.what = tr("Tasks · %1").arg(wanted.name);
-    setJob(std::move(job));
-    // The engine ends what has the same tag.
-    m_request = m_engine->ask(
-        request, {"tasks", Lane::Full},
-        [this, epoch, wanted, thenDense](const EngineAnswer<TasksAnswer>& reply) {
-            if (epoch == m_epoch) finished(reply, wanted, thenDense);
-        },
-        [this, epoch](const EngineProgress& progress) {
-            if (epoch != m_epoch || !m_job || m_job->phase == JobState::Phase::Cancelling) return;
-            m_job->done = progress.done;
-            m_job->total = progress.total;
-            m_job->etaSeconds = progress.etaSeconds;
-            if (progress.total > 0) m_job->count = tr("%1 %").arg(100 * progress.done / progress.total);
-            if (progress.total > 0 && progress.done >= progress.total) m_job->phase = JobState::Phase::Finishing;
-            emit jobChanged(m_job);
-        },
-        [this, epoch, wanted](const TaskMarks& task) {
-            if (epoch != m_epoch) return;
+    ask(
+        request, {"tasks", Lane::Full}, tr("Tasks · %1").arg(wanted.name),
+        [this, wanted, thenDense](const EngineAnswer<TasksAnswer>& reply) { finished(reply, wanted, thenDense); },
+        [this, wanted](const TaskMarks& task) {
             take(wanted, {task});
             emit changed();
         });
-    emit changed();
+}
+
+void TasksController::describe(JobState& job, const EngineProgress& progress) const
+{
+    if (progress.total <= 0) return;
+    job.count = tr("%1 %").arg(100 * progress.done / progress.total);
+    if (progress.done >= progress.total) job.phase = JobState::Phase::Finishing;
 }
 
 PlanAnswers& TasksController::take(const Wanted& of, const std::vector<TaskMarks>& tasks)
@@ -166,7 +145,6 @@ PlanAnswers& TasksController::take(const Wanted& of, const std::vector<TaskMarks
 
 void TasksController::finished(const EngineAnswer<TasksAnswer>& reply, const Wanted& of, bool thenDense)
 {
-    m_request = 0;
     m_running.clear();
     if (reply.ok()) {
         PlanAnswers& run = take(of, reply->tasks);
@@ -183,18 +161,7 @@ void TasksController::finished(const EngineAnswer<TasksAnswer>& reply, const Wan
     } else if (reply.outcome == EngineEnd::Outcome::Cancelled) {
         emit runsChanged();
     }
-    setJob(std::nullopt);
-    if (reply.outcome == EngineEnd::Outcome::Failed) emit failed(reply.error);
-    emit changed();
-}
-
-void TasksController::cancel()
-{
-    if (m_request == 0) return;
-    m_engine->cancel(m_request);
-    if (!m_job) return;
-    m_job->phase = JobState::Phase::Cancelling;
-    emit jobChanged(m_job);
+    end(reply);
 }
 
 TasksState TasksController::state() const

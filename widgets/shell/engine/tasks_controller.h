@@ -5,7 +5,7 @@
 #include "perplexity/tasks_panel.h"
 #include "plan/compression_plan.h"
 #include "rpc/measurement.h"
-#include "shell/engine/engine_client.h"
+#include "shell/engine/requested_job.h"
 
 #include <QObject>
 
@@ -27,7 +27,7 @@ struct PlanAnswers {
     std::int64_t time = 0;  // seconds since 1970
 };
 
-class TasksController final : public QObject
+class TasksController final : public RequestedJob
 {
     Q_OBJECT
 public:
@@ -42,9 +42,6 @@ public:
 
     // `profiles`: files that the plan's factors and constants come from. `first`: questions of every task; 0: all.
     void measure(const CompressionPlan& plan, const QString& name, const std::vector<std::filesystem::path>& profiles, int first);
-    void cancel();
-    bool busy() const { return m_job.has_value(); }
-    const std::optional<JobState>& job() const { return m_job; }
 
     TasksState state() const;                          // of the plan on screen
     bool measured(const std::string& planHash) const;  // any question of the folder in use
@@ -57,11 +54,7 @@ public:
     void restoreRun(const Key& key, PlanAnswers run);
 
 signals:
-    void changed();      // numbers, or what runs
     void runsChanged();  // something new is worth saving
-    void jobChanged(const std::optional<espalier::JobState>& job);
-    void failed(const espalier::Error& error);
-    void warned(const std::vector<std::string>& sentences);
 
 private:
     struct Wanted {
@@ -76,20 +69,15 @@ private:
     void run(Wanted wanted, bool thenDense);
     PlanAnswers& take(const Wanted& of, const std::vector<TaskMarks>& tasks);
     void finished(const EngineAnswer<TasksAnswer>& reply, const Wanted& of, bool thenDense);
-    void setJob(std::optional<JobState> job);
+    void describe(JobState& job, const EngineProgress& progress) const override;
 
-    EngineClient* m_engine;
-    std::string m_path;
     std::string m_folder;
     CompressionPlan m_identity;
     std::string m_onScreen;   // plan hash
     std::string m_lastShown;  // of the plan whose numbers are drawn stale
     std::map<Key, PlanAnswers> m_runs;
     mutable std::map<std::string, QString> m_words;  // by plan hash, as long as nothing is new
-    std::optional<JobState> m_job;
-    QString m_running;  // name of the plan being measured
-    std::int64_t m_request = 0;
-    int m_epoch = 0;  // counts requests and models: answers of an earlier one are dropped
+    QString m_running;                               // name of the plan being measured
 };
 
 }  // namespace espalier
