@@ -1,6 +1,7 @@
 #include "completions/token_view.h"
 
 #include "look/controls.h"
+#include "look/drawn_list.h"
 #include "look/theme.h"
 
 #include <QHelpEvent>
@@ -171,19 +172,9 @@ void TokenView::setTableCurrent(int row, int)
 
 void TokenView::keyPressEvent(QKeyEvent* event)
 {
-    const int last = tableRows() - 1;
-    switch (event->key()) {
-        case Qt::Key_Left:
-            return setTableCurrent(std::max(0, m_current - 1), 0);
-        case Qt::Key_Right:
-            return setTableCurrent(std::min(last, m_current + 1), 0);
-        case Qt::Key_Home:
-            return setTableCurrent(0, 0);
-        case Qt::Key_End:
-            return setTableCurrent(last, 0);
-        default:
-            QAbstractScrollArea::keyPressEvent(event);
-    }
+    const int row = rowOfKey(*this, event->key(), Qt::Key_Left, Qt::Key_Right);
+    if (row < 0) return QAbstractScrollArea::keyPressEvent(event);
+    setTableCurrent(row, 0);
 }
 
 void TokenView::mousePressEvent(QMouseEvent* event)
@@ -204,11 +195,8 @@ bool TokenView::viewportEvent(QEvent* event)
     if (event->type() == QEvent::ToolTip) {
         auto* help = static_cast<QHelpEvent*>(event);
         const int token = tokenAt(help->pos());
-        if (token >= 0)
-            QToolTip::showText(help->globalPos(), tokenWords(m_completion, m_beside, static_cast<std::size_t>(token)), viewport(),
-                               tableCellRect(token, 0));
-        else
-            QToolTip::hideText();
+        showRowTip(*help, viewport(), *this, token,
+                   token < 0 ? QString() : tokenWords(m_completion, m_beside, static_cast<std::size_t>(token)));
         return true;
     }
     return QAbstractScrollArea::viewportEvent(event);

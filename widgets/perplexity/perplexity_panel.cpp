@@ -3,6 +3,7 @@
 #include "look/controls.h"
 #include "look/format.h"
 #include "look/icon.h"
+#include "look/number_page.h"
 #include "look/plot.h"
 #include "look/theme.h"
 
@@ -203,25 +204,17 @@ public:
 
 PerplexityPanel::PerplexityPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<Private>())
 {
-    d->stack = new QStackedLayout(this);
-    d->empty = new EmptyState(this);
+    const NumberPage laid(this);
+    d->stack = laid.stack;
+    d->empty = laid.empty;
+    d->page = laid.page;
+    d->left = laid.left;
+    QVBoxLayout* column = laid.column;
     d->empty->set(
         EmptyState::Kind::Empty, QStringLiteral("chart-line"), tr("Not evaluated yet"),
         tr("Evaluate measures this plan on all windows of the live text. A few of them are measured by themselves after an edit."),
         tr("Evaluate"));
     connect(d->empty, &EmptyState::buttonClicked, this, &PerplexityPanel::evaluateRequested);
-    d->page = new QWidget(this);
-    d->stack->addWidget(d->empty);
-    d->stack->addWidget(d->page);
-
-    auto* across = new QHBoxLayout(d->page);
-    across->setContentsMargins(0, 0, 0, 0);
-    across->setSpacing(0);
-    d->left = new QWidget(d->page);
-    d->left->setAutoFillBackground(true);
-    auto* column = new QVBoxLayout(d->left);
-    column->setContentsMargins(pixelsOf(12), pixelsOf(8), pixelsOf(12), pixelsOf(8));
-    column->setSpacing(pixelsOf(2));
     auto* top = new QHBoxLayout;
     top->setSpacing(6);
     d->clock = new QLabel(d->left);
@@ -260,7 +253,7 @@ PerplexityPanel::PerplexityPanel(QWidget* parent) : QWidget(parent), d(std::make
     grid->setColumnStretch(2, 1);
     column->addLayout(grid);
     column->addStretch(1);
-    across->addWidget(d->left);
+    laid.across->addWidget(d->left);
 
     d->plot = new QCustomPlot(d->page);
     d->plot->setAccessibleName(tr("Running perplexity over windows"));
@@ -279,7 +272,7 @@ PerplexityPanel::PerplexityPanel(QWidget* parent) : QWidget(parent), d(std::make
     new PlotPainting(d->plot, QStringLiteral("background"), [this](QCPPainter* p) { d->drawBehind(p); });
     new PlotPainting(d->plot, QStringLiteral("axes"), [this](QCPPainter* p) { d->draw(p); });
     d->plot->setMinimumSize(1, 1);  // its margins are no room that it must have
-    across->addWidget(d->plot, 1);
+    laid.across->addWidget(d->plot, 1);
 
     d->mode = new Segment({tr("PPL"), tr("Δ")});
     d->mode->setAccessibleName(tr("Perplexity or difference to dense"));

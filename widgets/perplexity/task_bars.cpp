@@ -1,6 +1,7 @@
 #include "perplexity/task_bars.h"
 
 #include "look/controls.h"
+#include "look/drawn_list.h"
 #include "look/format.h"
 #include "look/theme.h"
 
@@ -8,7 +9,6 @@
 #include <QKeyEvent>
 #include <QMouseEvent>
 #include <QPainter>
-#include <QToolTip>
 
 #include <algorithm>
 #include <cmath>
@@ -246,10 +246,7 @@ bool TaskBars::event(QEvent* event)
     if (event->type() == QEvent::ToolTip) {
         auto* help = static_cast<QHelpEvent*>(event);
         const int row = rowAt(help->pos());
-        if (row >= 0)
-            QToolTip::showText(help->globalPos(), rowText(row), this, tableCellRect(row, 0));
-        else
-            QToolTip::hideText();
+        showRowTip(*help, this, *this, row, row < 0 ? QString() : rowText(row));
         return true;
     }
     if (event->type() == QEvent::StyleChange) updateGeometry();
@@ -258,19 +255,9 @@ bool TaskBars::event(QEvent* event)
 
 void TaskBars::keyPressEvent(QKeyEvent* event)
 {
-    const int last = tableRows() - 1;
-    switch (event->key()) {
-        case Qt::Key_Up:
-            return setTableCurrent(std::max(0, m_current - 1), 0);
-        case Qt::Key_Down:
-            return setTableCurrent(std::min(last, m_current + 1), 0);
-        case Qt::Key_Home:
-            return setTableCurrent(0, 0);
-        case Qt::Key_End:
-            return setTableCurrent(last, 0);
-        default:
-            QWidget::keyPressEvent(event);
-    }
+    const int row = rowOfKey(*this, event->key(), Qt::Key_Up, Qt::Key_Down);
+    if (row < 0) return QWidget::keyPressEvent(event);
+    setTableCurrent(row, 0);
 }
 
 void TaskBars::mousePressEvent(QMouseEvent* event)

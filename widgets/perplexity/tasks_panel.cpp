@@ -3,6 +3,7 @@
 #include "look/controls.h"
 #include "look/format.h"
 #include "look/icon.h"
+#include "look/number_page.h"
 #include "look/theme.h"
 #include "perplexity/task_bars.h"
 
@@ -59,21 +60,14 @@ TasksPanel::TasksPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<Pr
     setWhatsThis(
         tr("How many multiple-choice questions the plan answers rightly, beside the dense model on the same questions. The bars are "
            "accuracies with one standard error; Δ is the paired difference, by which a plan is judged."));
-    d->stack = new QStackedLayout(this);
-    d->empty = new EmptyState(this);
-    d->stack->addWidget(d->empty);
+    const NumberPage laid(this);
+    d->stack = laid.stack;
+    d->empty = laid.empty;
+    d->page = laid.page;
+    d->left = laid.left;
+    QVBoxLayout* column = laid.column;
     connect(d->empty, &EmptyState::buttonClicked, this, &TasksPanel::measureRequested);
-    d->page = new QWidget(this);
-    d->stack->addWidget(d->page);
-    auto* across = new QHBoxLayout(d->page);
-    across->setContentsMargins(0, 0, 0, 0);
-    across->setSpacing(0);
 
-    d->left = new QWidget(d->page);
-    d->left->setAutoFillBackground(true);
-    auto* column = new QVBoxLayout(d->left);
-    column->setContentsMargins(pixelsOf(12), pixelsOf(8), pixelsOf(12), pixelsOf(8));
-    column->setSpacing(pixelsOf(2));
     auto* top = new QHBoxLayout;
     top->setSpacing(6);
     d->clock = new QLabel(d->left);
@@ -117,7 +111,7 @@ TasksPanel::TasksPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<Pr
     asked->addWidget(d->questions);
     asked->addStretch(1);
     column->addLayout(asked);
-    across->addWidget(d->left);
+    laid.across->addWidget(d->left);
 
     d->scroll = new QScrollArea(d->page);
     d->scroll->setFrameShape(QFrame::NoFrame);
@@ -127,7 +121,7 @@ TasksPanel::TasksPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<Pr
     d->scroll->setProperty("role", QStringLiteral("base"));
     d->bars = new TaskBars;
     d->scroll->setWidget(d->bars);
-    across->addWidget(d->scroll, 1);
+    laid.across->addWidget(d->scroll, 1);
     connect(d->bars, &TaskBars::currentChanged, this,
             [this](const QRect& row) { d->scroll->ensureVisible(row.center().x(), row.center().y(), 0, row.height()); });
     connect(d->measure, &QPushButton::clicked, this, &TasksPanel::measureRequested);

@@ -2,6 +2,7 @@
 
 #include "look/controls.h"
 #include "look/format.h"
+#include "look/number_page.h"
 #include "look/theme.h"
 #include "planning/search_facts.h"
 #include "planning/search_plots.h"
@@ -65,24 +66,16 @@ public:
 
 SearchPanel::SearchPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<Private>())
 {
-    d->stack = new QStackedLayout(this);
-    d->empty = new EmptyState(this);
+    const NumberPage laid(this);
+    d->stack = laid.stack;
+    d->empty = laid.empty;
+    d->page = laid.page;
+    d->left = laid.left;
+    QVBoxLayout* column = laid.column;
     d->empty->set(EmptyState::Kind::Empty, QStringLiteral("search"), tr("No search yet"),
                   tr("A pipeline shares a target between the layers and searches which experts stay. Its best-so-far curve appears here."),
                   tr("Open the pipeline"));
     connect(d->empty, &EmptyState::buttonClicked, this, &SearchPanel::pipelineRequested);
-    d->page = new QWidget(this);
-    d->stack->addWidget(d->empty);
-    d->stack->addWidget(d->page);
-
-    auto* across = new QHBoxLayout(d->page);
-    across->setContentsMargins(0, 0, 0, 0);
-    across->setSpacing(0);
-    d->left = new QWidget(d->page);
-    d->left->setAutoFillBackground(true);
-    auto* column = new QVBoxLayout(d->left);
-    column->setContentsMargins(pixelsOf(12), pixelsOf(8), pixelsOf(12), pixelsOf(8));
-    column->setSpacing(pixelsOf(2));
     d->number = new QLabel(d->left);
     d->number->setAccessibleName(tr("Gain of the search"));
     d->line = new QLabel(d->left);
@@ -120,11 +113,11 @@ SearchPanel::SearchPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<
         else
             emit keepRequested();
     });
-    across->addWidget(d->left);
+    laid.across->addWidget(d->left);
     d->curve = new SearchCurvePlot(d->page);
     d->bars = new SearchBarPlot(d->page);
-    across->addWidget(d->curve, 4);
-    across->addWidget(d->bars, 3);
+    laid.across->addWidget(d->curve, 4);
+    laid.across->addWidget(d->bars, 3);
     connect(d->bars, &SearchBarPlot::chosen, this, [this](int id) {
         d->pinned = id;
         if (d->view == Private::Layers) d->selectedLayer = id;
