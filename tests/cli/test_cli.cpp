@@ -204,8 +204,10 @@ TEST(Cli, tokenize)
     EXPECT_EQ(result["text"], "Hello world");
     EXPECT_EQ(result["count"], result["ids"].size());
     std::string list;
-    for (const Json& id : result["ids"])
-        list += (list.empty() ? "" : ",") + id.dump();
+    for (const Json& id : result["ids"]) {
+        if (!list.empty()) list += ',';
+        list += id.dump();
+    }
     EXPECT_EQ(json({"tokenize", kDemo, "--ids", list}).json()["text"], "Hello world");
     EXPECT_EQ(Json::parse(runEngine({"tokenize", kDemo, "--text", "-", "--json"}, "Hello world").output)["ids"], result["ids"]);
     Scratch scratch;
@@ -482,32 +484,79 @@ TEST(Cli, compress)
     EXPECT_EQ(resumed.json()["stages"]["evaluate"]["ppl"], result["stages"]["evaluate"]["ppl"]);
 }
 
-TEST(Cli, profileScorePlan)
+// One profile of the demo, and a plan that drops a quarter of its experts by it.
+class CliProfiled : public ::testing::Test
 {
-    Scratch scratch;
-    const std::string whole = (scratch / "p.h5").string();
-    const std::vector<std::string> base = {"profile", kDemo, "--text", kText, "--window-length", "64", "--windows", "8", "--json", "--out"};
-    auto arguments = base;
-    arguments.push_back(whole);
-    const Outcome profiled = runEngine(arguments);
-    ASSERT_EQ(profiled.code, 0) << profiled.errors;
-    EXPECT_EQ(profiled.json()["tokens"], 8 * 64);
-    for (const char* field : {"tokens_per_second", "layers_done", "uncovered_fraction"})
-        EXPECT_TRUE(profiled.json()[field].is_number()) << field;
-    expectError(runEngine(arguments), 2, "output.exists");
+protected:
+    static void SetUpTestSuite()
+    {
+        s_made = new Made;
+        const Outcome profiled = runEngine(profileInto(whole()));
+        ASSERT_EQ(profiled.code, 0) << profiled.errors;
+        s_made->profiled = profiled.json();
+        const Outcome planned = json({"plan", kDemo, "--profile", whole(), "--prune", "25%", "--allocate", "importance", "--out", plan()});
+        ASSERT_EQ(planned.code, 0) << planned.errors;
+        s_made->planned = planned.json();
+    }
+    static void TearDownTestSuite()
+    {
+        delete s_made;
+        s_made = nullptr;
+    }
 
-    const Json scores = json({"score", whole, "--method", "leave-one-out"}).json();
+    static std::string at(const std::string& name) { return (s_made->scratch / name).string(); }
+    static std::string whole() { return at("p.h5"); }
+    static std::string plan() { return at("plan.json"); }
+    static const Json& profiled() { return s_made->profiled; }
+    static const Json& planned() { return s_made->planned; }
+    static std::vector<std::string> profileInto(const std::string& file)
+    {
+        return {"profile", kDemo, "--text", kText, "--window-length", "64", "--windows", "8", "--json", "--out", file};
+    }
+    static Json estimateOf(const std::string& profile, const std::string& of, std::vector<std::string> more = {})
+    {
+        std::vector<std::string> arguments = {"estimate", kDemo, "--profile", profile, "--plan", of};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        return json(arguments).json();
+    }
+    // Without the measured plans that later versions keep in it.
+    static std::string profileOfEarlierVersion()
+    {
+        Result<ProfileData> data = readProfile(whole());
+        EXPECT_TRUE(data.ok());
+        data->probes.clear();
+        EXPECT_TRUE(writeProfile(at("old.h5"), *data).ok());
+        return at("old.h5");
+    }
+
+private:
+    struct Made {
+        Scratch scratch;
+        Json profiled;
+        Json planned;
+    };
+    static inline Made* s_made = nullptr;
+};
+
+TEST_F(CliProfiled, profileAndScores)
+{
+    EXPECT_EQ(profiled()["tokens"], 8 * 64);
+    for (const char* field : {"tokens_per_second", "layers_done", "uncovered_fraction"})
+        EXPECT_TRUE(profiled()[field].is_number()) << field;
+    expectError(runEngine(profileInto(whole())), 2, "output.exists");
+
+    const Json scores = json({"score", whole(), "--method", "leave-one-out"}).json();
     EXPECT_EQ(scores["values"].size(), 6u);
     EXPECT_EQ(scores["values"][0].size(), 16u);
     EXPECT_EQ(scores["layer_importance"].size(), 6u);
     for (const char* field : {"unit", "better"})
         EXPECT_TRUE(scores[field].is_string()) << field;
-    EXPECT_EQ(json({"score", whole, "--method", "nonsense"}).code, 2);
+    EXPECT_EQ(json({"score", whole(), "--method", "nonsense"}).code, 2);
+}
 
-    const std::string plan = (scratch / "plan.json").string();
-    const Outcome planned = json({"plan", kDemo, "--profile", whole, "--prune", "25%", "--allocate", "importance", "--out", plan});
-    ASSERT_EQ(planned.code, 0) << planned.errors;
-    const Json result = planned.json();
+TEST_F(CliProfiled, plansByPartsCountsAndSizes)
+{
+    const Json& result = planned();
     int kept = 0;
     for (const Json& layer : result["kept"])
         kept += static_cast<int>(layer.size());
@@ -515,107 +564,123 @@ TEST(Cli, profileScorePlan)
     for (const char* field : {"plan_hash", "ranks", "parameters", "bytes", "expert_parameters_removed", "losses", "trace"})
         EXPECT_TRUE(result.contains(field)) << field;
     EXPECT_NEAR(result["expert_parameters_removed"].get<double>(), 0.25, 1e-9);
-    const Json estimate = json({"estimate", kDemo, "--profile", whole, "--plan", plan}).json();
-    EXPECT_EQ(estimate["plan_hash"], result["plan_hash"]);
+    const std::string other = at("other.json");
+    const Json keep = json({"plan", kDemo, "--profile", whole(), "--keep", "72/96", "--out", other, "--force"}).json();
+    EXPECT_EQ(keep["plan_hash"], result["plan_hash"]);
+    const Json even = json({"plan", kDemo, "--profile", whole(), "--keep", "75%", "--uniform", "--lock", "1", "--protect", "0:3", "--out",
+                            other, "--force"})
+                          .json();
+    EXPECT_TRUE(even.contains("error") || even["kept"][0].size() == even["kept"][2].size());
+    const std::int64_t budget = result["bytes"].get<std::int64_t>();
+    const Json sized = json({"plan", kDemo, "--profile", whole(), "--size", std::to_string(budget), "--out", other, "--force"}).json();
+    EXPECT_LE(sized["bytes"].get<std::int64_t>(), budget);
+    EXPECT_EQ(sized["kept_experts"], 72);
+    expectError(json({"plan", kDemo, "--profile", whole(), "--out", other, "--force"}), 2, "usage.arguments");
+}
+
+TEST_F(CliProfiled, estimateHoldsWhatTheModelShows)
+{
+    const Json estimate = estimateOf(whole(), plan());
+    EXPECT_EQ(estimate["plan_hash"], planned()["plan_hash"]);
     EXPECT_GT(estimate["delta_nll"].get<double>(), 0);
     EXPECT_GT(estimate["e1_error"].get<double>(), 0);
     EXPECT_EQ(estimate["label"], "estimate");
-    EXPECT_EQ(estimate["calibration"]["probes"], profiled.json()["probes"]);
+    EXPECT_EQ(estimate["calibration"]["probes"], profiled()["probes"]);
     EXPECT_EQ(estimate["calibration"]["probes"], 3 * 6 + 6) << "every layer alone three times, all together six times";
     EXPECT_LT(estimate["low"].get<double>(), estimate["delta_nll"].get<double>());
     EXPECT_GT(estimate["high"].get<double>(), estimate["delta_nll"].get<double>());
     EXPECT_GE(estimate["band"].get<double>(), estimate["high"].get<double>() - estimate["delta_nll"].get<double>());
     // The real change on the profile's own windows lies where the estimate says.
     const Json exact =
-        json({"evaluate", kDemo, "--text", kText, "--window-length", "64", "--windows", "8", "--plan", plan, "--against", "dense"}).json();
+        json({"evaluate", kDemo, "--text", kText, "--window-length", "64", "--windows", "8", "--plan", plan(), "--against", "dense"})
+            .json();
     EXPECT_LT(estimate["low"].get<double>(), exact["delta"]["nll"].get<double>());
     EXPECT_GT(estimate["high"].get<double>(), exact["delta"]["nll"].get<double>());
     EXPECT_NEAR(std::log(estimate["delta_nll"].get<double>() / exact["delta"]["nll"].get<double>()), 0, std::log(1.5));
     EXPECT_EQ(estimate["estimate_layers"].size(), 6u);
     // Fewer experts per token move the output although all of them are kept: losses are against the model as it is.
-    const std::string fewer = (scratch / "fewer.json").string();
+    const std::string fewer = at("fewer.json");
     writeFile(fewer, R"({"version": 1, "layers": [{"layer": 1, "kept": [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15], "top_k": 1}]})");
-    const Json fewerLosses = json({"estimate", kDemo, "--profile", whole, "--plan", fewer}).json()["losses"];
+    const Json fewerLosses = estimateOf(whole(), fewer)["losses"];
     EXPECT_EQ(fewerLosses[0]["loss"], 0.0);
     EXPECT_GT(fewerLosses[1]["loss"].get<double>(), 0);
+}
+
+TEST_F(CliProfiled, measuredPlansRefineTheEstimate)
+{
+    const Json estimate = estimateOf(whole(), plan());
     // Eight measured plans that came out twice as high.
-    const std::string pairs = (scratch / "pairs.json").string();
+    const std::string pairs = at("pairs.json");
     Json measured = Json::array();
     for (int i = 1; i <= 8; ++i)
         measured.push_back({{"e1", 0.01 * (i % 3 - 1)}, {"e2", 0.02 * i}, {"fitted", 0.05 * i}, {"delta_nll", 0.1 * i}});
     writeFile(pairs, measured.dump());
-    const Json refined = json({"estimate", kDemo, "--profile", whole, "--plan", plan, "--pairs", pairs}).json();
+    const Json refined = estimateOf(whole(), plan(), {"--pairs", pairs});
     EXPECT_EQ(refined["calibration"]["pairs"], 8);
     EXPECT_EQ(refined["fitted"], estimate["fitted"]);
     EXPECT_NEAR(refined["delta_nll"].get<double>() / estimate["delta_nll"].get<double>(), std::pow(2, 8.0 / 9.0), 1e-9)
         << "the ratio 1 weighs as much as one pair";
+}
+
+TEST_F(CliProfiled, profileOfAnEarlierVersionGivesTheExpansion)
+{
     // A profile of an earlier version holds no measured plans: the expansion at the dense model, and it says so.
-    const std::string old = (scratch / "old.h5").string();
-    Result<ProfileData> data = readProfile(whole);
-    ASSERT_TRUE(data.ok());
-    data->probes.clear();
-    ASSERT_TRUE(writeProfile(old, *data).ok());
-    const Json expansion = json({"estimate", kDemo, "--profile", old, "--plan", plan}).json();
+    const std::string old = profileOfEarlierVersion();
+    const Json expansion = estimateOf(old, plan());
     EXPECT_NEAR(expansion["delta_nll"].get<double>(), expansion["e1"].get<double>() + expansion["e2"].get<double>(), 1e-12);
     EXPECT_TRUE(expansion["band"].is_null());
     EXPECT_EQ(expansion["label"], "estimate, uncalibrated");
     EXPECT_NE(expansion["warnings"].dump().find("measured plans"), std::string::npos);
-    for (Json& pair : measured) {
-        pair.erase("fitted");
-        pair["delta_nll"] = pair["e1"].get<double>() + 2 * pair["e2"].get<double>();
-    }
+    const std::string pairs = at("old-pairs.json");
+    Json measured = Json::array();
+    for (int i = 1; i <= 8; ++i)
+        measured.push_back({{"e1", 0.01 * (i % 3 - 1)}, {"e2", 0.02 * i}, {"delta_nll", 0.01 * (i % 3 - 1) + 0.04 * i}});
     writeFile(pairs, measured.dump());
-    const Json calibrated = json({"estimate", kDemo, "--profile", old, "--plan", plan, "--pairs", pairs}).json();
+    const Json calibrated = estimateOf(old, plan(), {"--pairs", pairs});
     EXPECT_EQ(calibrated["label"], "estimate");
     EXPECT_EQ(calibrated["calibration"]["pairs"], 8);
     EXPECT_NEAR(calibrated["calibration"]["rank_correlation"].get<double>(), 1, 1e-12);
     EXPECT_NEAR(calibrated["calibration"]["beta"][1].get<double>(), 17.0 / 9.0, 0.01) << "a ridge as heavy as one pair";
     EXPECT_TRUE(calibrated["band"].is_number());
     EXPECT_GT(calibrated["delta_nll"].get<double>(), expansion["delta_nll"].get<double>());
-    const Json unused = json({"estimate", kDemo, "--profile", whole, "--plan", plan, "--pairs", pairs}).json();
-    EXPECT_EQ(unused["delta_nll"], estimate["delta_nll"]);
+    const Json unused = estimateOf(whole(), plan(), {"--pairs", pairs});
+    EXPECT_EQ(unused["delta_nll"], estimateOf(whole(), plan())["delta_nll"]);
     EXPECT_NE(unused["warnings"].dump().find("fitted"), std::string::npos);
     writeFile(pairs, "[[1,2]]");
-    expectError(json({"estimate", kDemo, "--profile", whole, "--plan", plan, "--pairs", pairs}), 2, "estimate.pairs");
-    // Without gradients: sizes and layer errors, and what to do.
-    const std::string bare = (scratch / "bare.h5").string();
+    expectError(json({"estimate", kDemo, "--profile", whole(), "--plan", plan(), "--pairs", pairs}), 2, "estimate.pairs");
+}
+
+TEST_F(CliProfiled, withoutGradientsTheEstimateSaysWhatToDo)
+{
+    const std::string bare = at("bare.h5");
     ASSERT_EQ(json({"profile", kDemo, "--text", kText, "--window-length", "64", "--windows", "2", "--collect", "gram", "--out", bare}).code,
               0);
-    const Json without = json({"estimate", kDemo, "--profile", bare, "--plan", plan}).json();
+    const Json without = estimateOf(bare, plan());
     EXPECT_TRUE(without["delta_nll"].is_null());
     EXPECT_EQ(without["losses"].size(), 6u);
     EXPECT_NE(without["warnings"].dump().find("--collect +gradients"), std::string::npos);
-    const Json keep = json({"plan", kDemo, "--profile", whole, "--keep", "72/96", "--out", plan, "--force"}).json();
-    EXPECT_EQ(keep["plan_hash"], result["plan_hash"]);
-    const Json even =
-        json({"plan", kDemo, "--profile", whole, "--keep", "75%", "--uniform", "--lock", "1", "--protect", "0:3", "--out", plan, "--force"})
-            .json();
-    EXPECT_TRUE(even.contains("error") || even["kept"][0].size() == even["kept"][2].size());
-    const std::int64_t budget = result["bytes"].get<std::int64_t>();
-    const Json sized = json({"plan", kDemo, "--profile", whole, "--size", std::to_string(budget), "--out", plan, "--force"}).json();
-    EXPECT_LE(sized["bytes"].get<std::int64_t>(), budget);
-    EXPECT_EQ(sized["kept_experts"], 72);
-    expectError(json({"plan", kDemo, "--profile", whole, "--out", plan, "--force"}), 2, "usage.arguments");
+}
 
-    // Two shards add up to the whole.
-    for (const char* part : {"1/2", "2/2"}) {
-        auto shard = base;
-        shard.insert(shard.end(), {(scratch / (std::string("s") + part[0] + ".h5")).string(), "--shard", part});
+TEST_F(CliProfiled, shardsAddUpAndStagesRunOnTheProfilesOwnWindows)
+{
+    for (const auto& [file, part] : {std::pair("s1.h5", "1/2"), std::pair("s2.h5", "2/2")}) {
+        std::vector<std::string> shard = profileInto(at(file));
+        shard.insert(shard.end(), {"--shard", part});
         ASSERT_EQ(runEngine(shard).code, 0);
     }
-    const Json merged = json({"merge", (scratch / "m.h5").string(), (scratch / "s1.h5").string(), (scratch / "s2.h5").string()}).json();
+    const Json merged = json({"merge", at("m.h5"), at("s1.h5"), at("s2.h5")}).json();
     EXPECT_EQ(merged["tokens"], 8 * 64);
     EXPECT_EQ(merged["shards"], 2);
 
     // Stages that run the model do so on the profile's own windows, and a text that is given wins.
     const auto byBlocks = [&](const std::string& profile, std::vector<std::string> more) {
-        std::vector<std::string> arguments = {"plan", kDemo, "--profile", profile, "--prune", "25%",
-                                              "--kt", "2,3", "--out",     plan,    "--force"};
+        std::vector<std::string> arguments = {"plan", kDemo, "--profile", profile,           "--prune", "25%",
+                                              "--kt", "2,3", "--out",     at("blocks.json"), "--force"};
         arguments.insert(arguments.end(), more.begin(), more.end());
         return json(arguments);
     };
-    const Json given = byBlocks(whole, {"--text", kText, "--window-length", "64", "--windows", "8"}).json();
-    const Json own = byBlocks(whole, {}).json();
+    const Json given = byBlocks(whole(), {"--text", kText, "--window-length", "64", "--windows", "8"}).json();
+    const Json own = byBlocks(whole(), {}).json();
     ASSERT_TRUE(own.contains("plan_hash")) << own.dump();
     EXPECT_EQ(own["plan_hash"], given["plan_hash"]);
     const auto trialsOf = [](const Json& planned) {
@@ -625,15 +690,17 @@ TEST(Cli, profileScorePlan)
     };
     EXPECT_TRUE(trialsOf(own).is_array());
     EXPECT_EQ(trialsOf(own), trialsOf(given));
-    EXPECT_NE(trialsOf(byBlocks(whole, {"--text", kText, "--window-length", "64", "--windows", "3"}).json()), trialsOf(given));
-    expectError(byBlocks(whole, {"--window-length", "32"}), 2, "usage.arguments");
-    EXPECT_EQ(byBlocks((scratch / "m.h5").string(), {}).json()["warnings"], own["warnings"]);
-    EXPECT_THAT(byBlocks((scratch / "s2.h5").string(), {}).json()["warnings"].dump(), HasSubstr("the windows 0 to 3 are missing"));
+    EXPECT_NE(trialsOf(byBlocks(whole(), {"--text", kText, "--window-length", "64", "--windows", "3"}).json()), trialsOf(given));
+    expectError(byBlocks(whole(), {"--window-length", "32"}), 2, "usage.arguments");
+    EXPECT_EQ(byBlocks(at("m.h5"), {}).json()["warnings"], own["warnings"]);
+    EXPECT_THAT(byBlocks(at("s2.h5"), {}).json()["warnings"].dump(), HasSubstr("the windows 0 to 3 are missing"));
+}
 
-    // Killed without warning after its first layer, then resumed.
-    const std::string killed = (scratch / "k.h5").string();
-    auto again = base;
-    again.push_back(killed);
+TEST_F(CliProfiled, killedProfileGoesOn)
+{
+    // Without warning, after its first layer.
+    const std::string killed = at("k.h5");
+    std::vector<std::string> again = profileInto(killed);
     {
         EngineProcess engine(again);
         std::error_code ignored;
@@ -647,7 +714,7 @@ TEST(Cli, profileScorePlan)
         const Outcome resumed = runEngine(again);
         ASSERT_EQ(resumed.code, 0) << resumed.errors;
     }
-    EXPECT_EQ(json({"score", killed}).json()["values"], scores["values"]);
+    EXPECT_EQ(json({"score", killed}).json()["values"], json({"score", whole()}).json()["values"]);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -81,6 +82,14 @@ public:
     at::Tensor matrix(int expert, int m) const { return take(loadExpertMatrix(m_checkpoint, m_layer, expert, m)).weight; }
 
 private:
+    FormCase mergedCase(const ValuesId& id);
+    std::vector<FormCase> factorCases(const ValuesId& id);
+    std::vector<FormCase> replacedCases(const ValuesId& id);
+    FormCase maskedCase(const ValuesId& id);
+    FormCase bitsCase(const ValuesId& id);
+    std::vector<FormCase> channelCases(const ValuesId& id);
+    FormCase deltaCase(const ValuesId& id);
+    std::string nameOf(int expert, int m, const char* part) const { return matrixValueName(m_layer, expert, m, part); }
     // As the checkpoint stores its matrices.
     at::Tensor held(const at::Tensor& numbers) const
     {
@@ -101,6 +110,8 @@ private:
         return std::get<ExpertBody>(
             one.content.bodies[static_cast<std::size_t>(one.content.columns[static_cast<std::size_t>(expert)].body)]);
     }
+
+    static inline const std::vector<std::string> kAnywhere = {"stock", "factored"}, kFactors = {"factored", "reconstructed"};
 
     const Checkpoint& m_checkpoint;
     int m_layer;
@@ -125,14 +136,10 @@ inline at::Tensor largestOf(const at::Tensor& numbers, std::int64_t size, std::i
     return out;
 }
 
-inline std::vector<FormCase> StoredForms::cases(const ValuesId& id)
+// Experts 0 and 2 become their mean; 0 and 2 both lead there.
+inline FormCase StoredForms::mergedCase(const ValuesId& id)
 {
-    std::vector<FormCase> all;
-    const auto name = [&](int expert, int m, const char* part) { return matrixValueName(m_layer, expert, m, part); };
-    const std::vector<std::string> anywhere = {"stock", "factored"}, factors = {"factored", "reconstructed"};
-
-    // Experts 0 and 2 become their mean; 0 and 2 both lead there.
-    FormCase merged{"merged", whole(), {}, {}, {}, true, factors};
+    FormCase merged{"merged", whole(), {}, {}, {}, true, kFactors};
     merged.content.columns[2].body = 0;
     merged.content.bodies.erase(merged.content.bodies.begin() + 2);
     for (std::size_t c = 3; c < merged.content.columns.size(); ++c)
@@ -142,34 +149,43 @@ inline std::vector<FormCase> StoredForms::cases(const ValuesId& id)
     HandBody meanByHand;
     for (int m = 0; m < 3; ++m) {
         mean.matrices[static_cast<std::size_t>(m)].values = id;
-        const at::Tensor stored = store(name(0, m, "weight"), (matrix(0, m) + matrix(2, m)) / 2);
+        const at::Tensor stored = store(nameOf(0, m, "weight"), (matrix(0, m) + matrix(2, m)) / 2);
         meanByHand[static_cast<std::size_t>(m)].weight = held(stored);
     }
     merged.bodies = {{0, meanByHand}, {2, meanByHand}};
-    all.push_back(merged);
+    return merged;
+}
 
-    // Tuned factors of expert 1, with and without a bias.
+// Tuned factors of expert 1, with and without a bias.
+inline std::vector<FormCase> StoredForms::factorCases(const ValuesId& id)
+{
+    std::vector<FormCase> all;
     for (const bool bias : {false, true}) {
-        FormCase one{bias ? "factors with a bias" : "stored factors", whole(), {}, {}, {}, true, factors};
+        FormCase one{bias ? "factors with a bias" : "stored factors", whole(), {}, {}, {}, true, kFactors};
         if (bias) one.flavours = {"factored"};
         HandBody hand = own(1);
         for (int m = 0; m < 3; ++m) {
             const auto shape = shapeOf(m);
             const int rank = 3 + m;
-            const at::Tensor u = store(name(1, m, "U"), numbers(10 + m, {shape[0], rank}, 0.3));
-            const at::Tensor v = store(name(1, m, "V"), numbers(20 + m, {rank, shape[1]}, 0.3));
-            const at::Tensor b = store(name(1, m, "bias"), numbers(30 + m, {shape[0]}, 0.2));
+            const at::Tensor u = store(nameOf(1, m, "U"), numbers(10 + m, {shape[0], rank}, 0.3));
+            const at::Tensor v = store(nameOf(1, m, "V"), numbers(20 + m, {rank, shape[1]}, 0.3));
+            const at::Tensor b = store(nameOf(1, m, "bias"), numbers(30 + m, {shape[0]}, 0.2));
             bodyOf(one, 1).matrices[static_cast<std::size_t>(m)] = {LowRank{.bands = {{rank, 0}}, .bias = bias}, {}, id};
             hand[static_cast<std::size_t>(m)] = {at::mm(held(u), held(v)), bias ? held(b) : at::Tensor()};
         }
         one.bodies = {{1, hand}};
         all.push_back(one);
     }
+    return all;
+}
 
-    FormCase dense{"stored matrix", whole(), {}, {}, {}, true, anywhere};
+inline std::vector<FormCase> StoredForms::replacedCases(const ValuesId& id)
+{
+    std::vector<FormCase> all;
+    FormCase dense{"stored matrix", whole(), {}, {}, {}, true, kAnywhere};
     bodyOf(dense, 3).matrices[1].values = id;
     HandBody denseByHand = own(3);
-    denseByHand[1].weight = held(store(name(3, 1, "weight"), matrix(3, 1) * 0.75));
+    denseByHand[1].weight = held(store(nameOf(3, 1, "weight"), matrix(3, 1) * 0.75));
     dense.bodies = {{3, denseByHand}};
     all.push_back(dense);
 
@@ -178,13 +194,17 @@ inline std::vector<FormCase> StoredForms::cases(const ValuesId& id)
     constant.constants[1] = held(store(constantValueName(m_layer, 1), numbers(40, {m_hidden}, 0.4)));
     all.push_back(constant);
 
-    FormCase router{"stored router rows", whole(), {}, {}, {}, true, anywhere};
+    FormCase router{"stored router rows", whole(), {}, {}, {}, true, kAnywhere};
     router.content.router = id;
     router.router = held(store(routerValueName(m_layer), numbers(50, m_checkpoint.router(m_layer).shape, 0.5)));
     all.push_back(router);
+    return all;
+}
 
-    // The two largest of four neighbours of expert 0's gate; half of its up; a stored mask on its down.
-    FormCase masked{"masks", whole(), {}, {}, {}, false, anywhere};
+// The two largest of four neighbours of expert 0's gate; half of its up; a stored mask on its down.
+inline FormCase StoredForms::maskedCase(const ValuesId& id)
+{
+    FormCase masked{"masks", whole(), {}, {}, {}, false, kAnywhere};
     bodyOf(masked, 0).matrices[0].structure = Masked{{.kept = 2, .of = 4}};
     bodyOf(masked, 0).matrices[1].structure = Masked{{.keptMillionths = 500'000}};
     bodyOf(masked, 0).matrices[2] = {Masked{{.keptMillionths = 500'000}}, {}, id};
@@ -193,13 +213,16 @@ inline std::vector<FormCase> StoredForms::cases(const ValuesId& id)
         maskedByHand[0].weight = largestOf(maskedByHand[0].weight, 4, 2);
         maskedByHand[1].weight = largestOf(maskedByHand[1].weight, m_width * m_hidden, m_width * m_hidden / 2);
         const at::Tensor mask = (at::arange(m_hidden * m_width) % 2).to(at::kBool).reshape(shapeOf(2));
-        maskedByHand[2].weight = maskedByHand[2].weight * store(name(0, 2, "mask"), mask).to(at::kDouble);
+        maskedByHand[2].weight = maskedByHand[2].weight * store(nameOf(0, 2, "mask"), mask).to(at::kDouble);
     }
     masked.bodies = {{0, maskedByHand}};
-    all.push_back(masked);
+    return masked;
+}
 
-    // 4 bits of expert 1's gate in groups of 8; tuned factors of its up at 3 and 8 bits.
-    FormCase bits{"bits", whole(), {}, {}, {}, false, factors};
+// 4 bits of expert 1's gate in groups of 8; tuned factors of its up at 3 and 8 bits.
+inline FormCase StoredForms::bitsCase(const ValuesId& id)
+{
+    FormCase bits{"bits", whole(), {}, {}, {}, false, kFactors};
     bodyOf(bits, 1).matrices[0].storage = {.bits = 4, .group = 8, .scheme = QuantScheme::Symmetric};
     bodyOf(bits, 1).matrices[1] = {LowRank{.bands = {{1, 8}, {3, 3}}, .bias = false}, {}, id};
     HandBody bitsByHand = own(1);
@@ -211,54 +234,73 @@ inline std::vector<FormCase> StoredForms::cases(const ValuesId& id)
             const at::Tensor step = (rows.abs().amax({1}, true) / most).to(at::kHalf).to(at::kDouble);
             return at::round(rows.to(at::kDouble) / step).clamp(-most, most) * step;
         };
-        const at::Tensor u = m_values.at(name(1, 1, "U")), v = m_values.at(name(1, 1, "V"));
+        const at::Tensor u = m_values.at(nameOf(1, 1, "U")), v = m_values.at(nameOf(1, 1, "V"));
         at::Tensor sum = at::zeros(shapeOf(1), at::kDouble);
         for (const auto& [first, count, most] : {std::array{0, 1, 127}, std::array{1, 3, 3}})
             sum += at::mm(held(onGrid(u.narrow(1, first, count).t(), most).t()), held(onGrid(v.narrow(0, first, count), most)));
         bitsByHand[1].weight = sum;
     }
     bits.bodies = {{1, bitsByHand}};
-    all.push_back(bits);
+    return bits;
+}
 
-    // Every third channel of expert 2 stays; of expert 3 too, with tuned factors and a stored matrix of what is left.
+// Every third channel of expert 2 stays; of expert 3 too, with tuned factors and a stored matrix of what is left.
+inline std::vector<FormCase> StoredForms::channelCases(const ValuesId& id)
+{
+    std::vector<FormCase> all;
     ChannelSet third;
     for (int c = 0; c < m_width; c += 3)
         third.push_back(c);
     const at::Tensor rows = at::tensor(std::vector<std::int64_t>(third.begin(), third.end()), at::kLong);
-    FormCase channels{"channels", whole(), {}, {}, {}, true, factors};
+    FormCase channels{"channels", whole(), {}, {}, {}, true, kFactors};
     bodyOf(channels, 2).channels = third;
     HandBody narrow = own(2);
     for (std::size_t m = 0; m < 3; ++m)
         narrow[m].weight = narrow[m].weight.index_select(m == 2 ? 1 : 0, rows);
     channels.bodies = {{2, narrow}};
     all.push_back(channels);
-    FormCase tuned{"channels and stored values", whole(), {}, {}, {}, true, factors};
+    FormCase tuned{"channels and stored values", whole(), {}, {}, {}, true, kFactors};
     bodyOf(tuned, 2).channels = third;
     {
         const auto count = std::ssize(third);
-        const at::Tensor u = store(name(2, 0, "U"), numbers(80, {count, 3}, 0.3)),
-                         v = store(name(2, 0, "V"), numbers(81, {3, m_hidden}, 0.3));
+        const at::Tensor u = store(nameOf(2, 0, "U"), numbers(80, {count, 3}, 0.3)),
+                         v = store(nameOf(2, 0, "V"), numbers(81, {3, m_hidden}, 0.3));
         bodyOf(tuned, 2).matrices[0] = {LowRank{.bands = {{3, 0}}, .bias = false}, {}, id};
         bodyOf(tuned, 2).matrices[2].values = id;
         HandBody hand = narrow;
         hand[0].weight = at::mm(held(u), held(v));
-        hand[2].weight = held(store(name(2, 2, "weight"), numbers(82, {m_hidden, count}, 0.2)));
+        hand[2].weight = held(store(nameOf(2, 2, "weight"), numbers(82, {m_hidden, count}, 0.2)));
         tuned.bodies = {{2, hand}};
     }
     all.push_back(tuned);
+    return all;
+}
 
-    // Two experts share a base and differ by two directions each.
+// Two experts share a base and differ by two directions each.
+inline FormCase StoredForms::deltaCase(const ValuesId& id)
+{
     FormCase delta{"base and delta", whole(), {}, {}, {}, false, {"reconstructed"}};
     const at::Tensor base = store(baseValueName(m_layer, "mean of up"), (matrix(0, 1) + matrix(3, 1)) / 2);
     for (const int expert : {0, 3}) {
-        const at::Tensor u = store(name(expert, 1, "U"), numbers(60 + expert, {m_width, expert == 0 ? 2 : 4}, 0.1));
-        const at::Tensor v = store(name(expert, 1, "V"), numbers(70 + expert, {expert == 0 ? 2 : 4, m_hidden}, 0.1));
+        const at::Tensor u = store(nameOf(expert, 1, "U"), numbers(60 + expert, {m_width, expert == 0 ? 2 : 4}, 0.1));
+        const at::Tensor v = store(nameOf(expert, 1, "V"), numbers(70 + expert, {expert == 0 ? 2 : 4, m_hidden}, 0.1));
         bodyOf(delta, expert).matrices[1] = {BaseDelta{.base = "mean of up", .bands = {{static_cast<int>(u.size(1)), 0}}}, {}, id};
         HandBody hand = own(expert);
         hand[1].weight = held(base) + at::mm(held(u), held(v));
         delta.bodies[expert] = hand;
     }
-    all.push_back(delta);
+    return delta;
+}
+
+inline std::vector<FormCase> StoredForms::cases(const ValuesId& id)
+{
+    std::vector<FormCase> all = {mergedCase(id)};
+    const auto add = [&](std::vector<FormCase> more) { std::move(more.begin(), more.end(), std::back_inserter(all)); };
+    add(factorCases(id));  // before bits, which store some of the same factors
+    add(replacedCases(id));
+    add({maskedCase(id), bitsCase(id)});
+    add(channelCases(id));
+    add({deltaCase(id)});
     return all;
 }
 

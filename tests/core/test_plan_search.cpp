@@ -403,13 +403,22 @@ TEST(PlanSearch, LockedLayersHaveNoOptionsAndStay)
     EXPECT_TRUE(std::isnan(result.layerRise[0]));
 }
 
-// Experts and ranks under one budget of bytes.
-TEST(PlanSearch, RanksBelongToTheAnswer)
-{
-    const ModelShape shape = test::evenShape(3, 6, 2);
-    auto curves = std::make_shared<RankCurves>();
+// Experts and ranks under one budget of bytes, 7/10 of the dense ones: three layers of six experts.
+struct RanksWorld {
+    ModelShape shape = test::evenShape(3, 6, 2);
+    std::shared_ptr<RankCurves> curves = std::make_shared<RankCurves>();
     std::vector<LayerForms> forms;
-    for (int l = 0; l < 3; ++l) {
+    std::int64_t dense = planCost(shape, CompressionPlan::identity(shape)).bytes;
+    std::int64_t bytes = dense * 7 / 10;
+
+    RanksWorld()
+    {
+        for (int l = 0; l < 3; ++l)
+            addLayer(l);
+    }
+
+    void addLayer(int l)
+    {
         LayerCurve curve{.layer = l, .lowest = 2, .setLoss = {}, .loss = {}, .uncovered = {}, .sets = {}, .outputNorm = 1};
         for (int count = 2; count <= 6; ++count) {
             ExpertSet set;
@@ -428,41 +437,12 @@ TEST(PlanSearch, RanksBelongToTheAnswer)
                 matrix.weight = 0.001;
             }
         curves->layers.push_back(experts);
-        forms.emplace_back(shape, l, curve, nullptr);
-        EXPECT_EQ(forms.back().options().size(), 5u) << "without curves: dense";
-        forms.back() = LayerForms(shape, l, curve, curves.get());
-        ASSERT_GT(forms.back().options().size(), 40u);
-        for (const LayerOption& option : forms.back().options()) {
-            const ExpertSet& set = forms.back().setOf(option.count);
-            EXPECT_EQ(option.cost, forms.back().bytes(set, option.level));
-            EXPECT_EQ(option.level == 0, forms.back().ranks(set, option.level).empty());
-            EXPECT_EQ(option.rank > 0, option.level > 0);
-            // What is said to cost so much does.
-            CompressionPlan plan = CompressionPlan::identity(shape).withKept(shape, l, set).value();
-            if (option.level > 0)
-                plan = plan.withFactors({.method = "svd", .profileSha256 = {}})
-                           .withRanks(shape, l, forms.back().ranks(set, option.level))
-                           .value();
-            EXPECT_EQ(expertBytesOf(shape, plan, l), option.cost);
-        }
-        const ExpertSet& three = forms.back().setOf(3);
-        EXPECT_EQ(forms.back().levelWithin(three, forms.back().bytes(three, 0)), 0);
-        EXPECT_EQ(forms.back().levelWithin(three, forms.back().bytes(three, 2) + 1), 2);
-        EXPECT_FALSE(forms.back().levelWithin(three, 0).has_value());
+        EXPECT_EQ(LayerForms(shape, l, curve, nullptr).options().size(), 5u) << "without curves: dense";
+        forms.emplace_back(shape, l, curve, curves.get());
     }
-    PlanSearchProblem problem;
-    problem.shape = shape;
-    problem.whole = problem.start = CompressionPlan::identity(shape);
-    const std::int64_t dense = planCost(shape, problem.whole).bytes;
-    const std::int64_t bytes = dense * 7 / 10;
-    problem.budget = bytes - dense;
-    for (int l = 0; l < 3; ++l) {
-        problem.layers.push_back(l);
-        problem.options.push_back(forms[static_cast<std::size_t>(l)].options());
-        problem.budget += expertBytesOf(shape, problem.whole, l);
-    }
-    problem.cost = [&](const CompressionPlan& plan, int layer) { return expertBytesOf(shape, plan, layer); };
-    const auto changed = [&](CompressionPlan plan, const std::vector<LayerChange>& changes) {
+
+    CompressionPlan changed(CompressionPlan plan, const std::vector<LayerChange>& changes) const
+    {
         for (const auto& [place, option] : changes) {
             const int layer = static_cast<int>(place);
             plan = plan.withRanks(shape, layer, {}).value().withKept(shape, layer, forms[place].setOf(option.count)).value();
@@ -472,15 +452,11 @@ TEST(PlanSearch, RanksBelongToTheAnswer)
                            .value();
         }
         return plan;
-    };
-    problem.apply = [&](const CompressionPlan& from, const std::vector<LayerChange>& changes) -> Result<std::optional<CompressionPlan>> {
-        const CompressionPlan plan = changed(from, changes);
-        if (planCost(shape, plan).bytes > bytes) return std::optional<CompressionPlan>();
-        return std::optional(plan);
-    };
-    problem.alone = [&](const LayerChange& change) { return Result<CompressionPlan>(changed(problem.whole, {change})); };
+    }
+
     // Layer 0 bears no rank, layer 1 no removal, layer 2 both.
-    problem.measure = [&](const CompressionPlan& plan, std::span<const int> windows) -> Result<std::vector<WindowLoss>> {
+    static std::vector<WindowLoss> measure(const CompressionPlan& plan, std::span<const int> windows)
+    {
         double loss = 0;
         for (int l = 0; l < 3; ++l) {
             const double gone = 1 - static_cast<double>(plan.layer(l).kept().size()) / 6;
@@ -494,17 +470,78 @@ TEST(PlanSearch, RanksBelongToTheAnswer)
         for (const int w : windows)
             losses.push_back({w, 50 * (2 + loss * (1 + 0.01 * w)), 50});
         return losses;
-    };
-    for (int g = 0; g < 6; ++g)
-        problem.groups.push_back({2 * g, 2 * g + 1});
+    }
+
+    PlanSearchProblem problem() const
+    {
+        PlanSearchProblem problem;
+        problem.shape = shape;
+        problem.whole = problem.start = CompressionPlan::identity(shape);
+        problem.budget = bytes - dense;
+        for (int l = 0; l < 3; ++l) {
+            problem.layers.push_back(l);
+            problem.options.push_back(forms[static_cast<std::size_t>(l)].options());
+            problem.budget += expertBytesOf(shape, problem.whole, l);
+        }
+        problem.cost = [this](const CompressionPlan& plan, int layer) { return expertBytesOf(shape, plan, layer); };
+        problem.apply = [this](const CompressionPlan& from,
+                               const std::vector<LayerChange>& changes) -> Result<std::optional<CompressionPlan>> {
+            const CompressionPlan plan = changed(from, changes);
+            if (planCost(shape, plan).bytes > bytes) return std::optional<CompressionPlan>();
+            return std::optional(plan);
+        };
+        problem.alone = [this](const LayerChange& change) {
+            return Result<CompressionPlan>(changed(CompressionPlan::identity(shape), {change}));
+        };
+        problem.measure = [](const CompressionPlan& plan, std::span<const int> windows) -> Result<std::vector<WindowLoss>> {
+            return measure(plan, windows);
+        };
+        for (int g = 0; g < 6; ++g)
+            problem.groups.push_back({2 * g, 2 * g + 1});
+        return problem;
+    }
+};
+
+TEST(PlanSearch, OptionsOfFormsCostWhatTheirPlansDo)
+{
+    const RanksWorld world;
+    for (int l = 0; l < 3; ++l) {
+        const LayerForms& forms = world.forms[static_cast<std::size_t>(l)];
+        ASSERT_GT(forms.options().size(), 40u);
+        for (const LayerOption& option : forms.options()) {
+            const ExpertSet& set = forms.setOf(option.count);
+            EXPECT_EQ(option.cost, forms.bytes(set, option.level));
+            EXPECT_EQ(option.level == 0, forms.ranks(set, option.level).empty());
+            EXPECT_EQ(option.rank > 0, option.level > 0);
+            // What is said to cost so much does.
+            CompressionPlan plan = CompressionPlan::identity(world.shape).withKept(world.shape, l, set).value();
+            if (option.level > 0)
+                plan = plan.withFactors({.method = "svd", .profileSha256 = {}})
+                           .withRanks(world.shape, l, forms.ranks(set, option.level))
+                           .value();
+            EXPECT_EQ(expertBytesOf(world.shape, plan, l), option.cost);
+        }
+        const ExpertSet& three = forms.setOf(3);
+        EXPECT_EQ(forms.levelWithin(three, forms.bytes(three, 0)), 0);
+        EXPECT_EQ(forms.levelWithin(three, forms.bytes(three, 2) + 1), 2);
+        EXPECT_FALSE(forms.levelWithin(three, 0).has_value());
+    }
+}
+
+TEST(PlanSearch, RanksBelongToTheAnswer)
+{
+    const RanksWorld world;
+    const ModelShape& shape = world.shape;
+    PlanSearchProblem problem = world.problem();
     // Counts alone, as the candidate.
     problem.candidates = {{"uniform", CompressionPlan::identity(shape), true}};
     for (int l = 0; l < 3; ++l)
-        problem.candidates[0].plan = problem.candidates[0].plan.withKept(shape, l, forms[static_cast<std::size_t>(l)].setOf(3)).value();
-    ASSERT_LE(planCost(shape, problem.candidates[0].plan).bytes, bytes);
+        problem.candidates[0].plan =
+            problem.candidates[0].plan.withKept(shape, l, world.forms[static_cast<std::size_t>(l)].setOf(3)).value();
+    ASSERT_LE(planCost(shape, problem.candidates[0].plan).bytes, world.bytes);
     const PlanSearchResult result = searched(problem);
-    EXPECT_LE(planCost(shape, result.plan).bytes, bytes);
-    EXPECT_GT(planCost(shape, result.plan).bytes, 0.97 * static_cast<double>(bytes));
+    EXPECT_LE(planCost(shape, result.plan).bytes, world.bytes);
+    EXPECT_GT(planCost(shape, result.plan).bytes, 0.97 * static_cast<double>(world.bytes));
     EXPECT_LT(result.plan.layer(0).kept().size(), 6u);
     EXPECT_TRUE(result.plan.layer(0).ranks().empty());
     EXPECT_EQ(result.plan.layer(1).kept().size(), 6u);

@@ -140,88 +140,127 @@ SearchState someSearch(const ModelShape& shape, const CompressionPlan& base, con
     return s;
 }
 
-}  // namespace
+// What the command line asks for.
+struct Asked {
+    bool small = false;
+    bool ranks = false;
+    QString state;   // "loading", "stale", "empty"
+    QString search;  // "none", "genetic", "verified"; empty: the perplexity in its place
+};
 
-int main(int argc, char** argv)
+// The window's views side by side, with made-up numbers.
+class Gallery : public QWidget
 {
-    QApplication app(argc, argv);
-    const QStringList arguments = QApplication::arguments();
-    const bool small = arguments.contains(QStringLiteral("--small"));
-    const qsizetype at = arguments.indexOf(QStringLiteral("--state"));
-    const QString state = at > 0 ? arguments.value(at + 1) : QString();
-    ThemeController themes;
-    themes.setChoice(arguments.contains(QStringLiteral("--dark")) ? ThemeChoice::Dark : ThemeChoice::Light);
+public:
+    explicit Gallery(const Asked& what) : asked(what)
+    {
+        compose();
+        tellShape();
+        tellPlan();
+        tellMeasured();
+    }
 
-    const qsizetype textAt = arguments.indexOf(QStringLiteral("--text"));
-    const int textPercent = textAt > 0 ? std::max(50, arguments.value(textAt + 1).toInt()) : 100;
-    QFont font = QApplication::font();
-    if (!small) font.setFamily(QStringLiteral("Noto Sans"));
-    font.setPixelSize(13 * textPercent / 100);
-    QApplication::setFont(font);
+    void arrange()
+    {
+        const bool small = asked.small;
+        window->resizeDocks({left, right}, {small ? 272 : 316, small ? 288 : 312}, Qt::Horizontal);
+        window->resizeDocks({bottom}, {small ? 232 : 292}, Qt::Vertical);
+        window->resizeDocks({right, historyDock}, {small ? 420 : 400, 480}, Qt::Vertical);
+    }
 
+private:
+    void compose();
+    void tellShape();
+    void tellPlan();
+    void tellMeasured();
+    void tellTrouble(PerplexityState& p);
+    static CompressionPlan planOf(const ModelShape& shape, const std::vector<int>& keep)
+    {
+        return bestPlan(shape, reapScores(shape), keep);
+    }
+
+    Asked asked;
     SelectionModel selection;
     HoverModel hover;
-    const ModelShape shape = qwenShape();
-    const ExpertScores scores = reapScores(shape, state == QLatin1StringView("loading") ? 9 : -1);
-    std::vector<int> before = kMockKeep;
-    before[12] = 39;
-    CompressionPlan plan = bestPlan(shape, reapScores(shape), kMockKeep).withLocked(0, true).withLocked(23, true);
-    plan = plan.withProtected(1, 17, true).withProtected(2, 44, true).withProtected(3, 8, true).withProtected(22, 5, true);
-    const CompressionPlan old = bestPlan(shape, reapScores(shape), before);
+    ModelShape shape = qwenShape();
+    CompressionPlan plan = planOf(shape, kMockKeep)
+                               .withLocked(0, true)
+                               .withLocked(23, true)
+                               .withProtected(1, 17, true)
+                               .withProtected(2, 44, true)
+                               .withProtected(3, 8, true)
+                               .withProtected(22, 5, true);
+    QMainWindow* window = nullptr;
+    HeatmapView* heatmap = nullptr;
+    LayersPanel* layers = nullptr;
+    PipelinePanel* pipeline = nullptr;
+    InspectorPanel* inspector = nullptr;
+    HistoryPanel* history = nullptr;
+    PerplexityPanel* perplexity = nullptr;
+    SearchPanel* search = nullptr;
+    BannerStack* banners = nullptr;
+    StatusBar* status = nullptr;
+    Panel* left = nullptr;
+    Panel* right = nullptr;
+    Panel* bottom = nullptr;
+    Panel* historyDock = nullptr;
+};
 
-    auto* frame = new QWidget;
-    QMainWindow& window = *new QMainWindow;  // the layout gives it to the frame
-    window.setDockNestingEnabled(true);
-    auto* central = new PanelFrame(&window);
-    auto* heatmap = new HeatmapView(&selection, &hover);
+void Gallery::compose()
+{
+    window = new QMainWindow;  // the layout gives it to this
+    window->setDockNestingEnabled(true);
+    auto* central = new PanelFrame(window);
+    heatmap = new HeatmapView(&selection, &hover);
     central->addPage(QStringLiteral("Importance"), heatmap, heatmap->choosers());
     central->header()->addTool(QStringLiteral("table-2"), QStringLiteral("Table"));
     central->header()->addTool(QStringLiteral("image-down"), QStringLiteral("Figure"));
-    auto* holder = new QWidget(&window);
+    auto* holder = new QWidget(window);
     auto* column = new QVBoxLayout(holder);
     column->setContentsMargins(0, 0, 0, 0);
     column->setSpacing(4);
-    auto* banners = new BannerStack(holder);
+    banners = new BannerStack(holder);
     column->addWidget(banners);
     column->addWidget(central, 1);
-    window.setCentralWidget(holder);
+    window->setCentralWidget(holder);
 
-    auto* left = new Panel(QStringLiteral("layers"), QStringLiteral("Kept per layer"), &window);
-    auto* layers = new LayersPanel(&selection, &hover);
+    left = new Panel(QStringLiteral("layers"), QStringLiteral("Kept per layer"), window);
+    layers = new LayersPanel(&selection, &hover);
     left->addPage(QStringLiteral("Kept per layer"), layers);
-    const QString searched =
-        arguments.contains(QStringLiteral("--search")) ? arguments.value(arguments.indexOf(QStringLiteral("--search")) + 1) : QString();
-    auto* pipeline = new PipelinePanel;
+    pipeline = new PipelinePanel;
     left->addPage(QStringLiteral("Pipeline"), pipeline);
-    if (!searched.isEmpty()) left->setCurrentPage(1);
-    window.addDockWidget(Qt::LeftDockWidgetArea, left);
-    auto* right = new Panel(QStringLiteral("inspector"), QStringLiteral("Inspector"), &window);
-    auto* inspector = new InspectorPanel(&selection);
+    if (!asked.search.isEmpty()) left->setCurrentPage(1);
+    window->addDockWidget(Qt::LeftDockWidgetArea, left);
+    right = new Panel(QStringLiteral("inspector"), QStringLiteral("Inspector"), window);
+    inspector = new InspectorPanel(&selection);
     right->addPage(QStringLiteral("Inspector"), inspector);
     right->header()->addTool(QStringLiteral("pin"), QStringLiteral("Pin"));
-    window.addDockWidget(Qt::RightDockWidgetArea, right);
-    auto* historyDock = new Panel(QStringLiteral("history"), QStringLiteral("History"), &window);
-    auto* history = new HistoryPanel;
+    window->addDockWidget(Qt::RightDockWidgetArea, right);
+    historyDock = new Panel(QStringLiteral("history"), QStringLiteral("History"), window);
+    history = new HistoryPanel;
     historyDock->addPage(QStringLiteral("History"), history);
-    window.addDockWidget(Qt::RightDockWidgetArea, historyDock);
-    auto* bottom = new Panel(QStringLiteral("perplexity"), QStringLiteral("Perplexity"), &window);
-    auto* perplexity = new PerplexityPanel;
+    window->addDockWidget(Qt::RightDockWidgetArea, historyDock);
+    bottom = new Panel(QStringLiteral("perplexity"), QStringLiteral("Perplexity"), window);
+    perplexity = new PerplexityPanel;
     bottom->addPage(QStringLiteral("Perplexity"), perplexity);
-    auto* search = new SearchPanel;
+    search = new SearchPanel;
     bottom->addPage(QStringLiteral("Search"), search);
-    bottom->header()->addTrailing(searched.isEmpty() ? perplexity->choosers() : search->choosers());
-    if (!searched.isEmpty()) bottom->setCurrentPage(1);
-    window.addDockWidget(Qt::BottomDockWidgetArea, bottom);
-    window.setCorner(Qt::BottomLeftCorner, Qt::LeftDockWidgetArea);
-    window.setCorner(Qt::BottomRightCorner, Qt::RightDockWidgetArea);
-    auto* status = new StatusBar(&window);
-    auto* all = new QVBoxLayout(frame);
+    bottom->header()->addTrailing(asked.search.isEmpty() ? perplexity->choosers() : search->choosers());
+    if (!asked.search.isEmpty()) bottom->setCurrentPage(1);
+    window->addDockWidget(Qt::BottomDockWidgetArea, bottom);
+    window->setCorner(Qt::BottomLeftCorner, Qt::LeftDockWidgetArea);
+    window->setCorner(Qt::BottomRightCorner, Qt::RightDockWidgetArea);
+    status = new StatusBar(window);
+    auto* all = new QVBoxLayout(this);
     all->setContentsMargins(0, 0, 0, 0);
     all->setSpacing(0);
-    all->addWidget(&window, 1);
+    all->addWidget(window, 1);
     all->addWidget(status);
-    frame->resize(small ? QSize(1280, 800) : QSize(1600, 1000));
+    resize(asked.small ? QSize(1280, 800) : QSize(1600, 1000));
+}
 
+void Gallery::tellShape()
+{
     heatmap->setShape(shape);
     heatmap->setScoreChoices({QStringLiteral("reap"), QStringLiteral("ean_mean"), QStringLiteral("expert_frequency")}, {});
     layers->setShape(shape);
@@ -231,16 +270,23 @@ int main(int argc, char** argv)
     pipeline->setMethods(someMethods());
     pipeline->setAvailable(std::set<std::string>{"counts", "ean", "reap", "gram"}, {});
     pipeline->setPlan(plan);
-    search->setCompact(small);
-    if (!searched.isEmpty() && searched != QLatin1StringView("none")) search->setState(someSearch(shape, plan, searched), true);
-    if (searched == QLatin1StringView("verified")) pipeline->choosePreset(PipelinePreset::Verified);
-    heatmap->setCompact(small);
-    layers->setCompact(small);
-    status->setCompact(small);
+    search->setCompact(asked.small);
+    if (!asked.search.isEmpty() && asked.search != QLatin1StringView("none")) search->setState(someSearch(shape, plan, asked.search), true);
+    if (asked.search == QLatin1StringView("verified")) pipeline->choosePreset(PipelinePreset::Verified);
+    heatmap->setCompact(asked.small);
+    layers->setCompact(asked.small);
+    status->setCompact(asked.small);
+}
+
+void Gallery::tellPlan()
+{
+    const ExpertScores scores = reapScores(shape, asked.state == QLatin1StringView("loading") ? 9 : -1);
+    std::vector<int> before = kMockKeep;
+    before[12] = 39;
     heatmap->setPlan(plan);
     layers->setPlan(plan);
-    layers->setReference(old);
-    if (arguments.contains(QStringLiteral("--ranks")))
+    layers->setReference(planOf(shape, before));
+    if (asked.ranks)
         plan = withExpertRank(shape,
                               plan.withKept(shape, 12,
                                             [] {
@@ -253,7 +299,7 @@ int main(int argc, char** argv)
                               12, 35, 480, {"svd", {}})
                    .value();
     inspector->setPlan(plan);
-    if (state != QLatin1StringView("empty")) {
+    if (asked.state != QLatin1StringView("empty")) {
         heatmap->setScores(scores);
         heatmap->setUsage(evenUsage(shape));
         layers->setScores(scores);
@@ -268,11 +314,14 @@ int main(int argc, char** argv)
         known.insert(QString::fromStdString(entry.plan.hash()),
                      {.ppl = 7.5 + entry.id * 0.04, .full = entry.id % 3 == 0, .increase = 0.04 + entry.id * 0.005});
     history->setHistory(log, known);
-    if (searched == QLatin1StringView("genetic")) {
+    if (asked.search == QLatin1StringView("genetic")) {
         heatmap->setSearching({13, 14});
         history->setRunning(RunningEntry{log.currentId(), QStringLiteral("Genetic search (running)"), QStringLiteral("13 of 22")});
     }
+}
 
+void Gallery::tellMeasured()
+{
     PerplexityState p;
     p.planName = QStringLiteral("keep-75");
     p.textName = QStringLiteral("wiki.txt");
@@ -288,46 +337,66 @@ int main(int argc, char** argv)
     p.estimateBase = 7.22;
     p.estimateWindows = 128;
     p.estimateNote = QStringLiteral("likely 44.1 to 47.9");
-    if (state == QLatin1StringView("stale")) {
-        p.full.staleNote = QStringLiteral("before the last change · 14:31");
-        p.age = QStringLiteral("before the last change");
-        p.quick.windows.clear();
-        p.estimatedDelta.reset();
-        banners->show({QStringLiteral("engine"),
-                       Banner::Kind::Error,
-                       QStringLiteral("unplug"),
-                       QStringLiteral("The engine ran out of memory (killed, signal 9)."),
-                       QStringLiteral("Plan, history and the 23 windows already measured are safe. The estimate goes on."),
-                       {{QStringLiteral("Restart and resume"), {}, true}, {QStringLiteral("Details"), {}}}});
-        banners->show({QStringLiteral("plan"),
-                       Banner::Kind::Warning,
-                       {},
-                       QStringLiteral("Plan had 128 experts, model has 64."),
-                       QStringLiteral("64 entries ignored, original kept."),
-                       {{QStringLiteral("Show"), {}}}});
-    }
-    if (state == QLatin1StringView("empty")) p = {};
+    if (asked.state == QLatin1StringView("stale")) tellTrouble(p);
+    if (asked.state == QLatin1StringView("empty")) p = {};
     perplexity->setState(p);
     status->setPlan(QStringLiteral("keep-75"), true);
     status->setCost(planCost(shape, plan), planCost(shape, CompressionPlan::identity(shape)));
-    status->setPerplexity(headline(p), state == QLatin1StringView("stale") ? std::optional<double>(7.57) : std::nullopt);
+    status->setPerplexity(headline(p), asked.state == QLatin1StringView("stale") ? std::optional<double>(7.57) : std::nullopt);
     status->setJob(JobState{QStringLiteral("Full · uniform-60"), 41, 128, 20.0, JobState::Phase::Running});
-    status->setEngine(state == QLatin1StringView("stale") ? EngineState::Lost : EngineState::Ready,
-                      state == QLatin1StringView("stale") ? QString() : QStringLiteral("this computer · 2 threads"));
+    status->setEngine(asked.state == QLatin1StringView("stale") ? EngineState::Lost : EngineState::Ready,
+                      asked.state == QLatin1StringView("stale") ? QString() : QStringLiteral("this computer · 2 threads"));
+}
 
-    frame->show();
-    window.resizeDocks({left, right}, {small ? 272 : 316, small ? 288 : 312}, Qt::Horizontal);
-    window.resizeDocks({bottom}, {small ? 232 : 292}, Qt::Vertical);
-    window.resizeDocks({right, historyDock}, {small ? 420 : 400, 480}, Qt::Vertical);
-    const qsizetype grab = arguments.indexOf(QStringLiteral("--grab"));
-    if (grab > 0) {
-        for (int i = 0; i < 20; ++i)
-            QApplication::processEvents();
-        frame->grab().save(arguments.value(grab + 1));
-        delete frame;
-        return 0;
-    }
-    const int code = QApplication::exec();
-    delete frame;
-    return code;
+void Gallery::tellTrouble(PerplexityState& p)
+{
+    p.full.staleNote = QStringLiteral("before the last change · 14:31");
+    p.age = QStringLiteral("before the last change");
+    p.quick.windows.clear();
+    p.estimatedDelta.reset();
+    banners->show({QStringLiteral("engine"),
+                   Banner::Kind::Error,
+                   QStringLiteral("unplug"),
+                   QStringLiteral("The engine ran out of memory (killed, signal 9)."),
+                   QStringLiteral("Plan, history and the 23 windows already measured are safe. The estimate goes on."),
+                   {{QStringLiteral("Restart and resume"), {}, true}, {QStringLiteral("Details"), {}}}});
+    banners->show({QStringLiteral("plan"),
+                   Banner::Kind::Warning,
+                   {},
+                   QStringLiteral("Plan had 128 experts, model has 64."),
+                   QStringLiteral("64 entries ignored, original kept."),
+                   {{QStringLiteral("Show"), {}}}});
+}
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    QApplication app(argc, argv);
+    const QStringList arguments = QApplication::arguments();
+    const auto valueOf = [&](const char* option) {
+        const qsizetype at = arguments.indexOf(QLatin1StringView(option));
+        return at > 0 ? arguments.value(at + 1) : QString();
+    };
+    Asked asked;
+    asked.small = arguments.contains(QStringLiteral("--small"));
+    asked.ranks = arguments.contains(QStringLiteral("--ranks"));
+    asked.state = valueOf("--state");
+    asked.search = valueOf("--search");
+    ThemeController themes;
+    themes.setChoice(arguments.contains(QStringLiteral("--dark")) ? ThemeChoice::Dark : ThemeChoice::Light);
+    const QString text = valueOf("--text");
+    QFont font = QApplication::font();
+    if (!asked.small) font.setFamily(QStringLiteral("Noto Sans"));
+    font.setPixelSize(13 * (text.isEmpty() ? 100 : std::max(50, text.toInt())) / 100);
+    QApplication::setFont(font);
+
+    Gallery gallery(asked);
+    gallery.show();
+    gallery.arrange();
+    const QString picture = valueOf("--grab");
+    if (picture.isEmpty()) return QApplication::exec();
+    for (int i = 0; i < 20; ++i)
+        QApplication::processEvents();
+    return gallery.grab().save(picture) ? 0 : 1;
 }

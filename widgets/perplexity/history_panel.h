@@ -17,12 +17,12 @@ namespace espalier
 // Shown is how much the perplexity is above that of the dense model on the same windows: one quantity, whatever windows it is of.
 struct PlanLoss {
     double ppl = 0;
-    bool full = false;         // a filled dot: of all windows; else of the quick ones
-    bool estimate = false;     // violet, "est."
-    double increase = 0;       // perplexity over that of dense, less 1
-    double increaseError = 0;  // standard error, of the paired difference
-    QString basis;             // "notes.txt · 128 windows of 256 tokens"
-    QStringList elsewhere;     // what other texts showed, in words
+    bool full = false;           // a filled dot: of all windows; else of the quick ones
+    bool estimate = false;       // violet, "est."
+    double increase = 0;         // perplexity over that of dense, less 1
+    double increaseError = 0;    // standard error, of the paired difference
+    QString basis = {};          // "notes.txt · 128 windows of 256 tokens"
+    QStringList elsewhere = {};  // what other texts showed, in words
 
     bool operator==(const PlanLoss&) const = default;
 };
