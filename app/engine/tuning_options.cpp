@@ -44,7 +44,7 @@ Status choose(const TextOptions& options, TuningText& text)
     for (const std::vector<int>& row : windows.rows)
         tokens += std::ssize(row);
     for (const int w : chosen) {
-        const auto at = static_cast<std::size_t>(first + w);
+        const auto at = static_cast<std::size_t>(first) + static_cast<std::size_t>(w);
         tokens -= std::ssize(windows.rows[at]);
         rows.push_back(std::move(windows.rows[at]));
         if (!text.scored.empty()) scored.push_back(std::move(text.scored[at]));

@@ -17,7 +17,7 @@ double lossAt(const AllocationProblem& problem, std::size_t slot, int units)
 {
     const auto& curves = problem.request.lossCurves;
     const auto l = static_cast<std::size_t>(problem.layers[slot]);
-    const auto m = static_cast<std::size_t>(units * problem.step[slot]);
+    const auto m = static_cast<std::size_t>(units) * static_cast<std::size_t>(problem.step[slot]);
     const double loss = l < curves.size() && m < curves[l].size() ? curves[l][m] : std::nan("");
     return problem.locked(slot) && !std::isfinite(loss) ? 0.0 : loss;
 }

@@ -51,8 +51,9 @@ Result<std::vector<int>> globalUnits(const AllocationProblem& problem, const Par
     // Mean worth of the experts of one unit: the score itself where a unit is one expert.
     const auto unitWorth = [&](std::size_t slot, int unit) {
         double sum = 0;
-        for (int k = 0; k < problem.step[slot]; ++k)
-            sum += worth[slot][static_cast<std::size_t>(unit * problem.step[slot] + k)];
+        const auto step = static_cast<std::size_t>(problem.step[slot]);
+        for (std::size_t k = 0; k < step; ++k)
+            sum += worth[slot][static_cast<std::size_t>(unit) * step + k];
         return sum / problem.step[slot];
     };
     std::vector<int> units = budget.limits.high;

@@ -50,7 +50,7 @@ Result<CompressionPlan> withRanks(const RankProblem& problem, std::vector<std::v
         for (RankTriple& triple : ranks[i])
             for (int& rank : triple)
                 if (rank > most) rank = 0;
-        ESPALIER_TRY(plan, plan.withRanks(problem.shape, layer.index, std::move(ranks[i])));
+        ESPALIER_TRY(plan, plan.withRanks(problem.shape, layer.index, ranks[i]));
     }
     return plan;
 }

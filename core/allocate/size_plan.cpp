@@ -107,7 +107,7 @@ public:
             std::vector<RankTriple> ranks;
             for (const int expert : count.experts)
                 ranks.push_back(profiles[i][profile].ranks[static_cast<std::size_t>(expert)]);
-            ESPALIER_TRY(plan, withLayer(plan, *m_layers[i].shape, count.experts, std::move(ranks)));
+            ESPALIER_TRY(plan, withLayer(plan, *m_layers[i].shape, count.experts, ranks));
         }
         SizedPlan sized;
         sized.plan = std::move(plan);
@@ -378,11 +378,11 @@ private:
     }
 
     Result<CompressionPlan> withLayer(const CompressionPlan& plan, const LayerShape& layer, const ExpertSet& kept,
-                                      std::vector<RankTriple> ranks) const
+                                      const std::vector<RankTriple>& ranks) const
     {
         ESPALIER_TRY(const CompressionPlan bare, plan.withRanks(m_shape, layer.index, {}));
         ESPALIER_TRY(const CompressionPlan pruned, bare.withKept(m_shape, layer.index, kept));
-        return pruned.withRanks(m_shape, layer.index, std::move(ranks));
+        return pruned.withRanks(m_shape, layer.index, ranks);
     }
 
     // These counts, the bytes they leave for ranks split over all matrices at once. Kept where it is better and fits.
@@ -398,9 +398,9 @@ private:
             loss += count.loss;
             rest += count.kept * (m_layers[i].shape->bytesPerExpert + m_layers[i].shape->routerBytesPerExpert);
             for (const int expert : count.experts)
-                for (int k = 0; k < 3; ++k) {
-                    const int first = m_layers[i].firstMatrix[static_cast<std::size_t>(expert)];
-                    matrices.push_back(m_layers[i].matrices[static_cast<std::size_t>(first + k)]);
+                for (std::size_t k = 0; k < 3; ++k) {
+                    const auto first = static_cast<std::size_t>(m_layers[i].firstMatrix[static_cast<std::size_t>(expert)]);
+                    matrices.push_back(m_layers[i].matrices[first + k]);
                     denseBytes += matrices.back().denseCost;
                 }
         }
@@ -414,7 +414,7 @@ private:
             std::vector<RankTriple> ranks;
             for (std::size_t e = 0; e < count.experts.size(); ++e, next += 3)
                 ranks.push_back({split->ranks[next], split->ranks[next + 1], split->ranks[next + 2]});
-            ESPALIER_TRY(plan, withLayer(plan, *m_layers[i].shape, count.experts, std::move(ranks)));
+            ESPALIER_TRY(plan, withLayer(plan, *m_layers[i].shape, count.experts, ranks));
         }
         if (planCost(m_shape, plan).bytes > m_request.bytes) return {};
         sized.plan = std::move(plan);

@@ -122,6 +122,7 @@ Status addValuesFiles(const CompressionPlan& plan, const fs::path& planFile, Fac
             place = ValuesSearch({fs::absolute(planFile).parent_path()}).find({id, {}, {}}).value_or(fs::path());
         if (place.empty()) {
             std::vector<std::string> names;
+            names.reserve(places.size());
             for (const fs::path& looked : places)
                 names.push_back(looked.string());
             return valuesMissing(id, places.empty() ? "which was not given"
