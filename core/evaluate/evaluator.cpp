@@ -229,6 +229,7 @@ Status Evaluator::State::measure(const CompressionPlan& plan, const std::vector<
     const int layers = model.layerCount();
     ESPALIER_TRY(const PreparedPlan prepared, model.prepare(plan));
     std::vector<std::string> entries;
+    entries.reserve(static_cast<std::size_t>(layers));
     for (int l = 0; l < layers; ++l)
         entries.push_back(hexOf(plan.entryDigest(l, CompressionPlan::Half::Experts)));
     const auto key = [&](int boundary, int group) {
