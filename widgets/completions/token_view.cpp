@@ -75,6 +75,8 @@ void TokenView::layOut()
                 if (x + width > right && x > pad) {
                     x = pad;
                     y += line;
+                    // The line break stands for the space.
+                    if (rest.size() > 1 && rest.startsWith(QLatin1Char(' '))) rest.remove(0, 1);
                 }
                 QString now = rest;
                 while (now.size() > 1 && x + metrics.horizontalAdvance(now) > right)
