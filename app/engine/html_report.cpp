@@ -349,6 +349,22 @@ std::string taskSection(const ReportFacts& facts)
            "alike.</p>\n";
 }
 
+std::string speedSection(const ReportFacts& facts)
+{
+    if (!facts.speed) return {};
+    const auto row = [](const std::string& what, const SpeedMeasurement::Phase& phase) {
+        return std::vector<std::string>{what, fmt::format("{:.1f}", phase.dense), fmt::format("{:.1f}", phase.plan),
+                                        fmt::format("{:.2f}x ({:.2f} to {:.2f})", phase.ratio, phase.low, phase.high)};
+    };
+    const SpeedMeasurement& speed = *facts.speed;
+    return fmt::format("<p><b>{}, measured here.</b></p>\n", speedWords(speed.prefill)) +
+           table({{"", "dense, tokens per second", "this plan", "ratio"},
+                  row(fmt::format("a prompt of {} tokens", speed.prefill.tokens), speed.prefill),
+                  row(fmt::format("{} tokens behind it", speed.decode.tokens), speed.decode)}) +
+           fmt::format("<p class=\"note\">Medians of {} rounds in turn, in {} on {} threads of the machine that this was made on.</p>\n",
+                       speed.rounds, speed.dtype, speed.threads);
+}
+
 std::string verificationSection(const ReportFacts& facts)
 {
     if (!facts.verification) return {};
@@ -378,6 +394,7 @@ th {{ font-weight: 600; color: #666; }} .axis {{ font-size: 11px; fill: #666; }}
                                    facts.cost.expertParametersRemoved() * 100, facts.plan.hash().substr(0, 12));
     html += section("Perplexity", perplexitySection(facts));
     html += section("Tasks", taskSection(facts));
+    html += section("Speed", speedSection(facts));
     html += section("Size", sizesSection(facts));
     html += section("Importance", heatmap(facts.shape, facts.plan, facts.importance.values.rows,
                                           facts.importance.title + ", " + facts.importance.unit + "; crossed: dropped", true));

@@ -7,6 +7,7 @@
 #include "plan/compression_plan.h"
 #include "plan/cost_model.h"
 #include "plan/expert_grid.h"
+#include "rpc/speed_measurement.h"
 #include "statistics/profile_data.h"
 
 #include <optional>
@@ -34,6 +35,7 @@ struct ReportFacts {
     std::vector<WindowLoss> before;
     std::vector<WindowLoss> after;
     std::optional<Json> tasks;  // as `tasks --json`, beside the dense model
+    std::optional<SpeedMeasurement> speed;
     std::optional<Json> verification;
     std::vector<std::pair<std::string, double>> seconds;  // of every stage
     std::vector<std::string> warnings;

@@ -79,6 +79,7 @@ Result<ExportAnswer> runExport(OpenModels& models, const ExportRequest& request,
     options.shardSize = request.shardSize.value_or(options.shardSize);
     options.measured = request.measured;
     options.measuredTasks = request.measuredTasks;
+    options.measuredSpeed = request.measuredSpeed;
     ESPALIER_TRY(options.profiles, models.factorSourcesOf(compression, request.profiles));
     compression = withGivenProfile(compression, options.profiles);
     ExportAnswer answer;

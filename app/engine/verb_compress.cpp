@@ -18,10 +18,12 @@
 #include "profile/profile_pass.h"
 #include "recover/recover.h"
 #include "rpc/plan_presets.h"
+#include "rpc/speed_measurement.h"
 #include "score/scorer.h"
 #include "search_device.h"
 #include "session/profile_file.h"
 #include "session/profile_parts.h"
+#include "speed_report.h"
 #include "task_report.h"
 #include "text_options.h"
 #include "values_beside.h"
@@ -29,6 +31,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -49,6 +52,7 @@ struct CompressOptions {
     std::vector<fs::path> validation;
     int validationWindows = 0;
     TaskQuestions tasks;
+    bool speed = false;
     fs::path out;
     fs::path report;
     std::string flavor = "auto";
@@ -102,6 +106,7 @@ public:
         ESPALIER_TRY(const PlanOutcome outcome, makePlanFile(profile, windows, recipe));
         ESPALIER_CHECK_OK(measure(outcome.plan, validation));
         ESPALIER_CHECK_OK(measureTasks(outcome.plan));
+        ESPALIER_CHECK_OK(measureSpeed(outcome.plan));
         ESPALIER_CHECK_OK(exportAndVerify(outcome.plan, validation));
         ESPALIER_CHECK_OK(writeReport(profile, outcome, recipe, validation));
         return answer(outcome, validation);
@@ -245,6 +250,28 @@ private:
         });
     }
 
+    Status measureSpeed(const CompressionPlan& plan)
+    {
+        if (!m_options.speed) return {};
+        return timed("speed", [&]() -> Status {
+            SpeedOptions how;
+            how.seed = m_invocation.options.seed;
+            // Both parts have to fit where a model knows few positions.
+            const auto most = static_cast<int>(std::min<std::int64_t>(m_checkpoint->shape().maxPositions, 1 << 20));
+            if (most > 1 && how.prefill + how.decode > most) {
+                how.decode = std::max(1, std::min(how.decode, most / 4));
+                how.prefill = most - how.decode;
+            }
+            ESPALIER_TRY(const SpeedResult result, espalier::measureSpeed(*m_model, &plan, how, m_invocation.job));
+            if (std::string again = madeAgainWarning(result, *m_model); !again.empty()) m_invocation.warnings.push_back(std::move(again));
+            m_speed = speedJson(result, how, &plan);
+            m_speed["dtype"] = m_model->numericMode();
+            m_speed["threads"] = m_model->options().threads;
+            m_speedText = speedText(result, how, m_model->numericMode(), m_model->options().threads);
+            return {};
+        });
+    }
+
     Status exportAndVerify(const CompressionPlan& plan, const TokenWindows& windows)
     {
         ESPALIER_CHECK_OK(timed("export", [&]() -> Status {
@@ -271,6 +298,9 @@ private:
             options.measured = {std::move(measured)};
             if (m_answers) {
                 ESPALIER_TRY(options.measuredTasks, parseMeasuredTasks(m_answers->json));
+            }
+            if (!m_speed.is_null()) {
+                ESPALIER_TRY(options.measuredSpeed, parseMeasuredSpeed(m_speed));
             }
             Result<ExportReport> report = exportCheckpoint(*m_checkpoint, plan, options, m_invocation.job);
             if (!report.ok() && report.error().code == "export.nothing_to_resume") {
@@ -319,6 +349,9 @@ private:
         facts.before = m_before;
         facts.after = m_after;
         if (m_answers) facts.tasks = m_answers->json;
+        if (!m_speed.is_null()) {
+            ESPALIER_TRY(facts.speed, parseMeasuredSpeed(m_speed));
+        }
         if (!m_verification.is_null()) facts.verification = m_verification;
         facts.seconds = m_seconds;
         facts.warnings = m_invocation.warnings;
@@ -352,6 +385,7 @@ private:
                                    {"calibration_text", m_options.validation.empty()},
                                    {"delta", toJson(change)}});
         if (m_answers) stages["tasks"].update(m_answers->json);
+        if (!m_speed.is_null()) stages["speed"].update(m_speed);
         stages["export"].update(m_export);
         if (!m_verification.is_null()) stages["verify"].update(m_verification);
         result["stages"] = std::move(stages);
@@ -364,6 +398,7 @@ private:
             validation.windowLength, m_options.validation.empty() ? ", which the plan was made on: it flatters" : "");
         m_invocation.text += recoveryText(outcome.stages);
         if (m_answers) m_invocation.text += m_answers->text;
+        m_invocation.text += m_speedText;
         for (const auto& [name, seconds] : m_seconds)
             m_invocation.text += fmt::format("  {:<9} {}\n", name, formatSeconds(seconds));
         if (!m_verification.is_null())
@@ -387,6 +422,8 @@ private:
     std::vector<WindowLoss> m_after;
     std::optional<TasksToAsk> m_asked;
     std::optional<TaskAnswers> m_answers;
+    Json m_speed;  // as `speed --json` has it
+    std::string m_speedText;
     Json m_export;
     Json m_verification;
     std::vector<std::pair<std::string, double>> m_seconds;
@@ -412,6 +449,7 @@ void addCompress(Verbs& verbs)
         ->check(CLI::Range(1, 1 << 30))
         ->type_name("N");
     addTaskOptions(verb, options->tasks);
+    verb->add_flag("--speed", options->speed, "Also how fast the plan is beside the dense model (`speed`), for the report and the export");
     verb->add_option("--out", options->out, "Folder to write; profile and plan go to DIR.work")->required()->type_name("DIR");
     verb->add_option("--report", options->report, "Report to write")->type_name("FILE.html");
     verb->add_option("--flavor", options->flavor, "stock, factored, reconstructed, plan or auto (the first that fits)")

@@ -33,6 +33,10 @@ Result<Json> exportVerb(ExportVerbOptions& verb, Invocation& invocation)
     }
     for (const std::filesystem::path& path : verb.measured) {
         ESPALIER_TRY(const Json measured, readJsonFile(path, "export"));
+        if (holdsSpeed(measured)) {
+            ESPALIER_TRY(verb.options.measuredSpeed, parseMeasuredSpeed(measured));
+            continue;
+        }
         if (holdsTasks(measured)) {
             // What `evaluate --tasks` prints holds both.
             const bool perplexityToo = measured.contains("ppl");
@@ -114,7 +118,7 @@ void addExport(Verbs& verbs)
         ->check(CLI::IsMember({"stock", "factored", "reconstructed", "plan", "auto"}));
     addProfileOption(verb, options->profiles);
     verb->add_option("--measured", options->measured,
-                     "What evaluate --json or tasks --json printed for this plan, for the README of the export (several)")
+                     "What evaluate, tasks or speed printed for this plan with --json, for the README of the export (several)")
         ->type_name("FILE")
         ->allow_extra_args(false);
     verb->add_option("--shard-size", options->shardSize, "Largest shard (default: 5GB)")->type_name("SIZE");

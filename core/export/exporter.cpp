@@ -229,6 +229,7 @@ Status Exporter::prepare(ExportFlavor flavor)
     facts.fused = layout.fused;
     facts.measured = options.measured;
     facts.tasks = options.measuredTasks;
+    facts.speed = options.measuredSpeed;
     texts.emplace_back("README.md", exportReadme(checkpoint.shape(), plan, facts));
 
     total = layout.bytes;
@@ -344,6 +345,7 @@ Result<std::string> Exporter::planText(bool withFiles) const
     if (!measured.empty()) json["export"]["measured"] = std::move(measured);
     for (const TaskMeasurement& measurement : options.measuredTasks)
         json["export"]["measured_tasks"].push_back(toJson(measurement));
+    if (options.measuredSpeed) json["export"]["measured_speed"] = toJson(*options.measuredSpeed);
     return sealedJson(std::move(json));
 }
 
@@ -617,6 +619,10 @@ Result<ExportReport> exportCheckpoint(const Checkpoint& checkpoint, const Compre
                 {"The accuracy measured on {task} is that of another plan or model than the one exported.", {{"task", measurement.task}}},
                 "Measure this plan, or export without the measurement.");
         }
+        if (options.measuredSpeed && !isOfThis(*options.measuredSpeed))
+            return badInput("export.measured_other_plan", "speed",
+                            "The speed that was measured is that of another plan or model than the one exported.",
+                            "Measure this plan, or export without the measurement.");
         for (const Measurement& measurement : options.measured) {
             if (isOfThis(measurement)) continue;
             return badInput(

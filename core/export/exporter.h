@@ -10,10 +10,12 @@
 #include "plan/factor_source.h"
 #include "plan/flavors.h"
 #include "rpc/protocol_export.h"
+#include "rpc/speed_measurement.h"
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +38,7 @@ struct ExportOptions {
     WorkShare* share = nullptr;
     std::vector<Measurement> measured;  // for README.md and espalier_plan.json
     std::vector<TaskMeasurement> measuredTasks;
+    std::optional<SpeedMeasurement> measuredSpeed;
 };
 
 // Progress counts bytes ("byte"). A stop is honoured between tensors: finished shards stay in `<out>.partial` for a resumed run

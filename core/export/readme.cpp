@@ -80,6 +80,21 @@ std::string tasksText(const std::vector<TaskMeasurement>& tasks)
            "difference is that on the same questions, with its paired error.\n";
 }
 
+std::string speedText(const std::optional<SpeedMeasurement>& speed)
+{
+    if (!speed) return {};
+    const auto row = [](const std::string& what, const SpeedMeasurement::Phase& phase) {
+        return fmt::format("| {} | {:.1f} | {:.1f} | {:.2f}x ({:.2f} to {:.2f}) |\n", what, phase.dense, phase.plan, phase.ratio, phase.low,
+                           phase.high);
+    };
+    return fmt::format(
+        "## Speed\n\n{}, measured here.\n\n| | original, tokens per second | this model | ratio |\n|---|---|---|---|\n{}{}\n"
+        "Medians of {} rounds in turn, in {} on {} threads, by Espalier's engine on the machine that this was made on.\n\n",
+        speedWords(speed->prefill), row(fmt::format("a prompt of {} tokens", speed->prefill.tokens), speed->prefill),
+        row(fmt::format("{} tokens behind it", speed->decode.tokens), speed->decode), speed->rounds,
+        speed->dtype.empty() ? "the type of the model" : speed->dtype, speed->threads);
+}
+
 std::string leftOutText(const ReadmeFacts& facts)
 {
     if (facts.leftOut.empty() && facts.code.empty()) return {};
@@ -315,7 +330,7 @@ std::string exportReadme(const ModelShape& shape, const CompressionPlan& plan, c
         text += fmt::format("| {} | {} | {} | {} | {} |\n", row.index, row.experts, row.kept, row.factored, row.topK);
     text += "\nWhich experts (by their original number) and which ranks: `espalier_plan.json`.\n\n";
 
-    text += "## Quality\n\n" + measuredText(facts.measured) + tasksText(facts.tasks) + "\n";
+    text += "## Quality\n\n" + measuredText(facts.measured) + tasksText(facts.tasks) + "\n" + speedText(facts.speed);
 
     text += leftOutText(facts);
     text += "## How to load\n\n";

@@ -4,7 +4,9 @@
 #include "plan/compression_plan.h"
 #include "plan/flavors.h"
 #include "rpc/measurement.h"
+#include "rpc/speed_measurement.h"
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,7 @@ struct ReadmeFacts {
     bool fused = false;       // experts stored in 3-D tensors
     std::vector<Measurement> measured;
     std::vector<TaskMeasurement> tasks;
+    std::optional<SpeedMeasurement> speed;
     // Plan alone: where the bases of whitened factors are.
     enum class Factors { None, Brought, OfProfile };
     Factors factors = Factors::None;

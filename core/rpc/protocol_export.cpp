@@ -94,6 +94,17 @@ void fields(Fields& f, Message& m)
     } else if (!m.measuredTasks.empty()) {
         f.set("measured_tasks", encode(m.measuredTasks));
     }
+    if constexpr (Fields::kReads) {
+        if (const Json* speed = f.find("measured_speed")) {
+            auto parsed = parseMeasuredSpeed(*speed);
+            if (parsed.ok())
+                m.measuredSpeed = std::move(parsed).value();
+            else
+                f.fail("measured_speed", parsed.error().message);
+        }
+    } else if (m.measuredSpeed) {
+        f.set("measured_speed", toJson(*m.measuredSpeed));
+    }
     f.paths("profile", m.profiles);
     f.optional("verify", m.verify, true);
     fields(f, m.text);

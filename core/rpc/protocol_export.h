@@ -3,6 +3,7 @@
 
 #include "rpc/measurement.h"
 #include "rpc/protocol.h"
+#include "rpc/speed_measurement.h"
 #include "rpc/text_selection.h"
 
 #include <cstdint>
@@ -73,6 +74,7 @@ struct ExportRequest {
     std::optional<std::int64_t> shardSize;  // bytes
     std::vector<Measurement> measured;
     std::vector<TaskMeasurement> measuredTasks;
+    std::optional<SpeedMeasurement> measuredSpeed;
     std::vector<std::filesystem::path> profiles;  // that factors and constants come from
     bool verify = true;
     TextSelection text;          // for the verification

@@ -22,7 +22,7 @@ namespace
 constexpr h5::Format kFormat = {"session", "session", kSessionMajor, kSessionMinor};
 constexpr const char* kKnownLinks[] = {"session", "plans", "history", "snapshots", "runs", "scores", "usage", kRecoveryLink};
 constexpr const char* kKnownFields[] = {
-    "model", "shape", "texts", "openings", "tasks", "plan_names", "view", "profile", "profile_fingerprint", "writer"};
+    "model", "shape", "texts", "openings", "tasks", "speeds", "plan_names", "view", "profile", "profile_fingerprint", "writer"};
 
 std::string numbered(std::size_t i) { return fmt::format("{:06}", i); }
 
@@ -70,6 +70,19 @@ SessionOpening openingFromJson(const Json& json)
             .densePpl = json.at("dense_ppl"),
             .deltaNll = json.at("delta_nll"),
             .deltaNllError = json.at("delta_nll_error")};
+}
+
+Json toJson(const SessionSpeed& speed)
+{
+    return {{"plan_hash", speed.planHash}, {"computer", speed.computer}, {"measured", speed.measured}, {"time", speed.time}};
+}
+
+SessionSpeed speedFromJson(const Json& json)
+{
+    SessionSpeed speed{
+        .planHash = json.at("plan_hash"), .computer = json.at("computer"), .measured = json.at("measured"), .time = json.at("time")};
+    if (!speed.measured.is_object()) throw h5::Failure("a speed is none");
+    return speed;
 }
 
 Json toJson(const SessionTask& task)
@@ -132,6 +145,9 @@ Json sessionJson(const SessionData& data)
     json["tasks"] = Json::array();
     for (const SessionTask& task : data.tasks)
         json["tasks"].push_back(toJson(task));
+    json["speeds"] = Json::array();
+    for (const SessionSpeed& speed : data.speeds)
+        json["speeds"].push_back(toJson(speed));
     json["plan_names"] = data.planNames;
     json["view"] = data.view;
     json["profile"] = data.profile.string();
@@ -358,6 +374,8 @@ Result<SessionData> readContent(const h5::Group& root)
         data.openings.push_back(openingFromJson(item));
     for (const Json& item : json.value("tasks", Json::array()))
         data.tasks.push_back(taskFromJson(item));
+    for (const Json& item : json.value("speeds", Json::array()))
+        data.speeds.push_back(speedFromJson(item));
     data.planNames = json.value("plan_names", std::map<std::string, std::string>());
     data.view = json.at("view");
     data.profile = json.at("profile").get<std::string>();

@@ -97,6 +97,14 @@ struct SessionTask {
     std::int64_t time = 0;
 };
 
+// How fast one plan was beside the dense model.
+struct SessionSpeed {
+    std::string planHash;
+    std::string computer;            // on which, its name
+    Json measured = Json::object();  // rates, ratios and what they were measured with, as whoever measured writes them
+    std::int64_t time = 0;
+};
+
 struct SessionData {
     SessionModel model;
     ModelShape shape;
@@ -106,6 +114,7 @@ struct SessionData {
     std::vector<SessionRun> runs;
     std::vector<SessionOpening> openings;          // of the locked text, oldest first
     std::vector<SessionTask> tasks;                // those of a plan and folder in the folder's order
+    std::vector<SessionSpeed> speeds;              // one per plan
     std::map<std::string, std::string> planNames;  // given by the user, by plan hash
     std::vector<ExpertScores> scores;
     ExpertGrid usage;                // share of tokens per expert, for the router view; may be empty
@@ -124,8 +133,8 @@ struct SessionData {
 
 // Major.minor of the session format written by this version.
 inline constexpr int kSessionMajor = 1;
-// 1.1: windows of texts, openings of the locked text, names of plans; 1.2: answers to tasks.
-inline constexpr int kSessionMinor = 2;
+// 1.1: windows of texts, openings of the locked text, names of plans; 1.2: answers to tasks; 1.3: speeds.
+inline constexpr int kSessionMinor = 3;
 
 // Replaces `path`. Errors: session.read_only (data.readOnly), output.unwritable, output.disk_full.
 Status writeSession(const std::filesystem::path& path, const SessionData& data);

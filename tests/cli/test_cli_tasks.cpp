@@ -149,7 +149,7 @@ TEST_F(CliTasks, evaluateAndCompressAskThemToo)
     for (const char* name : {"piqa.jsonl", "boolq.jsonl"})
         fs::copy_file(kData + "/" + name, fs::path(folder) / name);
     const Outcome compressed = with({"compress", kSmall, "--preset", "moe-i2", "--prune", "25%", "--rank-average", "off", "--tasks", folder,
-                                     "--task-limit", "15", "--out", path("out"), "--report", path("report.html")});
+                                     "--task-limit", "15", "--speed", "--out", path("out"), "--report", path("report.html")});
     ASSERT_EQ(compressed.code, 0) << compressed.output << compressed.errors;
     const Json stage = compressed.json()["stages"]["tasks"];
     const std::string plan = path("out.work") + "/plan.json";
@@ -171,16 +171,33 @@ TEST_F(CliTasks, evaluateAndCompressAskThemToo)
         EXPECT_NE(readme.find(name), std::string::npos);
     }
     EXPECT_NE(html.find("<td>mean</td><td></td><td>" + shown(stage["mean"])), std::string::npos);
+    // How fast, in the report and beside the weights: the numbers that it printed.
+    const Json speed = compressed.json()["stages"]["speed"];
+    ASSERT_GT(speed["ratio"]["prefill"].get<double>(), 0);
+    char ratio[64];
+    std::snprintf(ratio, sizeof ratio, "%.2fx (%.2f to %.2f)", speed["ratio"]["prefill"].get<double>(), speed["ratio"]["low"].get<double>(),
+                  speed["ratio"]["high"].get<double>());
+    for (const std::string* page : {&html, &readme})
+        EXPECT_NE(page->find(ratio), std::string::npos) << ratio;
+    EXPECT_EQ(Json::parse(readFile(path("out") + "/espalier_plan.json"))["export"]["measured_speed"]["ratio"]["prefill"],
+              speed["ratio"]["prefill"]);
 
     const Outcome evaluated = with({"evaluate", kSmall, "--plan", plan, "--tasks", folder, "--task-limit", "15"});
     ASSERT_EQ(evaluated.code, 0) << evaluated.output << evaluated.errors;
     EXPECT_EQ(evaluated.json()["tasks"]["tasks"], expected["tasks"]);
     // What it printed is both: a perplexity and tasks.
     std::ofstream(path("measured.json")) << evaluated.output;
-    ASSERT_EQ(json({"export", kSmall, "--plan", plan, "--out", path("again"), "--measured", path("measured.json")}).code, 0);
+    const Outcome timed = json({"speed", kSmall, "--plan", plan, "--prefill", "16", "--decode", "4", "--rounds", "2"});
+    ASSERT_EQ(timed.code, 0) << timed.output;
+    std::ofstream(path("speed.json")) << timed.output;
+    const Outcome again = json(
+        {"export", kSmall, "--plan", plan, "--out", path("again"), "--measured", path("measured.json"), "--measured", path("speed.json")});
+    ASSERT_EQ(again.code, 0) << again.output;
     const std::string other = readFile(path("again") + "/README.md");
     EXPECT_NE(other.find("piqa"), std::string::npos);
     EXPECT_NE(other.find("erplexity"), std::string::npos);
+    EXPECT_NE(other.find("| a prompt of 16 tokens |"), std::string::npos);
+    EXPECT_NE(other.find("Medians of 2 rounds"), std::string::npos);
     EXPECT_TRUE(with({"evaluate", kSmall}).json()["tasks"].is_null());
     EXPECT_EQ(with({"evaluate", kSmall, "--tasks", path("nowhere")}).json()["error"]["code"], "task.folder_missing");
     EXPECT_EQ(with({"compress", kSmall, "--tasks", path("nowhere"), "--out", path("none")}).json()["error"]["code"], "task.folder_missing");

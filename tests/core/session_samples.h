@@ -129,6 +129,7 @@ inline SessionData sampleSession()
                    .first = 3,
                    .dtype = "fp32",
                    .time = 150}};
+    data.speeds = {{.planHash = first.hash(), .computer = "loft", .measured = {{"ratio", {{"prefill", 1.31}}}}, .time = 150}};
     ExpertScores scores;
     scores.method = "leave-one-out";
     scores.title = "Leave-one-out importance";

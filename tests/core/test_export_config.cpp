@@ -230,6 +230,30 @@ TEST_F(Export, MeasurementsComeFromTheWindowOrFromEvaluate)
     ASSERT_EQ(again.size(), 1u);
     EXPECT_EQ(again[0].acc.delta->value, -0.05);
     EXPECT_EQ(again[0].questions, 60);
+    // As `speed --json` prints it.
+    Json speed = {
+        {"plan_hash", plan.hash()},
+        {"prefill", 512},
+        {"decode", 32},
+        {"rounds", Json::array({1, 2, 3})},
+        {"threads", 2},
+        {"dtype", "bf16"},
+        {"dense", {{"prefill_tokens_per_second", 562.25}, {"decode_tokens_per_second", 32.0}}},
+        {"plan", {{"prefill_tokens_per_second", 781.5}, {"decode_tokens_per_second", 37.0}}},
+        {"ratio", {{"prefill", 1.39}, {"decode", 1.16}, {"low", 1.37}, {"high", 1.41}, {"decode_low", 0.98}, {"decode_high", 1.19}}}};
+    EXPECT_TRUE(holdsSpeed(speed) && !holdsSpeed(printed) && !holdsSpeed(tasks));
+    options.measuredSpeed = take(parseMeasuredSpeed(speed));
+    EXPECT_EQ(speedWords(options.measuredSpeed->decode), "as fast");
+    ASSERT_TRUE(exportCheckpoint(*source, plan, options, job).ok());
+    EXPECT_THAT(contents(folder / "out" / "README.md"), HasSubstr("1.39x faster, measured here"));
+    EXPECT_THAT(contents(folder / "out" / "README.md"), HasSubstr("| a prompt of 512 tokens | 562.2 | 781.5 | 1.39x (1.37 to 1.41) |"));
+    const Json withSpeed = take(readJsonFile(folder / "out" / "espalier_plan.json", "plan"));
+    EXPECT_EQ(take(parseMeasuredSpeed(withSpeed["export"]["measured_speed"])).rounds, 3);
+    options.measuredSpeed->planHash = std::string(64, '0');
+    EXPECT_EQ(refused(*source, plan, options).code, "export.measured_other_plan");
+    options.measuredSpeed.reset();
+    speed["ratio"] = nullptr;
+    EXPECT_EQ(parseMeasuredSpeed(speed).error().code, "export.measured_invalid");
     options.measuredTasks[0].planHash = std::string(64, '0');
     EXPECT_EQ(refused(*source, plan, options).code, "export.measured_other_plan");
     options.measuredTasks.clear();

@@ -212,13 +212,20 @@ TEST(Protocol, openingAndExporting)
                               .dtype = "fp32",
                               .planHash = "cd",
                               .modelFingerprint = {}}};
+    request.measuredSpeed = SpeedMeasurement{.prefill = {512, 781.5, 562.25, 1.39, 1.37, 1.41},
+                                             .decode = {32, 37, 32, 1.16, 0.98, 1.19},
+                                             .rounds = 3,
+                                             .threads = 2,
+                                             .dtype = "bf16",
+                                             .planHash = "cd",
+                                             .modelFingerprint = {}};
     request.profiles = {"p.h5"};
     request.verify = false;
     request.text = text();
     request.windows = 4;
     request.spread = 2;
     everyField(request, with(kText, {"flavor", "force", "resume", "dry_run", "unfuse", "shard_size", "measured", "measured_tasks",
-                                     "profile", "verify", "windows", "spread"}));
+                                     "measured_speed", "profile", "verify", "windows", "spread"}));
     Json damaged = toJson(request);
     damaged["measured"].erase("ppl");
     EXPECT_EQ(fromJson<ExportRequest>(damaged).error().subject, "measured");

@@ -51,6 +51,11 @@ TEST(Session, RoundTripKeepsEverything)
     EXPECT_EQ(back->tasks[0].acc, "10-");
     EXPECT_EQ(back->tasks[0].norm, "01-");
     EXPECT_EQ(back->tasks[0].first, 3);
+    ASSERT_EQ(back->speeds.size(), 1u);
+    EXPECT_EQ(back->speeds[0].planHash, data.speeds[0].planHash);
+    EXPECT_EQ(back->speeds[0].computer, "loft");
+    EXPECT_EQ(back->speeds[0].measured, data.speeds[0].measured);
+    EXPECT_EQ(back->speeds[0].time, 150);
     EXPECT_EQ(back->scores[0].values, data.scores[0].values);
     EXPECT_EQ(back->usage, data.usage);
     EXPECT_EQ(back->view, data.view);

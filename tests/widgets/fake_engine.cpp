@@ -191,6 +191,7 @@ void FakeEngine::note(const Request& request, const std::string& method)
         if (!exported->measured.empty()) word(toJson(exported->measured.front()).dump());
         for (const TaskMeasurement& task : exported->measuredTasks)
             word(toJson(task).dump());
+        if (exported->measuredSpeed) word(toJson(*exported->measuredSpeed).dump());
     } else if (const Result<GenerateRequest> asked = fromJson<GenerateRequest>(params); method == GenerateRequest::kMethod && asked.ok()) {
         plan(asked->plan);
         word(asked->prompt);

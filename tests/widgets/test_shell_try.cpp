@@ -179,6 +179,49 @@ private slots:
         QVERIFY(status->text().contains(faster));
     }
 
+    // A speed is a fact about a plan and a computer: it outlives the window, and goes out with an export of that plan alone.
+    void speed_staysWithItsPlanAndItsComputer()
+    {
+        Home home;
+        const QString file = home.path("a.espalier");
+        std::string plan;
+        {
+            Shell shell(home);
+            OPEN_AND_SETTLE(shell);
+            shell.plans().setKeep(1, 4);
+            QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), kQuick, kLimit);
+            plan = shell.hash();
+            shell.window.action(QStringLiteral("evaluate.speed"))->trigger();
+            QTRY_VERIFY_WITH_TIMEOUT(!shell.workbench.speed()->brief(plan).isEmpty(), kLimit);
+            SAVE(shell, file);
+        }
+        {
+            SessionData elsewhere = readSession(file.toStdString()).value();
+            QCOMPARE(elsewhere.speeds.size(), std::size_t(1));
+            QCOMPARE(elsewhere.speeds[0].computer, QSysInfo::machineHostName().toStdString());
+            elsewhere.speeds[0].computer = "loft";
+            QVERIFY(writeSession(home.path("b.espalier").toStdString(), elsewhere).ok());
+        }
+        {
+            Shell shell(home);
+            shell.engine().start();
+            shell.workbench.openSession(home.path("b.espalier"));
+            QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.isOpen(), kLimit);
+            auto* status = shell.window.findChild<StatusBar*>();
+            QVERIFY2(status->text().contains(QStringLiteral("1.31x faster, measured on loft")), qPrintable(status->text()));
+        }
+        Shell shell(home);
+        shell.engine().start();
+        shell.workbench.openSession(file);
+        QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.isOpen(), kLimit);
+        QCOMPARE(shell.hash(), plan);
+        auto* status = shell.window.findChild<StatusBar*>();
+        QVERIFY2(status->text().contains(QStringLiteral("1.31x faster, measured here")), qPrintable(status->text()));
+        QVERIFY(shell.workbench.speed()->measurement(plan));
+        shell.plans().setKeep(2, 4);
+        QVERIFY(!shell.workbench.speed()->measurement(shell.hash()));
+    }
+
     void tokens_areWalkedByKeys()
     {
         Home home;

@@ -8,7 +8,9 @@
 #include "rpc/protocol_engine.h"
 #include "shell/engine/deep_profile.h"
 #include "shell/engine/estimate_controller.h"
+#include "shell/engine/generate_controller.h"
 #include "shell/engine/rank_curve_store.h"
+#include "shell/engine/speed_controller.h"
 #include "shell/engine/tasks_controller.h"
 #include "shell/window/export_dialog.h"
 #include "widgets/planner_fixture.h"
@@ -199,6 +201,9 @@ private:
         measureTasks(shell);
         if (QTest::currentTestFailed()) return;
 
+        tryAndTime(shell);
+        if (QTest::currentTestFailed()) return;
+
         // Export: the engine reopens what it wrote and finds the number that the window shows.
         shell.window.action(QStringLiteral("file.export"))->trigger();
         ExportDialog* dialog = shell.window.exportDialog();
@@ -253,6 +258,44 @@ private:
         const Json told = Json::parse(engine.readAllStandardOutput().toStdString());
         for (const TaskRow& row : rows)
             if (row.kind == TaskRow::Kind::Task) QCOMPARE(row.dense->value, told["tasks"][row.name.toStdString()]["acc"].get<double>());
+    }
+
+    // A prompt, gone on with by both models as the command line does, and what is faster by how much: of this plan and no other.
+    static void tryAndTime(Shell& shell)
+    {
+        constexpr int kTokens = 12;
+        const std::string plan = shell.hash();
+        GenerateController& completions = *shell.workbench.completions();
+        shell.workbench.complete(QStringLiteral("It was a dark night"), kTokens);
+        QVERIFY(completions.busy());
+        QTRY_VERIFY_WITH_TIMEOUT(!completions.busy(), kRealLimit);
+        const CompletionState state = completions.state();
+        QProcess engine;
+        engine.start(QStringLiteral(ESPALIER_ENGINE),
+                     {QStringLiteral("generate"), kModel, QStringLiteral("--prompt"), QStringLiteral("It was a dark night"),
+                      QStringLiteral("--tokens"), QString::number(kTokens), QStringLiteral("--json"), QStringLiteral("--threads"),
+                      QStringLiteral("2")});
+        QVERIFY(engine.waitForFinished(kRealLimit));
+        QVERIFY2(engine.exitCode() == 0, engine.readAllStandardError().constData());
+        const Json told = Json::parse(engine.readAllStandardOutput().toStdString());
+        QCOMPARE(state.dense.tokens.size(), told["ids"].size());
+        for (std::size_t i = 0; i < state.dense.tokens.size(); ++i)
+            QCOMPARE(state.dense.tokens[i].id, told["ids"][i].get<int>());
+        QVERIFY(!state.plan.tokens.empty());
+
+        SpeedController& speed = *shell.workbench.speed();
+        QVERIFY(speed.brief(plan).isEmpty());
+        shell.window.action(QStringLiteral("evaluate.speed"))->trigger();
+        QVERIFY(speed.busy());
+        QTRY_VERIFY_WITH_TIMEOUT(!speed.busy(), kRealLimit);
+        QVERIFY(speed.brief(plan).contains(QStringLiteral("measured here")));
+        QVERIFY(speed.words(plan).contains(QStringLiteral("tokens/s, dense ")));
+        shell.plans().toggleExpert(0, shell.plans().plan().layer(0).kept().front());
+        QVERIFY(speed.brief(shell.hash()).isEmpty());
+        shell.plans().undo();
+        QCOMPARE(shell.hash(), plan);
+        const int quick = static_cast<int>(shell.evaluation().tierWindows(false).size());
+        QTRY_COMPARE_WITH_TIMEOUT(shell.measured(), quick, kRealLimit);
     }
 
     static void verifyFolder(const QString& out, const QString& profile)

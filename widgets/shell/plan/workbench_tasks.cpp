@@ -1,4 +1,4 @@
-// The workbench's tasks, completions and speed: who asks for them when, and how a session keeps the answers to tasks.
+// The workbench's tasks, completions and speed: who asks for them when, and how a session keeps answers and speeds.
 #include "shell/engine/problem_id.h"
 #include "shell/plan/workbench.h"
 
@@ -40,6 +40,10 @@ void Workbench::connectTrying()
     connect(&m_speed, &SpeedController::failed, this, [this](const Error& error) { emit notice(error, QStringLiteral("speed")); });
     connect(&m_completions, &GenerateController::warned, this, &Workbench::warnOfText);
     connect(&m_speed, &SpeedController::warned, this, &Workbench::warnOfText);
+    connect(&m_speed, &SpeedController::speedsChanged, this, [this] {
+        emit sessionChanged();
+        if (!m_autosave.isActive()) m_autosave.start();
+    });
 }
 
 void Workbench::setTriedModel(const ModelShape& shape)
@@ -90,6 +94,9 @@ void Workbench::saveTasks(SessionData& data) const
                                   .first = run.first,
                                   .dtype = run.dtype,
                                   .time = run.time});
+    data.speeds.clear();
+    for (const auto& [planHash, speed] : m_speed.speeds())
+        data.speeds.push_back({planHash, speed.computer.toStdString(), toJson(speed.measured), speed.time});
 }
 
 void Workbench::adoptTasks(const SessionData& data)
@@ -109,6 +116,9 @@ void Workbench::adoptTasks(const SessionData& data)
         m_tasks.restoreRun(key, std::move(run));
     m_tasks.setPlan(m_plans.plan());
     setTriedModel(data.shape);
+    for (const SessionSpeed& speed : data.speeds)
+        if (Result<SpeedMeasurement> measured = parseMeasuredSpeed(speed.measured); measured.ok())
+            m_speed.restore(speed.planHash, {std::move(measured).value(), QString::fromStdString(speed.computer), speed.time});
     m_completions.setPlan(m_plans.plan());
 }
 

@@ -135,6 +135,7 @@ ExportDialog::ExportDialog(Workbench* workbench, QWidget* parent) : QDialog(pare
     connect(workbench->plans(), &PlanController::historyChanged, this, &ExportDialog::refresh);
     connect(workbench->evaluation(), &EvaluationController::runsChanged, this, &ExportDialog::showMeasured);
     connect(workbench->tasks(), &TasksController::runsChanged, this, &ExportDialog::showMeasured);
+    connect(workbench->speed(), &SpeedController::speedsChanged, this, &ExportDialog::showMeasured);
     connect(workbench, &Workbench::closed, this, &QDialog::close);
     connect(workbench->plans(), &PlanController::explained, this, &ExportDialog::explain);
     refresh();
@@ -314,6 +315,7 @@ void ExportDialog::showMeasured()
                         basisText(QString::fromStdString(of.text), of.windows, measured->windowsOf, of.windowLength));
     }
     if (const QString tasks = m_workbench->tasks()->words(hash); !tasks.isEmpty()) text += QLatin1Char('\n') + tasks;
+    if (const QString speed = m_workbench->speed()->brief(hash); !speed.isEmpty()) text += QLatin1Char('\n') + speed;
     m_measured->setText(text);
 }
 
@@ -423,6 +425,7 @@ void ExportDialog::startExport()
     request.spread = text.quickWindows;  // those of the quick number in the window
     if (const auto measured = m_workbench->evaluation()->measuredOf(m_exporting.hash())) request.measured = {measured->measurement};
     request.measuredTasks = m_workbench->tasks()->measurements(m_exporting.hash());
+    request.measuredSpeed = m_workbench->speed()->measurement(m_exporting.hash());
     m_request = m_workbench->engine()->ask(
         request, {"export", Lane::Export},
         [this, alive = QPointer<ExportDialog>(this), folder, text,
