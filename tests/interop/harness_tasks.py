@@ -36,6 +36,8 @@ BUILT_IN = {
 
 def write_tasks(folder, tasks, examples=0):
     """YAML files in `folder` for tasks {name: (rules, file)}; before each question the first so many others, answered."""
+    # The harness leaves a question out of its own examples where they come from the test split, and only there.
+    split = "test" if examples else "validation"
     built_in = os.path.join(os.path.dirname(lm_eval.__file__), "tasks")
     for name, (rules, file) in tasks.items():
         with open(os.path.join(folder, f"{name}.yaml"), "w", encoding="utf-8") as handle:
@@ -47,12 +49,12 @@ def write_tasks(folder, tasks, examples=0):
                 "dataset_name: null\n"
                 "dataset_kwargs:\n"
                 "  data_files:\n"
-                f"    validation: {os.path.abspath(file)}\n"
+                f"    {split}: {os.path.abspath(file)}\n"
                 "training_split: null\n"
-                "validation_split: validation\n"
-                "test_split: null\n"
+                f"validation_split: {'null' if examples else split}\n"
+                f"test_split: {split if examples else 'null'}\n"
                 f"num_fewshot: {examples}\n"
-                + ("fewshot_split: validation\nfewshot_config:\n  sampler: first_n\n" if examples else "")
+                + ("fewshot_split: test\nfewshot_config:\n  sampler: first_n\n" if examples else "")
             )
 
 
