@@ -88,7 +88,7 @@ void loadProfile(RequestCall& call)
 }
 
 // A job that can be stopped, or give way, between two matrices, and says how far it is.
-class WatchedWeights final : public ExpertWeights
+class WatchedWeights final : public ExpertMatrices
 {
 public:
     WatchedWeights(std::shared_ptr<const Checkpoint> checkpoint, const ModelShape& shape, JobContext& job)

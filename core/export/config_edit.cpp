@@ -82,7 +82,8 @@ void describeBodies(OrderedJson& exported, const ModelShape& shape, const Compre
     bool shared = false, biased = false;
     for (const int index : numbers.kept()) {
         const LayerShape& layer = shape.layers[static_cast<std::size_t>(index)];
-        OrderedJson rows = OrderedJson::array(), constant = rows, owners = rows, biasesOf = rows;
+        const OrderedJson none = OrderedJson::array();
+        OrderedJson rows = none, constant = none, owners = none, biasesOf = none;
         const auto columns = layer.moe ? describeColumns(layer, plan.layer(index)) : std::vector<DescribedColumn>();
         bool sharedHere = false;
         for (std::size_t j = 0; j < columns.size(); ++j) {

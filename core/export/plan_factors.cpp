@@ -54,6 +54,7 @@ std::vector<Wanted> wantedOf(const ModelShape& shape, const CompressionPlan& pla
 std::vector<TensorDeclaration> declarationsOf(const std::vector<Wanted>& wanted)
 {
     std::vector<TensorDeclaration> declarations;
+    declarations.reserve(wanted.size());
     for (const Wanted& one : wanted)
         declarations.push_back({basisName(one.layer, one.expert, one.matrix), DType::F32, {one.rows, one.rank}});
     return declarations;

@@ -66,6 +66,7 @@ private:
 std::vector<int> promptOf(const SpeedOptions& options, int vocabulary)
 {
     std::vector<int> ids;
+    ids.reserve(static_cast<std::size_t>(options.prefill));
     Random random = Random::forPurpose(options.seed, "speed");
     for (int i = 0; i < options.prefill; ++i)
         ids.push_back(options.prompt.empty() ? static_cast<int>(random.below(static_cast<std::uint64_t>(vocabulary)))

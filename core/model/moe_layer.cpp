@@ -62,6 +62,7 @@ std::vector<ColumnRows> columnsOf(const RoutedBatch& routed, const PlannedLayer&
         rows.weights.push_back(weight[begin + i]);
     }
     std::vector<ColumnRows> columns;
+    columns.reserve(byColumn.size());
     for (auto& [expert, rows] : byColumn)
         columns.push_back(std::move(rows));
     return columns;

@@ -42,7 +42,7 @@ at::Tensor onGrid(const at::Tensor& weight, const Storage& storage)
     const std::int64_t rows = weight.size(0), in = weight.size(1);
     const std::int64_t size = storage.group > 0 ? std::min<std::int64_t>(storage.group, in) : in;
     const std::int64_t whole = in / size * size;
-    const at::Tensor body = groupsOnGrid(weight.narrow(1, 0, whole).reshape({rows, whole / size, size}), storage).reshape({rows, whole});
+    at::Tensor body = groupsOnGrid(weight.narrow(1, 0, whole).reshape({rows, whole / size, size}), storage).reshape({rows, whole});
     if (whole == in) return body;
     const at::Tensor rest = groupsOnGrid(weight.narrow(1, whole, in - whole).unsqueeze(1), storage).squeeze(1);
     return at::cat({body, rest}, 1);

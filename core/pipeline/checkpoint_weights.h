@@ -2,7 +2,7 @@
 #pragma once
 
 #include "checkpoint/checkpoint.h"
-#include "score/expert_weights.h"
+#include "score/expert_matrices.h"
 
 #include <memory>
 #include <utility>
@@ -12,7 +12,7 @@ namespace espalier
 
 // Reads from the mapped files, one matrix at a time. A factored matrix is multiplied out. Errors: checkpoint.weights_unreadable (a type
 // that is no floating-point number).
-class CheckpointWeights final : public ExpertWeights
+class CheckpointWeights final : public ExpertMatrices
 {
 public:
     explicit CheckpointWeights(std::shared_ptr<const Checkpoint> checkpoint) : m_checkpoint(std::move(checkpoint)) {}

@@ -41,6 +41,7 @@ Result<std::vector<int>> mostSimilarLayers(const ProfileData& profile, const Com
                           "Leave some layers in.");
     std::sort(order.begin(), order.end());
     std::vector<int> layers;
+    layers.reserve(static_cast<std::size_t>(count));
     for (int i = 0; i < count; ++i)
         layers.push_back(-order[static_cast<std::size_t>(i)].second);
     std::sort(layers.begin(), layers.end());

@@ -30,7 +30,7 @@ Estimate estimateOf(const NllEstimate& estimate, const std::optional<ProbeBasis>
     result.e1Error = estimate.e1Error;
     result.ranks = estimate.ranks;
     result.uncoveredFraction = estimate.uncoveredFraction;
-    Estimate::Calibration& calibration = result.calibration.emplace();
+    Estimate::Calibration& calibration = result.calibration.emplace(Estimate::Calibration{});
     if (estimate.fitted && basis) {
         const NllInterval interval = refined(*estimate.fitted, record.fitted);
         result.deltaNll = interval.change;

@@ -52,7 +52,7 @@ Result<CompressionPlan> unlockedWhole(const ModelShape& shape, const Compression
         ExpertSet all(static_cast<std::size_t>(layer.experts));
         for (int e = 0; e < layer.experts; ++e)
             all[static_cast<std::size_t>(e)] = e;
-        ESPALIER_TRY(plan, plan.withKept(shape, layer.index, std::move(all)));
+        ESPALIER_TRY(plan, plan.withKept(shape, layer.index, all));
     }
     return ranks ? plan : plan.withFactors({});
 }
@@ -178,13 +178,14 @@ private:
         return {};
     }
 
-    Result<CompressionPlan> withForm(const CompressionPlan& from, int layer, const ExpertSet& kept, std::vector<RankTriple> ranks) const
+    Result<CompressionPlan> withForm(const CompressionPlan& from, int layer, const ExpertSet& kept,
+                                     const std::vector<RankTriple>& ranks) const
     {
         ESPALIER_TRY(const CompressionPlan bare, from.withRanks(m_shape, layer, {}));
         ESPALIER_TRY(CompressionPlan plan, bare.withKept(m_shape, layer, kept));
         if (ranks.empty()) return plan.hasRanks() ? plan : plan.withFactors({});
         plan = plan.withFactors(m_verified.factors);
-        return plan.withRanks(m_shape, layer, std::move(ranks));
+        return plan.withRanks(m_shape, layer, ranks);
     }
 
     // So many experts: sets change, ranks of the base are handed on. Where it has any, bytes are held by giving back rank.

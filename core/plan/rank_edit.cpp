@@ -42,7 +42,7 @@ int levelOfTriple(const RankTriple& ranks, int dense)
 Result<CompressionPlan> withList(const ModelShape& shape, const CompressionPlan& plan, int layer, const std::vector<RankTriple>& ranks,
                                  const FactorSettings& factors)
 {
-    ESPALIER_TRY(const CompressionPlan next, plan.withRanks(shape, layer, std::move(ranks)));
+    ESPALIER_TRY(const CompressionPlan next, plan.withRanks(shape, layer, ranks));
     if (!next.hasRanks()) return next.withFactors({});
     // One plan has one kind of factors: those it has stay.
     return plan.hasRanks() && !plan.factors().method.empty() ? next : next.withFactors(factors);
@@ -127,6 +127,7 @@ Result<CompressionPlan> withMeanLevel(const ModelShape& shape, const Compression
     std::vector<RankTriple> ranks = rankList(of);
     if (meanLevel == meanLevelOf(shape, plan, layer)) return plan;
     std::vector<int> levels;
+    levels.reserve(ranks.size());
     for (const RankTriple& triple : ranks)
         levels.push_back(levelOfTriple(triple, dense));
     const auto shifted = [&](int by) {

@@ -381,6 +381,7 @@ private:
             const std::int64_t rows = std::min(kBlockRows, out - begin);
             at::Tensor left = residual.narrow(1, begin, rows).contiguous();
             std::vector<at::Tensor> changes;
+            changes.reserve(maps.size());
             for (const FittedMap& map : maps)
                 changes.push_back(at::zeros({map.factor.defined() ? rows : 0, map.width}, at::kDouble));
             const std::vector<SweepLoss> losses = sweep(maps, m_sweeps, left, changes, [this] { return m_job.stopRequested(); });

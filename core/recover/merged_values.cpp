@@ -161,7 +161,7 @@ Status mergeBeside(LayerValues& values, const LayerParts& parts, const PlannedLa
     auto& linears = values.content().linears;
     const auto found = besideExperts(values, parts, planned, trained);
     for (const auto& [name, linear] : found) {
-        auto place = std::find_if(linears.begin(), linears.end(), [&](const auto& entry) { return entry.first >= name; });
+        auto place = std::find_if(linears.begin(), linears.end(), [&wanted = name](const auto& entry) { return entry.first >= wanted; });
         if (place == linears.end() || place->first != name) place = linears.insert(place, {name, MatrixForm{}});
         const at::ScalarType stored = storedType(values.checkpoint().linear(values.layer(), name));
         place->second =

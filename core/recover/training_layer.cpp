@@ -139,7 +139,7 @@ private:
     }
     at::Tensor sum(const WeightMatrix& matrix, const Adapter& adapter)
     {
-        const at::Tensor whole = recordable(matrix.rowMajor());
+        at::Tensor whole = recordable(matrix.rowMajor());
         if (!adapter.defined()) return whole;
         return at::addmm(whole, leaf(adapter.b, adapter.gradientB), leaf(adapter.a, adapter.gradientA), 1, m_pass.adapters.scale);
     }
@@ -200,7 +200,7 @@ at::Tensor attendedGradient(LayerTape& tape, const at::Tensor& gradient)
     const at::AutoGradMode off(false);
     for (auto& [leaf, target] : tape.leaves)
         if (leaf.grad().defined()) target.add_(leaf.grad());
-    const at::Tensor result = tape.normed.grad();
+    at::Tensor result = tape.normed.grad();
     tape.attended.reset();
     tape.leaves.clear();
     return result;

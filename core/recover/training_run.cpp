@@ -261,6 +261,7 @@ private:
             {"first_moment", m_optimiser.first}, {"second_moment", m_optimiser.second}, {"values", m_trainables->values()}};
         if (m_progress.bestValues.defined()) tensors.insert(tensors.begin(), {"best", m_progress.bestValues});
         std::vector<TensorDeclaration> declared;
+        declared.reserve(tensors.size());
         for (const auto& [name, tensor] : tensors)
             declared.push_back({name, DType::F32, {tensor.numel()}});
         const Json state = {{"key", key()}, {"progress", toJson(m_progress)}};

@@ -156,7 +156,7 @@ public:
     template <typename T>
     void nullable(const char* key, std::optional<T>& value)
     {
-        if (const Json* given = findAny(key); given && !given->is_null()) decode(key, *given, value.emplace(), kAnyNumber);
+        if (const Json* given = findAny(key); given && !given->is_null()) decode(key, *given, value.emplace(T{}), kAnyNumber);
     }
     template <typename T>
     void maybe(const char* key, std::optional<T>& value, std::int64_t low = kAnyNumber)
@@ -240,7 +240,7 @@ private:
         values.clear();
         if (!json.is_object()) return fail(key, "must be an object");
         for (const auto& [name, item] : json.items())
-            decode(key + "." + name, item, values[name], low);
+            decode(std::string(key).append(1, '.').append(name), item, values[name], low);
     }
     template <typename T>
     void decode(const std::string& key, const Json& json, T& value, std::int64_t)

@@ -52,11 +52,12 @@ Status readBounds(const Json& json, const std::string& where, std::map<int, int>
     if (!json.is_object()) return invalidRecipe(where, "is not an object of layers and counts");
     for (const auto& [key, value] : json.items()) {
         int layer = CountBounds::kAllLayers;
+        const std::string path = fmt::format("{}.{}", where, key);
         const auto [end, failure] = std::from_chars(key.data(), key.data() + key.size(), layer);
         if (key != "all" && (failure != std::errc() || end != key.data() + key.size() || layer < 0))
-            return invalidRecipe(where + "." + key, "is not a layer");
+            return invalidRecipe(path, "is not a layer");
         if (!value.is_number_integer() || value.get<std::int64_t>() < 0 || value.get<std::int64_t>() > 1 << 30)
-            return invalidRecipe(where + "." + key, "is not a count");
+            return invalidRecipe(path, "is not a count");
         bounds[layer] = value.get<int>();
     }
     return {};
@@ -66,7 +67,7 @@ Status knownKeys(const Json& json, const std::string& where, const std::set<std:
 {
     if (!json.is_object()) return invalidRecipe(where, "is not an object");
     for (const auto& [key, value] : json.items())
-        if (!known.contains(key)) return invalidRecipe(where + "." + key, "is not known");
+        if (!known.contains(key)) return invalidRecipe(fmt::format("{}.{}", where, key), "is not known");
     return {};
 }
 

@@ -5,7 +5,7 @@
 //
 // so that more is better as everywhere: at least 1, sqrt(pi / 2) = 1.2533 for Gaussian weights, unchanged by scale, sign and order. An
 // expert whose weights are all zero scores 0: the first to go.
-#include "score/expert_weights.h"
+#include "score/expert_matrices.h"
 #include "score/score_method.h"
 
 #include <cmath>

@@ -6,7 +6,7 @@
 // h_tc = act(W_gate x_t)_c (W_up x_t)_c, w_te the routing weight as the model applies it (the released code renormalises by model type,
 // also where the model does not). With a = 0 it is exactly the squared error in the layer's output when this channel alone goes. Shared
 // experts are not ranked here. An expert's score is the sum over its channels: the squared error of losing it if channels were orthogonal.
-#include "score/expert_weights.h"
+#include "score/expert_matrices.h"
 #include "score/score_method.h"
 
 #include <fmt/format.h>

@@ -30,6 +30,7 @@ ScoreMethod moneMethod()
     method.row = [](const LayerProfile& layer, const RouterShape&, const Params& params) {
         const std::vector<double>& mass = chosenWeights(params, layer.routedMassRaw, layer.routedMassRenormalised, layer.routedMassApplied);
         std::vector<double> values;
+        values.reserve(static_cast<std::size_t>(layer.experts));
         for (int e = 0; e < layer.experts; ++e)
             values.push_back(layer.tokens > 0 ? std::sqrt(layer.outputs.variance(e, OutputWeight::Plain)) *
                                                     mass[static_cast<std::size_t>(e)] / static_cast<double>(layer.tokens)

@@ -254,6 +254,7 @@ std::optional<ProbeFit> ProbeFit::fit(std::span<const ProbePoint> given)
     fit.m_relative = quantile(relative, 0.5);
     fit.m_below = std::sqrt(below / static_cast<double>(points.size()));
     std::vector<double> weights;
+    weights.reserve(points.size());
     for (const ProbePoint& point : points)
         weights.push_back(1 / std::hypot(kModelError, point.error * steepness(point.change, fit.m_noise)));
 

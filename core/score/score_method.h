@@ -14,14 +14,14 @@
 namespace espalier
 {
 
-class ExpertWeights;
+class ExpertMatrices;
 
 // What a score of one layer is computed from. `profile` and `weights` are there where info.needs names statistics or "weights".
 struct ScoreInput {
     const LayerShape& shape;
     const Params& params;
     const LayerProfile* profile = nullptr;
-    const ExpertWeights* weights = nullptr;
+    const ExpertMatrices* weights = nullptr;
 };
 
 struct ScoreMethod {

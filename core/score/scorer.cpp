@@ -58,7 +58,7 @@ bool readsWeights(const ScoreMethod& method)
 // Statistics it needs: all but the weights.
 bool readsProfile(const ScoreMethod& method) { return method.info.needs.size() > (readsWeights(method) ? 1u : 0u); }
 
-Status checkNeeds(const LayerProfile* layer, const ScoreMethod& method, const ExpertWeights* weights)
+Status checkNeeds(const LayerProfile* layer, const ScoreMethod& method, const ExpertMatrices* weights)
 {
     if (readsWeights(method) && !weights) {
         Error error = usageError({"The score \"{id}\" reads the weights of the model, and no model was named.", {{"id", method.info.id}}},
@@ -82,6 +82,7 @@ Result<std::vector<double>> rowOf(const ScoreMethod& method, const ScoreInput& i
     if (method.experts) return method.experts(input);
     ESPALIER_TRY(const auto channels, method.channels(input));
     std::vector<double> row;
+    row.reserve(channels.size());
     for (const std::vector<double>& values : channels)
         row.push_back(std::accumulate(values.begin(), values.end(), 0.0));
     return row;
@@ -137,7 +138,7 @@ const std::vector<MethodInfo>& scorers()
     return infos;
 }
 
-Result<ExpertScores> score(const ProfileData& profile, const std::string& id, const Params& params, const ExpertWeights* weights)
+Result<ExpertScores> score(const ProfileData& profile, const std::string& id, const Params& params, const ExpertMatrices* weights)
 {
     ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
     ESPALIER_TRY(const Params complete, checkParams(method->info, params));
@@ -157,7 +158,7 @@ Result<ExpertScores> score(const ProfileData& profile, const std::string& id, co
     return scores;
 }
 
-Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& id, const Params& params, const ExpertWeights& weights)
+Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& id, const Params& params, const ExpertMatrices& weights)
 {
     ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
     ESPALIER_TRY(const Params complete, checkParams(method->info, params));
@@ -177,7 +178,7 @@ Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& id
     return scores;
 }
 
-Result<ChannelScores> channelScores(const ProfileData& profile, const std::string& id, const Params& params, const ExpertWeights* weights)
+Result<ChannelScores> channelScores(const ProfileData& profile, const std::string& id, const Params& params, const ExpertMatrices* weights)
 {
     ESPALIER_TRY(const ScoreMethod* method, findMethod(id));
     ESPALIER_TRY(const Params complete, checkParams(method->info, params));

@@ -13,7 +13,7 @@
 namespace espalier
 {
 
-class ExpertWeights;
+class ExpertMatrices;
 
 // In the order in which choosers show them.
 const std::vector<MethodInfo>& scorers();
@@ -24,17 +24,17 @@ const std::vector<MethodInfo>& scorers();
 // Errors: method.unknown, method.bad_parameter (Usage), profile.missing_statistics (the profile was taken without them),
 // score.no_weights (Usage), those of reading weights.
 Result<ExpertScores> score(const ProfileData& profile, const std::string& method, const Params& params = {},
-                           const ExpertWeights* weights = nullptr);
+                           const ExpertMatrices* weights = nullptr);
 
 // Values of single channels [layer][expert][channel of its intermediate width], rows of dense layers empty; higher is better. score() has
 // their sums. Errors: as score(); score.no_channels (Usage) for methods that value whole experts.
 using ChannelScores = std::vector<std::vector<std::vector<double>>>;
 Result<ChannelScores> channelScores(const ProfileData& profile, const std::string& method, const Params& params = {},
-                                    const ExpertWeights* weights = nullptr);
+                                    const ExpertMatrices* weights = nullptr);
 
 // Of a method that reads the weights alone: no profile is needed. Rows of layers without experts are empty.
 // Errors: method.unknown, method.bad_parameter, score.reads_profile (Usage), those of reading weights.
-Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& method, const Params& params, const ExpertWeights& weights);
+Result<ExpertScores> scoreWeights(const ModelShape& shape, const std::string& method, const Params& params, const ExpertMatrices& weights);
 
 // The same for one layer, for rows that are shown while the pass still runs.
 Result<std::vector<double>> scoreLayer(const LayerProfile& layer, const RouterShape& router, const std::string& method,

@@ -90,7 +90,7 @@ Result<CompressionPlan> lowered(const ModelShape& shape, CompressionPlan plan, c
         std::vector<RankTriple> ranks = plan.layer(layer).ranks();
         for (; i < open.size() && open[i].layer == layer; ++i)
             ranks[open[i].place][static_cast<std::size_t>(open[i].matrix)] = open[i].lowered;
-        ESPALIER_TRY(plan, plan.withRanks(shape, layer, std::move(ranks)));
+        ESPALIER_TRY(plan, plan.withRanks(shape, layer, ranks));
     }
     return plan;
 }
@@ -181,7 +181,7 @@ Result<CompressionPlan> withSetsHandingRanksOn(const ModelShape& shape, const Co
             const auto it = std::find_if(list.begin(), list.end(), [&](const Entering& e) { return e.expert == expert; });
             ranks.push_back(it != list.end() ? it->ranks : rankOf(base.layer(l), expert));
         }
-        ESPALIER_TRY(plan, plan.withRanks(shape, l, std::move(ranks)));
+        ESPALIER_TRY(plan, plan.withRanks(shape, l, ranks));
     }
     return plan;
 }

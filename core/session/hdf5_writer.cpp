@@ -111,7 +111,7 @@ std::shared_ptr<DeferredWriter> DeferredWriter::attach(hid_t accessList, int des
 {
     static const H5FD_class_t description = Driver::describe();
     static const hid_t driver = H5FDregister(&description);
-    const Shared writer(new DeferredWriter(descriptor));
+    Shared writer(new DeferredWriter(descriptor));
     if (driver < 0 || H5Pset_driver(accessList, driver, &writer) < 0) throw Failure("the driver for writing cannot be set up");
     return writer;
 }

@@ -55,6 +55,7 @@ std::vector<ValuesInfo> lostValues(const SessionData& data)
             lost.try_emplace(info.id, info);
     });
     std::vector<ValuesInfo> all;
+    all.reserve(lost.size());
     for (auto& [id, info] : lost)
         all.push_back(std::move(info));
     return all;

@@ -24,11 +24,11 @@ constexpr const char* kSplitsOfValidation[] = {"validation", "val", "dev", "vali
 std::filesystem::path fileOf(const std::filesystem::path& folder, const TaskRules& rules)
 {
     std::error_code ignored;
-    const std::filesystem::path plain = folder / (std::string(rules.id) + ".jsonl");
+    std::filesystem::path plain = folder / (std::string(rules.id) + ".jsonl");
     if (std::filesystem::is_regular_file(plain, ignored)) return plain;
     const bool onTest = rules.id.starts_with("arc_") || rules.id == "openbookqa";
     for (const char* split : onTest ? kSplits : kSplitsOfValidation) {
-        const std::filesystem::path inside = folder / std::string(rules.id) / (std::string(split) + ".jsonl");
+        std::filesystem::path inside = folder / std::string(rules.id) / (std::string(split) + ".jsonl");
         if (std::filesystem::is_regular_file(inside, ignored)) return inside;
     }
     return {};

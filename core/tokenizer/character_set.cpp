@@ -35,6 +35,7 @@ std::string loose(std::string_view name)
 std::vector<std::pair<char32_t, char32_t>> rangesOf(const icu::UnicodeSet& set)
 {
     std::vector<std::pair<char32_t, char32_t>> ranges;
+    ranges.reserve(static_cast<std::size_t>(set.getRangeCount()));
     for (std::int32_t i = 0; i < set.getRangeCount(); ++i)
         ranges.emplace_back(static_cast<char32_t>(set.getRangeStart(i)), static_cast<char32_t>(set.getRangeEnd(i)));
     return ranges;
@@ -43,6 +44,7 @@ std::vector<std::pair<char32_t, char32_t>> rangesOf(const icu::UnicodeSet& set)
 CharacterSetPtr fromRanges(const std::vector<std::pair<char32_t, char32_t>>& ranges)
 {
     std::vector<CharacterSetPtr> parts;
+    parts.reserve(ranges.size());
     for (const auto& [first, last] : ranges)
         parts.push_back(CharacterSet::range(first, last));
     return CharacterSet::unite(std::move(parts));

@@ -139,7 +139,10 @@ Result<Atom> Translator::branch(int depth, bool& optionsEnded)
         }
         if (!before.empty() && joinsLetters(before, next.letters)) return foldsTogether();
         if (all.onlyLetters) all.letters += next.letters;
-        before = next.onlyLetters ? before + next.letters : std::u32string();
+        if (next.onlyLetters)
+            before += next.letters;
+        else
+            before.clear();
         if (before.size() > 2) before.erase(0, before.size() - 2);
         all.onlyLetters = all.onlyLetters && next.onlyLetters;
         all.text += next.text;
@@ -170,7 +173,7 @@ Result<Atom> Translator::atom(int depth, bool& isolated)
     }
 }
 
-Result<Atom> Translator::body(std::string opening, int depth, bool plain)
+Result<Atom> Translator::body(const std::string& opening, int depth, bool plain)
 {
     const Flags outside = m_flags;
     ESPALIER_TRY(Atom inner, alternatives(depth + 1));

@@ -86,7 +86,7 @@ private:
     Result<Atom> branch(int depth, bool& optionsEnded);
     Result<Atom> atom(int depth, bool& isolated);
     Result<Atom> group(int depth, bool& isolated);
-    Result<Atom> body(std::string opening, int depth, bool plain);
+    Result<Atom> body(const std::string& opening, int depth, bool plain);
     Result<Atom> escape();
     Result<Atom> backReference(char32_t digit);
     Result<Atom> character(char32_t c);

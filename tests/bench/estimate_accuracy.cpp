@@ -195,7 +195,7 @@ private:
                 const int rank = std::clamp(static_cast<int>(own * between(0.8, 1.2) * even), 1, std::max(even - 1, 1));
                 ranks.push_back(even > 1 ? RankTriple{rank, rank, rank} : RankTriple{});
             }
-            plan = require(plan.withRanks(m_shape, l, std::move(ranks)));
+            plan = require(plan.withRanks(m_shape, l, ranks));
         }
         return plan.withFactors(m_factors);
     }

@@ -171,7 +171,7 @@ TEST_F(CliGenerate, speedOfAPlanBesideTheDenseModel)
 
 Request ask(std::int64_t id, const std::string& method, Json params) { return {RequestId(id), method, std::move(params)}; }
 
-Json completion(int tokens, Json more = Json::object())
+Json completion(int tokens, const Json& more = Json::object())
 {
     Json params = {{"path", kDemo}, {"prompt", "The history of"}, {"tokens", tokens}, {"ignore_end", true}};
     params.update(more);

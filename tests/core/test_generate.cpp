@@ -23,7 +23,6 @@ namespace
 namespace fs = std::filesystem;
 using test::modelOf;
 using test::openTiny;
-using test::stream;
 using test::take;
 
 const fs::path kDemo = fs::path(ESPALIER_RESOURCES) / "demo" / "espalier-demo-moe";

@@ -52,9 +52,9 @@ fs::path tiny(const std::string& name) { return kFixtures / "checkpoints" / name
 
 at::Tensor inputIds(const std::string& name) { return test::Golden::read(kFixtures / "goldens" / name).tensor("input_ids"); }
 
-CompressionPlan keep(const MoeModel& model, int layer, std::vector<int> kept)
+CompressionPlan keep(const MoeModel& model, int layer, const std::vector<int>& kept)
 {
-    auto plan = CompressionPlan::identity(model.shape()).withKept(model.shape(), layer, std::move(kept));
+    auto plan = CompressionPlan::identity(model.shape()).withKept(model.shape(), layer, kept);
     if (!plan) throw std::runtime_error(plan.error().describe());
     return *plan;
 }

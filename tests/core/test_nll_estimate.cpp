@@ -121,9 +121,9 @@ NllEstimate estimated(NllEstimator& estimator, const CompressionPlan& plan)
     return std::move(estimate).value();
 }
 
-CompressionPlan keeping(const ModelShape& shape, const CompressionPlan& plan, int layer, std::vector<int> kept)
+CompressionPlan keeping(const ModelShape& shape, const CompressionPlan& plan, int layer, const std::vector<int>& kept)
 {
-    auto changed = plan.withKept(shape, layer, std::move(kept));
+    auto changed = plan.withKept(shape, layer, kept);
     if (!changed.ok()) throw std::runtime_error(changed.error().describe());
     return *changed;
 }

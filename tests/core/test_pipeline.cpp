@@ -97,7 +97,7 @@ struct OddFit : Fit {
                 std::vector<RankTriple> ranks;
                 for (int e = 0; e < layer.experts; ++e)
                     if (plan.keeps(layer.index, e)) ranks.push_back(e % 2 ? RankTriple{40, 40, 40} : RankTriple{});
-                auto with = next.withRanks(shape, layer.index, std::move(ranks));
+                auto with = next.withRanks(shape, layer.index, ranks);
                 if (!with.ok()) return with;
                 next = std::move(with).value();
             }

@@ -178,7 +178,7 @@ TEST(ProfilePassStatistics, MoneIsThatOfTheReference)
         ASSERT_TRUE(scores.ok()) << scores.error().describe();
         for (const auto& [layer, expected] : layers.items()) {
             const auto l = static_cast<std::size_t>(std::stoi(layer));
-            SCOPED_TRACE(name + ", layer " + layer);
+            SCOPED_TRACE(std::string(name).append(", layer ").append(layer));
             for (std::size_t e = 0; e < expected.at("score").size(); ++e) {
                 const double value = expected.at("score")[e];
                 EXPECT_NEAR(scores->values.rows[l][e], value, 1e-5 * value) << e;

@@ -1,4 +1,4 @@
-#include "score/expert_weights.h"
+#include "score/expert_matrices.h"
 #include "score/gram_loss.h"
 #include "score/scorer.h"
 
@@ -374,7 +374,7 @@ TEST(Scorers, MoneOfTheWorkedExample)
 }
 
 // Four weights an expert, the same in each of its matrices.
-struct MadeWeights final : ExpertWeights {
+struct MadeWeights final : ExpertMatrices {
     std::vector<std::vector<float>> experts;
     Result<std::vector<float>> matrix(int, int expert, int) const override { return experts[static_cast<std::size_t>(expert)]; }
 };

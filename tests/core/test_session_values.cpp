@@ -47,7 +47,7 @@ struct Stored {
     fs::path keep(const fs::path& folder, int daysAgo = 3) const
     {
         fs::create_directories(folder);
-        const fs::path file = keptValuesFile(folder, id);
+        fs::path file = keptValuesFile(folder, id);
         writeBytes(file, bytes);
         EXPECT_TRUE(beginValuesRecord(file).ok());
         fs::last_write_time(file, fs::file_time_type::clock::now() - std::chrono::hours(24 * daysAgo));

@@ -9,12 +9,12 @@ using namespace espalier;
 namespace
 {
 
-Result<TextFile> read(const std::string& bytes, const std::string& name = "a.txt", TextFileOptions options = {})
+Result<TextFile> read(const std::string& bytes, const std::string& name = "a.txt", const TextFileOptions& options = {})
 {
     return textDocuments(bytes, name, options);
 }
 
-std::string codeOf(const std::string& bytes, const std::string& name = "a.txt", TextFileOptions options = {})
+std::string codeOf(const std::string& bytes, const std::string& name = "a.txt", const TextFileOptions& options = {})
 {
     const auto file = read(bytes, name, options);
     return file.ok() ? "ok: " + file->text : file.error().code;
@@ -139,7 +139,7 @@ TEST(TextFile, OtherFormsAreRefusedByName)
 
 TEST(TextFile, MarkupIsTakenAsItStandsAndSaid)
 {
-    const auto warned = [](const std::string& bytes, const std::string& name, TextFileOptions options = {}) {
+    const auto warned = [](const std::string& bytes, const std::string& name, const TextFileOptions& options = {}) {
         const auto file = read(bytes, name, options);
         EXPECT_TRUE(file.ok());
         EXPECT_EQ(file->text, bytes);

@@ -30,7 +30,6 @@ using test::modelOf;
 using test::openTiny;
 using test::stream;
 using test::take;
-using test::tiny;
 using ::testing::HasSubstr;
 
 constexpr const char* kPlan = "pruned_chain_whitened_rank";

@@ -171,7 +171,8 @@ void DisturbedRun::expectNothingHalf(const std::string& what) const
                                                                                        << shown(found);
     }
     // What else is left belongs to a target by its name.
-    for (const auto& [path, sha256] : now) {
+    for (const auto& entry : now) {
+        const std::string& path = entry.first;
         if (m_before.contains(path)) continue;
         const bool known = std::any_of(m_scenario.targets.begin(), m_scenario.targets.end(), [&](const std::string& name) {
             return isOrIsBelow(path, name) || (path.starts_with(name) && path[name.size()] == '.');

@@ -286,7 +286,7 @@ CompressionPlan planOf(const ModelShape& shape, const Json& kept, const Json& ra
         std::vector<RankTriple> triples;
         for (const Json& value : values)
             triples.push_back(value.is_array() ? RankTriple{value[0], value[1], value[2]} : RankTriple{value, value, value});
-        auto next = plan.withRanks(shape, std::stoi(layer), std::move(triples));
+        auto next = plan.withRanks(shape, std::stoi(layer), triples);
         if (!next) throw std::runtime_error(next.error().describe());
         plan = std::move(next).value();
     }

@@ -78,14 +78,14 @@ struct Shell {
     Workbench workbench;
     MainWindow window;
 
-    explicit Shell(const Home& home, QStringList script = {}, const char* data = "data")
-        : workbench({home.path("demo"), home.path(data)}), window(prepared(workbench, home, std::move(script)), &themes, {})
+    explicit Shell(const Home& home, const QStringList& script = {}, const char* data = "data")
+        : workbench({home.path("demo"), home.path(data)}), window(prepared(workbench, home, script), &themes, {})
     {
         // Tests of the deep profile let it start; to others it would be one more job that comes at its own time.
         workbench.setDeepRest(-1);
         window.show();
     }
-    static Workbench* prepared(Workbench& workbench, const Home& home, QStringList script)
+    static Workbench* prepared(Workbench& workbench, const Home& home, const QStringList& script)
     {
         workbench.engine()->setCommand(
             QStringList{QStringLiteral(ESPALIER_FAKE_ENGINE), QStringLiteral("--log"), home.log, QStringLiteral("--once"), home.once} +

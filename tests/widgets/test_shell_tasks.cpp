@@ -162,7 +162,8 @@ private slots:
         QCOMPARE(panelOf(shell).text(), before);
         // The tooltip of a plan's entry has its own.
         const QString words = tasksOf(shell).words(first);
-        QVERIFY2(words.startsWith(QStringLiteral("tasks: mean acc 0.")) && words.contains(QStringLiteral("60 questions")), qPrintable(words));
+        QVERIFY2(words.startsWith(QStringLiteral("tasks: mean acc 0.")) && words.contains(QStringLiteral("60 questions")),
+                 qPrintable(words));
         const QAbstractItemModel* history = shell.window.findChild<HistoryPanel*>()->model();
         QTRY_VERIFY_WITH_TIMEOUT(history->index(1, 0).data(Qt::ToolTipRole).toString().contains(words), kLimit);
         QVERIFY(!history->index(0, 0).data(Qt::ToolTipRole).toString().contains(words));
@@ -251,7 +252,7 @@ private slots:
             MEASURE(shell);
             panelOf(shell).setQuestions(100);
             QTest::keyClick(shell.window.findChild<Segment*>(QStringLiteral("tasks.metric")), Qt::Key_Right);
-            QCOMPARE(panelOf(shell).metric(), TaskMetric::Norm);
+            QCOMPARE(panelOf(shell).taskMetric(), TaskMetric::Norm);
             text = panelOf(shell).text();
             QVERIFY2(text.contains(QStringLiteral("mean of the seven")), qPrintable(text));
             hash = shell.hash();
@@ -269,7 +270,7 @@ private slots:
         shell.workbench.openSession(file);
         QTRY_VERIFY_WITH_TIMEOUT(shell.workbench.isOpen(), kLimit);
         QCOMPARE(shell.hash(), hash);
-        QCOMPARE(panelOf(shell).metric(), TaskMetric::Norm);
+        QCOMPARE(panelOf(shell).taskMetric(), TaskMetric::Norm);
         QCOMPARE(panelOf(shell).questions(), 100);
         QTRY_COMPARE_WITH_TIMEOUT(panelOf(shell).text(), text, kLimit);
         QVERIFY(shell.workbench.texts().tasks.endsWith(QStringLiteral("/tasks")));

@@ -141,7 +141,7 @@ QString accuracyText(const Accuracy& accuracy)
 
 QString accuracyDelta(const Accuracy& delta)
 {
-    const QString value = format::signedNumber(delta.value, kDecimals);
+    QString value = format::signedNumber(delta.value, kDecimals);
     if (!delta.error || (delta.value == 0 && *delta.error == 0)) return value;
     return value + QStringLiteral(" ± ") + format::number(*delta.error, kDecimals);
 }

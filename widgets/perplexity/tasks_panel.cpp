@@ -135,7 +135,7 @@ TasksPanel::TasksPanel(QWidget* parent) : QWidget(parent), d(std::make_unique<Pr
 
 TasksPanel::~TasksPanel() = default;
 
-TaskMetric TasksPanel::metric() const { return d->chosen(); }
+TaskMetric TasksPanel::taskMetric() const { return d->chosen(); }
 
 void TasksPanel::setMetric(TaskMetric metric)
 {

@@ -33,7 +33,7 @@ public:
     explicit TasksPanel(QWidget* parent = nullptr);
     ~TasksPanel() override;
 
-    TaskMetric metric() const;
+    TaskMetric taskMetric() const;
     void setMetric(TaskMetric metric);
     int questions() const;  // of every task to be asked for; 0: all
     void setQuestions(int first);

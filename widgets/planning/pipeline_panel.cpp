@@ -448,7 +448,7 @@ void PipelinePanel::Private::refreshButtons()
     const MethodInfo* method = recover->info();
     if (forRecover.isEmpty() && !method) forRecover = tr("This engine has no recovery.");
     if (forRecover.isEmpty() && !compressed) forRecover = tr("The plan on screen is the whole model: nothing was lost.");
-    if (forRecover.isEmpty())
+    if (forRecover.isEmpty() && method)
         if (const QString why = whyNot(*method); !why.isEmpty())
             forRecover = tr("%1 cannot run: %2.").arg(QString::fromStdString(method->title), why);
     recoverNow->setEnabled(forRecover.isEmpty());

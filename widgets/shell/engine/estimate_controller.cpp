@@ -91,11 +91,11 @@ void EstimateController::refreshCell()
     } else if (isKept) {
         m_cellWhat = tr("if dropped");
         kept.erase(at);
-        other = m_plan.withKept(m_shape, m_cell.layer, std::move(kept));
+        other = m_plan.withKept(m_shape, m_cell.layer, kept);
     } else {
         m_cellWhat = tr("if kept");
         kept.insert(at, m_cell.expert);
-        other = m_plan.withKept(m_shape, m_cell.layer, std::move(kept));
+        other = m_plan.withKept(m_shape, m_cell.layer, kept);
     }
     // The router needs it, or no estimate covers it: there is nothing to say.
     if (other.ok() && estimateCovers(*other).ok() && estimateCovers(m_plan).ok())
@@ -184,8 +184,7 @@ void EstimateController::ask()
             take(hash, reply.value);
         else if (reply.outcome == EngineEnd::Outcome::Failed)
             m_refused = true;
-        else if (reply.outcome == EngineEnd::Outcome::Lost)
-            return;
+        if (reply.outcome == EngineEnd::Outcome::Lost) return;
         emit changed();
         ask();
     });

@@ -99,7 +99,7 @@ void TasksController::measure(const CompressionPlan& plan, const QString& name, 
     run({plan, name, profiles, first, m_folder}, true);
 }
 
-void TasksController::run(Wanted wanted, bool thenDense)
+void TasksController::run(const Wanted& wanted, bool thenDense)
 {
     TasksRequest request;
     request.path = path();

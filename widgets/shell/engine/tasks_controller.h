@@ -66,7 +66,7 @@ private:
     };
     const PlanAnswers* runOf(const std::string& planHash) const;
     bool denseIsMissing(const std::string& planHash) const;
-    void run(Wanted wanted, bool thenDense);
+    void run(const Wanted& wanted, bool thenDense);
     PlanAnswers& take(const Wanted& of, const std::vector<TaskMarks>& tasks);
     void finished(const EngineAnswer<TasksAnswer>& reply, const Wanted& of, bool thenDense);
     void describe(JobState& job, const EngineProgress& progress) const override;

@@ -172,7 +172,7 @@ void PlanController::toggleProtected(int layer, int expert)
     if (!was && !next.keeps(layer, expert)) {
         ExpertSet kept = next.layer(layer).kept();
         kept.insert(std::lower_bound(kept.begin(), kept.end(), expert), expert);
-        Result<CompressionPlan> back = next.withKept(m_shape, layer, std::move(kept));
+        Result<CompressionPlan> back = next.withKept(m_shape, layer, kept);
         if (back.ok()) next = std::move(back).value();
     }
     apply(std::move(next),

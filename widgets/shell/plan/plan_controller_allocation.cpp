@@ -77,6 +77,7 @@ QString listOf(const std::vector<int>& numbers)
 QString lockedAt(const CompressionPlan& plan, const std::vector<int>& layers)
 {
     std::vector<int> counts;
+    counts.reserve(layers.size());
     for (const int layer : layers)
         counts.push_back(keptIn(plan, layer));
     if (layers.size() == 1) return PlanController::tr("layer %1 is locked at %2").arg(layers.front()).arg(counts.front());

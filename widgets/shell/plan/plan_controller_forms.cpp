@@ -14,7 +14,7 @@ namespace
 {
 
 // Constants come from one profile for the whole plan: those that it has already, or the one measured here.
-CompressionPlan fromProfile(CompressionPlan plan, const std::string& profileSha256)
+CompressionPlan fromProfile(const CompressionPlan& plan, const std::string& profileSha256)
 {
     const bool named = plan.needsConstants() && !plan.constantsProfile().empty();
     return named ? plan : plan.withConstantsProfile(profileSha256);

@@ -41,7 +41,7 @@ void PlanController::setExpertRank(int layer, int expert, int rank)
     if (before == 0) {
         ExpertSet kept = start.layer(layer).kept();
         kept.insert(std::lower_bound(kept.begin(), kept.end(), expert), expert);
-        next = start.withKept(m_shape, layer, std::move(kept));
+        next = start.withKept(m_shape, layer, kept);
     }
     if (next.ok()) next = withExpertRank(m_shape, *next, layer, expert, rank, m_rankFactors);
     const QString to = levelText(m_shape, layer, level);

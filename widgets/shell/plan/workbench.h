@@ -169,7 +169,7 @@ private:
     void measuredIn(double seconds);                // the first pass
     int windowLengthFor(const ModelShape& shape) const;
     // Counts the windows of files that stand for several texts, reads the others where `check` asks for it, and hands on who gets what.
-    void withShares(const TextChoice& texts, const ModelShape& shape, std::vector<QString> check,
+    void withShares(const TextChoice& texts, const ModelShape& shape, const std::vector<QString>& check,
                     std::function<void(Result<TextShares>)> then);
     void useTexts(const TextChoice& texts, const TextShares& shares);
     void keepRuns();     // of the live text, before another is taken

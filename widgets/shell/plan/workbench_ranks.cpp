@@ -84,9 +84,9 @@ void Workbench::measuredIn(double seconds)
 
 QString Workbench::profileOnDisk() const
 {
-    const QString first = profileFile();
+    QString first = profileFile();
     if (QFile::exists(first)) return first;
-    const QString deep = profileFileOf("ranks");
+    QString deep = profileFileOf("ranks");
     return QFile::exists(deep) ? deep : first;
 }
 

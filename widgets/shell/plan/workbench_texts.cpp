@@ -77,7 +77,7 @@ int Workbench::windowLengthFor(const ModelShape& shape) const
     return std::clamp(most / 4, std::min(most, kLeastWindowLength), kMostWindowLength);
 }
 
-void Workbench::withShares(const TextChoice& texts, const ModelShape& shape, std::vector<QString> check,
+void Workbench::withShares(const TextChoice& texts, const ModelShape& shape, const std::vector<QString>& check,
                            std::function<void(Result<TextShares>)> then)
 {
     struct Count {

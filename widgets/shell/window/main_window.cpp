@@ -335,7 +335,7 @@ void MainWindow::setTheme(const QString& choice)
 QString MainWindow::helpPage() const
 {
     for (const Workspace* workspace : m_workspaces)
-        if (const QString page = workspace->helpPage(QApplication::focusWidget()); !page.isEmpty()) return page;
+        if (QString page = workspace->helpPage(QApplication::focusWidget()); !page.isEmpty()) return page;
     return QStringLiteral("getting-started");
 }
 

@@ -48,7 +48,7 @@ void TasksWorkspace::refresh()
 
 void TasksWorkspace::addToView(Json& view) const
 {
-    view["tasks"] = {{"normalised", m_panel->metric() == TaskMetric::Norm}, {"questions", m_panel->questions()}};
+    view["tasks"] = {{"normalised", m_panel->taskMetric() == TaskMetric::Norm}, {"questions", m_panel->questions()}};
 }
 
 void TasksWorkspace::restoreView(const Json& view)
